@@ -1,0 +1,29 @@
+"""The errors a user can act on."""
+
+
+class WorkbenchError(Exception):
+    """Something the user can put right; the message says what was wrong and what to do.
+
+    The command line prints the message without a traceback. Every other exception is a defect of
+    the package and keeps its traceback.
+    """
+
+
+class CorpusError(WorkbenchError):
+    """Texts, queries or judgments that cannot be used as they are."""
+
+
+class ModelError(WorkbenchError):
+    """A model that cannot be found, verified or used as asked."""
+
+
+class TeacherError(WorkbenchError):
+    """A teacher that returned something that is no target embedding."""
+
+
+class CacheError(WorkbenchError):
+    """A cache that cannot be read or written as asked."""
+
+
+class DistillError(WorkbenchError):
+    """Training that cannot start or go on as asked."""

