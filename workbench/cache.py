@@ -1,0 +1,474 @@
+"""Target embeddings on disk: durable, resumable, never mixed up."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from workbench import shards
+from workbench.corpora import Role, Text
+from workbench.errors import CacheError, TeacherError
+from workbench.shards import DamagedShard, Shard
+from workbench.teachers import Teacher
+
+GROUP_TEXTS = 512  # what a kill can lose
+GROUP_CHARACTERS = 64_000_000
+MERGED_ROWS = 65_536
+MERGE_ABOVE = 32  # small shards
+SAMPLE_TEXTS = 32
+_ABANDONED_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a fill has before it.
+
+    Attributes:
+        texts: texts asked for.
+        unique: distinct targets among them.
+        missing: targets that the teacher has yet to make.
+        bytes: what storing them will take.
+        seconds: estimated teacher time; None until a sample was timed.
+    """
+
+    texts: int
+    unique: int
+    missing: int
+    bytes: int
+    seconds: float | None = None
+
+    def __str__(self) -> str:
+        if not self.missing:
+            return f"all {self.unique:,} targets are cached"
+        line = f"{self.missing:,} of {self.unique:,} targets missing, {self.bytes / 1e6:,.1f} MB to store"
+        return line if self.seconds is None else f"{line}, about {duration(self.seconds)}"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The state of a fill, handed to `on_progress` after each batch group.
+
+    Attributes:
+        done: texts accounted for so far, hits and repeats included.
+        total: texts in all; None while a stream has not ended.
+        encoded: targets made by the teacher in this run.
+        encoded_total: targets this run has to make; None for a stream.
+        bytes: written in this run.
+        texts_per_second: speed of the teacher in this run.
+        seconds_left: estimate; None for a stream.
+    """
+
+    done: int
+    total: int | None
+    encoded: int
+    encoded_total: int | None
+    bytes: int
+    texts_per_second: float
+    seconds_left: float | None
+
+    @property
+    def hits(self) -> int:
+        """Texts that needed no teacher: cached before, or repeated."""
+        return self.done - self.encoded
+
+
+class TargetCache:
+    """The target embeddings of one teacher, in a folder of their own below `root`.
+
+    The folder's name and `identity.json` state the teacher's identity; a target's key is a hash of
+    role, prompt and exact text. Vectors are stored in shards (see `workbench.shards`); several
+    processes may read and fill one cache at the same time.
+
+    Args:
+        root: folder of all caches.
+        teacher: whose targets these are; only its identity, prompts and dimension are used here.
+        dtype: "float16" or "float32", how vectors are stored; part of the identity.
+
+    Raises:
+        CacheError: the folder belongs to another teacher, or cannot be used.
+    """
+
+    def __init__(self, root: str | Path, teacher: Teacher, *, dtype: str = "float16") -> None:
+        if dtype not in ("float16", "float32"):
+            raise CacheError(f"dtype {dtype!r}: targets are stored as float16 or float32")
+        self.dtype = np.dtype(dtype)
+        self.dimension = teacher.dimension
+        self.prompts = {role.value: teacher.prompts.get(role, "") for role in Role}
+        self.identity = json.loads(json.dumps({**teacher.identity, "stored_as": dtype}))
+        digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+        name = str(teacher.identity.get("teacher", "teacher")).rstrip("/").rpartition("/")[2]
+        self.folder = Path(root).expanduser() / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{digest[:16]}"
+        self.damaged: list[str] = []
+        self._shards: dict[str, Shard] = {}
+        self._lock = threading.RLock()
+        self._open()
+
+    def keys(self, texts: Iterable[Text]) -> np.ndarray:
+        """Return the key of each text's target, S16 of shape (n,)."""
+        digests = []
+        for text in texts:
+            parts = (text.role.value, self.prompts[text.role], text.text)
+            # Lengths in front keep ("ab", "c") and ("a", "bc") apart.
+            message = b"".join(len(b := part.encode()).to_bytes(8, "little") + b for part in parts)
+            digests.append(hashlib.sha256(message).digest()[: shards.KEY.itemsize])
+        return np.array(digests, dtype=shards.KEY)
+
+    def __len__(self) -> int:
+        """Return how many targets are stored (twice stored, twice counted)."""
+        self._refresh()
+        return sum(len(shard) for shard in self._shards.values())
+
+    def plan(self, texts: Sequence[Text]) -> Plan:
+        """Say what filling these texts would take; nothing is encoded."""
+        keys = np.unique(self.keys(texts))
+        missing = int((~self._known(keys)).sum())
+        return Plan(len(texts), len(keys), missing, missing * self._row_bytes)
+
+    def fill(
+        self,
+        teacher: Teacher,
+        texts: Iterable[Text],
+        *,
+        on_plan: Callable[[Plan], None] | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> Progress:
+        """Encode and store every target that is missing, group after group.
+
+        A list is planned before it is encoded; any other iterable streams through in groups, so
+        that memory does not grow with its length. Each finished group is durable: a kill loses the
+        group in flight, and the next call goes on from there.
+
+        Args:
+            teacher: must have the identity this cache was opened with.
+            texts: any number of texts, repeats welcome.
+            on_plan: called once before the long part, for a list only.
+            on_progress: called after each group.
+            stop: when set, the fill ends after the group in flight.
+
+        Returns:
+            The last progress.
+
+        Raises:
+            CacheError: another teacher, a folder that cannot be written to, too little room.
+            TeacherError: the teacher returned NaN, infinite values, a wrong width or a wrong count;
+                the good vectors of the group are stored first.
+        """
+        if json.loads(json.dumps({**teacher.identity, "stored_as": self.dtype.name})) != self.identity:
+            raise CacheError(f"{self.folder.name} holds targets of another teacher or of other settings; open its own cache")
+        if {role.value: teacher.prompts.get(role, "") for role in Role} != self.prompts:
+            raise CacheError("the teacher's prompts have changed since this cache was opened; open it again")
+        self._check_writable()
+        state = _Filling(on_progress)
+        if isinstance(texts, Sequence):
+            texts = self._planned(teacher, texts, state, on_plan)
+        for group in _groups(texts):
+            if stop is not None and stop.is_set():
+                break
+            self._fill_group(teacher, group, state)
+        self._merge()
+        return state.report()
+
+    def targets(self, texts: Iterable[Text]) -> Targets:
+        """Return the targets of these texts as a memory-mapped array, each shard's checksum verified.
+
+        Raises:
+            CacheError: some are missing; the message says how many and names the first.
+        """
+        texts = list(texts)
+        keys = self.keys(texts)
+        for _ in range(3):  # once more if another process merges shards away between two steps
+            try:
+                where, rows = self._locate(keys)
+                if (missing := np.flatnonzero(where < 0)).size:
+                    first = texts[missing[0]]
+                    raise CacheError(
+                        f"{missing.size:,} of {len(texts):,} targets are not in {self.folder.name}, first the "
+                        f"{first.role} {first.text[:60]!r}: run fill() on these texts"
+                    )
+                used = np.unique(where)
+                opened = list(self._shards.values())
+                return Targets([opened[i].vectors for i in used], np.searchsorted(used, where), rows, self.dimension)
+            except FileNotFoundError:
+                continue
+        raise CacheError(f"{self.folder} keeps changing while it is read; try again when the other process is done")
+
+    def verify(self) -> list[str]:
+        """Check every shard against its checksum; set damaged ones aside and return their names."""
+        before = len(self.damaged)
+        self._refresh()
+        for shard in list(self._shards.values()):
+            self._verified(shard)
+        return self.damaged[before:]
+
+    # --- filling ---
+
+    @property
+    def _row_bytes(self) -> int:
+        return self.dimension * self.dtype.itemsize + shards.KEY.itemsize
+
+    def _planned(
+        self, teacher: Teacher, texts: Sequence[Text], state: _Filling, on_plan: Callable[[Plan], None] | None
+    ) -> Iterator[Text]:
+        keys = self.keys(texts)
+        unique, first = np.unique(keys, return_index=True)
+        todo = np.sort(first[~self._known(unique)])
+        state.total, state.encoded_total = len(texts), len(todo)
+        plan = Plan(len(texts), len(unique), len(todo), len(todo) * self._row_bytes)
+        free = shutil.disk_usage(self.folder).free
+        if plan.bytes > free:
+            raise CacheError(
+                f"{self.folder} has {free / 1e6:,.0f} MB free, the {len(todo):,} missing targets take "
+                f"{plan.bytes / 1e6:,.0f} MB: make room, or choose another folder"
+            )
+        state.done = len(texts) - len(todo)
+        if len(todo) > 4 * SAMPLE_TEXTS:
+            # Timed on texts of every length, and stored like any other: the estimate costs nothing.
+            by_length = todo[np.argsort([len(texts[i].text) for i in todo], kind="stable")]
+            sample = by_length[np.linspace(0, len(todo) - 1, SAMPLE_TEXTS).astype(int)]
+            teacher.encode([texts[sample[0]].text], texts[sample[0]].role)  # the first pass is slower
+            started = time.perf_counter()
+            self._fill_group(teacher, [texts[i] for i in sample], state)
+            seconds = (time.perf_counter() - started) * (len(todo) - SAMPLE_TEXTS) / SAMPLE_TEXTS
+            plan = Plan(plan.texts, plan.unique, plan.missing, plan.bytes, seconds)
+            todo = np.setdiff1d(todo, sample)
+        if on_plan:
+            on_plan(plan)
+        return (texts[i] for i in todo)
+
+    def _fill_group(self, teacher: Teacher, group: list[Text], state: _Filling) -> None:
+        keys = self.keys(group)
+        unique, first = np.unique(keys, return_index=True)
+        todo = first[~self._known(unique)]  # another process may have been here
+        started = time.perf_counter()
+        kept_keys, kept_vectors, problems = [], [], []
+        for role in Role:
+            rows = [i for i in todo if group[i].role is role]
+            if not rows:
+                continue
+            vectors = np.asarray(teacher.encode([group[i].text for i in rows], role))
+            if vectors.shape != (len(rows), self.dimension):
+                raise TeacherError(
+                    f"the teacher returned an array of shape {vectors.shape} for {len(rows)} texts; "
+                    f"({len(rows)}, {self.dimension}) was expected. Nothing of this group was stored."
+                )
+            with np.errstate(over="ignore"):
+                stored = vectors.astype(self.dtype)
+            good = np.isfinite(stored).all(axis=1)
+            if not good.all():
+                bad = rows[int(np.argmin(good))]
+                cause = "beyond the range of float16; open the cache with dtype='float32'"
+                cause = cause if np.isfinite(vectors).all() else "NaN or infinite"
+                problems.append(f"{int((~good).sum())} {role} vectors are {cause} (first: {group[bad].text[:60]!r})")
+            kept_keys.append(keys[rows][good])
+            kept_vectors.append(stored[good])
+        written = 0
+        if sum(map(len, kept_keys)):
+            path = shards.write(self.folder, np.concatenate(kept_keys), np.concatenate(kept_vectors))
+            written = path.stat().st_size
+        if problems:
+            raise TeacherError("; ".join(problems) + ". The other vectors of the group were stored.")
+        state.add(len(group), len(todo), written, time.perf_counter() - started)
+
+    def _check_writable(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for leftover in self.folder.glob(".writing-*"):  # of a process that was killed
+                if time.time() - leftover.stat().st_mtime > _ABANDONED_SECONDS:
+                    leftover.unlink(missing_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".writing-") as file:
+                file.write(b"\0" * 4096)
+            if not (statement := self.folder / "identity.json").exists():
+                with tempfile.NamedTemporaryFile("w", dir=self.folder, prefix=".writing-", delete=False) as file:
+                    json.dump(self.identity, file, indent=1)
+                os.replace(file.name, statement)
+        except OSError as error:
+            raise CacheError(f"the cache folder {self.folder} cannot be written to: {error.strerror or error}") from None
+
+    def _merge(self) -> None:
+        """Join small shards into large ones, so that opening and reading stay quick.
+
+        Safe beside other processes: the joined shard is durable before the small ones go, and a
+        target that two shards hold is the same vector twice.
+        """
+        self._refresh()
+        while True:
+            small = [s for s in self._shards.values() if len(s) < MERGED_ROWS // 2]
+            small = [s for s in small if self._verified(s)]
+            chosen, rows = [], 0
+            for shard in small:
+                if rows + len(shard) > MERGED_ROWS:
+                    break
+                chosen.append(shard)
+                rows += len(shard)
+            if len(chosen) < 2:
+                return
+            keys = np.concatenate([s.keys for s in chosen])
+            _, first = np.unique(keys, return_index=True)
+            merged = shards.write(self.folder, keys[first], np.concatenate([s.vectors for s in chosen])[first])
+            for shard in chosen:
+                if shard.path != merged:
+                    shard.path.unlink(missing_ok=True)
+            self._refresh()
+
+    # --- reading ---
+
+    def _open(self) -> None:
+        statement = self.folder / "identity.json"
+        if statement.is_file():
+            try:
+                stated = json.loads(statement.read_text())
+            except (OSError, ValueError) as error:
+                warnings.warn(f"{statement} was unreadable ({error}) and is written anew", stacklevel=3)
+                statement.unlink(missing_ok=True)
+            else:
+                if stated != self.identity:
+                    raise CacheError(f"{statement} states another teacher than the folder's name: move the folder away")
+        self._refresh()
+
+    def _refresh(self) -> None:
+        with self._lock:
+            present = {path.name: path for path in shards.listing(self.folder)} if self.folder.is_dir() else {}
+            self._shards = {name: shard for name, shard in self._shards.items() if name in present}
+            for name, path in present.items():
+                if name not in self._shards:
+                    try:
+                        shard = Shard(path)
+                        if shard.vectors.shape[1:] != (self.dimension,) or shard.vectors.dtype != self.dtype:
+                            raise DamagedShard(f"{name}: its vectors are not {self.dimension} wide {self.dtype}")
+                        self._shards[name] = shard
+                    except DamagedShard as damage:
+                        self._set_aside(path, damage)
+                    except FileNotFoundError:
+                        continue
+
+    def _verified(self, shard: Shard) -> bool:
+        try:
+            shard.verify()
+        except DamagedShard as damage:
+            self._set_aside(shard.path, damage)
+            return False
+        return True
+
+    def _set_aside(self, path: Path, damage: DamagedShard) -> None:
+        with self._lock:
+            self._shards.pop(path.name, None)
+            self.damaged.append(path.name)
+        warnings.warn(f"damaged shard in {self.folder}: {damage}. Its texts will be encoded again.", stacklevel=3)
+        try:
+            path.replace(path.with_suffix(".damaged"))
+        except OSError:
+            pass  # a read-only cache: it stays out of use all the same
+
+    def _locate(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return shard number (-1: missing) and row of each key; only verified shards count."""
+        with self._lock:
+            while True:
+                self._refresh()
+                where, rows = np.full(len(keys), -1), np.full(len(keys), -1)
+                for number, shard in enumerate(self._shards.values()):
+                    left = np.flatnonzero(where < 0)
+                    if not left.size:
+                        break
+                    found = shard.find(keys[left])
+                    if (hit := found >= 0).any():
+                        if not self._verified(shard):
+                            break  # out of use from now on, so the numbers have changed
+                        where[left[hit]], rows[left[hit]] = number, found[hit]
+                else:
+                    return where, rows
+                if not (where < 0).any():
+                    return where, rows
+
+    def _known(self, keys: np.ndarray) -> np.ndarray:
+        return self._locate(keys)[0] >= 0
+
+
+class Targets:
+    """Cached targets of a list of texts, read from disk as they are asked for.
+
+    `targets[i]` and `targets[array_of_indices]` give float32 arrays; `len` and `shape` are those of
+    the whole. Nothing but row numbers (12 bytes a text) is held in memory.
+    """
+
+    def __init__(self, blocks: list[np.ndarray], block_of: np.ndarray, row_of: np.ndarray, dimension: int) -> None:
+        self._blocks = blocks
+        self._block_of = block_of.astype(np.int32)
+        self._row_of = row_of.astype(np.int64)
+        self.shape = (len(row_of), dimension)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: int | slice | np.ndarray | Sequence[int]) -> np.ndarray:
+        """Return float32 of shape (d,) for one index, (n, d) for several."""
+        block_of, row_of = self._block_of[index], self._row_of[index]
+        if np.ndim(row_of) == 0:
+            return self._blocks[block_of][row_of].astype(np.float32)
+        if len(self._blocks) == 1:
+            return self._blocks[0][row_of].astype(np.float32)
+        vectors = np.empty((len(row_of), self.shape[1]), dtype=np.float32)
+        for block in np.unique(block_of):
+            chosen = block_of == block
+            vectors[chosen] = self._blocks[block][row_of[chosen]]
+        return vectors
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        """Read all of it into memory."""
+        return self[:].astype(dtype or np.float32, copy=False)
+
+
+class _Filling:
+    """Counts a fill and reports it."""
+
+    def __init__(self, on_progress: Callable[[Progress], None] | None) -> None:
+        self.done = self.encoded = self.bytes = 0
+        self.seconds = 0.0
+        self.total: int | None = None
+        self.encoded_total: int | None = None
+        self._on_progress = on_progress
+
+    def add(self, done: int, encoded: int, written: int, seconds: float) -> None:
+        self.done += done
+        self.encoded += encoded
+        self.bytes += written
+        self.seconds += seconds if encoded else 0
+        if self._on_progress:
+            self._on_progress(self.report())
+
+    def report(self) -> Progress:
+        speed = self.encoded / self.seconds if self.seconds else 0.0
+        left = None
+        if self.total is not None and (speed or self.done >= self.total):
+            left = (self.total - self.done) / speed if speed else 0.0
+        return Progress(self.done, self.total, self.encoded, self.encoded_total, self.bytes, speed, left)
+
+
+def _groups(texts: Iterable[Text]) -> Iterator[list[Text]]:
+    stream = iter(texts)
+    while group := list(islice(stream, 1)):
+        characters = len(group[0].text)
+        while len(group) < GROUP_TEXTS and characters < GROUP_CHARACTERS and (more := next(stream, None)):
+            group.append(more)
+            characters += len(more.text)
+        yield group
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as a person would: 40 s, 3 min, 2.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,137 @@
+"""One immutable file of targets: how it is written, checked and read.
+
+A shard is a safetensors file with two tensors, `keys` (uint8, n x 16, sorted) and `vectors` (n x d).
+Its name is the checksum of its content, so a file that is cut short or altered gives itself away and
+needs nothing beside it to do so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from safetensors.numpy import save
+
+from workbench.errors import CacheError
+
+KEY = np.dtype("S16")
+_SUFFIX = ".safetensors"
+_DTYPES = {"F16": np.float16, "F32": np.float32, "U8": np.uint8}
+
+
+class DamagedShard(Exception):
+    """The file is not what its name promises."""
+
+
+def write(folder: Path, keys: np.ndarray, vectors: np.ndarray) -> Path:
+    """Write one shard, durable before it is visible, and return its path.
+
+    Args:
+        folder: where shards live.
+        keys: S16 of shape (n,), unique, any order.
+        vectors: float16 or float32 of shape (n, d), in step with `keys`.
+
+    Raises:
+        CacheError: the folder cannot be written to, or the disk is full; nothing is left behind.
+    """
+    order = np.argsort(keys)
+    content = save(
+        {
+            "keys": np.ascontiguousarray(keys[order]).view(np.uint8).reshape(len(keys), KEY.itemsize),
+            "vectors": np.ascontiguousarray(vectors[order]),
+        }
+    )
+    final = folder / (xxhash.xxh3_128_hexdigest(content) + _SUFFIX)
+    scratch = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writing-", delete=False) as file:
+            scratch = Path(file.name)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(final)
+        _sync_folder(folder)
+    except OSError as error:
+        if scratch:
+            scratch.unlink(missing_ok=True)
+        raise CacheError(
+            f"{len(content):,} bytes cannot be written to {folder}: {error.strerror or error}. Everything stored "
+            "before is intact; make room or rights and run again, it goes on from there."
+        ) from None
+    return final
+
+
+class Shard:
+    """A shard opened for reading through the page cache; no file handle stays open for it.
+
+    Raises:
+        DamagedShard: the header makes no sense.
+        FileNotFoundError: another process has merged the file away.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._verified = False
+        self._lock = threading.Lock()
+        try:
+            with path.open("rb") as file:
+                size = int.from_bytes(file.read(8), "little")
+                if size > 1 << 20:
+                    raise ValueError("header too long")
+                header = json.loads(file.read(size))
+            self._buffer = np.memmap(path, dtype=np.uint8, mode="r")
+            start = 8 + size
+            self.keys = self._tensor(header["keys"], start).reshape(-1).view(KEY)
+            self.vectors = self._tensor(header["vectors"], start)
+            if self.keys.shape[0] != self.vectors.shape[0]:
+                raise ValueError("keys and vectors out of step")
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedShard(f"{path.name}: {error}") from None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def verify(self) -> None:
+        """Compare content and name, once for each time the shard is opened.
+
+        Raises:
+            DamagedShard: they differ.
+        """
+        with self._lock:
+            if not self._verified:
+                if xxhash.xxh3_128_hexdigest(self._buffer) != self.path.stem:
+                    raise DamagedShard(f"{self.path.name}: its content does not match its checksum")
+                self._verified = True
+
+    def find(self, keys: np.ndarray) -> np.ndarray:
+        """Return the row of each key, int64 of shape (n,), -1 where the shard has none."""
+        if not len(self):
+            return np.full(len(keys), -1)
+        rows = np.minimum(np.searchsorted(self.keys, keys), len(self) - 1)
+        return np.where(self.keys[rows] == keys, rows, -1)
+
+    def _tensor(self, entry: dict, start: int) -> np.ndarray:
+        first, last = entry["data_offsets"]
+        if start + last > len(self._buffer):
+            raise ValueError("cut short")
+        return self._buffer[start + first : start + last].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+
+
+def listing(folder: Path) -> list[Path]:
+    """Return the shards of a folder, oldest name order."""
+    return sorted(p for p in folder.glob(f"*{_SUFFIX}") if not p.name.startswith("."))
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # folders cannot be opened there
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
