@@ -27,7 +27,7 @@ from workbench.teachers import Teacher
 GROUP_TEXTS = 512  # what a kill can lose
 GROUP_CHARACTERS = 64_000_000
 MERGED_ROWS = 65_536
-MERGE_ABOVE = 32  # small shards
+MERGE_EVERY = 32  # groups
 SAMPLE_TEXTS = 32
 _ABANDONED_SECONDS = 3600
 
@@ -175,10 +175,12 @@ class TargetCache:
         state = _Filling(on_progress)
         if isinstance(texts, Sequence):
             texts = self._planned(teacher, texts, state, on_plan)
-        for group in _groups(texts):
+        for number, group in enumerate(_groups(texts), start=1):
             if stop is not None and stop.is_set():
                 break
             self._fill_group(teacher, group, state)
+            if number % MERGE_EVERY == 0:
+                self._merge()
         self._merge()
         return state.report()
 
@@ -189,22 +191,17 @@ class TargetCache:
             CacheError: some are missing; the message says how many and names the first.
         """
         texts = list(texts)
-        keys = self.keys(texts)
-        for _ in range(3):  # once more if another process merges shards away between two steps
-            try:
-                where, rows = self._locate(keys)
-                if (missing := np.flatnonzero(where < 0)).size:
-                    first = texts[missing[0]]
-                    raise CacheError(
-                        f"{missing.size:,} of {len(texts):,} targets are not in {self.folder.name}, first the "
-                        f"{first.role} {first.text[:60]!r}: run fill() on these texts"
-                    )
-                used = np.unique(where)
-                opened = list(self._shards.values())
-                return Targets([opened[i].vectors for i in used], np.searchsorted(used, where), rows, self.dimension)
-            except FileNotFoundError:
-                continue
-        raise CacheError(f"{self.folder} keeps changing while it is read; try again when the other process is done")
+        with self._lock:
+            where, rows = self._locate(self.keys(texts))
+            opened = list(self._shards.values())
+        if (missing := np.flatnonzero(where < 0)).size:
+            first = texts[missing[0]]
+            raise CacheError(
+                f"{missing.size:,} of {len(texts):,} targets are not in {self.folder.name}, first the "
+                f"{first.role} {first.text[:60]!r}: run fill() on these texts"
+            )
+        used = np.unique(where)
+        return Targets([opened[i].vectors for i in used], np.searchsorted(used, where), rows, self.dimension)
 
     def verify(self) -> list[str]:
         """Check every shard against its checksum; set damaged ones aside and return their names."""

@@ -67,7 +67,7 @@ def write(folder: Path, keys: np.ndarray, vectors: np.ndarray) -> Path:
 
 
 class Shard:
-    """A shard opened for reading through the page cache; no file handle stays open for it.
+    """A shard opened for reading, memory-mapped; it stays readable after its file is removed.
 
     Raises:
         DamagedShard: the header makes no sense.

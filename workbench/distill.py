@@ -1,0 +1,585 @@
+"""Train a student against cached targets: squared L2 distance, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+
+from workbench import encoding
+from workbench.corpora import Text
+from workbench.errors import DistillError
+from workbench.student import by_role, head_of
+
+_POOL_BATCHES = 50  # batches drawn together and sorted by length: random enough, little padding
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train. The defaults are the paper's where it states them (arXiv 2509.12539).
+
+    Attributes:
+        batch_size: texts a step, over all processes together.
+        learning_rate: at the start of each cycle; it falls linearly to `final_learning_rate`.
+        final_learning_rate: at the end of each cycle.
+        epochs: passes over the texts in a cycle.
+        cycles: how often the learning rate starts again.
+        weight_decay: AdamW's.
+        max_grad_norm: gradients are clipped to this norm; None for no clipping.
+        dropout: probability in the backbone while training; None keeps the base's own. A regression
+            on fixed targets gains nothing from it.
+        precision: "auto" (bfloat16 autocast where the hardware is faster with it), "float32" or
+            "bfloat16". Weights and optimizer stay in float32.
+        evaluations: held-out evaluations (and checkpoints) an epoch.
+        seed: of batches and dropout.
+    """
+
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    final_learning_rate: float = 1e-5
+    epochs: int = 10
+    cycles: int = 3
+    weight_decay: float = 0.01
+    max_grad_norm: float | None = 1.0
+    dropout: float | None = 0.0
+    precision: str = "auto"
+    evaluations: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "epochs", "cycles", "evaluations"):
+            if getattr(self, name) < 1:
+                raise DistillError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+        if not 0 < self.final_learning_rate <= self.learning_rate:
+            raise DistillError("learning rates must satisfy 0 < final_learning_rate <= learning_rate")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise DistillError(f"precision {self.precision!r}: it must be auto, float32 or bfloat16")
+
+
+@dataclass(frozen=True)
+class Event:
+    """One training step, as `on_event` gets it; held-out figures only where one was made.
+
+    Attributes:
+        step: steps done; 0 is the start, before any.
+        steps: steps in all.
+        epoch: passes done, with fraction.
+        loss: mean squared L2 distance of the step's batch; None at step 0.
+        learning_rate: of the step.
+        texts_per_second: training speed since the start of this run, evaluations left out.
+        held_out_loss: mean squared L2 distance on the held-out texts.
+        cosine_query: mean cosine to the target over held-out queries.
+        cosine_document: the same over held-out documents.
+    """
+
+    step: int
+    steps: int
+    epoch: float
+    loss: float | None
+    learning_rate: float
+    texts_per_second: float
+    held_out_loss: float | None = None
+    cosine_query: float | None = None
+    cosine_document: float | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What training gave.
+
+    Attributes:
+        history: one row an event (see `Event`).
+        best_step: step of the student that was kept, by held-out loss.
+        best_loss: its held-out loss; None without held-out texts.
+        stopped: whether `stop` ended it early.
+        texts_per_second: training speed of this run.
+    """
+
+    history: pd.DataFrame
+    best_step: int
+    best_loss: float | None
+    stopped: bool
+    texts_per_second: float
+
+
+def distill(
+    student: SentenceTransformer,
+    texts: Sequence[Text],
+    targets: np.ndarray,
+    settings: Settings = Settings(),
+    *,
+    held_out: tuple[Sequence[Text], np.ndarray] | None = None,
+    checkpoints: str | Path | None = None,
+    resume: bool = True,
+    on_event: Callable[[Event], None] | None = None,
+    stop: threading.Event | None = None,
+) -> Result:
+    """Train `student` in place; it ends as the best student so far by held-out loss.
+
+    Runs as it is under `torchrun` or `accelerate launch`: every process takes its share of each
+    batch, and the first one evaluates and writes.
+
+    Args:
+        student: from `student.build`, best after `student.warm_start`.
+        texts: n training texts with their roles.
+        targets: anything that indexes like an array of shape (n, dimension), such as cached
+            `Targets`.
+        settings: see `Settings`.
+        held_out: texts and targets kept out of training, to choose the best student by; without
+            them the last one is kept.
+        checkpoints: folder for checkpoints; None keeps nothing on disk.
+        resume: go on from a checkpoint there, if it is of this very run.
+        on_event: called after every step and evaluation.
+        stop: when set, training ends between two steps, with a checkpoint.
+
+    Raises:
+        DistillError: a check before the start failed, a checkpoint is of another run, or the loss
+            stopped being a number.
+    """
+    check(student, texts, targets, held_out, batch_size=settings.batch_size)
+    accelerator = Accelerator(cpu=student.device.type == "cpu")
+    if settings.batch_size % accelerator.num_processes:
+        raise DistillError(f"batch_size {settings.batch_size} cannot be shared by {accelerator.num_processes} processes")
+    torch.manual_seed(settings.seed + accelerator.process_index)
+    run = _Run(student, texts, targets, settings, held_out, accelerator, on_event)
+    saver = _Checkpoints(Path(checkpoints), run) if checkpoints else None
+    if saver and resume:
+        saver.restore()
+    with _dropout(student, settings.dropout):
+        stopped = run.train(saver, stop)
+    run.keep_best()
+    return Result(pd.DataFrame(run.history), run.best_step, run.best_loss, stopped, run.speed())
+
+
+def evaluate(student: SentenceTransformer, texts: Sequence[Text], targets: np.ndarray) -> dict[str, float]:
+    """Compare a student with its targets.
+
+    Returns:
+        `loss` (mean squared L2 distance), `cosine` (mean), and `cosine_query` and
+        `cosine_document` for the roles that occur.
+    """
+    vectors = embed(student, texts)
+    wanted = np.asarray(targets[np.arange(len(texts))], dtype=np.float32)
+    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(wanted, axis=1)
+    cosines = (vectors * wanted).sum(axis=1) / np.maximum(norms, 1e-12)
+    figures = {
+        "loss": float(((vectors - wanted) ** 2).sum(axis=1).mean()),
+        "cosine": float(cosines.mean()),
+    }
+    return figures | {f"cosine_{role}": float(cosines[rows].mean()) for role, rows in by_role(texts).items()}
+
+
+def embed(student: SentenceTransformer, texts: Sequence[Text], precision: str = "auto") -> np.ndarray:
+    """Embed texts of both roles in one call, float32 of shape (n, dimension), in the texts' order."""
+    vectors = np.empty((len(texts), student.get_embedding_dimension()), dtype=np.float32)
+    training = student.training
+    with _autocast(student.device, precision):
+        for role, rows in by_role(texts).items():
+            vectors[rows] = encoding.encode(student, [texts[i].text for i in rows], role)
+    student.train(training)
+    return vectors
+
+
+# --- checks before anything expensive -------------------------------------------------------------
+
+
+def check(
+    student: SentenceTransformer,
+    texts: Sequence[Text],
+    targets: np.ndarray,
+    held_out: tuple[Sequence[Text], np.ndarray] | None = None,
+    *,
+    batch_size: int = 32,
+) -> None:
+    """Find what would spoil a training run before it starts.
+
+    Raises:
+        DistillError: too few texts, texts and targets out of step, a wrong width, NaN, or targets
+            whose norms the student cannot reach. A role that does not occur is a warning.
+    """
+    width = head_of(student).out_features
+    normalize = encoding.normalizes(student)
+    for name, some, wanted in (("training", texts, targets), *((("held-out", *held_out),) if held_out else ())):
+        least = batch_size if name == "training" else 1
+        if len(some) < least:
+            raise DistillError(f"{len(some):,} {name} texts are too few; {least} is the least")
+        if len(some) != len(wanted):
+            raise DistillError(f"{len(some):,} {name} texts and {len(wanted):,} targets are out of step")
+        if wanted.shape[1] != width:
+            raise DistillError(
+                f"the {name} targets are {wanted.shape[1]} wide and the student's vectors {width}: "
+                "build the student with the teacher's dimension"
+            )
+        blank = sum(not text.text.strip() for text in some)
+        if blank:
+            raise DistillError(f"{blank:,} of {len(some):,} {name} texts are blank: leave them out")
+        for start in range(0, len(some), 8192):
+            norms = np.linalg.norm(wanted[np.arange(start, min(start + 8192, len(some)))], axis=1)
+            if not np.isfinite(norms).all():
+                where = start + int(np.argmin(np.isfinite(norms)))
+                raise DistillError(f"{name} target {where:,} contains NaN or infinity ({some[where].text[:60]!r})")
+            if normalize and np.abs(norms - 1).max() > 0.01:
+                where = start + int(np.argmax(np.abs(norms - 1)))
+                raise DistillError(
+                    f"the student's vectors have unit norm, but {name} target {where:,} has norm "
+                    f"{norms[where - start]:.3f}: build it with normalize=False"
+                )
+    if not normalize and np.abs(np.linalg.norm(targets[np.arange(min(256, len(texts)))], axis=1) - 1).max() < 0.01:
+        warnings.warn("all targets have unit norm: a student built with normalize=True fits better", stacklevel=3)
+    if absent := {"query", "document"} - set(by_role(texts)):
+        warnings.warn(f"no {absent.pop()} among the training texts; a student learns the roles it sees", stacklevel=3)
+    _check_in_step(texts, targets)
+
+
+def _check_in_step(texts: Sequence[Text], targets: np.ndarray) -> None:
+    """Texts that share words should have closer targets than texts that do not.
+
+    A permutation test on a sample, so that shifted or shuffled vectors are noticed whatever the model.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    if len(texts) < 200:
+        return
+    rng = np.random.default_rng(0)
+    sample = rng.choice(len(texts), size=min(600, len(texts)), replace=False)
+    words = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 4), sublinear_tf=True).fit_transform(
+        [texts[i].text[:400] for i in sample]
+    )
+    upper = np.triu_indices(len(sample), 1)
+    shared = (words @ words.T).toarray()
+    vectors = targets[sample]
+    similar = vectors @ vectors.T
+
+    def correlation(order: np.ndarray) -> float:
+        return float(np.corrcoef(shared[upper], similar[np.ix_(order, order)][upper])[0, 1])
+
+    found = correlation(np.arange(len(sample)))
+    by_chance = [correlation(rng.permutation(len(sample))) for _ in range(10)]
+    if found <= max(by_chance):
+        raise DistillError(
+            "texts and targets look out of step: texts that share words are no closer in the targets than "
+            f"after shuffling (correlation {found:.3f}). Check that row i of the targets belongs to text i."
+        )
+
+
+# --- the loop -------------------------------------------------------------------------------------
+
+
+class _Run:
+    """The state of one training run."""
+
+    def __init__(
+        self,
+        student: SentenceTransformer,
+        texts: Sequence[Text],
+        targets: np.ndarray,
+        settings: Settings,
+        held_out: tuple[Sequence[Text], np.ndarray] | None,
+        accelerator: Accelerator,
+        on_event: Callable[[Event], None] | None,
+    ) -> None:
+        self.student, self.targets, self.settings, self.held_out = student, targets, settings, held_out
+        self.accelerator, self.on_event = accelerator, on_event
+        self.tokens = _tokenize(student, texts)
+        self.lengths = np.array([len(ids) for ids in self.tokens])
+        self.steps_per_epoch = math.ceil(len(texts) / settings.batch_size)
+        self.steps = self.steps_per_epoch * settings.epochs * settings.cycles
+        self.step = 0
+        self.history: list[dict] = []
+        self.best_loss: float | None = None
+        self.best_step = 0
+        self.best: dict[str, torch.Tensor] | None = None
+        self.identity = {
+            "settings": asdict(settings),
+            "texts": hashlib.sha256("\0".join(f"{t.role}:{t.text}" for t in texts).encode()).hexdigest(),
+            "targets": hashlib.sha256(np.ascontiguousarray(targets[:: max(1, len(texts) // 64)])).hexdigest(),
+            "processes": accelerator.num_processes,
+        }
+        for parameter in _without_gradient(student):
+            parameter.requires_grad_(False)
+        trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+        self.model, self.optimizer = accelerator.prepare(student, optimizer)
+        self._trained_texts, self._seconds = 0, 0.0
+
+    def train(self, saver: _Checkpoints | None, stop: threading.Event | None) -> bool:
+        """Take steps until the end or until stopped; return whether it was stopped."""
+        self.student.train()
+        if self.step == 0:
+            self._evaluate(None)
+        while self.step < self.steps:
+            epoch = self.step // self.steps_per_epoch
+            for batch in self._batches(epoch)[self.step % self.steps_per_epoch :]:
+                if self._stop_asked(stop):
+                    if saver:
+                        saver.write()
+                    return True
+                loss = self._take_step(batch)
+                if self._evaluation_due():
+                    self._evaluate(loss)
+                    if saver:
+                        saver.write()
+                else:
+                    self._record(loss)
+        return False
+
+    def keep_best(self) -> None:
+        """Put the best student's weights into the student; the last one's without held-out texts."""
+        if self.best is not None:
+            self.student.load_state_dict(self.best)
+        self.student.eval()
+
+    def speed(self) -> float:
+        return self._trained_texts / self._seconds if self._seconds else 0.0
+
+    def learning_rate(self) -> float:
+        settings = self.settings
+        in_cycle = self.steps_per_epoch * settings.epochs
+        done = (self.step % in_cycle) / max(1, in_cycle - 1)
+        return settings.learning_rate + (settings.final_learning_rate - settings.learning_rate) * min(1.0, done)
+
+    def _batches(self, epoch: int) -> list[np.ndarray]:
+        """Return the epoch's batches, a function of seed and epoch alone."""
+        rng = np.random.default_rng([self.settings.seed, epoch])
+        size = self.settings.batch_size
+        order = rng.permutation(len(self.tokens))
+        batches = []
+        for start in range(0, len(order), size * _POOL_BATCHES):
+            pool = order[start : start + size * _POOL_BATCHES]
+            pool = pool[np.argsort(self.lengths[pool], kind="stable")]
+            batches += [pool[i : i + size] for i in range(0, len(pool), size)]
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _take_step(self, batch: np.ndarray) -> float:
+        started = time.perf_counter()
+        device = self.accelerator.device
+        rate = self.learning_rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        mine = batch[self.accelerator.process_index :: self.accelerator.num_processes]
+        # A last batch can be smaller than the number of processes: an idle one adds nothing.
+        rows = mine if len(mine) else batch[:1]
+        features = {name: tensor.to(device) for name, tensor in self._features(rows).items()}
+        wanted = torch.from_numpy(np.asarray(self.targets[rows], dtype=np.float32)).to(device)
+        with _autocast(device, self.settings.precision):
+            output = self.model(features)["sentence_embedding"]
+        distances = (output.float() - wanted).pow(2).sum(dim=1)
+        # The processes' gradients are averaged, so each counts its texts against the whole batch.
+        share = self.accelerator.num_processes * bool(len(mine)) / len(batch)
+        loss = distances.sum() * share
+        self.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        if self.settings.max_grad_norm is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
+        value = float(self.accelerator.reduce(loss.detach(), reduction="mean"))
+        if not math.isfinite(value):
+            raise DistillError(
+                f"the loss is {value} at step {self.step + 1}: lower the learning rate, or train in float32. "
+                "Checkpoints written before are intact."
+            )
+        self.optimizer.step()
+        self.step += 1
+        self._trained_texts += len(batch)
+        self._seconds += time.perf_counter() - started
+        return value
+
+    def _features(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        longest = int(self.lengths[rows].max())
+        ids = np.full((len(rows), longest), self.student.tokenizer.pad_token_id or 0, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for i, row in enumerate(rows):
+            ids[i, : self.lengths[row]] = self.tokens[row]
+            mask[i, : self.lengths[row]] = 1
+        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+
+    def _evaluation_due(self) -> bool:
+        every = max(1, self.steps_per_epoch // self.settings.evaluations)
+        in_epoch = self.step % self.steps_per_epoch
+        # The last one of an epoch is at its end, whatever the rounding.
+        return in_epoch == 0 or (in_epoch % every == 0 and self.steps_per_epoch - in_epoch >= every)
+
+    def _evaluate(self, loss: float | None) -> None:
+        figures: dict[str, float] = {}
+        if self.held_out and self.accelerator.is_main_process:
+            figures = evaluate(self.student, *self.held_out)
+            self.student.train()
+            if self.best_loss is None or figures["loss"] < self.best_loss:
+                self.best_loss, self.best_step = figures["loss"], self.step
+                self.best = {name: t.detach().cpu().clone() for name, t in self.student.state_dict().items()}
+        elif not self.held_out:
+            self.best_step = self.step
+        self._record(loss, figures)
+
+    def _record(self, loss: float | None, figures: dict[str, float] | None = None) -> None:
+        figures = figures or {}
+        event = Event(
+            step=self.step,
+            steps=self.steps,
+            epoch=self.step / self.steps_per_epoch,
+            loss=loss,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            texts_per_second=self.speed(),
+            held_out_loss=figures.get("loss"),
+            cosine_query=figures.get("cosine_query"),
+            cosine_document=figures.get("cosine_document"),
+        )
+        self.history.append(asdict(event))
+        if self.on_event and self.accelerator.is_main_process:
+            self.on_event(event)
+
+    def _stop_asked(self, stop: threading.Event | None) -> bool:
+        asked = stop is not None and stop.is_set()
+        if self.accelerator.num_processes > 1:  # all processes take the same number of steps
+            asked = bool(self.accelerator.reduce(torch.tensor(float(asked), device=self.accelerator.device)))
+        return asked
+
+
+class _Checkpoints:
+    """Checkpoints of a run: a folder each, complete or absent; the newest one is kept."""
+
+    def __init__(self, folder: Path, run: _Run) -> None:
+        self.folder, self.run = folder, run
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / ".writable").touch()
+            (folder / ".writable").unlink()
+        except OSError as error:
+            raise DistillError(f"checkpoints cannot be written to {folder}: {error.strerror or error}") from None
+
+    def write(self) -> None:
+        run = self.run
+        # Every process draws its own dropout, so every process has a state of its own to keep.
+        generators = run.accelerator.gather(torch.get_rng_state().unsqueeze(0).to(run.accelerator.device)).cpu()
+        if not run.accelerator.is_main_process:
+            return
+        final = self.folder / f"step-{run.step:08d}"
+        scratch = self.folder / f".step-{run.step:08d}-{os.getpid()}"
+        try:
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            _save(run.student.state_dict(), scratch / "student.safetensors")
+            if run.best is not None:
+                _save(run.best, scratch / "best.safetensors")
+            moments = {
+                f"{i}.{name}": tensor
+                for i, state in run.optimizer.state_dict()["state"].items()
+                for name, tensor in state.items()
+            }
+            if run.accelerator.device.type == "cuda":
+                moments["cuda_generator"] = torch.cuda.get_rng_state()
+            _save(moments | {"generators": generators}, scratch / "optimizer.safetensors")
+            state = {
+                "step": run.step,
+                "best_step": run.best_step,
+                "best_loss": run.best_loss,
+                "history": run.history,
+                "identity": run.identity,
+            }
+            (scratch / "state.json").write_text(json.dumps(state))
+            for file in scratch.iterdir():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+            if final.exists():  # only after a restart from this very step
+                shutil.rmtree(final)
+            scratch.rename(final)
+        except OSError as error:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise DistillError(
+                f"the checkpoint of step {run.step:,} cannot be written to {self.folder}: {error.strerror or error}. "
+                "The one before is intact; make room and run again, it goes on from there."
+            ) from None
+        for old in self._complete():
+            if old != final:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def restore(self) -> None:
+        run = self.run
+        if not (complete := self._complete()):
+            return
+        newest = complete[-1]
+        try:
+            state = json.loads((newest / "state.json").read_text())
+            tensors = load_file(newest / "optimizer.safetensors")
+            weights = load_file(newest / "student.safetensors")
+            best = load_file(newest / "best.safetensors") if (newest / "best.safetensors").exists() else None
+        except Exception as error:
+            raise DistillError(f"checkpoint {newest} is damaged ({error}): delete it, training starts from the one before or anew") from None
+        if state["identity"] != run.identity:
+            changed = [name for name in run.identity if state["identity"].get(name) != run.identity[name]]
+            raise DistillError(
+                f"{newest} is a checkpoint of another run (different {', '.join(changed)}): choose another folder, "
+                "or pass resume=False (--fresh) to start anew"
+            )
+        run.student.load_state_dict(weights)
+        generators = tensors.pop("generators")
+        torch.set_rng_state(generators[run.accelerator.process_index])
+        if (cuda := tensors.pop("cuda_generator", None)) is not None and run.accelerator.device.type == "cuda":
+            torch.cuda.set_rng_state(cuda)
+        loaded = run.optimizer.state_dict()
+        loaded["state"] = {}
+        for name, tensor in tensors.items():
+            number, _, moment = name.partition(".")
+            loaded["state"].setdefault(int(number), {})[moment] = tensor
+        run.optimizer.load_state_dict(loaded)
+        run.step, run.best_step, run.best_loss = state["step"], state["best_step"], state["best_loss"]
+        run.history, run.best = state["history"], best
+
+    def _complete(self) -> list[Path]:
+        return sorted(path for path in self.folder.glob("step-*") if (path / "state.json").is_file())
+
+
+def _tokenize(student: SentenceTransformer, texts: Sequence[Text]) -> list[np.ndarray]:
+    tokens: list[np.ndarray] = []
+    for start in range(0, len(texts), 8192):
+        prompted = [(student.prompts.get(text.role.value) or "") + text.text for text in texts[start : start + 8192]]
+        encoded = student.tokenizer(prompted, truncation=True, max_length=student.max_seq_length, padding=False)
+        tokens += [np.array(ids, dtype=np.int32) for ids in encoded["input_ids"]]
+    return tokens
+
+
+def _without_gradient(student: SentenceTransformer) -> Iterator[torch.nn.Parameter]:
+    """Yield parameters that mean pooling never uses (BERT's pooler): no gradient ever reaches them."""
+    pooler = getattr(student[0].model, "pooler", None)
+    if pooler is not None:
+        yield from pooler.parameters()
+
+
+class _dropout:  # noqa: N801  (used as a function)
+    """Set the dropout probability inside a `with` block, None to leave it."""
+
+    def __init__(self, student: SentenceTransformer, probability: float | None) -> None:
+        self.probability = probability
+        self.before = {m: m.p for m in student.modules() if isinstance(m, torch.nn.Dropout)}
+
+    def __enter__(self) -> None:
+        if self.probability is not None:
+            for module in self.before:
+                module.p = self.probability
+
+    def __exit__(self, *_: object) -> None:
+        for module, probability in self.before.items():
+            module.p = probability
+
+
+def _autocast(device: torch.device, precision: str) -> torch.autocast:
+    dtype = encoding.best_dtype(device) if precision == "auto" else getattr(torch, precision)
+    return torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32)
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)

@@ -1,0 +1,226 @@
+"""The student: build it, give its head a closed-form start, save and load it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
+
+from workbench import encoding, models
+from workbench.corpora import Text
+from workbench.errors import DistillError, ModelError
+
+RIDGE_STRENGTHS = tuple(10.0**power for power in range(-6, 2))
+
+
+def build(
+    base: str | Path,
+    dimension: int,
+    *,
+    normalize: bool = True,
+    bias: bool = True,
+    max_length: int = 128,
+    prompts: Mapping[str, str] | None = None,
+    seed: int = 0,
+    device: str | None = None,
+) -> SentenceTransformer:
+    """Build a student: the base's transformer, mean pooling, a linear head, Normalize if asked.
+
+    The head starts at random (see `warm_start` for the closed form) and is a module of the model,
+    so that it is saved with it. Mean pooling follows the paper, which found it better than CLS, last
+    token and max (arXiv 2509.12539).
+
+    Args:
+        base: a model with a transformer; a name or a folder, see `models.resolve`.
+        dimension: width of the teacher's vectors.
+        normalize: end in unit norm; right exactly if the teacher's vectors have it.
+        bias: whether the head has one.
+        max_length: texts are cut to this many tokens.
+        prompts: role to prompt, the teacher's: the student has to see what the teacher saw.
+        seed: of the head's random start.
+        device: torch device; the best one present if None.
+
+    Raises:
+        ModelError: the base cannot be found or has no transformer.
+    """
+    loaded = models.load(base, device=device)
+    transformer = loaded[0]
+    if not isinstance(transformer, Transformer):
+        raise ModelError(f"{base} does not start with a transformer, which a student is built from")
+    limit = getattr(transformer.model.config, "max_position_embeddings", max_length)
+    if not 3 <= max_length <= limit:
+        raise ModelError(f"max_length {max_length}: {base} takes from 3 to {limit} tokens")
+    transformer.max_seq_length = max_length
+    width = transformer.get_embedding_dimension()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = Dense(width, dimension, bias=bias, activation_function=torch.nn.Identity())
+    modules = [transformer, Pooling(width, pooling_mode="mean"), head]
+    if normalize:
+        modules.append(Normalize())
+    return SentenceTransformer(
+        modules=modules, device=str(loaded.device), prompts=dict(prompts or {}), similarity_fn_name="cosine"
+    )
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """How a closed-form start came out.
+
+    Attributes:
+        strength: the ridge strength that was chosen, as a multiple of the features' mean variance.
+        held_out_loss: mean squared L2 distance on the texts kept out of the fit, student's output
+            to target.
+        texts: texts the fit used.
+    """
+
+    strength: float
+    held_out_loss: float
+    texts: int
+
+
+def warm_start(
+    student: SentenceTransformer,
+    texts: Sequence[Text],
+    targets: np.ndarray,
+    *,
+    strengths: Sequence[float] = RIDGE_STRENGTHS,
+    sample: int = 20_000,
+    seed: int = 0,
+) -> WarmStart:
+    """Set the student's head to the ridge regression of the targets on its pooled features.
+
+    W = (H'H + s n v I)^-1 H'Y on centred features H and targets Y (Hoerl and Kennard, 1970), where v
+    is the mean variance of the features; without a bias nothing is centred. A tenth of the texts
+    chooses the strength s by the loss after Normalize, the one that training will lower; then all
+    of them make the final fit.
+
+    Args:
+        student: changed in place.
+        texts: with their roles; n of them.
+        targets: anything that indexes like an array of shape (n, dimension).
+        strengths: candidates for s.
+        sample: at most this many texts are used.
+        seed: of the sample.
+
+    Raises:
+        DistillError: fewer than 20 texts, or widths that do not fit.
+    """
+    if len(texts) != len(targets):
+        raise DistillError(f"{len(texts):,} texts and {len(targets):,} targets are out of step")
+    if len(texts) < 20:
+        raise DistillError(f"{len(texts)} texts are too few for a closed-form start; 20 is the least")
+    if not strengths or min(strengths) <= 0:
+        raise DistillError("ridge strengths must be positive numbers")
+    head = head_of(student)
+    chosen = np.random.default_rng(seed).permutation(len(texts))[:sample]
+    features = torch.from_numpy(pooled(student, [texts[i] for i in chosen])).double()
+    wanted = torch.from_numpy(np.asarray(targets[chosen], dtype=np.float32)).double()
+    if wanted.shape[1] != head.out_features:
+        raise DistillError(f"the targets are {wanted.shape[1]} wide, the student's head {head.out_features}")
+    kept = max(1, len(chosen) // 10)
+    normalize = encoding.normalizes(student)
+
+    def loss(strength: float) -> float:
+        weight, bias = _ridge(features[kept:], wanted[kept:], strength, head.bias)
+        output = features[:kept] @ weight.T + bias
+        output = torch.nn.functional.normalize(output, dim=1) if normalize else output
+        return float((output - wanted[:kept]).pow(2).sum(dim=1).mean())
+
+    losses = {strength: loss(strength) for strength in strengths}
+    best = min(losses, key=losses.get)
+    weight, bias = _ridge(features, wanted, best, head.bias)
+    with torch.no_grad():
+        head.linear.weight.copy_(weight)
+        if head.bias:
+            head.linear.bias.copy_(bias)
+    return WarmStart(best, losses[best], len(chosen))
+
+
+def pooled(student: SentenceTransformer, texts: Sequence[Text]) -> np.ndarray:
+    """Return the pooled features that the head sees, float32 of shape (n, width of the backbone)."""
+    backbone = SentenceTransformer(modules=list(student.children())[:2], device=str(student.device))
+    training = student.training
+    dtype = encoding.best_dtype(student.device)
+    features = np.empty((len(texts), backbone.get_embedding_dimension()), dtype=np.float32)
+    with torch.autocast(student.device.type, dtype, enabled=dtype != torch.float32):
+        for role, rows in by_role(texts).items():
+            prompt = student.prompts.get(role) or ""
+            features[rows] = encoding.encode(backbone, [texts[i].text for i in rows], role, prompt=prompt)
+    student.train(training)
+    return features
+
+
+def by_role(texts: Sequence[Text]) -> dict[str, np.ndarray]:
+    """Return role to the indices of its texts, for the roles that occur."""
+    roles = np.array([text.role.value for text in texts])
+    return {role: np.flatnonzero(roles == role) for role in np.unique(roles).tolist()}
+
+
+def head_of(student: SentenceTransformer) -> Dense:
+    """Return the student's linear head.
+
+    Raises:
+        ModelError: the model was not built as a student.
+    """
+    modules = list(student.children())
+    if len(modules) < 3 or not isinstance(modules[2], Dense):
+        kinds = ", ".join(type(module).__name__ for module in modules)
+        raise ModelError(f"no student: Transformer, Pooling, Dense are expected, this model has {kinds}")
+    return modules[2]
+
+
+def save(student: SentenceTransformer, folder: str | Path) -> Path:
+    """Save a student so that plain `SentenceTransformer(folder)` loads it; whole or not at all.
+
+    An earlier student in `folder` is replaced; any other non-empty folder is refused.
+
+    Raises:
+        ModelError: the folder holds something else, or cannot be written to.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / "modules.json").is_file() and (folder.is_file() or any(folder.iterdir())):
+        raise ModelError(f"{folder} is not empty and holds no student: choose another folder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+            written, replaced = Path(scratch, "new"), Path(scratch, "old")
+            student.save_pretrained(str(written), create_model_card=False)
+            if folder.exists():
+                os.rename(folder, replaced)
+            os.rename(written, folder)
+            shutil.rmtree(replaced, ignore_errors=True)
+    except OSError as error:
+        raise ModelError(f"the student cannot be saved to {folder}: {error}") from None
+    return folder
+
+
+def load(folder: str | Path, *, device: str | None = None) -> SentenceTransformer:
+    """Load a saved student.
+
+    Raises:
+        ModelError: there is none, or it is no student.
+    """
+    student = models.load(folder, device=device)
+    head_of(student)
+    return student
+
+
+def _ridge(
+    features: torch.Tensor, wanted: torch.Tensor, strength: float, bias: bool
+) -> tuple[torch.Tensor, torch.Tensor | float]:
+    mean_in = features.mean(dim=0) if bias else torch.zeros_like(features[0])
+    mean_out = wanted.mean(dim=0) if bias else torch.zeros_like(wanted[0])
+    centred = features - mean_in
+    gram = centred.T @ centred
+    gram.diagonal().add_(strength * gram.diagonal().mean())
+    weight = torch.linalg.solve(gram, centred.T @ (wanted - mean_out)).T
+    return weight, mean_out - weight @ mean_in
