@@ -1,0 +1,294 @@
+"""The `workbench` command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from workbench import __version__
+from workbench.errors import CorpusError, DistillError, WorkbenchError
+from workbench.paths import PROJECT, home
+
+TEXTS_HELP = (
+    "texts to learn from: 'docstrings' (of the installed libraries), 'tutorial', a folder in BEIR layout (its "
+    "documents; queries and judgments stay unseen), a .parquet or .jsonl file with the columns text and role, "
+    "or hub:NAME:COLUMN:ROLE for a data set of the hub"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit code (0 done, 1 failed, 2 wrong usage, 130 stopped)."""
+    options = _parser().parse_args(arguments)
+    warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    stop = threading.Event()
+
+    def ask_to_stop(*_: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        print("\nStopping at the next safe point; press Ctrl-C again to stop at once.", file=sys.stderr)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, ask_to_stop)
+    try:
+        options.run(options, stop)
+    except WorkbenchError as error:
+        print(f"workbench: {error}", file=sys.stderr)
+        return 130 if stop.is_set() else 1
+    except KeyboardInterrupt:
+        print("stopped; what was stored is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
+    return 130 if stop.is_set() else 0
+
+
+def _demo(options: argparse.Namespace, stop: threading.Event) -> None:
+    from workbench import demo
+
+    demo.run(stop=stop, fresh=options.fresh)
+    print("Open the notebooks with `make lab` (or `workbench lab`).")
+
+
+def _cache(options: argparse.Namespace, stop: threading.Event) -> None:
+    teacher, cache = _teacher_and_cache(options)
+    texts = _texts(options.texts, options.limit)
+    if options.dry_run:
+        print(cache.plan(list(texts)))
+        return
+    done = _fill(teacher, cache, texts, stop)
+    print(f"{done.done:,} texts, {done.encoded:,} encoded now, {done.hits:,} already there; targets in {cache.folder}")
+
+
+def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
+    from workbench import comparison, student
+    from workbench.distill import Settings, distill
+    from workbench.progress import TrainingBar
+
+    settings = Settings(
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        final_learning_rate=min(1e-5, options.learning_rate),
+        epochs=options.epochs,
+        cycles=options.cycles,
+        seed=options.seed,
+    )
+    output = Path(options.output)
+    if output.exists() and not (output / "modules.json").is_file() and (output.is_file() or any(output.iterdir())):
+        raise DistillError(f"{output} is not empty and holds no student: choose another folder with --output")
+    texts = [text for text in _texts(options.texts, options.limit) if text.text.strip()]
+    teacher, cache = _teacher_and_cache(options)
+    _fill(teacher, cache, texts, stop)
+    if stop.is_set():
+        return
+    kept_out, train = _split(texts, cache)
+    targets = cache.targets(train)
+    model = student.build(
+        options.base,
+        cache.dimension,
+        normalize=cache.identity["normalize"],
+        max_length=teacher.model.max_seq_length,
+        prompts=cache.prompts,
+        seed=options.seed,
+    )
+    if options.start == "closed-form":
+        student.warm_start(model, train, targets)
+    # Hidden, and named after the output, so that it is found again and never taken for the student.
+    checkpoints = output.parent / f".{output.name}-checkpoints"
+    with TrainingBar() as bar:
+        result = distill(
+            model,
+            train,
+            targets,
+            settings,
+            held_out=(kept_out, cache.targets(kept_out)),
+            checkpoints=checkpoints,
+            resume=not options.fresh,
+            on_event=bar,
+            stop=stop,
+        )
+    if int(os.environ.get("RANK", "0")):
+        return
+    student.save(model, output)
+    about = {
+        "teacher": cache.identity,
+        "base": options.base,
+        "texts": options.texts,
+        "start": options.start,
+        "settings": settings.__dict__,
+        "held_out_loss": result.best_loss,
+        "best_step": result.best_step,
+        "finished": not result.stopped,
+        "workbench": __version__,
+    }
+    comparison.write_json(output / "distillation.json", about)
+    if result.stopped:
+        print(f"stopped; the best student so far is in {output}, the same command goes on from here")
+        return
+    import shutil
+
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    print(f"student saved to {output} (held-out loss {result.best_loss:.4f} at step {result.best_step:,})")
+
+
+def _evaluate(options: argparse.Namespace, stop: threading.Event) -> None:
+    from workbench import comparison, corpora, models, student
+
+    collection = corpora.tutorial() if options.collection == "tutorial" else corpora.beir(options.collection, options.split)
+    model = student.load(options.student)
+    statement = Path(options.student) / "distillation.json"
+    about = json.loads(statement.read_text()) if statement.is_file() else {}
+    options.teacher = options.teacher or about.get("teacher", {}).get("teacher") or models.MPNET
+    options.base = options.base or about.get("base") or models.MINILM
+    options.max_length = options.max_length or model.max_seq_length
+    teacher, cache = _teacher_and_cache(options)
+    learned_from = about.get("teacher", {}).get("fingerprint")
+    if learned_from not in (None, teacher.identity["fingerprint"]):
+        raise WorkbenchError(f"{options.student} was distilled from {about['teacher']['teacher']}, not from these weights")
+    base = models.load(options.base)
+    base.max_seq_length = model.max_seq_length = options.max_length
+    _fill(teacher, cache, collection.query_texts() + collection.document_texts(), stop)
+    if stop.is_set():
+        return
+    rows = comparison.compare(collection, cache, base, model)
+    print(f"{collection.name}: {len(collection.documents):,} documents, {len(collection.queries):,} judged queries\n")
+    print(comparison.table(rows))
+    path = Path(options.json or home() / f"evaluate-{collection.name}.json")
+    report = {"collection": collection.name, "student": str(options.student), "max_length": options.max_length}
+    print(f"\nwritten to {comparison.write_json(path, report | {'rows': comparison.as_rows(rows)})}")
+
+
+def _lab(options: argparse.Namespace, stop: threading.Event) -> None:
+    notebooks = PROJECT / "notebooks"
+    if not notebooks.is_dir():
+        raise WorkbenchError(f"no notebooks at {notebooks}: run this from a checkout of the project")
+    command = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", f"--port={options.port}", f"--notebook-dir={PROJECT}"]
+    if options.no_browser:
+        command.append("--no-browser")
+    os.execv(sys.executable, [*command, "--LabApp.default_url=/lab/tree/notebooks/01_teacher_caching.ipynb"])
+
+
+def _teacher_and_cache(options: argparse.Namespace):
+    from workbench.cache import TargetCache
+    from workbench.teachers import LocalTeacher
+
+    teacher = LocalTeacher(options.teacher, max_length=options.max_length, precision=options.precision)
+    return teacher, TargetCache(options.cache or home() / "cache", teacher)
+
+
+def _fill(teacher, cache, texts, stop):
+    from workbench.progress import CacheBar
+
+    with CacheBar("teacher") as bar:
+        return cache.fill(teacher, texts, on_plan=bar.plan, on_progress=bar.progress, stop=stop)
+
+
+def _texts(source: str, limit: int | None) -> Iterable:
+    """Turn the --texts option into texts: a list where it is small, a stream where it may not be."""
+    from itertools import islice
+
+    from workbench import corpora
+
+    if source.startswith("hub:"):
+        try:
+            name, column, role = source.removeprefix("hub:").rsplit(":", 2)
+        except ValueError:
+            raise CorpusError(f"--texts {source}: expected hub:NAME:COLUMN:ROLE") from None
+        return corpora.hub_texts(name, column, role, limit=limit)
+    if source == "docstrings":
+        return corpora.docstrings().train[:limit]
+    if source == "tutorial":
+        return corpora.tutorial().document_texts()[:limit]
+    if Path(source).is_dir():
+        return [text for text in corpora.beir(source).document_texts() if text.text][:limit]
+    texts = islice(corpora.read_texts(source), limit)
+    return list(texts) if Path(source).is_file() and Path(source).stat().st_size < 1 << 28 else texts
+
+
+def _split(texts: list, cache) -> tuple[list, list]:
+    """Hold out a twentieth (at most 500 texts), the same ones however the texts are ordered."""
+    keys = cache.keys(texts)
+    unique = sorted(dict(zip(keys.tolist(), texts, strict=True)).items())
+    kept_out = min(500, len(unique) // 20)
+    if not kept_out:
+        raise DistillError(f"{len(unique)} different texts are too few to train on and to measure with")
+    held = {key for key, _ in unique[:kept_out]}
+    return [t for _, t in unique[:kept_out]], [t for k, t in zip(keys.tolist(), texts, strict=True) if k not in held]
+
+
+def _parser() -> argparse.ArgumentParser:
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="workbench", description="Teach a small text-embedding model the vector space of a large one."
+    )
+    parser.add_argument("--version", action="version", version=f"workbench {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run, summary: str, details: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=summary, description=f"{summary}. {details}", formatter_class=formatter)
+        sub.set_defaults(run=run)
+        return sub
+
+    def teacher_options(sub: argparse.ArgumentParser, teacher: str | None, length: int | None) -> None:
+        sub.add_argument("--teacher", default=teacher, help="the large model: a folder, a packaged model, or a name on the hub")
+        sub.add_argument("--max-length", type=_positive, default=length, help="tokens read of each text")
+        sub.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"], help="the teacher's arithmetic")
+        sub.add_argument("--cache", help="folder of the target caches (default: cache/ in the workbench's folder)")
+
+    demo = command("demo", _demo, "Run the main job once on docstrings and print the comparison",
+                   "Minutes on two cores; a second run uses what the first one finished.")  # fmt: skip
+    demo.add_argument("--fresh", action="store_true", help="train anew instead of using an earlier run")
+
+    cache = command("cache", _cache, "Encode texts with the teacher and store the vectors",
+                    "Can be stopped and repeated at any time: what is stored is never encoded again.")  # fmt: skip
+    cache.add_argument("--texts", default="docstrings", help=TEXTS_HELP)
+    cache.add_argument("--limit", type=_positive, help="use the first so many texts")
+    cache.add_argument("--dry-run", action="store_true", help="only say how many texts are missing")
+    teacher_options(cache, "all-mpnet-base-v2", 128)
+
+    distill = command("distill", _distill, "Train a student on a teacher's vectors",
+                      "Targets are cached first; stopped with Ctrl-C, the same command goes on where it was.")  # fmt: skip
+    distill.add_argument("--texts", default="docstrings", help=TEXTS_HELP)
+    distill.add_argument("--limit", type=_positive, help="use the first so many texts")
+    distill.add_argument("--base", default="all-MiniLM-L6-v2", help="the small model that the student starts from")
+    distill.add_argument("--output", required=True, help="folder for the student")
+    distill.add_argument("--start", default="closed-form", choices=["closed-form", "random"], help="how the head starts")
+    distill.add_argument("--epochs", type=_positive, default=2, help="passes over the texts in a cycle")
+    distill.add_argument("--cycles", type=_positive, default=1, help="how often the learning rate starts again")
+    distill.add_argument("--batch-size", type=_positive, default=16, help="texts a step, over all processes")
+    distill.add_argument("--learning-rate", type=float, default=3e-4, help="at the start of each cycle")
+    distill.add_argument("--seed", type=int, default=0, help="of batches and of a random head")
+    distill.add_argument("--fresh", action="store_true", help="start anew instead of from a checkpoint")
+    teacher_options(distill, "all-mpnet-base-v2", 128)
+
+    evaluate = command("evaluate", _evaluate, "Compare a student with its teacher on a retrieval collection",
+                       "Prints teacher, untrained base, student, and student on the teacher's documents.")  # fmt: skip
+    evaluate.add_argument("--student", required=True, help="folder of the student")
+    evaluate.add_argument("--collection", default="tutorial", help="'tutorial' or a folder in BEIR layout")
+    evaluate.add_argument("--split", default="test", help="which judgments to use")
+    evaluate.add_argument("--base", help="the untrained model to compare with (default: what the student started from)")
+    evaluate.add_argument("--json", help="where to write the table (default: evaluate-NAME.json in the workbench's folder)")
+    teacher_options(evaluate, None, None)
+
+    lab = command("lab", _lab, "Open the notebooks in JupyterLab", "Listens on this machine only, with a token.")
+    lab.add_argument("--port", type=_positive, default=8888, help="port to listen on")
+    lab.add_argument("--no-browser", action="store_true", help="print the address instead of opening it")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""One student on one collection: the rows that every report shows side by side."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sentence_transformers import SentenceTransformer
+
+from workbench import retrieval
+from workbench.cache import TargetCache
+from workbench.corpora import Collection
+from workbench.distill import embed
+from workbench.errors import WorkbenchError
+
+LABELS = {
+    "teacher": "teacher",
+    "base": "untrained base",
+    "standard": "student, standard",
+    "asymmetric": "student, asymmetric",
+}
+COLUMNS = {
+    "ndcg_at_10": "nDCG@10",
+    "recall_at_100": "recall@100",
+    "mrr_at_10": "MRR@10",
+    "share_of_teacher": "share of teacher",
+}
+
+
+def compare(
+    collection: Collection, cache: TargetCache, base: SentenceTransformer, student: SentenceTransformer
+) -> pd.DataFrame:
+    """Score teacher, untrained base, student on both sides, and student on the teacher's documents.
+
+    Args:
+        collection: documents, queries and judgments.
+        cache: holds the teacher's vectors of the collection (fill it first).
+        base: what the student started from; it searches in a space of its own.
+        student: embeds queries, and in the standard mode documents too.
+
+    Returns:
+        What `retrieval.compare` returns, for the modes teacher, base, standard and asymmetric.
+    """
+    queries, documents = collection.query_texts(), collection.document_texts()
+    teacher = np.asarray(cache.targets(queries)), np.asarray(cache.targets(documents))
+    if student.get_embedding_dimension() != cache.dimension:
+        raise WorkbenchError(
+            f"the student's vectors are {student.get_embedding_dimension()} wide, the teacher's {cache.dimension}: "
+            "it was distilled from another teacher"
+        )
+    student_queries = embed(student, queries)
+    sides = {
+        "teacher": teacher,
+        "base": (embed(base, queries), embed(base, documents)),
+        "standard": (student_queries, embed(student, documents)),
+        "asymmetric": (student_queries, teacher[1]),
+    }
+    ids = list(collection.queries), list(collection.documents)
+    return retrieval.compare({mode: retrieval.score(collection.qrels, *ids, *side) for mode, side in sides.items()})
+
+
+def table(rows: pd.DataFrame, labels: Mapping[str, str] = LABELS) -> str:
+    """Format rows for a terminal, shares with their 95 % interval."""
+    shown = pd.DataFrame({"": [labels.get(mode, mode) for mode in rows["mode"]]})
+    for column, title in COLUMNS.items():
+        shown[title] = [f"{value:.3f}" if column != "share_of_teacher" else f"{value:.1%}" for value in rows[column]]
+    shown["95 % interval"] = [
+        "" if low == high else f"{low:.1%} to {high:.1%}"
+        for low, high in zip(rows["share_low"], rows["share_high"], strict=True)
+    ]
+    return shown.to_string(index=False)
+
+
+def as_rows(rows: pd.DataFrame) -> list[dict]:
+    """Return rows as JSON values; what is not defined (a share of nothing) is null."""
+    return [
+        {name: value if isinstance(value, str) else (round(float(value), 6) if np.isfinite(value) else None) for name, value in row.items()}
+        for row in rows.to_dict("records")
+    ]
+
+
+def write_json(path: str | Path, content: dict) -> Path:
+    """Write a report, whole or not at all."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
+            json.dump(content, file, indent=2)
+            file.write("\n")
+        os.replace(file.name, path)
+    except OSError as error:
+        raise WorkbenchError(f"{path} cannot be written: {error.strerror or error}") from None
+    return path

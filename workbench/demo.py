@@ -1,0 +1,148 @@
+"""The main job once through: real texts, real models, a table at the end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+
+from workbench import comparison, corpora, models, student
+from workbench.cache import TargetCache, duration
+from workbench.corpora import Role, Text
+from workbench.distill import distill
+from workbench.errors import DistillError
+from workbench.paths import home
+from workbench.progress import CacheBar, TrainingBar
+from workbench.recipes import TOUR, TOUR_DOCUMENTS, Recipe
+from workbench.teachers import LocalTeacher
+
+LABELS = comparison.LABELS | {
+    "closed-form standard": "closed-form start, standard",
+    "closed-form asymmetric": "closed-form start, asymmetric",
+}
+
+
+def tour_texts() -> tuple[list[Text], corpora.Collection]:
+    """Return the tour's training texts (every query, some documents) and its held-out collection."""
+    corpus = corpora.docstrings()
+    queries = [text for text in corpus.train if text.role is Role.QUERY]
+    documents = [text for text in corpus.train if text.role is Role.DOCUMENT]
+    return queries + documents[:TOUR_DOCUMENTS], corpus.held_out
+
+
+def run(
+    recipe: Recipe = TOUR, folder: Path | None = None, stop: threading.Event | None = None, fresh: bool = False
+) -> Path:
+    """Distil the tour's student and compare it; return the path of the JSON report.
+
+    Whatever an earlier run finished (targets, checkpoints, the student) is used again.
+
+    Args:
+        recipe: what to distil.
+        folder: where the student goes; `demo/` in the workbench's folder if None.
+        stop: when set, the run ends at the next safe point and can be taken up again.
+        fresh: train anew even if a finished student or a checkpoint is there.
+
+    Raises:
+        DistillError: it was stopped.
+    """
+    started = time.perf_counter()
+    folder = folder or home() / "demo"
+    print("Reading docstrings of the installed libraries ...", flush=True)
+    texts, held_out = tour_texts()
+    evaluated = held_out.query_texts() + held_out.document_texts()
+    print(f"{len(texts):,} texts to learn from, {len(held_out.queries):,} pairs held out to measure on.")
+
+    teacher = LocalTeacher(recipe.teacher, max_length=recipe.max_length)
+    cache = TargetCache(home() / "cache", teacher)
+    with CacheBar("teacher") as bar:
+        cache.fill(teacher, texts + evaluated, on_plan=bar.plan, on_progress=bar.progress, stop=stop)
+    _stop_here(stop)
+
+    model, start, trained = _student(recipe, folder, cache, texts, evaluated, stop, fresh)
+    base = models.load(recipe.base)
+    base.max_seq_length = recipe.max_length
+    print(f"Searching {len(held_out.documents):,} documents with {len(held_out.queries):,} queries ...", flush=True)
+    rows = comparison.compare(held_out, cache, base, model)
+    closed_form = comparison.compare(held_out, cache, base, start)
+    closed_form = closed_form[closed_form["mode"].isin(["standard", "asymmetric"])]
+    seconds = time.perf_counter() - started
+    shown = pd.concat([rows, closed_form.assign(mode="closed-form " + closed_form["mode"])])
+    print(f"\nHeld-out docstrings: find the text that a summary was taken from ({recipe.name}).\n")
+    print(comparison.table(shown, LABELS))
+    report = comparison.write_json(
+        home() / "demo.json",
+        {
+            "rows": comparison.as_rows(rows),
+            "closed_form_rows": comparison.as_rows(closed_form),
+            "training": trained,
+            "recipe": recipe.as_dict(),
+            "texts": len(texts),
+            "held_out_pairs": len(held_out.queries),
+            "seconds": round(seconds, 1),
+        },
+    )
+    print(f"\nDone in {duration(seconds)}. The student is in {folder / 'student'}, the table in {report}.")
+    return report
+
+
+def _student(recipe, folder, cache, texts, evaluated, stop, fresh):
+    """Return the trained student, its closed-form start, and what training measured."""
+    identity = {"recipe": recipe.as_dict(), "cache": cache.identity, "texts": cache.keys(texts + evaluated).tobytes().hex()[:64]}
+    identity = json.loads(json.dumps(identity))
+    statement = folder / "run.json"
+    if not fresh and statement.is_file():
+        done = json.loads(statement.read_text())
+        if done["identity"] == identity:
+            print(f"The student in {folder / 'student'} is of this very run: using it again.")
+            return student.load(folder / "student"), student.load(folder / "closed-form"), done["training"]
+    targets, wanted = cache.targets(texts), cache.targets(evaluated)
+    model = student.build(
+        recipe.base,
+        cache.dimension,
+        normalize=cache.identity["normalize"],
+        bias=recipe.bias,
+        max_length=recipe.max_length,
+        prompts=cache.prompts,
+        seed=recipe.settings.seed,
+    )
+    print("Solving for the head in closed form ...", flush=True)
+    warm = student.warm_start(model, texts, targets)
+    student.save(model, folder / "closed-form")
+    print(f"Closed-form start: held-out loss {warm.held_out_loss:.4f}. Now training.", flush=True)
+    with TrainingBar() as bar:
+        result = distill(
+            model,
+            texts,
+            targets,
+            recipe.settings,
+            held_out=(evaluated, wanted),
+            checkpoints=folder / "checkpoints",
+            resume=not fresh,
+            on_event=bar,
+            stop=stop,
+        )
+    if result.stopped:
+        _stop_here(stop)
+    evaluations = result.history.dropna(subset=["held_out_loss"])
+    measured = {
+        "warm_start": asdict(warm),
+        "best_step": result.best_step,
+        "held_out_loss": result.best_loss,
+        "texts_per_second": round(result.texts_per_second, 1),
+        "evaluations": json.loads(evaluations.to_json(orient="records")),
+    }
+    student.save(model, folder / "student")
+    comparison.write_json(statement, {"identity": identity, "training": measured})
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return model, student.load(folder / "closed-form"), measured
+
+
+def _stop_here(stop: threading.Event | None) -> None:
+    if stop is not None and stop.is_set():
+        raise DistillError("stopped; what is finished is kept, and the same command goes on from here")
