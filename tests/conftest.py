@@ -1,0 +1,95 @@
+"""Small things to test with: a random two-layer model, and a teacher that computes vectors from text."""
+
+import hashlib
+import os
+import string
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from workbench.corpora import Role, Text  # noqa: E402
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _tests_keep_their_own_home(tmp_path_factory):
+    """Unpacked models are shared with the project; caches and students of the tests are not."""
+    os.environ.pop("WORKBENCH_HOME", None)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """Save a random BERT of 2 layers and 32 dimensions as a sentence-transformers folder."""
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny", seed=0)
+
+
+@pytest.fixture(scope="session")
+def other_tiny_model(tmp_path_factory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "other", seed=1, width=48)
+
+
+def make_tiny_model(folder: Path, *, seed: int, width: int = 32) -> Path:
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Normalize, Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    raw = folder.with_suffix(".raw")
+    raw.mkdir(parents=True)
+    letters = list(string.ascii_lowercase + string.digits + string.punctuation)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters), *WORDS]
+    (raw / "vocab.txt").write_text("\n".join(dict.fromkeys(vocabulary)))
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len(dict.fromkeys(vocabulary)), hidden_size=width, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=64, max_position_embeddings=64, initializer_range=0.3,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(raw)
+    BertTokenizerFast(vocab=str(raw / "vocab.txt"), do_lower_case=True).save_pretrained(raw)
+    transformer = Transformer(str(raw))
+    transformer.max_seq_length = 48
+    model = SentenceTransformer(modules=[transformer, Pooling(width, pooling_mode="mean"), Normalize()], device="cpu")
+    model.save_pretrained(str(folder), create_model_card=False)
+    return folder
+
+
+WORDS = (
+    "the a of to in and for with on from river stone bread oven water light wheel garden seed rain train night "
+    "coffee tea dog cat money bank house door paint wood lens photo run swim lap pool sleep dream cloud wind snow"
+).split()
+
+
+def sentences(count: int, seed: int = 0) -> list[Text]:
+    """Make different sentences of 3 to 20 known words, roles in turn."""
+    rng = np.random.default_rng(seed)
+    texts = []
+    for i in range(count):
+        words = rng.choice(WORDS, size=rng.integers(3, 21))
+        texts.append(Text(f"{' '.join(words)} {seed} {i}", Role.QUERY if i % 2 else Role.DOCUMENT))
+    return texts
+
+
+class HashTeacher:
+    """A teacher whose vectors are a function of prompt, role and text; it counts what it encodes."""
+
+    def __init__(self, dimension: int = 16, name: str = "hash", prompts: dict | None = None, **identity) -> None:
+        self.dimension = dimension
+        self.prompts = {"query": "", "document": "", **(prompts or {})}
+        self.identity = {"teacher": name, "normalize": True, "dimension": dimension, **identity}
+        self.encoded: list[str] = []
+
+    def encode(self, texts, role):
+        self.encoded += texts
+        return np.stack([self.vector(text, role) for text in texts])
+
+    def vector(self, text, role):
+        seed = hashlib.sha256(f"{self.identity}|{self.prompts[role]}|{role}|{text}".encode()).digest()[:8]
+        vector = np.random.default_rng(int.from_bytes(seed, "little")).standard_normal(self.dimension)
+        return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+@pytest.fixture
+def hash_teacher() -> HashTeacher:
+    return HashTeacher()
