@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,7 +23,9 @@ from workbench import shards
 from workbench.corpora import Role, Text
 from workbench.errors import CacheError, TeacherError
 from workbench.shards import DamagedShard, Shard
-from workbench.teachers import Teacher
+
+if TYPE_CHECKING:
+    from workbench.teachers import Teacher
 
 GROUP_TEXTS = 512  # what a kill can lose
 GROUP_CHARACTERS = 64_000_000

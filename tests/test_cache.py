@@ -1,0 +1,358 @@
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import HashTeacher, sentences
+
+from workbench import shards
+from workbench.cache import GROUP_TEXTS, TargetCache
+from workbench.corpora import Role, Text
+from workbench.errors import CacheError, TeacherError
+
+TESTS = Path(__file__).parent
+
+
+def expected(teacher, texts):
+    return np.stack([teacher.vector(t.text, t.role) for t in texts])
+
+
+def test_fill_and_read_back(tmp_path, hash_teacher):
+    texts = sentences(1500)
+    cache = TargetCache(tmp_path, hash_teacher)
+    done = cache.fill(hash_teacher, texts)
+    assert (done.done, done.encoded, done.hits) == (1500, 1500, 0)
+    targets = cache.targets(texts)
+    assert targets.shape == (1500, 16) and len(targets) == 1500
+    wanted = expected(hash_teacher, texts).astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(np.asarray(targets), wanted)
+    rows = np.array([1400, 3, 3, 700])
+    np.testing.assert_array_equal(targets[rows], wanted[rows])
+    np.testing.assert_array_equal(targets[5], wanted[5])
+    assert targets[rows].dtype == np.float32
+
+
+def test_same_text_as_query_and_document_are_two_targets(tmp_path, hash_teacher):
+    cache = TargetCache(tmp_path, hash_teacher)
+    both = [Text("same", Role.QUERY), Text("same", Role.DOCUMENT)]
+    assert cache.fill(hash_teacher, both).encoded == 2
+    query, document = np.asarray(cache.targets(both))
+    assert not np.allclose(query, document)
+
+
+def test_a_text_is_encoded_once(tmp_path, hash_teacher):
+    cache = TargetCache(tmp_path, hash_teacher)
+    texts = [Text("again", Role.QUERY)] * 700 + [Text("once", Role.QUERY)] + [Text("again", Role.QUERY)] * 700
+    assert cache.fill(hash_teacher, texts).encoded == 2
+    assert cache.fill(hash_teacher, iter(texts)).encoded == 0
+    assert sorted(hash_teacher.encoded) == ["again", "once"]
+
+
+def test_nearly_equal_texts_are_different_targets(tmp_path, hash_teacher):
+    cache = TargetCache(tmp_path, hash_teacher)
+    texts = [Text(t, Role.QUERY) for t in ("a", "a ", "A", "á", "a\u0301", "", "\u200b")]
+    assert cache.fill(hash_teacher, texts).encoded == len(texts)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "other"},
+        {"revision": "2"},
+        {"fingerprint": "ff"},
+        {"pooling": "cls"},
+        {"max_length": 64},
+        {"dimension": 8},
+        {"prompts": {"query": "search: "}},
+    ],
+)
+def test_nothing_old_comes_back_when_the_identity_changes(tmp_path, hash_teacher, change):
+    texts = [Text("x", Role.QUERY)]
+    TargetCache(tmp_path, hash_teacher).fill(hash_teacher, texts)
+    other = HashTeacher(**change)
+    cache = TargetCache(tmp_path, other)
+    with pytest.raises(CacheError, match="1 of 1 targets are not in"):
+        cache.targets(texts)
+    assert cache.fill(other, texts).encoded == 1
+    np.testing.assert_allclose(cache.targets(texts)[0], expected(other, texts)[0], atol=1e-3)
+
+
+def test_prompt_and_text_cannot_be_confused(tmp_path):
+    one, two = HashTeacher(prompts={"query": "a"}), HashTeacher(prompts={"query": "ab"})
+    key_one = TargetCache(tmp_path, one).keys([Text("bc", Role.QUERY)])
+    key_two = TargetCache(tmp_path, two).keys([Text("c", Role.QUERY)])
+    assert key_one != key_two
+
+
+def test_another_teacher_is_refused(tmp_path, hash_teacher):
+    cache = TargetCache(tmp_path, hash_teacher)
+    with pytest.raises(CacheError, match="another teacher"):
+        cache.fill(HashTeacher(name="other"), sentences(3))
+
+
+def test_plan_counts_and_full_cache_needs_no_teacher(tmp_path, hash_teacher):
+    cache = TargetCache(tmp_path, hash_teacher)
+    texts = sentences(300)
+    plan = cache.plan(texts + texts[:50])
+    assert (plan.texts, plan.unique, plan.missing) == (350, 300, 300)
+    assert plan.bytes == 300 * (16 * 2 + 16)
+    plans = []
+    cache.fill(hash_teacher, texts, on_plan=plans.append)
+    assert plans[0].missing == 300 and plans[0].seconds > 0
+    assert "300 of 300 targets missing" in str(plans[0])
+    assert str(cache.plan(texts)) == "all 300 targets are cached"
+
+
+def test_progress_ends_complete(tmp_path, hash_teacher):
+    seen = []
+    TargetCache(tmp_path, hash_teacher).fill(hash_teacher, sentences(1200), on_progress=seen.append)
+    assert seen[-1].done == seen[-1].total == 1200
+    assert seen[-1].encoded == seen[-1].encoded_total == 1200
+    assert [p.done for p in seen] == sorted(p.done for p in seen)
+    assert seen[-1].texts_per_second > 0 and seen[-1].seconds_left == 0 and seen[-1].bytes > 0
+
+
+def test_stop_keeps_what_is_done_and_the_next_fill_goes_on(tmp_path, hash_teacher):
+    texts, stop = sentences(2000), threading.Event()
+    cache = TargetCache(tmp_path, hash_teacher)
+    done = cache.fill(hash_teacher, texts, stop=stop, on_progress=lambda p: p.encoded > 600 and stop.set())
+    assert 600 < done.encoded < 2000
+    again = TargetCache(tmp_path, hash_teacher).fill(hash_teacher, texts)
+    assert again.encoded == 2000 - done.encoded
+
+
+def test_a_stream_is_taken_in_groups(tmp_path, hash_teacher):
+    """Whatever its length, no more than one group of a stream is held."""
+    ahead, encoded = [0], []
+
+    def stream():
+        for i in range(3000):
+            ahead[0] += 1
+            encoded.append(ahead[0] - len(hash_teacher.encoded))
+            yield Text(f"text {i}", Role.DOCUMENT)
+
+    TargetCache(tmp_path, hash_teacher).fill(hash_teacher, stream())
+    assert max(encoded) <= GROUP_TEXTS + 1
+
+
+CHILD = """
+import sys; sys.path.insert(0, {tests!r})
+from conftest import HashTeacher, sentences
+from workbench.cache import TargetCache
+import time
+class Slow(HashTeacher):
+    def encode(self, texts, role):
+        time.sleep({sleep})
+        return super().encode(texts, role)
+teacher = Slow()
+cache = TargetCache({root!r}, teacher)
+print("ready", flush=True)
+print(cache.fill(teacher, sentences({count})).encoded, flush=True)
+"""
+
+
+def child(root, count, sleep=0.0, **options):
+    code = CHILD.format(tests=str(TESTS), root=str(root), count=count, sleep=sleep)
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_sigkill_loses_at_most_the_group_in_flight(tmp_path, hash_teacher):
+    texts = sentences(4000)
+    stored = 0
+    for kill_after in (1, 2, 4):  # shards
+        process = child(tmp_path, 4000, sleep=0.05)
+        assert process.stdout.readline() == "ready\n"
+        before = len(TargetCache(tmp_path, hash_teacher))
+        deadline = time.monotonic() + 60
+        while len(TargetCache(tmp_path, hash_teacher)) < before + kill_after and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        now = len(TargetCache(tmp_path, hash_teacher))
+        assert now >= stored
+        stored = now
+    assert 0 < stored < 4000
+    cache = TargetCache(tmp_path, hash_teacher)
+    assert cache.fill(hash_teacher, texts).encoded == 4000 - stored
+    assert not cache.damaged
+    np.testing.assert_allclose(np.asarray(cache.targets(texts)), expected(hash_teacher, texts), atol=1e-3)
+
+
+def _shard(cache):
+    return max(shards.listing(cache.folder), key=lambda p: p.stat().st_size)
+
+
+@pytest.mark.parametrize("damage", ["bit", "cut", "empty", "garbage", "header"])
+def test_damage_is_noticed_named_and_only_its_texts_are_encoded_again(tmp_path, hash_teacher, damage):
+    first, second = sentences(600, seed=1), sentences(40, seed=2)
+    cache = TargetCache(tmp_path, hash_teacher)
+    cache.fill(hash_teacher, first)
+    victim = _shard(cache)
+    # The second lot goes through a cache that cannot merge the two into one file.
+    other = TargetCache(tmp_path, hash_teacher)
+    other._merge = lambda: None
+    other.fill(hash_teacher, second)
+    content = bytearray(victim.read_bytes())
+    if damage == "bit":
+        content[-100] ^= 1
+    elif damage == "cut":
+        content = content[: len(content) // 2]
+    elif damage == "empty":
+        content = bytearray()
+    elif damage == "garbage":
+        content[:] = os.urandom(len(content))
+    else:
+        content[12] ^= 255
+    victim.write_bytes(content)
+    with pytest.warns(UserWarning, match=victim.name[:8]):
+        again = TargetCache(tmp_path, hash_teacher)
+        done = again.fill(hash_teacher, first + second)
+    assert done.encoded == 600
+    assert again.damaged == [victim.name]
+    np.testing.assert_allclose(np.asarray(again.targets(first + second)), expected(hash_teacher, first + second), atol=1e-3)
+
+
+def test_verify_reports_every_damaged_shard(tmp_path, hash_teacher):
+    cache = TargetCache(tmp_path, hash_teacher)
+    cache.fill(hash_teacher, sentences(100))
+    assert cache.verify() == []
+    victim = _shard(cache)
+    content = bytearray(victim.read_bytes())
+    content[-1] ^= 1
+    victim.write_bytes(content)
+    with pytest.warns(UserWarning, match="checksum"):
+        assert TargetCache(tmp_path, hash_teacher).verify() == [victim.name]
+
+
+def test_half_written_files_are_never_taken_for_shards(tmp_path, hash_teacher):
+    cache = TargetCache(tmp_path, hash_teacher)
+    cache.fill(hash_teacher, sentences(10))
+    (cache.folder / ".writing-abc").write_bytes(b"half")
+    os.utime(cache.folder / ".writing-abc", (1, 1))
+    assert TargetCache(tmp_path, hash_teacher).fill(hash_teacher, sentences(20)).encoded == 10
+    assert not list(cache.folder.glob(".writing-*"))
+
+
+def test_two_processes_fill_one_cache(tmp_path, hash_teacher):
+    processes = [child(tmp_path, 3000, sleep=0.01) for _ in range(2)]
+    counts = []
+    for process in processes:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        counts.append(int(out.split()[-1]))
+    assert sum(counts) >= 3000
+    cache, texts = TargetCache(tmp_path, hash_teacher), sentences(3000)
+    assert cache.plan(texts).missing == 0 and not cache.verify()
+    np.testing.assert_allclose(np.asarray(cache.targets(texts)), expected(hash_teacher, texts), atol=1e-3)
+
+
+def test_merging_leaves_few_files_and_every_target(tmp_path, hash_teacher, monkeypatch):
+    monkeypatch.setattr("workbench.cache.MERGED_ROWS", 1024)
+    texts = sentences(3000)
+    cache = TargetCache(tmp_path, hash_teacher)
+    reader = None
+    for start in range(0, 3000, 100):
+        cache.fill(hash_teacher, texts[start : start + 100])
+        reader = reader or cache.targets(texts[:100])  # stays readable while its file is merged away
+    assert len(shards.listing(cache.folder)) <= 8
+    assert len(cache) == 3000
+    np.testing.assert_allclose(np.asarray(cache.targets(texts)), expected(hash_teacher, texts), atol=1e-3)
+    np.testing.assert_allclose(reader[:], expected(hash_teacher, texts[:100]), atol=1e-3)
+
+
+class FaultyTeacher(HashTeacher):
+    fault = "nan"
+
+    def encode(self, texts, role):
+        vectors = super().encode(texts, role)
+        if self.fault == "nan":
+            vectors[[t.startswith("bad") for t in texts]] = np.nan
+        elif self.fault == "large":
+            vectors[0] *= 1e6
+        elif self.fault == "width":
+            return vectors[:, :-1]
+        elif self.fault == "count":
+            return vectors[:-1]
+        return vectors
+
+
+def test_nan_is_refused_and_the_other_vectors_are_kept(tmp_path):
+    teacher = FaultyTeacher()
+    texts = [*sentences(20), Text("bad one", Role.QUERY)]
+    cache = TargetCache(tmp_path, teacher)
+    with pytest.raises(TeacherError, match="1 query vectors are NaN or infinite .first: 'bad one'."):
+        cache.fill(teacher, texts)
+    assert cache.plan(texts).missing == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"), [("width", "shape"), ("count", "shape"), ("large", "dtype='float32'")]
+)
+def test_wrong_arrays_are_refused(tmp_path, fault, message):
+    teacher = FaultyTeacher()
+    teacher.fault = fault
+    with pytest.raises(TeacherError, match=message):
+        TargetCache(tmp_path, teacher).fill(teacher, sentences(20))
+
+
+def test_float32_is_a_cache_of_its_own(tmp_path, hash_teacher):
+    texts = sentences(10)
+    half, full = TargetCache(tmp_path, hash_teacher), TargetCache(tmp_path, hash_teacher, dtype="float32")
+    half.fill(hash_teacher, texts)
+    assert full.fill(hash_teacher, texts).encoded == 10
+    np.testing.assert_array_equal(np.asarray(full.targets(texts)), expected(hash_teacher, texts))
+    with pytest.raises(CacheError, match="float16 or float32"):
+        TargetCache(tmp_path, hash_teacher, dtype="int8")
+
+
+def test_a_full_disk_ends_with_a_clear_error_and_the_rest_intact(tmp_path, hash_teacher):
+    """A file size limit makes the kernel refuse writes just as a full disk does."""
+    TargetCache(tmp_path, hash_teacher).fill(hash_teacher, sentences(30))
+    code = CHILD.format(tests=str(TESTS), root=str(tmp_path), count=900, sleep=0)
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, preexec_fn=limit)
+    assert "CacheError" in result.stderr and "Everything stored before is intact" in result.stderr
+    cache = TargetCache(tmp_path, hash_teacher)
+    assert not list(cache.folder.glob(".writing-*"))
+    assert len(cache) >= 30 and not cache.verify()
+    assert cache.fill(hash_teacher, sentences(30)).encoded == 0
+
+
+def test_too_little_room_is_noticed_before_the_teacher_works(tmp_path, hash_teacher, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    with pytest.raises(CacheError, match="make room"):
+        TargetCache(tmp_path, hash_teacher).fill(hash_teacher, sentences(100))
+    assert not hash_teacher.encoded
+
+
+def test_a_folder_that_cannot_be_written_to_is_noticed_before_the_teacher_works(tmp_path, hash_teacher):
+    (tmp_path / "file").touch()
+    cache = TargetCache(tmp_path / "file" / "cache", hash_teacher)
+    with pytest.raises(CacheError, match="cannot be written to"):
+        cache.fill(hash_teacher, sentences(10))
+    assert not hash_teacher.encoded
+
+
+def test_no_texts_is_no_error(tmp_path, hash_teacher):
+    cache = TargetCache(tmp_path, hash_teacher)
+    assert cache.fill(hash_teacher, []).done == 0
+    assert cache.targets([]).shape == (0, 16)
+
+
+def test_reading_a_cache_warns_of_nothing(tmp_path, hash_teacher):
+    cache = TargetCache(tmp_path, hash_teacher)
+    cache.fill(hash_teacher, sentences(600))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TargetCache(tmp_path, hash_teacher).targets(sentences(600))

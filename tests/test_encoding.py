@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workbench import encoding, models
+from workbench.corpora import Role
+from workbench.errors import TeacherError
+from workbench.teachers import LocalTeacher
+
+
+@given(st.lists(st.integers(1, 600), max_size=200), st.integers(1, 4096))
+def test_buckets_hold_every_item_once_within_the_budget(lengths, budget):
+    batches = encoding.length_buckets(lengths, budget)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
+
+
+TEXTS = ["bread", "the river and the stone in the night", "", "a dog " * 60, "日本語 العربية 👩‍🔬", "bread oven"]
+
+
+def test_encode_gives_what_sentence_transformers_gives(tiny_model):
+    model = models.load(tiny_model, device="cpu")
+    ours = encoding.encode(model, TEXTS, "document", token_budget=64)
+    np.testing.assert_allclose(ours, model.encode(TEXTS), atol=1e-5)
+    assert ours.dtype == np.float32
+
+
+def test_prompts_by_role(tiny_model):
+    teacher = LocalTeacher(str(tiny_model), prompts={"query": "find: "}, device="cpu", precision="float32")
+    assert teacher.prompts == {"query": "find: ", "document": ""}
+    query, document = (teacher.encode(["bread"], role)[0] for role in (Role.QUERY, Role.DOCUMENT))
+    reference = models.load(tiny_model, device="cpu").encode(["find: bread", "bread"])
+    np.testing.assert_allclose([query, document], reference, atol=1e-5)
+
+
+def test_auto_precision_falls_back_where_it_would_cost_too_much(tiny_model, monkeypatch):
+    monkeypatch.setattr(encoding, "best_dtype", lambda device: torch.bfloat16)
+    assert LocalTeacher(str(tiny_model), device="cpu").dtype == torch.bfloat16
+    monkeypatch.setattr("workbench.teachers.LEAST_COSINE", 1.0001)
+    strict = LocalTeacher(str(tiny_model), device="cpu")
+    assert strict.dtype == torch.float32
+    reference = models.load(tiny_model, device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(strict.encode(TEXTS, Role.DOCUMENT), reference, atol=1e-6)
+
+
+def test_identity_states_what_decides_the_vectors(tiny_model, other_tiny_model):
+    one = LocalTeacher(str(tiny_model), device="cpu")
+    assert one.identity["pooling"][0] == "Pooling:mean"
+    assert one.identity["normalize"] is True and one.identity["dimension"] == 32
+    assert LocalTeacher(str(tiny_model), device="cpu").identity == one.identity
+    assert LocalTeacher(str(tiny_model), device="cpu", max_length=20).identity != one.identity
+    assert LocalTeacher(str(other_tiny_model), device="cpu").identity != one.identity
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "int4"}, "must be auto, float32 or bfloat16"),
+        ({"max_length": 1000}, "takes from 3 to 48 tokens"),
+        ({"prompts": {"passage": "x"}}, "the roles are query and document"),
+    ],
+)
+def test_settings_that_make_no_sense(tiny_model, options, message):
+    with pytest.raises(TeacherError, match=message):
+        LocalTeacher(str(tiny_model), device="cpu", **options)

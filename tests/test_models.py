@@ -1,0 +1,91 @@
+import json
+import shutil
+import zipfile
+
+import pytest
+from conftest import make_tiny_model  # noqa: F401
+
+from workbench import models
+from workbench.errors import ModelError
+
+
+def test_a_folder_is_a_model(tiny_model):
+    files = models.resolve(tiny_model)
+    assert files.path == tiny_model and len(files.fingerprint) == 64
+    assert models.resolve(str(tiny_model)) == files
+
+
+def test_the_fingerprint_follows_the_content(tiny_model, tmp_path):
+    copy = shutil.copytree(tiny_model, tmp_path / "copy")
+    assert models.resolve(copy).fingerprint == models.resolve(tiny_model).fingerprint
+    config = json.loads((copy / "1_Pooling" / "config.json").read_text())
+    (copy / "1_Pooling" / "config.json").write_text(json.dumps(config | {"pooling_mode": "cls"}))
+    assert models.resolve(copy).fingerprint != models.resolve(tiny_model).fingerprint
+
+
+def test_an_unknown_name_lists_what_was_tried():
+    with pytest.raises(ModelError, match=r"(?s)Tried:.*folder nobody/no-such-model.*hub: not in its cache"):
+        models.resolve("nobody/no-such-model")
+    with pytest.raises(ModelError, match="not a model's name"):
+        models.resolve("no such model!")
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    package = models._Package(("no-such-distribution",), "00")
+    monkeypatch.setitem(models._PACKAGES, models.MINILM, package)
+    with pytest.raises(ModelError, match=r"(?s)no-such-distribution is not installed; `make models`"):
+        models.resolve("all-MiniLM-L6-v2")
+
+
+def test_pickled_weights_and_empty_folders_are_refused(tmp_path):
+    with pytest.raises(ModelError, match="no weights"):
+        models.resolve(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(ModelError, match="pickled weights only"):
+        models.resolve(tmp_path)
+
+
+def test_broken_weights_are_a_clear_error(tiny_model, tmp_path):
+    copy = shutil.copytree(tiny_model, tmp_path / "copy")
+    (copy / "model.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        models.load(copy)
+
+
+def _zip(path, members):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    content = path.read_bytes()
+    parts = [path.with_suffix(f".{i}") for i in (1, 2)]
+    parts[0].write_bytes(content[:20])
+    parts[1].write_bytes(content[20:])
+    return parts
+
+
+def test_unpacking_checks_the_hash_and_leaves_nothing_behind(tmp_path):
+    parts = _zip(tmp_path / "m.zip", {"m/model.safetensors": b"weights", "m/config.json": b"{}"})
+    with pytest.raises(ModelError, match=r"not the published model.*expected 00"):
+        models._unpack(parts, tmp_path / "home" / "m", "00")
+    assert not list((tmp_path / "home").iterdir())
+
+
+def test_unpacking_never_leaves_its_folder(tmp_path):
+    import hashlib
+
+    members = {
+        "m/model.safetensors": b"weights", "m/1_Pooling/config.json": b"{}", "m/run.py": b"boom", "m/../../evil.json": b"{}",
+        "m/../evil.json": b"{}", "/m/absolute.json": b"{}", "m/desktop.ini": b"x",
+    }  # fmt: skip
+    parts = _zip(tmp_path / "m.zip", members)
+    target = models._unpack(parts, tmp_path / "home" / "m", hashlib.sha256(b"weights").hexdigest())
+    found = {p.relative_to(tmp_path / "home").as_posix() for p in (tmp_path / "home").rglob("*") if p.is_file()}
+    assert {"m/model.safetensors", "m/1_Pooling/config.json"} <= found
+    assert not any("evil" in name or name.endswith((".py", ".ini")) for name in found)
+    assert not list(tmp_path.glob("evil*")) and target == tmp_path / "home" / "m"
+
+
+def test_pieces_that_are_no_zip(tmp_path):
+    (tmp_path / "1").write_bytes(b"no zip at all")
+    with pytest.raises(ModelError, match="do not join to a zip"):
+        models._unpack([tmp_path / "1"], tmp_path / "m", "00")
