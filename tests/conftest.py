@@ -44,7 +44,7 @@ def make_tiny_model(folder: Path, *, seed: int, width: int = 32) -> Path:
     torch.manual_seed(seed)
     config = BertConfig(
         vocab_size=len(dict.fromkeys(vocabulary)), hidden_size=width, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=64, max_position_embeddings=64, initializer_range=0.3,
+        intermediate_size=64, max_position_embeddings=64, initializer_range=0.05,
     )  # fmt: skip
     BertModel(config).save_pretrained(raw)
     BertTokenizerFast(vocab=str(raw / "vocab.txt"), do_lower_case=True).save_pretrained(raw)

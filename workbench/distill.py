@@ -24,7 +24,7 @@ from sentence_transformers import SentenceTransformer
 from workbench import encoding
 from workbench.corpora import Text
 from workbench.errors import DistillError
-from workbench.student import by_role, head_of
+from workbench.student import by_role, head_of, pooled, ridge
 
 _POOL_BATCHES = 50  # batches drawn together and sorted by length: random enough, little padding
 
@@ -243,37 +243,41 @@ def check(
         warnings.warn("all targets have unit norm: a student built with normalize=True fits better", stacklevel=3)
     if absent := {"query", "document"} - set(by_role(texts)):
         warnings.warn(f"no {absent.pop()} among the training texts; a student learns the roles it sees", stacklevel=3)
-    _check_in_step(texts, targets)
+    _check_in_step(student, texts, targets)
 
 
-def _check_in_step(texts: Sequence[Text], targets: np.ndarray) -> None:
-    """Texts that share words should have closer targets than texts that do not.
+def _check_in_step(student: SentenceTransformer, texts: Sequence[Text], targets: np.ndarray) -> None:
+    """The student's features must say something about their targets.
 
-    A permutation test on a sample, so that shifted or shuffled vectors are noticed whatever the model.
+    A permutation test on a sample: a ridge regression has to predict unseen targets better than it
+    does after shuffling them within each role, so that shifted or shuffled vectors are noticed
+    whatever the models.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
     if len(texts) < 200:
         return
     rng = np.random.default_rng(0)
-    sample = rng.choice(len(texts), size=min(600, len(texts)), replace=False)
-    words = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 4), sublinear_tf=True).fit_transform(
-        [texts[i].text[:400] for i in sample]
-    )
-    upper = np.triu_indices(len(sample), 1)
-    shared = (words @ words.T).toarray()
-    vectors = targets[sample]
-    similar = vectors @ vectors.T
+    chosen = rng.choice(len(texts), size=min(400, len(texts)), replace=False)
+    sample = [texts[i] for i in chosen]
+    features = torch.from_numpy(pooled(student, sample)).double()
+    wanted = torch.from_numpy(np.asarray(targets[chosen], dtype=np.float32)).double()
+    fitted = len(chosen) * 3 // 4
+    roles = by_role(sample)
 
-    def correlation(order: np.ndarray) -> float:
-        return float(np.corrcoef(shared[upper], similar[np.ix_(order, order)][upper])[0, 1])
+    def error(order: np.ndarray) -> float:
+        weight, bias = ridge(features[:fitted], wanted[order[:fitted]], 0.1)
+        return float((features[fitted:] @ weight.T + bias - wanted[order[fitted:]]).pow(2).sum(dim=1).mean())
 
-    found = correlation(np.arange(len(sample)))
-    by_chance = [correlation(rng.permutation(len(sample))) for _ in range(10)]
-    if found <= max(by_chance):
+    def shuffled() -> np.ndarray:
+        order = np.arange(len(sample))
+        for rows in roles.values():
+            order[rows] = rng.permutation(rows)
+        return order
+
+    found, by_chance = error(np.arange(len(sample))), np.array([error(shuffled()) for _ in range(20)])
+    if found > by_chance.mean() - 3 * by_chance.std():
         raise DistillError(
-            "texts and targets look out of step: texts that share words are no closer in the targets than "
-            f"after shuffling (correlation {found:.3f}). Check that row i of the targets belongs to text i."
+            f"texts and targets look out of step: {fitted} of them say no more about the others (squared error "
+            f"{found:.3f}) than after shuffling ({by_chance.mean():.3f}). Check that row i of the targets belongs to text i."
         )
 
 

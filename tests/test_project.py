@@ -1,0 +1,70 @@
+"""The project's files agree with each other."""
+
+import re
+import subprocess
+import tomllib
+
+import jupytext
+import nbformat
+import pytest
+import yaml
+
+from workbench.paths import PROJECT
+
+NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
+
+
+def _pins():
+    lines = (PROJECT / "constraints.txt").read_text().splitlines()
+    return dict(re.fullmatch(r"([^=]+)==(\S+)", line).groups() for line in lines if line and not line.startswith("#"))
+
+
+def _normal(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_every_dependency_is_pinned():
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    named = project["dependencies"] + project["optional-dependencies"]["test"]
+    pinned = {_normal(name) for name in _pins()}
+    assert not {_normal(re.match(r"[\w.-]+", line).group()) for line in named} - pinned
+    assert _pins()["torch"] == "2.13.0"
+
+
+def test_conda_gets_the_same_set():
+    environment = yaml.safe_load((PROJECT / "environment.yml").read_text())
+    *conda, pip = environment["dependencies"]
+    assert pip == {"pip": ["-c constraints.txt", "-e .[test]"]}
+    python = next(d for d in conda if d.startswith("python="))
+    requires = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert requires == ">=" + python.removeprefix("python=")
+    assert set(conda) == {python, "pip"}
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_agree_with_their_sources(notebook):
+    """`make notebooks` writes them; they are kept without outputs and with a kernel."""
+    saved = nbformat.read(notebook, as_version=4)
+    source = jupytext.read(notebook.with_suffix(".py"))
+    cells = lambda nb: [(c.cell_type, c.source, c.metadata.get("tags", [])) for c in nb.cells]  # noqa: E731
+    assert cells(saved) == cells(source)
+    assert saved.metadata.kernelspec.name == "python3"
+    assert not any(c.get("outputs") or c.get("execution_count") for c in saved.cells)
+    nbformat.validate(saved)
+
+
+def test_there_are_notebooks():
+    assert {n.stem[:2] for n in NOTEBOOKS} >= {"01", "02"}
+    assert {n.stem for n in NOTEBOOKS} == {p.stem for p in (PROJECT / "notebooks").glob("*.py")}
+
+
+def test_the_makefile_has_the_commands_of_the_readme():
+    targets = set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"make ([a-z]+)", (PROJECT / "README.md").read_text())) <= targets
+
+
+def test_nothing_large_and_no_pickle_is_kept():
+    listed = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout.split("\n")
+    files = [PROJECT / name for name in listed if name and (PROJECT / name).is_file()]
+    assert all(f.stat().st_size < 1 << 20 for f in files)
+    assert not [f for f in files if f.suffix in (".pkl", ".pt", ".bin", ".safetensors")]
