@@ -47,7 +47,9 @@ def machine() -> str:
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
         processor = names[0] if names else processor
     accelerator = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     fast = [name for name, has in torch.cpu.get_capabilities().items() if has and "bf16" in name]

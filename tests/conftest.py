@@ -10,13 +10,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from workbench.corpora import Role, Text  # noqa: E402
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _tests_keep_their_own_home(tmp_path_factory):
-    """Unpacked models are shared with the project; caches and students of the tests are not."""
-    os.environ.pop("WORKBENCH_HOME", None)
+from workbench.corpora import Role, Text
 
 
 @pytest.fixture(scope="session")

@@ -160,7 +160,9 @@ print(cache.fill(teacher, sentences({count})).encoded, flush=True)
 
 def child(root, count, sleep=0.0, **options):
     code = CHILD.format(tests=str(TESTS), root=str(root), count=count, sleep=sleep)
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
 
 
 def test_sigkill_loses_at_most_the_group_in_flight(tmp_path, hash_teacher):
@@ -216,7 +218,9 @@ def test_damage_is_noticed_named_and_only_its_texts_are_encoded_again(tmp_path, 
         done = again.fill(hash_teacher, first + second)
     assert done.encoded == 600
     assert again.damaged == [victim.name]
-    np.testing.assert_allclose(np.asarray(again.targets(first + second)), expected(hash_teacher, first + second), atol=1e-3)
+    np.testing.assert_allclose(
+        np.asarray(again.targets(first + second)), expected(hash_teacher, first + second), atol=1e-3
+    )
 
 
 def test_verify_reports_every_damaged_shard(tmp_path, hash_teacher):
@@ -292,9 +296,7 @@ def test_nan_is_refused_and_the_other_vectors_are_kept(tmp_path):
     assert cache.plan(texts).missing == 1
 
 
-@pytest.mark.parametrize(
-    ("fault", "message"), [("width", "shape"), ("count", "shape"), ("large", "dtype='float32'")]
-)
+@pytest.mark.parametrize(("fault", "message"), [("width", "shape"), ("count", "shape"), ("large", "dtype='float32'")])
 def test_wrong_arrays_are_refused(tmp_path, fault, message):
     teacher = FaultyTeacher()
     teacher.fault = fault

@@ -46,7 +46,12 @@ def test_wrong_usage_is_exit_code_2(arguments):
 
 
 def test_cache_distill_evaluate(home, tiny_model, other_tiny_model, capsys):
-    assert cli.main(["cache", "--texts", "texts.jsonl", "--teacher", str(other_tiny_model), "--max-length", "40", "--dry-run"]) == 0
+    assert (
+        cli.main(
+            ["cache", "--texts", "texts.jsonl", "--teacher", str(other_tiny_model), "--max-length", "40", "--dry-run"]
+        )
+        == 0
+    )
     assert "300 of 300 targets missing" in capsys.readouterr().out
     assert cli.main(distill_arguments(tiny_model, other_tiny_model)) == 0
     assert "student saved to student" in capsys.readouterr().out

@@ -13,7 +13,11 @@ from workbench.errors import CorpusError
 
 def write_beir(folder, documents=None, queries=None, qrels=None):
     (folder / "qrels").mkdir(parents=True, exist_ok=True)
-    documents = documents if documents is not None else [{"_id": "d1", "title": "T", "text": "one"}, {"_id": "d2", "text": "two"}]
+    documents = (
+        documents
+        if documents is not None
+        else [{"_id": "d1", "title": "T", "text": "one"}, {"_id": "d2", "text": "two"}]
+    )
     queries = queries if queries is not None else [{"_id": "q1", "text": "which"}, {"_id": "q2", "text": "unjudged"}]
     qrels = qrels if qrels is not None else [("q1", "d1", 2), ("q1", "d2", 0)]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(d) + "\n" for d in documents))

@@ -77,7 +77,9 @@ def test_saved_students_load_with_plain_sentence_transformers(tiny_model, lesson
     plain = SentenceTransformer(str(tmp_path / "student"), device="cpu")
     texts = ["bread in the oven", "a river"]
     np.testing.assert_allclose(plain.encode_query(texts), model.encode_query(texts), atol=1e-6)
-    np.testing.assert_allclose(plain.encode_query(texts), embed(model, [Text(t, "query") for t in texts], "float32"), atol=1e-5)
+    np.testing.assert_allclose(
+        plain.encode_query(texts), embed(model, [Text(t, "query") for t in texts], "float32"), atol=1e-5
+    )
     assert not list(tmp_path.glob(".*"))
     with pytest.raises(ModelError, match="no student"):
         student.load(tiny_model)
@@ -161,7 +163,13 @@ def test_a_stopped_run_keeps_the_best_student(tiny_model, lesson):
     wild = replace(FAST, learning_rate=1.0, final_learning_rate=1.0, max_grad_norm=None)
     before = evaluate(model, held_out, wanted)["loss"]
     result = distill(
-        model, train, targets, wild, held_out=(held_out, wanted), stop=stop, on_event=lambda e: e.step == 20 and stop.set()
+        model,
+        train,
+        targets,
+        wild,
+        held_out=(held_out, wanted),
+        stop=stop,
+        on_event=lambda e: e.step == 20 and stop.set(),
     )
     assert result.stopped and result.best_step == 0
     assert evaluate(model, held_out, wanted)["loss"] == pytest.approx(before, rel=1e-3)
@@ -174,7 +182,9 @@ def test_checkpoints_of_another_run_are_refused(tiny_model, lesson, tmp_path):
         distill(build(tiny_model), train, targets, replace(FAST, seed=1), checkpoints=tmp_path)
     with pytest.raises(DistillError, match="another run .different texts, targets."):
         distill(build(tiny_model), train[:-8], targets[:-8], FAST, checkpoints=tmp_path)
-    assert not distill(build(tiny_model), train, targets, replace(FAST, seed=1), checkpoints=tmp_path, resume=False).stopped
+    assert not distill(
+        build(tiny_model), train, targets, replace(FAST, seed=1), checkpoints=tmp_path, resume=False
+    ).stopped
 
 
 def test_a_damaged_or_half_written_checkpoint(tiny_model, lesson, tmp_path):
@@ -221,7 +231,14 @@ def test_two_processes_train_the_student_of_one(tiny_model, lesson, tmp_path):
                 wanted=str(tmp_path / "wanted.npy"), folder=str(tmp_path / f"checkpoints-{processes}"),
             )
         )  # fmt: skip
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", str(script)]
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={processes}",
+            str(script),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
         vectors[processes] = embed(student.load(output, device="cpu"), held_out, "float32")

@@ -64,7 +64,9 @@ def test_the_makefile_has_the_commands_of_the_readme():
 
 
 def test_nothing_large_and_no_pickle_is_kept():
-    listed = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout.split("\n")
+    listed = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
     files = [PROJECT / name for name in listed if name and (PROJECT / name).is_file()]
     assert all(f.stat().st_size < 1 << 20 for f in files)
     assert not [f for f in files if f.suffix in (".pkl", ".pt", ".bin", ".safetensors")]

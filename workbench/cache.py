@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -171,7 +172,9 @@ class TargetCache:
                 the good vectors of the group are stored first.
         """
         if json.loads(json.dumps({**teacher.identity, "stored_as": self.dtype.name})) != self.identity:
-            raise CacheError(f"{self.folder.name} holds targets of another teacher or of other settings; open its own cache")
+            raise CacheError(
+                f"{self.folder.name} holds targets of another teacher or of other settings; open its own cache"
+            )
         if {role.value: teacher.prompts.get(role, "") for role in Role} != self.prompts:
             raise CacheError("the teacher's prompts have changed since this cache was opened; open it again")
         self._check_writable()
@@ -296,7 +299,9 @@ class TargetCache:
                     json.dump(self.identity, file, indent=1)
                 os.replace(file.name, statement)
         except OSError as error:
-            raise CacheError(f"the cache folder {self.folder} cannot be written to: {error.strerror or error}") from None
+            raise CacheError(
+                f"the cache folder {self.folder} cannot be written to: {error.strerror or error}"
+            ) from None
 
     def _merge(self) -> None:
         """Join small shards into large ones, so that opening and reading stay quick.
@@ -368,10 +373,8 @@ class TargetCache:
             self._shards.pop(path.name, None)
             self.damaged.append(path.name)
         warnings.warn(f"damaged shard in {self.folder}: {damage}. Its texts will be encoded again.", stacklevel=3)
-        try:
+        with contextlib.suppress(OSError):  # a read-only cache: it stays out of use all the same
             path.replace(path.with_suffix(".damaged"))
-        except OSError:
-            pass  # a read-only cache: it stays out of use all the same
 
     def _locate(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return shard number (-1: missing) and row of each key; only verified shards count."""

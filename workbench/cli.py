@@ -141,7 +141,9 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
 def _evaluate(options: argparse.Namespace, stop: threading.Event) -> None:
     from workbench import comparison, corpora, models, student
 
-    collection = corpora.tutorial() if options.collection == "tutorial" else corpora.beir(options.collection, options.split)
+    collection = (
+        corpora.tutorial() if options.collection == "tutorial" else corpora.beir(options.collection, options.split)
+    )
     model = student.load(options.student)
     statement = Path(options.student) / "distillation.json"
     about = json.loads(statement.read_text()) if statement.is_file() else {}
@@ -151,7 +153,9 @@ def _evaluate(options: argparse.Namespace, stop: threading.Event) -> None:
     teacher, cache = _teacher_and_cache(options)
     learned_from = about.get("teacher", {}).get("fingerprint")
     if learned_from not in (None, teacher.identity["fingerprint"]):
-        raise WorkbenchError(f"{options.student} was distilled from {about['teacher']['teacher']}, not from these weights")
+        raise WorkbenchError(
+            f"{options.student} was distilled from {about['teacher']['teacher']}, not from these weights"
+        )
     base = models.load(options.base)
     base.max_seq_length = model.max_seq_length = options.max_length
     _fill(teacher, cache, collection.query_texts() + collection.document_texts(), stop)
@@ -169,7 +173,14 @@ def _lab(options: argparse.Namespace, stop: threading.Event) -> None:
     notebooks = PROJECT / "notebooks"
     if not notebooks.is_dir():
         raise WorkbenchError(f"no notebooks at {notebooks}: run this from a checkout of the project")
-    command = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", f"--port={options.port}", f"--notebook-dir={PROJECT}"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--ip=127.0.0.1",
+        f"--port={options.port}",
+        f"--notebook-dir={PROJECT}",
+    ]
     if options.no_browser:
         command.append("--no-browser")
     os.execv(sys.executable, [*command, "--LabApp.default_url=/lab/tree/notebooks/01_teacher_caching.ipynb"])
@@ -237,9 +248,13 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     def teacher_options(sub: argparse.ArgumentParser, teacher: str | None, length: int | None) -> None:
-        sub.add_argument("--teacher", default=teacher, help="the large model: a folder, a packaged model, or a name on the hub")
+        sub.add_argument(
+            "--teacher", default=teacher, help="the large model: a folder, a packaged model, or a name on the hub"
+        )
         sub.add_argument("--max-length", type=_positive, default=length, help="tokens read of each text")
-        sub.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"], help="the teacher's arithmetic")
+        sub.add_argument(
+            "--precision", default="auto", choices=["auto", "float32", "bfloat16"], help="the teacher's arithmetic"
+        )
         sub.add_argument("--cache", help="folder of the target caches (default: cache/ in the workbench's folder)")
 
     demo = command("demo", _demo, "Run the main job once on docstrings and print the comparison",
@@ -259,7 +274,9 @@ def _parser() -> argparse.ArgumentParser:
     distill.add_argument("--limit", type=_positive, help="use the first so many texts")
     distill.add_argument("--base", default="all-MiniLM-L6-v2", help="the small model that the student starts from")
     distill.add_argument("--output", required=True, help="folder for the student")
-    distill.add_argument("--start", default="closed-form", choices=["closed-form", "random"], help="how the head starts")
+    distill.add_argument(
+        "--start", default="closed-form", choices=["closed-form", "random"], help="how the head starts"
+    )
     distill.add_argument("--epochs", type=_positive, default=2, help="passes over the texts in a cycle")
     distill.add_argument("--cycles", type=_positive, default=1, help="how often the learning rate starts again")
     distill.add_argument("--batch-size", type=_positive, default=16, help="texts a step, over all processes")
@@ -274,7 +291,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--collection", default="tutorial", help="'tutorial' or a folder in BEIR layout")
     evaluate.add_argument("--split", default="test", help="which judgments to use")
     evaluate.add_argument("--base", help="the untrained model to compare with (default: what the student started from)")
-    evaluate.add_argument("--json", help="where to write the table (default: evaluate-NAME.json in the workbench's folder)")
+    evaluate.add_argument(
+        "--json", help="where to write the table (default: evaluate-NAME.json in the workbench's folder)"
+    )
     teacher_options(evaluate, None, None)
 
     lab = command("lab", _lab, "Open the notebooks in JupyterLab", "Listens on this machine only, with a token.")

@@ -79,7 +79,10 @@ def table(rows: pd.DataFrame, labels: Mapping[str, str] = LABELS) -> str:
 def as_rows(rows: pd.DataFrame) -> list[dict]:
     """Return rows as JSON values; what is not defined (a share of nothing) is null."""
     return [
-        {name: value if isinstance(value, str) else (round(float(value), 6) if np.isfinite(value) else None) for name, value in row.items()}
+        {
+            name: value if isinstance(value, str) else (round(float(value), 6) if np.isfinite(value) else None)
+            for name, value in row.items()
+        }
         for row in rows.to_dict("records")
     ]
 

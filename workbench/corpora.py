@@ -178,7 +178,13 @@ def read_texts(path: str | Path) -> Iterator[Text]:
 
 
 def hub_texts(
-    name: str, column: str, role: Role | str, *, config: str | None = None, split: str = "train", limit: int | None = None
+    name: str,
+    column: str,
+    role: Role | str,
+    *,
+    config: str | None = None,
+    split: str = "train",
+    limit: int | None = None,
 ) -> Iterator[Text]:
     """Stream one text column of a data set of the hub; nothing is downloaded whole.
 
@@ -383,7 +389,9 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, dict]]:
     except (pa.ArrowInvalid, OSError) as error:
         raise CorpusError(f"{path} cannot be read as parquet: {error}") from None
     if missing := {"text", "role"} - set(file.schema_arrow.names):
-        raise CorpusError(f"{path} has no column {' or '.join(sorted(missing))}; it has {', '.join(file.schema_arrow.names)}")
+        raise CorpusError(
+            f"{path} has no column {' or '.join(sorted(missing))}; it has {', '.join(file.schema_arrow.names)}"
+        )
     if not file.metadata.num_rows:
         raise CorpusError(f"{path} is empty")
     number = 0
@@ -421,7 +429,7 @@ def _qrels(path: Path, queries: dict[str, str], documents: dict[str, str]) -> di
     unknown: list[str] = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         parts = line.split("\t")
-        if number == 1 and parts[-1].strip() == "score" or not line.strip():
+        if (number == 1 and parts[-1].strip() == "score") or not line.strip():
             continue
         where = f"{path}, line {number}"
         try:

@@ -93,7 +93,11 @@ def run(
 
 def _student(recipe, folder, cache, texts, evaluated, stop, fresh):
     """Return the trained student, its closed-form start, and what training measured."""
-    identity = {"recipe": recipe.as_dict(), "cache": cache.identity, "texts": cache.keys(texts + evaluated).tobytes().hex()[:64]}
+    identity = {
+        "recipe": recipe.as_dict(),
+        "cache": cache.identity,
+        "texts": cache.keys(texts + evaluated).tobytes().hex()[:64],
+    }
     identity = json.loads(json.dumps(identity))
     statement = folder / "run.json"
     if not fresh and statement.is_file():

@@ -154,7 +154,9 @@ def distill(
     check(student, texts, targets, held_out, batch_size=settings.batch_size)
     accelerator = Accelerator(cpu=student.device.type == "cpu")
     if settings.batch_size % accelerator.num_processes:
-        raise DistillError(f"batch_size {settings.batch_size} cannot be shared by {accelerator.num_processes} processes")
+        raise DistillError(
+            f"batch_size {settings.batch_size} cannot be shared by {accelerator.num_processes} processes"
+        )
     torch.manual_seed(settings.seed + accelerator.process_index)
     run = _Run(student, texts, targets, settings, held_out, accelerator, on_event)
     saver = _Checkpoints(Path(checkpoints), run) if checkpoints else None
@@ -317,7 +319,9 @@ class _Run:
         for parameter in _without_gradient(student):
             parameter.requires_grad_(False)
         trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+        optimizer = torch.optim.AdamW(
+            trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
         self.model, self.optimizer = accelerator.prepare(student, optimizer)
         self._trained_texts, self._seconds = 0, 0.0
 
@@ -522,7 +526,9 @@ class _Checkpoints:
             weights = load_file(newest / "student.safetensors")
             best = load_file(newest / "best.safetensors") if (newest / "best.safetensors").exists() else None
         except Exception as error:
-            raise DistillError(f"checkpoint {newest} is damaged ({error}): delete it, training starts from the one before or anew") from None
+            raise DistillError(
+                f"checkpoint {newest} is damaged ({error}): delete it, training starts from the one before or anew"
+            ) from None
         if state["identity"] != run.identity:
             changed = [name for name in run.identity if state["identity"].get(name) != run.identity[name]]
             raise DistillError(
@@ -563,7 +569,7 @@ def _without_gradient(student: SentenceTransformer) -> Iterator[torch.nn.Paramet
         yield from pooler.parameters()
 
 
-class _dropout:  # noqa: N801  (used as a function)
+class _dropout:
     """Set the dropout probability inside a `with` block, None to leave it."""
 
     def __init__(self, student: SentenceTransformer, probability: float | None) -> None:

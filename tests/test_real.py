@@ -1,0 +1,104 @@
+"""The real models: what is promised of them holds."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from workbench import comparison, corpora, encoding, models, student
+from workbench.cache import TargetCache
+from workbench.corpora import Role
+from workbench.distill import distill, evaluate
+from workbench.paths import PROJECT, home
+from workbench.recipes import TOUR
+from workbench.teachers import LocalTeacher
+
+pytestmark = pytest.mark.models
+SHARED = PROJECT.parent / "shared" / "data" / "retrieval"
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return LocalTeacher("all-mpnet-base-v2", max_length=TOUR.max_length)
+
+
+@pytest.fixture(scope="module")
+def cache(teacher):
+    return TargetCache(home() / "cache", teacher)
+
+
+def test_the_models_are_the_published_ones():
+    for name, parameters in ((models.MINILM, 22_713_216), (models.MPNET, 109_486_464)):
+        files = models.resolve(name.partition("/")[2])
+        assert files.name == name and files == models.resolve(name)
+        assert sum(p.numel() for p in models.load(files, device="cpu").parameters()) == parameters
+
+
+def test_fast_teacher_vectors_are_the_float32_vectors(teacher):
+    corpus = corpora.docstrings(pairs=60, held_out=1)
+    texts = [t.text for t in corpus.train]
+    reference = models.load(models.MPNET, device=str(teacher.model.device))
+    reference.max_seq_length = TOUR.max_length
+    exact = reference.encode(texts, show_progress_bar=False)
+    cosines = (teacher.encode(texts, Role.DOCUMENT) * exact).sum(axis=1)
+    assert cosines.mean() >= 0.999
+    assert teacher.dtype == encoding.best_dtype(teacher.model.device)
+
+
+def test_a_student_learns_its_teacher(cache, teacher):
+    """A few hundred texts: each step of the method must already pay."""
+    corpus = corpora.docstrings(pairs=400, held_out=100)
+    held_out = corpus.held_out.query_texts() + corpus.held_out.document_texts()
+    cache.fill(teacher, corpus.train + held_out)
+    targets, wanted = cache.targets(corpus.train), cache.targets(held_out)
+    model = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
+    random = evaluate(model, held_out, wanted)["loss"]
+    student.warm_start(model, corpus.train, targets)
+    warm = evaluate(model, held_out, wanted)["loss"]
+    result = distill(model, corpus.train, targets, replace(TOUR.settings, epochs=1), held_out=(held_out, wanted))
+    assert 1.8 < random < 2.2
+    assert warm < 0.9
+    assert result.best_loss < 0.97 * warm
+    base = models.load(TOUR.base)
+    base.max_seq_length = TOUR.max_length
+    rows = comparison.compare(corpus.held_out, cache, base, model).set_index("mode")
+    assert rows.loc["teacher", "ndcg_at_10"] > 0.7
+    assert rows.loc["asymmetric", "share_of_teacher"] > 0.8
+    assert rows.loc["standard", "share_of_teacher"] > 0.8
+
+
+def test_the_teacher_finds_its_way_through_the_tutorial(cache, teacher):
+    collection = corpora.tutorial()
+    cache.fill(teacher, collection.query_texts() + collection.document_texts())
+    base = models.load(TOUR.base)
+    model = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
+    student.warm_start(model, collection.document_texts(), cache.targets(collection.document_texts()))
+    rows = comparison.compare(collection, cache, base, model).set_index("mode")
+    assert rows.loc["teacher", "ndcg_at_10"] > 0.6
+    assert rows.loc["standard", "ndcg_at_10"] > 0.3
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"real collections are not at {SHARED}")
+def test_a_real_collection_of_paragraphs(cache, teacher):
+    collection = corpora.beir(SHARED / "xquad_en")
+    queries, documents = collection.query_texts()[:300], collection.document_texts()
+    cache.fill(teacher, queries + documents)
+    judged = {q: collection.qrels[q] for q in list(collection.queries)[:300]}
+    from workbench import retrieval
+
+    scores = retrieval.score(
+        judged,
+        list(judged),
+        list(collection.documents),
+        np.asarray(cache.targets(queries)),
+        np.asarray(cache.targets(documents)),
+    )
+    assert scores["ndcg_at_10"].mean() > 0.85
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"real collections are not at {SHARED}")
+@pytest.mark.parametrize("name", ["cisi", "cranfield", "med", "npl_vaswani", "scifact", "xquad_en"])
+@pytest.mark.filterwarnings("ignore:cranfield")
+def test_every_real_collection_is_read(name):
+    collection = corpora.beir(SHARED / name)
+    assert collection.documents and set(collection.queries) == set(collection.qrels)
