@@ -228,7 +228,7 @@ class TargetCache:
     ) -> Iterator[Text]:
         keys = self.keys(texts)
         unique, first = np.unique(keys, return_index=True)
-        todo = np.sort(first[~self._known(unique)])
+        todo = first[~self._known(unique)]  # in the order of keys: lengths and roles mixed, so that rates are true
         state.total, state.encoded_total = len(texts), len(todo)
         plan = Plan(len(texts), len(unique), len(todo), len(todo) * self._row_bytes)
         free = shutil.disk_usage(self.folder).free
@@ -247,7 +247,7 @@ class TargetCache:
             self._fill_group(teacher, [texts[i] for i in sample], state)
             seconds = (time.perf_counter() - started) * (len(todo) - SAMPLE_TEXTS) / SAMPLE_TEXTS
             plan = Plan(plan.texts, plan.unique, plan.missing, plan.bytes, seconds)
-            todo = np.setdiff1d(todo, sample)
+            todo = todo[~np.isin(todo, sample)]
         if on_plan:
             on_plan(plan)
         return (texts[i] for i in todo)

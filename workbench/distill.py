@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import os
-import shutil
 import threading
 import time
 import warnings
@@ -18,10 +15,10 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from workbench import encoding
+from workbench.checkpoints import Checkpoints
 from workbench.corpora import Text
 from workbench.errors import DistillError
 from workbench.student import by_role, head_of, pooled, ridge
@@ -158,8 +155,8 @@ def distill(
             f"batch_size {settings.batch_size} cannot be shared by {accelerator.num_processes} processes"
         )
     torch.manual_seed(settings.seed + accelerator.process_index)
-    run = _Run(student, texts, targets, settings, held_out, accelerator, on_event)
-    saver = _Checkpoints(Path(checkpoints), run) if checkpoints else None
+    run = Run(student, texts, targets, settings, held_out, accelerator, on_event)
+    saver = Checkpoints(Path(checkpoints), run) if checkpoints else None
     if saver and resume:
         saver.restore()
     with _dropout(student, settings.dropout):
@@ -286,7 +283,7 @@ def _check_in_step(student: SentenceTransformer, texts: Sequence[Text], targets:
 # --- the loop -------------------------------------------------------------------------------------
 
 
-class _Run:
+class Run:
     """The state of one training run."""
 
     def __init__(
@@ -325,7 +322,7 @@ class _Run:
         self.model, self.optimizer = accelerator.prepare(student, optimizer)
         self._trained_texts, self._seconds = 0, 0.0
 
-    def train(self, saver: _Checkpoints | None, stop: threading.Event | None) -> bool:
+    def train(self, saver: Checkpoints | None, stop: threading.Event | None) -> bool:
         """Take steps until the end or until stopped; return whether it was stopped."""
         self.student.train()
         if self.step == 0:
@@ -457,102 +454,6 @@ class _Run:
         return asked
 
 
-class _Checkpoints:
-    """Checkpoints of a run: a folder each, complete or absent; the newest one is kept."""
-
-    def __init__(self, folder: Path, run: _Run) -> None:
-        self.folder, self.run = folder, run
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / ".writable").touch()
-            (folder / ".writable").unlink()
-        except OSError as error:
-            raise DistillError(f"checkpoints cannot be written to {folder}: {error.strerror or error}") from None
-
-    def write(self) -> None:
-        run = self.run
-        # Every process draws its own dropout, so every process has a state of its own to keep.
-        generators = run.accelerator.gather(torch.get_rng_state().unsqueeze(0).to(run.accelerator.device)).cpu()
-        if not run.accelerator.is_main_process:
-            return
-        final = self.folder / f"step-{run.step:08d}"
-        scratch = self.folder / f".step-{run.step:08d}-{os.getpid()}"
-        try:
-            shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir()
-            _save(run.student.state_dict(), scratch / "student.safetensors")
-            if run.best is not None:
-                _save(run.best, scratch / "best.safetensors")
-            moments = {
-                f"{i}.{name}": tensor
-                for i, state in run.optimizer.state_dict()["state"].items()
-                for name, tensor in state.items()
-            }
-            if run.accelerator.device.type == "cuda":
-                moments["cuda_generator"] = torch.cuda.get_rng_state()
-            _save(moments | {"generators": generators}, scratch / "optimizer.safetensors")
-            state = {
-                "step": run.step,
-                "best_step": run.best_step,
-                "best_loss": run.best_loss,
-                "history": run.history,
-                "identity": run.identity,
-            }
-            (scratch / "state.json").write_text(json.dumps(state))
-            for file in scratch.iterdir():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
-            if final.exists():  # only after a restart from this very step
-                shutil.rmtree(final)
-            scratch.rename(final)
-        except OSError as error:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise DistillError(
-                f"the checkpoint of step {run.step:,} cannot be written to {self.folder}: {error.strerror or error}. "
-                "The one before is intact; make room and run again, it goes on from there."
-            ) from None
-        for old in self._complete():
-            if old != final:
-                shutil.rmtree(old, ignore_errors=True)
-
-    def restore(self) -> None:
-        run = self.run
-        if not (complete := self._complete()):
-            return
-        newest = complete[-1]
-        try:
-            state = json.loads((newest / "state.json").read_text())
-            tensors = load_file(newest / "optimizer.safetensors")
-            weights = load_file(newest / "student.safetensors")
-            best = load_file(newest / "best.safetensors") if (newest / "best.safetensors").exists() else None
-        except Exception as error:
-            raise DistillError(
-                f"checkpoint {newest} is damaged ({error}): delete it, training starts from the one before or anew"
-            ) from None
-        if state["identity"] != run.identity:
-            changed = [name for name in run.identity if state["identity"].get(name) != run.identity[name]]
-            raise DistillError(
-                f"{newest} is a checkpoint of another run (different {', '.join(changed)}): choose another folder, "
-                "or pass resume=False (--fresh) to start anew"
-            )
-        run.student.load_state_dict(weights)
-        generators = tensors.pop("generators")
-        torch.set_rng_state(generators[run.accelerator.process_index])
-        if (cuda := tensors.pop("cuda_generator", None)) is not None and run.accelerator.device.type == "cuda":
-            torch.cuda.set_rng_state(cuda)
-        loaded = run.optimizer.state_dict()
-        loaded["state"] = {}
-        for name, tensor in tensors.items():
-            number, _, moment = name.partition(".")
-            loaded["state"].setdefault(int(number), {})[moment] = tensor
-        run.optimizer.load_state_dict(loaded)
-        run.step, run.best_step, run.best_loss = state["step"], state["best_step"], state["best_loss"]
-        run.history, run.best = state["history"], best
-
-    def _complete(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("step-*") if (path / "state.json").is_file())
-
-
 def _tokenize(student: SentenceTransformer, texts: Sequence[Text]) -> list[np.ndarray]:
     tokens: list[np.ndarray] = []
     for start in range(0, len(texts), 8192):
@@ -589,7 +490,3 @@ class _dropout:
 def _autocast(device: torch.device, precision: str) -> torch.autocast:
     dtype = encoding.best_dtype(device) if precision == "auto" else getattr(torch, precision)
     return torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32)
-
-
-def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)

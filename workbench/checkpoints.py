@@ -1,0 +1,134 @@
+"""A training run on disk, so that a stopped or killed one gives the student of an undisturbed one.
+
+Weights, moments and random states are safetensors, the rest is json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from workbench.errors import DistillError
+
+if TYPE_CHECKING:
+    from workbench.distill import Run
+
+
+class Checkpoints:
+    """Checkpoints of one run: a folder each, complete or absent; the newest one is kept.
+
+    Args:
+        folder: where they go.
+        run: the training run, see `workbench.distill`.
+
+    Raises:
+        DistillError: the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path, run: Run) -> None:
+        self.folder, self.run = folder, run
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / ".writable").touch()
+            (folder / ".writable").unlink()
+        except OSError as error:
+            raise DistillError(f"checkpoints cannot be written to {folder}: {error.strerror or error}") from None
+
+    def write(self) -> None:
+        """Write the state after the last step; every process of the run has to call this."""
+        run = self.run
+        # Every process draws its own dropout, so every process has a state of its own to keep.
+        generators = run.accelerator.gather(torch.get_rng_state().unsqueeze(0).to(run.accelerator.device)).cpu()
+        if not run.accelerator.is_main_process:
+            return
+        final = self.folder / f"step-{run.step:08d}"
+        scratch = self.folder / f".step-{run.step:08d}-{os.getpid()}"
+        try:
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            _save(run.student.state_dict(), scratch / "student.safetensors")
+            if run.best is not None:
+                _save(run.best, scratch / "best.safetensors")
+            moments = {
+                f"{i}.{name}": tensor
+                for i, state in run.optimizer.state_dict()["state"].items()
+                for name, tensor in state.items()
+            }
+            if run.accelerator.device.type == "cuda":
+                moments["cuda_generator"] = torch.cuda.get_rng_state()
+            _save(moments | {"generators": generators}, scratch / "optimizer.safetensors")
+            state = {
+                "step": run.step,
+                "best_step": run.best_step,
+                "best_loss": run.best_loss,
+                "history": run.history,
+                "identity": run.identity,
+            }
+            (scratch / "state.json").write_text(json.dumps(state))
+            for file in scratch.iterdir():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+            if final.exists():  # only after a restart from this very step
+                shutil.rmtree(final)
+            scratch.rename(final)
+        except OSError as error:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise DistillError(
+                f"the checkpoint of step {run.step:,} cannot be written to {self.folder}: {error.strerror or error}. "
+                "The one before is intact; make room and run again, it goes on from there."
+            ) from None
+        for old in self._complete():
+            if old != final:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def restore(self) -> None:
+        """Take the run up from the newest checkpoint, if there is one.
+
+        Raises:
+            DistillError: it is of another run, or damaged.
+        """
+        run = self.run
+        if not (complete := self._complete()):
+            return
+        newest = complete[-1]
+        try:
+            state = json.loads((newest / "state.json").read_text())
+            tensors = load_file(newest / "optimizer.safetensors")
+            weights = load_file(newest / "student.safetensors")
+            best = load_file(newest / "best.safetensors") if (newest / "best.safetensors").exists() else None
+        except Exception as error:
+            raise DistillError(
+                f"checkpoint {newest} is damaged ({error}): delete it, training starts from the one before or anew"
+            ) from None
+        if state["identity"] != run.identity:
+            changed = [name for name in run.identity if state["identity"].get(name) != run.identity[name]]
+            raise DistillError(
+                f"{newest} is a checkpoint of another run (different {', '.join(changed)}): choose another folder, "
+                "or pass resume=False (--fresh) to start anew"
+            )
+        run.student.load_state_dict(weights)
+        generators = tensors.pop("generators")
+        torch.set_rng_state(generators[run.accelerator.process_index])
+        if (cuda := tensors.pop("cuda_generator", None)) is not None and run.accelerator.device.type == "cuda":
+            torch.cuda.set_rng_state(cuda)
+        loaded = run.optimizer.state_dict()
+        loaded["state"] = {}
+        for name, tensor in tensors.items():
+            number, _, moment = name.partition(".")
+            loaded["state"].setdefault(int(number), {})[moment] = tensor
+        run.optimizer.load_state_dict(loaded)
+        run.step, run.best_step, run.best_loss = state["step"], state["best_step"], state["best_loss"]
+        run.history, run.best = state["history"], best
+
+    def _complete(self) -> list[Path]:
+        return sorted(path for path in self.folder.glob("step-*") if (path / "state.json").is_file())
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
