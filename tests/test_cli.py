@@ -56,7 +56,7 @@ def test_cache_distill_evaluate(home, tiny_model, other_tiny_model, capsys):
     assert cli.main(distill_arguments(tiny_model, other_tiny_model)) == 0
     assert "student saved to student" in capsys.readouterr().out
     about = json.loads((home / "student" / "distillation.json").read_text())
-    assert about["finished"] and about["teacher"]["teacher"] == str(other_tiny_model)
+    assert about["finished"] and about["teacher_name"] == str(other_tiny_model)
     assert not list(home.glob(".student*"))
     assert cli.main(["cache", "--texts", "texts.jsonl", "--teacher", str(other_tiny_model), "--max-length", "40"]) == 0
     assert "0 encoded now" in capsys.readouterr().out

@@ -101,7 +101,7 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
     if options.start == "closed-form":
         student.warm_start(model, train, targets)
     # Hidden, and named after the output, so that it is found again and never taken for the student.
-    checkpoints = output.parent / f".{output.name}-checkpoints"
+    checkpoints = output.parent / f".{output.name}-checkpoints" / options.start
     with TrainingBar() as bar:
         result = distill(
             model,
@@ -119,6 +119,7 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
     student.save(model, output)
     about = {
         "teacher": cache.identity,
+        "teacher_name": teacher.name,
         "base": options.base,
         "texts": options.texts,
         "start": options.start,
@@ -134,7 +135,7 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
         return
     import shutil
 
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    shutil.rmtree(checkpoints.parent, ignore_errors=True)
     print(f"student saved to {output} (held-out loss {result.best_loss:.4f} at step {result.best_step:,})")
 
 
@@ -147,15 +148,13 @@ def _evaluate(options: argparse.Namespace, stop: threading.Event) -> None:
     model = student.load(options.student)
     statement = Path(options.student) / "distillation.json"
     about = json.loads(statement.read_text()) if statement.is_file() else {}
-    options.teacher = options.teacher or about.get("teacher", {}).get("teacher") or models.MPNET
+    options.teacher = options.teacher or about.get("teacher_name") or models.MPNET
     options.base = options.base or about.get("base") or models.MINILM
     options.max_length = options.max_length or model.max_seq_length
     teacher, cache = _teacher_and_cache(options)
     learned_from = about.get("teacher", {}).get("fingerprint")
     if learned_from not in (None, teacher.identity["fingerprint"]):
-        raise WorkbenchError(
-            f"{options.student} was distilled from {about['teacher']['teacher']}, not from these weights"
-        )
+        raise WorkbenchError(f"{options.student} was distilled from {about['teacher_name']}, not from these weights")
     base = models.load(options.base)
     base.max_seq_length = model.max_seq_length = options.max_length
     _fill(teacher, cache, collection.query_texts() + collection.document_texts(), stop)
@@ -179,11 +178,14 @@ def _lab(options: argparse.Namespace, stop: threading.Event) -> None:
         "jupyterlab",
         "--ip=127.0.0.1",
         f"--port={options.port}",
-        f"--notebook-dir={PROJECT}",
+        f"--ServerApp.root_dir={PROJECT}",
     ]
     if options.no_browser:
         command.append("--no-browser")
-    os.execv(sys.executable, [*command, "--LabApp.default_url=/lab/tree/notebooks/01_teacher_caching.ipynb"])
+    os.execv(
+        sys.executable,
+        [*command, *options.jupyter_options, "--LabApp.default_url=/lab/tree/notebooks/01_teacher_caching.ipynb"],
+    )
 
 
 def _teacher_and_cache(options: argparse.Namespace):
@@ -299,6 +301,7 @@ def _parser() -> argparse.ArgumentParser:
     lab = command("lab", _lab, "Open the notebooks in JupyterLab", "Listens on this machine only, with a token.")
     lab.add_argument("--port", type=_positive, default=8888, help="port to listen on")
     lab.add_argument("--no-browser", action="store_true", help="print the address instead of opening it")
+    lab.add_argument("jupyter_options", nargs="*", help="passed on to JupyterLab, after --")
     return parser
 
 

@@ -42,7 +42,8 @@ class Settings:
             on fixed targets gains nothing from it.
         precision: "auto" (bfloat16 autocast where the hardware is faster with it), "float32" or
             "bfloat16". Weights and optimizer stay in float32.
-        evaluations: held-out evaluations (and checkpoints) an epoch.
+        evaluations: held-out evaluations an epoch, each with a checkpoint.
+        checkpoint_steps: a checkpoint after every so many steps besides; a kill loses no more.
         seed: of batches and dropout.
     """
 
@@ -56,10 +57,11 @@ class Settings:
     dropout: float | None = 0.0
     precision: str = "auto"
     evaluations: int = 2
+    checkpoint_steps: int = 500
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "epochs", "cycles", "evaluations"):
+        for name in ("batch_size", "epochs", "cycles", "evaluations", "checkpoint_steps"):
             if getattr(self, name) < 1:
                 raise DistillError(f"{name} is {getattr(self, name)}; at least 1 is needed")
         if not 0 < self.final_learning_rate <= self.learning_rate:
@@ -311,6 +313,7 @@ class Run:
             "settings": asdict(settings),
             "texts": hashlib.sha256("\0".join(f"{t.role}:{t.text}" for t in texts).encode()).hexdigest(),
             "targets": hashlib.sha256(np.ascontiguousarray(targets[:: max(1, len(texts) // 64)])).hexdigest(),
+            "student": [[name, *tensor.shape] for name, tensor in student.state_dict().items()],
             "processes": accelerator.num_processes,
         }
         for parameter in _without_gradient(student):
@@ -341,6 +344,8 @@ class Run:
                         saver.write()
                 else:
                     self._record(loss)
+                    if saver and self.step % self.settings.checkpoint_steps == 0:
+                        saver.write()
         return False
 
     def keep_best(self) -> None:
@@ -350,9 +355,11 @@ class Run:
         self.student.eval()
 
     def speed(self) -> float:
+        """Return the training speed since this run began, texts a second, evaluations left out."""
         return self._trained_texts / self._seconds if self._seconds else 0.0
 
     def learning_rate(self) -> float:
+        """Return the rate of the next step: falling linearly, and anew in each cycle."""
         settings = self.settings
         in_cycle = self.steps_per_epoch * settings.epochs
         done = (self.step % in_cycle) / max(1, in_cycle - 1)

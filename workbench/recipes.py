@@ -38,7 +38,15 @@ class Recipe:
 TOUR = Recipe(
     "tour",
     max_length=96,
-    settings=Settings(batch_size=16, learning_rate=3e-4, final_learning_rate=1e-5, epochs=2, cycles=1, evaluations=2),
+    settings=Settings(
+        batch_size=16,
+        learning_rate=3e-4,
+        final_learning_rate=1e-5,
+        epochs=2,
+        cycles=1,
+        evaluations=2,
+        checkpoint_steps=200,
+    ),
 )
 # The documents of the tour: queries are six times shorter, so all of them are used.
 TOUR_DOCUMENTS = 3000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -94,7 +95,8 @@ class LocalTeacher:
         }
         self.dimension = self.model.get_embedding_dimension()
         self.identity = {
-            "teacher": files.name,
+            # A folder goes by its own name: moved or copied, it is the same teacher.
+            "teacher": files.path.name if Path(files.name).is_absolute() else files.name,
             "fingerprint": files.fingerprint,
             "pooling": [module.__class__.__name__ + _pooling(module) for module in self.model.children()][1:],
             "normalize": encoding.normalizes(self.model),
