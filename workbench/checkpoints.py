@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,8 +36,8 @@ class Checkpoints:
         self.folder, self.run = folder, run
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / ".writable").touch()
-            (folder / ".writable").unlink()
+            with tempfile.TemporaryFile(dir=folder):  # every process of the run tries, each a file of its own
+                pass
         except OSError as error:
             raise DistillError(f"checkpoints cannot be written to {folder}: {error.strerror or error}") from None
 
