@@ -49,4 +49,4 @@ TOUR = Recipe(
     ),
 )
 # The documents of the tour: queries are six times shorter, so all of them are used.
-TOUR_DOCUMENTS = 3000
+TOUR_DOCUMENTS = 2000
