@@ -346,6 +346,18 @@ def test_a_folder_that_cannot_be_written_to_is_noticed_before_the_teacher_works(
     assert not hash_teacher.encoded
 
 
+def test_a_complete_cache_serves_where_nothing_can_be_written(tmp_path, hash_teacher, monkeypatch):
+    cache = TargetCache(tmp_path, hash_teacher)
+    cache.fill(hash_teacher, sentences(40))
+
+    def refuse(*_):
+        raise CacheError("no writing here")
+
+    monkeypatch.setattr(shards, "write", refuse)
+    monkeypatch.setattr(TargetCache, "_check_writable", refuse)
+    assert TargetCache(tmp_path, hash_teacher).fill(hash_teacher, sentences(40)).hits == 40
+
+
 def test_no_texts_is_no_error(tmp_path, hash_teacher):
     cache = TargetCache(tmp_path, hash_teacher)
     assert cache.fill(hash_teacher, []).done == 0

@@ -79,7 +79,10 @@ def test_evaluate_refuses_a_student_of_other_weights(home, tiny_model, other_tin
     [
         (["cache", "--texts", "nothing.jsonl"], "no such file"),
         (["cache", "--teacher", "nobody/nothing", "--texts", "texts.jsonl"], "was not found"),
-        (["distill", "--output", ".", "--texts", "texts.jsonl"], "is not empty"),
+        (["distill", "--output", ".", "--texts", "texts.jsonl"], "name a folder inside it"),
+        (["distill", "--output", "texts.jsonl", "--texts", "texts.jsonl"], "is a file"),
+        (["distill", "--output", "s", "--base", "s", "--texts", "texts.jsonl"], "folder of the base"),
+        (["distill", "--output", "s", "--seed", "-1", "--texts", "texts.jsonl"], "must not be negative"),
         (["evaluate", "--student", "nowhere"], "was not found"),
         (["evaluate", "--student", "nowhere", "--collection", "nowhere-else"], "no such folder"),
         (["cache", "--texts", "hub:name"], "expected hub:NAME:COLUMN:ROLE"),

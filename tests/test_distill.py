@@ -87,6 +87,8 @@ def test_saved_students_load_with_plain_sentence_transformers(tiny_model, lesson
     (tmp_path / "full" / "notes.txt").write_text("mine")
     with pytest.raises(ModelError, match="not empty"):
         student.save(model, tmp_path / "full")
+    with pytest.raises(ModelError, match="holds no student"):
+        student.save(model, shutil.copytree(tiny_model, tmp_path / "base"))
 
 
 def test_training_lowers_the_held_out_loss_and_reports(tiny_model, lesson):
@@ -193,7 +195,10 @@ def test_a_damaged_or_half_written_checkpoint(tiny_model, lesson, tmp_path):
     (newest,) = tmp_path.glob("step-*")
     shutil.copytree(newest, tmp_path / ".step-00000099-1")  # a killed process's scratch folder
     assert not distill(build(tiny_model), train, targets, FAST, checkpoints=tmp_path).stopped
-    (newest / "student.safetensors").write_bytes(b"broken")
+    assert not list(tmp_path.glob(".step-*"))
+    content = bytearray((newest / "student.safetensors").read_bytes())
+    content[-50] ^= 1
+    (newest / "student.safetensors").write_bytes(content)
     with pytest.raises(DistillError, match="damaged"):
         distill(build(tiny_model), train, targets, FAST, checkpoints=tmp_path)
 
@@ -276,7 +281,19 @@ def test_checks_warn_of_what_may_be_meant(tiny_model, lesson):
         check(build(tiny_model), train, targets, (train, targets[:, 1:]), batch_size=8)
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0}, {"precision": "int8"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"epochs": 1.5},
+        {"seed": -1},
+        {"dropout": 2.0},
+        {"max_grad_norm": -1},
+        {"batch_size": 0},
+        {"learning_rate": 0},
+        {"precision": "int8"},
+    ],
+)
 def test_settings_that_make_no_sense(wrong):
     with pytest.raises(DistillError):
         replace(FAST, **wrong)

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import zipfile
 
@@ -41,6 +42,7 @@ def test_pickled_weights_and_empty_folders_are_refused(tmp_path):
     with pytest.raises(ModelError, match="no weights"):
         models.resolve(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="pickled weights only"):
         models.resolve(tmp_path)
 
@@ -89,3 +91,16 @@ def test_pieces_that_are_no_zip(tmp_path):
     (tmp_path / "1").write_bytes(b"no zip at all")
     with pytest.raises(ModelError, match="do not join to a zip"):
         models._unpack([tmp_path / "1"], tmp_path / "m", "00")
+
+
+def test_swapped_weights_are_noticed_though_size_and_time_are_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "home"))
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{}")
+    weights = tmp_path / "m" / "model.safetensors"
+    weights.write_bytes(b"a" * (2 << 20))
+    times = weights.stat().st_atime_ns, weights.stat().st_mtime_ns
+    before = models.resolve(tmp_path / "m").fingerprint
+    weights.write_bytes(b"b" * (2 << 20))
+    os.utime(weights, ns=times)
+    assert models.resolve(tmp_path / "m").fingerprint != before

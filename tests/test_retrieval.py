@@ -23,6 +23,7 @@ def test_search_in_blocks_and_with_ties(monkeypatch):
     monkeypatch.setattr(retrieval, "_BLOCK_SCORES", 20)
     np.testing.assert_array_equal(retrieval.search(queries, documents)[1], whole)
     assert (whole[:, 0] % 2 == 0).all()  # of two equal documents the first one leads
+    assert retrieval.search([[1, 0]], np.tile([[1.0, 0.0]], (1000, 1)), k=5)[1].tolist() == [[0, 1, 2, 3, 4]]
 
 
 def test_scores_by_hand():

@@ -177,7 +177,6 @@ class TargetCache:
             )
         if {role.value: teacher.prompts.get(role, "") for role in Role} != self.prompts:
             raise CacheError("the teacher's prompts have changed since this cache was opened; open it again")
-        self._check_writable()
         state = _Filling(on_progress)
         if isinstance(texts, Sequence):
             texts = self._planned(teacher, texts, state, on_plan)
@@ -187,7 +186,8 @@ class TargetCache:
             self._fill_group(teacher, group, state)
             if number % MERGE_EVERY == 0:
                 self._merge()
-        self._merge()
+        if state.encoded:
+            self._merge()
         return state.report()
 
     def targets(self, texts: Iterable[Text]) -> Targets:
@@ -231,8 +231,10 @@ class TargetCache:
         todo = first[~self._known(unique)]  # in the order of keys: lengths and roles mixed, so that rates are true
         state.total, state.encoded_total = len(texts), len(todo)
         plan = Plan(len(texts), len(unique), len(todo), len(todo) * self._row_bytes)
-        free = shutil.disk_usage(self.folder).free
-        if plan.bytes > free:
+        if len(todo):
+            self._check_writable()
+            state.writable = True
+        if len(todo) and plan.bytes > (free := shutil.disk_usage(self.folder).free):
             raise CacheError(
                 f"{self.folder} has {free / 1e6:,.0f} MB free, the {len(todo):,} missing targets take "
                 f"{plan.bytes / 1e6:,.0f} MB: make room, or choose another folder"
@@ -256,6 +258,9 @@ class TargetCache:
         keys = self.keys(group)
         unique, first = np.unique(keys, return_index=True)
         todo = first[~self._known(unique)]  # another process may have been here
+        if todo.size and not state.writable:
+            self._check_writable()
+            state.writable = True
         started = time.perf_counter()
         kept_keys, kept_vectors, problems = [], [], []
         for role in Role:
@@ -323,7 +328,10 @@ class TargetCache:
                 return
             keys = np.concatenate([s.keys for s in chosen])
             _, first = np.unique(keys, return_index=True)
-            merged = shards.write(self.folder, keys[first], np.concatenate([s.vectors for s in chosen])[first])
+            try:
+                merged = shards.write(self.folder, keys[first], np.concatenate([s.vectors for s in chosen])[first])
+            except CacheError:
+                return  # no room for a second copy; small shards serve as well, only slower
             for shard in chosen:
                 if shard.path != merged:
                     shard.path.unlink(missing_ok=True)
@@ -336,9 +344,12 @@ class TargetCache:
         if statement.is_file():
             try:
                 stated = json.loads(statement.read_text())
+                if not isinstance(stated, dict) or "teacher" not in stated:
+                    raise ValueError("it states no teacher")
             except (OSError, ValueError) as error:
                 warnings.warn(f"{statement} was unreadable ({error}) and is written anew", stacklevel=3)
-                statement.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    statement.unlink(missing_ok=True)
             else:
                 if stated != self.identity:
                     raise CacheError(f"{statement} states another teacher than the folder's name: move the folder away")
@@ -359,6 +370,8 @@ class TargetCache:
                         self._set_aside(path, damage)
                     except FileNotFoundError:
                         continue
+                    except OSError as error:  # too many open files, no right to read
+                        raise CacheError(f"{path} cannot be opened: {error.strerror or error}") from None
 
     def _verified(self, shard: Shard) -> bool:
         try:
@@ -440,6 +453,7 @@ class _Filling:
     def __init__(self, on_progress: Callable[[Progress], None] | None) -> None:
         self.done = self.encoded = self.bytes = 0
         self.seconds = 0.0
+        self.writable = False  # checked before the first thing that has to be stored
         self.total: int | None = None
         self.encoded_total: int | None = None
         self._on_progress = on_progress

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import xxhash
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from workbench.errors import DistillError
@@ -36,6 +38,9 @@ class Checkpoints:
         self.folder, self.run = folder, run
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            if run.accelerator.is_main_process:
+                for abandoned in folder.glob(".step-*"):  # of a process that was killed while writing
+                    shutil.rmtree(abandoned, ignore_errors=True)
             with tempfile.TemporaryFile(dir=folder):  # every process of the run tries, each a file of its own
                 pass
         except OSError as error:
@@ -70,6 +75,7 @@ class Checkpoints:
                 "best_loss": run.best_loss,
                 "history": run.history,
                 "identity": run.identity,
+                "files": {file.name: _digest(file) for file in scratch.iterdir()},
             }
             (scratch / "state.json").write_text(json.dumps(state))
             for file in scratch.iterdir():
@@ -78,10 +84,10 @@ class Checkpoints:
             if final.exists():  # only after a restart from this very step
                 shutil.rmtree(final)
             scratch.rename(final)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             shutil.rmtree(scratch, ignore_errors=True)
             raise DistillError(
-                f"the checkpoint of step {run.step:,} cannot be written to {self.folder}: {error.strerror or error}. "
+                f"the checkpoint of step {run.step:,} cannot be written to {self.folder}: {error}. "
                 "The one before is intact; make room and run again, it goes on from there."
             ) from None
         for old in self._complete():
@@ -100,19 +106,23 @@ class Checkpoints:
         newest = complete[-1]
         try:
             state = json.loads((newest / "state.json").read_text())
-            tensors = load_file(newest / "optimizer.safetensors")
-            weights = load_file(newest / "student.safetensors")
-            best = load_file(newest / "best.safetensors") if (newest / "best.safetensors").exists() else None
-        except Exception as error:
+            for name, digest in state["files"].items():
+                if _digest(newest / name) != digest:
+                    raise ValueError(f"{name} does not match its checksum")
+            identity = state["identity"]
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise DistillError(
-                f"checkpoint {newest} is damaged ({error}): delete it, training starts from the one before or anew"
+                f"checkpoint {newest} is damaged ({error}): delete it or pass resume=False (--fresh), and training starts anew"
             ) from None
-        if state["identity"] != run.identity:
-            changed = [name for name in run.identity if state["identity"].get(name) != run.identity[name]]
+        if identity != run.identity:
+            changed = [name for name in run.identity if identity.get(name) != run.identity[name]]
             raise DistillError(
                 f"{newest} is a checkpoint of another run (different {', '.join(changed)}): choose another folder, "
                 "or pass resume=False (--fresh) to start anew"
             )
+        tensors = load_file(newest / "optimizer.safetensors")
+        weights = load_file(newest / "student.safetensors")
+        best = load_file(newest / "best.safetensors") if "best.safetensors" in state["files"] else None
         run.student.load_state_dict(weights)
         generators = tensors.pop("generators")
         torch.set_rng_state(generators[run.accelerator.process_index])
@@ -129,6 +139,10 @@ class Checkpoints:
 
     def _complete(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("step-*") if (path / "state.json").is_file())
+
+
+def _digest(path: Path) -> str:
+    return xxhash.xxh3_128_hexdigest(path.read_bytes())
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:

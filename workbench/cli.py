@@ -68,7 +68,7 @@ def _cache(options: argparse.Namespace, stop: threading.Event) -> None:
 
 
 def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
-    from workbench import comparison, student
+    from workbench import comparison, models, student
     from workbench.distill import Settings, distill
     from workbench.progress import TrainingBar
 
@@ -80,9 +80,10 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
         cycles=options.cycles,
         seed=options.seed,
     )
-    output = Path(options.output)
-    if output.exists() and not (output / "modules.json").is_file() and (output.is_file() or any(output.iterdir())):
-        raise DistillError(f"{output} is not empty and holds no student: choose another folder with --output")
+    output = student.check_folder(options.output)
+    for option in ("base", "teacher"):
+        if output == Path(getattr(options, option)).expanduser().resolve():
+            raise DistillError(f"--output is the folder of the {option}: choose another one")
     texts = [text for text in _texts(options.texts, options.limit) if text.text.strip()]
     teacher, cache = _teacher_and_cache(options)
     _fill(teacher, cache, texts, stop)
@@ -120,6 +121,7 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
     about = {
         "teacher": cache.identity,
         "teacher_name": teacher.name,
+        "fingerprint": cache.identity["fingerprint"],
         "base": options.base,
         "texts": options.texts,
         "start": options.start,
@@ -129,7 +131,7 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
         "finished": not result.stopped,
         "workbench": __version__,
     }
-    comparison.write_json(output / "distillation.json", about)
+    comparison.write_json(output / models.REPORT, about)
     if result.stopped:
         print(f"stopped; the best student so far is in {output}, the same command goes on from here")
         return
@@ -146,16 +148,22 @@ def _evaluate(options: argparse.Namespace, stop: threading.Event) -> None:
         corpora.tutorial() if options.collection == "tutorial" else corpora.beir(options.collection, options.split)
     )
     model = student.load(options.student)
-    statement = Path(options.student) / "distillation.json"
-    about = json.loads(statement.read_text()) if statement.is_file() else {}
+    path = Path(options.json or home() / f"evaluate-{collection.name}.json")
+    if path.is_dir():
+        raise WorkbenchError(f"--json {path} is a folder: name a file")
+    about = _about(Path(options.student) / models.REPORT)
     options.teacher = options.teacher or about.get("teacher_name") or models.MPNET
     options.base = options.base or about.get("base") or models.MINILM
     options.max_length = options.max_length or model.max_seq_length
     teacher, cache = _teacher_and_cache(options)
-    learned_from = about.get("teacher", {}).get("fingerprint")
+    learned_from = about.get("fingerprint")
     if learned_from not in (None, teacher.identity["fingerprint"]):
         raise WorkbenchError(f"{options.student} was distilled from {about['teacher_name']}, not from these weights")
     base = models.load(options.base)
+    for name, one in ((options.student, model), (options.base, base)):
+        positions = getattr(one[0].model.config, "max_position_embeddings", options.max_length)
+        if options.max_length > positions:
+            raise WorkbenchError(f"--max-length {options.max_length}: {name} takes at most {positions} tokens")
     base.max_seq_length = model.max_seq_length = options.max_length
     _fill(teacher, cache, collection.query_texts() + collection.document_texts(), stop)
     if stop.is_set():
@@ -163,9 +171,21 @@ def _evaluate(options: argparse.Namespace, stop: threading.Event) -> None:
     rows = comparison.compare(collection, cache, base, model)
     print(f"{collection.name}: {len(collection.documents):,} documents, {len(collection.queries):,} judged queries\n")
     print(comparison.table(rows))
-    path = Path(options.json or home() / f"evaluate-{collection.name}.json")
     report = {"collection": collection.name, "student": str(options.student), "max_length": options.max_length}
     print(f"\nwritten to {comparison.write_json(path, report | {'rows': comparison.as_rows(rows)})}")
+
+
+def _about(statement: Path) -> dict:
+    """Read what `distill` wrote beside a student; a student from elsewhere has no such file."""
+    if not statement.is_file():
+        return {}
+    try:
+        about = json.loads(statement.read_text())
+        if not isinstance(about, dict) or not all(isinstance(about.get(k, ""), str) for k in ("teacher_name", "base")):
+            raise ValueError("it states no teacher")
+        return about
+    except (OSError, ValueError) as error:
+        raise WorkbenchError(f"{statement} is damaged ({error}): delete it, and name --teacher and --base") from None
 
 
 def _lab(options: argparse.Namespace, stop: threading.Event) -> None:
@@ -237,7 +257,6 @@ def _split(texts: list, cache) -> tuple[list, list]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    formatter = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(
         prog="workbench", description="Teach a small text-embedding model the vector space of a large one."
     )
@@ -245,7 +264,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(name: str, run, summary: str, details: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=summary, description=f"{summary}. {details}", formatter_class=formatter)
+        sub = commands.add_parser(name, help=summary, description=f"{summary}. {details}", formatter_class=_Help)
         sub.set_defaults(run=run)
         return sub
 
@@ -303,6 +322,13 @@ def _parser() -> argparse.ArgumentParser:
     lab.add_argument("--no-browser", action="store_true", help="print the address instead of opening it")
     lab.add_argument("jupyter_options", nargs="*", help="passed on to JupyterLab, after --")
     return parser
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default where there is one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, []) else super()._get_help_string(action)
 
 
 def _positive(text: str) -> int:

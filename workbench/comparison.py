@@ -89,13 +89,16 @@ def as_rows(rows: pd.DataFrame) -> list[dict]:
 
 def write_json(path: str | Path, content: dict) -> Path:
     """Write a report, whole or not at all."""
-    path = Path(path)
+    path, scratch = Path(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
+            scratch = Path(file.name)
             json.dump(content, file, indent=2)
             file.write("\n")
-        os.replace(file.name, path)
+        os.replace(scratch, path)
     except OSError as error:
+        if scratch:
+            scratch.unlink(missing_ok=True)
         raise WorkbenchError(f"{path} cannot be written: {error.strerror or error}") from None
     return path

@@ -254,6 +254,9 @@ def docstrings(
     Raises:
         CorpusError: a library is not installed, or there are too few pairs.
     """
+    if held_out < 0 or (pairs is not None and pairs < 1):
+        raise CorpusError(f"pairs={pairs}, held_out={held_out}: at least 1 and 0 are needed")
+    libraries = [libraries] if isinstance(libraries, str) else libraries
     found: dict[str, tuple[str, str]] = {}
     for library in sorted(set(libraries)):
         for summary, body in _library_pairs(library):
@@ -281,7 +284,8 @@ def docstrings(
 
 
 def _library_pairs(library: str) -> Iterator[tuple[str, str]]:
-    spec = importlib.util.find_spec(library)  # for a top-level name this locates without importing
+    # For a top-level name this locates without importing; for a dotted one it would import.
+    spec = importlib.util.find_spec(library) if "." not in library else None
     if spec is None or not spec.submodule_search_locations:
         raise CorpusError(f"library {library!r} is not installed: install it or leave it out of `libraries`")
     root = Path(next(iter(spec.submodule_search_locations)))
@@ -372,6 +376,8 @@ def _json_lines(path: Path) -> Iterator[tuple[str, dict]]:
                 raise CorpusError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start})") from None
             except json.JSONDecodeError as error:
                 raise CorpusError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+            except (ValueError, RecursionError) as error:  # absurd numbers and nesting
+                raise CorpusError(f"{where}: not JSON that can be read ({error})") from None
             if not isinstance(row, dict):
                 raise CorpusError(f"{where}: a JSON object is expected, not {type(row).__name__}")
             empty = False
@@ -395,10 +401,13 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, dict]]:
     if not file.metadata.num_rows:
         raise CorpusError(f"{path} is empty")
     number = 0
-    for batch in file.iter_batches(batch_size=4096, columns=["text", "role"]):
-        for row in batch.to_pylist():
-            number += 1
-            yield f"{path}, row {number}", row
+    try:
+        for batch in file.iter_batches(batch_size=4096, columns=["text", "role"]):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}, row {number}", row
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise CorpusError(f"{path} is damaged after row {number:,}: {error}") from None
 
 
 def _identifier(where: str, row: dict, seen: dict) -> str:
@@ -421,21 +430,26 @@ def _string(where: str, row: dict, key: str, default: str | None = None) -> str:
     return value
 
 
+_GRADE = re.compile(r"-?\d{1,4}(\.0+)?")
+
+
 def _qrels(path: Path, queries: dict[str, str], documents: dict[str, str]) -> dict[str, dict[str, int]]:
     if not path.is_file():
         splits = ", ".join(sorted(p.stem for p in path.parent.glob("*.tsv"))) or "none"
         raise CorpusError(f"{path} is missing (splits found: {splits})")
     qrels: dict[str, dict[str, int]] = {}
     unknown: list[str] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-        parts = line.split("\t")
-        if (number == 1 and parts[-1].strip() == "score") or not line.strip():
-            continue
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
+    for number, line in enumerate(lines, start=1):
+        parts = [part.strip() for part in line.split("\t")]
+        if not line.strip() or (number == 1 and len(parts) == 3 and not _GRADE.fullmatch(parts[2])):
+            continue  # a header, whatever its names
         where = f"{path}, line {number}"
-        try:
-            query, document, grade = parts[0], parts[1], int(parts[2])
-        except (IndexError, ValueError):
-            raise CorpusError(f"{where}: expected query-id, corpus-id and an integer score, tab-separated") from None
+        if len(parts) != 3 or not _GRADE.fullmatch(parts[2]):
+            raise CorpusError(f"{where}: expected query-id, corpus-id and an integer score, tab-separated")
+        query, document, grade = parts[0], parts[1], int(float(parts[2]))
+        if qrels.get(query, {}).get(document, grade) != grade:
+            raise CorpusError(f"{where}: query {query!r} and document {document!r} were judged differently before")
         for kind, identifier, known in (("query", query, queries), ("document", document, documents)):
             if identifier not in known:
                 unknown.append(f"line {number}: {kind} {identifier!r}")

@@ -62,10 +62,16 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "cycles", "evaluations", "checkpoint_steps"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) != int(getattr(self, name)) or getattr(self, name) < 1:
                 raise DistillError(f"{name} is {getattr(self, name)}; at least 1 is needed")
         if not 0 < self.final_learning_rate <= self.learning_rate:
             raise DistillError("learning rates must satisfy 0 < final_learning_rate <= learning_rate")
+        if not (
+            0 <= self.seed < 2**32 and self.weight_decay >= 0 and (self.max_grad_norm is None or self.max_grad_norm > 0)
+        ):
+            raise DistillError("seed, weight_decay and max_grad_norm must not be negative (seed below 2**32)")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise DistillError(f"dropout is {self.dropout}; from 0 to below 1 is possible")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise DistillError(f"precision {self.precision!r}: it must be auto, float32 or bfloat16")
 
@@ -174,6 +180,8 @@ def evaluate(student: SentenceTransformer, texts: Sequence[Text], targets: np.nd
         `loss` (mean squared L2 distance), `cosine` (mean), and `cosine_query` and
         `cosine_document` for the roles that occur.
     """
+    if not len(texts) or len(texts) != len(targets):
+        raise DistillError(f"{len(texts):,} texts and {len(targets):,} targets are out of step, or none at all")
     vectors = embed(student, texts)
     wanted = np.asarray(targets[np.arange(len(texts))], dtype=np.float32)
     norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(wanted, axis=1)

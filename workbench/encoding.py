@@ -80,7 +80,9 @@ def encode(
     if prompt is None:
         prompt = role_prompt(model, role)
     run = model.encode_query if role == "query" else model.encode_document
-    for batch in length_buckets(token_lengths(model, texts), budget):
+    if not len(texts):
+        return vectors
+    for batch in length_buckets(token_lengths(model, [prompt + text for text in texts]), budget):
         vectors[batch] = run([texts[i] for i in batch], prompt=prompt, batch_size=len(batch), show_progress_bar=False)
     if normalizes(model):
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)

@@ -18,6 +18,9 @@ from workbench.paths import home
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MPNET = "sentence-transformers/all-mpnet-base-v2"
 
+# What `workbench distill` writes beside a student; it is no part of the model.
+REPORT = "distillation.json"
+
 # What loading a model can read. Weights come as safetensors only: a pickle can run code.
 _READ = (".json", ".txt", ".safetensors", ".model")
 
@@ -70,6 +73,8 @@ def resolve(name: str | Path, revision: str | None = None) -> ModelFiles:
         ModelError: nothing was found (the message lists what was tried), or a packaged model's
             weights are not the published ones.
     """
+    if not str(name).strip():
+        raise ModelError("the model's name is empty")
     folder = Path(name).expanduser()
     if folder.is_dir():
         return ModelFiles(str(folder.resolve()), folder.resolve(), _fingerprint(folder))
@@ -219,11 +224,13 @@ def _verify(weights: Path, expected: str) -> None:
 
 
 def _fingerprint(folder: Path) -> str:
+    if not any((folder / name).is_file() for name in ("modules.json", "config.json")):
+        raise ModelError(f"{folder} holds no model: neither modules.json nor config.json is there, and no weights")
     weights = [p for p in folder.rglob("*.safetensors") if p.is_file()]
     if not weights:
         found = "pickled weights only, which are not loaded" if any(folder.glob("*.bin")) else "no weights"
         raise ModelError(f"{folder} holds {found}: a model needs .safetensors weights")
-    read = sorted(p for p in folder.rglob("*") if p.suffix in _READ and p.is_file())
+    read = sorted(p for p in folder.rglob("*") if p.suffix in _READ and p.is_file() and p.name != REPORT)
     listing = "".join(f"{p.relative_to(folder).as_posix()} {_sha256(p)}\n" for p in read)
     return hashlib.sha256(listing.encode()).hexdigest()
 
@@ -237,8 +244,10 @@ def _sha256(path: Path) -> str:
         known = json.loads(memory.read_text())
     except (OSError, ValueError):
         known = {}
-    stamp = [stat.st_size, stat.st_mtime_ns]
-    if isinstance(entry := known.get(str(path)), dict) and entry.get("stamp") == stamp:
+    # The change time cannot be set back as the modification time can, so a swapped file is noticed.
+    stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+    known = known if isinstance(known, dict) else {}
+    if isinstance(entry := known.get(str(path)), dict) and entry.get("stamp") == stamp and "sha256" in entry:
         return entry["sha256"]
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

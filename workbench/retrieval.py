@@ -45,12 +45,12 @@ def search(queries: np.ndarray, documents: np.ndarray, k: int = _DEPTH) -> tuple
     block = max(1, _BLOCK_SCORES // len(documents))
     for start in range(0, len(queries), block):
         all_scores = queries[start : start + block] @ documents.T
-        top = np.argpartition(-all_scores, k - 1, axis=1)[:, :k]
-        top.sort(axis=1)
-        top_scores = np.take_along_axis(all_scores, top, axis=1)
-        order = np.argsort(-top_scores, axis=1, kind="stable")
-        positions[start : start + block] = np.take_along_axis(top, order, axis=1)
-        scores[start : start + block] = np.take_along_axis(top_scores, order, axis=1)
+        keys = _ranking_keys(all_scores)
+        top = np.argpartition(keys, len(documents) - k, axis=1)[:, len(documents) - k :]
+        order = np.argsort(-np.take_along_axis(keys, top, axis=1), axis=1)
+        top = np.take_along_axis(top, order, axis=1)
+        positions[start : start + block] = top
+        scores[start : start + block] = np.take_along_axis(all_scores, top, axis=1)
     return scores, positions
 
 
@@ -138,6 +138,13 @@ def compare(
                 row["share_low"], row["share_high"] = interval.low, interval.high
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _ranking_keys(scores: np.ndarray) -> np.ndarray:
+    """Return int64 keys that order as the scores do, and equal scores by their position."""
+    bits = (scores + np.float32(0)).view(np.int32)  # adding zero turns -0 into 0
+    rising = np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits).astype(np.int64)
+    return (rising << 32) - np.arange(scores.shape[1])
 
 
 def _unit(vectors: np.ndarray, name: str) -> np.ndarray:

@@ -124,7 +124,7 @@ class Shard:
 
 def listing(folder: Path) -> list[Path]:
     """Return the shards of a folder, oldest name order."""
-    return sorted(p for p in folder.glob(f"*{_SUFFIX}") if not p.name.startswith("."))
+    return sorted(p for p in folder.glob(f"*{_SUFFIX}") if not p.name.startswith(".") and p.is_file())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
 
@@ -55,7 +57,10 @@ def build(
     transformer = loaded[0]
     if not isinstance(transformer, Transformer):
         raise ModelError(f"{base} does not start with a transformer, which a student is built from")
-    limit = getattr(transformer.model.config, "max_position_embeddings", max_length)
+    config = transformer.model.config
+    limit = getattr(config, "max_position_embeddings", max_length)
+    if config.model_type in ("mpnet", "roberta", "xlm-roberta", "camembert"):
+        limit -= config.pad_token_id + 1  # their positions start behind the padding index
     if not 3 <= max_length <= limit:
         raise ModelError(f"max_length {max_length}: {base} takes from 3 to {limit} tokens")
     transformer.max_seq_length = max_length
@@ -121,7 +126,7 @@ def warm_start(
     if not strengths or min(strengths) <= 0:
         raise DistillError("ridge strengths must be positive numbers")
     head = head_of(student)
-    chosen = np.random.default_rng(seed).permutation(len(texts))[:sample]
+    chosen = np.random.default_rng(seed).permutation(len(texts))[: max(20, sample)]
     features = torch.from_numpy(pooled(student, [texts[i] for i in chosen])).double()
     wanted = torch.from_numpy(np.asarray(targets[chosen], dtype=np.float32)).double()
     if wanted.shape[1] != head.out_features:
@@ -186,9 +191,7 @@ def save(student: SentenceTransformer, folder: str | Path) -> Path:
     Raises:
         ModelError: the folder holds something else, or cannot be written to.
     """
-    folder = Path(folder)
-    if folder.exists() and not (folder / "modules.json").is_file() and (folder.is_file() or any(folder.iterdir())):
-        raise ModelError(f"{folder} is not empty and holds no student: choose another folder")
+    folder = check_folder(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
@@ -198,9 +201,33 @@ def save(student: SentenceTransformer, folder: str | Path) -> Path:
                 os.rename(folder, replaced)
             os.rename(written, folder)
             shutil.rmtree(replaced, ignore_errors=True)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ModelError(f"the student cannot be saved to {folder}: {error}") from None
     return folder
+
+
+def check_folder(folder: str | Path) -> Path:
+    """Return the absolute folder if a student may be saved there: it is new, empty, or holds a student.
+
+    Raises:
+        ModelError: it holds something else, is a file, or is a folder that cannot be replaced.
+    """
+    folder = Path(folder).expanduser().resolve()
+    if folder.is_file():
+        raise ModelError(f"{folder} is a file: choose a folder")
+    if folder in (Path.cwd(), *Path.cwd().parents) or folder.is_mount():
+        raise ModelError(f"{folder} cannot be replaced as a whole: name a folder inside it")
+    if folder.exists() and any(folder.iterdir()) and not _holds_student(folder):
+        raise ModelError(f"{folder} is not empty and holds no student: choose another folder")
+    return folder
+
+
+def _holds_student(folder: Path) -> bool:
+    try:
+        modules = json.loads((folder / "modules.json").read_text())
+        return modules[2]["type"].endswith(".Dense")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
 
 
 def load(folder: str | Path, *, device: str | None = None) -> SentenceTransformer:
