@@ -133,12 +133,12 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
     }
     comparison.write_json(output / models.REPORT, about)
     if result.stopped:
-        print(f"stopped; the best student so far is in {output}, the same command goes on from here")
+        print(f"stopped; the best student so far is in {options.output}, the same command goes on from here")
         return
     import shutil
 
     shutil.rmtree(checkpoints.parent, ignore_errors=True)
-    print(f"student saved to {output} (held-out loss {result.best_loss:.4f} at step {result.best_step:,})")
+    print(f"student saved to {options.output} (held-out loss {result.best_loss:.4f} at step {result.best_step:,})")
 
 
 def _evaluate(options: argparse.Namespace, stop: threading.Event) -> None:
