@@ -64,8 +64,8 @@ def test_a_teacher_that_finds_nothing_has_no_share():
     ("queries", "documents", "message"),
     [
         (np.ones((2, 3)), np.ones((2, 4)), "not in one space"),
-        (np.full((1, 3), np.nan), np.ones((2, 3)), "row 0 contains NaN"),
-        (np.ones((1, 3)), np.empty((0, 3)), "n of at least 1"),
+        (np.full((1, 3), np.nan), np.ones((2, 3)), "the first is row 0"),
+        (np.ones((1, 3)), np.empty((0, 3)), "n and d at least 1"),
         (np.ones(3), np.ones((2, 3)), r"shape \(n, d\)"),
     ],
 )

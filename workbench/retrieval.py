@@ -10,6 +10,7 @@ import pandas as pd
 from ir_measures import RR, R, nDCG
 
 from workbench.errors import WorkbenchError
+from workbench.vectors import unit
 
 # Measure and its column, as trec_eval computes them (recall and MRR count grades of 1 and more).
 MEASURES = {nDCG @ 10: "ndcg_at_10", R @ 100: "recall_at_100", RR @ 10: "mrr_at_10"}
@@ -32,7 +33,7 @@ def search(queries: np.ndarray, documents: np.ndarray, k: int = _DEPTH) -> tuple
     Raises:
         WorkbenchError: widths differ, there is nothing to search, or a vector has NaN.
     """
-    queries, documents = _unit(queries, "queries"), _unit(documents, "documents")
+    queries, documents = unit(queries, "queries"), unit(documents, "documents")
     if queries.shape[1] != documents.shape[1]:
         raise WorkbenchError(
             f"queries are {queries.shape[1]} wide and documents {documents.shape[1]}: they are not in one space"
@@ -145,13 +146,3 @@ def _ranking_keys(scores: np.ndarray) -> np.ndarray:
     bits = (scores + np.float32(0)).view(np.int32)  # adding zero turns -0 into 0
     rising = np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits).astype(np.int64)
     return (rising << 32) - np.arange(scores.shape[1])
-
-
-def _unit(vectors: np.ndarray, name: str) -> np.ndarray:
-    vectors = np.asarray(vectors, dtype=np.float32)
-    if vectors.ndim != 2 or not len(vectors):
-        raise WorkbenchError(f"{name}: an array of shape (n, d) with n of at least 1 is needed, not {vectors.shape}")
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    if not np.isfinite(norms).all():
-        raise WorkbenchError(f"{name}: row {int(np.argmin(np.isfinite(norms)))} contains NaN or infinity")
-    return vectors / np.maximum(norms, np.finfo(np.float32).tiny)

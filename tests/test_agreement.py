@@ -1,0 +1,160 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from workbench import agreement
+from workbench.errors import WorkbenchError
+
+
+def cloud(n=400, d=16, seed=0):
+    """Clustered unit vectors, as embeddings are."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.standard_normal((8, d))[rng.integers(0, 8, n)] + 0.5 * rng.standard_normal((n, d))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def rotation(d, seed=1):
+    return np.linalg.qr(np.random.default_rng(seed).standard_normal((d, d)))[0].astype(np.float32)
+
+
+def noisy(vectors, amount, seed=2):
+    moved = vectors + amount * np.random.default_rng(seed).standard_normal(vectors.shape).astype(np.float32)
+    return moved / np.linalg.norm(moved, axis=1, keepdims=True)
+
+
+def test_neighbours_are_those_of_a_plain_loop():
+    vectors = cloud(60)
+    found = agreement.neighbours(vectors, 5)
+    for i, row in enumerate(vectors @ vectors.T):
+        row[i] = -2
+        assert set(found.positions[i]) == set(np.argsort(-row)[:5])
+    assert found.method == "exact" and (np.diff(found.cosines, axis=1) <= 0).all()
+
+
+def test_neighbours_do_not_depend_on_blocks(monkeypatch):
+    vectors = cloud(200)
+    whole = agreement.neighbours(vectors, 4)
+    monkeypatch.setattr(agreement, "_BLOCK_SCORES", 1400)
+    assert (agreement.neighbours(vectors, 4).positions == whole.positions).all()
+
+
+def test_approximate_neighbours_say_so_and_find_most():
+    vectors = cloud(3000)
+    exact, rough = (agreement.neighbours(vectors, 10, exact=e) for e in (True, False))
+    assert rough.method == "approximate (pynndescent)"
+    assert agreement.overlap(exact.positions, rough.positions).mean() > 0.95
+    assert (rough.positions != np.arange(3000)[:, None]).all()
+    table = agreement.per_text(vectors, noisy(vectors, 0.05), exact=False)
+    true = agreement.per_text(vectors, noisy(vectors, 0.05), exact=True)
+    assert table.attrs["ranks"] == "exact"
+    assert abs(table["overlap"].mean() - true["overlap"].mean()) < 0.05
+
+
+def test_ranks_against_a_sample_are_near_the_exact_ones(monkeypatch):
+    vectors = cloud(3000)
+    student = noisy(vectors, 0.3)
+    exact = agreement.per_text(vectors, student)["nearest_rank"]
+    monkeypatch.setattr(agreement, "_RANKED_AGAINST", 1000)
+    table = agreement.per_text(vectors, student, exact=False)
+    assert table.attrs["ranks"] == "estimated against 1,000 texts"
+    assert abs(table["nearest_rank"].mean() / exact.mean() - 1) < 0.2
+
+
+def test_a_model_agrees_with_itself():
+    vectors = cloud()
+    table = agreement.per_text(vectors, vectors)
+    assert np.allclose(table["cosine"], 1, atol=1e-5) and (table["l2"] == 0).all()
+    assert (table["overlap"] == 1).all() and (table["nearest_rank"] == 1).all()
+    whole = agreement.summary(vectors, vectors, table)["value"]
+    assert np.allclose(whole[["cka", "rank_correlation"]], 1) and abs(whole["procrustes"]) < 1e-6
+    assert whole["mean_offset"] == 0 and whole["hubness_teacher"] == whole["hubness_student"]
+
+
+def test_rotated_is_told_from_different():
+    vectors = cloud()
+    turned = agreement.summary(vectors, vectors @ rotation(16))["value"]
+    assert turned["distance"] > 1 and turned["procrustes"] < 1e-6
+    assert np.isclose(turned["cka"], 1, atol=1e-4) and turned["overlap"] > 0.99
+    other = agreement.summary(vectors, cloud(seed=9))["value"]
+    assert other["procrustes"] > 0.5 and other["cka"] < 0.5 and other["overlap"] < 0.2
+
+
+def test_more_noise_means_less_agreement_by_every_measure():
+    vectors = cloud()
+    near, far = (agreement.summary(vectors, noisy(vectors, a))["value"] for a in (0.05, 0.3))
+    for measure in ("cosine", "overlap", "cka", "rank_correlation"):
+        assert near[measure] > far[measure]
+    for measure in ("l2", "nearest_rank", "distance", "procrustes"):
+        assert near[measure] <= far[measure]
+
+
+def test_formulas_against_their_definitions():
+    x, y = cloud(50, 6), cloud(50, 6, seed=5)
+    xc, yc = x - x.mean(0), y - y.mean(0)
+    gram = lambda a: a @ a.T  # noqa: E731
+    by_hand = (gram(xc) * gram(yc)).sum() / (np.linalg.norm(gram(xc)) * np.linalg.norm(gram(yc)))
+    assert np.isclose(agreement.cka(x, y), by_hand, atol=1e-5)
+    values = np.linalg.svd(xc, compute_uv=False)
+    assert np.allclose(agreement.spectrum(x), values / values.sum(), atol=1e-4)
+    assert np.isclose(agreement.effective_rank(np.full(4, 0.25)), 4)
+    assert np.isclose(agreement.mean_offset(x, x + 0.5), 0.5 * np.sqrt(6), atol=1e-5)
+
+
+def test_spaces_of_different_widths():
+    vectors = cloud(d=24)
+    table = agreement.per_text(vectors, vectors[:, :16])
+    assert table["cosine"].isna().all() and table["overlap"].notna().all()
+    whole = agreement.summary(vectors, vectors[:, :16], table)["value"]
+    assert np.isnan(whole["distance"]) and whole[["cka", "procrustes"]].notna().all()
+
+
+def test_queries_among_documents():
+    documents, queries = cloud(300), cloud(20, seed=3)
+    table = agreement.per_text(queries, noisy(queries, 0.1), among=(documents, documents), k=5)
+    assert len(table) == 20 and table.attrs["k"] == 5 and table["overlap"].between(0, 1).all()
+
+
+def test_columns_and_groups():
+    vectors = cloud(100)
+    columns = pd.DataFrame({"role": ["query", "document"] * 50, "length": np.arange(100)}, index=np.arange(100) + 7)
+    table = agreement.per_text(vectors, noisy(vectors, 0.1), columns=columns)
+    assert list(table.columns) == ["role", "length", "cosine", "l2", "overlap", "nearest_rank"]
+    assert list(agreement.by(table, "role")["count"]) == [50, 50]
+    assert len(agreement.by(table, "length", "overlap", bins=4)) == 4
+    with pytest.raises(WorkbenchError, match="no column 'colour'"):
+        agreement.by(table, "colour")
+    with pytest.raises(WorkbenchError, match="99 rows"):
+        agreement.per_text(vectors, vectors, columns=columns[:99])
+
+
+def test_identical_vectors_and_a_single_text():
+    same = np.ones((30, 8), dtype=np.float32)
+    whole = agreement.summary(same, same)["value"]
+    assert whole["cosine"] == pytest.approx(1) and np.isnan(whole["cka"]) and whole["effective_rank_teacher"] == 0
+    one = agreement.per_text(same[:1], same[:1])
+    assert one["cosine"].item() == pytest.approx(1) and one["overlap"].isna().all() and one.attrs["k"] == 0
+    assert agreement.summary(same[:1], same[:1])["value"]["l2"] == 0
+    assert agreement.per_text(np.zeros((5, 3)), np.zeros((5, 3)))["cosine"].eq(0).all()
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "message"),
+    [
+        (np.ones((3, 2)), np.ones((4, 2)), "3 vectors and the student 4"),
+        (np.ones(3), np.ones((3, 2)), "teacher: an array of shape"),
+        (np.ones((0, 2)), np.ones((0, 2)), "an array"),
+        (np.ones((3, 2)), np.array([[1, 2], [np.nan, 1], [0, 0]]), "student: 1 rows contain NaN.*row 1"),
+    ],
+)
+def test_bad_input_is_named(teacher, student, message):
+    for function in (agreement.per_text, agreement.summary):
+        with pytest.raises(WorkbenchError, match=message):
+            function(teacher, student)
+
+
+def test_k_out_of_range():
+    with pytest.raises(WorkbenchError, match="k is 0"):
+        agreement.neighbours(cloud(5), 0)
+    with pytest.raises(WorkbenchError, match="5 texts allow 1 to 4"):
+        agreement.neighbours(cloud(5), 5)
+    assert agreement.per_text(cloud(5), cloud(5), k=50).attrs["k"] == 4

@@ -1,0 +1,415 @@
+"""How far two models agree, text by text and as a whole. Arrays in, dataframes out, no drawing.
+
+Every function takes vectors whose rows are the same texts in the same order. Cosine and distance
+need both models in one space; everything else also compares spaces of different widths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from workbench.errors import WorkbenchError
+from workbench.vectors import paired, unit
+
+EXACT_TEXTS = 20_000  # above this, neighbours are approximate unless asked otherwise
+_BLOCK_SCORES = 20_000_000  # similarities held at once, 80 MB
+_RANKED_AGAINST = 5_000  # texts that a rank is estimated against where neighbours are approximate
+_PAIRS = 200_000
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Nearest neighbours by cosine.
+
+    Attributes:
+        positions: int64 of shape (n, k), nearest first.
+        cosines: float32 of shape (n, k).
+        method: "exact" or "approximate (pynndescent)".
+    """
+
+    positions: np.ndarray
+    cosines: np.ndarray
+    method: str
+
+
+def neighbours(
+    vectors: np.ndarray, k: int = 10, *, among: np.ndarray | None = None, exact: bool | None = None, seed: int = 0
+) -> Neighbours:
+    """Find each row's k nearest rows.
+
+    Args:
+        vectors: float of shape (n, d).
+        k: how many; at most one less than there are rows (all of them with `among`).
+        among: float of shape (m, d), to search these rows instead of the other rows of `vectors`.
+        exact: True, False for NN-descent (Dong et al. 2011, by pynndescent), None to choose by size.
+        seed: of the approximate search.
+    """
+    vectors = unit(vectors)
+    pool = vectors if among is None else unit(among, "among")
+    if pool.shape[1] != vectors.shape[1]:
+        raise WorkbenchError(f"vectors are {vectors.shape[1]} wide, those to search {pool.shape[1]}")
+    most = len(pool) - (among is None)
+    if not 1 <= k <= most:
+        raise WorkbenchError(f"k is {k}: {len(pool)} texts allow 1 to {most}" if most else "one text has no neighbours")
+    if exact is None:
+        exact = len(pool) <= EXACT_TEXTS
+    if exact:
+        found = [_top(block, start, pool, k, among is None) for start, block in _blocks(vectors, len(pool))]
+        return Neighbours(*(np.concatenate(part) for part in zip(*found, strict=True)), "exact")
+    from pynndescent import NNDescent
+
+    # Without an angular split, cosine and Euclidean distance order unit vectors alike.
+    index = NNDescent(pool, metric="euclidean", n_neighbors=max(30, k + 10), random_state=seed, n_jobs=-1)
+    if among is None:
+        positions, distances = index.neighbor_graph
+        own = positions == np.arange(len(pool))[:, None]
+        own[~own.any(axis=1), -1] = True  # among duplicates a text may miss itself
+        keep = np.argsort(own, axis=1, kind="stable")[:, :k]
+        positions, distances = np.take_along_axis(positions, keep, 1), np.take_along_axis(distances, keep, 1)
+    else:
+        positions, distances = index.query(vectors, k=k)
+    method = "approximate (pynndescent)"
+    return Neighbours(positions.astype(np.int64), (1 - distances**2 / 2).astype(np.float32), method)
+
+
+def per_text(
+    teacher: np.ndarray,
+    student: np.ndarray,
+    *,
+    k: int = 10,
+    among: tuple[np.ndarray, np.ndarray] | None = None,
+    columns: pd.DataFrame | None = None,
+    exact: bool | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Measure the agreement on every text.
+
+    Args:
+        teacher: float of shape (n, d).
+        student: float of shape (n, e), the same texts; e may differ from d.
+        k: neighbours to compare; less is used where there are fewer texts.
+        among: the teacher's and the student's vectors of other texts to find neighbours in, such as
+            documents where the texts are queries. For asymmetric retrieval pass the teacher's
+            document vectors twice.
+        columns: n rows of anything known of the texts, to stand beside the measures.
+        exact: see `neighbours`.
+        seed: of what is approximate.
+
+    Returns:
+        One row a text, after `columns`:
+        `cosine` (-1 to 1; 1 is the same direction) and `l2` (squared distance, the training loss;
+        0 is the same place; NaN where the widths differ);
+        `overlap`, the share of the k nearest neighbours that both models find (1 all, 0 none);
+        `nearest_rank`, the place in the student's ranking of the teacher's nearest neighbour (1 is
+        best). `attrs` says `k`, `neighbours` ("exact" or which method) and `ranks` ("exact" or how
+        they were estimated).
+    """
+    teacher, student = paired(teacher, student)
+    if columns is not None and len(columns) != len(teacher):
+        raise WorkbenchError(f"columns have {len(columns):,} rows and there are {len(teacher):,} texts")
+    table = pd.DataFrame(index=pd.RangeIndex(len(teacher))) if columns is None else columns.reset_index(drop=True)
+    same = teacher.shape[1] == student.shape[1]
+    t, s = unit(teacher), unit(student)
+    table["cosine"] = (t * s).sum(axis=1) if same else np.nan
+    table["l2"] = ((teacher - student) ** 2).sum(axis=1) if same else np.nan
+    pools = (t, s) if among is None else tuple(map(unit, paired(*among)))
+    k = min(k, len(pools[0]) - (among is None))
+    if k < 1:
+        table["overlap"] = table["nearest_rank"] = np.nan
+        table.attrs |= {"k": 0, "neighbours": "none: one text has no neighbours", "ranks": "none"}
+        return table
+    pair = [
+        neighbours(v, k, among=None if among is None else p, exact=exact, seed=seed)
+        for v, p in zip((t, s), pools, strict=True)
+    ]
+    table["overlap"] = overlap(pair[0].positions, pair[1].positions)
+    against = sample(len(pools[1]), len(pools[1]) if pair[0].method == "exact" else _RANKED_AGAINST, seed)
+    table["nearest_rank"] = _ranks(s, pools[1], pair[0].positions[:, 0], against, among is None)
+    table.attrs |= {
+        "k": k,
+        "neighbours": pair[0].method,
+        "ranks": "exact" if len(against) == len(pools[1]) else f"estimated against {len(against):,} texts",
+    }
+    return table
+
+
+def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the share of entries that the rows of two integer arrays (n, k) have in common, float (n,)."""
+    both = np.sort(np.concatenate([first, second], axis=1), axis=1)
+    return (both[:, 1:] == both[:, :-1]).sum(axis=1) / first.shape[1]
+
+
+def by(table: pd.DataFrame, column: str, measure: str = "cosine", bins: int = 5) -> pd.DataFrame:
+    """Describe the distribution of a measure in each group of a column.
+
+    A numeric column of more than ten values is cut into `bins` groups of equal size.
+
+    Returns:
+        One row a group: count, mean, standard deviation, quartiles and extremes.
+    """
+    for name in (column, measure):
+        if name not in table:
+            raise WorkbenchError(f"there is no column {name!r}: choose from {', '.join(map(str, table.columns))}")
+    groups = table[column]
+    if pd.api.types.is_numeric_dtype(groups) and groups.nunique() > 10:
+        groups = pd.qcut(groups, bins, duplicates="drop")
+    return table.groupby(groups, observed=True, dropna=False)[measure].describe()
+
+
+# --- the whole -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What `summary` knows of a measure: where it comes from and how to read it."""
+
+    name: str
+    good: str
+    bad: str
+    source: str
+
+
+MEASURES = {
+    m.name: m
+    for m in (
+        Measure("cosine", "near 1: texts lie where the teacher puts them", "below 0.7: only roughly so", "mean"),
+        Measure("l2", "near 0", "near 2: as far as unrelated texts", "mean squared distance, the training loss"),
+        Measure("overlap", "near 1: both find the same neighbours", "below 0.3: searches differ", "mean at k"),
+        Measure("nearest_rank", "1", "far beyond k: the best hit drops out of sight", "median"),
+        Measure(
+            "cka", "near 1: one geometry up to rotation and scale", "below 0.8", "linear CKA, Kornblith et al. 2019"
+        ),
+        Measure(
+            "rank_correlation",
+            "near 1: pairs are ordered alike by similarity",
+            "below 0.6",
+            "Spearman over random pairs; Kriegeskorte et al. 2008",
+        ),
+        Measure(
+            "distance",
+            "near 0: in place without any turning",
+            "1 or more: no better than putting all texts at the origin",
+            "||T - S||^2 / ||T||^2",
+        ),
+        Measure(
+            "procrustes",
+            "near 0; far below `distance`, the student is rotated, not different",
+            "as large as `distance`: no rotation helps",
+            "orthogonal Procrustes (Schönemann 1966), fitted on one half of the texts, measured on the other",
+        ),
+        Measure(
+            "hubness_teacher",
+            "near 0: each text is a neighbour about equally often",
+            "above 2: a few texts are everyone's neighbours",
+            "skewness of k-occurrence, Radovanović et al. 2010",
+        ),
+        Measure("hubness_student", "as the teacher's", "well above the teacher's", "the same of the student"),
+        Measure(
+            "effective_rank_teacher",
+            "the dimensions that are really used",
+            "a handful: collapsed",
+            "exponential of the entropy of singular values, Roy and Vetterli 2007",
+        ),
+        Measure("effective_rank_student", "as the teacher's", "far below: the student collapsed", "the same"),
+        Measure(
+            "mean_offset",
+            "near 0: the clouds share their centre",
+            "above 0.2: one cloud stands aside, which hurts asymmetric search first",
+            "||mean(T) - mean(S)|| over the root mean square norm of T",
+        ),
+    )
+}
+
+
+def summary(
+    teacher: np.ndarray,
+    student: np.ndarray,
+    table: pd.DataFrame | None = None,
+    *,
+    k: int = 10,
+    exact: bool | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Measure the agreement of two models as a whole.
+
+    Args:
+        teacher: float of shape (n, d).
+        student: float of shape (n, e), the same texts.
+        table: what `per_text` returned for them, to save doing it again.
+        k: neighbours for overlap and hubness.
+        exact: see `neighbours`.
+        seed: of random pairs and of what is approximate.
+
+    Returns:
+        Index: measure. Columns: `value`, `good` and `bad` (how to read it) and `source`. A measure
+        that is not defined (a distance between widths that differ, a rotation from too few texts)
+        is NaN. `attrs` says how neighbours were found.
+    """
+    teacher, student = paired(teacher, student)
+    if table is None:
+        table = per_text(teacher, student, k=k, exact=exact, seed=seed)
+    if len(table) != len(teacher):
+        raise WorkbenchError(f"the table has {len(table):,} rows and there are {len(teacher):,} texts")
+    values = {
+        "cosine": table["cosine"].mean(),
+        "l2": table["l2"].mean(),
+        "overlap": table["overlap"].mean(),
+        "nearest_rank": table["nearest_rank"].median(),
+        "cka": cka(teacher, student),
+        "rank_correlation": rank_correlation(teacher, student, seed=seed),
+        "distance": relative_distance(teacher, student),
+        "procrustes": procrustes(teacher, student, seed=seed),
+        "hubness_teacher": hubness(teacher, k=k, exact=exact, seed=seed),
+        "hubness_student": hubness(student, k=k, exact=exact, seed=seed),
+        "effective_rank_teacher": effective_rank(spectrum(teacher)),
+        "effective_rank_student": effective_rank(spectrum(student)),
+        "mean_offset": mean_offset(teacher, student),
+    }
+    rows = [(values[m.name], m.good, m.bad, m.source) for m in MEASURES.values()]
+    result = pd.DataFrame(rows, index=pd.Index(MEASURES, name="measure"), columns=["value", "good", "bad", "source"])
+    result.attrs |= table.attrs
+    return result
+
+
+def cka(first: np.ndarray, second: np.ndarray) -> float:
+    """Linear centred kernel alignment (Kornblith et al. 2019, eq. 2 with features): 0 to 1.
+
+    Blind to rotation, scale and the position of the clouds; NaN if one cloud is a single point.
+    """
+    first, second = paired(first, second)
+    cross, one, two = _cross(first, second), _cross(first, first), _cross(second, second)
+    below = np.linalg.norm(one) * np.linalg.norm(two)
+    return float(np.linalg.norm(cross) ** 2 / below) if below > 1e-20 else np.nan
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray, *, pairs: int = _PAIRS, seed: int = 0) -> float:
+    """Spearman correlation of the cosines of random pairs of texts in both spaces: -1 to 1."""
+    from scipy.stats import spearmanr
+
+    first, second = paired(first, second)
+    if len(first) < 3:
+        return np.nan
+    rng = np.random.default_rng(seed)
+    left = rng.integers(0, len(first), pairs)
+    right = (left + rng.integers(1, len(first), pairs)) % len(first)
+    cosines = []
+    for vectors in (unit(first), unit(second)):
+        parts = [(vectors[left[i : i + 8192]] * vectors[right[i : i + 8192]]).sum(1) for i in range(0, pairs, 8192)]
+        cosines.append(np.concatenate(parts))
+    if np.ptp(cosines[0]) < 1e-6 or np.ptp(cosines[1]) < 1e-6:
+        return np.nan
+    return float(spearmanr(*cosines).statistic)
+
+
+def relative_distance(teacher: np.ndarray, student: np.ndarray) -> float:
+    """Squared distance of the clouds, text by text, over the teacher's squared norm; NaN if widths differ."""
+    teacher, student = paired(teacher, student)
+    if teacher.shape[1] != student.shape[1]:
+        return np.nan
+    return float(((teacher - student) ** 2).sum() / (teacher**2).sum())
+
+
+def procrustes(teacher: np.ndarray, student: np.ndarray, *, seed: int = 0) -> float:
+    """Return what `relative_distance` becomes after the best orthogonal map of the student onto the teacher.
+
+    The map (Schönemann 1966) is fitted on a random half of the texts and judged on the other half,
+    since with as many texts as dimensions some rotation always fits. The narrower space is padded
+    with zeros. NaN with fewer than four texts a dimension.
+    """
+    teacher, student = paired(teacher, student)
+    width = max(teacher.shape[1], student.shape[1])
+    if len(teacher) < 4 * width:
+        return np.nan
+    teacher, student = (np.pad(v, ((0, 0), (0, width - v.shape[1]))) for v in (teacher, student))
+    order = np.random.default_rng(seed).permutation(len(teacher))
+    fit, judge = np.array_split(order, 2)
+    left, _, right = np.linalg.svd(student[fit].T.astype(np.float64) @ teacher[fit])
+    return relative_distance(teacher[judge], (student[judge] @ (left @ right)).astype(np.float32))
+
+
+def hubness(vectors: np.ndarray, *, k: int = 10, exact: bool | None = None, seed: int = 0) -> float:
+    """Skewness of how often a text is among the k nearest of others (Radovanović et al. 2010)."""
+    from scipy.stats import skew
+
+    k = min(k, len(vectors) - 1)
+    if k < 1:
+        return np.nan
+    found = neighbours(vectors, k, exact=exact, seed=seed).positions
+    counts = np.bincount(found.ravel(), minlength=len(vectors))
+    return float(skew(counts)) if np.ptp(counts) else 0.0
+
+
+def spectrum(vectors: np.ndarray) -> np.ndarray:
+    """Return the singular values of the centred vectors over their sum, float64 of shape (d,), falling."""
+    values = np.sqrt(np.maximum(np.linalg.eigvalsh(_cross(vectors, vectors))[::-1], 0))
+    return values / values.sum() if values.sum() > 1e-6 else np.zeros_like(values)
+
+
+def effective_rank(values: np.ndarray) -> float:
+    """Exponential of the entropy of a `spectrum` (Roy and Vetterli 2007): 1 to d, 0 for a single point."""
+    values = values[values > 0]
+    return float(np.exp(-(values * np.log(values)).sum())) if len(values) else 0.0
+
+
+def mean_offset(teacher: np.ndarray, student: np.ndarray) -> float:
+    """Distance of the clouds' means over the teacher's root mean square norm; NaN if widths differ."""
+    teacher, student = paired(teacher, student)
+    if teacher.shape[1] != student.shape[1]:
+        return np.nan
+    scale = np.sqrt((teacher**2).sum(axis=1).mean())
+    return float(np.linalg.norm(teacher.mean(axis=0) - student.mean(axis=0)) / scale)
+
+
+# --- shared --------------------------------------------------------------------------------------
+
+
+def sample(count: int, most: int, seed: int = 0) -> np.ndarray:
+    """Return sorted positions of at most `most` of `count` texts, chosen at random, int64."""
+    if count <= most:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
+
+
+def _blocks(vectors: np.ndarray, width: int) -> Iterator[tuple[int, np.ndarray]]:
+    rows = max(1, _BLOCK_SCORES // width)
+    for start in range(0, len(vectors), rows):
+        yield start, vectors[start : start + rows]
+
+
+def _top(block: np.ndarray, start: int, pool: np.ndarray, k: int, skip_self: bool) -> tuple[np.ndarray, np.ndarray]:
+    scores = torch.from_numpy(block) @ torch.from_numpy(pool).T
+    if skip_self:
+        scores[torch.arange(len(block)), torch.arange(start, start + len(block))] = -2
+    cosines, positions = scores.topk(k, dim=1)
+    return positions.numpy(), cosines.numpy()
+
+
+def _ranks(vectors: np.ndarray, pool: np.ndarray, wanted: np.ndarray, among: np.ndarray, skip_self: bool) -> np.ndarray:
+    """Return the 1-based place of each wanted row of the pool, scaled up where `among` is a sample."""
+    ranks = np.empty(len(vectors))
+    part = torch.from_numpy(pool[among])
+    for start, block in _blocks(vectors, len(among)):
+        rows = np.arange(start, start + len(block))
+        scores = torch.from_numpy(block) @ part.T
+        hit = torch.from_numpy((block * pool[wanted[rows]]).sum(axis=1, keepdims=True))
+        better = (scores > hit + 1e-6).numpy()  # the two products round differently
+        if skip_self:
+            better[among[None, :] == rows[:, None]] = False
+        ranks[rows] = better.sum(axis=1)
+    scale = (len(pool) - skip_self) / max(1, len(among) - skip_self)
+    return 1 + ranks * scale
+
+
+def _cross(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the centred cross-product, float64 of shape (d, e), a block of rows at a time."""
+    means = first.mean(axis=0, dtype=np.float64), second.mean(axis=0, dtype=np.float64)
+    total = np.zeros((first.shape[1], second.shape[1]))
+    for start in range(0, len(first), 8192):
+        rows = slice(start, start + 8192)
+        total += (first[rows] - means[0]).T @ (second[rows] - means[1])
+    return total

@@ -1,0 +1,36 @@
+"""Checks that arrays of vectors pass before anything is computed from them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from workbench.errors import WorkbenchError
+
+
+def checked(vectors: np.ndarray, name: str) -> np.ndarray:
+    """Return vectors as float32 of shape (n, d), or say what is wrong with them."""
+    vectors = np.asarray(vectors, dtype=np.float32)
+    if vectors.ndim != 2 or not vectors.size:
+        raise WorkbenchError(f"{name}: an array of shape (n, d), n and d at least 1, is needed, not {vectors.shape}")
+    sums = vectors.sum(axis=1)  # NaN and infinity survive a sum, and a mask as large as the array is spared
+    if not np.isfinite(sums).all():
+        bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        if bad.size:
+            raise WorkbenchError(f"{name}: {bad.size:,} rows contain NaN or infinity, the first is row {bad[0]:,}")
+    return vectors
+
+
+def paired(teacher: np.ndarray, student: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return both as float32 arrays, or say why they are not vectors of the same texts."""
+    teacher, student = checked(teacher, "teacher"), checked(student, "student")
+    if len(teacher) != len(student):
+        raise WorkbenchError(
+            f"the teacher has {len(teacher):,} vectors and the student {len(student):,}: rows must be the same texts"
+        )
+    return teacher, student
+
+
+def unit(vectors: np.ndarray, name: str = "vectors") -> np.ndarray:
+    """Return rows of norm 1 (a row of zeros stays), float32 of shape (n, d)."""
+    vectors = checked(vectors, name)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
