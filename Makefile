@@ -37,7 +37,7 @@ test: setup  ## run all tests
 	$(PY) -m pytest
 
 fast: setup  ## run the tests that need no real model and no notebook
-	$(PY) -m pytest -m "not models and not notebooks"
+	$(PY) -m pytest -m "not models and not notebooks and not browser"
 
 lab: setup  ## open the notebooks in JupyterLab
 	$(PY) -m workbench lab

@@ -129,7 +129,8 @@ def per_text(
     ]
     table["overlap"] = overlap(pair[0].positions, pair[1].positions)
     against = sample(len(pools[1]), len(pools[1]) if pair[0].method == "exact" else _RANKED_AGAINST, seed)
-    table["nearest_rank"] = _ranks(s, pools[1], pair[0].positions[:, 0], against, among is None)
+    ranks = _ranks(s, pools[1], pair[0].positions[:, 0], against, among is None)
+    table["nearest_rank"] = np.round(ranks).astype(int)
     table.attrs |= {
         "k": k,
         "neighbours": pair[0].method,

@@ -1,0 +1,380 @@
+"""The joint map, a histogram and a table of the same texts: what is chosen in one is chosen in all."""
+
+from __future__ import annotations
+
+import html
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+import ipywidgets
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import traitlets
+
+from workbench import agreement, maps
+from workbench.corpora import Text
+from workbench.errors import WorkbenchError
+from workbench.vectors import paired
+from workbench.widgets.base import CATEGORIES, COLOURS, View, cut, figure, hover, note
+from workbench.widgets.table import Table
+
+MOST_TEXTS = 50_000
+_HOVER_TEXTS = 5_000  # with more, the texts would weigh more than the map
+_LINES = 2_000  # lines drawn without being asked for
+_BINS = 40
+_MODEL = "model"
+
+
+class AgreementExplorer(View):
+    """Show where each text lies for the teacher and for the student, and how far apart.
+
+    Lasso or click on the map, brush the histogram, pick or search in the table. A map by PCA is there
+    at once; one by UMAP takes its place when it has been fitted in the background.
+
+    Args:
+        teacher: float of shape (n, d).
+        student: float of shape (n, d), the same texts.
+        texts: n texts, `str` or `Text` (which brings a column `role`).
+        columns: n rows of anything else that is known of the texts, to colour and to sort by.
+        k: neighbours that `overlap` compares.
+        umap: whether to fit a UMAP.
+        most: above so many texts a random sample is shown, and the view says so.
+        folder: where maps are kept, see `maps.umap`.
+        seed: of the sample and of the map.
+
+    Attributes:
+        table: dataframe of the texts shown with all measures; its index is the position in the input.
+        selected: positions in `table`, a tuple of int; to be observed.
+
+    Raises:
+        WorkbenchError: the arrays are not vectors of these texts in one space.
+    """
+
+    selected = traitlets.Tuple()
+
+    def __init__(
+        self,
+        teacher: np.ndarray,
+        student: np.ndarray,
+        texts: Sequence[str | Text],
+        *,
+        columns: pd.DataFrame | None = None,
+        k: int = 10,
+        umap: bool = True,
+        most: int = MOST_TEXTS,
+        folder: str | Path | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._stop = threading.Event()  # first: `close` is called even where what follows fails
+        teacher, student = paired(teacher, student)
+        if len(texts) != len(teacher):
+            raise WorkbenchError(f"{len(texts):,} texts and {len(teacher):,} vectors: rows must be the same texts")
+        if columns is not None and len(columns) != len(teacher):
+            raise WorkbenchError(f"columns have {len(columns):,} rows and there are {len(teacher):,} texts")
+        chosen = agreement.sample(len(teacher), most, seed)
+        self._all = len(teacher)
+        if len(chosen) < len(teacher):
+            teacher, student = teacher[chosen], student[chosen]
+        self._map = maps.pca(teacher, student)  # says at once if the widths differ
+        known = _known([texts[i] for i in chosen], None if columns is None else columns.iloc[chosen])
+        measured = agreement.per_text(teacher, student, k=k, columns=known, seed=seed)
+        self.table = measured[[*(c for c in measured if c != "text"), "text"]]
+        self.table.index = chosen
+        self._from: str | None = None
+        self._build()
+        self.observe(self._selection_changed, "selected")
+        if umap:
+            self._fit(teacher, student, folder=folder, seed=seed)
+
+    # --- what code can do ---
+
+    @property
+    def selection(self) -> pd.DataFrame:
+        """The selected rows of `table`; set it with positions, a mask, or rows of `table`."""
+        return self.table.iloc[list(self.selected)]
+
+    @selection.setter
+    def selection(self, wanted: pd.DataFrame | pd.Index | Iterable) -> None:
+        if isinstance(wanted, pd.DataFrame | pd.Series) and not _is_mask(wanted):
+            wanted = wanted.index
+        if isinstance(wanted, pd.Index):
+            positions = self.table.index.get_indexer(wanted)
+        else:
+            array = np.asarray(list(wanted))
+            if array.dtype == bool:
+                if len(array) != len(self.table):
+                    raise WorkbenchError(f"the mask has {len(array):,} values and {len(self.table):,} texts are shown")
+                array = np.flatnonzero(array)
+            positions = array.astype(int)
+        if len(positions) and (positions.min() < 0 or positions.max() >= len(self.table)):
+            raise WorkbenchError(f"a selection is of positions 0 to {len(self.table) - 1:,}, or of rows of the table")
+        self._select(positions, "code")
+
+    @property
+    def map(self) -> maps.JointMap:
+        """The map that is shown."""
+        return self._map
+
+    def wait(self, seconds: float | None = None) -> maps.JointMap:
+        """Wait for the UMAP, and return the map that is shown then."""
+        if not self._settled.wait(seconds):
+            raise WorkbenchError(f"the UMAP is not ready after {seconds} s; the map shown is by PCA")
+        return self._map
+
+    def close(self) -> None:
+        """End a fit that is under way and free the figures."""
+        self._stop.set()
+        for part in self.children:
+            part.close()
+        super().close()
+
+    def summary(self) -> str:
+        """Return a few lines that say what is shown."""
+        cosine = self.table["cosine"]
+        return (
+            f"<p>{self._sampled()} Cosine of student to teacher: mean {cosine.mean():.3f}, "
+            f"from {cosine.min():.3f} to {cosine.max():.3f}; {len(self.selected):,} selected. {self._about_map()}</p>"
+        )
+
+    def figures(self) -> list[go.Figure]:
+        """Return the map and the histogram."""
+        return [self.chart, self.histogram]
+
+    # --- parts ---
+
+    def _build(self) -> None:
+        # One figure with WebGL a view: a page has only 8 to 16 contexts.
+        self.chart = figure(
+            height=470, x="component 1", y="component 2", dragmode="lasso", hovermode="closest", uirevision="map"
+        )
+        self.chart.update_yaxes(scaleanchor="x")
+        texts = [hover(text) for text in self.table["text"]] if len(self.table) <= _HOVER_TEXTS else None
+        shape = {"size": 6 if len(self.table) < 3000 else 4}
+        faint = {"marker": {"opacity": 0.06}}
+        self.chart.add_scattergl(
+            mode="lines", line={"width": 1, "color": "rgba(128,128,128,.45)"}, hoverinfo="skip", name="same text"
+        )
+        for name, symbol in (("teacher", "diamond"), ("student", "circle")):
+            self.chart.add_scattergl(
+                mode="markers", name=name, marker=shape | {"symbol": symbol, "opacity": 0.8}, unselected=faint,
+                text=texts, hovertemplate=f"%{{text}}<extra>{name}</extra>" if texts else f"{name}<extra></extra>",
+            )  # fmt: skip
+        teacher_points, student_points = self.chart.data[1:]
+        # Callbacks come trace by trace, the student's last: only then is the choice complete.
+        teacher_points.on_selection(lambda _, points, __: setattr(self, "_half", points.point_inds))
+        student_points.on_selection(lambda _, points, __: self._drawn(self.chart, [*self._half, *points.point_inds]))
+        for points in (teacher_points, student_points):
+            points.on_click(lambda _, hit, __: hit.point_inds and self._select(hit.point_inds, "map"))
+        student_points.on_deselect(lambda *_: self._select([], "map"))
+        self._half: list[int] = []
+
+        low = float(np.floor(20 * min(self.table["cosine"].min(), 0.95)) / 20)
+        self._edges = np.linspace(low, 1, _BINS + 1)
+        self._bin = np.clip(np.digitize(self.table["cosine"], self._edges) - 1, 0, _BINS - 1)
+        centres = (self._edges[1:] + self._edges[:-1]) / 2
+        self.histogram = figure(
+            height=200, x="cosine of student to teacher", y="texts", dragmode="select", selectdirection="h",
+            barmode="overlay", bargap=0.05,
+        )  # fmt: skip
+        self.histogram.add_bar(x=centres, y=self._counts(), name="all", marker_color="rgba(128,128,128,.5)")
+        self.histogram.add_bar(x=centres, y=np.zeros(_BINS), name="selected", marker_color=COLOURS["student"])
+        self.histogram.update_traces(unselected={"marker": {"opacity": 1}}, hovertemplate="%{y} texts near %{x:.3f}")
+        self.histogram.data[0].on_selection(lambda _, points, __: self._brushed(points.point_inds))
+        self.histogram.data[0].on_deselect(lambda *_: self._select([], "map"))
+
+        self.rows = Table(self.table)
+        self.rows.observe(lambda change: self._select(change["new"], "table"), "selected")
+
+        names = [c for c in self.table if c != "text" and (_numeric(self.table[c]) or self.table[c].nunique() <= 50)]
+        self.colour = ipywidgets.Dropdown(options=[_MODEL, *names], description="Colour", tooltip="colour points by")
+        self.lines = ipywidgets.Dropdown(
+            options=["all", "selected", "none"],
+            value="all" if len(self.table) <= _LINES else "selected",
+            description="Lines",
+            tooltip="lines from each text's teacher point to its student point",
+        )
+        self.search = ipywidgets.Text(placeholder="words in the text, then Enter", description="Search")
+        self.search.continuous_update = False
+        self.page = ipywidgets.Button(
+            description="Select page", tooltip="select the rows that the table shows", layout={"width": "auto"}
+        )
+        self.clear = ipywidgets.Button(
+            description="Clear", tooltip="select nothing, show all texts", layout={"width": "auto"}
+        )
+        self.give_up = ipywidgets.Button(description="Stop UMAP", tooltip="keep the PCA map")
+        self.progress = ipywidgets.FloatProgress(max=1, description="UMAP", layout={"width": "220px"})
+        self.legend, self.status = note(), note()
+        self.colour.observe(lambda _: self._paint(), "value")
+        self.lines.observe(lambda _: self._place(), "value")
+        self.search.observe(lambda change: self._search(change["new"]), "value")
+        self.page.on_click(lambda _: self._select([row["key"] for row in self.rows._rows], "table"))
+        self.clear.on_click(lambda _: self._select([], "code"))
+        self.give_up.on_click(lambda _: self._stop.set())
+        self._settled = threading.Event()
+        self._settled.set()
+        self._fitting = ipywidgets.HBox([self.progress, self.give_up], layout={"display": "none"})
+        wrap = {"flex_flow": "row wrap", "align_items": "center"}
+        super().__init__(
+            ipywidgets.HBox([self.colour, self.lines, self.search, self.page, self.clear], layout=wrap),
+            ipywidgets.HBox([self._fitting, self.status], layout=wrap),
+            self.chart, self.legend, self.histogram, self.rows,
+        )  # fmt: skip
+        self._place()
+        self._paint()
+
+    def _fit(self, teacher: np.ndarray, student: np.ndarray, **options: object) -> None:
+        self._fitting.layout.display = ""
+        self._settled.clear()
+        future = maps.umap_in_background(
+            teacher,
+            student,
+            stop=self._stop,
+            on_progress=lambda share: setattr(self.progress, "value", share),
+            **options,
+        )
+        future.add_done_callback(self._fitted)
+
+    def _fitted(self, future: Future) -> None:
+        self._fitting.layout.display = "none"
+        if error := future.exception():
+            self.status.value = f'<span class="error">{html.escape(str(error))} The map is by PCA.</span>'
+        elif (found := future.result()) is not None:
+            self._map = found
+            self._place()
+        self._settled.set()
+
+    def _place(self) -> None:
+        """Put the points and the lines where the map says."""
+        both = self._map.teacher, self._map.student
+        if self.lines.value == "none":
+            ends = np.zeros(0, dtype=int)
+        else:
+            ends = np.array(self.selected or (), dtype=int)
+            if self.lines.value == "all" and not len(ends):
+                ends = np.arange(len(self.table))
+        path = np.full((len(ends), 3, 2), np.nan, dtype=np.float32)  # NaN lifts the pen
+        path[:, 0], path[:, 1] = both[0][ends], both[1][ends]
+        path = path.reshape(-1, 2)
+        with self.chart.batch_update():
+            self.chart.data[0].x, self.chart.data[0].y = path[:, 0], path[:, 1]
+            for trace, points in zip(self.chart.data[1:], both, strict=True):
+                trace.x, trace.y = points[:, 0], points[:, 1]
+            self.chart.layout.xaxis.title.text = f"{self._map.method} 1 (no unit)"
+            self.chart.layout.yaxis.title.text = f"{self._map.method} 2 (no unit)"
+        self._say()
+
+    def _paint(self) -> None:
+        teacher_points, student_points = self.chart.data[1:]
+        name, legend = self.colour.value, ""
+        with self.chart.batch_update():
+            for trace, model in ((teacher_points, "teacher"), (student_points, "student")):
+                if name == _MODEL:
+                    trace.marker.update(color=COLOURS[model], showscale=False)
+                elif _numeric(self.table[name]):
+                    trace.marker.update(
+                        color=self.table[name].to_numpy(dtype=float),
+                        colorscale="Cividis",
+                        showscale=model == "student",
+                        colorbar={"title": {"text": html.escape(str(name))}, "thickness": 12},
+                    )
+                else:
+                    codes, kinds = pd.factorize(self.table[name].astype(str))
+                    palette = np.array(CATEGORIES)
+                    trace.marker.update(color=palette[np.minimum(codes, len(palette) - 1)], showscale=False)
+                    legend = " &nbsp; ".join(
+                        f'<span style="color:{CATEGORIES[min(i, len(CATEGORIES) - 1)]}">■</span> {html.escape(cut(kind, 40))}'
+                        for i, kind in enumerate(kinds[:20])
+                    )
+        self.legend.value = f"{html.escape(str(name))}: {legend}" if legend else ""
+
+    # --- selection ---
+
+    def _select(self, positions: Iterable[int], origin: str) -> None:
+        self._from = origin
+        self.selected = tuple(sorted({int(p) for p in positions}))
+
+    def _drawn(self, chart: go.FigureWidget, positions: Sequence[int]) -> None:
+        """Take over a lasso or a brush, and take its outline away.
+
+        As long as there is an outline, plotly selects by it again whenever the figure changes. The
+        browser alone knows of it, so there is no public way; and once it is gone the browser reports
+        an empty selection, which is why an empty one means nothing (a double click clears).
+        """
+        if len(positions):
+            chart._send_relayout_msg({"selections": []})
+            self._select(positions, "map")
+
+    def _brushed(self, bins: Sequence[int]) -> None:
+        self._drawn(self.histogram, np.flatnonzero(np.isin(self._bin, bins)))
+
+    def _search(self, words: str) -> None:
+        if not words.strip():
+            self._select([], "search")
+            return
+        found = self.table["text"].str.contains(words.strip(), case=False, regex=False)
+        self._select(np.flatnonzero(found), "search")
+        if not found.any():
+            self.status.value = f"No text contains “{html.escape(cut(words, 80))}”."
+
+    def _selection_changed(self, _: object) -> None:
+        chosen = list(self.selected)
+        with self.chart.batch_update():
+            for trace in self.chart.data[1:]:
+                trace.selectedpoints = chosen or None
+        with self.histogram.batch_update():
+            self.histogram.data[1].y = self._counts(chosen)
+            self.histogram.data[0].selectedpoints = None
+        if self._from != "table":  # there the rows should stay under the pointer
+            self.rows.only(chosen or None)
+        self.rows.selected = self.selected
+        self._place() if self.lines.value != "none" else self._say()
+
+    def _counts(self, chosen: list[int] | None = None) -> np.ndarray:
+        return np.bincount(self._bin if chosen is None else self._bin[chosen], minlength=_BINS)
+
+    # --- words ---
+
+    def _say(self) -> None:
+        selection = ""
+        if self.selected:
+            selection = f"{len(self.selected):,} selected, mean cosine {self.selection['cosine'].mean():.3f}. "
+        self.status.value = f"{selection}{self._sampled()} {self._about_map()}"
+
+    def _sampled(self) -> str:
+        count = len(self.table)
+        return f"{count:,} texts." if count == self._all else f"A random sample of {count:,} of {self._all:,} texts."
+
+    def _about_map(self) -> str:
+        ranks = f"Neighbours: {self.table.attrs['neighbours']}; ranks: {self.table.attrs['ranks']}."
+        if np.isnan(self._map.faithfulness):
+            return f"Map: {self._map.method}. {ranks}"
+        return (
+            f"Map: {self._map.method}; the length of a line follows the true distance with rank correlation "
+            f"{self._map.faithfulness:.2f}. {ranks}"
+        )
+
+
+def _known(texts: Sequence[str | Text], columns: pd.DataFrame | None) -> pd.DataFrame:
+    known = pd.DataFrame({"text": [t.text if isinstance(t, Text) else str(t) for t in texts]})
+    known["length"] = known["text"].str.len()
+    if all(isinstance(t, Text) for t in texts):
+        known["role"] = [t.role.value for t in texts]
+    for name in () if columns is None else columns.columns:
+        if name in (*known, *_MEASURED):
+            raise WorkbenchError(f"the column {name!r} of yours has the name of a measure: rename it")
+        known[name] = columns[name].to_numpy()
+    return known
+
+
+_MEASURED = ("cosine", "l2", "overlap", "nearest_rank")
+
+
+def _numeric(column: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+
+
+def _is_mask(wanted: pd.DataFrame | pd.Series) -> bool:
+    return isinstance(wanted, pd.Series) and wanted.dtype == bool

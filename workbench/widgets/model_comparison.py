@@ -1,0 +1,246 @@
+"""Several students of one teacher in one table, and the texts on which two of them part."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+
+import ipywidgets
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from workbench import agreement
+from workbench.corpora import Text
+from workbench.errors import WorkbenchError
+from workbench.retrieval import compare
+from workbench.vectors import paired
+from workbench.widgets.base import COLOURS, View, cut, figure, hover, note, shown
+from workbench.widgets.table import Table
+
+_RETRIEVAL = ("ndcg_at_10", "share_of_teacher", "share_low", "share_high")
+_RESAMPLES = 2000
+
+
+class ModelComparison(View):
+    """Compare students, or a student at several stages, with their teacher and with each other.
+
+    Args:
+        teacher: float of shape (n, d).
+        students: name to its vectors of the same texts, float of shape (n, e). Where e is not d,
+            what needs one space (cosine, distance) is NaN and shown empty.
+        texts: the n texts, `str` or `Text`.
+        retrieval: what `retrieval.compare` returned; a mode named as a student stands in its row,
+            any other mode gets a row of its own.
+        scores: instead, mode to what `retrieval.score` returned, with "teacher" among them.
+        k: neighbours for the measures of agreement.
+        seed: of what is approximate and of the bootstraps.
+
+    Attributes:
+        table: one row a model (index: its name): first what is known of retrieval (`ndcg_at_10` and
+            `share_of_teacher` with its 95 % interval `share_low` to `share_high`), then the measures
+            of `agreement.summary`, `cosine` with its 95 % interval `cosine_low` to `cosine_high`.
+
+    Raises:
+        WorkbenchError: there are no students, their rows are not the teacher's texts, or what is
+            given of retrieval is something else.
+    """
+
+    def __init__(
+        self,
+        teacher: np.ndarray,
+        students: Mapping[str, np.ndarray],
+        *,
+        texts: Sequence[str | Text] | None = None,
+        retrieval: pd.DataFrame | None = None,
+        scores: Mapping[str, pd.DataFrame] | None = None,
+        k: int = 10,
+        seed: int = 0,
+    ) -> None:
+        if not students:
+            raise WorkbenchError("there are no students: give at least one name with its vectors")
+        if "teacher" in students:
+            raise WorkbenchError('a student cannot be named "teacher": rename it')
+        if retrieval is not None and scores is not None:
+            raise WorkbenchError("give retrieval or scores, not both: the one is computed from the other")
+        if texts is not None and len(texts) != len(teacher):
+            raise WorkbenchError(f"{len(texts):,} texts and {len(teacher):,} vectors: rows must be the same texts")
+        vectors = {}
+        for name, student in students.items():
+            try:
+                teacher, vectors[str(name)] = paired(teacher, student)
+            except WorkbenchError as error:
+                raise WorkbenchError(f"student {name!r}: {error}") from None
+        found = _retrieval(retrieval, scores, seed)
+        self._texts = None if texts is None else [t.text if isinstance(t, Text) else str(t) for t in texts]
+        self._seed = seed
+        self._ndcg = {} if scores is None else {mode: scores[mode]["ndcg_at_10"].to_numpy() for mode in scores}
+        self._cosines: dict[str, np.ndarray] = {}
+        rows = {}
+        for name, student in vectors.items():
+            measured = agreement.per_text(teacher, student, k=k, seed=seed)
+            self._cosines[name] = measured["cosine"].to_numpy()
+            rows[name] = agreement.summary(teacher, student, measured, k=k, seed=seed)["value"]
+            rows[name]["cosine_low"], rows[name]["cosine_high"] = _interval(self._cosines[name], seed)
+        first = ["cosine", "cosine_low", "cosine_high"]
+        table = pd.DataFrame(rows).T[[*first, *(m for m in agreement.MEASURES if m not in first)]]
+        self.table = table if found is None else found.join(table, how="outer", sort=False)
+        names = [*vectors, *(name for name in self.table.index if name not in vectors)]
+        self.table = self.table.loc[names].rename_axis("model")
+        self._build()
+
+    def differences(self, first: str, second: str) -> pd.DataFrame:
+        """Say where two students part.
+
+        Args:
+            first: name of a student.
+            second: name of another.
+
+        Returns:
+            One row a text (index: its position), the greatest difference first: `difference` (cosine
+            of the first student to the teacher less the second's), `first`, `second` and, where the
+            texts are known, `text`. `attrs` has `mean`, `low` and `high`, the mean difference and its
+            95 % interval by the paired percentile bootstrap over texts; with the scores of both also
+            `ndcg_mean`, `ndcg_low` and `ndcg_high`, the same of nDCG@10 over queries. All are NaN
+            where a width differs from the teacher's.
+
+        Raises:
+            WorkbenchError: there is no such student.
+        """
+        for name in (first, second):
+            if name not in self._cosines:
+                raise WorkbenchError(f"there is no student {name!r}: choose from {', '.join(self._cosines)}")
+        table = pd.DataFrame({"first": self._cosines[first], "second": self._cosines[second]})
+        table.insert(0, "difference", table["first"] - table["second"])
+        if self._texts is not None:
+            table["text"] = self._texts
+        attrs = _difference(table["difference"].to_numpy(), "", self._seed)
+        if first in self._ndcg and second in self._ndcg:
+            attrs |= _difference(self._ndcg[first] - self._ndcg[second], "ndcg_", self._seed)
+        table = table.sort_values("difference", key=np.abs, ascending=False, kind="stable")
+        table.attrs |= attrs
+        return table
+
+    def close(self) -> None:
+        """Free the figure and the tables too."""
+        for part in (self.chart, self.rows, self.texts):
+            part.close()
+        super().close()
+
+    def summary(self) -> str:
+        """Return the main columns of the table and the difference that is shown."""
+        columns = [c for c in (*_RETRIEVAL, "cosine", "overlap", "nearest_rank", "cka") if c in self.table]
+        head = "".join(f"<th>{column}</th>" for column in columns)
+        body = "".join(
+            f'<tr><td dir="auto">{shown(name, 80)}</td>'
+            + "".join(f"<td>{'' if np.isnan(value) else f'{value:.3f}'}</td>" for value in row)
+            + "</tr>"
+            for name, row in zip(self.table.index, self.table[columns].to_numpy(dtype=float), strict=True)
+        )
+        return f"<table><thead><tr><th>model</th>{head}</tr></thead><tbody>{body}</tbody></table><p>{self.status.value}</p>"
+
+    def figures(self) -> list[go.Figure]:
+        """Return the models with their intervals."""
+        return [self.chart]
+
+    def _build(self) -> None:
+        self.rows = Table(self.table.reset_index(), label="models", many=False)
+        self.chart = self._intervals()
+        names = [(cut(name, 80), name) for name in self._cosines]
+        self.first = ipywidgets.Dropdown(options=names, value=names[0][1], description="Model")
+        self.second = ipywidgets.Dropdown(options=names, value=names[-1][1], description="against")
+        self.status, self.texts = note(), Table(label="texts")
+        super().__init__(
+            self.rows,
+            self.chart,
+            ipywidgets.HBox([self.first, self.second], layout={"flex_flow": "row wrap"}),
+            self.status,
+            self.texts,
+        )
+        for choice in (self.first, self.second):
+            choice.observe(lambda _: self._part(), "value")
+        self._part()
+
+    def _intervals(self) -> go.FigureWidget:
+        known = "share_of_teacher" in self.table
+        names = ("share_of_teacher", "share_low", "share_high") if known else ("cosine", "cosine_low", "cosine_high")
+        title = "share of the teacher's nDCG@10" if known else "mean cosine of student to teacher"
+        rows = self.table[self.table[names[0]].notna()]
+        value, low, high = (rows[name].to_numpy(dtype=float) for name in names)
+        places = np.arange(len(rows))
+        chart = figure(height=120 + 32 * len(rows), x=f"{title}, 95 % interval", y="model")
+        chart.add_scatter(
+            x=value, y=places, mode="markers", showlegend=False,
+            marker={"size": 9, "color": COLOURS["student"]},
+            error_x={"type": "data", "symmetric": False, "array": high - value, "arrayminus": value - low},
+            customdata=np.stack([low, high], axis=1), text=[hover(name) for name in rows.index],
+            hovertemplate="%{text}<br>%{x:.3f} (%{customdata[0]:.3f} to %{customdata[1]:.3f})<extra></extra>",
+        )  # fmt: skip
+        # Numbers with names beside them: two long names that are cut alike must not share a line.
+        names = [html.escape(cut(name, 40)) for name in rows.index]
+        chart.update_yaxes(tickvals=places, ticktext=names, range=[len(rows) - 0.5, -0.5])
+        return chart
+
+    def _part(self) -> None:
+        first, second = self.first.value, self.second.value
+        if first == second:
+            self.texts.show(pd.DataFrame())
+            self.status.value = (
+                "Pick two different models to see where they part."
+                if len(self._cosines) > 1
+                else "There is one student, so there is nothing to set it against."
+            )
+            return
+        table = self.differences(first, second)
+        names = f'<b dir="auto">{shown(first, 80)}</b> less <b dir="auto">{shown(second, 80)}</b>'
+        if np.isnan(table.attrs["mean"]):
+            words = "no cosine, since the width of one is not the teacher's"
+        else:
+            words = f"mean cosine {_signed(table.attrs, '')}"
+        if "ndcg_mean" in table.attrs:
+            words += f"; mean nDCG@10 {_signed(table.attrs, 'ndcg_')}"
+        self.status.value = f"{names}: {words}. Below, the texts where they part most come first."
+        columns = {"first": "cosine of the first", "second": "cosine of the second"}
+        self.texts.show(table.rename(columns=columns).rename_axis("position").reset_index())
+
+
+def _retrieval(rows: pd.DataFrame | None, scores: Mapping[str, pd.DataFrame] | None, seed: int) -> pd.DataFrame | None:
+    if scores is not None:
+        if "teacher" not in scores:
+            raise WorkbenchError(f'scores has no "teacher", only {", ".join(map(str, scores)) or "nothing"}')
+        for mode, table in scores.items():
+            if "ndcg_at_10" not in table:
+                raise WorkbenchError(f"scores of {mode!r} have no ndcg_at_10: give what retrieval.score returned")
+            if not table.index.equals(scores["teacher"].index):
+                raise WorkbenchError(f"mode {mode!r} was scored on other queries than 'teacher'")
+        rows = compare(scores, seed=seed)
+    if rows is None:
+        return None
+    if missing := [name for name in ("mode", *_RETRIEVAL) if name not in rows]:
+        raise WorkbenchError(f"retrieval has no column {missing[0]!r}: give what retrieval.compare returned")
+    if rows["mode"].duplicated().any():
+        raise WorkbenchError(f"retrieval has mode {rows['mode'][rows['mode'].duplicated()].iloc[0]!r} twice")
+    return rows.set_index("mode")[list(_RETRIEVAL)]
+
+
+def _interval(values: np.ndarray, seed: int) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap interval of a mean; NaN where there is none."""
+    if len(values) < 2 or np.isnan(values).any():
+        return np.nan, np.nan
+    from scipy.stats import bootstrap
+
+    found = bootstrap(
+        (values,), np.mean, n_resamples=_RESAMPLES, method="percentile", batch=64, rng=np.random.default_rng(seed)
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def _difference(values: np.ndarray, prefix: str, seed: int) -> dict[str, float]:
+    # The mean of differences, resampled, is the paired bootstrap of the difference of means.
+    low, high = _interval(values, seed)
+    return {f"{prefix}mean": float(np.mean(values)), f"{prefix}low": low, f"{prefix}high": high}
+
+
+def _signed(attrs: Mapping[str, float], prefix: str) -> str:
+    mean, low, high = (attrs[prefix + name] for name in ("mean", "low", "high"))
+    return f"{mean:+.4f} (95 % interval {low:+.4f} to {high:+.4f})"
