@@ -1,0 +1,132 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 3. Alignment diagnostics
+#
+# **What you will learn:** how to see where a student lies off its teacher, text by text and as a whole, and how
+# to tell a student that is only rotated from one that is different.
+#
+# **What you need:** the environment of `make setup`. About a minute on two cores. If you have run notebook 2, its
+# student is examined here; otherwise a student with nothing but a closed-form start.
+
+# %%
+import numpy as np
+import pandas as pd
+import plotly.express as px
+
+from workbench import agreement, corpora, student
+from workbench.cache import TargetCache
+from workbench.distill import embed
+from workbench.paths import home
+from workbench.progress import CacheBar
+from workbench.recipes import TOUR
+from workbench.teachers import LocalTeacher
+from workbench.widgets.agreement_explorer import AgreementExplorer
+from workbench.widgets.neighbour_inspector import NeighbourInspector
+
+# %% [markdown]
+# ## 3.1 Two sets of vectors of the same texts
+#
+# The held-out docstrings are texts that no student has learnt from. Diagnostics on training texts would flatter.
+
+# %%
+corpus = corpora.docstrings(pairs=1000, held_out=200)
+texts = corpus.held_out.query_texts() + corpus.held_out.document_texts()
+teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
+cache = TargetCache(home() / "cache", teacher)
+with CacheBar() as bar:
+    cache.fill(teacher, texts + corpus.train[:600], on_plan=bar.plan, on_progress=bar.progress)
+
+# %%
+trained = home() / "notebook" / "student"
+if trained.is_dir():
+    model = student.load(trained)
+else:
+    model = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
+    student.warm_start(model, corpus.train[:600], cache.targets(corpus.train[:600]))
+t, s = np.asarray(cache.targets(texts)), embed(model, texts)
+t.shape, s.shape
+
+# %% [markdown]
+# ## 3.2 Text by text
+#
+# The cosine says whether a text is in its place. The overlap says whether its neighbourhood is the same: which
+# of its ten nearest texts both models name. The two often part, and retrieval depends on the second.
+
+# %%
+table = agreement.per_text(t, s, columns=pd.DataFrame({"role": [text.role.value for text in texts]}))
+table.describe()
+
+# %%
+agreement.by(table, "role", "cosine")
+
+# %% [markdown]
+# ## 3.3 As a whole
+#
+# Each measure with how to read it. `distance` is what is left between the two clouds, and `procrustes` what would
+# be left after the best rotation; it needs four texts a dimension, so with 400 texts it is not defined.
+
+# %%
+whole = agreement.summary(t, s, table)
+whole.style.format({"value": "{:.3f}"})
+
+# %% [markdown]
+# > **Think first.** Turn the student's vectors by a random rotation. Which measures change, and which do not?
+
+# %%
+rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((t.shape[1],) * 2))[0].astype(np.float32)
+turned = agreement.summary(t, s @ rotation)
+pd.DataFrame({"as it is": whole["value"], "rotated": turned["value"]})
+
+# %% [markdown]
+# Everything that is about the student alone, or about pairs of its texts, stays: CKA, rank correlation, overlap.
+# Cosine and distance collapse, and so would asymmetric search: the student's queries would fall among strange
+# documents. That is why the untrained base, a good model by itself, cannot search the teacher's documents.
+#
+# ## 3.4 The spectrum
+#
+# How many directions does each model use? A student that uses far fewer has collapsed.
+
+# %%
+spectra = pd.DataFrame({"teacher": agreement.spectrum(t), "student": agreement.spectrum(s)})
+px.line(spectra, log_y=True, labels={"index": "component", "value": "share of all singular values"}, range_y=[1e-5, 0.1])
+
+# %% [markdown]
+# ## 3.5 See it
+#
+# One map for both models: a text is two points, and a line joins them. Lasso a cluster, brush the low end of
+# the histogram, or sort the table by cosine and pick the worst. `explorer.selection` is then a dataframe.
+
+# %%
+explorer = AgreementExplorer(t, s, texts)
+explorer
+
+# %% [markdown]
+# > **Caution.** A map of two dimensions must lie about 768. The line above the map says how well the drawn lines
+# > follow the true distances; trust the histogram first.
+
+# %%
+explorer.selection = explorer.table.nsmallest(10, "cosine")
+explorer.selection[["role", "cosine", "overlap", "text"]]
+
+# %% [markdown]
+# ## 3.6 One text's neighbours
+
+# %%
+inspector = NeighbourInspector(t, s, texts)
+inspector.pick(int(np.argmin(table["overlap"])))
+inspector
+
+# %% [markdown]
+# ## What you learned
+#
+# - Agreement has several sides: place (cosine), neighbourhood (overlap), geometry (CKA), scale of the whole
+#   (spectrum, offset).
+# - A rotation leaves the geometry alone and ruins asymmetric search.
+# - Look at the worst texts before you train longer: they often have something in common.
