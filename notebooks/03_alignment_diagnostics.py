@@ -95,7 +95,9 @@ pd.DataFrame({"as it is": whole["value"], "rotated": turned["value"]})
 
 # %%
 spectra = pd.DataFrame({"teacher": agreement.spectrum(t), "student": agreement.spectrum(s)})
-px.line(spectra, log_y=True, labels={"index": "component", "value": "share of all singular values"}, range_y=[1e-5, 0.1])
+px.line(
+    spectra, log_y=True, labels={"index": "component", "value": "share of all singular values"}, range_y=[1e-5, 0.1]
+)
 
 # %% [markdown]
 # ## 3.5 See it

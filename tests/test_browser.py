@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ if not shutil.which("chromium"):
         raise RuntimeError("WORKBENCH_REQUIRE_BROWSER is set and there is no chromium")
     pytest.skip("no chromium on this machine", allow_module_level=True)
 
+TESTS = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
 DATA = """
 import numpy as np
 from workbench.corpora import Role, Text
@@ -122,4 +124,120 @@ def test_neighbour_inspector(lab):
     assert notebook.eventually("view.position", lambda p: p == 3) == 3
     wanted = notebook.python("view.neighbours['text'].iloc[0][:14]")
     assert wanted in page.locator(".workbench table:has(caption)").first.inner_text()
+    nothing_ran(notebook)
+
+
+def test_training_monitor_stops_a_training_that_runs(lab, tiny_model, other_tiny_model):
+    notebook = lab.open(
+        "monitor",
+        [
+            TESTS + "from conftest import sentences\nfrom workbench import models, student\n"
+            "from workbench.distill import Settings, distill\n"
+            "from workbench.widgets.training_monitor import TrainingMonitor\n"
+            f"model = student.build({str(tiny_model)!r}, 48, max_length=40, device='cpu')\n"
+            f"texts, teacher = sentences(300), models.load({str(other_tiny_model)!r}, device='cpu')\n"
+            "targets = teacher.encode([t.text for t in texts])\n"
+            "monitor = TrainingMonitor({'closed-form start': 1.5})\nmonitor",
+            "settings = Settings(batch_size=8, epochs=400, cycles=1, evaluations=1, precision='float32')\n"
+            "with monitor:\n"
+            "    result = distill(model, texts[40:], targets[40:], settings, held_out=(texts[:40], targets[:40]),\n"
+            "                     on_event=monitor, stop=monitor.stop)\n"
+            "    monitor.finished(result)\n"
+            "print('kept the student of step', result.best_step)",
+        ],
+    )
+    notebook.start()
+    page = notebook.page
+    page.wait_for_selector(".workbench .js-plotly-plot .scatterlayer path.js-line[d]", timeout=60_000, state="attached")
+    page.wait_for_function("() => document.querySelector('.workbench .note').innerText.includes('held-out loss')")
+    page.wait_for_timeout(3000)
+    page.get_by_role("button", name="Stop").click()
+    notebook.wait_idle(60)
+    assert notebook.python("result.stopped") is True
+    assert notebook.python("0 < len(result.history) < 400 * 32")
+    assert "Stopped" in page.locator(".workbench .note").first.inner_text()
+    notebook.pictures("training-monitor")
+    nothing_ran(notebook)
+
+
+def test_cache_progress_stops_and_resumes(lab):
+    notebook = lab.open(
+        "progress",
+        [
+            TESTS + "import time\nfrom conftest import HashTeacher, sentences\n"
+            "from workbench.cache import TargetCache\n"
+            "from workbench.widgets.cache_progress import CacheProgress\n"
+            "class Slow(HashTeacher):\n"
+            "    def encode(self, texts, role):\n"
+            "        time.sleep(len(texts) / 1000)\n"
+            "        return super().encode(texts, role)\n"
+            "teacher = Slow()\ncache = TargetCache('cache', teacher)\nview = CacheProgress()\nview",
+            "view.run(cache, teacher, sentences(6000))",
+        ],
+    )
+    notebook.run_all()
+    page = notebook.page
+    page.wait_for_function("() => / texts\\/s/.test(document.querySelector('.workbench .note').innerText)")
+    page.get_by_role("button", name="Stop").click()
+    page.wait_for_selector("button:has-text('Resume'):not([disabled])")
+    some = notebook.python("len(teacher.encoded)")
+    assert 0 < some < 6000
+    notebook.pictures("cache-progress")
+    page.get_by_role("button", name="Resume").click()
+    notebook.eventually("view.wait().done", lambda n: n == 6000, 60)
+    # Each fill warms up on one text that it times nothing by; beyond that nothing is encoded twice.
+    assert notebook.python("len(teacher.encoded)") <= 6000 + 2
+    nothing_ran(notebook)
+
+
+def test_retrieval_explorer(lab):
+    notebook = lab.open(
+        "retrieval",
+        [
+            TESTS + "import numpy as np\nfrom conftest import HashTeacher\nfrom workbench import corpora\n"
+            "from workbench.corpora import Role\n"
+            "from workbench.widgets.retrieval_explorer import RetrievalExplorer\n"
+            "collection, teacher = corpora.tutorial(), HashTeacher(64)\n"
+            "embed = lambda texts: np.stack([teacher.vector(t.text, t.role) for t in texts]).astype('float32')\n"
+            "queries, documents = embed(collection.query_texts()), embed(collection.document_texts())\n"
+            "moved = lambda v: v + .3 * np.random.default_rng(0).standard_normal(v.shape).astype('float32')\n"
+            "ask = lambda text: teacher.vector(text, Role.QUERY)\n"
+            "view = RetrievalExplorer(collection, (queries, documents), (moved(queries), moved(documents)),\n"
+            "                         encode={'teacher': ask, 'student': ask})\nview",
+        ],
+    )
+    notebook.run_all()
+    page = notebook.page
+    page.wait_for_selector(".workbench-table tbody tr")
+    notebook.pictures("retrieval-explorer")
+    page.locator(".workbench-table tbody tr").nth(4).click()
+    opened = notebook.python("list(view.scores.index)[4]")
+    notebook.eventually("view.query", lambda q: q == opened)
+    title = notebook.python("view.results['document_id'].iloc[0]")
+    page.wait_for_function("s => document.querySelector('.workbench').innerText.includes(s)", arg=title)
+    box = page.locator(".workbench input[type=text]").first
+    box.fill("how to <script>window.broken = 1</script> bake bread")
+    box.press("Enter")
+    notebook.eventually("view.text", lambda text: text.startswith("how to <script>"))
+    notebook.eventually("view.query", lambda q: q is None)
+    nothing_ran(notebook)
+
+
+def test_model_comparison(lab):
+    notebook = lab.open(
+        "comparison",
+        [
+            DATA.replace("COUNT", "200"),
+            "from workbench.widgets.model_comparison import ModelComparison\n"
+            "start = (teacher + .8 * rng.standard_normal(teacher.shape)).astype('float32')\n"
+            "view = ModelComparison(teacher, {'student': student, 'start': start}, texts=[t.text for t in texts])\nview",
+        ],
+    )
+    notebook.run_all()
+    page = notebook.page
+    page.wait_for_selector(".workbench-table tbody tr")
+    notebook.pictures("model-comparison")
+    page.locator(".workbench-table th button[data-column=cosine]").first.click()
+    page.wait_for_selector("th[aria-sort=ascending]")
+    assert "start" in page.locator(".workbench-table").first.locator("tbody tr").first.inner_text()
     nothing_ran(notebook)

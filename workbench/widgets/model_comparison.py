@@ -123,7 +123,7 @@ class ModelComparison(View):
 
     def close(self) -> None:
         """Free the figure and the tables too."""
-        for part in (self.chart, self.rows, self.texts):
+        for part in self.children:  # none where the arguments were refused
             part.close()
         super().close()
 
@@ -199,7 +199,7 @@ class ModelComparison(View):
             words = f"mean cosine {_signed(table.attrs, '')}"
         if "ndcg_mean" in table.attrs:
             words += f"; mean nDCG@10 {_signed(table.attrs, 'ndcg_')}"
-        self.status.value = f"{names}: {words}. Below, the texts where they part most come first."
+        self.status.value = f"{names}: {words}."
         columns = {"first": "cosine of the first", "second": "cosine of the second"}
         self.texts.show(table.rename(columns=columns).rename_axis("position").reset_index())
 

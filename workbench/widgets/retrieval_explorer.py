@@ -155,8 +155,8 @@ class RetrievalExplorer(View):
 
     def close(self) -> None:
         """Free the figure and the table too."""
-        self.chart.close()
-        self.rows.close()
+        for part in self.children:  # none where the arguments were refused
+            part.close()
         super().close()
 
     def summary(self) -> str:
@@ -290,7 +290,7 @@ class RetrievalExplorer(View):
 
     def _overall(self) -> str:
         judged = self.scores["teacher"].notna().sum()
-        means = ", ".join(f"{_MODES[mode][2]} {self.scores[mode].mean():.3f}" for mode in _MODES) if judged else "none"
+        means = "; ".join(f"{_MODES[mode][2]} {self.scores[mode].mean():.3f}" for mode in _MODES) if judged else "none"
         return f"Mean nDCG@10 of {judged:,} judged queries: {means}. {len(self._document_ids):,} documents."
 
     def _columns(self, found: dict[str, dict[int, int]]) -> str:
@@ -385,9 +385,10 @@ def _lines(left: dict[int, int], right: dict[int, int], k: int) -> str:
         start, end = (_ROW * (r - 0.5) - 3 for r in (rank, right[place]))
         moved = rank - right[place]
         colour = COLOURS["asymmetric"] if moved > 0 else COLOURS["teacher"] if moved < 0 else "currentColor"
+        dashes = ' stroke-dasharray="5 4"' if moved < 0 else ""
         curves.append(
             f'<path d="M0 {start:.0f} C{_GAP / 2:.0f} {start:.0f} {_GAP / 2:.0f} {end:.0f} {_GAP} {end:.0f}" fill="none" '
-            f'stroke="{colour}" stroke-width="2"{" stroke-dasharray='5 4'" if moved < 0 else ""}/>'
+            f'stroke="{colour}" stroke-width="2"{dashes}/>'
         )
     return (
         f'<svg width="{_GAP}" height="{_ROW * k}" role="img" aria-label="{len(curves)} documents in both columns">'

@@ -1,0 +1,338 @@
+"""A training run as it goes on: loss against the lines to beat, cosine by role, learning rate, and a Stop button."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import operator
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields
+
+import ipywidgets
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from workbench.cache import duration
+from workbench.distill import Event, Result
+from workbench.errors import WorkbenchError
+from workbench.widgets.base import CATEGORIES, COLOURS, View, cut, figure, hover, note, shown
+from workbench.widgets.cache_progress import works_while_busy
+
+_REDRAW_SECONDS = 0.35
+_MOST_POINTS = 500  # a curve
+_NAMES = [field.name for field in fields(Event)]
+
+
+class TrainingMonitor(View):
+    """Show a `distill`: pass the monitor itself as `on_event` and `monitor.stop` as `stop`.
+
+    The end is seen at the last step; after a stop, call `finished` with the result, or have the
+    training in a `with monitor:` block, which tells an error too. A monitor may see several runs: one
+    that starts at step 0 takes the place of what is drawn, one resumed from a checkpoint goes on. After
+    a stop, call `stop.clear()` before the next.
+
+    Args:
+        lines: held-out losses to beat by name, mean squared L2 distance, drawn as horizontal lines.
+
+    Attributes:
+        stop: `threading.Event`; when set, training ends between two steps and keeps the best student.
+        chart: the figure.
+
+    Raises:
+        WorkbenchError: a line is no finite number.
+    """
+
+    def __init__(self, lines: Mapping[str, float] | None = None) -> None:
+        self.lines: dict[str, float] = {}
+        for name, value in (lines or {}).items():
+            if (loss := _number(value)) is None:
+                raise WorkbenchError(f"the line {name!r} is {value!r}: give a loss, a finite number")
+            self.lines[str(name)] = loss
+        self.stop = threading.Event()
+        self._lock = threading.RLock()  # training reports on one thread while Stop is pressed on another
+        self._rows: list[tuple[Event, float | None]] = []  # with the smoothed loss, in the order of steps
+        self._held_out: list[tuple[Event, None]] = []  # the evaluations among them
+        self._now: tuple[Event, float | None] | None = None  # a resumed run can be behind the last step drawn
+        self._state = "ready"
+        self._result: Result | None = None
+        self._error: BaseException | None = None
+        self._broken: Exception | None = None
+        self._drawn = 0.0
+        self._began: tuple[float, int] | None = None  # seconds, step: for the time left, evaluations included
+        self.bar = ipywidgets.FloatProgress(min=0, max=1, layout={"flex": "1 1 200px", "width": "auto"})
+        self.stop_button = ipywidgets.Button(
+            description="Stop", icon="stop", tooltip="End training after this step and keep the best student so far"
+        )
+        self.stop_button.on_click(lambda _: self._stop_clicked())
+        self.status = note()
+        self.chart = self._empty_chart()
+        row = ipywidgets.HBox(
+            [self.bar, self.stop_button],
+            layout={"flex_flow": "row wrap", "align_items": "center", "width": "100%"},
+        )
+        super().__init__(row, self.status, self.chart)
+        works_while_busy(self.stop_button)
+        self._draw()
+
+    def __call__(self, event: Event) -> None:
+        """Take one event; nothing that goes wrong here reaches the training."""
+        with self._drawing():
+            self._put(event)
+            if self._state == "finished" or time.monotonic() - self._drawn >= _REDRAW_SECONDS:
+                self._draw()
+
+    def finished(self, result: Result | None = None) -> None:
+        """Say that training has ended, and with which student.
+
+        Args:
+            result: what `distill` returned; None for what the events tell.
+        """
+        with self._drawing():
+            self._result, self._began = result, None
+            if result is None:
+                self._state = "finished" if self._now and self._at_end(self._now[0]) else "stopped"
+            else:
+                self._state = "stopped" if result.stopped else "finished"
+            self._draw()
+
+    def __enter__(self) -> TrainingMonitor:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        with self._drawing():
+            if error is not None:
+                self._state, self._error, self._began = "failed", error, None
+                self._draw()
+            elif self._result is None:
+                self.finished()
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """All events, one row each in the order of steps; the columns are the fields of `Event`."""
+        with self._lock:
+            return pd.DataFrame([asdict(event) for event, _ in self._rows], columns=_NAMES)
+
+    def close(self) -> None:
+        """Remove the view; the training goes on."""
+        if hasattr(self, "chart"):  # collected after a refused argument, it has none
+            self.chart.close()
+        super().close()
+
+    def summary(self) -> str:
+        """Return state and figures of the training."""
+        with self._lock:
+            lines = [self._said(), *self._figures()]
+            if self._error is not None:
+                lines.append(f'<span class="error">{type(self._error).__name__}: {shown(self._error, 1000)}</span>')
+            if self._broken is not None:
+                lines.append(f'<span class="error">Not all could be shown: {shown(self._broken)}</span>')
+        return "<br>".join(lines)
+
+    def figures(self) -> list[go.Figure]:
+        """Return the curves, up to the last event."""
+        with self._drawing():
+            self._draw()
+        return [self.chart]
+
+    # --- events ---
+
+    @contextlib.contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """Hold the lock; what goes wrong in the view must not end the training that reports to it."""
+        with self._lock:
+            try:
+                yield
+            except Exception as error:
+                self._broken = error
+                with contextlib.suppress(Exception):
+                    self.status.value = self.summary()
+
+    def _put(self, event: Event) -> None:
+        step = operator.index(event.step)
+        if step == 0:
+            self._rows.clear()
+            self._held_out.clear()
+            self._broken = None
+        if self._began is None or self._now is None or step <= self._now[0].step:
+            self._began = (time.monotonic(), step)
+        place = _place(self._rows, step)
+        before = self._rows[place - 1][1] if place else None
+        smooth = loss = _number(event.loss)
+        if loss is None:
+            smooth = before
+        elif before is not None:
+            # Over about a fiftieth of the run; a plain mean at first, or the first steps would weigh too much.
+            span = min(200.0, max(5.0, (_number(event.steps) or 0) / 50))
+            losses = place + (self._rows[0][0].step > 0)  # step 0 has none
+            smooth = before + (loss - before) / min(float(losses), span)
+        self._now = (event, smooth)
+        _insert(self._rows, place, self._now)
+        if any(_number(v) is not None for v in (event.held_out_loss, event.cosine_query, event.cosine_document)):
+            _insert(self._held_out, _place(self._held_out, step), (event, None))
+        self._state, self._result, self._error = "training", None, None
+        if self._at_end(event):
+            self._state, self._began = "finished", None
+
+    @staticmethod
+    def _at_end(event: Event) -> bool:
+        steps = _number(event.steps)
+        return steps is not None and event.step >= steps
+
+    def _best(self) -> tuple[int, float] | None:
+        """Step and held-out loss of the student that is kept; None without held-out texts."""
+        if self._result is not None:
+            return None if self._result.best_loss is None else (self._result.best_step, self._result.best_loss)
+        losses = [(_number(event.held_out_loss), event.step) for event, _ in self._held_out]
+        losses = [(loss, step) for loss, step in losses if loss is not None]
+        return min(losses)[::-1] if losses else None
+
+    def _stop_clicked(self) -> None:
+        self.stop.set()  # before the lock: it must work whatever the training is doing
+        with self._drawing():
+            self._show_state()
+
+    # --- what is shown ---
+
+    def _said(self) -> str:
+        best = self._best()
+        kept = "the last student is kept" if best is None else f"the student of step {best[0]:,} is kept"
+        return {
+            "ready": "Training will end before its first step." if self.stop.is_set() else "No training yet.",
+            "training": "Stopping: training ends after this step and keeps the best student."
+            if self.stop.is_set()
+            else "Training.",
+            "stopped": f"Stopped: {kept}.",
+            "finished": f"Finished: {kept}.",
+            "failed": "Failed.",
+        }[self._state]
+
+    def _figures(self) -> list[str]:
+        if self._now is None:
+            return []
+        event, smooth = self._now
+        steps, epoch, rate = _number(event.steps), _number(event.epoch), _number(event.learning_rate)
+        speed, best = _number(event.texts_per_second), self._best()
+        now = [f"step {event.step:,}" + ("" if steps is None else f" of {steps:,.0f}")]
+        if epoch is not None:
+            now.append(f"epoch {epoch:.2f}")
+        if smooth is not None:
+            now.append(f"training loss {smooth:.4f}")
+        if rate is not None:
+            now.append(f"learning rate {rate:.2e}")
+        if speed:
+            now.append(f"{speed:,.0f} texts/s")
+        if self._state == "training" and self._began and steps is not None and event.step > self._began[1]:
+            seconds, first = self._began
+            left = (time.monotonic() - seconds) / (event.step - first) * (steps - event.step)
+            now.append(f"{duration(left)} left")
+        held_out = []
+        if self._held_out:
+            latest = self._held_out[-1][0]
+            if (loss := _number(latest.held_out_loss)) is not None:
+                held_out.append(f"held-out loss {loss:.4f}")
+            if best is not None:
+                held_out.append(f"best {best[1]:.4f} at step {best[0]:,}")
+            for role, value in (("queries", latest.cosine_query), ("documents", latest.cosine_document)):
+                if (value := _number(value)) is not None:
+                    held_out.append(f"cosine {value:.3f} on {role}")
+        for name, value in self.lines.items():
+            beaten = " (beaten)" if best is not None and best[1] < value else ""
+            held_out.append(f"{shown(name, 60)} {value:.4f}{beaten}")
+        return [" · ".join(parts) for parts in (now, held_out) if parts]
+
+    def _show_state(self) -> None:
+        last = self._now[0] if self._now else None
+        steps = _number(last.steps) if last else None
+        self.bar.value = min(1.0, last.step / steps) if steps else 0.0
+        self.bar.bar_style = {"finished": "success", "failed": "danger", "stopped": "warning"}.get(self._state, "")
+        self.stop_button.disabled = self.stop.is_set() or self._state in ("finished", "stopped", "failed")
+        self.status.value = self.summary()
+
+    def _empty_chart(self) -> go.FigureWidget:
+        chart = figure(height=460, x="training step", y="squared L2 distance, mean over texts")
+        across, up = chart.layout.xaxis.to_plotly_json(), chart.layout.yaxis.to_plotly_json()
+        chart.update_layout(
+            xaxis={"domain": [0, 0.56]},
+            yaxis={"rangemode": "tozero"},
+            xaxis2={**across, "domain": [0.66, 1], "anchor": "y2", "matches": "x", "title": {"text": ""}},
+            yaxis2={**up, "domain": [0.56, 1], "anchor": "x2", "title": {"text": "cosine to target, mean"}},
+            xaxis3={**across, "domain": [0.66, 1], "anchor": "y3", "matches": "x"},
+            yaxis3={
+                **up, "domain": [0, 0.44], "anchor": "x3", "title": {"text": "learning rate"},
+                "rangemode": "tozero", "exponentformat": "e",
+            },
+            uirevision="kept",
+        )  # fmt: skip
+
+        def add(name: str, colour: str, panel: str = "", mode: str = "lines", **options: object) -> None:
+            chart.add_scatter(
+                name=name, x=[], y=[], mode=mode, line={"color": colour}, xaxis=f"x{panel}", yaxis=f"y{panel}",
+                hovertemplate="step %{x:,}: %{y:.4g}", **options,
+            )  # fmt: skip
+
+        add("training loss, each step", COLOURS["student"], opacity=0.45)
+        add("training loss, smoothed", COLOURS["student"])
+        add("held-out loss", CATEGORIES[1], mode="lines+markers")
+        add("cosine, queries", CATEGORIES[3], "2", mode="lines+markers")
+        add("cosine, documents", CATEGORIES[2], "2", mode="lines+markers")
+        add("learning rate", COLOURS["base"], "3", showlegend=False)
+        for number, (name, value) in enumerate(self.lines.items()):
+            label = f"{hover(cut(name, 40))} {value:.4f}"
+            # Labels at both ends in turn, so that lines close to each other can be told apart.
+            text, side = ([label, ""], "top right") if number % 2 else (["", label], "top left")
+            chart.add_scatter(
+                name=hover(name), x=[0, 1], y=[value, value], mode="lines+text", text=text, textposition=side,
+                line={"color": COLOURS["base"], "dash": "dash"}, showlegend=False, cliponaxis=False,
+                hovertemplate="%{y:.4f}",
+            )  # fmt: skip
+        return chart
+
+    def _draw(self) -> None:
+        self._drawn = time.monotonic()  # before what may fail, so that a failure is no more frequent than a success
+        self._show_state()
+        rows, held_out = _thin(self._rows), _thin(self._held_out)
+        curves = [
+            [(event.step, event.loss) for event, _ in rows],
+            [(event.step, smooth) for event, smooth in rows],
+            [(event.step, event.held_out_loss) for event, _ in held_out],
+            [(event.step, event.cosine_query) for event, _ in held_out],
+            [(event.step, event.cosine_document) for event, _ in held_out],
+            [(event.step, event.learning_rate) for event, _ in rows if event.step],  # step 0 has none of its own
+        ]
+        last = max(1, self._rows[-1][0].step) if self._rows else 1
+        with self.chart.batch_update():  # one message for all curves
+            for trace, points in zip(self.chart.data, curves, strict=False):
+                known = [(step, y) for step, value in points if (y := _number(value)) is not None]
+                trace.x, trace.y = [step for step, _ in known], [y for _, y in known]
+            for trace in self.chart.data[len(curves) :]:
+                trace.x = [0, last]
+
+
+def _number(value: object) -> float | None:
+    """Return a finite number, and None for anything else."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _place(rows: list[tuple], step: int) -> int:
+    return bisect_left(rows, step, key=lambda row: row[0].step)
+
+
+def _insert(rows: list[tuple], place: int, row: tuple) -> None:
+    """Put a row in; it takes the place of the same step's, which a resumed run reports again."""
+    same = place < len(rows) and rows[place][0].step == row[0].step
+    rows[place : place + same] = [row]
+
+
+def _thin(rows: list[tuple]) -> list[tuple]:
+    """Return at most `_MOST_POINTS` rows, the first and the last among them."""
+    if len(rows) <= _MOST_POINTS:
+        return rows
+    return [rows[i] for i in np.linspace(0, len(rows) - 1, _MOST_POINTS).astype(int)]
