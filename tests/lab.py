@@ -133,8 +133,8 @@ class Notebook:
         )
 
     def start(self) -> None:
-        """Run all cells without waiting."""
-        self.command("notebook:run-all-cells")
+        """Run all cells without waiting: the promise, which would be awaited, is dropped."""
+        self.page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
 
     def python(self, expression: str, seconds: float = 60) -> object:
         """Evaluate an expression in the kernel and return its value by JSON."""
