@@ -21,8 +21,8 @@ import pandas as pd
 from workbench import corpora, models
 from workbench.cache import TargetCache
 from workbench.paths import home
-from workbench.progress import CacheBar
 from workbench.teachers import LocalTeacher
+from workbench.widgets.cache_progress import CacheProgress
 
 # %% [markdown]
 # ## 1.1 Texts with roles
@@ -61,13 +61,18 @@ teacher.identity
 # ## 1.3 Filling the cache
 #
 # Before the long part the cache says what is missing, how much room it takes and how long it will be. Texts
-# are encoded in groups of 512 and each group is on the disk before the next one starts.
+# are encoded in groups of 512 and each group is on the disk before the next one starts. Stop ends the fill
+# after the group in flight, and Resume goes on from there. The fill runs beside the kernel, so that you can
+# read on meanwhile; `wait` returns at its end.
 
 # %%
 cache = TargetCache(home() / "cache", teacher)
-with CacheBar() as bar:
-    done = cache.fill(teacher, queries + documents, on_plan=bar.plan, on_progress=bar.progress)
-done
+filling = CacheProgress()
+filling.run(cache, teacher, queries + documents)
+filling
+
+# %%
+filling.wait()
 
 # %% [markdown]
 # Fill it again, and the teacher has nothing to do. This is also what happens after a crash: run the same cell

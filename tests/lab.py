@@ -23,6 +23,15 @@ ARTEFACTS = PROJECT / "build" / "screenshots"
 _NOT_OURS = ("favicon", "404 (Not Found)", "ResizeObserver", "WebGL", "GPU stall", "GL Driver", "preload")
 
 
+def has_chromium() -> bool:
+    """Say whether there is a browser; where one is required, its absence is an error."""
+    if shutil.which("chromium"):
+        return True
+    if os.environ.get("WORKBENCH_REQUIRE_BROWSER"):
+        raise RuntimeError("WORKBENCH_REQUIRE_BROWSER is set and there is no chromium")
+    return False
+
+
 class Lab:
     """A JupyterLab server on a folder of its own, and a browser."""
 
@@ -190,6 +199,11 @@ class Notebook:
                 assert over <= 2, f"{name} is {over} pixels wider than its place at {width}"
         self.theme("Light")
         self.page.set_viewport_size({"width": 1300, "height": 1400})
+
+    def save(self) -> None:
+        """Save the notebook with its outputs."""
+        self.command("docmanager:save")
+        self.page.wait_for_function("() => !window.jupyterapp.shell.currentWidget.context.model.dirty")
 
     def close(self) -> list[str]:
         """Shut the kernel down; return the errors that the console showed."""

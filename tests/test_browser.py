@@ -1,16 +1,14 @@
 """The widgets in a real JupyterLab in a real browser: what the page shows and what Python then holds."""
 
-import os
-import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.lab import Lab, has_chromium
+
 pytestmark = pytest.mark.browser
 
-if not shutil.which("chromium"):
-    if os.environ.get("WORKBENCH_REQUIRE_BROWSER"):
-        raise RuntimeError("WORKBENCH_REQUIRE_BROWSER is set and there is no chromium")
+if not has_chromium():
     pytest.skip("no chromium on this machine", allow_module_level=True)
 
 TESTS = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
@@ -28,8 +26,6 @@ texts = [Text(f'text number {i} <script>window.broken = true</script><img src=x 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    from tests.lab import Lab
-
     lab = Lab(tmp_path_factory.mktemp("lab"))
     yield lab
     lab.close()

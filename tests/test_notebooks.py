@@ -1,29 +1,90 @@
-"""Every notebook runs from a fresh kernel, top to bottom."""
+"""Every notebook runs from a fresh kernel, top to bottom: in a browser where there is one, else without."""
 
 import os
+import shutil
 
 import nbclient
 import nbformat
 import pytest
 
+from tests.lab import Lab, has_chromium
 from workbench.paths import PROJECT
 
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("[0-9]*.ipynb"))
 pytestmark = pytest.mark.notebooks
 
 
+def status_says(notebook, words: str) -> None:
+    """Wait for a widget whose line of text has these words."""
+    notebook.page.wait_for_function(
+        "w => [...document.querySelectorAll('.workbench .note')].some(e => e.innerText.includes(w))", arg=words
+    )
+
+
+def caching(notebook):
+    status_says(notebook, "Done.")
+    assert notebook.python("again.encoded") == 0
+
+
+def distillation(notebook):
+    status_says(notebook, "Finished: the student of step")
+    assert notebook.python("len(monitor.history)") > 20
+    assert notebook.python("len(monitor.chart.data[1].x)") > 20
+
+
+def diagnostics(notebook):
+    page = notebook.page
+    page.locator(".workbench-table th button[data-column=cosine]").first.click()
+    page.wait_for_selector(".workbench-table th[aria-sort=ascending]")
+    page.locator(".workbench-table tbody tr").first.click()
+    assert notebook.eventually("list(explorer.selected)", len) == [
+        notebook.python("int(explorer.table['cosine'].to_numpy().argmin())")
+    ]
+
+
+def retrieval(notebook):
+    box = notebook.page.locator(".workbench input[type=text]").first
+    box.fill("How do I mend a flat tyre?")
+    box.press("Enter")
+    notebook.eventually("explorer.text", lambda text: text.startswith("How do I mend"))
+    assert notebook.python("sorted(explorer.results)") == ["asymmetric", "student", "teacher"]
+
+
+ACTS = {"01": caching, "02": distillation, "03": diagnostics, "04": retrieval}
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook(path, tmp_path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            assert len(cell.source.splitlines()) <= 20
+    run = in_browser if has_chromium() else without_browser
+    outputs = [output for cell in run(path, tmp_path).cells for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert any("text/html" in output.get("data", {}) for output in outputs)
+
+
+def in_browser(path, folder):
+    """Run a notebook in JupyterLab, act in it as a person would, and return it as Lab saved it."""
+    shutil.copy(path, folder)
+    lab = Lab(folder)
+    try:
+        notebook = lab.open(path.stem)
+        notebook.run_all(600)
+        ACTS[path.stem[:2]](notebook)
+        notebook.save()
+        assert notebook.page.locator("text=Error displaying widget").count() == 0
+        assert notebook.close() == []
+    finally:
+        lab.close()
+    return nbformat.read(folder / path.name, as_version=4)
+
+
+def without_browser(path, folder):
+    """Run a notebook with nothing that an earlier run left: whoever opens it first has nothing but the models."""
     notebook = nbformat.read(path, as_version=4)
-    # Nothing that an earlier run left: whoever opens a notebook first has nothing but the models.
-    environment = os.environ | {"WORKBENCH_HOME": str(tmp_path)}
     client = nbclient.NotebookClient(
         notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
     )
-    client.execute(env=environment)
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert not [output for output in outputs if output.output_type == "error"]
-    assert any("text/html" in output.get("data", {}) for output in outputs)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            assert len(cell.source.splitlines()) <= 20
+    client.execute(env=os.environ | {"WORKBENCH_HOME": str(folder)})
+    return notebook

@@ -123,3 +123,12 @@ def note(text: str = "") -> ipywidgets.HTML:
     line = ipywidgets.HTML(text)
     line.add_class("note")
     return line
+
+
+def works_while_busy(widget: ipywidgets.Widget) -> None:
+    """Let what is done to a widget reach Python while a cell runs, where browser and kernel have subshells.
+
+    ipykernel 7.4 sends it to the shell that used the widget last instead, and a cell keeps that busy.
+    """
+    if widget.comm is not None:
+        widget.comm._reply_subshell_for = lambda data, subshell: subshell  # the one that the browser asks for

@@ -15,7 +15,7 @@ import ipywidgets
 from workbench.cache import Plan, Progress, TargetCache, duration
 from workbench.corpora import Text
 from workbench.errors import WorkbenchError
-from workbench.widgets.base import View, note, shown
+from workbench.widgets.base import View, note, shown, works_while_busy
 
 if TYPE_CHECKING:
     from workbench.teachers import Teacher
@@ -297,12 +297,3 @@ class CacheProgress(View):
         except WorkbenchError as error:
             with self._lock:
                 self.status.value = f'<span class="error">{shown(error)}</span>'
-
-
-def works_while_busy(widget: ipywidgets.Widget) -> None:
-    """Let what is done to a widget reach Python while a cell runs, where browser and kernel have subshells.
-
-    ipykernel 7.4 sends it to the shell that used the widget last instead, and a cell keeps that busy.
-    """
-    if widget.comm is not None:
-        widget.comm._reply_subshell_for = lambda data, subshell: subshell  # the one that the browser asks for

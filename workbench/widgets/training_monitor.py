@@ -19,8 +19,7 @@ import plotly.graph_objects as go
 from workbench.cache import duration
 from workbench.distill import Event, Result
 from workbench.errors import WorkbenchError
-from workbench.widgets.base import CATEGORIES, COLOURS, View, cut, figure, hover, note, shown
-from workbench.widgets.cache_progress import works_while_busy
+from workbench.widgets.base import CATEGORIES, COLOURS, View, cut, figure, hover, note, shown, works_while_busy
 
 _REDRAW_SECONDS = 0.35
 _MOST_POINTS = 500  # a curve
@@ -165,8 +164,9 @@ class TrainingMonitor(View):
         if loss is None:
             smooth = before
         elif before is not None:
-            # Over about a fiftieth of the run; a plain mean at first, or the first steps would weigh too much.
-            span = min(200.0, max(5.0, (_number(event.steps) or 0) / 50))
+            # Over about a fiftieth of the run and never so many that it lags; a plain mean at first, or the first
+            # steps would weigh too much.
+            span = min(50.0, max(5.0, (_number(event.steps) or 0) / 50))
             losses = place + (self._rows[0][0].step > 0)  # step 0 has none
             smooth = before + (loss - before) / min(float(losses), span)
         self._now = (event, smooth)
