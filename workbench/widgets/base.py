@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from pathlib import Path
 
+import anywidget
 import ipywidgets
 import plotly.graph_objects as go
 
@@ -28,10 +29,33 @@ _STYLE = """
 .workbench > *, .workbench .plotly-graph-div, .workbench .js-plotly-plot { min-width: 0; max-width: 100%; }
 .workbench .js-plotly-plot, .workbench .plot-container { width: 100%; }
 .workbench :focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
+.workbench .widget-html-content { line-height: 1.4; }
 .workbench .note { opacity: .8; font-size: 90%; line-height: 1.4; }
 .workbench .error { border-left: 3px solid #D55E00; padding-left: 6px; }
 .workbench mark { background: #E69F0055; color: inherit; }
 """
+
+
+# A figure drawn before its place has a width keeps a width of its own until the window says that it was resized.
+_FIT = """
+export default { render({ el }) {
+  let width = 0;
+  const watch = new ResizeObserver(([entry]) => {
+    if (entry.contentRect.width === width) return;
+    width = entry.contentRect.width;
+    window.dispatchEvent(new Event("resize"));
+  });
+  watch.observe(el);
+  return () => watch.disconnect();
+} };
+"""
+
+
+class _Page(anywidget.AnyWidget):
+    """Style and width of a view; shows nothing."""
+
+    _esm = _FIT
+    _css = _STYLE
 
 
 class View(ipywidgets.VBox):
@@ -42,9 +66,7 @@ class View(ipywidgets.VBox):
     """
 
     def __init__(self, *parts: ipywidgets.Widget) -> None:
-        super().__init__(
-            [ipywidgets.HTML(f"<style>{_STYLE}</style>", layout={"display": "block", "height": "0"}), *parts]
-        )
+        super().__init__([_Page(layout={"width": "100%", "height": "0", "margin": "0"}), *parts])
         self.add_class("workbench")
 
     def summary(self) -> str:

@@ -21,7 +21,9 @@ function render({ model, el }) {
   function heading(column) {
     const [by, descending] = model.get("_order");
     const sorted = by === column.name;
-    const button = element("button", { textContent: column.name + (sorted ? (descending ? " ▼" : " ▲") : "") });
+    const button = element("button");
+    for (const part of column.name.split(/(?<=_)/)) button.append(part, element("wbr")); // long names may break here
+    if (sorted) button.append(descending ? " ▼" : " ▲");
     button.dataset.column = column.name;
     button.onclick = () => model.send({ kind: "sort", column: column.name });
     const cell = element("th", { scope: "col", className: column.numeric ? "number" : "" }, button);
