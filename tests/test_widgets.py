@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -62,6 +64,34 @@ def test_brush_and_search(explorer):
     assert set(explorer.selected) == brushed
     explorer.search.value = "TEXT 5 <script>"
     assert explorer.selected == (5,)
+
+
+def test_neighbours_of_many_texts_come_after_the_map(monkeypatch):
+    exact = AgreementExplorer(TEACHER, STUDENT, TEXTS, umap=False)
+    monkeypatch.setattr("workbench.widgets.agreement_explorer._AT_ONCE", 10)
+    started, go_on = threading.Event(), threading.Event()
+    measure = AgreementExplorer._measure
+
+    def slow(view, *arguments):
+        started.set()
+        go_on.wait(30)
+        measure(view, *arguments)
+
+    monkeypatch.setattr(AgreementExplorer, "_measure", slow)
+    view = AgreementExplorer(TEACHER, STUDENT, TEXTS, umap=False)
+    assert started.wait(30) and view.table["overlap"].isna().all() and "being found" in view.status.value
+    view.rows.sort("overlap")
+    view.colour.value = "overlap"
+    view.selection = [5]
+    with pytest.raises(WorkbenchError, match="neighbours are not ready"):
+        view.wait(0.01)
+    go_on.set()
+    view.wait(30)
+    pd.testing.assert_frame_equal(view.table, exact.table)
+    assert view.selected == (5,) and "Neighbours: exact" in view.status.value
+    assert np.array_equal(view.chart.data[1].marker.color, exact.table["overlap"])
+    view.selection = []
+    assert list(view.table["overlap"].iloc[view.rows.positions]) == sorted(view.table["overlap"])
 
 
 def test_lines_join_a_text_to_itself(explorer):

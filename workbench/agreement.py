@@ -16,7 +16,7 @@ import torch
 from workbench.errors import WorkbenchError
 from workbench.vectors import paired, unit
 
-EXACT_TEXTS = 20_000  # above this, neighbours are approximate unless asked otherwise
+EXACT_TEXTS = 50_000  # above this, neighbours are approximate unless asked otherwise; below, exact ones are faster
 _BLOCK_SCORES = 20_000_000  # similarities held at once, 80 MB
 _RANKED_AGAINST = 5_000  # texts that a rank is estimated against where neighbours are approximate
 _PAIRS = 200_000
@@ -92,7 +92,7 @@ def per_text(
     Args:
         teacher: float of shape (n, d).
         student: float of shape (n, e), the same texts; e may differ from d.
-        k: neighbours to compare; less is used where there are fewer texts.
+        k: neighbours to compare; less is used where there are fewer texts, and 0 compares none.
         among: the teacher's and the student's vectors of other texts to find neighbours in, such as
             documents where the texts are queries. For asymmetric retrieval pass the teacher's
             document vectors twice.
@@ -121,7 +121,7 @@ def per_text(
     k = min(k, len(pools[0]) - (among is None))
     if k < 1:
         table["overlap"] = table["nearest_rank"] = np.nan
-        table.attrs |= {"k": 0, "neighbours": "none: one text has no neighbours", "ranks": "none"}
+        table.attrs |= {"k": 0, "neighbours": "none", "ranks": "none"}
         return table
     pair = [
         neighbours(v, k, among=None if among is None else p, exact=exact, seed=seed)

@@ -23,6 +23,7 @@ from workbench.widgets.table import Table
 
 MOST_TEXTS = 50_000
 _HOVER_TEXTS = 5_000  # with more, the texts would weigh more than the map
+_AT_ONCE = 5_000  # with more, neighbours are found after the map is shown
 _LINES = 2_000  # lines drawn without being asked for
 _BINS = 40
 _MODEL = "model"
@@ -32,7 +33,8 @@ class AgreementExplorer(View):
     """Show where each text lies for the teacher and for the student, and how far apart.
 
     Lasso or click on the map, brush the histogram, pick or search in the table. A map by PCA is there
-    at once; one by UMAP takes its place when it has been fitted in the background.
+    at once; one by UMAP takes its place when it has been fitted in the background, where the neighbours
+    of many texts are found too. `wait` waits for both.
 
     Args:
         teacher: float of shape (n, d).
@@ -80,12 +82,17 @@ class AgreementExplorer(View):
             teacher, student = teacher[chosen], student[chosen]
         self._map = maps.pca(teacher, student)  # says at once if the widths differ
         known = _known([texts[i] for i in chosen], None if columns is None else columns.iloc[chosen])
-        measured = agreement.per_text(teacher, student, k=k, columns=known, seed=seed)
+        later = len(teacher) > _AT_ONCE
+        measured = agreement.per_text(teacher, student, k=0 if later else k, columns=known, seed=seed)
         self.table = measured[[*(c for c in measured if c != "text"), "text"]]
         self.table.index = chosen
         self._from: str | None = None
         self._build()
         self.observe(self._selection_changed, "selected")
+        if later:
+            self._measured.clear()
+            self._say()
+            threading.Thread(target=self._measure, args=(teacher, student, k, seed), daemon=True).start()
         if umap:
             self._fit(teacher, student, folder=folder, seed=seed)
 
@@ -119,9 +126,10 @@ class AgreementExplorer(View):
         return self._map
 
     def wait(self, seconds: float | None = None) -> maps.JointMap:
-        """Wait for the UMAP, and return the map that is shown then."""
-        if not self._settled.wait(seconds):
-            raise WorkbenchError(f"the UMAP is not ready after {seconds} s; the map shown is by PCA")
+        """Wait for the UMAP and for the neighbours, and return the map that is shown then."""
+        for what, ready in (("the UMAP is", self._settled), ("neighbours are", self._measured)):
+            if not ready.wait(seconds):
+                raise WorkbenchError(f"{what} not ready after {seconds} s")
         return self._map
 
     def close(self) -> None:
@@ -213,8 +221,9 @@ class AgreementExplorer(View):
         self.page.on_click(lambda _: self._select([row["key"] for row in self.rows._rows], "table"))
         self.clear.on_click(lambda _: self._select([], "code"))
         self.give_up.on_click(lambda _: self._stop.set())
-        self._settled = threading.Event()
+        self._settled, self._measured = threading.Event(), threading.Event()
         self._settled.set()
+        self._measured.set()
         self._fitting = ipywidgets.HBox([self.progress, self.give_up], layout={"display": "none"})
         wrap = {"flex_flow": "row wrap", "align_items": "center"}
         super().__init__(
@@ -245,6 +254,22 @@ class AgreementExplorer(View):
             self._map = found
             self._place()
         self._settled.set()
+
+    def _measure(self, teacher: np.ndarray, student: np.ndarray, k: int, seed: int) -> None:
+        """Find the neighbours, and show what comes of them."""
+        try:
+            found = agreement.per_text(teacher, student, k=k, seed=seed)
+            for name in _OF_NEIGHBOURS:
+                self.table[name] = found[name].to_numpy()
+            self.table.attrs |= found.attrs
+            self.rows.refresh()
+            if self.colour.value in _OF_NEIGHBOURS:
+                self._paint()
+            self._say()
+        except Exception as error:
+            self.status.value = f'<span class="error">Neighbours: {html.escape(str(error))}</span>'
+        finally:
+            self._measured.set()
 
     def _place(self) -> None:
         """Put the points and the lines where the map says."""
@@ -349,6 +374,8 @@ class AgreementExplorer(View):
 
     def _about_map(self) -> str:
         ranks = f"Neighbours: {self.table.attrs['neighbours']}; ranks: {self.table.attrs['ranks']}."
+        if not self._measured.is_set() and not self.table.attrs["k"]:
+            ranks = "Neighbours are being found."
         if np.isnan(self._map.faithfulness):
             return f"Map: {self._map.method}. {ranks}"
         return (
@@ -369,7 +396,8 @@ def _known(texts: Sequence[str | Text], columns: pd.DataFrame | None) -> pd.Data
     return known
 
 
-_MEASURED = ("cosine", "l2", "overlap", "nearest_rank")
+_OF_NEIGHBOURS = ("overlap", "nearest_rank")
+_MEASURED = ("cosine", "l2", *_OF_NEIGHBOURS)
 
 
 def _numeric(column: pd.Series) -> bool:

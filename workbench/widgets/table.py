@@ -59,6 +59,13 @@ class Table(anywidget.AnyWidget):
         self.selected = ()
         self._arrange()
 
+    def refresh(self) -> None:
+        """Show the values of the dataframe again, which have changed; selection and page stay where they can."""
+        page = self._page
+        self._arrange()
+        self._page = min(page, self._pages - 1)
+        self._fill()
+
     def only(self, positions: Iterable[int] | None) -> None:
         """Show these rows alone; None shows all."""
         self._only = None if positions is None else np.asarray(list(positions), dtype=int)
