@@ -25,6 +25,7 @@ MOST_TEXTS = 50_000
 _HOVER_TEXTS = 5_000  # with more, the texts would weigh more than the map
 _AT_ONCE = 5_000  # with more, neighbours are found after the map is shown
 _LINES = 2_000  # lines drawn without being asked for
+_LARGE = 3_000  # with more texts, points are small and round, which is several times as fast to draw
 _BINS = 40
 _MODEL = "model"
 
@@ -160,14 +161,15 @@ class AgreementExplorer(View):
         )
         self.chart.update_yaxes(scaleanchor="x")
         texts = [hover(text) for text in self.table["text"]] if len(self.table) <= _HOVER_TEXTS else None
-        shape = {"size": 6 if len(self.table) < 3000 else 4}
+        large = len(self.table) > _LARGE
         faint = {"marker": {"opacity": 0.06}}
         self.chart.add_scattergl(
             mode="lines", line={"width": 1, "color": "rgba(128,128,128,.45)"}, hoverinfo="skip", name="same text"
         )
         for name, symbol in (("teacher", "diamond"), ("student", "circle")):
             self.chart.add_scattergl(
-                mode="markers", name=name, marker=shape | {"symbol": symbol, "opacity": 0.8}, unselected=faint,
+                mode="markers", name=name, unselected=faint,
+                marker={"size": 3 if large else 6, "symbol": "circle" if large else symbol, "opacity": 0.8},
                 text=texts, hovertemplate=f"%{{text}}<extra>{name}</extra>" if texts else f"{name}<extra></extra>",
             )  # fmt: skip
         teacher_points, student_points = self.chart.data[1:]
@@ -273,23 +275,27 @@ class AgreementExplorer(View):
 
     def _place(self) -> None:
         """Put the points and the lines where the map says."""
-        both = self._map.teacher, self._map.student
-        if self.lines.value == "none":
-            ends = np.zeros(0, dtype=int)
-        else:
-            ends = np.array(self.selected or (), dtype=int)
-            if self.lines.value == "all" and not len(ends):
-                ends = np.arange(len(self.table))
-        path = np.full((len(ends), 3, 2), np.nan, dtype=np.float32)  # NaN lifts the pen
-        path[:, 0], path[:, 1] = both[0][ends], both[1][ends]
-        path = path.reshape(-1, 2)
         with self.chart.batch_update():
-            self.chart.data[0].x, self.chart.data[0].y = path[:, 0], path[:, 1]
-            for trace, points in zip(self.chart.data[1:], both, strict=True):
+            for trace, points in zip(self.chart.data[1:], (self._map.teacher, self._map.student), strict=True):
                 trace.x, trace.y = points[:, 0], points[:, 1]
+            self._join()
             self.chart.layout.xaxis.title.text = f"{self._map.method} 1 (no unit)"
             self.chart.layout.yaxis.title.text = f"{self._map.method} 2 (no unit)"
         self._say()
+
+    def _join(self) -> None:
+        """Draw the lines that are asked for."""
+        ends = np.array(self.selected or (), dtype=int)
+        if self.lines.value == "none":
+            ends = ends[:0]
+        elif self.lines.value == "selected":
+            ends = ends[agreement.sample(len(ends), _LINES)]
+        elif not len(ends):
+            ends = np.arange(len(self.table))
+        path = np.full((len(ends), 3, 2), np.nan, dtype=np.float32)  # NaN lifts the pen
+        path[:, 0], path[:, 1] = self._map.teacher[ends], self._map.student[ends]
+        path = path.reshape(-1, 2)
+        self.chart.data[0].x, self.chart.data[0].y = path[:, 0], path[:, 1]
 
     def _paint(self) -> None:
         teacher_points, student_points = self.chart.data[1:]
@@ -349,13 +355,14 @@ class AgreementExplorer(View):
         with self.chart.batch_update():
             for trace in self.chart.data[1:]:
                 trace.selectedpoints = chosen or None
+            self._join()
         with self.histogram.batch_update():
             self.histogram.data[1].y = self._counts(chosen)
             self.histogram.data[0].selectedpoints = None
         if self._from != "table":  # there the rows should stay under the pointer
             self.rows.only(chosen or None)
         self.rows.selected = self.selected
-        self._place() if self.lines.value != "none" else self._say()
+        self._say()
 
     def _counts(self, chosen: list[int] | None = None) -> np.ndarray:
         return np.bincount(self._bin if chosen is None else self._bin[chosen], minlength=_BINS)
@@ -365,7 +372,12 @@ class AgreementExplorer(View):
     def _say(self) -> None:
         selection = ""
         if self.selected:
-            selection = f"{len(self.selected):,} selected, mean cosine {self.selection['cosine'].mean():.3f}. "
+            lines = (
+                f" (lines for {_LINES:,} of them)"
+                if len(self.selected) > _LINES == len(self.chart.data[0].x) // 3
+                else ""
+            )
+            selection = f"{len(self.selected):,} selected{lines}, mean cosine {self.selection['cosine'].mean():.3f}. "
         self.status.value = f"{selection}{self._sampled()} {self._about_map()}"
 
     def _sampled(self) -> str:
