@@ -77,7 +77,23 @@ def score(
     """
     if len(query_ids) != len(queries) or len(document_ids) != len(documents):
         raise WorkbenchError("ids and vectors are out of step: one id for each row is needed")
-    _, positions = search(queries, documents)
+    return judged(qrels, query_ids, document_ids, search(queries, documents)[1])
+
+
+def judged(
+    qrels: Mapping[str, Mapping[str, int]], query_ids: Sequence[str], document_ids: Sequence[str], positions: np.ndarray
+) -> pd.DataFrame:
+    """Score results that some search has found.
+
+    Args:
+        qrels: query id to document id to grade.
+        query_ids: ids of the rows of `positions`.
+        document_ids: ids of all documents.
+        positions: int of shape (q, k), positions of documents, best first.
+
+    Returns:
+        As `score`.
+    """
     # Measures order equal scores by id; a falling rank keeps the order of the search instead.
     run = {
         query: {document_ids[p]: float(len(found) - rank) for rank, p in enumerate(found)}

@@ -1,0 +1,287 @@
+"""Smaller vectors: truncation, float16, int8 and binary, as indexes that really are that small."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from workbench import retrieval
+from workbench.errors import WorkbenchError
+from workbench.vectors import checked, unit
+
+PRECISIONS = {"float32": 32, "float16": 16, "int8": 8, "binary": 1}  # bits a dimension
+_FORMAT = "workbench-index-1"
+_DEPTH = 100
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point on the curve of size and quality.
+
+    Attributes:
+        dimensions: the first so many are kept; None keeps all.
+        precision: "float32", "float16", "int8" (256 levels between the least and the greatest value
+            of each dimension among the documents) or "binary" (signs).
+    """
+
+    dimensions: int | None = None
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise WorkbenchError(f"precision {self.precision!r}: choose from {', '.join(PRECISIONS)}")
+        if self.dimensions is not None and self.dimensions < 1:
+            raise WorkbenchError(f"{self.dimensions} dimensions: at least 1 is needed")
+
+    def of(self, width: int) -> Point:
+        """Return this point for vectors of a width, or say why it has none there."""
+        dimensions = width if self.dimensions is None else self.dimensions
+        if dimensions > width:
+            raise WorkbenchError(f"{dimensions} dimensions are asked for and the vectors have {width}")
+        if self.precision == "binary" and dimensions % 8:
+            raise WorkbenchError(
+                f"binary codes fill whole bytes: {dimensions} is not a multiple of 8, take {max(8, dimensions // 8 * 8)}"
+            )
+        return Point(dimensions, self.precision)
+
+    @property
+    def bytes_per_document(self) -> int:
+        """Size of one document's code; `dimensions` must be given."""
+        return self.dimensions * PRECISIONS[self.precision] // 8
+
+
+class CompressedIndex:
+    """Documents as codes in a faiss index, and queries that are coded as the documents are.
+
+    Vectors are cut to the first dimensions and brought back to unit norm, so that scores are
+    cosines of what is left. Documents may be the teacher's and queries the student's.
+
+    Args:
+        documents: float of shape (n, d).
+        point: how many dimensions, in which precision.
+        space: the teacher's identity, or whatever else names the space; kept with the index, and
+            queries that name another are refused.
+
+    Raises:
+        WorkbenchError: the vectors have no such point.
+    """
+
+    def __init__(self, documents: np.ndarray, point: Point | None = None, *, space: Mapping | None = None) -> None:
+        documents = checked(documents, "documents")
+        self.width = documents.shape[1]
+        self.point = (point or Point()).of(self.width)
+        self.space = dict(space or {})
+        self._index = _empty(self.point)
+        documents = truncate(documents, self.point.dimensions)
+        if self.point.precision == "binary":
+            self._index.add(_signs(documents))
+        else:
+            self._index.train(documents)  # int8 finds its ranges here; the others need none
+            self._index.add(documents)
+
+    def __len__(self) -> int:
+        return self._index.ntotal
+
+    def search(
+        self, queries: np.ndarray, k: int = _DEPTH, *, space: Mapping | None = None, candidates: int = 10
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Find the k best documents for each query.
+
+        Args:
+            queries: float of shape (q, d), d the width before truncation.
+            k: how many; all documents if there are fewer.
+            space: what names the queries' space; None does not ask.
+            candidates: with binary codes, candidates * k documents are found by Hamming distance and
+                put in order by the cosine of the query, not coded, and the documents' signs
+                (Yamada et al. 2021, without the learning).
+
+        Returns:
+            Scores, float32, and positions, int64, both of shape (q, min(k, n)), best first.
+        """
+        if space is not None and dict(space) != self.space:
+            raise WorkbenchError("the index was built in another space: encode its documents again, with this teacher")
+        queries = checked(queries, "queries")
+        if queries.shape[1] != self.width:
+            raise WorkbenchError(f"queries are {queries.shape[1]} wide and the index is of vectors {self.width} wide")
+        if k < 1 or candidates < 1:
+            raise WorkbenchError(f"k is {k} and candidates {candidates}: both must be at least 1")
+        queries, k = truncate(queries, self.point.dimensions), min(k, len(self))
+        if self.point.precision != "binary":
+            scores, positions = self._index.search(self._as_documents(queries), k)
+            return scores, positions.astype(np.int64)
+        _, found = self._index.search(_signs(queries), min(k * candidates, len(self)))
+        codes = faiss.vector_to_array(self._index.xb).reshape(len(self), -1)
+        signs = np.unpackbits(codes[found], axis=-1).astype(np.float32) * 2 - 1
+        exact = np.einsum("qcd,qd->qc", signs, queries) / np.sqrt(self.point.dimensions)
+        order = np.argsort(-exact, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(exact, order, 1), np.take_along_axis(found, order, 1).astype(np.int64)
+
+    def save(self, path: str | Path) -> Path:
+        """Write codes, ranges and what they belong to into one safetensors file, whole or not at all."""
+        tensors = {"codes": _codes(self._index)}
+        if self.point.precision == "int8":
+            tensors["ranges"] = faiss.vector_to_array(self._index.sq.trained)
+        about = {"format": _FORMAT, "point": asdict(self.point), "width": self.width, "space": self.space}
+        path = Path(path)
+        scratch = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+                scratch = Path(file.name)
+            save_file(tensors, scratch, {"about": json.dumps(about)})
+            os.replace(scratch, path)
+        except (OSError, SafetensorError) as error:
+            if scratch:
+                scratch.unlink(missing_ok=True)
+            raise WorkbenchError(f"{path} cannot be written: {error}") from None
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> CompressedIndex:
+        """Read an index that `save` wrote; anything else raises WorkbenchError."""
+        try:
+            with safe_open(path, "numpy") as file:
+                about = json.loads((file.metadata() or {}).get("about", "{}"))
+                codes, ranges = (file.get_tensor(n) if n in file.keys() else None for n in ("codes", "ranges"))  # noqa: SIM118
+        except (OSError, SafetensorError, json.JSONDecodeError) as error:
+            raise WorkbenchError(f"{path} is no index that can be read: {error}") from None
+        if about.get("format") != _FORMAT or codes is None:
+            raise WorkbenchError(f"{path} is no index of this workbench (format {about.get('format')!r})")
+        index = cls.__new__(cls)
+        index.point, index.width, index.space = Point(**about["point"]), about["width"], about["space"]
+        wide = 2 * index.point.dimensions
+        if codes.shape[1:] != (index.point.bytes_per_document,) or (ranges is None) == (
+            index.point.precision == "int8"
+        ):
+            raise WorkbenchError(f"{path} is damaged: codes and what is said of them do not agree")
+        if ranges is not None and ranges.shape != (wide,):
+            raise WorkbenchError(f"{path} is damaged: {ranges.shape} ranges for {index.point.dimensions} dimensions")
+        index._index = _filled(index.point, codes, ranges)
+        return index
+
+    def _as_documents(self, queries: np.ndarray) -> np.ndarray:
+        if self.point.precision == "float32":
+            return queries
+        return self._index.sa_decode(self._index.sa_encode(queries))
+
+
+def truncate(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:
+    """Return the first dimensions of each row at unit norm, float32 of shape (n, dimensions)."""
+    return np.ascontiguousarray(unit(np.asarray(vectors)[:, :dimensions]))
+
+
+def principal_rotation(vectors: np.ndarray) -> np.ndarray:
+    """Return the rotation that sorts a space by how much of it each direction holds, float32 of shape (d, d).
+
+    `vectors @ rotation` has the same distances and cosines, and the first m dimensions keep more of the
+    inner products than any other m directions (Eckart and Young 1936). A teacher that was not
+    trained for truncation gains it this way, and so does a student that learns the rotated targets.
+
+    Args:
+        vectors: float of shape (n, d); n should be several times d.
+    """
+    vectors = unit(vectors).astype(np.float64)
+    _, axes = np.linalg.eigh(vectors.T @ vectors)
+    axes = axes[:, ::-1]
+    return np.ascontiguousarray(axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(len(axes))]), np.float32)
+
+
+def curve(
+    qrels: Mapping[str, Mapping[str, int]],
+    query_ids: Sequence[str],
+    document_ids: Sequence[str],
+    sides: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    points: Sequence[Point],
+    *,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Measure quality, size and query time of each point for each mode.
+
+    Args:
+        qrels: query id to document id to grade.
+        query_ids: ids of the rows of all query vectors.
+        document_ids: ids of the rows of all document vectors.
+        sides: mode to its vectors of queries and documents; "teacher" is what shares refer to.
+        points: what to measure.
+        seed: of the bootstrap.
+
+    Returns:
+        One row a mode and point: `mode`, `dimensions`, `precision`, the columns of
+        `retrieval.compare` with the share of the teacher's uncompressed nDCG@10 and its 95 %
+        interval, `bytes_per_document`, and `query_ms`, milliseconds of one search, one query at a time.
+    """
+    if "teacher" not in sides:
+        raise WorkbenchError(f'sides has no "teacher", only {", ".join(sides) or "nothing"}')
+    points = [point.of(documents.shape[1]) for _, documents in sides.values() for point in points]
+    whole = {"uncompressed": retrieval.score(qrels, query_ids, document_ids, *sides["teacher"])}
+    measured, about = {}, []
+    per_side = len(points) // len(sides)
+    for i, (mode, (queries, documents)) in enumerate(sides.items()):
+        for point in points[i * per_side : (i + 1) * per_side]:
+            index = CompressedIndex(documents, point)
+            positions = index.search(queries)[1]
+            label = f"{mode} {point.dimensions} {point.precision}"
+            measured[label] = retrieval.judged(qrels, query_ids, document_ids, positions)
+            about.append(
+                {
+                    "mode": mode,
+                    **asdict(point),
+                    "bytes_per_document": point.bytes_per_document,
+                    "query_ms": _ms(index, queries),
+                }
+            )
+    rows = retrieval.compare(whole | measured, teacher="uncompressed", seed=seed).iloc[1:].drop(columns="mode")
+    return pd.concat([pd.DataFrame(about), rows.reset_index(drop=True)], axis=1)
+
+
+def _ms(index: CompressedIndex, queries: np.ndarray) -> float:
+    """Median milliseconds of a search for one query."""
+    times = []
+    for query in queries[: min(len(queries), 50)]:
+        started = time.perf_counter()
+        index.search(query[None], 10)
+        times.append(1000 * (time.perf_counter() - started))
+    return float(np.median(times))
+
+
+def _signs(vectors: np.ndarray) -> np.ndarray:
+    return np.packbits(vectors > 0, axis=1)
+
+
+def _empty(point: Point) -> faiss.Index | faiss.IndexBinary:
+    if point.precision == "binary":
+        return faiss.IndexBinaryFlat(point.dimensions)
+    if point.precision == "float32":
+        return faiss.IndexFlatIP(point.dimensions)
+    kinds = {"float16": faiss.ScalarQuantizer.QT_fp16, "int8": faiss.ScalarQuantizer.QT_8bit}
+    return faiss.IndexScalarQuantizer(point.dimensions, kinds[point.precision], faiss.METRIC_INNER_PRODUCT)
+
+
+def _codes(index: faiss.Index | faiss.IndexBinary) -> np.ndarray:
+    held = index.xb if isinstance(index, faiss.IndexBinaryFlat) else index.codes
+    return faiss.vector_to_array(held).reshape(index.ntotal, -1)
+
+
+def _filled(point: Point, codes: np.ndarray, ranges: np.ndarray | None) -> faiss.Index | faiss.IndexBinary:
+    """Return an index of codes that were made before."""
+    index = _empty(point)
+    codes = np.ascontiguousarray(codes, np.uint8)
+    if point.precision == "binary":
+        index.add(codes)
+        return index
+    if ranges is not None:
+        faiss.copy_array_to_vector(ranges.astype(np.float32), index.sq.trained)
+    index.is_trained = True
+    index.add_sa_codes(codes)
+    return index
