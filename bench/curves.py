@@ -1,0 +1,79 @@
+"""What a student inherits: quality, size and query time of truncated and quantised vectors.
+
+    python -m bench.curves COLLECTION... --student students/{collection}
+
+A collection is a folder in BEIR's layout; `{collection}` stands for its name. Each curve is drawn twice: in
+the teacher's space as it is, and turned by the principal components of the teacher's documents. Turning
+the vectors of a student is the same as turning its head, for its head is linear. Writes build/curves.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from bench.__main__ import machine
+from workbench import comparison, compression, corpora, student
+from workbench.cache import TargetCache
+from workbench.compression import PRECISIONS, Point
+from workbench.distill import embed
+from workbench.errors import WorkbenchError
+from workbench.paths import home
+from workbench.progress import CacheBar
+from workbench.recipes import TOUR
+from workbench.teachers import LocalTeacher
+
+DIMENSIONS = (768, 384, 192, 96, 48)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.curves", description=__doc__.splitlines()[0])
+    parser.add_argument("collections", nargs="+", type=Path, metavar="COLLECTION")
+    parser.add_argument("--student", required=True, metavar="FOLDER")
+    options = parser.parse_args()
+    tables = []
+    try:
+        teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
+        cache = TargetCache(home() / "cache", teacher)
+        for folder in options.collections:
+            model = student.load(Path(options.student.format(collection=folder.name)))
+            tables += curves(folder, teacher, cache, model)
+    except WorkbenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    rows = pd.concat(tables, ignore_index=True)
+    path = comparison.write_json(home() / "curves.json", {"machine": machine(), "rows": comparison.as_rows(rows)})
+    index = ["collection", "space", "precision", "dimensions"]
+    wide = rows.pivot_table(index=index, columns="mode", values="share_of_teacher", sort=False, observed=True)
+    print(wide.map("{:.1%}".format).to_string(), f"\nwritten to {path}")
+    return 0
+
+
+def curves(folder: Path, teacher: LocalTeacher, cache: TargetCache, model) -> list[pd.DataFrame]:
+    """Return the curves of one collection, in the space as it is and turned."""
+    collection = corpora.beir(folder)
+    queries, documents = collection.query_texts(), collection.document_texts()
+    with CacheBar() as bar:
+        cache.fill(teacher, queries + documents, on_plan=bar.plan, on_progress=bar.progress)
+    target = np.asarray(cache.targets(queries)), np.asarray(cache.targets(documents))
+    own = embed(model, queries), embed(model, documents)
+    sides = {"teacher": target, "standard": own, "asymmetric": (own[0], target[1])}
+    points = [Point(dimensions, precision) for precision in PRECISIONS for dimensions in DIMENSIONS]
+    ids = list(collection.queries), list(collection.documents)
+    rotation = compression.principal_rotation(target[1])
+    turned = {mode: tuple(vectors @ rotation for vectors in pair) for mode, pair in sides.items()}
+    tables = []
+    for name, vectors in (("as it is", sides), ("turned", turned)):
+        table = compression.curve(collection.qrels, *ids, vectors, points)
+        table.insert(0, "collection", folder.name)
+        table.insert(1, "space", name)
+        tables.append(table)
+    return tables
+
+
+if __name__ == "__main__":
+    sys.exit(main())
