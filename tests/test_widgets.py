@@ -3,6 +3,7 @@ import threading
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from workbench.corpora import Role, Text
 from workbench.errors import WorkbenchError
@@ -64,6 +65,35 @@ def test_brush_and_search(explorer):
     assert set(explorer.selected) == brushed
     explorer.search.value = "TEXT 5 <script>"
     assert explorer.selected == (5,)
+
+
+def test_explorer_takes_tensors_and_series():
+    tensors = torch.tensor(TEACHER, requires_grad=True), torch.tensor(STUDENT).bfloat16()
+    view = AgreementExplorer(*tensors, pd.Series(TEXTS, index=range(100, 160)), umap=False)
+    assert view.table["cosine"].mean() > 0.8 and len(view.table) == 60
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [(["a"], "whole numbers, not 'a'"), (3, "a list of positions, not 3"), ([1.5], "whole numbers"), ([-1], "0 to 59")],
+)
+def test_selection_says_what_it_takes(explorer, wanted, words):
+    explorer.selection = [7]
+    with pytest.raises(WorkbenchError, match=words):
+        explorer.selection = wanted
+    assert explorer.selected == (7,)
+
+
+@pytest.mark.parametrize("name", ["text", "model", "cosine", "a"])
+def test_a_column_cannot_have_a_name_twice(name):
+    columns = pd.DataFrame(np.zeros((60, 2)), columns=[name, "a"])
+    with pytest.raises(WorkbenchError, match=f"column '{name}' is there twice, or the view has one"):
+        AgreementExplorer(TEACHER, STUDENT, TEXTS, columns=columns, umap=False)
+
+
+def test_a_page_that_cannot_be_written(explorer, tmp_path):
+    with pytest.raises(WorkbenchError, match="cannot be written: No such file"):
+        explorer.to_html(tmp_path / "none" / "page.html")
 
 
 def test_neighbours_of_many_texts_come_after_the_map(monkeypatch):

@@ -109,6 +109,8 @@ def per_text(
         best). `attrs` says `k`, `neighbours` ("exact" or which method) and `ranks` ("exact" or how
         they were estimated).
     """
+    if k < 0:
+        raise WorkbenchError(f"k is {k}: take 10 neighbours, or 0 for none")
     teacher, student = paired(teacher, student)
     if columns is not None and len(columns) != len(teacher):
         raise WorkbenchError(f"columns have {len(columns):,} rows and there are {len(teacher):,} texts")

@@ -178,7 +178,7 @@ class CompressedIndex:
 
 def truncate(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:
     """Return the first dimensions of each row at unit norm, float32 of shape (n, dimensions)."""
-    return np.ascontiguousarray(unit(np.asarray(vectors)[:, :dimensions]))
+    return np.ascontiguousarray(unit(checked(vectors, "vectors")[:, :dimensions]))
 
 
 def principal_rotation(vectors: np.ndarray) -> np.ndarray:

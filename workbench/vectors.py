@@ -8,8 +8,13 @@ from workbench.errors import WorkbenchError
 
 
 def checked(vectors: np.ndarray, name: str) -> np.ndarray:
-    """Return vectors as float32 of shape (n, d), or say what is wrong with them."""
-    vectors = np.asarray(vectors, dtype=np.float32)
+    """Return vectors (an array, a torch tensor, lists) as float32 of shape (n, d), or say what is wrong with them."""
+    if hasattr(vectors, "detach"):  # a tensor, perhaps with a gradient, on a GPU or in bfloat16
+        vectors = vectors.detach().float().cpu().numpy()
+    try:
+        vectors = np.asarray(vectors, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise WorkbenchError(f"{name}: these are no vectors of one width ({error})") from None
     if vectors.ndim != 2 or not vectors.size:
         raise WorkbenchError(f"{name}: an array of shape (n, d), n and d at least 1, is needed, not {vectors.shape}")
     sums = vectors.sum(axis=1)  # NaN and infinity survive a sum, and a mask as large as the array is spared

@@ -72,7 +72,9 @@ class AgreementExplorer(View):
         seed: int = 0,
     ) -> None:
         self._stop = threading.Event()  # first: `close` is called even where what follows fails
-        teacher, student = paired(teacher, student)
+        teacher, student, texts = *paired(teacher, student), list(texts)
+        if k < 1:
+            raise WorkbenchError(f"k is {k}: at least 1 neighbour is needed")
         if len(texts) != len(teacher):
             raise WorkbenchError(f"{len(texts):,} texts and {len(teacher):,} vectors: rows must be the same texts")
         if columns is not None and len(columns) != len(teacher):
@@ -111,7 +113,12 @@ class AgreementExplorer(View):
         if isinstance(wanted, pd.Index):
             positions = self.table.index.get_indexer(wanted)
         else:
-            array = np.asarray(list(wanted))
+            try:
+                array = np.asarray(list(wanted))
+            except TypeError:
+                raise WorkbenchError(f"a selection is a list of positions, not {wanted!r}") from None
+            if array.size and array.dtype.kind not in "biu":
+                raise WorkbenchError(f"a selection is of positions, whole numbers, not {cut(array.flat[0], 40)!r}")
             if array.dtype == bool:
                 if len(array) != len(self.table):
                     raise WorkbenchError(f"the mask has {len(array):,} values and {len(self.table):,} texts are shown")
@@ -402,8 +409,10 @@ def _known(texts: Sequence[str | Text], columns: pd.DataFrame | None) -> pd.Data
     if all(isinstance(t, Text) for t in texts):
         known["role"] = [t.role.value for t in texts]
     for name in () if columns is None else columns.columns:
-        if name in (*known, *_MEASURED):
-            raise WorkbenchError(f"the column {name!r} of yours has the name of a measure: rename it")
+        if name in (*known, *_MEASURED, _MODEL) or list(columns.columns).count(name) > 1:
+            raise WorkbenchError(
+                f"the column {name!r} is there twice, or the view has one of that name itself: rename it"
+            )
         known[name] = columns[name].to_numpy()
     return known
 

@@ -9,6 +9,8 @@ import anywidget
 import ipywidgets
 import plotly.graph_objects as go
 
+from workbench.errors import WorkbenchError
+
 # From Okabe and Ito's palette, which the colour-blind can tell apart, and legible on white and on black.
 COLOURS = {"teacher": "#D55E00", "student": "#3A8FD0", "asymmetric": "#009E73", "base": "#999999"}
 CATEGORIES = ["#3A8FD0", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#999999"]
@@ -91,7 +93,10 @@ class View(ipywidgets.VBox):
             f'</style><body class="workbench">{self.summary()}{"".join(parts)}</body></html>'
         )
         if path is not None:
-            Path(path).write_text(page, encoding="utf-8")
+            try:
+                Path(path).write_text(page, encoding="utf-8")
+            except OSError as error:
+                raise WorkbenchError(f"{path} cannot be written: {error.strerror}") from None
         return page
 
     def _repr_mimebundle_(self, **options: object) -> dict:

@@ -57,6 +57,8 @@ class ModelComparison(View):
         k: int = 10,
         seed: int = 0,
     ) -> None:
+        if not isinstance(students, Mapping):
+            raise WorkbenchError('students are needed by name: {"mine": vectors}')
         if not students:
             raise WorkbenchError("there are no students: give at least one name with its vectors")
         if "teacher" in students:
