@@ -1,0 +1,72 @@
+import numpy as np
+import onnxruntime
+import pytest
+from conftest import sentences
+from sentence_transformers import SentenceTransformer
+
+from workbench import models, publish, student
+from workbench.errors import ModelError
+
+
+@pytest.fixture
+def pair(tiny_model, other_tiny_model):
+    teacher = models.load(other_tiny_model, device="cpu")
+    prompts = {"query": "find: ", "document": ""}
+    return teacher, student.build(tiny_model, 48, max_length=40, prompts=prompts, device="cpu")
+
+
+TEXTS = [text.text for text in sentences(20)]
+
+
+def test_the_pair_loads_as_one_model(pair, tmp_path):
+    teacher, model = pair
+    folder = publish.save_pair(teacher, model, tmp_path / "pair")
+    again = SentenceTransformer(str(folder), device="cpu")
+    np.testing.assert_allclose(again.encode_query(TEXTS), model.encode_query(TEXTS), atol=1e-6)
+    np.testing.assert_allclose(again.encode_document(TEXTS), teacher.encode(TEXTS), atol=1e-6)
+    np.testing.assert_allclose(again.encode(TEXTS), teacher.encode(TEXTS), atol=1e-6)
+    assert np.abs(again.encode_query(TEXTS) - model.encode(TEXTS, prompt="")).max() > 1e-3  # the prompt is in it
+    assert again.similarity_fn_name == "cosine"
+
+
+def test_onnx_gives_the_students_vectors(pair, tmp_path):
+    model = pair[1].train()
+    folder = publish.save_onnx(model, tmp_path / "onnx")
+    assert model.training
+    for name, least in ((publish.FLOAT32, 0.999999), (publish.INT8, 0.99)):
+        session = onnxruntime.InferenceSession(folder / name, providers=["CPUExecutionProvider"])
+        for size in (1, 20):  # one text, and one batch with padding
+            batch = model.tokenizer(TEXTS[:size], padding=True, truncation=True, max_length=40, return_tensors="np")
+            fed = {key: batch[key].astype(np.int64) for key in ("input_ids", "attention_mask")}
+            vectors = session.run(["sentence_embedding"], fed)[0]
+            assert vectors.dtype == np.float32 and vectors.shape == (size, 48)
+            assert (vectors * model.encode(TEXTS[:size])).sum(axis=1).min() > least
+    assert (folder / publish.INT8).stat().st_size < (folder / publish.FLOAT32).stat().st_size
+    assert (folder / "tokenizer.json").is_file()
+
+
+def test_refuses_what_cannot_be_published(pair, tiny_model, tmp_path):
+    teacher, model = pair
+    narrow = models.load(tiny_model, device="cpu")
+    with pytest.raises(ModelError, match="48 wide and the student's 32"):
+        publish.save_pair(teacher, narrow, tmp_path / "new")
+    with pytest.raises(ModelError, match="no student"):
+        publish.save_onnx(narrow, tmp_path / "new")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("keep me")
+    for save in (lambda f: publish.save_pair(teacher, model, f), lambda f: publish.save_onnx(model, f)):
+        with pytest.raises(ModelError, match="not empty"):
+            save(tmp_path / "full")
+        with pytest.raises(ModelError, match="not empty"):
+            save(tmp_path / "full" / "mine.txt")
+    assert [p.name for p in tmp_path.rglob("*")] == ["full", "mine.txt"]
+
+
+def test_an_export_that_breaks_leaves_nothing(pair, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onnxruntime.quantization.quantize_dynamic", broken)
+    with pytest.raises(KeyboardInterrupt):
+        publish.save_onnx(pair[1], tmp_path / "onnx")
+    assert not list(tmp_path.iterdir())
