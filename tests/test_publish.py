@@ -1,8 +1,8 @@
 import numpy as np
-import onnxruntime
 import pytest
 from conftest import sentences
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.models import Normalize
 
 from workbench import models, publish, student
 from workbench.errors import ModelError
@@ -33,16 +33,25 @@ def test_onnx_gives_the_students_vectors(pair, tmp_path):
     model = pair[1].train()
     folder = publish.save_onnx(model, tmp_path / "onnx")
     assert model.training
-    for name, least in ((publish.FLOAT32, 0.999999), (publish.INT8, 0.99)):
-        session = onnxruntime.InferenceSession(folder / name, providers=["CPUExecutionProvider"])
-        for size in (1, 20):  # one text, and one batch with padding
-            batch = model.tokenizer(TEXTS[:size], padding=True, truncation=True, max_length=40, return_tensors="np")
-            fed = {key: batch[key].astype(np.int64) for key in ("input_ids", "attention_mask")}
-            vectors = session.run(["sentence_embedding"], fed)[0]
-            assert vectors.dtype == np.float32 and vectors.shape == (size, 48)
-            assert (vectors * model.encode(TEXTS[:size])).sum(axis=1).min() > least
+    texts = [*TEXTS, "", "many words " * 60]  # nothing, and more than the 40 tokens that are read
+    for int8, least in ((False, 0.999999), (True, 0.99)):
+        for size in (1, 5, 32):  # alone, and padded with others
+            vectors = publish.OnnxModel(folder, int8=int8).encode(texts, "query", batch_size=size)
+            assert vectors.dtype == np.float32 and vectors.shape == (len(texts), 48)
+            assert (vectors * model.encode_query(texts)).sum(axis=1).min() > least
     assert (folder / publish.INT8).stat().st_size < (folder / publish.FLOAT32).stat().st_size
-    assert (folder / "tokenizer.json").is_file()
+    assert publish.OnnxModel(folder).encode([]).shape == (0, 48)
+
+
+def test_onnx_says_what_it_cannot_read(tmp_path, pair):
+    with pytest.raises(ModelError, match="no exported model"):
+        publish.OnnxModel(tmp_path / "none")
+    folder = publish.save_onnx(pair[1], tmp_path / "onnx", int8=False)
+    with pytest.raises(ModelError, match=publish.INT8):
+        publish.OnnxModel(folder, int8=True)
+    (folder / publish.FLOAT32).write_bytes(b"damaged")
+    with pytest.raises(ModelError, match="no exported model"):
+        publish.OnnxModel(folder)
 
 
 def test_refuses_what_cannot_be_published(pair, tiny_model, tmp_path):
@@ -50,8 +59,8 @@ def test_refuses_what_cannot_be_published(pair, tiny_model, tmp_path):
     narrow = models.load(tiny_model, device="cpu")
     with pytest.raises(ModelError, match="48 wide and the student's 32"):
         publish.save_pair(teacher, narrow, tmp_path / "new")
-    with pytest.raises(ModelError, match="no student"):
-        publish.save_onnx(narrow, tmp_path / "new")
+    with pytest.raises(ModelError, match="starts with a transformer"):
+        publish.save_onnx(SentenceTransformer(modules=[Normalize()]), tmp_path / "new")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("keep me")
     for save in (lambda f: publish.save_pair(teacher, model, f), lambda f: publish.save_onnx(model, f)):

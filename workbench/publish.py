@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
+from sentence_transformers.models import Transformer
+from tokenizers import Tokenizer
 
 from workbench.errors import ModelError
-from workbench.student import head_of
 
-FLOAT32, INT8 = "model.onnx", "model_int8.onnx"
+FLOAT32, INT8, TOKENIZER, PROMPTS = "model.onnx", "model_int8.onnx", "tokenizer.json", "prompts.json"
 
 
 def save_pair(
@@ -55,42 +60,93 @@ def save_pair(
     return Path(folder)
 
 
-def save_onnx(student: SentenceTransformer, folder: str | Path, *, int8: bool = True) -> Path:
-    """Export the whole student, pooling, head and normalisation included, with its tokenizer.
+def save_onnx(model: SentenceTransformer, folder: str | Path, *, int8: bool = True) -> Path:
+    """Export a whole model, pooling, head and normalisation included, for `OnnxModel` or any other runtime.
 
-    Both graphs take `input_ids` and `attention_mask`, int64 of shape (batch, tokens), and return
-    `sentence_embedding`, float32 of shape (batch, dimension). A prompt is text: put it in front before
-    tokenizing. int8 means weights with a range for each output channel and activations with a range
-    for each call; the token table stays float32.
+    The graphs take `input_ids` and `attention_mask`, int64 of shape (batch, tokens), and return
+    `sentence_embedding`, float32 of shape (batch, dimension). int8 means weights with a range for each
+    output channel and activations with a range for each call; the token table stays float32.
 
     Args:
-        student: left in the mode it is in.
-        folder: new or empty; gets `model.onnx`, `model_int8.onnx` if asked for, and the tokenizer.
+        model: a student, or a teacher to compare with; left as it is.
+        folder: new or empty; gets `model.onnx`, `model_int8.onnx` if asked for, `tokenizer.json`, which
+            cuts and pads, and `prompts.json`, whose texts go in front before tokenizing.
         int8: whether to write the int8 graph too.
 
     Raises:
-        ModelError: it is no student, the onnx packages are missing, or the folder is not empty or
-            cannot be written to.
+        ModelError: the model does not start with a transformer, the onnx packages are missing, or the
+            folder is not empty or cannot be written to.
     """
-    head_of(student)
-    try:
-        import onnxscript  # noqa: F401  torch's exporter needs it
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-    except ImportError as error:
-        raise ModelError(f"{error.name} is not installed: pip install 'teacher-aligned-workbench[onnx]'") from None
+    if not isinstance(model[0], Transformer):
+        raise ModelError(f"only a model that starts with a transformer is exported, not {type(model[0]).__name__}")
+    quantization = _package("onnxruntime.quantization")
+    _package("onnxscript")  # torch's exporter needs it
     with _whole_or_nothing(folder) as scratch:
-        _export(student, scratch / FLOAT32)
+        _export(model, scratch / FLOAT32)
         if int8:
             with _quiet():
-                quantize_dynamic(
+                quantization.quantize_dynamic(
                     scratch / FLOAT32,
                     scratch / INT8,
                     op_types_to_quantize=["MatMul", "Gemm"],
                     per_channel=True,
-                    weight_type=QuantType.QInt8,
+                    weight_type=quantization.QuantType.QInt8,
                 )
-        student.tokenizer.save_pretrained(str(scratch))
+        tokenizer = Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str())
+        tokenizer.enable_truncation(model.max_seq_length)
+        tokenizer.enable_padding(pad_id=model.tokenizer.pad_token_id, pad_token=model.tokenizer.pad_token)
+        tokenizer.save(str(scratch / TOKENIZER))
+        (scratch / PROMPTS).write_text(json.dumps(dict(model.prompts)))
     return Path(folder)
+
+
+class OnnxModel:
+    """A model that `save_onnx` wrote, run by onnxruntime on the CPU; torch takes no part.
+
+    Args:
+        folder: that `save_onnx` wrote.
+        int8: run the int8 graph.
+        threads: for one call; None leaves it to onnxruntime.
+
+    Raises:
+        ModelError: a file is missing or cannot be read, or onnxruntime is not installed.
+    """
+
+    def __init__(self, folder: str | Path, *, int8: bool = False, threads: int | None = None) -> None:
+        runtime = _package("onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        path = Path(folder, INT8 if int8 else FLOAT32)
+        try:
+            self.tokenizer = Tokenizer.from_file(str(Path(folder, TOKENIZER)))
+            self.prompts = json.loads(Path(folder, PROMPTS).read_text())
+            self.session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # both libraries raise what is only an Exception
+            raise ModelError(f"{path} is no exported model that can be read: {error}") from None
+
+    def encode(self, texts: Sequence[str], role: str = "document", *, batch_size: int = 32) -> np.ndarray:
+        """Return the vectors of texts, float32 of shape (n, d); texts of like length share a batch."""
+        prompt = self.prompts.get(role) or ""
+        encoded = self.tokenizer.encode_batch([prompt + text for text in texts])  # padded to the longest of all
+        lengths = np.array([sum(one.attention_mask) for one in encoded])
+        order, rows = np.argsort(lengths, kind="stable"), []
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            ids, mask = (
+                np.array([getattr(encoded[i], name)[: lengths[chosen[-1]]] for i in chosen], dtype=np.int64)
+                for name in ("ids", "attention_mask")
+            )
+            rows.append(self.session.run(None, {"input_ids": ids, "attention_mask": mask})[0])
+        if not rows:
+            return np.empty((0, self.session.get_outputs()[0].shape[1]), dtype=np.float32)
+        return np.concatenate(rows)[np.argsort(order)]
+
+
+def _package(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ModelError(f"{error.name} is not installed: pip install 'teacher-aligned-workbench[onnx]'") from None
 
 
 class _Whole(torch.nn.Module):
@@ -107,14 +163,14 @@ class _Whole(torch.nn.Module):
         return features["sentence_embedding"]
 
 
-def _export(student: SentenceTransformer, path: Path) -> None:
-    device, training = student.device, student.training
+def _export(model: SentenceTransformer, path: Path) -> None:
+    device, training = model.device, model.training
     ids = torch.ones((2, 8), dtype=torch.int64)
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
     try:
         with _quiet():
             torch.onnx.export(
-                _Whole(student.cpu()).eval(),
+                _Whole(model.cpu()).eval(),
                 (ids, torch.ones_like(ids)),
                 dynamo=True,
                 input_names=["input_ids", "attention_mask"],
@@ -123,7 +179,7 @@ def _export(student: SentenceTransformer, path: Path) -> None:
                 verbose=False,
             ).save(path)
     finally:
-        student.to(device).train(training)
+        model.to(device).train(training)
 
 
 @contextmanager

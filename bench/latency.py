@@ -1,0 +1,111 @@
+"""Queries a second of teacher and student, tokenizing included, and what int8 costs in quality.
+
+    python -m bench.latency STUDENT [COLLECTION...]
+
+The first collection's queries are timed, in their own order; without one, the tutorial collection's. int8's share
+is its nDCG@10 against the same student's in float32, each encoding queries and documents. Writes build/latency.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from bench.__main__ import best_of, machine
+from workbench import comparison, corpora, models, publish, retrieval, student
+from workbench.errors import WorkbenchError
+from workbench.paths import home
+from workbench.recipes import TOUR
+
+Encode = Callable[..., np.ndarray]  # texts and a role to vectors
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.latency", description=__doc__.splitlines()[0])
+    parser.add_argument("student", type=Path, metavar="STUDENT")
+    parser.add_argument("collections", nargs="*", type=Path, metavar="COLLECTION")
+    options = parser.parse_args()
+    try:
+        model = student.load(options.student, device="cpu")
+        collections = [corpora.beir(folder) for folder in options.collections] or [corpora.tutorial()]
+        with tempfile.TemporaryDirectory() as folder:
+            report = {"machine": machine(), **measure(model, collections, Path(folder))}
+    except WorkbenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    path = comparison.write_json(home() / "latency.json", report)
+    for name, value in report.items():
+        print(f"{name:<32} {value:.4g}" if isinstance(value, float) else f"{name:<32} {value}")
+    print(f"written to {path}")
+    return 0
+
+
+def measure(model, collections: Sequence[corpora.Collection], folder: Path) -> dict[str, float]:
+    """Return the speeds on the first collection's queries, and int8's shares on every collection."""
+    teacher = models.load(TOUR.teacher, device="cpu")
+    teacher.max_seq_length = model.max_seq_length
+    publish.save_onnx(teacher, folder / "teacher", int8=False)
+    publish.save_onnx(model, folder / "student")
+    torch_teacher = lambda texts: teacher.encode(texts, batch_size=len(texts), show_progress_bar=False)  # noqa: E731
+    encoders = {
+        "teacher_torch": torch_teacher,
+        "teacher_onnx": publish.OnnxModel(folder / "teacher").encode,
+        "student_float32": publish.OnnxModel(folder / "student").encode,
+        "student_int8": publish.OnnxModel(folder / "student", int8=True).encode,
+    }
+    report = speeds(encoders, [text.text for text in collections[0].query_texts()][:128])
+    for collection in collections:
+        report |= shares(collection, encoders["student_float32"], encoders["student_int8"])
+    return report
+
+
+def speeds(encoders: Mapping[str, Encode], queries: list[str]) -> dict[str, float]:
+    """Return queries a second of each encoder, one at a time and by 32, and the ratios to the teacher."""
+    report = {}
+    for size in (1, 32):
+        batches = [queries[i : i + size] for i in range(0, len(queries), size)]
+        runs = [partial(_each, encode, batches) for encode in encoders.values()]
+        for name, seconds in zip(encoders, best_of(3, *runs), strict=True):
+            report[f"queries_per_second_{name}_{size}"] = len(queries) / seconds
+    for precision in ("float32", "int8"):
+        for size in (1, 32):
+            # The teacher's faster runtime is the baseline.
+            teacher = max(report[f"queries_per_second_teacher_{runtime}_{size}"] for runtime in ("torch", "onnx"))
+            report[f"query_speedup_{precision}_{size}"] = (
+                report[f"queries_per_second_student_{precision}_{size}"] / teacher
+            )
+        report[f"query_speedup_{precision}"] = report[f"query_speedup_{precision}_1"]
+    return report
+
+
+def _each(encode: Encode, batches: list[list[str]]) -> None:
+    for batch in batches:
+        encode(batch)
+
+
+def shares(collection: corpora.Collection, exact: Encode, int8: Encode) -> dict[str, float]:
+    """Return int8's share of the float32 student's nDCG@10, both sides encoded by one of them."""
+    ids = list(collection.queries), list(collection.documents)
+    texts = [text.text for text in collection.query_texts()], [text.text for text in collection.document_texts()]
+    scores, vectors = {}, {}
+    for name, encode in (("teacher", exact), ("int8", int8)):
+        vectors[name] = encode(texts[0], "query"), encode(texts[1])
+        scores[name] = retrieval.score(collection.qrels, *ids, *vectors[name])
+    row = retrieval.compare(scores).set_index("mode").loc["int8"]
+    label = collection.name
+    return {
+        f"int8_share_{label}": float(row["share_of_teacher"]),
+        f"int8_share_low_{label}": float(row["share_low"]),
+        f"int8_share_high_{label}": float(row["share_high"]),
+        f"int8_cosine_min_{label}": float(min((a * b).sum(1).min() for a, b in zip(*vectors.values(), strict=True))),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
