@@ -33,6 +33,11 @@ def main() -> int:
     report |= read_speed()
     demo.run()
     report["quality"] = json.loads((home() / "demo.json").read_text())["rows"]
+    from bench import latency  # which takes its clock from here
+
+    with tempfile.TemporaryDirectory() as folder:
+        trained = student.load(home() / "demo" / "student", device="cpu")
+        report |= latency.measure(trained, [corpora.tutorial()], Path(folder))
     path = comparison.write_json(home() / "bench.json", report)
     print("\n| measure | value |\n|---|---|")
     for name, value in report.items():

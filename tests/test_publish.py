@@ -5,6 +5,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Normalize
 
 from workbench import models, publish, student
+from workbench.compression import principal_rotation, truncate
 from workbench.errors import ModelError
 
 
@@ -41,6 +42,26 @@ def test_onnx_gives_the_students_vectors(pair, tmp_path):
             assert (vectors * model.encode_query(texts)).sum(axis=1).min() > least
     assert (folder / publish.INT8).stat().st_size < (folder / publish.FLOAT32).stat().st_size
     assert publish.OnnxModel(folder).encode([]).shape == (0, 48)
+
+
+def test_a_shortened_pair_loads_at_its_width(pair, tmp_path):
+    teacher, model = pair
+    rotation = principal_rotation(teacher.encode(TEXTS))
+    short = [publish.shortened(one, 16, rotation) for one in pair]
+    folder = publish.save_pair(*short, tmp_path / "pair")
+    again = SentenceTransformer(str(folder), device="cpu")
+    assert again.get_embedding_dimension() == 16
+    for encode, whole in ((again.encode_query, model.encode_query), (again.encode_document, teacher.encode_document)):
+        np.testing.assert_allclose(encode(TEXTS), truncate(whole(TEXTS) @ rotation, 16), atol=1e-5)
+    turned = publish.shortened(model, rotation=rotation).encode(TEXTS)
+    np.testing.assert_allclose(turned @ turned.T, model.encode(TEXTS) @ model.encode(TEXTS).T, atol=1e-5)
+    exported = publish.OnnxModel(publish.save_onnx(short[1], tmp_path / "onnx", int8=False))
+    np.testing.assert_allclose(exported.encode(TEXTS, "query"), again.encode_query(TEXTS), atol=1e-5)
+    with pytest.raises(ModelError, match="49 dimensions"):
+        publish.shortened(model, 49)
+    for wrong in (rotation[:16, :16], 2 * rotation):
+        with pytest.raises(ModelError, match="orthogonal"):
+            publish.shortened(model, 16, wrong)
 
 
 def test_onnx_says_what_it_cannot_read(tmp_path, pair):

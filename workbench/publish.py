@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
-from sentence_transformers.models import Transformer
+from sentence_transformers.models import Dense, Normalize, Transformer
 from tokenizers import Tokenizer
 
 from workbench.errors import ModelError
@@ -58,6 +58,40 @@ def save_pair(
     with _whole_or_nothing(folder) as scratch:
         pair.save_pretrained(str(scratch), create_model_card=False)
     return Path(folder)
+
+
+def shortened(
+    model: SentenceTransformer, dimensions: int | None = None, rotation: np.ndarray | None = None
+) -> SentenceTransformer:
+    """Return a model that ends in a rotation, the first dimensions of it, and unit norm again.
+
+    sentence-transformers does not save `truncate_dim`; a model that was shortened needs no such option
+    and loads at its new width anywhere. Shorten teacher and student alike and they share a space again.
+
+    Args:
+        model: shares its modules with the result.
+        dimensions: how many are kept; all if None.
+        rotation: float of shape (d, d), as `compression.principal_rotation` returns it; none if None.
+
+    Raises:
+        ModelError: more dimensions than there are, or the rotation is of another width or no rotation.
+    """
+    width = model.get_embedding_dimension()
+    dimensions = width if dimensions is None else dimensions
+    if not 1 <= dimensions <= width:
+        raise ModelError(f"{dimensions} dimensions are asked for and the model has {width}")
+    turn = np.eye(width) if rotation is None else np.asarray(rotation, dtype=np.float64)
+    if turn.shape != (width, width) or not np.allclose(turn.T @ turn, np.eye(width), atol=1e-4):
+        raise ModelError(f"the rotation must be an orthogonal matrix of shape ({width}, {width})")
+    last = Dense(width, dimensions, bias=False, activation_function=torch.nn.Identity())
+    with torch.no_grad():
+        last.linear.weight.copy_(torch.from_numpy(turn[:, :dimensions].T.copy()))
+    return SentenceTransformer(
+        modules=[*model.children(), last.eval(), Normalize()],
+        device=str(model.device),
+        prompts=dict(model.prompts),
+        similarity_fn_name="cosine",
+    )
 
 
 def save_onnx(model: SentenceTransformer, folder: str | Path, *, int8: bool = True) -> Path:
