@@ -46,7 +46,7 @@ def main() -> int:
     return 0
 
 
-def measure(model, collections: Sequence[corpora.Collection], folder: Path) -> dict[str, float]:
+def measure(model, collections: Sequence[corpora.Collection], folder: Path) -> dict:
     """Return the speeds on the first collection's queries, and int8's shares on every collection."""
     teacher = models.load(TOUR.teacher, device="cpu")
     teacher.max_seq_length = model.max_seq_length
@@ -60,8 +60,10 @@ def measure(model, collections: Sequence[corpora.Collection], folder: Path) -> d
         "student_int8": publish.OnnxModel(folder / "student", int8=True).encode,
     }
     report = speeds(encoders, [text.text for text in collections[0].query_texts()][:128])
-    for collection in collections:
-        report |= shares(collection, encoders["student_float32"], encoders["student_int8"])
+    report["int8"] = [
+        share(collection, encoders["student_float32"], encoders["student_int8"]) for collection in collections
+    ]
+    report["int8_share"] = min(row["share"] for row in report["int8"])
     return report
 
 
@@ -89,7 +91,7 @@ def _each(encode: Encode, batches: list[list[str]]) -> None:
         encode(batch)
 
 
-def shares(collection: corpora.Collection, exact: Encode, int8: Encode) -> dict[str, float]:
+def share(collection: corpora.Collection, exact: Encode, int8: Encode) -> dict:
     """Return int8's share of the float32 student's nDCG@10, both sides encoded by one of them."""
     ids = list(collection.queries), list(collection.documents)
     texts = [text.text for text in collection.query_texts()], [text.text for text in collection.document_texts()]
@@ -98,12 +100,13 @@ def shares(collection: corpora.Collection, exact: Encode, int8: Encode) -> dict[
         vectors[name] = encode(texts[0], "query"), encode(texts[1])
         scores[name] = retrieval.score(collection.qrels, *ids, *vectors[name])
     row = retrieval.compare(scores).set_index("mode").loc["int8"]
-    label = collection.name
     return {
-        f"int8_share_{label}": float(row["share_of_teacher"]),
-        f"int8_share_low_{label}": float(row["share_low"]),
-        f"int8_share_high_{label}": float(row["share_high"]),
-        f"int8_cosine_min_{label}": float(min((a * b).sum(1).min() for a, b in zip(*vectors.values(), strict=True))),
+        "collection": collection.name,
+        **{
+            name: float(row[f"share_{end}"])
+            for name, end in (("share", "of_teacher"), ("low", "low"), ("high", "high"))
+        },
+        "cosine_min": float(min((a * b).sum(1).min() for a, b in zip(*vectors.values(), strict=True))),
     }
 
 

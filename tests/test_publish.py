@@ -36,8 +36,8 @@ def test_onnx_gives_the_students_vectors(pair, tmp_path):
     assert model.training
     texts = [*TEXTS, "", "many words " * 60]  # nothing, and more than the 40 tokens that are read
     for int8, least in ((False, 0.999999), (True, 0.99)):
-        for size in (1, 5, 32):  # alone, and padded with others
-            vectors = publish.OnnxModel(folder, int8=int8).encode(texts, "query", batch_size=size)
+        for budget in (1, 200, 10_000):  # alone, and padded with others
+            vectors = publish.OnnxModel(folder, int8=int8).encode(texts, "query", token_budget=budget)
             assert vectors.dtype == np.float32 and vectors.shape == (len(texts), 48)
             assert (vectors * model.encode_query(texts)).sum(axis=1).min() > least
     assert (folder / publish.INT8).stat().st_size < (folder / publish.FLOAT32).stat().st_size

@@ -68,8 +68,8 @@ def _cache(options: argparse.Namespace, stop: threading.Event) -> None:
 
 
 def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
-    from workbench import comparison, models, student
-    from workbench.distill import Settings, distill
+    from workbench import student
+    from workbench.distill import Settings, distill, statement
     from workbench.progress import TrainingBar
 
     settings = Settings(
@@ -117,21 +117,17 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
         )
     if int(os.environ.get("RANK", "0")):
         return
-    student.save(model, output)
-    about = {
-        "teacher": cache.identity,
-        "teacher_name": teacher.name,
-        "fingerprint": cache.identity["fingerprint"],
-        "base": options.base,
-        "texts": options.texts,
-        "start": options.start,
-        "settings": settings.__dict__,
-        "held_out_loss": result.best_loss,
-        "best_step": result.best_step,
-        "finished": not result.stopped,
-        "workbench": __version__,
-    }
-    comparison.write_json(output / models.REPORT, about)
+    about = statement(
+        cache,
+        train,
+        settings,
+        result,
+        teacher=teacher.name,
+        base=options.base,
+        source=options.texts,
+        start=options.start,
+    )
+    student.save(model, output, about)
     if result.stopped:
         print(f"stopped; the best student so far is in {options.output}, the same command goes on from here")
         return
@@ -142,7 +138,7 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
 
 
 def _evaluate(options: argparse.Namespace, stop: threading.Event) -> None:
-    from workbench import comparison, corpora, models, student
+    from workbench import comparison, compression, corpora, models, student
 
     collection = (
         corpora.tutorial() if options.collection == "tutorial" else corpora.beir(options.collection, options.split)
@@ -151,7 +147,7 @@ def _evaluate(options: argparse.Namespace, stop: threading.Event) -> None:
     path = Path(options.json or home() / f"evaluate-{collection.name}.json")
     if path.is_dir():
         raise WorkbenchError(f"--json {path} is a folder: name a file")
-    about = _about(Path(options.student) / models.REPORT)
+    about = student.statement(options.student)
     options.teacher = options.teacher or about.get("teacher_name") or models.MPNET
     options.base = options.base or about.get("base") or models.MINILM
     options.max_length = options.max_length or model.max_seq_length
@@ -168,24 +164,72 @@ def _evaluate(options: argparse.Namespace, stop: threading.Event) -> None:
     _fill(teacher, cache, collection.query_texts() + collection.document_texts(), stop)
     if stop.is_set():
         return
-    rows = comparison.compare(collection, cache, base, model)
+    sides = comparison.vectors(collection, cache, model, base)
+    rows = comparison.scored(collection, sides)
     print(f"{collection.name}: {len(collection.documents):,} documents, {len(collection.queries):,} judged queries\n")
     print(comparison.table(rows))
-    report = {"collection": collection.name, "student": str(options.student), "max_length": options.max_length}
-    print(f"\nwritten to {comparison.write_json(path, report | {'rows': comparison.as_rows(rows)})}")
+    curves = None
+    if options.curves:
+        ids = list(collection.queries), list(collection.documents)
+        own = {mode: pair for mode, pair in sides.items() if mode != "base"}
+        curves = compression.curve(collection.qrels, *ids, own, compression.grid(cache.dimension))
+        print("\nShare of the teacher's nDCG@10 in full, by dimensions and precision\n")
+        print(compression.table(curves))
+    report = comparison.report(collection, rows, curves, student=str(options.student), max_length=options.max_length)
+    print(f"\nwritten to {comparison.write_json(path, report)}")
 
 
-def _about(statement: Path) -> dict:
-    """Read what `distill` wrote beside a student; a student from elsewhere has no such file."""
-    if not statement.is_file():
-        return {}
+def _publish(options: argparse.Namespace, stop: threading.Event) -> None:
+    from workbench import models, publish, student
+    from workbench.cards import card
+
+    model = student.load(options.student)
+    about = student.statement(options.student)
+    name = options.name or Path(options.output).expanduser().resolve().name
+    words = card(
+        about,
+        [_report(path) for path in options.results],
+        name=name,
+        dimension=model.get_embedding_dimension(),
+        pair=options.pair,
+        onnx=options.onnx,
+        latency=_report(options.latency) if options.latency else None,
+        licence=options.licence,
+    )
+    if options.pair:
+        teacher = models.resolve(options.teacher or about["teacher_name"])
+        if about["fingerprint"] not in (None, teacher.fingerprint):
+            raise WorkbenchError(
+                f"{options.student} was distilled from {about['teacher_name']}, not from {teacher.name}"
+            )
+        large = models.load(teacher)
+        large.max_seq_length = about["teacher"]["max_length"]
+        folder = publish.save_pair(large, model, options.output, card=words, onnx=options.onnx)
+    else:
+        folder = publish.save_student(model, options.output, card=words, onnx=options.onnx)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    print(
+        f"{len(files)} files, {sum(path.stat().st_size for path in files) / 1e6:,.0f} MB in {folder}; its card is README.md"
+    )
+    print(f"`workbench push {folder} OWNER/NAME --dry-run` lists what the hub would get.")
+
+
+def _report(path: str) -> dict:
     try:
-        about = json.loads(statement.read_text())
-        if not isinstance(about, dict) or not all(isinstance(about.get(k, ""), str) for k in ("teacher_name", "base")):
-            raise ValueError("it states no teacher")
-        return about
+        return json.loads(Path(path).expanduser().read_text())
     except (OSError, ValueError) as error:
-        raise WorkbenchError(f"{statement} is damaged ({error}): delete it, and name --teacher and --base") from None
+        raise WorkbenchError(
+            f"{path} cannot be read as a report ({error}): give what workbench evaluate wrote"
+        ) from None
+
+
+def _push(options: argparse.Namespace, stop: threading.Event) -> None:
+    from workbench import publish
+
+    sent = publish.push(options.folder, options.name, private=not options.public, dry_run=options.dry_run)
+    print(sent.to_string(index=False))
+    done = "would be sent to" if options.dry_run else "are at"
+    print(f"\n{len(sent)} files, {sent['bytes'].sum() / 1e6:,.1f} MB {done} {options.name}")
 
 
 def _lab(options: argparse.Namespace, stop: threading.Event) -> None:
@@ -313,9 +357,35 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", default="test", help="which judgments to use")
     evaluate.add_argument("--base", help="the untrained model to compare with (default: what the student started from)")
     evaluate.add_argument(
+        "--curves", action="store_true", help="measure truncated and quantised vectors too, as real indexes"
+    )
+    evaluate.add_argument(
         "--json", help="where to write the table (default: evaluate-NAME.json in the workbench's folder)"
     )
     teacher_options(evaluate, None, None)
+
+    publish = command("publish", _publish, "Write a student as a folder that others can load",
+                      "The model, its card and, if asked for, the teacher and ONNX; nothing leaves this machine.")  # fmt: skip
+    publish.add_argument("--student", required=True, help="folder of the student, as distill wrote it")
+    publish.add_argument("--output", required=True, help="new or empty folder")
+    publish.add_argument(
+        "--results", nargs="+", default=[], metavar="JSON", help="reports of `workbench evaluate`; the card states them"
+    )
+    publish.add_argument("--name", help="what the card calls it, such as me/my-student (default: the folder's name)")
+    publish.add_argument(
+        "--pair", action="store_true", help="the teacher for documents and the student for queries, as one model"
+    )
+    publish.add_argument("--teacher", help="where the teacher is (default: where distill had it)")
+    publish.add_argument("--onnx", action="store_true", help="the whole student as ONNX too, in float32 and int8")
+    publish.add_argument("--latency", metavar="JSON", help="report of `python -m bench.latency`; the card states it")
+    publish.add_argument("--licence", default="apache-2.0", help="as the hub abbreviates it")
+
+    push = command("push", _push, "Send a published folder to the hub",
+                   "With the token of HF_TOKEN or of `hf auth login`; a new model is private unless you say --public.")  # fmt: skip
+    push.add_argument("folder", help="what `workbench publish` wrote")
+    push.add_argument("name", help="owner/name on the hub")
+    push.add_argument("--dry-run", action="store_true", help="only list what would be sent")
+    push.add_argument("--public", action="store_true", help="make a new model public")
 
     lab = command("lab", _lab, "Open the notebooks in JupyterLab", "Listens on this machine only, with a token.")
     lab.add_argument("--port", type=_positive, default=8888, help="port to listen on")

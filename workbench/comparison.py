@@ -32,6 +32,44 @@ COLUMNS = {
 }
 
 
+def vectors(
+    collection: Collection, cache: TargetCache, student: SentenceTransformer, base: SentenceTransformer | None = None
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Embed a collection once for every mode.
+
+    Args:
+        collection: documents and queries.
+        cache: holds the teacher's vectors of the collection (fill it first).
+        student: embeds queries and documents.
+        base: what the student started from; left out if None.
+
+    Returns:
+        Mode to its vectors of queries and of documents, float32 of shapes (q, d) and (n, d): teacher,
+        base, standard, asymmetric.
+
+    Raises:
+        WorkbenchError: the student is not as wide as the teacher.
+    """
+    queries, documents = collection.query_texts(), collection.document_texts()
+    if student.get_embedding_dimension() != cache.dimension:
+        raise WorkbenchError(
+            f"the student's vectors are {student.get_embedding_dimension()} wide, the teacher's {cache.dimension}: "
+            "it was distilled from another teacher, or shortened since"
+        )
+    sides = {"teacher": (np.asarray(cache.targets(queries)), np.asarray(cache.targets(documents)))}
+    if base is not None:
+        sides["base"] = embed(base, queries), embed(base, documents)
+    sides["standard"] = embed(student, queries), embed(student, documents)
+    sides["asymmetric"] = sides["standard"][0], sides["teacher"][1]
+    return sides
+
+
+def scored(collection: Collection, sides: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
+    """Return what `retrieval.compare` says of the modes that `vectors` embedded."""
+    ids = list(collection.queries), list(collection.documents)
+    return retrieval.compare({mode: retrieval.score(collection.qrels, *ids, *side) for mode, side in sides.items()})
+
+
 def compare(
     collection: Collection, cache: TargetCache, base: SentenceTransformer, student: SentenceTransformer
 ) -> pd.DataFrame:
@@ -46,22 +84,20 @@ def compare(
     Returns:
         What `retrieval.compare` returns, for the modes teacher, base, standard and asymmetric.
     """
-    queries, documents = collection.query_texts(), collection.document_texts()
-    teacher = np.asarray(cache.targets(queries)), np.asarray(cache.targets(documents))
-    if student.get_embedding_dimension() != cache.dimension:
-        raise WorkbenchError(
-            f"the student's vectors are {student.get_embedding_dimension()} wide, the teacher's {cache.dimension}: "
-            "it was distilled from another teacher"
-        )
-    student_queries = embed(student, queries)
-    sides = {
-        "teacher": teacher,
-        "base": (embed(base, queries), embed(base, documents)),
-        "standard": (student_queries, embed(student, documents)),
-        "asymmetric": (student_queries, teacher[1]),
-    }
-    ids = list(collection.queries), list(collection.documents)
-    return retrieval.compare({mode: retrieval.score(collection.qrels, *ids, *side) for mode, side in sides.items()})
+    return scored(collection, vectors(collection, cache, student, base))
+
+
+def report(collection: Collection, rows: pd.DataFrame, curves: pd.DataFrame | None = None, **more: object) -> dict:
+    """Return what was measured on a collection as JSON values: what `workbench evaluate` writes and a card reads.
+
+    Args:
+        collection: that was searched.
+        rows: what `compare` returned.
+        curves: what `compression.curve` returned.
+        more: to be said besides.
+    """
+    said = {"collection": collection.name, "documents": len(collection.documents), "queries": len(collection.queries)}
+    return said | more | {"rows": as_rows(rows)} | ({} if curves is None else {"curves": as_rows(curves)})
 
 
 def table(rows: pd.DataFrame, labels: Mapping[str, str] = LABELS) -> str:

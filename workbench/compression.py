@@ -70,8 +70,9 @@ class CompressedIndex:
     Args:
         documents: float of shape (n, d).
         point: how many dimensions, in which precision.
-        space: the teacher's identity, or whatever else names the space; kept with the index, and
-            queries that name another are refused.
+        space: what names the space, as JSON values: the teacher's identity, or for documents of a
+            student the fingerprint that `models.resolve` gives; kept with the index, and queries that
+            name another are refused.
 
     Raises:
         WorkbenchError: the vectors have no such point.
@@ -110,7 +111,11 @@ class CompressedIndex:
             Scores, float32, and positions, int64, both of shape (q, min(k, n)), best first.
         """
         if space is not None and dict(space) != self.space:
-            raise WorkbenchError("the index was built in another space: encode its documents again, with this teacher")
+            other = [name for name in {**self.space, **space} if self.space.get(name) != space.get(name)]
+            raise WorkbenchError(
+                f"the index was built in another space than the queries' ({', '.join(map(str, other))} differ): encode "
+                "its documents again, with the model that these queries belong to"
+            )
         queries = checked(queries, "queries")
         if queries.shape[1] != self.width:
             raise WorkbenchError(f"queries are {queries.shape[1]} wide and the index is of vectors {self.width} wide")
@@ -219,7 +224,8 @@ def curve(
     Returns:
         One row a mode and point: `mode`, `dimensions`, `precision`, the columns of
         `retrieval.compare` with the share of the teacher's uncompressed nDCG@10 and its 95 %
-        interval, `bytes_per_document`, and `query_ms`, milliseconds of one search, one query at a time.
+        interval, `bytes_per_document`, `documents`, how many were searched, and `query_ms`, the
+        median milliseconds of one search, one query at a time, without the encoding.
     """
     if "teacher" not in sides:
         raise WorkbenchError(f'sides has no "teacher", only {", ".join(sides) or "nothing"}')
@@ -238,11 +244,32 @@ def curve(
                     "mode": mode,
                     **asdict(point),
                     "bytes_per_document": point.bytes_per_document,
+                    "documents": len(index),
                     "query_ms": _ms(index, queries),
                 }
             )
     rows = retrieval.compare(whole | measured, teacher="uncompressed", seed=seed).iloc[1:].drop(columns="mode")
     return pd.concat([pd.DataFrame(about), rows.reset_index(drop=True)], axis=1)
+
+
+def grid(width: int, least: int = 48) -> list[Point]:
+    """Return points to measure: the width, its halves down to `least`, in every precision that fits.
+
+    Args:
+        width: of the vectors.
+        least: no point has fewer dimensions, but the whole width is always there.
+    """
+    dimensions = [width]
+    while dimensions[-1] % 2 == 0 and dimensions[-1] // 2 >= least:
+        dimensions.append(dimensions[-1] // 2)
+    return [Point(d, p) for p in PRECISIONS for d in dimensions if p != "binary" or d % 8 == 0]
+
+
+def table(rows: pd.DataFrame) -> str:
+    """Format what `curve` returned for a terminal: a line a point, the modes' shares of the teacher side by side."""
+    index = ["dimensions", "precision", "bytes_per_document"]
+    wide = rows.pivot_table(index=index, columns="mode", values="share_of_teacher", sort=False)
+    return wide.map("{:.1%}".format).reset_index().rename_axis(columns=None).to_string(index=False)
 
 
 def _ms(index: CompressedIndex, queries: np.ndarray) -> float:

@@ -14,7 +14,7 @@ import pandas as pd
 from workbench import comparison, corpora, models, student
 from workbench.cache import TargetCache, duration
 from workbench.corpora import Role, Text
-from workbench.distill import distill
+from workbench.distill import distill, statement
 from workbench.errors import DistillError
 from workbench.paths import home
 from workbench.progress import CacheBar, TrainingBar
@@ -99,9 +99,9 @@ def _student(recipe, folder, cache, texts, evaluated, stop, fresh):
         "texts": cache.keys(texts + evaluated).tobytes().hex()[:64],
     }
     identity = json.loads(json.dumps(identity))
-    statement = folder / "run.json"
-    if not fresh and statement.is_file():
-        done = json.loads(statement.read_text())
+    finished = folder / "run.json"
+    if not fresh and finished.is_file():
+        done = json.loads(finished.read_text())
         if done["identity"] == identity:
             print(f"The student in {folder / 'student'} is of this very run: using it again.")
             return student.load(folder / "student"), student.load(folder / "closed-form"), done["training"]
@@ -141,8 +141,11 @@ def _student(recipe, folder, cache, texts, evaluated, stop, fresh):
         "texts_per_second": round(result.texts_per_second, 1),
         "evaluations": json.loads(evaluations.to_json(orient="records")),
     }
-    student.save(model, folder / "student")
-    comparison.write_json(statement, {"identity": identity, "training": measured})
+    about = statement(
+        cache, texts, recipe.settings, result, teacher=recipe.teacher, base=recipe.base, source="docstrings"
+    )
+    student.save(model, folder / "student", about)
+    comparison.write_json(finished, {"identity": identity, "training": measured})
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return model, student.load(folder / "closed-form"), measured
 

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,11 +18,14 @@ import torch
 from accelerate import Accelerator
 from sentence_transformers import SentenceTransformer
 
-from workbench import encoding
+from workbench import __version__, encoding
 from workbench.checkpoints import Checkpoints
 from workbench.corpora import Text
 from workbench.errors import DistillError
 from workbench.student import by_role, head_of, pooled, ridge
+
+if TYPE_CHECKING:
+    from workbench.cache import TargetCache
 
 _POOL_BATCHES = 50  # batches drawn together and sorted by length: random enough, little padding
 
@@ -171,6 +175,45 @@ def distill(
         stopped = run.train(saver, stop)
     run.keep_best()
     return Result(pd.DataFrame(run.history), run.best_step, run.best_loss, stopped, run.speed())
+
+
+def statement(
+    cache: TargetCache,
+    texts: Sequence[Text],
+    settings: Settings,
+    result: Result,
+    *,
+    teacher: str,
+    base: str,
+    source: str,
+    start: str = "closed-form",
+) -> dict:
+    """Say how a student came to be, as JSON values: what `student.save` keeps and a model card is written from.
+
+    Args:
+        cache: of the targets.
+        texts: trained on.
+        settings: trained with.
+        result: of the training.
+        teacher: the teacher's name.
+        base: name of the model that the student started from.
+        source: where the texts are from, in words or as the command line has it.
+        start: how the head started.
+    """  # fmt: skip
+    return {
+        "teacher": cache.identity,
+        "teacher_name": teacher,
+        "fingerprint": cache.identity.get("fingerprint"),
+        "base": base,
+        "texts": source,
+        "texts_by_role": {role: len(rows) for role, rows in by_role(texts).items()},
+        "start": start,
+        "settings": asdict(settings),
+        "held_out_loss": result.best_loss,
+        "best_step": result.best_step,
+        "finished": not result.stopped,
+        "workbench": __version__,
+    }
 
 
 def evaluate(student: SentenceTransformer, texts: Sequence[Text], targets: np.ndarray) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Ship a student: the asymmetric pair as one model, and ONNX for runtimes without torch."""
+"""Ship a student: alone or with its teacher as one model, as ONNX for runtimes without torch, to the hub."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,15 +15,47 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pandas as pd
 import torch
+from huggingface_hub import HfApi, ModelCard
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
 from sentence_transformers.models import Dense, Normalize, Transformer
 from tokenizers import Tokenizer
 
+from workbench.cards import ONNX_FOLDER
+from workbench.encoding import length_buckets
 from workbench.errors import ModelError
+from workbench.vectors import unit
 
 FLOAT32, INT8, TOKENIZER, PROMPTS = "model.onnx", "model_int8.onnx", "tokenizer.json", "prompts.json"
+CARD = "README.md"
+_SENT = (".json", ".txt", ".md", ".model", ".safetensors", ".onnx")  # what a published folder is made of
+TOKEN_BUDGET = 256  # padded tokens a run of onnxruntime; more is slower, for its activations leave the caches
+_LEAST_COSINE = 0.999  # of an exported graph to the model that it was exported from
+_PROBES = ["wing", "How long should bread dough rest before it is baked?", "Interest is paid each month. " * 40]
+
+
+def save_student(
+    student: SentenceTransformer, folder: str | Path, *, card: ModelCard | None = None, onnx: bool = False
+) -> Path:
+    """Save a student to be published; plain `SentenceTransformer(folder)` loads it.
+
+    `student.save` is for work: it replaces what was there. This one never does.
+
+    Args:
+        student: any student, shortened or not.
+        folder: new or empty.
+        card: from `cards.card`; becomes README.md.
+        onnx: whether to put the whole student as ONNX beside it, in the folder `onnx_whole`.
+
+    Raises:
+        ModelError: as `save_onnx`; the folder is not empty or cannot be written to.
+    """
+    with _whole_or_nothing(folder) as scratch:
+        student.save_pretrained(str(scratch), create_model_card=False)
+        _add(scratch, student, card, onnx)
+    return Path(folder)
 
 
 def save_pair(
@@ -31,6 +64,8 @@ def save_pair(
     folder: str | Path,
     *,
     prompts: Mapping[str, str] | None = None,
+    card: ModelCard | None = None,
+    onnx: bool = False,
 ) -> Path:
     """Save teacher and student as one model: `encode_query` is the student, `encode_document` the teacher.
 
@@ -41,9 +76,11 @@ def save_pair(
         student: of this teacher.
         folder: new or empty.
         prompts: role to prompt; the student's own, which are the teacher's, if None.
+        card: from `cards.card`; becomes README.md.
+        onnx: whether to put the whole student as ONNX beside it, in the folder `onnx_whole`.
 
     Raises:
-        ModelError: the widths differ, or the folder is not empty or cannot be written to.
+        ModelError: the widths differ; as `save_onnx`; the folder is not empty or cannot be written to.
     """
     wide, mine = teacher.get_embedding_dimension(), student.get_embedding_dimension()
     if wide != mine:
@@ -57,7 +94,16 @@ def save_pair(
     )
     with _whole_or_nothing(folder) as scratch:
         pair.save_pretrained(str(scratch), create_model_card=False)
+        _add(scratch, student, card, onnx)
     return Path(folder)
+
+
+def _add(folder: Path, student: SentenceTransformer, card: ModelCard | None, onnx: bool) -> None:
+    if onnx:
+        (folder / ONNX_FOLDER).mkdir()
+        _write_onnx(student, folder / ONNX_FOLDER, int8=True)
+    if card is not None:
+        (folder / CARD).write_text(card.content, encoding="utf-8")
 
 
 def shortened(
@@ -99,7 +145,8 @@ def save_onnx(model: SentenceTransformer, folder: str | Path, *, int8: bool = Tr
 
     The graphs take `input_ids` and `attention_mask`, int64 of shape (batch, tokens), and return
     `sentence_embedding`, float32 of shape (batch, dimension). int8 means weights with a range for each
-    output channel and activations with a range for each call; the token table stays float32.
+    output channel and activations with a range for each call; the token table, the head and the
+    feed-forward layers' second multiplication, which lose most by it, stay float32.
 
     Args:
         model: a student, or a teacher to compare with; left as it is.
@@ -108,30 +155,49 @@ def save_onnx(model: SentenceTransformer, folder: str | Path, *, int8: bool = Tr
         int8: whether to write the int8 graph too.
 
     Raises:
-        ModelError: the model does not start with a transformer, the onnx packages are missing, or the
-            folder is not empty or cannot be written to.
+        ModelError: the model does not start with a transformer, the onnx packages are missing, the graph
+            gives other vectors than the model, or the folder is not empty or cannot be written to.
     """
+    with _whole_or_nothing(folder) as scratch:
+        _write_onnx(model, scratch, int8)
+    return Path(folder)
+
+
+def _write_onnx(model: SentenceTransformer, folder: Path, int8: bool) -> None:
     if not isinstance(model[0], Transformer):
         raise ModelError(f"only a model that starts with a transformer is exported, not {type(model[0]).__name__}")
     quantization = _package("onnxruntime.quantization")
     _package("onnxscript")  # torch's exporter needs it
-    with _whole_or_nothing(folder) as scratch:
-        _export(model, scratch / FLOAT32)
-        if int8:
-            with _quiet():
-                quantization.quantize_dynamic(
-                    scratch / FLOAT32,
-                    scratch / INT8,
-                    op_types_to_quantize=["MatMul", "Gemm"],
-                    per_channel=True,
-                    weight_type=quantization.QuantType.QInt8,
-                )
-        tokenizer = Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str())
-        tokenizer.enable_truncation(model.max_seq_length)
-        tokenizer.enable_padding(pad_id=model.tokenizer.pad_token_id, pad_token=model.tokenizer.pad_token)
-        tokenizer.save(str(scratch / TOKENIZER))
-        (scratch / PROMPTS).write_text(json.dumps(dict(model.prompts)))
-    return Path(folder)
+    _export(model, folder / FLOAT32)
+    if int8:
+        with _quiet():
+            quantization.quantize_dynamic(
+                folder / FLOAT32,
+                folder / INT8,
+                op_types_to_quantize=["MatMul"],
+                per_channel=True,
+                weight_type=quantization.QuantType.QInt8,
+                nodes_to_exclude=_sensitive(folder / FLOAT32),
+            )
+    tokenizer = Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str())
+    tokenizer.enable_truncation(model.max_seq_length)
+    tokenizer.enable_padding(pad_id=model.tokenizer.pad_token_id, pad_token=model.tokenizer.pad_token)
+    tokenizer.save(str(folder / TOKENIZER))
+    (folder / PROMPTS).write_text(json.dumps(dict(model.prompts)))
+    training = model.training
+    wanted = model.encode(_PROBES, prompt="", normalize_embeddings=True, show_progress_bar=False)
+    model.train(training)
+    given = unit(OnnxModel(folder).encode(_PROBES, role=""))
+    if (least := float((wanted * given).sum(axis=1).min())) < _LEAST_COSINE:
+        raise ModelError(f"the exported graph gives other vectors than the model: cosine {least:.4f} on a probe text")
+
+
+def _sensitive(path: Path) -> list[str]:
+    """Name the multiplications that narrow: the feed-forward layers' second, whose inputs have outliers."""
+    graph = importlib.import_module("onnx").load(path).graph
+    shapes = {weight.name: tuple(weight.dims) for weight in graph.initializer}
+    multiplied = ((node.name, shapes.get(node.input[1], ())) for node in graph.node if node.op_type == "MatMul")
+    return [name for name, shape in multiplied if len(shape) == 2 and shape[0] > shape[1]]
 
 
 class OnnxModel:
@@ -158,22 +224,84 @@ class OnnxModel:
         except Exception as error:  # both libraries raise what is only an Exception
             raise ModelError(f"{path} is no exported model that can be read: {error}") from None
 
-    def encode(self, texts: Sequence[str], role: str = "document", *, batch_size: int = 32) -> np.ndarray:
-        """Return the vectors of texts, float32 of shape (n, d); texts of like length share a batch."""
+    def encode(self, texts: Sequence[str], role: str = "document", *, token_budget: int = TOKEN_BUDGET) -> np.ndarray:
+        """Return the vectors of texts, float32 of shape (n, d).
+
+        Args:
+            texts: any number, any order; texts of like length share a run.
+            role: whose prompt goes in front.
+            token_budget: padded tokens a run, see `encoding.length_buckets`.
+        """
         prompt = self.prompts.get(role) or ""
         encoded = self.tokenizer.encode_batch([prompt + text for text in texts])  # padded to the longest of all
-        lengths = np.array([sum(one.attention_mask) for one in encoded])
-        order, rows = np.argsort(lengths, kind="stable"), []
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
+        lengths = np.array([sum(one.attention_mask) for one in encoded], dtype=np.int64)
+        vectors = np.empty((len(encoded), self.session.get_outputs()[0].shape[1]), dtype=np.float32)
+        for rows in length_buckets(lengths, token_budget):
             ids, mask = (
-                np.array([getattr(encoded[i], name)[: lengths[chosen[-1]]] for i in chosen], dtype=np.int64)
+                np.array([getattr(encoded[i], name)[: lengths[rows].max()] for i in rows], dtype=np.int64)
                 for name in ("ids", "attention_mask")
             )
-            rows.append(self.session.run(None, {"input_ids": ids, "attention_mask": mask})[0])
-        if not rows:
-            return np.empty((0, self.session.get_outputs()[0].shape[1]), dtype=np.float32)
-        return np.concatenate(rows)[np.argsort(order)]
+            vectors[rows] = self.session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+        return vectors
+
+
+def push(folder: str | Path, name: str, *, private: bool = True, dry_run: bool = False) -> pd.DataFrame:
+    """Send a published folder to the hub, or only say what would be sent.
+
+    The hub's own client finds your token (`HF_TOKEN` in the environment, or `hf auth login`).
+
+    Args:
+        folder: that `save_student` or `save_pair` wrote, with a card.
+        name: of the model on the hub, "owner/name"; made if it is not there.
+        private: whether a model that is made is private.
+        dry_run: send nothing, and ask the hub for nothing.
+
+    Returns:
+        What is sent: one row a file, `file` and `bytes`.
+
+    Raises:
+        ModelError: there is no folder, no card with results, or a file that is no part of a model; the
+            name is none; the hub cannot be reached or refuses.
+    """
+    folder = Path(folder).expanduser().resolve()
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise ModelError(f"{name!r} is no name on the hub: owner/name is needed")
+    if not folder.is_dir():
+        raise ModelError(f"there is no folder {folder}: publish the student first")
+    files = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    for path in files:
+        if (
+            path.is_symlink()
+            or path.suffix not in _SENT
+            or any(p.startswith(".") for p in path.relative_to(folder).parts)
+        ):
+            raise ModelError(f"{path} is no part of a published model: nothing was sent")
+    if not any(path.name == "modules.json" for path in files):
+        raise ModelError(f"{folder} holds no published model")
+    try:
+        card = ModelCard.load(folder / CARD)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / CARD} is no model card: {error}") from None
+    if not card.data.eval_results:
+        raise ModelError(f"{folder / CARD} states no results: publish the student with the reports of its evaluation")
+    listing = pd.DataFrame(
+        {
+            "file": [path.relative_to(folder).as_posix() for path in files],
+            "bytes": [path.stat().st_size for path in files],
+        }
+    )
+    if dry_run:
+        return listing
+    try:
+        api = HfApi()
+        api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=listing["file"].tolist())
+    except Exception as error:  # the client raises its own errors and those of its transport
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{name} was not sent, or not all of it: {reason}. The same call goes on from there."
+        ) from None
+    return listing
 
 
 def _package(name: str) -> ModuleType:

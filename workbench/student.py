@@ -183,10 +183,15 @@ def head_of(student: SentenceTransformer) -> Dense:
     return modules[2]
 
 
-def save(student: SentenceTransformer, folder: str | Path) -> Path:
+def save(student: SentenceTransformer, folder: str | Path, about: Mapping[str, object] | None = None) -> Path:
     """Save a student so that plain `SentenceTransformer(folder)` loads it; whole or not at all.
 
     An earlier student in `folder` is replaced; any other non-empty folder is refused.
+
+    Args:
+        student: any student.
+        folder: new, empty, or of an earlier student.
+        about: what `distill.statement` returned, kept beside the student; a model card needs it.
 
     Raises:
         ModelError: the folder holds something else, or cannot be written to.
@@ -197,6 +202,8 @@ def save(student: SentenceTransformer, folder: str | Path) -> Path:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
             written, replaced = Path(scratch, "new"), Path(scratch, "old")
             student.save_pretrained(str(written), create_model_card=False)
+            if about is not None:
+                (written / models.REPORT).write_text(json.dumps(dict(about), indent=2) + "\n")
             if folder.exists():
                 os.rename(folder, replaced)
             os.rename(written, folder)
@@ -228,6 +235,24 @@ def _holds_student(folder: Path) -> bool:
         return modules[2]["type"].endswith(".Dense")
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
+
+
+def statement(folder: str | Path) -> dict:
+    """Return what `save` was told about a student; nothing for a student from elsewhere.
+
+    Raises:
+        ModelError: it is there and cannot be read.
+    """
+    path = Path(folder).expanduser() / models.REPORT
+    if not path.is_file():
+        return {}
+    try:
+        about = json.loads(path.read_text())
+        if not isinstance(about, dict) or not all(isinstance(about.get(k, ""), str) for k in ("teacher_name", "base")):
+            raise ValueError("it states no teacher")
+        return about
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} is damaged ({error}): delete it, and name --teacher and --base") from None
 
 
 def load(folder: str | Path, *, device: str | None = None) -> SentenceTransformer:
