@@ -13,21 +13,16 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from bench.__main__ import machine
 from workbench import comparison, compression, corpora, student
 from workbench.cache import TargetCache
-from workbench.compression import PRECISIONS, Point
-from workbench.distill import embed
 from workbench.errors import WorkbenchError
 from workbench.paths import home
 from workbench.progress import CacheBar
 from workbench.recipes import TOUR
 from workbench.teachers import LocalTeacher
-
-DIMENSIONS = (768, 384, 192, 96, 48)
 
 
 def main() -> int:
@@ -59,12 +54,10 @@ def curves(folder: Path, teacher: LocalTeacher, cache: TargetCache, model) -> li
     queries, documents = collection.query_texts(), collection.document_texts()
     with CacheBar() as bar:
         cache.fill(teacher, queries + documents, on_plan=bar.plan, on_progress=bar.progress)
-    target = np.asarray(cache.targets(queries)), np.asarray(cache.targets(documents))
-    own = embed(model, queries), embed(model, documents)
-    sides = {"teacher": target, "standard": own, "asymmetric": (own[0], target[1])}
-    points = [Point(dimensions, precision) for precision in PRECISIONS for dimensions in DIMENSIONS]
+    sides = comparison.vectors(collection, cache, model)
+    points = compression.grid(cache.dimension)
     ids = list(collection.queries), list(collection.documents)
-    rotation = compression.principal_rotation(target[1])
+    rotation = compression.principal_rotation(sides["teacher"][1])
     turned = {mode: tuple(vectors @ rotation for vectors in pair) for mode, pair in sides.items()}
     tables = []
     for name, vectors in (("as it is", sides), ("turned", turned)):

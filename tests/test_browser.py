@@ -237,3 +237,49 @@ def test_model_comparison(lab):
     page.wait_for_selector("th[aria-sort=ascending]")
     assert "start" in page.locator(".workbench-table").first.locator("tbody tr").first.inner_text()
     nothing_ran(notebook)
+
+
+def test_tradeoff_explorer(lab):
+    notebook = lab.open(
+        "tradeoff",
+        [
+            "import numpy as np\n"
+            "from workbench.compression import curve, grid, principal_rotation\n"
+            "from workbench.widgets.tradeoff_explorer import TradeoffExplorer\n"
+            "rng = np.random.default_rng(0)\n"
+            "spread = np.linspace(2, .1, 192)[rng.permutation(192)]\n"
+            "documents = rng.standard_normal((400, 192)) * spread\n"
+            "moved = lambda v, by: v + by * rng.standard_normal(v.shape) * spread\n"
+            "queries = moved(documents[:40], .8)\n"
+            "sides = {'teacher': (queries, documents), 'standard': (moved(queries, .5), moved(documents, .5)),\n"
+            "         'asymmetric': (moved(queries, .6), documents)}\n"
+            "rotation = principal_rotation(documents)\n"
+            "turned = {mode: (q @ rotation, d @ rotation) for mode, (q, d) in sides.items()}\n"
+            "ids = [f'q{i}' for i in range(40)], [f'd{i}' for i in range(400)]\n"
+            "qrels = {f'q{i}': {f'd{i}': 1} for i in range(40)}\n"
+            "curves = {name: curve(qrels, *ids, s, grid(192, 24))\n"
+            "          for name, s in {'as it is': sides, 'rotated': turned}.items()}\n"
+            "view = TradeoffExplorer(curves, encode_ms={'teacher': 25, 'standard': 3.2, 'asymmetric': 3.2})\nview",
+        ],
+    )
+    notebook.run_all()
+    page = notebook.page
+    page.wait_for_selector(".workbench .js-plotly-plot .nsewdrag", timeout=60_000)
+    page.wait_for_timeout(1500)
+    notebook.pictures("tradeoff-explorer")
+    page.get_by_role("button", name="binary", exact=True).click()
+    notebook.eventually("view.choice['precision']", lambda p: p == "binary")
+    page.wait_for_function("() => document.querySelector('.workbench pre').innerText.includes('binary')")
+    page.get_by_role("button", name="rotated", exact=True).click()
+    notebook.eventually("view.choice['space']", lambda s: s == "rotated")
+    point = page.locator(".workbench .js-plotly-plot").first.locator(".scatterlayer .trace .point").first
+    point.scroll_into_view_if_needed()
+    box = point.bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    notebook.eventually("view.choice['precision']", lambda p: p != "binary")
+    row = page.locator(".workbench-table tbody tr").nth(2)
+    key = int(row.get_attribute("data-key"))  # the table has turned to the page of what was picked
+    row.click()
+    notebook.eventually("view.position", lambda p: p == key)
+    assert notebook.python("int(view.dimensions.value)") == notebook.python("int(view.choice['dimensions'])")
+    nothing_ran(notebook)

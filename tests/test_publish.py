@@ -6,7 +6,7 @@ from sentence_transformers.models import Normalize
 
 from workbench import models, publish, student
 from workbench.compression import principal_rotation, truncate
-from workbench.errors import ModelError
+from workbench.errors import ModelError, WorkbenchError
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_shortened_pair_loads_at_its_width(pair, tmp_path):
     with pytest.raises(ModelError, match="49 dimensions"):
         publish.shortened(model, 49)
     for wrong in (rotation[:16, :16], 2 * rotation):
-        with pytest.raises(ModelError, match="orthogonal"):
+        with pytest.raises(WorkbenchError, match="orthogonal"):
             publish.shortened(model, 16, wrong)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ from workbench import shards
 from workbench.corpora import Role, Text
 from workbench.errors import CacheError, TeacherError
 from workbench.shards import DamagedShard, Shard
+from workbench.vectors import orthogonal
 
 if TYPE_CHECKING:
     from workbench.teachers import Teacher
@@ -422,6 +424,7 @@ class Targets:
 
     def __init__(self, blocks: list[np.ndarray], block_of: np.ndarray, row_of: np.ndarray, dimension: int) -> None:
         self._blocks = blocks
+        self._rotation: np.ndarray | None = None
         self._block_of = block_of.astype(np.int32)
         self._row_of = row_of.astype(np.int64)
         self.shape = (len(row_of), dimension)
@@ -429,9 +432,26 @@ class Targets:
     def __len__(self) -> int:
         return self.shape[0]
 
+    def rotated(self, rotation: np.ndarray) -> Targets:
+        """Return the same targets, turned as they are read: distances stay, and truncation may become good.
+
+        Args:
+            rotation: float of shape (d, d), as `compression.principal_rotation` returns it.
+
+        Raises:
+            WorkbenchError: it is of another width or no rotation.
+        """
+        turned = copy.copy(self)
+        rotation = orthogonal(rotation, self.shape[1])
+        turned._rotation = rotation if self._rotation is None else self._rotation @ rotation
+        return turned
+
     def __getitem__(self, index: int | slice | np.ndarray | Sequence[int]) -> np.ndarray:
         """Return float32 of shape (d,) for one index, (n, d) for several."""
-        block_of, row_of = self._block_of[index], self._row_of[index]
+        vectors = self._read(self._block_of[index], self._row_of[index])
+        return vectors if self._rotation is None else vectors @ self._rotation
+
+    def _read(self, block_of: np.ndarray, row_of: np.ndarray) -> np.ndarray:
         if np.ndim(row_of) == 0:
             return self._blocks[block_of][row_of].astype(np.float32)
         if len(self._blocks) == 1:

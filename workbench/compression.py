@@ -209,6 +209,7 @@ def curve(
     sides: Mapping[str, tuple[np.ndarray, np.ndarray]],
     points: Sequence[Point],
     *,
+    timed: int | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Measure quality, size and query time of each point for each mode.
@@ -219,20 +220,27 @@ def curve(
         document_ids: ids of the rows of all document vectors.
         sides: mode to its vectors of queries and documents; "teacher" is what shares refer to.
         points: what to measure.
+        timed: search times are measured among so many documents, the collection's repeated; among the
+            collection's as they are if None. A small collection says little of a large one's times.
         seed: of the bootstrap.
 
     Returns:
         One row a mode and point: `mode`, `dimensions`, `precision`, the columns of
         `retrieval.compare` with the share of the teacher's uncompressed nDCG@10 and its 95 %
-        interval, `bytes_per_document`, `documents`, how many were searched, and `query_ms`, the
-        median milliseconds of one search, one query at a time, without the encoding.
+        interval, `bytes_per_document`, and `query_ms`, the median milliseconds of one search among
+        `documents`, one query at a time, without the encoding and the same for every mode.
     """
     if "teacher" not in sides:
         raise WorkbenchError(f'sides has no "teacher", only {", ".join(sides) or "nothing"}')
+    if timed is not None and timed < 1:
+        raise WorkbenchError(f"timed is {timed}: search times need 1 document at least")
     points = [point.of(documents.shape[1]) for _, documents in sides.values() for point in points]
     whole = {"uncompressed": retrieval.score(qrels, query_ids, document_ids, *sides["teacher"])}
     measured, about = {}, []
     per_side = len(points) // len(sides)
+    asked, searched = sides["teacher"]
+    timed = timed or len(searched)
+    query_ms = {point: _ms(point, asked, np.resize(searched, (timed, searched.shape[1]))) for point in set(points)}
     for i, (mode, (queries, documents)) in enumerate(sides.items()):
         for point in points[i * per_side : (i + 1) * per_side]:
             index = CompressedIndex(documents, point)
@@ -244,8 +252,8 @@ def curve(
                     "mode": mode,
                     **asdict(point),
                     "bytes_per_document": point.bytes_per_document,
-                    "documents": len(index),
-                    "query_ms": _ms(index, queries),
+                    "documents": timed,
+                    "query_ms": query_ms[point],
                 }
             )
     rows = retrieval.compare(whole | measured, teacher="uncompressed", seed=seed).iloc[1:].drop(columns="mode")
@@ -265,6 +273,22 @@ def grid(width: int, least: int = 48) -> list[Point]:
     return [Point(d, p) for p in PRECISIONS for d in dimensions if p != "binary" or d % 8 == 0]
 
 
+def front(rows: pd.DataFrame, costs: Sequence[str] = ("bytes_per_document", "query_ms")) -> np.ndarray:
+    """Say which points no other point dominates, bool of shape (n,).
+
+    A point is dominated by one that is at least as good in `share_of_teacher` and in every cost, and better
+    in one of them (Pareto's order).
+
+    Args:
+        rows: from `curve`.
+        costs: columns of which less is better.
+    """
+    values = np.column_stack([-rows["share_of_teacher"], *(rows[cost] for cost in costs)])
+    no_worse = (values[:, None] >= values[None]).all(axis=2)
+    better = (values[:, None] > values[None]).any(axis=2)
+    return ~(no_worse & better).any(axis=1)
+
+
 def table(rows: pd.DataFrame) -> str:
     """Format what `curve` returned for a terminal: a line a point, the modes' shares of the teacher side by side."""
     index = ["dimensions", "precision", "bytes_per_document"]
@@ -272,10 +296,10 @@ def table(rows: pd.DataFrame) -> str:
     return wide.map("{:.1%}".format).reset_index().rename_axis(columns=None).to_string(index=False)
 
 
-def _ms(index: CompressedIndex, queries: np.ndarray) -> float:
+def _ms(point: Point, queries: np.ndarray, documents: np.ndarray) -> float:
     """Median milliseconds of a search for one query."""
-    times = []
-    for query in queries[: min(len(queries), 50)]:
+    index, times = CompressedIndex(documents, point), []
+    for query in queries[:50]:
         started = time.perf_counter()
         index.search(query[None], 10)
         times.append(1000 * (time.perf_counter() - started))

@@ -39,3 +39,11 @@ def unit(vectors: np.ndarray, name: str = "vectors") -> np.ndarray:
     """Return rows of norm 1 (a row of zeros stays), float32 of shape (n, d)."""
     vectors = checked(vectors, name)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+
+def orthogonal(rotation: np.ndarray, width: int) -> np.ndarray:
+    """Return a rotation of a space as float32 of shape (width, width), or say why it is none."""
+    rotation = checked(rotation, "rotation")
+    if rotation.shape != (width, width) or not np.allclose(rotation.T @ rotation, np.eye(width), atol=1e-4):
+        raise WorkbenchError(f"the rotation must be an orthogonal matrix of shape ({width}, {width})")
+    return rotation

@@ -66,6 +66,12 @@ class Table(anywidget.AnyWidget):
         self._page = min(page, self._pages - 1)
         self._fill()
 
+    def reveal(self, position: int) -> None:
+        """Turn to the page of a row, if it is among those shown."""
+        if (place := np.flatnonzero(self._shown == position)).size:
+            self._page = int(place[0]) // self._page_rows
+            self._fill()
+
     def only(self, positions: Iterable[int] | None) -> None:
         """Show these rows alone; None shows all."""
         self._only = None if positions is None else np.asarray(list(positions), dtype=int)
