@@ -22,7 +22,7 @@ import pandas as pd
 
 from workbench import comparison, corpora, models, student
 from workbench.cache import TargetCache
-from workbench.distill import distill, evaluate
+from workbench.distill import distill, evaluate, statement
 from workbench.paths import home
 from workbench.recipes import TOUR
 from workbench.teachers import LocalTeacher
@@ -145,10 +145,13 @@ print(comparison.table(comparison.compare(corpus.held_out, cache, base, start)))
 #
 # ## 2.7 Keep it
 #
-# The folder loads with plain `SentenceTransformer(path)`, without this package.
+# The folder loads with plain `SentenceTransformer(path)`, without this package. The statement beside it says how the
+# student came to be; notebook 6 publishes it.
 
 # %%
-student.save(model, home() / "notebook" / "student")
+made = {"teacher": teacher.name, "base": TOUR.base, "source": "docstrings"}
+about = statement(cache, train, **made, settings=settings, result=result)
+student.save(model, home() / "notebook" / "student", about)
 
 # %% [markdown]
 # ## What you learned

@@ -28,7 +28,9 @@ def distill_arguments(tiny_model, other_tiny_model):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["cache"], ["distill"], ["evaluate"], ["lab"]])
+@pytest.mark.parametrize(
+    "command", [[], ["demo"], ["cache"], ["distill"], ["evaluate"], ["publish"], ["push"], ["lab"]]
+)
 def test_help_explains(command, capsys):
     with pytest.raises(SystemExit) as done:
         cli.main([*command, "--help"])
@@ -122,3 +124,49 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(home, tiny_model, oth
 def test_texts_of_a_collection_are_its_documents_only():
     texts = list(cli._texts("tutorial", None))
     assert len(texts) == 192 and {t.role for t in texts} == {Role.DOCUMENT}
+
+
+def make_collection(folder):
+    texts = [text.text for text in sentences(40, seed=9)]
+    (folder / "qrels").mkdir(parents=True)
+    for name, some, prefix in (("corpus", texts, "d"), ("queries", texts[:10], "q")):
+        lines = [json.dumps({"_id": f"{prefix}{i}", "title": "", "text": text}) for i, text in enumerate(some)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    judged = "".join(f"q{i}\td{i}\t1\n" for i in range(10))
+    (folder / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}")
+    return folder
+
+
+def test_evaluate_publish_push(home, tiny_model, other_tiny_model, tmp_path, capsys):
+    folder = make_collection(tmp_path / "moths")
+    assert cli.main(distill_arguments(tiny_model, other_tiny_model)) == 0
+    assert (
+        cli.main(["evaluate", "--student", "student", "--collection", str(folder), "--curves", "--json", "r.json"]) == 0
+    )
+    assert "float16" in capsys.readouterr().out
+    report = json.loads((home / "r.json").read_text())
+    assert report["documents"] == 40 and {row["mode"] for row in report["curves"]} == {
+        "teacher",
+        "standard",
+        "asymmetric",
+    }
+    publish = ["publish", "--student", "student", "--results", "r.json", "--name", "me/moths", "--output"]
+    assert cli.main([*publish, "out", "--onnx"]) == 0
+    assert "its card is README.md" in capsys.readouterr().out
+    assert "Shorter and coarser vectors" in (home / "out" / "README.md").read_text()
+    assert str(home) not in (home / "out" / "README.md").read_text()
+    assert cli.main([*publish, "pair", "--pair"]) == 0
+    assert cli.main(["push", "pair", "me/moths", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "README.md" in said and "would be sent to me/moths" in said
+    for arguments, words in (
+        ([*publish, "out"], "not empty"),
+        ([*publish[:3], "--output", "new"], "a card without results"),
+        ([*publish[:4], "none.json", "--output", "new"], "cannot be read as a report"),
+        ([*publish[:4], "texts.jsonl", "--output", "new"], "cannot be read as a report"),
+        ([*publish, "new", "--pair", "--teacher", str(tiny_model)], "was distilled from"),
+        (["push", "student", "me/moths", "--dry-run"], "no model card"),
+    ):
+        assert cli.main(arguments) == 1
+        assert words in capsys.readouterr().err
+    assert not (home / "new").exists()

@@ -50,7 +50,33 @@ def retrieval(notebook):
     assert notebook.python("sorted(set(explorer.results['mode']))") == ["asymmetric", "student", "teacher"]
 
 
-ACTS = {"01": caching, "02": distillation, "03": diagnostics, "04": retrieval}
+def truncation(notebook):
+    page = notebook.page
+    assert notebook.python("[int(explorer.choice['dimensions']), explorer.choice['precision']]") == [192, "int8"]
+    page.get_by_role("button", name="binary", exact=True).click()
+    notebook.eventually("explorer.choice['precision']", lambda p: p == "binary")
+    shares = notebook.python("[float(r.set_index(['mode', 'precision', 'dimensions']).share_of_teacher"
+                             "['teacher', 'float32', 96]) for r in (as_it_is, rotated)]")  # fmt: skip
+    assert shares[1] > shares[0]  # what the turn is for
+
+
+def publishing(notebook):
+    assert notebook.python("float(np.abs(again.encode_query(queries) - model.encode_query(queries)).max())") < 1e-5
+    assert (
+        notebook.python("float(np.abs(pair.encode_document(passages[:8]) - large.encode(passages[:8])).max())") < 1e-5
+    )
+    assert notebook.python("float((measured['student, ONNX float32'][0] * exact).sum(axis=1).min())") > 0.9999
+    assert "share of the teacher" in notebook.page.locator(".jp-RenderedMarkdown table").first.text_content()
+
+
+ACTS = {
+    "01": caching,
+    "02": distillation,
+    "03": diagnostics,
+    "04": retrieval,
+    "05": truncation,
+    "06": publishing,
+}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

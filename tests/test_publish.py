@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
+import test_cards as cards_test
 from conftest import sentences
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Normalize
 
-from workbench import models, publish, student
+from workbench import models, publish, retrieval, student
 from workbench.compression import principal_rotation, truncate
 from workbench.errors import ModelError, WorkbenchError
 
@@ -100,3 +101,111 @@ def test_an_export_that_breaks_leaves_nothing(pair, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         publish.save_onnx(pair[1], tmp_path / "onnx")
     assert not list(tmp_path.iterdir())
+
+
+def with_card(folder):
+    (folder / publish.CARD).write_text(cards_test.written().content)
+    return folder
+
+
+def test_a_dry_run_lists_everything_and_asks_nobody(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(publish, "HfApi", lambda: pytest.fail("the hub was asked"))
+    folder = publish.save_student(pair[1], tmp_path / "out", card=cards_test.written())
+    listing = publish.push(folder, "me/small", dry_run=True)
+    assert set(listing["file"]) == {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert listing["bytes"].sum() == sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
+def test_push_sends_what_the_dry_run_lists(pair, tmp_path, monkeypatch):
+    calls = []
+
+    class Api:
+        def create_repo(self, name, **options):
+            calls.append((name, options))
+
+        def upload_folder(self, **options):
+            calls.append(options)
+
+    monkeypatch.setattr(publish, "HfApi", Api)
+    folder = publish.save_student(pair[1], tmp_path / "out", card=cards_test.written())
+    listing = publish.push(folder, "me/small")
+    assert calls[0] == ("me/small", {"private": True, "exist_ok": True})
+    assert calls[1]["allow_patterns"] == publish.push(folder, "me/small", dry_run=True)["file"].tolist()
+    assert calls[1]["repo_id"] == "me/small" and len(listing)
+    monkeypatch.undo()
+    monkeypatch.setenv("HF_TOKEN", "hf_secretsecretsecret")
+    with pytest.raises(ModelError, match="was not sent") as refused:  # tests run without a hub
+        publish.push(folder, "me/small")
+    assert "hf_secret" not in str(refused.value)
+
+
+def test_push_refuses_what_is_not_published(pair, tmp_path):
+    folder = publish.save_student(pair[1], tmp_path / "out")
+    for name in ("small", "me/small/er", "me/ small"):
+        with pytest.raises(ModelError, match="owner/name"):
+            publish.push(folder, name, dry_run=True)
+    with pytest.raises(ModelError, match="there is no folder"):
+        publish.push(tmp_path / "none", "me/small", dry_run=True)
+    with pytest.raises(ModelError, match="no model card"):
+        publish.push(folder, "me/small", dry_run=True)
+    (folder / publish.CARD).write_text("---\nlicense: apache-2.0\n---\n# small\n")
+    with pytest.raises(ModelError, match="states no results"):
+        publish.push(folder, "me/small", dry_run=True)
+    with_card(folder)
+    for name in ("weights.pkl", ".env", ".cache/x.json"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("mine")
+        with pytest.raises(ModelError, match="no part of a published model"):
+            publish.push(folder, "me/small", dry_run=True)
+        (folder / name).unlink()
+    (folder / "linked.json").symlink_to("/etc/hostname")
+    with pytest.raises(ModelError, match="no part of a published model"):
+        publish.push(folder, "me/small", dry_run=True)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="holds no published model"):
+        publish.push(with_card(tmp_path / "empty"), "me/small", dry_run=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mteb_scores_the_pair_as_we_do(pair, tmp_path):
+    """An evaluator of others asks the student for queries and the teacher for documents."""
+    mteb = pytest.importorskip("mteb")
+    from datasets import Dataset
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
+    from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
+    from mteb.abstasks.task_metadata import TaskMetadata
+
+    unknown = ("reference", "date", "domains", "task_subtypes", "license", "annotations_creators", "dialect",
+               "sample_creation", "bibtex_citation")  # fmt: skip
+    qrels = {f"q{i}": {f"d{i}": 1} for i in range(5)}
+
+    class Local(AbsTaskRetrieval):
+        metadata = TaskMetadata(
+            name="Local", description="sentences", dataset={"path": "local/sentences", "revision": "1"}, type="Retrieval",
+            category="t2t", modalities=["text"], eval_splits=["test"], eval_langs=["eng-Latn"], main_score="ndcg_at_10",
+            **dict.fromkeys(unknown),
+        )  # fmt: skip
+
+        def load_data(self, **_):
+            self.dataset = {
+                "default": {
+                    "test": RetrievalSplitData(
+                        corpus=Dataset.from_list(
+                            [{"id": f"d{i}", "title": "", "text": t} for i, t in enumerate(TEXTS)]
+                        ),
+                        queries=Dataset.from_list([{"id": q, "text": t} for q, t in zip(qrels, TEXTS, strict=False)]),
+                        relevant_docs=qrels,
+                        top_ranked=None,
+                    )
+                }
+            }
+            self.data_loaded = True
+
+    teacher, model = pair
+    loaded = SentenceTransformer(str(publish.save_pair(teacher, model, tmp_path / "pair")), device="cpu")
+    result = mteb.evaluate(loaded, Local(), cache=None, show_progress_bar=False)
+    theirs = result.task_results[0].scores["test"][0]["ndcg_at_10"]
+    documents = [f"d{i}" for i in range(len(TEXTS))]
+    ours = retrieval.score(qrels, list(qrels), documents, model.encode_query(TEXTS[:5]), teacher.encode_document(TEXTS))
+    assert theirs == pytest.approx(ours["ndcg_at_10"].mean(), abs=1e-4)
+    assert ours["ndcg_at_10"].mean() < 0.9  # a model that mixed up the sides would find each text by itself

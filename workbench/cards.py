@@ -131,14 +131,14 @@ def _loading(name: str, teacher: str, about: Mapping, pair: bool, onnx: bool, sh
     texts = 'queries = ["how does a sail work?"]\ndocuments = ["Wind flows faster over the curved side of a sail."]'
     if pair:
         parts = [
-            "## How to load it\n\n`encode_query` is the student, `encode_document` the teacher.\n\n```python\n"
+            "## How to load it\n\nWith sentence-transformers 6 or later. `encode_query` is the student, `encode_document` the teacher.\n\n```python\n"
             "from sentence_transformers import SentenceTransformer\n\n"
             f'model = SentenceTransformer("{name}")\n{texts}\n'
             "model.similarity(model.encode_query(queries), model.encode_document(documents))\n```"
         ]
     else:
         parts = [
-            "## How to load it\n\nThe student on both sides:\n\n```python\n"
+            "## How to load it\n\nWith sentence-transformers 6 or later. The student on both sides:\n\n```python\n"
             "from sentence_transformers import SentenceTransformer\n\n"
             f'student = SentenceTransformer("{name}")\n{texts}\n'
             "student.similarity(student.encode_query(queries), student.encode_document(documents))\n```"
@@ -246,6 +246,7 @@ def _making(teacher: str, base: str, about: Mapping) -> str:
         "training texts": f"{texts}{': ' + roles if roles else ''}; no judgments, no negatives",
         "loss": "squared L2 distance to the teacher's vector of the same text",
         **{name.replace("_", " "): value for name, value in (about.get("settings") or {}).items()},
+        **({} if about.get("settings") else {"training": "none"}),
         "held-out loss": f"{about['held_out_loss']:.4f}" if about.get("held_out_loss") is not None else "not measured",
         "versions": f"Python {platform.python_version()}, "
         + ", ".join(f"{p} {version(p)}" for p in ("torch", "transformers", "sentence-transformers"))

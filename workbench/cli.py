@@ -120,12 +120,12 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
     about = statement(
         cache,
         train,
-        settings,
-        result,
         teacher=teacher.name,
         base=options.base,
         source=options.texts,
         start=options.start,
+        settings=settings,
+        result=result,
     )
     student.save(model, output, about)
     if result.stopped:
@@ -183,6 +183,7 @@ def _publish(options: argparse.Namespace, stop: threading.Event) -> None:
     from workbench import models, publish, student
     from workbench.cards import card
 
+    publish.check_folder(options.output)
     model = student.load(options.student)
     about = student.statement(options.student)
     name = options.name or Path(options.output).expanduser().resolve().name

@@ -114,13 +114,13 @@ def table(rows: pd.DataFrame, labels: Mapping[str, str] = LABELS) -> str:
 
 def as_rows(rows: pd.DataFrame) -> list[dict]:
     """Return rows as JSON values; what is not defined (a share of nothing) is null."""
-    return [
-        {
-            name: value if isinstance(value, str) else (round(float(value), 6) if np.isfinite(value) else None)
-            for name, value in row.items()
-        }
-        for row in rows.to_dict("records")
-    ]
+    return [{name: _json(value) for name, value in row.items()} for row in rows.to_dict("records")]
+
+
+def _json(value: object) -> object:
+    if isinstance(value, str | bool | int):
+        return value
+    return round(float(value), 6) if np.isfinite(value) else None
 
 
 def write_json(path: str | Path, content: dict) -> Path:

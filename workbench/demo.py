@@ -141,9 +141,8 @@ def _student(recipe, folder, cache, texts, evaluated, stop, fresh):
         "texts_per_second": round(result.texts_per_second, 1),
         "evaluations": json.loads(evaluations.to_json(orient="records")),
     }
-    about = statement(
-        cache, texts, recipe.settings, result, teacher=recipe.teacher, base=recipe.base, source="docstrings"
-    )
+    made = {"teacher": recipe.teacher, "base": recipe.base, "source": "docstrings"}
+    about = statement(cache, texts, **made, settings=recipe.settings, result=result)
     student.save(model, folder / "student", about)
     comparison.write_json(finished, {"identity": identity, "training": measured})
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -180,26 +180,26 @@ def distill(
 def statement(
     cache: TargetCache,
     texts: Sequence[Text],
-    settings: Settings,
-    result: Result,
     *,
     teacher: str,
     base: str,
     source: str,
     start: str = "closed-form",
+    settings: Settings | None = None,
+    result: Result | None = None,
 ) -> dict:
     """Say how a student came to be, as JSON values: what `student.save` keeps and a model card is written from.
 
     Args:
         cache: of the targets.
-        texts: trained on.
-        settings: trained with.
-        result: of the training.
+        texts: learnt from.
         teacher: the teacher's name.
         base: name of the model that the student started from.
         source: where the texts are from, in words or as the command line has it.
         start: how the head started.
-    """  # fmt: skip
+        settings: trained with; None for a student that is nothing but its start.
+        result: of the training.
+    """
     return {
         "teacher": cache.identity,
         "teacher_name": teacher,
@@ -208,10 +208,10 @@ def statement(
         "texts": source,
         "texts_by_role": {role: len(rows) for role, rows in by_role(texts).items()},
         "start": start,
-        "settings": asdict(settings),
-        "held_out_loss": result.best_loss,
-        "best_step": result.best_step,
-        "finished": not result.stopped,
+        "settings": None if settings is None else asdict(settings),
+        "held_out_loss": None if result is None else result.best_loss,
+        "best_step": None if result is None else result.best_step,
+        "finished": result is None or not result.stopped,
         "workbench": __version__,
     }
 

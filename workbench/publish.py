@@ -359,12 +359,22 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-@contextmanager
-def _whole_or_nothing(folder: str | Path) -> Iterator[Path]:
-    """Give a folder to write into; it gets its name when all is written, and goes if anything fails."""
+def check_folder(folder: str | Path) -> Path:
+    """Return the absolute folder if it is new or empty; what is there is never replaced.
+
+    Raises:
+        ModelError: something is there.
+    """
     folder = Path(folder).expanduser().resolve()
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ModelError(f"{folder} is not empty: choose a new folder")
+    return folder
+
+
+@contextmanager
+def _whole_or_nothing(folder: str | Path) -> Iterator[Path]:
+    """Give a folder to write into; it gets its name when all is written, and goes if anything fails."""
+    folder = check_folder(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:

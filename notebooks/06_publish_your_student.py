@@ -1,0 +1,199 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 6. Publish your student
+#
+# **What you will learn:** how a student becomes a folder that others load without this package, alone or with its
+# teacher as one model, how to run it without torch, and what an honest model card says.
+#
+# **What you need:** the environment of `make setup`, and one gigabyte of room. About three minutes on two cores. If you
+# have run notebook 2, its student is published here; otherwise a student with nothing but a closed-form start.
+
+# %%
+import shutil
+import time
+
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown
+from sentence_transformers import SentenceTransformer
+
+from workbench import cards, comparison, compression, corpora, models, publish, student
+from workbench.cache import TargetCache
+from workbench.distill import statement
+from workbench.paths import home
+from workbench.progress import CacheBar
+from workbench.recipes import TOUR
+from workbench.teachers import LocalTeacher
+from workbench.widgets.tradeoff_explorer import TradeoffExplorer
+
+published = home() / "notebook" / "published"
+shutil.rmtree(published, ignore_errors=True)  # of an earlier run of this notebook
+
+# %% [markdown]
+# ## 6.1 A student, and how it came to be
+#
+# Whoever uses a model wants to know what it was made from. `student.save` keeps that beside the student if you give it
+# the statement of `distill`.
+
+# %%
+corpus = corpora.docstrings(pairs=1000, held_out=200)
+collections = [corpus.held_out, corpora.tutorial()]
+teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
+cache = TargetCache(home() / "cache", teacher)
+with CacheBar() as bar:
+    texts = [text for one in collections for text in one.query_texts() + one.document_texts()]
+    cache.fill(teacher, texts + corpus.train[:600], on_plan=bar.plan, on_progress=bar.progress)
+
+# %%
+trained = home() / "notebook" / "student"
+if not student.statement(trained):
+    model = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
+    student.warm_start(model, corpus.train[:600], cache.targets(corpus.train[:600]))
+    trained = home() / "notebook" / "closed-form"
+    made = {"teacher": teacher.name, "base": TOUR.base, "source": "docstrings"}
+    student.save(model, trained, statement(cache, corpus.train[:600], **made))
+model, about = student.load(trained), student.statement(trained)
+{name: about[name] for name in ("teacher_name", "base", "texts", "texts_by_role", "start", "settings")}
+
+# %% [markdown]
+# ## 6.2 Measure first
+#
+# A card without results is refused, and so is one without the teacher beside the student. We measure on texts of the kind
+# that the student has learnt from, and on texts of another kind: both belong on the card.
+
+# %%
+base = models.load(TOUR.base)
+base.max_seq_length = TOUR.max_length
+reports = []
+for collection in collections:
+    rows = comparison.compare(collection, cache, base, model)
+    reports.append(comparison.report(collection, rows, max_length=TOUR.max_length))
+    print(f"{collection.name}\n{comparison.table(rows)}\n")
+
+# %% [markdown]
+# The curves of notebook 5 tell your users which sizes they may choose.
+
+# %%
+collection = corpus.held_out
+ids = list(collection.queries), list(collection.documents)
+sides = comparison.vectors(collection, cache, model)
+curves = compression.curve(collection.qrels, *ids, sides, compression.grid(cache.dimension, least=192))
+reports[0]["curves"] = comparison.as_rows(curves)
+TradeoffExplorer(curves)
+
+# %% [markdown]
+# ## 6.3 The card
+#
+# It is written from what was measured and from how the student was made. Nothing in it is typed by hand.
+
+# %%
+card = cards.card(about, reports, name="me/my-student", dimension=cache.dimension, onnx=True)
+Markdown(card.text)
+
+# %% [markdown]
+# > **Think first.** Which sentence of this card would you least like to read as its author? Leave that one in.
+#
+# ## 6.4 The student
+#
+# An ordinary sentence-transformers folder. Nothing of it is written under its name before all of it is there, and a
+# folder that is not empty is never touched.
+
+# %%
+folder = publish.save_student(model, published / "student", card=card, onnx=True)
+pd.DataFrame([{"file": str(p.relative_to(folder)), "bytes": p.stat().st_size} for p in sorted(folder.rglob("*.*"))])
+
+# %%
+queries = [text.text for text in collection.query_texts()]
+passages = [text.text for text in collection.document_texts()]
+again = SentenceTransformer(str(folder))
+print(f"largest difference: {np.abs(again.encode_query(queries) - model.encode_query(queries)).max():.1e}")
+
+# %% [markdown]
+# ## 6.5 The pair
+#
+# One model in which `encode_query` is the student and `encode_document` the teacher. Nobody can mix up the sides, and
+# the widths and prompts belong together.
+
+# %%
+large = models.load(TOUR.teacher)
+large.max_seq_length = TOUR.max_length
+pair_card = cards.card(about, reports, name="me/my-pair", dimension=cache.dimension, pair=True)
+pair = SentenceTransformer(str(publish.save_pair(large, model, published / "pair", card=pair_card)))
+found = pair.similarity(pair.encode_query(queries[:1]), pair.encode_document(passages))
+print(queries[0], "->", passages[int(found.argmax())][:100])
+
+# %% [markdown]
+# ## 6.6 Without torch
+#
+# The ONNX graph holds the whole student: tokens go in and a finished vector comes out, so that no runtime has to know
+# about pooling or the head. int8 is quicker and less exact; the table says how much of each on this machine.
+
+
+# %%
+def seconds(encode):
+    encode(queries[:4])
+    started = time.perf_counter()
+    vectors = np.concatenate([encode([query]) for query in queries])
+    return vectors, time.perf_counter() - started
+
+
+runs = {"teacher, torch": lambda q: large.encode(q, show_progress_bar=False)}
+runs |= {"student, torch": lambda q: model.encode_query(q, show_progress_bar=False)}
+for name, int8 in (("float32", False), ("int8", True)):
+    runs[f"student, ONNX {name}"] = lambda q, m=publish.OnnxModel(folder / cards.ONNX_FOLDER, int8=int8): m.encode(
+        q, "query"
+    )
+measured = {name: seconds(encode) for name, encode in runs.items()}
+
+# %%
+exact, slowest = measured["student, torch"][0], measured["teacher, torch"][1]
+pd.DataFrame(
+    {
+        "times the teacher's speed, one query at a time": {n: slowest / t for n, (_, t) in measured.items()},
+        "least cosine to the student": {n: (v * exact).sum(axis=1).min() for n, (v, _) in measured.items()},
+    }
+).style.format("{:.3f}")
+
+# %% [markdown]
+# > **Caution.** A cosine of 0.99 to the student is not a share of its quality. `python -m bench.latency` measures what
+# > int8 keeps of nDCG@10 on your collections, and the speed of the teacher in ONNX too.
+#
+# ## 6.7 Shorter for good
+#
+# sentence-transformers does not save `truncate_dim`. A model that is shortened loads at its new width everywhere. Teacher
+# and student are turned and cut alike, so that they still share a space.
+
+# %%
+rotation = compression.principal_rotation(cache.targets(corpus.train[:600])[:])
+short = [publish.shortened(one, 192, rotation) for one in (large, model)]
+small = SentenceTransformer(str(publish.save_pair(*short, published / "short-pair")))
+small.encode_query(queries[:2]).shape, small.encode_document(passages[:2]).shape
+
+# %% [markdown]
+# ## 6.8 The hub
+#
+# Nothing leaves your machine until you call `push` without `dry_run`. The dry run lists what would be sent; a token is
+# read from your environment and stays there.
+
+# %%
+publish.push(folder, "me/my-student", dry_run=True)
+
+# %% [markdown]
+# ## What you learned
+#
+# - A student is an ordinary model: sentence-transformers loads it, alone or as a pair, and onnxruntime runs it.
+# - The card is made from measurements, with the teacher and the base beside the student.
+# - Publishing writes everything or nothing, and sends nothing unasked.
+#
+# ## Exercises
+#
+# 1. Load the folder of 6.4 in an environment that has sentence-transformers alone, and run the code of its card.
+# 2. Publish the student of `make demo` from the command line: `workbench evaluate --curves`, then `workbench publish`.
+# 3. Shorten to 96 dimensions without the rotation, and compare both pairs on the tutorial collection.
