@@ -38,7 +38,8 @@ def main() -> int:
         model = student.load(options.student, device="cpu")
         collections = [corpora.beir(folder) for folder in options.collections] or [corpora.tutorial()]
         with tempfile.TemporaryDirectory() as folder:
-            report = {"machine": machine(), **measure(model, collections, Path(folder))}
+            report = {"machine": machine(), "fingerprint": models.resolve(options.student).fingerprint}
+            report |= measure(model, collections, Path(folder))
     except WorkbenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

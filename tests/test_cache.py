@@ -15,7 +15,7 @@ from conftest import HashTeacher, sentences
 from workbench import shards
 from workbench.cache import GROUP_TEXTS, TargetCache
 from workbench.corpora import Role, Text
-from workbench.errors import CacheError, TeacherError
+from workbench.errors import CacheError, TeacherError, WorkbenchError
 
 TESTS = Path(__file__).parent
 
@@ -370,3 +370,21 @@ def test_reading_a_cache_warns_of_nothing(tmp_path, hash_teacher):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         TargetCache(tmp_path, hash_teacher).targets(sentences(600))
+
+
+def test_rotated_targets_keep_their_distances(tmp_path, hash_teacher):
+    texts = sentences(40)
+    cache = TargetCache(tmp_path, hash_teacher)
+    cache.fill(hash_teacher, texts)
+    targets = cache.targets(texts)
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((16, 16)))[0]
+    turned = targets.rotated(rotation)
+    assert turned.shape == targets.shape and len(turned) == 40
+    np.testing.assert_allclose(turned[:], targets[:] @ rotation, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(turned) @ np.asarray(turned).T, targets[:] @ targets[:].T, atol=1e-5)
+    for index in (3, slice(2, 9, 3), np.array([5, 1, 5]), [0, 39]):
+        np.testing.assert_allclose(turned[index], targets[index] @ rotation, atol=1e-5)
+    np.testing.assert_allclose(turned.rotated(rotation.T)[:], targets[:], atol=1e-5)
+    for wrong in (rotation[:8, :8], 2 * rotation, np.ones((16, 16))):
+        with pytest.raises(WorkbenchError, match="orthogonal"):
+            targets.rotated(wrong)

@@ -35,11 +35,13 @@ def written(**more):
 def test_the_hub_can_read_it():
     card = ModelCard(written(onnx=True).content)
     data = card.data.to_dict()
-    assert data["license"] == "apache-2.0" and data["base_model"] == ["lab/base", "lab/teacher"]
+    assert data["license"] == "apache-2.0" and data["base_model"] == ["lab/base"]
     assert data["pipeline_tag"] == "sentence-similarity" and data["library_name"] == "sentence-transformers"
     (found,) = card.data.eval_results
     assert found.dataset_name == "moths" and found.metric_type == "ndcg_at_10" and found.metric_value == 0.48
-    (of_the_pair,) = ModelCard(written(pair=True).content).data.eval_results
+    pair = ModelCard(written(pair=True).content).data
+    (of_the_pair,) = pair.eval_results
+    assert pair.base_model == ["lab/base", "lab/teacher"]
     assert of_the_pair.metric_value == 0.47
 
 
@@ -55,6 +57,12 @@ def test_it_states_what_was_measured_beside_its_baselines():
         assert line in text
     assert "least share of the teacher in asymmetric search was 94.0% (moths)" in text
     assert "Shorter and coarser" not in text and "Speed" not in text  # what was not measured is not said
+
+
+def test_it_says_which_collection_was_learnt_from(tmp_path):
+    (tmp_path / "moths").mkdir()
+    own = written(about=ABOUT | {"texts": str(tmp_path / "moths")}).text
+    assert "has learnt from the documents of moths" in own and "has learnt from the documents" not in written().text
 
 
 def test_curves_and_speed_are_stated_where_they_were_measured():

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import time
 import pytest
 from conftest import sentences
 
-from workbench import cli, models
+from workbench import cli, models, student
 from workbench.corpora import Role
 
 
@@ -159,12 +160,19 @@ def test_evaluate_publish_push(home, tiny_model, other_tiny_model, tmp_path, cap
     assert cli.main(["push", "pair", "me/moths", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "README.md" in said and "would be sent to me/moths" in said
+    (home / "other.json").write_text(json.dumps(report | {"fingerprint": "0"}))
+    shutil.copytree(home / "student", home / "turned")
+    about = student.statement(home / "student") | {"rotated": True}
+    (home / "turned" / models.REPORT).write_text(json.dumps(about))
     for arguments, words in (
         ([*publish, "out"], "not empty"),
         ([*publish[:3], "--output", "new"], "a card without results"),
         ([*publish[:4], "none.json", "--output", "new"], "cannot be read as a report"),
         ([*publish[:4], "texts.jsonl", "--output", "new"], "cannot be read as a report"),
         ([*publish, "new", "--pair", "--teacher", str(tiny_model)], "was distilled from"),
+        ([*publish[:4], "other.json", "--output", "new"], "measured on another student"),
+        ([*publish[:2], "turned", *publish[3:], "new", "--pair"], "was turned or shortened"),
+        (["evaluate", "--student", "turned", "--collection", str(folder)], "learnt a turned space"),
         (["push", "student", "me/moths", "--dry-run"], "no model card"),
     ):
         assert cli.main(arguments) == 1

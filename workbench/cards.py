@@ -68,14 +68,14 @@ def card(
     teacher, base = _public(about["teacher_name"]), _public(about["base"])
     sections = [
         _summary(name, teacher, base, dimension, about, pair),
-        _loading(name, teacher, about, pair, onnx, shortened),
-        _worth(results),
+        _loading(name, teacher, about, pair, onnx, shortened or bool(about.get("rotated"))),
+        _worth(results, about),
         _compression(results),
         _speed(latency or {}),
         _making(teacher, base, about),
         _limits(results, about),
     ]
-    on_hub = [one for one in (base, teacher) if "/" in one]
+    on_hub = [one for one in ((base, teacher) if pair else (base,)) if "/" in one]
     texts = str(about.get("texts", ""))
     data = ModelCardData(
         language=language,
@@ -172,7 +172,12 @@ def _loading(name: str, teacher: str, about: Mapping, pair: bool, onnx: bool, sh
     return "\n\n".join(parts)
 
 
-def _worth(results: Sequence[Mapping]) -> str:
+def _worth(results: Sequence[Mapping], about: Mapping) -> str:
+    source = _public(about.get("texts", ""))
+    seen = [_cell(report["collection"]) for report in results if report["collection"] == source]
+    learnt = (
+        f" The student has learnt from the documents of {seen[0]}, not from its queries or judgments." if seen else ""
+    )
     lines = ["## What it was measured to be worth", ""]
     lines += ["| collection | model | nDCG@10 | share of the teacher | 95 % interval |", "|---|---|---|---|---|"]
     for report in results:
@@ -190,6 +195,7 @@ def _worth(results: Sequence[Mapping]) -> str:
     return "\n".join(lines) + (
         "\n\n*Standard*: the student embeds both sides. *Asymmetric*: the teacher embedded the documents, the student the "
         "queries. Intervals are paired bootstraps over queries. The untrained base searches in a space of its own."
+        + learnt
     )
 
 

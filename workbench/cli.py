@@ -68,7 +68,7 @@ def _cache(options: argparse.Namespace, stop: threading.Event) -> None:
 
 
 def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
-    from workbench import student
+    from workbench import models, student
     from workbench.distill import Settings, distill, statement
     from workbench.progress import TrainingBar
 
@@ -121,7 +121,7 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
         cache,
         train,
         teacher=teacher.name,
-        base=options.base,
+        base=models.resolve(options.base).name,
         source=options.texts,
         start=options.start,
         settings=settings,
@@ -144,10 +144,14 @@ def _evaluate(options: argparse.Namespace, stop: threading.Event) -> None:
         corpora.tutorial() if options.collection == "tutorial" else corpora.beir(options.collection, options.split)
     )
     model = student.load(options.student)
+    about = student.statement(options.student)
+    if about.get("rotated"):
+        raise WorkbenchError(
+            f"{options.student} learnt a turned space: compare it in Python, with the targets turned alike"
+        )
     path = Path(options.json or home() / f"evaluate-{collection.name}.json")
     if path.is_dir():
         raise WorkbenchError(f"--json {path} is a folder: name a file")
-    about = student.statement(options.student)
     options.teacher = options.teacher or about.get("teacher_name") or models.MPNET
     options.base = options.base or about.get("base") or models.MINILM
     options.max_length = options.max_length or model.max_seq_length
@@ -161,6 +165,7 @@ def _evaluate(options: argparse.Namespace, stop: threading.Event) -> None:
         if options.max_length > positions:
             raise WorkbenchError(f"--max-length {options.max_length}: {name} takes at most {positions} tokens")
     base.max_seq_length = model.max_seq_length = options.max_length
+    fingerprint = models.resolve(options.student).fingerprint
     _fill(teacher, cache, collection.query_texts() + collection.document_texts(), stop)
     if stop.is_set():
         return
@@ -175,7 +180,8 @@ def _evaluate(options: argparse.Namespace, stop: threading.Event) -> None:
         curves = compression.curve(collection.qrels, *ids, own, compression.grid(cache.dimension))
         print("\nShare of the teacher's nDCG@10 in full, by dimensions and precision\n")
         print(compression.table(curves))
-    report = comparison.report(collection, rows, curves, student=str(options.student), max_length=options.max_length)
+    measured = {"student": str(options.student), "fingerprint": fingerprint, "max_length": options.max_length}
+    report = comparison.report(collection, rows, curves, **measured)
     print(f"\nwritten to {comparison.write_json(path, report)}")
 
 
@@ -186,16 +192,25 @@ def _publish(options: argparse.Namespace, stop: threading.Event) -> None:
     publish.check_folder(options.output)
     model = student.load(options.student)
     about = student.statement(options.student)
+    fingerprint = models.resolve(options.student).fingerprint
+    reports = [_report(path, fingerprint) for path in options.results]
+    # Its space is the teacher's, but turned or cut: the teacher as it is has no place beside it.
+    moved = bool(about.get("rotated")) or len(list(model.children())) > 4
+    if options.pair and moved:
+        raise WorkbenchError(
+            f"{options.student} was turned or shortened: shorten the teacher alike and call publish.save_pair in Python"
+        )
     name = options.name or Path(options.output).expanduser().resolve().name
     words = card(
         about,
-        [_report(path) for path in options.results],
+        reports,
         name=name,
         dimension=model.get_embedding_dimension(),
         pair=options.pair,
         onnx=options.onnx,
-        latency=_report(options.latency) if options.latency else None,
+        latency=_report(options.latency, fingerprint) if options.latency else None,
         licence=options.licence,
+        shortened=moved,
     )
     if options.pair:
         teacher = models.resolve(options.teacher or about["teacher_name"])
@@ -215,13 +230,19 @@ def _publish(options: argparse.Namespace, stop: threading.Event) -> None:
     print(f"`workbench push {folder} OWNER/NAME --dry-run` lists what the hub would get.")
 
 
-def _report(path: str) -> dict:
+def _report(path: str, fingerprint: str) -> dict:
+    """Read what was measured of the student that has this fingerprint."""
     try:
-        return json.loads(Path(path).expanduser().read_text())
+        report = json.loads(Path(path).expanduser().read_text())
+        if not isinstance(report, dict):
+            raise ValueError("a JSON object is expected")
     except (OSError, ValueError) as error:
         raise WorkbenchError(
             f"{path} cannot be read as a report ({error}): give what workbench evaluate wrote"
         ) from None
+    if report.get("fingerprint", fingerprint) != fingerprint:
+        raise WorkbenchError(f"{path} was measured on another student: measure this one")
+    return report
 
 
 def _push(options: argparse.Namespace, stop: threading.Event) -> None:

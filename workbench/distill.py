@@ -187,6 +187,7 @@ def statement(
     start: str = "closed-form",
     settings: Settings | None = None,
     result: Result | None = None,
+    rotated: bool = False,
 ) -> dict:
     """Say how a student came to be, as JSON values: what `student.save` keeps and a model card is written from.
 
@@ -199,6 +200,7 @@ def statement(
         start: how the head started.
         settings: trained with; None for a student that is nothing but its start.
         result: of the training.
+        rotated: whether it learnt `Targets.rotated`, so that the teacher's own vectors are of another space.
     """
     return {
         "teacher": cache.identity,
@@ -208,6 +210,7 @@ def statement(
         "texts": source,
         "texts_by_role": {role: len(rows) for role, rows in by_role(texts).items()},
         "start": start,
+        "rotated": rotated,
         "settings": None if settings is None else asdict(settings),
         "held_out_loss": None if result is None else result.best_loss,
         "best_step": None if result is None else result.best_step,

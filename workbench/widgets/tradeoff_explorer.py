@@ -315,7 +315,7 @@ class TradeoffExplorer(View):
             "proportion to its documents.</p>"
             '<table style="text-align:left;border-spacing:10px 0"><thead><tr><th>documents</th><th>index</th>'
             f"<th>float32 in full</th></tr></thead><tbody>{sizes}</tbody></table>"
-            f'<pre style="white-space:pre-wrap;line-height:1.35">{html.escape(self.code)}</pre>'
+            f'<pre style="white-space:pre-wrap;word-break:normal;line-height:1.35">{html.escape(self.code)}</pre>'
         )
 
 
