@@ -34,7 +34,7 @@ def main() -> int:
             python = environment(Path(scratch), packages)
             for folder in options.folders:
                 if code := card_code(folder.resolve(), library):
-                    done = subprocess.run([python, "-c", code], cwd=scratch, capture_output=True, text=True)
+                    done = subprocess.run([python, "-c", code], cwd=folder, capture_output=True, text=True)
                     failed += done.returncode != 0
                     words = done.stdout.strip() if not done.returncode else done.stderr.strip()[-500:]
                     print(f"{folder} with {library} alone: exit code {done.returncode}\n{words}\n", flush=True)

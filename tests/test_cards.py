@@ -55,7 +55,7 @@ def test_it_states_what_was_measured_beside_its_baselines():
         "| seed | 7 |",
     ):
         assert line in text
-    assert "least share of the teacher in asymmetric search was 94.0% (moths)" in text
+    assert "In asymmetric search it kept 94.0% of its teacher on the one collection measured here, moths." in text
     assert "Shorter and coarser" not in text and "Speed" not in text  # what was not measured is not said
 
 
@@ -84,6 +84,27 @@ def test_where_things_lay_stays_private(tmp_path):
     text = written(about=ABOUT | {"teacher_name": str(folder), "texts": str(folder / "mine.parquet")}).content
     assert "secret" not in text and "mine.parquet" in text
     assert ModelCard(text).data.base_model == ["lab/base"]
+    for relative in ("../clients/acme/base", "clients/acme/base", "~/acme/base"):
+        text = written(about=ABOUT | {"base": relative, "texts": relative}).content
+        assert "acme" not in text and ModelCard(text).data.base_model is None
+    assert "lab/data" in written(about=ABOUT | {"texts": "hub:lab/data:text:query"}).text
+
+
+def test_hostile_names_stay_text():
+    hostile = 'a/b"); import os; os.system("id")\n# Pwned <script>|'
+    text = written(about=ABOUT | {"teacher_name": hostile, "base": hostile, "settings": {hostile: 1}}).text
+    assert (
+        "import os; os.system" not in text.split("## What it was")[0].replace("\\", "")
+        or "```python\nteacher" not in text
+    )
+    assert "\n# Pwned" not in text and "<script>" not in text.replace("\\<script\\>", "")
+    assert "teacher = SentenceTransformer" not in text  # no code is made of what is no name
+
+
+def test_lengths_are_the_models():
+    assert "texts are cut to 32 tokens" in written(max_length=32).text
+    assert "queries are cut to 32 tokens and documents to 96" in written(max_length=32, pair=True).text
+    assert "before they were turned or cut" in written(shortened=True).text
 
 
 def test_texts_cannot_break_out_of_their_cells():
@@ -94,6 +115,19 @@ def test_texts_cannot_break_out_of_their_cells():
 @pytest.mark.parametrize(
     ("more", "words"),
     [
+        ({"results": [REPORT, REPORT]}, "two reports are of one collection"),
+        ({"results": [REPORT | {"rows": [row | {"ndcg_at_10": float("nan")} for row in ROWS]}]}, "no comparison"),
+        ({"results": [REPORT | {"rows": [row | {"ndcg_at_10": 7} for row in ROWS]}]}, "between 0 and 1"),
+        ({"results": [REPORT | {"rows": [row | {"share_high": "1"} for row in ROWS]}]}, "no comparison"),
+        ({"results": [REPORT | {"documents": "many"}]}, "not as it was written"),
+        ({"results": [REPORT | {"collection": ["moths"]}]}, "no comparison"),
+        ({"results": [REPORT | {"curves": "x"}]}, "no comparison"),
+        ({"results": [REPORT | {"curves": [{"share_of_teacher": 1.0}]}]}, "not as it was written"),
+        ({"latency": {"int8": [{"share": 1}]}}, "not as it was written"),
+        ({"latency": ["x"]}, "not as it was written"),
+        ({"about": ABOUT | {"teacher": None}}, "not as it was written"),
+        ({"about": ABOUT | {"settings": ["x"]}}, "not as it was written"),
+        ({"name": "../.."}, "no model's name"),
         ({"results": []}, "without results"),
         ({"about": {}}, "how this student was made"),
         ({"results": [{"collection": "moths"}]}, "moths is no comparison"),
@@ -107,13 +141,14 @@ def test_refuses(more, words):
         written(**more)
 
 
-def test_its_code_runs(tmp_path, tiny_model, other_tiny_model):
+def test_its_code_runs(tmp_path, monkeypatch, tiny_model, other_tiny_model):
     """What a reader copies from the card works on what lies beside it."""
     teacher = models.load(other_tiny_model, device="cpu")
     model = student.build(tiny_model, 48, max_length=40, device="cpu")
     student_folder = publish.save_student(model, tmp_path / "student", card=written(onnx=True), onnx=True)
     pair_folder = publish.save_pair(teacher, model, tmp_path / "pair", card=written(pair=True))
     for folder in (student_folder, pair_folder):
+        monkeypatch.chdir(folder)
         code = "\n".join(part.split("```")[0] for part in (folder / "README.md").read_text().split("```python")[1:])
         code = code.replace("me/small", str(folder)).replace("lab/teacher", str(other_tiny_model))
         names = {}

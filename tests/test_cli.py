@@ -173,7 +173,8 @@ def test_evaluate_publish_push(home, tiny_model, other_tiny_model, tmp_path, cap
         ([*publish[:4], "other.json", "--output", "new"], "measured on another student"),
         ([*publish[:2], "turned", *publish[3:], "new", "--pair"], "was turned or shortened"),
         (["evaluate", "--student", "turned", "--collection", str(folder)], "learnt a turned space"),
-        (["push", "student", "me/moths", "--dry-run"], "no model card"),
+        ([*publish, "student/release"], "lies in the student's own folder"),
+        (["push", "student", "me/moths", "--dry-run"], "no part of a published model"),
     ):
         assert cli.main(arguments) == 1
         assert words in capsys.readouterr().err

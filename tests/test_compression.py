@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from workbench import retrieval
 from workbench.compression import PRECISIONS, CompressedIndex, Point, curve, principal_rotation, truncate
@@ -80,6 +81,56 @@ def test_rotation_keeps_distances_and_makes_truncation_good():
     assert kept[1] > kept[0] + 1
 
 
+def test_equal_scores_are_in_the_order_of_the_documents():
+    twice = np.repeat(DOCUMENTS[:50], 4, axis=0)
+    for precision in PRECISIONS:
+        index = CompressedIndex(twice, Point(16, precision))
+        positions = index.search(DOCUMENTS[:5], 6)[1]
+        for query, found in enumerate(positions):
+            assert list(found[:4]) == [4 * query + i for i in range(4)]
+    ids = [f"q{i}" for i in range(50)], [f"d{i}" for i in range(200)]
+    qrels = {f"q{i}": {f"d{4 * i}": 1} for i in range(50)}
+    rows = curve(qrels, *ids, {"teacher": (DOCUMENTS[:50], twice)}, [Point()])
+    assert rows["share_of_teacher"].iloc[0] == 1
+
+
+def test_scale_does_not_matter():
+    for scale in (1e-25, 1e25):
+        scores = CompressedIndex(scale * DOCUMENTS).search(QUERIES, 5)[0]
+        np.testing.assert_allclose(scores, CompressedIndex(DOCUMENTS).search(QUERIES, 5)[0], atol=1e-5)
+
+
+def test_the_space_is_the_same_after_the_disk(tmp_path):
+    space = {"pooling": ("mean", 2), 1: None}
+    index = CompressedIndex(DOCUMENTS, Point(16), space=space)
+    CompressedIndex.load(index.save(tmp_path / "index")).search(QUERIES, 1, space=space)
+    with pytest.raises(WorkbenchError, match="JSON values"):
+        CompressedIndex(DOCUMENTS, space={"a": np.int64(3)})
+    assert [p.name for p in tmp_path.iterdir()] == ["index"]
+
+
+def test_curve_refuses_what_would_mislead():
+    ids = [f"q{i}" for i in range(40)], [f"d{i}" for i in range(600)]
+    qrels, pair = {f"q{i}": {f"d{i}": 1} for i in range(40)}, (QUERIES, DOCUMENTS)
+    once = curve(qrels, *ids, {"teacher": pair, "again": pair}, iter([Point(), Point(64), Point(8)]))
+    assert once[["mode", "dimensions"]].values.tolist() == [[m, d] for m in ("teacher", "again") for d in (64, 8)]
+    for sides, points, more, words in (
+        ({"teacher": pair}, [], {}, "no points"),
+        (
+            {"teacher": pair, "short": (QUERIES, DOCUMENTS[:500])},
+            [Point()],
+            {},
+            "short has 40 queries and 500 documents",
+        ),
+        ({"teacher": pair}, [Point()], {"timed": 0}, "at least 1"),
+        ({"teacher": pair}, [Point()], {"timed": 10**13}, "do not fit into memory"),
+    ):
+        with pytest.raises(WorkbenchError, match=words):
+            curve(qrels, *ids, sides, points, **more)
+    with pytest.raises(WorkbenchError, match="finds nothing that was judged"):
+        curve({"q0": {"elsewhere": 1}}, *ids, {"teacher": pair}, [Point()])
+
+
 def test_curve_has_a_row_for_each_mode_and_point():
     ids = [f"q{i}" for i in range(40)], [f"d{i}" for i in range(600)]
     qrels = {f"q{i}": {f"d{i}": 1} for i in range(40)}
@@ -101,6 +152,9 @@ def test_curve_has_a_row_for_each_mode_and_point():
         (lambda: Point(65).of(64), "65 dimensions are asked for and the vectors have 64"),
         (lambda: CompressedIndex(DOCUMENTS, Point(20, "binary")), "not a multiple of 8, take 16"),
         (lambda: Point(0), "at least 1"),
+        (lambda: Point(16.5), "a whole number is needed"),
+        (lambda: truncate(DOCUMENTS, -1), "at least 1"),
+        (lambda: CompressedIndex(DOCUMENTS).search(QUERIES, 1.5), "a whole number is needed"),
         (lambda: Point(8, "int4"), "choose from float32, float16, int8, binary"),
         (lambda: CompressedIndex(DOCUMENTS * np.nan), "NaN"),
         (lambda: CompressedIndex(DOCUMENTS).search(QUERIES[:, :8]), "8 wide and the index is of vectors 64 wide"),
@@ -124,6 +178,13 @@ def test_refuses_what_is_no_index(tmp_path):
     path.write_bytes(whole[:-100])
     with pytest.raises(WorkbenchError, match="no index that can be read"):
         CompressedIndex.load(path)
+    path.write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
+    with pytest.raises(WorkbenchError, match="its checksum is another"):
+        CompressedIndex.load(path)
+    for about in (b"[1]", b"null", b"{}"):
+        save_file({"codes": np.zeros((2, 2), np.uint8)}, path, {"about": about.decode()})
+        with pytest.raises(WorkbenchError, match="no index of this workbench"):
+            CompressedIndex.load(path)
 
 
 def test_more_results_than_documents():

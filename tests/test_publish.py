@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import test_cards as cards_test
@@ -93,6 +95,19 @@ def test_refuses_what_cannot_be_published(pair, tiny_model, tmp_path):
     assert [p.name for p in tmp_path.rglob("*")] == ["full", "mine.txt"]
 
 
+def test_what_a_killed_run_left_is_removed_and_files_are_readable(pair, tmp_path):
+    old, new = (tmp_path / f".out-publishing-{name}" for name in ("old", "new"))
+    for folder in (old, new):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    folder = publish.save_student(pair[1], tmp_path / "out")
+    assert not old.exists() and new.exists()
+    (tmp_path / "plain").write_text("")
+    assert {p.stat().st_mode & 0o777 for p in folder.rglob("*") if p.is_file()} == {
+        (tmp_path / "plain").stat().st_mode & 0o777
+    }
+
+
 def test_an_export_that_breaks_leaves_nothing(pair, tmp_path, monkeypatch):
     def broken(*_, **__):
         raise KeyboardInterrupt
@@ -141,7 +156,7 @@ def test_push_sends_what_the_dry_run_lists(pair, tmp_path, monkeypatch):
 
 def test_push_refuses_what_is_not_published(pair, tmp_path):
     folder = publish.save_student(pair[1], tmp_path / "out")
-    for name in ("small", "me/small/er", "me/ small"):
+    for name in ("small", "me/small/er", "me/ small", "../..", "me/-x--.git"):
         with pytest.raises(ModelError, match="owner/name"):
             publish.push(folder, name, dry_run=True)
     with pytest.raises(ModelError, match="there is no folder"):
@@ -152,13 +167,23 @@ def test_push_refuses_what_is_not_published(pair, tmp_path):
     with pytest.raises(ModelError, match="states no results"):
         publish.push(folder, "me/small", dry_run=True)
     with_card(folder)
-    for name in ("weights.pkl", ".env", ".cache/x.json"):
+    for name in ("weights.pkl", ".env", ".cache/config.json", "secrets.json", models.REPORT, "notes.txt"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("mine")
         with pytest.raises(ModelError, match="no part of a published model"):
             publish.push(folder, "me/small", dry_run=True)
         (folder / name).unlink()
-    (folder / "linked.json").symlink_to("/etc/hostname")
+    (folder / publish.CARD).write_text("---\na: [b\n---")
+    with pytest.raises(ModelError, match="no model card"):
+        publish.push(folder, "me/small", dry_run=True)
+    with_card(folder)
+    with pytest.warns(UserWarning, match="loads another name than me/other"):
+        publish.push(folder, "me/other", dry_run=True)
+    weights = (folder / "model.safetensors").rename(tmp_path / "weights")
+    with pytest.raises(ModelError, match="has no weights"):
+        publish.push(folder, "me/small", dry_run=True)
+    weights.rename(folder / "model.safetensors")
+    (folder / "vocab.txt").symlink_to("/etc/hostname")
     with pytest.raises(ModelError, match="no part of a published model"):
         publish.push(folder, "me/small", dry_run=True)
     (tmp_path / "empty").mkdir()

@@ -92,10 +92,16 @@ def test_what_was_not_measured_says_so(rows):
     view.dimensions.value = 16
     assert "16 dimensions, int8, asymmetric was not measured" in view.status.value
     assert view.choice["dimensions"] == 32 and view.position != before
+    assert view.dimensions.value == 32  # the controls say what is shown
     with pytest.raises(WorkbenchError, match="was not measured"):
         view.pick(17, "int8")
     view.dimensions.value = 8
     assert view.status.value == "" and view.point == Point(8, "int8")
+
+
+def test_rows_that_were_json_make_code_that_runs(rows):
+    view = TradeoffExplorer(rows.assign(dimensions=rows["dimensions"].astype(float)))
+    assert "Point(32, " in view.code and view.point == Point(32, "float32")
 
 
 def test_leaves_a_page_and_shows_names_escaped(rows, tmp_path):
@@ -115,6 +121,8 @@ def test_leaves_a_page_and_shows_names_escaped(rows, tmp_path):
         (lambda rows: pd.concat([rows, rows]), "a point twice"),
         (lambda rows: rows.assign(precision="int4"), "precision 'int4'"),
         (lambda rows: rows.assign(share_of_teacher=np.nan), "no numbers"),
+        (lambda rows: rows.assign(share_low="high"), "no numbers"),
+        (lambda rows: rows.assign(mode=3), "modes without a name"),
         (lambda rows: {}, "no curves"),
     ],
 )
@@ -124,5 +132,10 @@ def test_refuses(rows, spoil, words):
 
 
 def test_refuses_times_of_other_modes(rows):
-    with pytest.raises(WorkbenchError, match="names 'standard'; the modes are teacher, asymmetric"):
+    with pytest.raises(WorkbenchError, match="a time for each mode"):
         TradeoffExplorer(rows, encode_ms={"standard": 1})
+    with pytest.raises(WorkbenchError, match="a time for each mode"):
+        TradeoffExplorer(rows, encode_ms={"asymmetric": 1})  # the teacher's queries would cost nothing
+    for wrong in (np.nan, -1, "3"):
+        with pytest.raises(WorkbenchError, match="must be milliseconds"):
+            TradeoffExplorer(rows, encode_ms={"asymmetric": wrong, "teacher": 1})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import re
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from workbench import comparison
 from workbench.corpora import Role
@@ -17,6 +19,7 @@ from workbench.errors import ModelError
 
 ONNX_FOLDER = "onnx_whole"  # not "onnx", where libraries look for a graph without pooling
 PAPER = "arXiv:2509.12539"
+_HOUSEKEEPING = ("evaluations", "checkpoint_steps", "precision")  # settings that decide nothing a reader asks for
 
 
 def card(
@@ -25,6 +28,7 @@ def card(
     *,
     name: str,
     dimension: int,
+    max_length: int | None = None,
     pair: bool = False,
     onnx: bool = False,
     latency: Mapping[str, object] | None = None,
@@ -40,19 +44,22 @@ def card(
             compression is stated too.
         name: what the model will be called, such as "me/my-student".
         dimension: width of the published vectors.
+        max_length: tokens that the student reads of a text; the teacher's number if None.
         pair: whether the card is of both models in one folder.
         onnx: whether the whole student as ONNX lies in it.
         latency: what `bench.latency` measured.
         licence: as the hub abbreviates it.
         language: of the texts, ISO 639-1.
-        shortened: whether the vectors were rotated or cut since they were learnt.
+        shortened: whether the vectors were rotated or cut since they were learnt and measured.
 
     Raises:
         ModelError: nothing is known of how the student was made, there are no results, or they are no
             reports of a comparison.
     """
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        raise ModelError(f"{name!r} is no model's name: letters, digits, '-', '_' and '.', such as me/my-student")
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise ModelError(f"{name!r} is no model's name: give a name such as me/my-student") from None
     if not about.get("teacher_name") or not about.get("base"):
         raise ModelError(
             "nothing says how this student was made: a card needs its teacher, base and texts "
@@ -65,18 +72,32 @@ def card(
         )
     for report in results:
         _check(report)
+    names = [report["collection"] for report in results]
+    if len(set(names)) < len(names):
+        raise ModelError(f"two reports are of one collection ({', '.join(sorted(names))}): give one of each")
+    try:
+        return _written(about, results, name, int(dimension), max_length, pair, onnx, latency or {}, licence, language,
+                        shortened or bool(about.get("rotated")))  # fmt: skip
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"the statement, a report or the latency is not as it was written ({type(error).__name__}: {error}): "
+            "make it anew"
+        ) from None
+
+
+def _written(about, results, name, dimension, max_length, pair, onnx, latency, licence, language, moved) -> ModelCard:
     teacher, base = _public(about["teacher_name"]), _public(about["base"])
     sections = [
-        _summary(name, teacher, base, dimension, about, pair),
-        _loading(name, teacher, about, pair, onnx, shortened or bool(about.get("rotated"))),
-        _worth(results, about),
+        _summary(name, teacher, base, dimension, max_length, about, pair),
+        _loading(name, teacher, about, pair, onnx, moved),
+        _worth(results, about, moved),
         _compression(results),
-        _speed(latency or {}),
+        _speed(latency),
         _making(teacher, base, about),
         _limits(results, about),
     ]
-    on_hub = [one for one in ((base, teacher) if pair else (base,)) if "/" in one]
-    texts = str(about.get("texts", ""))
+    on_hub = [one for one in ((base, teacher) if pair else (base,)) if _on_hub(one)]
+    texts = str(about.get("texts") or "")
     data = ModelCardData(
         language=language,
         license=licence,
@@ -94,40 +115,59 @@ def card(
 
 
 def _check(report: Mapping[str, object]) -> None:
-    rows = report.get("rows") if isinstance(report, Mapping) else None
+    what = report.get("collection", "a report") if isinstance(report, Mapping) else "a report"
     try:
-        modes = {row["mode"]: float(row["ndcg_at_10"]) for row in rows}
-        if not {"teacher", "standard", "asymmetric"} <= set(modes) or not report["collection"]:
-            raise KeyError("mode")
-    except (KeyError, TypeError, ValueError):
-        what = report.get("collection", "a report") if isinstance(report, Mapping) else "a report"
+        modes = {row["mode"] for row in report["rows"]}
+        shares = [row[name] for row in report["rows"] for name in ("share_of_teacher", "share_low", "share_high")]
+        figures = [row["ndcg_at_10"] for row in report["rows"]] + [share for share in shares if share is not None]
+        figures += [row["share_of_teacher"] for row in report.get("curves") or []]
+        if not isinstance(report["collection"], str) or not all(math.isfinite(figure) for figure in figures):
+            raise ValueError("a name and numbers are needed")
+        if not all(0 <= row["ndcg_at_10"] <= 1 for row in report["rows"]):
+            raise ValueError("nDCG@10 lies between 0 and 1")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
-            f"{what} is no comparison of teacher and student: give what `workbench evaluate` wrote"
+            f"{what} is no comparison of teacher and student ({type(error).__name__}: {error}): give what "
+            "`workbench evaluate` wrote"
         ) from None
+    if missing := {"teacher", "standard", "asymmetric"} - modes:
+        raise ModelError(f"{what} is no comparison of teacher and student: it has no row for {sorted(missing)[0]}")
 
 
 def _public(name: object) -> str:
     """Return a model's name, or what a folder is called: where it lay is nobody's business."""
     name = str(name)
-    return Path(name).name if Path(name).is_absolute() or Path(name).exists() else name
+    if name.startswith("hub:"):  # hub:NAME:COLUMN:ROLE, as the command line has it
+        return name.split(":")[1]
+    return name if _on_hub(name) else re.split(r"[\\/]", name.rstrip("/\\"))[-1]
 
 
-def _summary(name: str, teacher: str, base: str, dimension: int, about: Mapping, pair: bool) -> str:
+def _on_hub(name: str) -> bool:
+    return bool(re.fullmatch(r"\w[\w.-]*/[\w.-]+", name)) and not Path(name).exists()
+
+
+def _summary(
+    name: str, teacher: str, base: str, dimension: int, max_length: int | None, about: Mapping, pair: bool
+) -> str:
     what = (
-        f"Two models in one: documents are embedded by {teacher}, queries by a small student of it."
+        f"Two models in one: documents are embedded by {_cell(teacher)}, queries by a small student of it."
         if pair
-        else f"A small text-embedding model in the vector space of {teacher}."
+        else f"A small text-embedding model in the vector space of {_cell(teacher)}."
     )
+    of_teacher = about["teacher"].get("max_length")
+    length = f"texts are cut to {max_length or of_teacher} tokens"
+    if pair and max_length not in (None, of_teacher):
+        length = f"queries are cut to {max_length} tokens and documents to {of_teacher}"
     return (
-        f"# {name.rpartition('/')[2]}\n\n{what} The student was made from {base} by learning the teacher's vectors and "
-        f"nothing else ({PAPER}): documents can be embedded once by the large model and searched by the small one. "
+        f"# {name.rpartition('/')[2]}\n\n{what} The student was made from {_cell(base)} by learning the teacher's vectors "
+        f"and nothing else ({PAPER}): documents can be embedded once by the large model and searched by the small one. "
         f"Vectors have {dimension} dimensions"
-        + (" and unit norm" if about.get("teacher", {}).get("normalize") else "")
-        + f"; texts are cut to {about.get('teacher', {}).get('max_length', 'the model’s number of')} tokens."
+        + (" and unit norm" if about["teacher"].get("normalize") else "")
+        + f"; {length}."
     )
 
 
-def _loading(name: str, teacher: str, about: Mapping, pair: bool, onnx: bool, shortened: bool) -> str:
+def _loading(name: str, teacher: str, about: Mapping, pair: bool, onnx: bool, moved: bool) -> str:
     texts = 'queries = ["how does a sail work?"]\ndocuments = ["Wind flows faster over the curved side of a sail."]'
     if pair:
         parts = [
@@ -143,24 +183,25 @@ def _loading(name: str, teacher: str, about: Mapping, pair: bool, onnx: bool, sh
             f'student = SentenceTransformer("{name}")\n{texts}\n'
             "student.similarity(student.encode_query(queries), student.encode_document(documents))\n```"
         ]
-        length = about.get("teacher", {}).get("max_length")
-        if "/" in teacher and not shortened:
+        length = int(about["teacher"]["max_length"])
+        if _on_hub(teacher) and not moved:
             parts.append(
                 "Asymmetric, the teacher's documents and the student's queries:\n\n```python\n"
                 f'teacher = SentenceTransformer("{teacher}")\nteacher.max_seq_length = {length}\n'
                 "student.similarity(student.encode_query(queries), teacher.encode_document(documents))\n```"
             )
-        elif shortened:
+        elif moved:
             parts.append(
                 "The vectors were turned or cut after they were learnt. Documents of the teacher need the same turn "
                 "and cut: use the pair that was published with this student."
             )
     if onnx:
+        fetch = f"; `hf download {name} --local-dir .` fetches it" if "/" in name else ""
         parts.append(
             f"Without torch: `{ONNX_FOLDER}/` has the whole student, pooling, head and normalisation included, for "
-            "onnxruntime.\n\n```python\nimport json\n\nimport numpy as np\nimport onnxruntime\n"
-            "from tokenizers import Tokenizer\n\n"
-            f'folder = "{name}/{ONNX_FOLDER}"\n'
+            f"onnxruntime. Run this in the folder of this card{fetch}.\n\n```python\nimport json\n\nimport numpy as np\n"
+            "import onnxruntime\nfrom tokenizers import Tokenizer\n\n"
+            f'folder = "{ONNX_FOLDER}"\n'
             'tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")\n'
             'prompt = json.load(open(f"{folder}/prompts.json")).get("query") or ""\n'
             'session = onnxruntime.InferenceSession(f"{folder}/model.onnx")\n'
@@ -172,13 +213,15 @@ def _loading(name: str, teacher: str, about: Mapping, pair: bool, onnx: bool, sh
     return "\n\n".join(parts)
 
 
-def _worth(results: Sequence[Mapping], about: Mapping) -> str:
+def _worth(results: Sequence[Mapping], about: Mapping, moved: bool) -> str:
     source = _public(about.get("texts", ""))
     seen = [_cell(report["collection"]) for report in results if report["collection"] == source]
     learnt = (
         f" The student has learnt from the documents of {seen[0]}, not from its queries or judgments." if seen else ""
     )
     lines = ["## What it was measured to be worth", ""]
+    if moved:
+        lines += ["Measured on the vectors as they were learnt, before they were turned or cut.", ""]
     lines += ["| collection | model | nDCG@10 | share of the teacher | 95 % interval |", "|---|---|---|---|---|"]
     for report in results:
         size = f" ({report['documents']:,} documents)" if report.get("documents") else ""
@@ -205,7 +248,8 @@ def _compression(results: Sequence[Mapping]) -> str:
         if not report.get("curves"):
             continue
         rows = pd.DataFrame(report["curves"])
-        label = rows["dimensions"].astype(str) + ", " + rows["precision"]
+        label = rows["dimensions"].astype(int).astype(str) + ", " + rows["precision"].map(_cell)
+        rows = rows.assign(mode=rows["mode"].map(_cell))
         wide = rows.assign(point=label).pivot(index="point", columns="mode", values="share_of_teacher")
         wide = wide.loc[list(dict.fromkeys(label)), list(dict.fromkeys(rows["mode"]))]
         size = dict(zip(label, rows["bytes_per_document"], strict=True))
@@ -219,7 +263,8 @@ def _compression(results: Sequence[Mapping]) -> str:
                 for point, values in zip(wide.index, wide.to_numpy(), strict=True)
             )
         )
-    return "## Shorter and coarser vectors\n\n" + "\n\n".join(parts) if parts else ""
+    about = "Every point is a real index; binary ones are rescored with the query's own values.\n\n"
+    return "## Shorter and coarser vectors\n\n" + about + "\n\n".join(parts) if parts else ""
 
 
 def _speed(latency: Mapping) -> str:
@@ -251,10 +296,14 @@ def _making(teacher: str, base: str, about: Mapping) -> str:
         "student's start": f"{base}, mean pooling, a linear head ({about.get('start', 'not stated')})",
         "training texts": f"{texts}{': ' + roles if roles else ''}; no judgments, no negatives",
         "loss": "squared L2 distance to the teacher's vector of the same text",
-        **{name.replace("_", " "): value for name, value in (about.get("settings") or {}).items()},
+        **{
+            _cell(name.replace("_", " ")): value
+            for name, value in (about.get("settings") or {}).items()
+            if name not in _HOUSEKEEPING
+        },
         **({} if about.get("settings") else {"training": "none"}),
         "held-out loss": f"{about['held_out_loss']:.4f}" if about.get("held_out_loss") is not None else "not measured",
-        "versions": f"Python {platform.python_version()}, "
+        "versions when published": f"Python {platform.python_version()}, "
         + ", ".join(f"{p} {version(p)}" for p in ("torch", "transformers", "sentence-transformers"))
         + f", teacher-aligned-workbench {about.get('workbench', 'not stated')}",
     }
@@ -269,13 +318,13 @@ def _limits(results: Sequence[Mapping], about: Mapping) -> str:
         for row in report["rows"]
         if row["mode"] == "asymmetric" and row.get("share_of_teacher") is not None
     }
-    worst = min(shares, key=shares.get) if shares else None
-    found = (
-        f"Of the collections measured here the least share of the teacher in asymmetric search was {shares[worst]:.1%} "
-        f"({_cell(worst)}). "
-        if worst
-        else ""
-    )
+    found = ""
+    if shares:
+        worst = min(shares, key=shares.get)
+        only = "the one collection" if len(results) == 1 else f"the worst of {len(results)} collections"
+        found = (
+            f"In asymmetric search it kept {shares[worst]:.1%} of its teacher on {only} measured here, {_cell(worst)}. "
+        )
     return (
         "## Intended use and limits\n\nFor semantic search and similarity of texts like those it has learnt from. "
         f"{found}A student knows the texts it has seen: on other subjects and languages it can be far worse, in asymmetric "
@@ -305,6 +354,6 @@ def _eval_results(results: Sequence[Mapping], pair: bool) -> list[EvalResult]:
 def _cell(text: object) -> str:
     """Return text for a cell of a table in Markdown."""
     text = str(text)
-    for mark in "\\|<>`*_[]":
+    for mark in "\\|<>`*_[]&~$#":
         text = text.replace(mark, "\\" + mark)
     return " ".join(text.split())

@@ -32,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop = threading.Event()
 
     def ask_to_stop(*_: object) -> None:
-        if stop.is_set():
+        if stop.is_set() or options.at_once:
+            stop.set()
             raise KeyboardInterrupt
         stop.set()
         print("\nStopping at the next safe point; press Ctrl-C again to stop at once.", file=sys.stderr)
@@ -45,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"workbench: {error}", file=sys.stderr)
         return 130 if stop.is_set() else 1
     except KeyboardInterrupt:
-        print("stopped; what was stored is kept, and the same command goes on from there", file=sys.stderr)
+        kept = "" if options.at_once else "; what was stored is kept, and the same command goes on from there"
+        print(f"stopped{kept}", file=sys.stderr)
         return 130
     return 130 if stop.is_set() else 0
 
@@ -122,7 +124,7 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
         train,
         teacher=teacher.name,
         base=models.resolve(options.base).name,
-        source=options.texts,
+        source=str(Path(options.texts).resolve()) if Path(options.texts).exists() else options.texts,
         start=options.start,
         settings=settings,
         result=result,
@@ -138,6 +140,8 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
 
 
 def _evaluate(options: argparse.Namespace, stop: threading.Event) -> None:
+    from tqdm import tqdm
+
     from workbench import comparison, compression, corpora, models, student
 
     collection = (
@@ -177,7 +181,11 @@ def _evaluate(options: argparse.Namespace, stop: threading.Event) -> None:
     if options.curves:
         ids = list(collection.queries), list(collection.documents)
         own = {mode: pair for mode, pair in sides.items() if mode != "base"}
-        curves = compression.curve(collection.qrels, *ids, own, compression.grid(cache.dimension))
+        points = compression.grid(cache.dimension)
+        with tqdm(total=len(own) * len(points), unit="points", desc="curves", leave=False) as bar:
+            curves = compression.curve(
+                collection.qrels, *ids, own, points, on_progress=lambda done, _: bar.update(done - bar.n)
+            )
         print("\nShare of the teacher's nDCG@10 in full, by dimensions and precision\n")
         print(compression.table(curves))
     measured = {"student": str(options.student), "fingerprint": fingerprint, "max_length": options.max_length}
@@ -189,7 +197,11 @@ def _publish(options: argparse.Namespace, stop: threading.Event) -> None:
     from workbench import models, publish, student
     from workbench.cards import card
 
-    publish.check_folder(options.output)
+    output = publish.check_folder(options.output)
+    if output.is_relative_to(Path(options.student).expanduser().resolve()):
+        raise WorkbenchError(
+            f"--output {options.output} lies in the student's own folder, which the next distill replaces"
+        )
     model = student.load(options.student)
     about = student.statement(options.student)
     fingerprint = models.resolve(options.student).fingerprint
@@ -200,12 +212,13 @@ def _publish(options: argparse.Namespace, stop: threading.Event) -> None:
         raise WorkbenchError(
             f"{options.student} was turned or shortened: shorten the teacher alike and call publish.save_pair in Python"
         )
-    name = options.name or Path(options.output).expanduser().resolve().name
+    name = options.name or output.name
     words = card(
         about,
         reports,
         name=name,
         dimension=model.get_embedding_dimension(),
+        max_length=model.max_seq_length,
         pair=options.pair,
         onnx=options.onnx,
         latency=_report(options.latency, fingerprint) if options.latency else None,
@@ -214,7 +227,7 @@ def _publish(options: argparse.Namespace, stop: threading.Event) -> None:
     )
     if options.pair:
         teacher = models.resolve(options.teacher or about["teacher_name"])
-        if about["fingerprint"] not in (None, teacher.fingerprint):
+        if about.get("fingerprint") not in (None, teacher.fingerprint):
             raise WorkbenchError(
                 f"{options.student} was distilled from {about['teacher_name']}, not from {teacher.name}"
             )
@@ -329,9 +342,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"workbench {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def command(name: str, run, summary: str, details: str) -> argparse.ArgumentParser:
+    def command(name: str, run, summary: str, details: str, at_once: bool = False) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=summary, description=f"{summary}. {details}", formatter_class=_Help)
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, at_once=at_once)  # whether Ctrl-C ends it at once, for it leaves nothing by halves
         return sub
 
     def teacher_options(sub: argparse.ArgumentParser, teacher: str | None, length: int | None) -> None:
@@ -387,7 +400,7 @@ def _parser() -> argparse.ArgumentParser:
     teacher_options(evaluate, None, None)
 
     publish = command("publish", _publish, "Write a student as a folder that others can load",
-                      "The model, its card and, if asked for, the teacher and ONNX; nothing leaves this machine.")  # fmt: skip
+                      "The model, its card and, if asked for, the teacher and ONNX; nothing leaves this machine.", at_once=True)  # fmt: skip
     publish.add_argument("--student", required=True, help="folder of the student, as distill wrote it")
     publish.add_argument("--output", required=True, help="new or empty folder")
     publish.add_argument(
@@ -403,7 +416,7 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--licence", default="apache-2.0", help="as the hub abbreviates it")
 
     push = command("push", _push, "Send a published folder to the hub",
-                   "With the token of HF_TOKEN or of `hf auth login`; a new model is private unless you say --public.")  # fmt: skip
+                   "With the token of HF_TOKEN or of `hf auth login`; a new model is private unless you say --public.", at_once=True)  # fmt: skip
     push.add_argument("folder", help="what `workbench publish` wrote")
     push.add_argument("name", help="owner/name on the hub")
     push.add_argument("--dry-run", action="store_true", help="only list what would be sent")

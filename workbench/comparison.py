@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -125,16 +125,14 @@ def _json(value: object) -> object:
 
 def write_json(path: str | Path, content: dict) -> Path:
     """Write a report, whole or not at all."""
-    path, scratch = Path(path), None
+    path = Path(path)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-            scratch = Path(file.name)
-            json.dump(content, file, indent=2)
-            file.write("\n")
+        scratch.write_text(json.dumps(content, indent=2) + "\n")
         os.replace(scratch, path)
     except OSError as error:
-        if scratch:
+        with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)
         raise WorkbenchError(f"{path} cannot be written: {error.strerror or error}") from None
     return path

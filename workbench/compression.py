@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import faiss
 import numpy as np
 import pandas as pd
+import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -41,8 +42,8 @@ class Point:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise WorkbenchError(f"precision {self.precision!r}: choose from {', '.join(PRECISIONS)}")
-        if self.dimensions is not None and self.dimensions < 1:
-            raise WorkbenchError(f"{self.dimensions} dimensions: at least 1 is needed")
+        if self.dimensions is not None:
+            object.__setattr__(self, "dimensions", _whole("dimensions", self.dimensions))
 
     def of(self, width: int) -> Point:
         """Return this point for vectors of a width, or say why it has none there."""
@@ -82,7 +83,7 @@ class CompressedIndex:
         documents = checked(documents, "documents")
         self.width = documents.shape[1]
         self.point = (point or Point()).of(self.width)
-        self.space = dict(space or {})
+        self.space = _as_json(space or {})
         self._index = _empty(self.point)
         documents = truncate(documents, self.point.dimensions)
         if self.point.precision == "binary":
@@ -110,7 +111,8 @@ class CompressedIndex:
         Returns:
             Scores, float32, and positions, int64, both of shape (q, min(k, n)), best first.
         """
-        if space is not None and dict(space) != self.space:
+        space = None if space is None else _as_json(space)
+        if space is not None and space != self.space:
             other = [name for name in {**self.space, **space} if self.space.get(name) != space.get(name)]
             raise WorkbenchError(
                 f"the index was built in another space than the queries' ({', '.join(map(str, other))} differ): encode "
@@ -119,18 +121,17 @@ class CompressedIndex:
         queries = checked(queries, "queries")
         if queries.shape[1] != self.width:
             raise WorkbenchError(f"queries are {queries.shape[1]} wide and the index is of vectors {self.width} wide")
-        if k < 1 or candidates < 1:
-            raise WorkbenchError(f"k is {k} and candidates {candidates}: both must be at least 1")
-        queries, k = truncate(queries, self.point.dimensions), min(k, len(self))
+        k, candidates = min(_whole("k", k), len(self)), _whole("candidates", candidates)
+        queries = truncate(queries, self.point.dimensions)
         if self.point.precision != "binary":
-            scores, positions = self._index.search(self._as_documents(queries), k)
-            return scores, positions.astype(np.int64)
+            # faiss gives equal scores in any order; twice as many are found, so that the last place is fair too.
+            scores, found = self._index.search(self._as_documents(queries), min(2 * k, len(self)))
+            return _ordered(scores, found.astype(np.int64), k)
         _, found = self._index.search(_signs(queries), min(k * candidates, len(self)))
         codes = faiss.vector_to_array(self._index.xb).reshape(len(self), -1)
         signs = np.unpackbits(codes[found], axis=-1).astype(np.float32) * 2 - 1
         exact = np.einsum("qcd,qd->qc", signs, queries) / np.sqrt(self.point.dimensions)
-        order = np.argsort(-exact, axis=1, kind="stable")[:, :k]
-        return np.take_along_axis(exact, order, 1), np.take_along_axis(found, order, 1).astype(np.int64)
+        return _ordered(exact, found.astype(np.int64), k)
 
     def save(self, path: str | Path) -> Path:
         """Write codes, ranges and what they belong to into one safetensors file, whole or not at all."""
@@ -139,40 +140,36 @@ class CompressedIndex:
             tensors["ranges"] = faiss.vector_to_array(self._index.sq.trained)
         about = {"format": _FORMAT, "point": asdict(self.point), "width": self.width, "space": self.space}
         path = Path(path)
-        scratch = None
+        scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-                scratch = Path(file.name)
-            save_file(tensors, scratch, {"about": json.dumps(about)})
+            stated = json.dumps(about)
+            save_file(tensors, scratch, {"about": stated, "checksum": _checksum(stated, tensors)})
             os.replace(scratch, path)
         except (OSError, SafetensorError) as error:
-            if scratch:
-                scratch.unlink(missing_ok=True)
+            scratch.unlink(missing_ok=True)
             raise WorkbenchError(f"{path} cannot be written: {error}") from None
         return path
 
     @classmethod
     def load(cls, path: str | Path) -> CompressedIndex:
-        """Read an index that `save` wrote; anything else raises WorkbenchError."""
+        """Read an index that `save` wrote; anything else, and a damaged one, raises WorkbenchError."""
         try:
             with safe_open(path, "numpy") as file:
-                about = json.loads((file.metadata() or {}).get("about", "{}"))
-                codes, ranges = (file.get_tensor(n) if n in file.keys() else None for n in ("codes", "ranges"))  # noqa: SIM118
-        except (OSError, SafetensorError, json.JSONDecodeError) as error:
+                stated = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            about = json.loads(stated.get("about", "null"))
+            if not isinstance(about, dict) or about.get("format") != _FORMAT:
+                raise WorkbenchError(f"{path} is no index of this workbench")
+            if stated.get("checksum") != _checksum(stated["about"], tensors):
+                raise WorkbenchError(f"{path} is damaged: its checksum is another. Build it again from the vectors.")
+            index = cls.__new__(cls)
+            index.point, index.width, index.space = Point(**about["point"]), about["width"], about["space"]
+            index._index = _filled(index.point, tensors["codes"], tensors.get("ranges"))
+        except WorkbenchError:
+            raise
+        except Exception as error:  # a file can be wrong in more ways than its reader names
             raise WorkbenchError(f"{path} is no index that can be read: {error}") from None
-        if about.get("format") != _FORMAT or codes is None:
-            raise WorkbenchError(f"{path} is no index of this workbench (format {about.get('format')!r})")
-        index = cls.__new__(cls)
-        index.point, index.width, index.space = Point(**about["point"]), about["width"], about["space"]
-        wide = 2 * index.point.dimensions
-        if codes.shape[1:] != (index.point.bytes_per_document,) or (ranges is None) == (
-            index.point.precision == "int8"
-        ):
-            raise WorkbenchError(f"{path} is damaged: codes and what is said of them do not agree")
-        if ranges is not None and ranges.shape != (wide,):
-            raise WorkbenchError(f"{path} is damaged: {ranges.shape} ranges for {index.point.dimensions} dimensions")
-        index._index = _filled(index.point, codes, ranges)
         return index
 
     def _as_documents(self, queries: np.ndarray) -> np.ndarray:
@@ -182,8 +179,9 @@ class CompressedIndex:
 
 
 def truncate(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:
-    """Return the first dimensions of each row at unit norm, float32 of shape (n, dimensions)."""
-    return np.ascontiguousarray(unit(checked(vectors, "vectors")[:, :dimensions]))
+    """Return the first dimensions of each row at unit norm, float32 of shape (n, dimensions); None keeps all."""
+    vectors = checked(vectors, "vectors")
+    return np.ascontiguousarray(unit(vectors[:, : Point(dimensions).of(vectors.shape[1]).dimensions]))
 
 
 def principal_rotation(vectors: np.ndarray) -> np.ndarray:
@@ -207,9 +205,10 @@ def curve(
     query_ids: Sequence[str],
     document_ids: Sequence[str],
     sides: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    points: Sequence[Point],
+    points: Iterable[Point],
     *,
     timed: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Measure quality, size and query time of each point for each mode.
@@ -222,6 +221,7 @@ def curve(
         points: what to measure.
         timed: search times are measured among so many documents, the collection's repeated; among the
             collection's as they are if None. A small collection says little of a large one's times.
+        on_progress: called after each row with the rows done and the rows in all.
         seed: of the bootstrap.
 
     Returns:
@@ -232,17 +232,28 @@ def curve(
     """
     if "teacher" not in sides:
         raise WorkbenchError(f'sides has no "teacher", only {", ".join(sides) or "nothing"}')
-    if timed is not None and timed < 1:
-        raise WorkbenchError(f"timed is {timed}: search times need 1 document at least")
-    points = [point.of(documents.shape[1]) for _, documents in sides.values() for point in points]
-    whole = {"uncompressed": retrieval.score(qrels, query_ids, document_ids, *sides["teacher"])}
-    measured, about = {}, []
-    per_side = len(points) // len(sides)
+    sides = {mode: (checked(q, f"{mode}, queries"), checked(d, f"{mode}, documents")) for mode, (q, d) in sides.items()}
+    for mode, (queries, documents) in sides.items():
+        if (len(queries), len(documents)) != (len(query_ids), len(document_ids)):
+            raise WorkbenchError(
+                f"{mode} has {len(queries):,} queries and {len(documents):,} documents; there are ids for "
+                f"{len(query_ids):,} and {len(document_ids):,}"
+            )
     asked, searched = sides["teacher"]
-    timed = timed or len(searched)
-    query_ms = {point: _ms(point, asked, np.resize(searched, (timed, searched.shape[1]))) for point in set(points)}
-    for i, (mode, (queries, documents)) in enumerate(sides.items()):
-        for point in points[i * per_side : (i + 1) * per_side]:
+    points = list(points)
+    if not points:
+        raise WorkbenchError("there are no points to measure: give some, such as those of grid(width)")
+    points = {mode: list(dict.fromkeys(p.of(d.shape[1]) for p in points)) for mode, (_, d) in sides.items()}
+    timed = len(searched) if timed is None else _whole("timed", timed)
+    whole = {"uncompressed": retrieval.score(qrels, query_ids, document_ids, *sides["teacher"])}
+    if not whole["uncompressed"]["ndcg_at_10"].sum() > 0:
+        raise WorkbenchError(
+            "the teacher finds nothing that was judged: do the ids of the judgments fit the collection?"
+        )
+    query_ms = {point: _ms(point, asked, searched, timed) for point in points["teacher"]}
+    measured, about = {}, []
+    for mode, (queries, documents) in sides.items():
+        for point in points[mode]:
             index = CompressedIndex(documents, point)
             positions = index.search(queries)[1]
             label = f"{mode} {point.dimensions} {point.precision}"
@@ -253,9 +264,11 @@ def curve(
                     **asdict(point),
                     "bytes_per_document": point.bytes_per_document,
                     "documents": timed,
-                    "query_ms": query_ms[point],
+                    "query_ms": query_ms.get(point, np.nan),
                 }
             )
+            if on_progress:
+                on_progress(len(about), sum(map(len, points.values())))
     rows = retrieval.compare(whole | measured, teacher="uncompressed", seed=seed).iloc[1:].drop(columns="mode")
     return pd.concat([pd.DataFrame(about), rows.reset_index(drop=True)], axis=1)
 
@@ -267,7 +280,7 @@ def grid(width: int, least: int = 48) -> list[Point]:
         width: of the vectors.
         least: no point has fewer dimensions, but the whole width is always there.
     """
-    dimensions = [width]
+    dimensions = [_whole("width", width)]
     while dimensions[-1] % 2 == 0 and dimensions[-1] // 2 >= least:
         dimensions.append(dimensions[-1] // 2)
     return [Point(d, p) for p in PRECISIONS for d in dimensions if p != "binary" or d % 8 == 0]
@@ -296,14 +309,50 @@ def table(rows: pd.DataFrame) -> str:
     return wide.map("{:.1%}".format).reset_index().rename_axis(columns=None).to_string(index=False)
 
 
-def _ms(point: Point, queries: np.ndarray, documents: np.ndarray) -> float:
-    """Median milliseconds of a search for one query."""
-    index, times = CompressedIndex(documents, point), []
+def _ms(point: Point, queries: np.ndarray, documents: np.ndarray, timed: int) -> float:
+    """Median milliseconds of a search for one query among so many documents, the given ones repeated."""
+    try:
+        index = CompressedIndex(np.resize(documents, (timed, documents.shape[1])), point)
+    except (MemoryError, ValueError):
+        raise WorkbenchError(f"{timed:,} documents do not fit into memory: time fewer") from None
+    times = []
     for query in queries[:50]:
         started = time.perf_counter()
         index.search(query[None], 10)
         times.append(1000 * (time.perf_counter() - started))
     return float(np.median(times))
+
+
+def _ordered(scores: np.ndarray, found: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the k best, equal scores in the order of the documents."""
+    order = np.lexsort((found, -scores), axis=1)[:, :k]
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(found, order, 1)
+
+
+def _whole(name: str, value: object) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise WorkbenchError(f"{name} is {value!r}: a whole number is needed") from None
+    if number < 1:
+        raise WorkbenchError(f"{name} is {number}: at least 1 is needed")
+    return number
+
+
+def _as_json(space: Mapping) -> dict:
+    """Return what names a space as it comes back from a file."""
+    try:
+        return json.loads(json.dumps(dict(space)))
+    except (TypeError, ValueError) as error:
+        raise WorkbenchError(f"space must be JSON values, as a teacher's identity is: {error}") from None
+
+
+def _checksum(stated: str, tensors: Mapping[str, np.ndarray]) -> str:
+    digest = xxhash.xxh3_128(stated.encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
+        digest.update(np.ascontiguousarray(tensors[name]).data)
+    return digest.hexdigest()
 
 
 def _signs(vectors: np.ndarray) -> np.ndarray:

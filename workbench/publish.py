@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import importlib
 import json
 import logging
 import os
 import re
+import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 from huggingface_hub import HfApi, ModelCard
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
 from sentence_transformers.models import Dense, Normalize, Transformer
@@ -30,8 +34,15 @@ from workbench.vectors import orthogonal, unit
 
 FLOAT32, INT8, TOKENIZER, PROMPTS = "model.onnx", "model_int8.onnx", "tokenizer.json", "prompts.json"
 CARD = "README.md"
-_SENT = (".json", ".txt", ".md", ".model", ".safetensors", ".onnx")  # what a published folder is made of
+# What a published folder is made of, by the names that the libraries give.
+_SENT = re.compile(
+    r"README\.md|LICENSE|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|model(_int8)?\.onnx|"
+    r"(config|config_sentence_transformers|modules|router_config|sentence_bert_config|prompts|processor_config|"
+    r"tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|unigram)\.json|"
+    r"vocab\.txt|merges\.txt|sentencepiece\.bpe\.model|spiece\.model|tokenizer\.model"
+)
 TOKEN_BUDGET = 256  # padded tokens a run of onnxruntime; more is slower, for its activations leave the caches
+_ABANDONED_SECONDS = 3600
 _LEAST_COSINE = 0.999  # of an exported graph to the model that it was exported from
 _PROBES = ["wing", "How long should bread dough rest before it is baked?", "Interest is paid each month. " * 40]
 
@@ -263,26 +274,35 @@ def push(folder: str | Path, name: str, *, private: bool = True, dry_run: bool =
             name is none; the hub cannot be reached or refuses.
     """
     folder = Path(folder).expanduser().resolve()
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise ModelError(f"{name!r} is no name on the hub: owner/name is needed")
+    try:
+        validate_repo_id(name)
+        if "/" not in name:
+            raise HFValidationError
+    except HFValidationError:
+        raise ModelError(f"{name!r} is no name on the hub: owner/name is needed") from None
     if not folder.is_dir():
         raise ModelError(f"there is no folder {folder}: publish the student first")
     files = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     for path in files:
         if (
             path.is_symlink()
-            or path.suffix not in _SENT
+            or not _SENT.fullmatch(path.name)
             or any(p.startswith(".") for p in path.relative_to(folder).parts)
         ):
             raise ModelError(f"{path} is no part of a published model: nothing was sent")
     if not any(path.name == "modules.json" for path in files):
         raise ModelError(f"{folder} holds no published model")
+    for path in files:
+        if path.name == "tokenizer_config.json" and not list(path.parent.glob("model*.safetensors")):
+            raise ModelError(f"{path.parent} has no weights: publish the student again")
     try:
         card = ModelCard.load(folder / CARD)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # YAML has errors of its own
         raise ModelError(f"{folder / CARD} is no model card: {error}") from None
     if not card.data.eval_results:
         raise ModelError(f"{folder / CARD} states no results: publish the student with the reports of its evaluation")
+    if f'SentenceTransformer("{name}")' not in card.content:
+        warnings.warn(f"the code of the card loads another name than {name}: publish it with that name", stacklevel=2)
     listing = pd.DataFrame(
         {
             "file": [path.relative_to(folder).as_posix() for path in files],
@@ -366,7 +386,7 @@ def check_folder(folder: str | Path) -> Path:
         ModelError: something is there.
     """
     folder = Path(folder).expanduser().resolve()
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"{folder} is not empty: choose a new folder")
     return folder
 
@@ -377,10 +397,16 @@ def _whole_or_nothing(folder: str | Path) -> Iterator[Path]:
     folder = check_folder(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        for leftover in folder.parent.glob(f".{glob.escape(folder.name)}-publishing-*"):  # of a process that was killed
+            if time.time() - leftover.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(leftover, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-publishing-") as scratch:
             written = Path(scratch, "new")
             written.mkdir()
             yield written
+            readable = written.stat().st_mode & 0o666  # some libraries write files for their owner alone
+            for path in written.rglob("*"):
+                path.chmod(readable) if path.is_file() else None
             os.rename(written, folder)  # an empty folder of that name is replaced
     except OSError as error:
         raise ModelError(f"{folder} cannot be written: {error}") from None

@@ -38,7 +38,8 @@ def paired(teacher: np.ndarray, student: np.ndarray) -> tuple[np.ndarray, np.nda
 def unit(vectors: np.ndarray, name: str = "vectors") -> np.ndarray:
     """Return rows of norm 1 (a row of zeros stays), float32 of shape (n, d)."""
     vectors = checked(vectors, name)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))  # squares leave float32's range first
+    return vectors / np.maximum(norms, np.finfo(np.float32).tiny).astype(np.float32)[:, None]
 
 
 def orthogonal(rotation: np.ndarray, width: int) -> np.ndarray:

@@ -53,10 +53,19 @@ class TradeoffExplorer(View):
             raise WorkbenchError("there are no curves: give what compression.curve returned")
         for space, rows in curves.items():
             _check(space, rows)
+        whole = {"dimensions": int, "bytes_per_document": int, "documents": int}  # JSON may have made them floats
         self.table = pd.concat([rows.assign(space=str(space)) for space, rows in curves.items()], ignore_index=True)
+        self.table = self.table.astype(whole)
         modes = self.table["mode"].unique()
-        if unknown := set(encode_ms or {}) - set(modes):
-            raise WorkbenchError(f"encode_ms names {sorted(unknown)[0]!r}; the modes are {', '.join(modes)}")
+        if encode_ms is not None and set(encode_ms) != set(modes):
+            other = sorted(map(str, set(encode_ms) ^ set(modes)))
+            raise WorkbenchError(
+                f"encode_ms must have a time for each mode ({', '.join(modes)}) and no other: {other[0]!r}"
+            )
+        if not all(
+            isinstance(t, int | float | np.number) and np.isfinite(t) and t >= 0 for t in (encode_ms or {}).values()
+        ):
+            raise WorkbenchError("encode_ms must be milliseconds, numbers of at least 0")
         self._encode_ms = dict(encode_ms or {})
         spent = self.table["mode"].map(self._encode_ms).fillna(0.0)
         self.table["total_ms"] = self.table["query_ms"] + spent
@@ -206,25 +215,30 @@ class TradeoffExplorer(View):
         try:
             self.pick(**{name: control.value for name, control in self._controls.items()})
         except WorkbenchError as error:
+            self._set_controls()
             self.status.value = f'<span class="error">{shown(error)}</span>'
 
     def _pick(self, position: int) -> None:
         if position == self.position or self._busy:
             return
         before, self.position = (self.choice["space"] if self.position >= 0 else None), position
+        self._set_controls()
+        self.status.value = ""
+        self.answer.value = self._answer()
+        self._draw_front() if before != self.choice["space"] else self._ring()
+        self._draw_curves()
+
+    def _set_controls(self) -> None:
+        """Let controls and table say what is shown."""
         self._busy = True  # what is set here must not come back as a choice of its own
         try:
             for name, control in self._controls.items():
                 value = self.choice[name]
                 control.value = value.item() if isinstance(value, np.generic) else value
-            self.rows.selected = (position,)
-            self.rows.reveal(position)
+            self.rows.selected = (self.position,)
+            self.rows.reveal(self.position)
         finally:
             self._busy = False
-        self.status.value = ""
-        self.answer.value = self._answer()
-        self._draw_front() if before != self.choice["space"] else self._ring()
-        self._draw_curves()
 
     def _draw_front(self) -> None:
         """Every point of the space shown; the points of a mode that nothing cheaper beats are joined."""
@@ -329,13 +343,21 @@ def _check(space: object, rows: pd.DataFrame) -> None:
         raise WorkbenchError(
             f"{where} have the precision {sorted(map(str, unknown))[0]!r}: known are {', '.join(PRECISIONS)}"
         )
+    numbers = rows[[name for name in _NEEDED if name not in ("mode", "precision")]]
+    try:
+        numbers = numbers.to_numpy(dtype=float)
+    except (TypeError, ValueError):
+        raise WorkbenchError(
+            f"{where} have figures that are no numbers: give what compression.curve returned"
+        ) from None
+    if not np.isfinite(numbers).all() or (rows["dimensions"] % 1 != 0).any():
+        raise WorkbenchError(f"{where} have figures that are no numbers: was the teacher's nDCG@10 zero?")
+    if not rows["mode"].map(lambda mode: isinstance(mode, str)).all():
+        raise WorkbenchError(f"{where} have modes without a name")
     if rows.duplicated(["mode", "dimensions", "precision"]).any():
         raise WorkbenchError(
             f"{where} have a point twice: name the spaces, as in {{'as it is': rows, 'rotated': others}}"
         )
-    numbers = rows[["share_of_teacher", "bytes_per_document", "query_ms"]].to_numpy(dtype=float)
-    if not np.isfinite(numbers).all():
-        raise WorkbenchError(f"{where} have shares that are no numbers: was the teacher's nDCG@10 zero?")
 
 
 def _name(row: pd.Series) -> str:
