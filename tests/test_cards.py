@@ -93,10 +93,6 @@ def test_where_things_lay_stays_private(tmp_path):
 def test_hostile_names_stay_text():
     hostile = 'a/b"); import os; os.system("id")\n# Pwned <script>|'
     text = written(about=ABOUT | {"teacher_name": hostile, "base": hostile, "settings": {hostile: 1}}).text
-    assert (
-        "import os; os.system" not in text.split("## What it was")[0].replace("\\", "")
-        or "```python\nteacher" not in text
-    )
     assert "\n# Pwned" not in text and "<script>" not in text.replace("\\<script\\>", "")
     assert "teacher = SentenceTransformer" not in text  # no code is made of what is no name
 
