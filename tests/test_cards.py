@@ -97,6 +97,10 @@ def test_hostile_names_stay_text():
     assert "teacher = SentenceTransformer" not in text  # no code is made of what is no name
 
 
+def test_a_short_name_is_given_in_full():
+    assert ModelCard(written(about=ABOUT | {"base": "all-MiniLM-L6-v2"}).content).data.base_model == [models.MINILM]
+
+
 def test_lengths_are_the_models():
     assert "texts are cut to 32 tokens" in written(max_length=32).text
     assert "queries are cut to 32 tokens and documents to 96" in written(max_length=32, pair=True).text

@@ -13,7 +13,7 @@ import pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from workbench import comparison
+from workbench import comparison, models
 from workbench.corpora import Role
 from workbench.errors import ModelError
 
@@ -136,7 +136,7 @@ def _check(report: Mapping[str, object]) -> None:
 
 def _public(name: object) -> str:
     """Return a model's name, or what a folder is called: where it lay is nobody's business."""
-    name = str(name)
+    name = models.full_name(str(name))
     if name.startswith("hub:"):  # hub:NAME:COLUMN:ROLE, as the command line has it
         return name.split(":")[1]
     return name if _on_hub(name) else re.split(r"[\\/]", name.rstrip("/\\"))[-1]

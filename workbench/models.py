@@ -80,7 +80,7 @@ def resolve(name: str | Path, revision: str | None = None) -> ModelFiles:
         return ModelFiles(str(folder.resolve()), folder.resolve(), _fingerprint(folder))
     tried = [f"folder {folder}: does not exist"]
     name = str(name)
-    full = next((known for known in _PACKAGES if name in (known, known.partition("/")[2])), name)
+    full = full_name(name)
     if full in _PACKAGES and revision is None:
         path, problem = _from_packages(full)
         if path:
@@ -91,6 +91,11 @@ def resolve(name: str | Path, revision: str | None = None) -> ModelFiles:
         return ModelFiles(full, path, _fingerprint(path))
     tried.append(problem)
     raise ModelError(f"model {name!r} was not found. Tried:\n  - " + "\n  - ".join(tried))
+
+
+def full_name(name: str) -> str:
+    """Return the hub's name of a packaged model that goes by its short one; any other name as it is."""
+    return next((known for known in _PACKAGES if name in (known, known.partition("/")[2])), name)
 
 
 def load(name: str | Path | ModelFiles, *, device: str | None = None, trust_remote_code: bool = False):
