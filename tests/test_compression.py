@@ -49,6 +49,14 @@ def test_int8_uses_the_documents_ranges_for_queries():
     assert (outside <= np.maximum(np.abs(low), np.abs(high)) + step).all()
 
 
+def test_queries_are_rescored_in_blocks(monkeypatch):
+    index = CompressedIndex(DOCUMENTS, Point(precision="binary"))
+    at_once = index.search(QUERIES, 10)
+    monkeypatch.setattr("workbench.compression._BLOCK_VALUES", 3 * 100 * 64)
+    for before, after in zip(at_once, index.search(QUERIES, 10), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
 def test_rescoring_helps_binary_codes():
     exact = retrieval.search(QUERIES, DOCUMENTS, 10)[1]
     index = CompressedIndex(DOCUMENTS, Point(precision="binary"))

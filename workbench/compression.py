@@ -24,6 +24,7 @@ from workbench.vectors import checked, unit
 PRECISIONS = {"float32": 32, "float16": 16, "int8": 8, "binary": 1}  # bits a dimension
 _FORMAT = "workbench-index-1"
 _DEPTH = 100
+_BLOCK_VALUES = 20_000_000  # signs that are unpacked at once, 80 MB
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,11 @@ class CompressedIndex:
             return _ordered(scores, found.astype(np.int64), k)
         _, found = self._index.search(_signs(queries), min(k * candidates, len(self)))
         codes = faiss.vector_to_array(self._index.xb).reshape(len(self), -1)
-        signs = np.unpackbits(codes[found], axis=-1).astype(np.float32) * 2 - 1
-        exact = np.einsum("qcd,qd->qc", signs, queries) / np.sqrt(self.point.dimensions)
+        exact = np.empty(found.shape, dtype=np.float32)
+        block = max(1, _BLOCK_VALUES // (found.shape[1] * self.point.dimensions))
+        for rows in (slice(start, start + block) for start in range(0, len(queries), block)):
+            signs = np.unpackbits(codes[found[rows]], axis=-1).astype(np.float32) * 2 - 1
+            exact[rows] = np.einsum("qcd,qd->qc", signs, queries[rows]) / np.sqrt(self.point.dimensions)
         return _ordered(exact, found.astype(np.int64), k)
 
     def save(self, path: str | Path) -> Path:
