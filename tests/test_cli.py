@@ -71,6 +71,23 @@ def test_cache_distill_evaluate(home, tiny_model, other_tiny_model, capsys):
     assert rows[0]["share_of_teacher"] == 1 and all(0 <= row["ndcg_at_10"] <= 1 for row in rows)
 
 
+def test_a_recipe_decides_what_is_not_named(home, tiny_model, other_tiny_model, capsys):
+    arguments = distill_arguments(tiny_model, other_tiny_model)
+    assert cli.main([*arguments, "--recipe", "redact-mt", "--cycles", "1"]) == 0
+    about = student.statement(home / "student")
+    settings = about["settings"]
+    assert (settings["batch_size"], settings["learning_rate"], settings["epochs"], settings["cycles"]) == (
+        32,
+        1e-4,
+        1,
+        1,
+    )
+    model = student.load(home / "student")
+    assert not student.head_of(model).bias and model.prompts["query"].startswith("Represent this sentence")
+    assert cli.main([*arguments, "--recipe", "redact"]) == 1
+    assert "no recipe 'redact'; the nearest are redact-" in capsys.readouterr().err
+
+
 def test_evaluate_refuses_a_student_of_other_weights(home, tiny_model, other_tiny_model, capsys):
     assert cli.main(distill_arguments(tiny_model, other_tiny_model)) == 0
     assert cli.main(["evaluate", "--student", "student", "--teacher", str(tiny_model)]) == 1

@@ -10,7 +10,7 @@ from workbench.cache import TargetCache
 from workbench.corpora import Role
 from workbench.distill import distill, evaluate
 from workbench.paths import PROJECT, home
-from workbench.recipes import TOUR
+from workbench.recipes import REDACT_IR, REDACT_MT, TOUR
 from workbench.teachers import LocalTeacher
 
 pytestmark = pytest.mark.models
@@ -32,6 +32,15 @@ def test_the_models_are_the_published_ones():
         files = models.resolve(name.partition("/")[2])
         assert files.name == name and files == models.resolve(name)
         assert sum(p.numel() for p in models.load(files, device="cpu").parameters()) == parameters
+
+
+def test_the_papers_students_have_the_papers_sizes(tmp_path):
+    for recipe, width, parameters in ((REDACT_IR, 768, 22_861_056), (REDACT_MT, 1024, 22_958_592)):
+        model = student.build(recipe.base, width, bias=recipe.bias, device="cpu")
+        again = models.load(student.save(model, tmp_path / recipe.name), device="cpu")
+        for one in (model, again, student.load(tmp_path / recipe.name, device="cpu")):
+            assert sum(p.numel() for p in one.parameters()) == parameters
+        np.testing.assert_array_equal(again.encode(["a sail"]), model.encode(["a sail"]))
 
 
 def test_fast_teacher_vectors_are_the_float32_vectors(teacher):

@@ -10,12 +10,14 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from workbench import __version__
 from workbench.errors import CorpusError, DistillError, WorkbenchError
 from workbench.paths import PROJECT, home
 
+_SETTINGS = ("batch_size", "learning_rate", "epochs", "cycles", "seed")  # of a recipe that options can change
 TEXTS_HELP = (
     "texts to learn from: 'docstrings' (of the installed libraries), 'tutorial', a folder in BEIR layout (its "
     "documents; queries and judgments stay unseen), a .parquet or .jsonl file with the columns text and role, "
@@ -70,24 +72,23 @@ def _cache(options: argparse.Namespace, stop: threading.Event) -> None:
 
 
 def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
-    from workbench import models, student
-    from workbench.distill import Settings, distill, statement
+    from workbench import models, recipes, student
+    from workbench.distill import distill, statement
     from workbench.progress import TrainingBar
 
-    settings = Settings(
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        final_learning_rate=min(1e-5, options.learning_rate),
-        epochs=options.epochs,
-        cycles=options.cycles,
-        seed=options.seed,
-    )
+    recipe = recipes.recipe(options.recipe)
+    for name in ("teacher", "base", "max_length"):
+        setattr(options, name, getattr(options, name) or getattr(recipe, name))
+    changed = {name: value for name in _SETTINGS if (value := getattr(options, name)) is not None}
+    rate = changed.get("learning_rate", recipe.settings.learning_rate)
+    changed["final_learning_rate"] = min(recipe.settings.final_learning_rate, rate)
+    settings = replace(recipe.settings, **changed)
     output = student.check_folder(options.output)
     for option in ("base", "teacher"):
         if output == Path(getattr(options, option)).expanduser().resolve():
             raise DistillError(f"--output is the folder of the {option}: choose another one")
     texts = [text for text in _texts(options.texts, options.limit) if text.text.strip()]
-    teacher, cache = _teacher_and_cache(options)
+    teacher, cache = _teacher_and_cache(options, recipe.prompts)
     _fill(teacher, cache, texts, stop)
     if stop.is_set():
         return
@@ -97,9 +98,10 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
         options.base,
         cache.dimension,
         normalize=cache.identity["normalize"],
+        bias=recipe.bias,
         max_length=teacher.model.max_seq_length,
         prompts=cache.prompts,
-        seed=options.seed,
+        seed=settings.seed,
     )
     if options.start == "closed-form":
         student.warm_start(model, train, targets)
@@ -159,7 +161,9 @@ def _evaluate(options: argparse.Namespace, stop: threading.Event) -> None:
     options.teacher = options.teacher or about.get("teacher_name") or models.MPNET
     options.base = options.base or about.get("base") or models.MINILM
     options.max_length = options.max_length or model.max_seq_length
-    teacher, cache = _teacher_and_cache(options)
+    # A student has its teacher's prompts, which a recipe may have chosen.
+    prompts = {role: model.prompts.get(role) or "" for role in corpora.Role} if about else None
+    teacher, cache = _teacher_and_cache(options, prompts)
     learned_from = about.get("fingerprint")
     if learned_from not in (None, teacher.identity["fingerprint"]):
         raise WorkbenchError(f"{options.student} was distilled from {about['teacher_name']}, not from these weights")
@@ -287,11 +291,11 @@ def _lab(options: argparse.Namespace, stop: threading.Event) -> None:
     )
 
 
-def _teacher_and_cache(options: argparse.Namespace):
+def _teacher_and_cache(options: argparse.Namespace, prompts: dict[str, str] | None = None):
     from workbench.cache import TargetCache
     from workbench.teachers import LocalTeacher
 
-    teacher = LocalTeacher(options.teacher, max_length=options.max_length, precision=options.precision)
+    teacher = LocalTeacher(options.teacher, max_length=options.max_length, prompts=prompts, precision=options.precision)
     return teacher, TargetCache(options.cache or home() / "cache", teacher)
 
 
@@ -372,18 +376,23 @@ def _parser() -> argparse.ArgumentParser:
                       "Targets are cached first; stopped with Ctrl-C, the same command goes on where it was.")  # fmt: skip
     distill.add_argument("--texts", default="docstrings", help=TEXTS_HELP)
     distill.add_argument("--limit", type=_positive, help="use the first so many texts")
-    distill.add_argument("--base", default="all-MiniLM-L6-v2", help="the small model that the student starts from")
+    distill.add_argument(
+        "--recipe",
+        default="tour",
+        help="tour, redact-ir or redact-mt: what is not named below is the recipe's",
+    )
+    distill.add_argument("--base", help="the small model that the student starts from")
     distill.add_argument("--output", required=True, help="folder for the student")
     distill.add_argument(
         "--start", default="closed-form", choices=["closed-form", "random"], help="how the head starts"
     )
-    distill.add_argument("--epochs", type=_positive, default=2, help="passes over the texts in a cycle")
-    distill.add_argument("--cycles", type=_positive, default=1, help="how often the learning rate starts again")
-    distill.add_argument("--batch-size", type=_positive, default=16, help="texts a step, over all processes")
-    distill.add_argument("--learning-rate", type=float, default=3e-4, help="at the start of each cycle")
-    distill.add_argument("--seed", type=int, default=0, help="of batches and of a random head")
+    distill.add_argument("--epochs", type=_positive, help="passes over the texts in a cycle")
+    distill.add_argument("--cycles", type=_positive, help="how often the learning rate starts again")
+    distill.add_argument("--batch-size", type=_positive, help="texts a step, over all processes")
+    distill.add_argument("--learning-rate", type=float, help="at the start of each cycle")
+    distill.add_argument("--seed", type=int, help="of batches and of a random head")
     distill.add_argument("--fresh", action="store_true", help="start anew instead of from a checkpoint")
-    teacher_options(distill, "all-mpnet-base-v2", 128)
+    teacher_options(distill, None, None)
 
     evaluate = command("evaluate", _evaluate, "Compare a student with its teacher on a retrieval collection",
                        "Prints teacher, untrained base, student, and student on the teacher's documents.")  # fmt: skip

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def build(
     seed: int = 0,
     device: str | None = None,
 ) -> SentenceTransformer:
-    """Build a student: the base's transformer, mean pooling, a linear head, Normalize if asked.
+    """Build a student: the base's transformer without pooler, mean pooling, a linear head, Normalize if asked.
 
     The head starts at random (see `warm_start` for the closed form) and is a module of the model,
     so that it is saved with it. Mean pooling follows the paper, which found it better than CLS, last
@@ -64,6 +65,7 @@ def build(
     if not 3 <= max_length <= limit:
         raise ModelError(f"max_length {max_length}: {base} takes from 3 to {limit} tokens")
     transformer.max_seq_length = max_length
+    _drop_pooler(transformer)
     width = transformer.get_embedding_dimension()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -263,7 +265,19 @@ def load(folder: str | Path, *, device: str | None = None) -> SentenceTransforme
     """
     student = models.load(folder, device=device)
     head_of(student)
+    _drop_pooler(student[0])
     return student
+
+
+def _drop_pooler(transformer: Transformer) -> None:
+    """Leave out BERT's pooler, which mean pooling never asks: the paper's parameter counts have none either."""
+    backbone = transformer.model
+    if getattr(backbone, "pooler", None) is None or "add_pooling_layer" not in signature(type(backbone)).parameters:
+        return
+    backbone.pooler = None
+    # Saved with the module, so that loading makes no pooler either.
+    transformer.model_args = {"add_pooling_layer": False}
+    transformer.config_keys = [*transformer.config_keys, "model_args"]
 
 
 def ridge(
