@@ -168,7 +168,8 @@ pd.DataFrame(
 # ## 6.7 Shorter for good
 #
 # sentence-transformers does not save `truncate_dim`. A model that is shortened loads at its new width everywhere. Teacher
-# and student are turned and cut alike, so that they still share a space.
+# and student are turned and cut alike, so that they still share a space. Six hundred texts are few to find 768
+# directions by; for a model that you ship, take several times as many as there are dimensions.
 
 # %%
 rotation = compression.principal_rotation(cache.targets(corpus.train[:600])[:])
