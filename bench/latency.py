@@ -112,10 +112,9 @@ def share(collection: corpora.Collection, exact: Encode, int8: Encode) -> dict:
     row = retrieval.compare(scores).set_index("mode").loc["int8"]
     return {
         "collection": collection.name,
-        **{
-            name: float(row[f"share_{end}"])
-            for name, end in (("share", "of_teacher"), ("low", "low"), ("high", "high"))
-        },
+        "share": float(row["share_of_teacher"]),
+        "low": float(row["share_low"]),
+        "high": float(row["share_high"]),
         "cosine_min": float(min((a * b).sum(1).min() for a, b in zip(*vectors.values(), strict=True))),
     }
 

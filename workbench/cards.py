@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -75,48 +76,48 @@ def card(
     names = [report["collection"] for report in results]
     if len(set(names)) < len(names):
         raise ModelError(f"two reports are of one collection ({', '.join(sorted(names))}): give one of each")
+    moved = shortened or bool(about.get("rotated"))
+    with _readable("the statement, a report or the latency is not as it was written", "make it anew"):
+        teacher, base = _public(about["teacher_name"]), _public(about["base"])
+        sections = [
+            _summary(name, teacher, base, int(dimension), max_length, about, pair),
+            _loading(name, teacher, about, pair, onnx, moved),
+            _worth(results, about, moved),
+            _compression(results),
+            _speed(latency or {}),
+            _making(teacher, base, about),
+            _limits(results, about),
+        ]
+        on_hub = [one for one in ((base, teacher) if pair else (base,)) if _on_hub(one)]
+        texts = str(about.get("texts") or "")
+        data = ModelCardData(
+            language=language,
+            license=licence,
+            library_name="sentence-transformers",
+            pipeline_tag="sentence-similarity",
+            tags=["sentence-transformers", "feature-extraction", "knowledge-distillation", "retrieval"]
+            + (["onnx"] if onnx else []),
+            base_model=on_hub or None,
+            datasets=[_public(texts)] if texts.startswith("hub:") else None,
+            model_name=name.rpartition("/")[2],
+            eval_results=_eval_results(results, pair),
+            metrics=["ndcg"],
+        )
+        return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(part for part in sections if part) + "\n")
+
+
+@contextmanager
+def _readable(problem: str, advice: str) -> Iterator[None]:
+    """Turn whatever malformed JSON makes its reader stumble over into a problem that a user can act on."""
     try:
-        return _written(about, results, name, int(dimension), max_length, pair, onnx, latency or {}, licence, language,
-                        shortened or bool(about.get("rotated")))  # fmt: skip
+        yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"the statement, a report or the latency is not as it was written ({type(error).__name__}: {error}): "
-            "make it anew"
-        ) from None
-
-
-def _written(about, results, name, dimension, max_length, pair, onnx, latency, licence, language, moved) -> ModelCard:
-    teacher, base = _public(about["teacher_name"]), _public(about["base"])
-    sections = [
-        _summary(name, teacher, base, dimension, max_length, about, pair),
-        _loading(name, teacher, about, pair, onnx, moved),
-        _worth(results, about, moved),
-        _compression(results),
-        _speed(latency),
-        _making(teacher, base, about),
-        _limits(results, about),
-    ]
-    on_hub = [one for one in ((base, teacher) if pair else (base,)) if _on_hub(one)]
-    texts = str(about.get("texts") or "")
-    data = ModelCardData(
-        language=language,
-        license=licence,
-        library_name="sentence-transformers",
-        pipeline_tag="sentence-similarity",
-        tags=["sentence-transformers", "feature-extraction", "knowledge-distillation", "retrieval"]
-        + (["onnx"] if onnx else []),
-        base_model=on_hub or None,
-        datasets=[texts.split(":")[1]] if texts.startswith("hub:") else None,
-        model_name=name.rpartition("/")[2],
-        eval_results=_eval_results(results, pair),
-        metrics=["ndcg"],
-    )
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(part for part in sections if part) + "\n")
+        raise ModelError(f"{problem} ({type(error).__name__}: {error}): {advice}") from None
 
 
 def _check(report: Mapping[str, object]) -> None:
     what = report.get("collection", "a report") if isinstance(report, Mapping) else "a report"
-    try:
+    with _readable(f"{what} is no comparison of teacher and student", "give what `workbench evaluate` wrote"):
         modes = {row["mode"] for row in report["rows"]}
         shares = [row[name] for row in report["rows"] for name in ("share_of_teacher", "share_low", "share_high")]
         figures = [row["ndcg_at_10"] for row in report["rows"]] + [share for share in shares if share is not None]
@@ -125,11 +126,6 @@ def _check(report: Mapping[str, object]) -> None:
             raise ValueError("a name and numbers are needed")
         if not all(0 <= row["ndcg_at_10"] <= 1 for row in report["rows"]):
             raise ValueError("nDCG@10 lies between 0 and 1")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"{what} is no comparison of teacher and student ({type(error).__name__}: {error}): give what "
-            "`workbench evaluate` wrote"
-        ) from None
     if missing := {"teacher", "standard", "asymmetric"} - modes:
         raise ModelError(f"{what} is no comparison of teacher and student: it has no row for {sorted(missing)[0]}")
 
@@ -168,21 +164,20 @@ def _summary(
 
 
 def _loading(name: str, teacher: str, about: Mapping, pair: bool, onnx: bool, moved: bool) -> str:
-    texts = 'queries = ["how does a sail work?"]\ndocuments = ["Wind flows faster over the curved side of a sail."]'
-    if pair:
-        parts = [
-            "## How to load it\n\nWith sentence-transformers 6 or later. `encode_query` is the student, `encode_document` the teacher.\n\n```python\n"
-            "from sentence_transformers import SentenceTransformer\n\n"
-            f'model = SentenceTransformer("{name}")\n{texts}\n'
-            "model.similarity(model.encode_query(queries), model.encode_document(documents))\n```"
-        ]
-    else:
-        parts = [
-            "## How to load it\n\nWith sentence-transformers 6 or later. The student on both sides:\n\n```python\n"
-            "from sentence_transformers import SentenceTransformer\n\n"
-            f'student = SentenceTransformer("{name}")\n{texts}\n'
-            "student.similarity(student.encode_query(queries), student.encode_document(documents))\n```"
-        ]
+    variable, sides = (
+        ("model", "`encode_query` is the student, `encode_document` the teacher.")
+        if pair
+        else ("student", "The student on both sides:")
+    )
+    parts = [
+        f"## How to load it\n\nWith sentence-transformers 6 or later. {sides}\n\n```python\n"
+        "from sentence_transformers import SentenceTransformer\n\n"
+        f'{variable} = SentenceTransformer("{name}")\n'
+        'queries = ["how does a sail work?"]\n'
+        'documents = ["Wind flows faster over the curved side of a sail."]\n'
+        f"{variable}.similarity({variable}.encode_query(queries), {variable}.encode_document(documents))\n```"
+    ]
+    if not pair:
         length = int(about["teacher"]["max_length"])
         if _on_hub(teacher) and not moved:
             parts.append(

@@ -87,6 +87,8 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
     for option in ("base", "teacher"):
         if output == Path(getattr(options, option)).expanduser().resolve():
             raise DistillError(f"--output is the folder of the {option}: choose another one")
+    base = models.resolve(options.base).name  # a base that is not there is noticed before anything is encoded
+    source = str(Path(options.texts).resolve()) if Path(options.texts).exists() else options.texts
     texts = [text for text in _texts(options.texts, options.limit) if text.text.strip()]
     teacher, cache = _teacher_and_cache(options, recipe.prompts)
     _fill(teacher, cache, texts, stop)
@@ -125,8 +127,8 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
         cache,
         train,
         teacher=teacher.name,
-        base=models.resolve(options.base).name,
-        source=str(Path(options.texts).resolve()) if Path(options.texts).exists() else options.texts,
+        base=base,
+        source=source,
         start=options.start,
         settings=settings,
         result=result,
@@ -211,7 +213,7 @@ def _publish(options: argparse.Namespace, stop: threading.Event) -> None:
     fingerprint = models.resolve(options.student).fingerprint
     reports = [_report(path, fingerprint) for path in options.results]
     # Its space is the teacher's, but turned or cut: the teacher as it is has no place beside it.
-    moved = bool(about.get("rotated")) or len(list(model.children())) > 4
+    moved = bool(about.get("rotated")) or publish.is_shortened(model)
     if options.pair and moved:
         raise WorkbenchError(
             f"{options.student} was turned or shortened: shorten the teacher alike and call publish.save_pair in Python"

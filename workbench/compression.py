@@ -254,7 +254,11 @@ def curve(
         raise WorkbenchError(
             "the teacher finds nothing that was judged: do the ids of the judgments fit the collection?"
         )
-    query_ms = {point: _ms(point, asked, searched, timed) for point in points["teacher"]}
+    try:
+        repeated = np.resize(searched, (timed, searched.shape[1]))
+        query_ms = {point: _ms(CompressedIndex(repeated, point), asked) for point in points["teacher"]}
+    except (MemoryError, ValueError):
+        raise WorkbenchError(f"{timed:,} documents do not fit into memory: time fewer") from None
     measured, about = {}, []
     for mode, (queries, documents) in sides.items():
         for point in points[mode]:
@@ -313,12 +317,8 @@ def table(rows: pd.DataFrame) -> str:
     return wide.map("{:.1%}".format).reset_index().rename_axis(columns=None).to_string(index=False)
 
 
-def _ms(point: Point, queries: np.ndarray, documents: np.ndarray, timed: int) -> float:
-    """Median milliseconds of a search for one query among so many documents, the given ones repeated."""
-    try:
-        index = CompressedIndex(np.resize(documents, (timed, documents.shape[1])), point)
-    except (MemoryError, ValueError):
-        raise WorkbenchError(f"{timed:,} documents do not fit into memory: time fewer") from None
+def _ms(index: CompressedIndex, queries: np.ndarray) -> float:
+    """Median milliseconds of a search for one query."""
     times = []
     for query in queries[:50]:
         started = time.perf_counter()

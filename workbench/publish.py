@@ -63,10 +63,7 @@ def save_student(
     Raises:
         ModelError: as `save_onnx`; the folder is not empty or cannot be written to.
     """
-    with _whole_or_nothing(folder) as scratch:
-        student.save_pretrained(str(scratch), create_model_card=False)
-        _add(scratch, student, card, onnx)
-    return Path(folder)
+    return _release(student, student, folder, card, onnx)
 
 
 def save_pair(
@@ -103,18 +100,21 @@ def save_pair(
         prompts=dict(student.prompts if prompts is None else prompts),
         similarity_fn_name="cosine",
     )
+    return _release(pair, student, folder, card, onnx)
+
+
+def _release(
+    model: SentenceTransformer, student: SentenceTransformer, folder: str | Path, card: ModelCard | None, onnx: bool
+) -> Path:
+    """Save a model with its card and, if asked for, the student in it as ONNX."""
     with _whole_or_nothing(folder) as scratch:
-        pair.save_pretrained(str(scratch), create_model_card=False)
-        _add(scratch, student, card, onnx)
+        model.save_pretrained(str(scratch), create_model_card=False)
+        if onnx:
+            (scratch / ONNX_FOLDER).mkdir()
+            _write_onnx(student, scratch / ONNX_FOLDER, int8=True)
+        if card is not None:
+            (scratch / CARD).write_text(card.content, encoding="utf-8")
     return Path(folder)
-
-
-def _add(folder: Path, student: SentenceTransformer, card: ModelCard | None, onnx: bool) -> None:
-    if onnx:
-        (folder / ONNX_FOLDER).mkdir()
-        _write_onnx(student, folder / ONNX_FOLDER, int8=True)
-    if card is not None:
-        (folder / CARD).write_text(card.content, encoding="utf-8")
 
 
 def shortened(
@@ -148,6 +148,11 @@ def shortened(
         prompts=dict(model.prompts),
         similarity_fn_name="cosine",
     )
+
+
+def is_shortened(student: SentenceTransformer) -> bool:
+    """Say whether `shortened` made this student: it has modules behind head and Normalize."""
+    return len(list(student.children())) > 4
 
 
 def save_onnx(model: SentenceTransformer, folder: str | Path, *, int8: bool = True) -> Path:
@@ -406,7 +411,8 @@ def _whole_or_nothing(folder: str | Path) -> Iterator[Path]:
             yield written
             readable = written.stat().st_mode & 0o666  # some libraries write files for their owner alone
             for path in written.rglob("*"):
-                path.chmod(readable) if path.is_file() else None
+                if path.is_file():
+                    path.chmod(readable)
             os.rename(written, folder)  # an empty folder of that name is replaced
     except OSError as error:
         raise ModelError(f"{folder} cannot be written: {error}") from None
