@@ -17,11 +17,12 @@ from workbench import __version__
 from workbench.errors import CorpusError, DistillError, WorkbenchError
 from workbench.paths import PROJECT, home
 
+SAMPLE_HELP = "draw so many texts from a folder of files, evenly from each file and role"
 _SETTINGS = ("batch_size", "learning_rate", "epochs", "cycles", "seed")  # of a recipe that options can change
 TEXTS_HELP = (
     "texts to learn from: 'docstrings' (of the installed libraries), 'tutorial', a folder in BEIR layout (its "
-    "documents; queries and judgments stay unseen), a .parquet or .jsonl file with the columns text and role, "
-    "or hub:NAME:COLUMN:ROLE for a data set of the hub"
+    "documents; queries and judgments stay unseen), a .parquet or .jsonl file with the columns text and role, a "
+    "folder of such files, or hub:NAME:COLUMN:ROLE for a data set of the hub"
 )
 
 
@@ -63,7 +64,7 @@ def _demo(options: argparse.Namespace, stop: threading.Event) -> None:
 
 def _cache(options: argparse.Namespace, stop: threading.Event) -> None:
     teacher, cache = _teacher_and_cache(options)
-    texts = _texts(options.texts, options.limit)
+    texts = _texts(options.texts, options.limit, options.sample)
     if options.dry_run:
         print(cache.plan(list(texts)))
         return
@@ -89,13 +90,8 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
             raise DistillError(f"--output is the folder of the {option}: choose another one")
     base = models.resolve(options.base).name  # a base that is not there is noticed before anything is encoded
     source = str(Path(options.texts).resolve()) if Path(options.texts).exists() else options.texts
-    texts = [text for text in _texts(options.texts, options.limit) if text.text.strip()]
+    texts = [text for text in _texts(options.texts, options.limit, options.sample) if text.text.strip()]
     teacher, cache = _teacher_and_cache(options, recipe.prompts)
-    _fill(teacher, cache, texts, stop)
-    if stop.is_set():
-        return
-    kept_out, train = _split(texts, cache)
-    targets = cache.targets(train)
     model = student.build(
         options.base,
         cache.dimension,
@@ -105,6 +101,14 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
         prompts=cache.prompts,
         seed=settings.seed,
     )
+    if options.dry_run:
+        _plan(options, recipe, settings, texts, teacher, cache, model)
+        return
+    _fill(teacher, cache, texts, stop)
+    if stop.is_set():
+        return
+    kept_out, train = _split(texts, cache)
+    targets = cache.targets(train)
     if options.start == "closed-form":
         student.warm_start(model, train, targets)
     # Hidden, and named after the output, so that it is found again and never taken for the student.
@@ -141,6 +145,105 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
 
     shutil.rmtree(checkpoints.parent, ignore_errors=True)
     print(f"student saved to {options.output} (held-out loss {result.best_loss:.4f} at step {result.best_step:,})")
+
+
+def _plan(options, recipe, settings, texts, teacher, cache, model) -> None:
+    from workbench import plans
+
+    if options.speeds:
+        device, *speeds = options.speeds.rsplit(":", 2)
+        try:
+            speeds = plans.Speeds(device, *map(float, speeds))
+        except (TypeError, ValueError):
+            raise DistillError(f"--speeds {options.speeds}: expected DEVICE:TEACHER:STUDENT, texts a second") from None
+    else:
+        print("Timing teacher and student on some of the texts ...", file=sys.stderr, flush=True)
+        speeds = plans.measure(teacher, model, texts, settings)
+    stored = cache.plan(texts)
+    print(f"recipe   {recipe.name}: {options.teacher} to a student of {options.base}, {options.max_length} tokens")
+    print(plans.plan(settings, speeds, stored.unique, cache.dimension, stored.missing))
+    print("Nothing was stored.")
+
+
+def _fetch(options: argparse.Namespace, stop: threading.Event) -> None:
+    from tqdm import tqdm
+
+    from workbench import mixtures
+
+    total = sum(source.texts for source in mixtures.PAPER)
+    if options.dry_run:
+        for source in mixtures.PAPER:
+            there = " (fetched)" if (Path(options.output) / f"{source.name}.parquet").is_file() else ""
+            print(f"{source.texts:>9,}  {source.role.value:<8}  {source.name}{there}")
+        print(f"{total:>9,}  in all, of the hub; nothing was fetched")
+        return
+    done: dict[str, int] = {}
+    with tqdm(total=total, unit=" texts") as bar:
+
+        def show(source: mixtures.Source, texts: int) -> None:
+            done[source.name] = texts
+            bar.set_description(source.data, refresh=False)
+            bar.update(sum(done.values()) - bar.n)
+
+        mixtures.fetch(mixtures.PAPER, options.output, on_progress=show, stop=stop)
+    print(f"the texts are in {options.output}: workbench distill --texts {options.output}")
+
+
+def _benchmark(options: argparse.Namespace, stop: threading.Event) -> None:
+    from tqdm import tqdm
+
+    from workbench import benchmark, comparison, models, student, tasks
+    from workbench.corpora import Role
+
+    folder = Path(options.results or home() / "benchmarks")
+    found = tasks.tasks(options.tasks, options.split)
+    model = student.load(options.student)
+    about = student.statement(options.student)
+    if about.get("rotated"):
+        raise WorkbenchError(f"{options.student} learnt a turned space, in which the teacher's vectors have no place")
+    options.teacher = options.teacher or about.get("teacher_name") or models.MPNET
+    options.max_length = options.max_length or model.max_seq_length
+    prompts = {role: model.prompts.get(role) or "" for role in Role} if about else None
+    teacher, cache = _teacher_and_cache(options, prompts)
+    if about.get("fingerprint") not in (None, teacher.identity["fingerprint"]):
+        raise WorkbenchError(f"{options.student} was distilled from {about['teacher_name']}, not from these weights")
+    name = Path(options.student).resolve().name
+    base = models.load(options.base or about.get("base") or models.MINILM)
+    for one in (model, base, *(others := [models.load(each) for each in options.model])):
+        positions = getattr(one[0].model.config, "max_position_embeddings", options.max_length)
+        one.max_seq_length = min(options.max_length, positions)
+    large = benchmark.of_teacher(teacher, cache)
+    small = benchmark.of_model(model, "standard", name)
+    entrants = [
+        large,
+        benchmark.of_model(base, "base"),
+        small,
+        benchmark.of_pair(small, large),
+        *(benchmark.of_model(other, each) for other, each in zip(others, options.model, strict=True)),
+    ]
+    with tqdm(total=len(entrants) * len(found), unit=" evaluations") as bar:
+
+        def show(progress: benchmark.Progress) -> None:
+            bar.update(progress.done - bar.n)
+            if progress.task:
+                bar.set_postfix_str(f"{progress.label} on {progress.task}, {progress.texts:,} texts")
+
+        outcomes = benchmark.run(entrants, found, folder, on_progress=show, stop=stop)
+    shown = benchmark.scores(outcomes)
+    differences = benchmark.differences(outcomes)
+    print(f"\n{shown.round(4).to_string()}\n\n{benchmark.share_table(differences)}\n")
+    print(benchmark.by_kind(outcomes).round(4).to_string())
+    path = comparison.write_json(
+        options.json or home() / "benchmark.json",
+        {
+            "student": str(options.student),
+            "max_length": options.max_length,
+            "scores": comparison.as_rows(shown.reset_index()),
+            "differences": comparison.as_rows(differences),
+            "by_kind": comparison.as_rows(benchmark.by_kind(outcomes).rename_axis("kind").reset_index()),
+        },
+    )
+    print(f"\nwritten to {path}; results in mteb's format are in {folder / 'results'}")
 
 
 def _evaluate(options: argparse.Namespace, stop: threading.Event) -> None:
@@ -308,11 +411,19 @@ def _fill(teacher, cache, texts, stop):
         return cache.fill(teacher, texts, on_plan=bar.plan, on_progress=bar.progress, stop=stop)
 
 
-def _texts(source: str, limit: int | None) -> Iterable:
+def _texts(source: str, limit: int | None, sample: int | None = None) -> Iterable:
     """Turn the --texts option into texts: a list where it is small, a stream where it may not be."""
     from itertools import islice
 
     from workbench import corpora
+
+    folder = Path(source).is_dir() and not (Path(source) / "corpus.jsonl").exists()
+    if sample is not None:
+        if limit is not None or not folder:
+            raise CorpusError("--sample draws from a folder of .parquet or .jsonl files, and without --limit")
+        return corpora.sample(source, sample)
+    if folder and any(path.suffix in (".parquet", ".jsonl", ".ndjson") for path in Path(source).iterdir()):
+        return islice(corpora.read_folder(source), limit)
 
     if source.startswith("hub:"):
         try:
@@ -371,6 +482,7 @@ def _parser() -> argparse.ArgumentParser:
                     "Can be stopped and repeated at any time: what is stored is never encoded again.")  # fmt: skip
     cache.add_argument("--texts", default="docstrings", help=TEXTS_HELP)
     cache.add_argument("--limit", type=_positive, help="use the first so many texts")
+    cache.add_argument("--sample", type=_positive, help=SAMPLE_HELP)
     cache.add_argument("--dry-run", action="store_true", help="only say how many texts are missing")
     teacher_options(cache, "all-mpnet-base-v2", 128)
 
@@ -378,6 +490,13 @@ def _parser() -> argparse.ArgumentParser:
                       "Targets are cached first; stopped with Ctrl-C, the same command goes on where it was.")  # fmt: skip
     distill.add_argument("--texts", default="docstrings", help=TEXTS_HELP)
     distill.add_argument("--limit", type=_positive, help="use the first so many texts")
+    distill.add_argument("--sample", type=_positive, help=SAMPLE_HELP)
+    distill.add_argument(
+        "--dry-run", action="store_true", help="only say what it would take, from a minute's timing on this machine"
+    )
+    distill.add_argument(
+        "--speeds", metavar="DEVICE:TEACHER:STUDENT", help="with --dry-run: texts a second of another device instead"
+    )
     distill.add_argument(
         "--recipe",
         default="tour",
@@ -409,6 +528,28 @@ def _parser() -> argparse.ArgumentParser:
         "--json", help="where to write the table (default: evaluate-NAME.json in the workbench's folder)"
     )
     teacher_options(evaluate, None, None)
+
+    bench = command("benchmark", _benchmark, "Run teacher, base, student and pair on tasks of mteb",
+                    "Tasks by name need the hub; folders on this machine do not. Finished evaluations are kept, and the "
+                    "same command goes on from there.")  # fmt: skip
+    bench.add_argument("--student", required=True, help="folder of the student")
+    bench.add_argument(
+        "--tasks", nargs="+", required=True, metavar="TASK",
+        help="tasks or benchmarks by mteb's names (SciFact, BEIR, 'MTEB(eng, v2)'), or folders in the layouts of the README",
+    )  # fmt: skip
+    bench.add_argument("--split", default="test", help="of the folders")
+    bench.add_argument(
+        "--model", action="append", default=[], help="another sentence-transformers model to compare with"
+    )
+    bench.add_argument("--base", help="the untrained model (default: what the student started from)")
+    bench.add_argument("--results", help="folder for mteb's results (default: benchmarks/ in the workbench's folder)")
+    bench.add_argument("--json", help="where to write the tables (default: benchmark.json in the workbench's folder)")
+    teacher_options(bench, None, None)
+
+    fetch = command("fetch", _fetch, "Fetch the paper's mixture of texts from the hub",
+                    "A file for each source; stopped or cut off, the same command goes on with the source at work.")  # fmt: skip
+    fetch.add_argument("--output", required=True, help="folder for the texts")
+    fetch.add_argument("--dry-run", action="store_true", help="only list the sources")
 
     publish = command("publish", _publish, "Write a student as a folder that others can load",
                       "The model, its card and, if asked for, the teacher and ONNX; nothing leaves this machine.", at_once=True)  # fmt: skip

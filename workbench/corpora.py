@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import heapq
 import importlib.util
 import json
 import re
@@ -125,7 +126,7 @@ def beir(folder: str | Path, split: str = "test") -> Collection:
         raise CorpusError(f"no collection at {folder}: there is no such folder")
     documents: dict[str, str] = {}
     blank = 0
-    for where, row in _json_lines(folder / "corpus.jsonl"):
+    for where, row in json_lines(folder / "corpus.jsonl"):
         identifier = _identifier(where, row, documents)
         title, text = _string(where, row, "title", ""), _string(where, row, "text")
         documents[identifier] = f"{title} {text}".strip()
@@ -134,7 +135,7 @@ def beir(folder: str | Path, split: str = "test") -> Collection:
         warnings.warn(f"{folder.name}: {blank} of {len(documents):,} documents are empty", stacklevel=2)
     queries: dict[str, str] = {}
     metadata: dict[str, dict] = {}
-    for where, row in _json_lines(folder / "queries.jsonl"):
+    for where, row in json_lines(folder / "queries.jsonl"):
         identifier = _identifier(where, row, queries)
         queries[identifier] = _string(where, row, "text").strip()
         metadata[identifier] = row.get("metadata") or {}
@@ -160,7 +161,7 @@ def read_texts(path: str | Path) -> Iterator[Text]:
     if path.suffix == ".parquet":
         rows = _parquet_rows(path)
     elif path.suffix in (".jsonl", ".ndjson"):
-        rows = _json_lines(path)
+        rows = json_lines(path)
     else:
         raise CorpusError(f"{path}: texts are read from .parquet or .jsonl files")
     blank = 0
@@ -175,6 +176,62 @@ def read_texts(path: str | Path) -> Iterator[Text]:
             raise CorpusError(f"{where}: {error}") from None
     if blank:
         warnings.warn(f"{path}: skipped {blank:,} blank texts", stacklevel=2)
+
+
+def read_folder(folder: str | Path) -> Iterator[Text]:
+    """Stream the texts of all .parquet and .jsonl files of a folder, file after file; see `read_texts`.
+
+    Raises:
+        CorpusError: there is no such file, or one is unusable.
+    """
+    for path in text_files(folder):
+        yield from read_texts(path)
+
+
+def text_files(folder: str | Path) -> list[Path]:
+    """Return the files that `read_folder` reads, by name.
+
+    Raises:
+        CorpusError: there is none.
+    """
+    folder = Path(folder)
+    paths = sorted(p for p in folder.glob("*") if p.suffix in (".parquet", ".jsonl", ".ndjson") and p.name[0] != ".")
+    if not paths:
+        raise CorpusError(f"no texts in {folder}: neither .parquet nor .jsonl files are there")
+    return paths
+
+
+def sample(folder: str | Path, count: int, seed: int = 0) -> list[Text]:
+    """Draw texts evenly from the files of a folder and the roles in each, shuffled.
+
+    A large source cannot crowd out a small one: each gives the same number as long as it lasts. A larger
+    `count` draws the same texts and more, so that what was made of them is of use again.
+
+    Args:
+        folder: see `read_folder`; it is read as a whole.
+        count: how many texts to draw; all of them if there are fewer.
+        seed: of the draw.
+
+    Raises:
+        CorpusError: as `read_folder`.
+    """
+    if count < 1:
+        raise CorpusError(f"{count} texts: at least 1 is needed")
+    groups: dict[tuple[str, Role], dict[str, Text]] = {}
+    for path in text_files(folder):
+        for text in read_texts(path):
+            groups.setdefault((path.name, text.role), {})[text.text] = text  # each text once
+
+    def place(text: Text) -> bytes:
+        return hashlib.sha256(f"{seed}\0{text.role}\0{text.text}".encode()).digest()
+
+    left, drawn = count, []
+    smallest_first = sorted(groups.values(), key=len)
+    for index, group in enumerate(smallest_first):
+        share = -(-left // (len(smallest_first) - index))
+        drawn += heapq.nsmallest(min(share, left), group.values(), key=place)
+        left = count - len(drawn)
+    return sorted(drawn, key=place)
 
 
 def hub_texts(
@@ -361,7 +418,12 @@ def _words_key(text: str) -> str:
 # --- files --------------------------------------------------------------------------------------
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, dict]]:
+def json_lines(path: Path) -> Iterator[tuple[str, dict]]:
+    """Stream the objects of a JSON-lines file, each with where it is.
+
+    Raises:
+        CorpusError: the file is missing or empty, or a line is no JSON object.
+    """
     if not path.is_file():
         raise CorpusError(f"{path} is missing")
     empty = True

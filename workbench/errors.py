@@ -27,3 +27,7 @@ class CacheError(WorkbenchError):
 
 class DistillError(WorkbenchError):
     """Training that cannot start or go on as asked."""
+
+
+class BenchmarkError(WorkbenchError):
+    """A task, a model or a result that a benchmark cannot use."""
