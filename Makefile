@@ -1,14 +1,16 @@
 # Only Python 3.11 or later and make are needed; everything else goes into .venv and build/.
 #   make demo PYTHON=python3.12        choose the Python that makes the environment
 #   make demo PY=python                use the environment that is active (conda), make none
+#   make quality DATA=FOLDER          where retrieval/ (BEIR folders) and texts/ (parquet files) are
 #   make demo TORCH_ARGS="..."         pip arguments for torch alone, to choose a GPU or CPU build
 PYTHON ?= python3
 PY ?= .venv/bin/python
 TORCH_ARGS ?=
+DATA ?= ../shared/data
 PIP = $(PY) -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup models demo test fast lab bench notebooks fix clean
+.PHONY: help setup models demo test fast lab bench quality notebooks fix clean
 
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -44,6 +46,9 @@ lab: setup  ## open the notebooks in JupyterLab
 
 bench: setup  ## measure speed and quality against baselines; writes build/bench.json
 	$(PY) -m bench
+
+quality: setup  ## train students within half an hour each and measure them; writes build/quality.json
+	$(PY) -m bench.quality $(DATA)
 
 notebooks: setup  ## rebuild notebooks/*.ipynb from their .py sources
 	$(PY) -m jupytext --quiet --to ipynb notebooks/*.py

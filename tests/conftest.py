@@ -1,6 +1,7 @@
 """Small things to test with: a random two-layer model, and a teacher that computes vectors from text."""
 
 import hashlib
+import json
 import os
 import string
 from pathlib import Path
@@ -87,3 +88,34 @@ class HashTeacher:
 @pytest.fixture
 def hash_teacher() -> HashTeacher:
     return HashTeacher()
+
+
+def lines(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(scope="session")
+def task_folders(tmp_path_factory):
+    """Make a folder of each kind of benchmark task."""
+    root = tmp_path_factory.mktemp("tasks")
+    rng = np.random.default_rng(0)
+
+    def say(topic: int) -> str:
+        return " ".join(rng.choice(WORDS[topic * 4 : topic * 4 + 6], size=6)) + f" {rng.integers(999)}"
+
+    labelled = [{"text": say(i % 3), "label": f"topic {i % 3}"} for i in range(90)]
+    lines(root / "topics" / "train.jsonl", labelled[:60])
+    lines(root / "topics" / "test.jsonl", labelled[60:])
+    lines(root / "groups" / "test.jsonl", labelled)
+    pairs = [{"sentence1": say(i % 3), "sentence2": say(i % 2), "score": float(i % 3 == i % 2)} for i in range(40)]
+    lines(root / "same" / "test.jsonl", [row | {"score": int(row["score"])} for row in pairs])
+    lines(root / "alike" / "test.jsonl", [row | {"score": row["score"] * 3 + i % 2} for i, row in enumerate(pairs)])
+    documents = [{"_id": f"d{i}", "text": say(i % 3)} for i in range(30)]
+    queries = [{"_id": f"q{i}", "text": " ".join(documents[i]["text"].split()[:4])} for i in range(12)]
+    lines(root / "search" / "corpus.jsonl", documents)
+    lines(root / "search" / "queries.jsonl", queries)
+    qrels = "".join(f"q{i}\td{i}\t1\n" for i in range(12))
+    (root / "search" / "qrels").mkdir()
+    (root / "search" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + qrels)
+    return root

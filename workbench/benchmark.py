@@ -290,7 +290,7 @@ def differences(
         if pairs := _resampled(each.units, against.units, resamples, seed):
             mine, theirs, row["units"] = pairs
             row["low"], row["high"] = np.quantile(mine - theirs, (0.025, 0.975))
-            if against.score > 0:
+            if theirs.min() > 0:
                 row["share_low"], row["share_high"] = np.nanquantile(mine / theirs, (0.025, 0.975))
         rows.append(row)
     return pd.DataFrame(rows)

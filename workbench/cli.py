@@ -73,12 +73,12 @@ def _cache(options: argparse.Namespace, stop: threading.Event) -> None:
 
 
 def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
-    from workbench import models, recipes, student
+    from workbench import corpora, models, recipes, student
     from workbench.distill import distill, statement
     from workbench.progress import TrainingBar
 
     recipe = recipes.recipe(options.recipe)
-    for name in ("teacher", "base", "max_length"):
+    for name in ("teacher", "base", "max_length", "start"):
         setattr(options, name, getattr(options, name) or getattr(recipe, name))
     changed = {name: value for name in _SETTINGS if (value := getattr(options, name)) is not None}
     rate = changed.get("learning_rate", recipe.settings.learning_rate)
@@ -91,6 +91,8 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
     base = models.resolve(options.base).name  # a base that is not there is noticed before anything is encoded
     source = str(Path(options.texts).resolve()) if Path(options.texts).exists() else options.texts
     texts = [text for text in _texts(options.texts, options.limit, options.sample) if text.text.strip()]
+    if recipe.forms:
+        texts += corpora.query_forms(texts, recipe.forms)
     teacher, cache = _teacher_and_cache(options, recipe.prompts)
     model = student.build(
         options.base,
@@ -500,13 +502,12 @@ def _parser() -> argparse.ArgumentParser:
     distill.add_argument(
         "--recipe",
         default="tour",
-        help="tour, redact-ir or redact-mt: what is not named below is the recipe's",
+        help="tour, in-domain (for a folder of documents), redact-ir, redact-mt, redact-ir-fast or redact-mt-fast: what "
+        "is not named below is the recipe's",
     )
     distill.add_argument("--base", help="the small model that the student starts from")
     distill.add_argument("--output", required=True, help="folder for the student")
-    distill.add_argument(
-        "--start", default="closed-form", choices=["closed-form", "random"], help="how the head starts"
-    )
+    distill.add_argument("--start", choices=["closed-form", "random"], help="how the head starts")
     distill.add_argument("--epochs", type=_positive, help="passes over the texts in a cycle")
     distill.add_argument("--cycles", type=_positive, help="how often the learning rate starts again")
     distill.add_argument("--batch-size", type=_positive, help="texts a step, over all processes")

@@ -7,6 +7,7 @@ import hashlib
 import heapq
 import importlib.util
 import json
+import random
 import re
 import warnings
 from collections.abc import Iterable, Iterator
@@ -222,8 +223,8 @@ def sample(folder: str | Path, count: int, seed: int = 0) -> list[Text]:
         for text in read_texts(path):
             groups.setdefault((path.name, text.role), {})[text.text] = text  # each text once
 
-    def place(text: Text) -> bytes:
-        return hashlib.sha256(f"{seed}\0{text.role}\0{text.text}".encode()).digest()
+    def place(text: Text, what: str = "draw") -> bytes:
+        return hashlib.sha256(f"{what}\0{seed}\0{text.role}\0{text.text}".encode()).digest()
 
     left, drawn = count, []
     smallest_first = sorted(groups.values(), key=len)
@@ -231,7 +232,38 @@ def sample(folder: str | Path, count: int, seed: int = 0) -> list[Text]:
         share = -(-left // (len(smallest_first) - index))
         drawn += heapq.nsmallest(min(share, left), group.values(), key=place)
         left = count - len(drawn)
-    return sorted(drawn, key=place)
+    return sorted(drawn, key=lambda text: place(text, "order"))
+
+
+def query_forms(texts: Iterable[Text], count: int = 1, seed: int = 0) -> list[Text]:
+    """Make queries of documents: sentences of theirs, whole or a run of 5 to 25 words.
+
+    They stand for queries that are not known yet: short, and on the documents' subjects. A document gives the same
+    ones whatever is around it.
+
+    Args:
+        texts: documents; queries among them are passed over.
+        count: how many to make of each, repeats dropped.
+        seed: of the choice.
+
+    Returns:
+        Texts in the role of queries, none twice; fewer than `count` a document where it is short.
+    """
+    forms: dict[str, Text] = {}
+    for text in texts:
+        if text.role is not Role.DOCUMENT:
+            continue
+        sentences = [s.split() for s in re.split(r"(?<=[.!?])\s+", text.text) if len(s.split()) >= 5]
+        if not sentences:
+            continue
+        rng = random.Random(f"{seed}\0{text.text}")
+        for _ in range(count):
+            words, most = rng.choice(sentences), rng.randint(5, 25)
+            if len(words) > most:
+                first = rng.randint(0, len(words) - most) if rng.random() < 0.5 else 0
+                words = words[first : first + most]
+            forms.setdefault(" ".join(words), Text(" ".join(words), Role.QUERY))
+    return list(forms.values())
 
 
 def hub_texts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import threading
 from collections.abc import Mapping, Sequence
@@ -187,10 +188,8 @@ class BenchmarkBoard(View):
 
     def _run_clicked(self) -> None:
         def work() -> None:
-            try:
+            with contextlib.suppress(WorkbenchError):  # the status says it
                 self.run()
-            except WorkbenchError:
-                pass  # the status says it
 
         if self._thread is None or not self._thread.is_alive():
             self._set_running(True)
@@ -219,10 +218,8 @@ class BenchmarkBoard(View):
                 benchmark.by_kind(self.outcomes).rename_axis("kind").reset_index() if self.outcomes else pd.DataFrame()
             )
             draw = dict(zip(_VIEWS, (self._shares, self._beside, self._averages), strict=True))[self.view.value]
-            with self.chart.batch_update():
-                self.chart.data = ()
-                self.chart.layout.shapes = ()
-                draw()
+            self.chart.data, self.chart.layout.shapes = (), ()
+            draw()
 
     def _score_rows(self) -> pd.DataFrame:
         if not self.outcomes:
@@ -247,7 +244,10 @@ class BenchmarkBoard(View):
             )  # fmt: skip
         self._axes(names, "share of the teacher's score, 95 % interval")
         if names:
-            self.chart.add_vline(x=1, line={"color": "rgba(128,128,128,.7)", "dash": "dot"})
+            line = {"color": "rgba(128,128,128,.7)", "dash": "dot"}
+            self.chart.layout.shapes = [
+                {"type": "line", "x0": 1, "x1": 1, "y0": 0, "y1": 1, "xref": "x", "yref": "paper", "line": line}
+            ]
         self.caption.value = (
             "Intervals: paired bootstrap over queries or pairs of sentences; for classification and clustering only over "
             "mteb's ten experiments."

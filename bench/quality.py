@@ -1,0 +1,180 @@
+"""How good students get for their budget, beside teacher, untrained base and closed-form start. Writes build/quality.json.
+
+    python -m bench.quality DATA [--recipes broad in-domain] [--texts 12000]
+
+DATA has `retrieval/` with folders in BEIR's layout and `texts/` with parquet files of other, unlabelled texts. Two
+students are measured on every collection, and no judgment or query of any is used in training:
+
+- broad: the tour's recipe on a draw from `texts/`; it has never seen a text of a collection.
+- in-domain: one student for all collections, of their documents and of pieces of these (without judgments). The
+  teacher has to encode the documents for asymmetric search anyway.
+
+Targets, checkpoints and finished students are kept: a stopped run goes on with the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from bench.__main__ import machine
+from workbench import comparison, corpora, models, retrieval, student
+from workbench.cache import TargetCache
+from workbench.distill import distill, embed, statement
+from workbench.errors import WorkbenchError
+from workbench.paths import home
+from workbench.progress import CacheBar, TrainingBar
+from workbench.recipes import IN_DOMAIN, TOUR
+from workbench.teachers import LocalTeacher
+
+CURVE_SECONDS = 240  # of training between two points of the curve
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("--recipes", nargs="+", default=["broad", "in-domain"], choices=["broad", "in-domain"])
+    parser.add_argument("--texts", type=int, default=12_000, help="texts drawn for the broad student")
+    options = parser.parse_args()
+    if not (options.data / "retrieval").is_dir():
+        print(f"skipped: there are no collections in {options.data / 'retrieval'}", file=sys.stderr)
+        return 2
+    try:
+        measure(options)
+    except WorkbenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def measure(options: argparse.Namespace) -> None:
+    folders = sorted(path for path in (options.data / "retrieval").iterdir() if (path / "corpus.jsonl").is_file())
+    collections = [corpora.beir(folder) for folder in folders]
+    teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
+    cache = TargetCache(home() / "cache", teacher)
+    fill(teacher, cache, [t for c in collections for t in c.query_texts() + c.document_texts()])
+    base = models.load(TOUR.base)
+    base.max_seq_length = TOUR.max_length
+    documents = [t for c in collections for t in c.document_texts() if t.text]
+    mixtures = {
+        "broad": lambda: (replace(TOUR, name="broad"), corpora.sample(options.data / "texts", options.texts)),
+        "in-domain": lambda: (IN_DOMAIN, documents + corpora.query_forms(documents, IN_DOMAIN.forms)),
+    }
+    rows, training = rows_of("base", collections, cache, base, ["teacher", "base"]), {}
+    for name in options.recipes:
+        recipe, texts = mixtures[name]()
+        start, model, training[name] = trained(recipe, texts, teacher, cache, collections)
+        rows += rows_of(f"{name}, closed-form start", collections, cache, start)
+        rows += rows_of(name, collections, cache, model)
+    table = pd.DataFrame(rows)
+    means = table.groupby(["recipe", "mode"], sort=False)["share_of_teacher"].agg(["mean", "min"])
+    report = {
+        "machine": machine(),
+        "max_length": TOUR.max_length,
+        "teacher": TOUR.teacher,
+        "base": TOUR.base,
+        "training": training,
+        "rows": comparison.as_rows(table),
+        "means": comparison.as_rows(means.reset_index()),
+    }
+    wide = table.pivot_table(index=["recipe", "mode"], columns="collection", values="share_of_teacher", sort=False)
+    print(wide.assign(mean=wide.mean(axis=1)).map("{:.1%}".format).to_string())
+    print(f"written to {comparison.write_json(home() / 'quality.json', report)}")
+
+
+def fill(teacher: LocalTeacher, cache: TargetCache, texts: list) -> dict:
+    """Return how many targets were made and how long it took."""
+    started = time.perf_counter()
+    with CacheBar() as bar:
+        done = cache.fill(teacher, texts, on_plan=bar.plan, on_progress=bar.progress)
+    return {"texts": len(texts), "encoded": done.encoded, "seconds": round(time.perf_counter() - started, 1)}
+
+
+def trained(recipe, texts, teacher, cache, collections):
+    """Return a recipe's closed-form start, its student, and what making them took."""
+    folder = home() / "quality" / recipe.name
+    texts = list({(t.role, t.text): t for t in texts}.values())
+    identity = json.loads(json.dumps([recipe.as_dict(), cache.identity, cache.keys(texts).tobytes().hex()[:64]]))
+    finished = folder / "run.json"
+    if finished.is_file() and (done := json.loads(finished.read_text()))["identity"] == identity:
+        return student.load(folder / "start"), student.load(folder / "student"), done["training"]
+    measured = {"teacher": fill(teacher, cache, texts)}
+    held_out, train = texts[::40], [t for i, t in enumerate(texts) if i % 40]
+    targets = cache.targets(train)
+    model = student.build(recipe.base, cache.dimension, max_length=recipe.max_length)
+    started = time.perf_counter()
+    student.warm_start(model, train, targets)
+    measured["start_seconds"] = round(time.perf_counter() - started, 1)
+    student.save(model, folder / "start")
+    curve = [{"seconds": 0.0, "step": 0, "asymmetric": mean_share(model, collections, cache)}]
+    with TrainingBar() as bar:
+
+        def watch(event) -> None:
+            bar(event)
+            seconds = event.step * recipe.settings.batch_size / event.texts_per_second if event.texts_per_second else 0
+            if seconds - curve[-1]["seconds"] > CURVE_SECONDS or event.step == event.steps:
+                model.eval()
+                share = mean_share(model, collections, cache)
+                model.train()
+                curve.append({"seconds": round(seconds, 1), "step": event.step, "asymmetric": share})
+                print(f"after {seconds:.0f} s: {share:.1%} asymmetric in the mean", flush=True)
+
+        result = distill(
+            model,
+            train,
+            targets,
+            recipe.settings,
+            held_out=(held_out, cache.targets(held_out)),
+            checkpoints=folder / "checkpoints",
+            on_event=watch,
+        )
+    measured |= {
+        "curve": curve,
+        "texts_per_second": round(result.texts_per_second, 1),
+        "settings": asdict(recipe.settings),
+    }
+    measured["held_out_loss"] = result.best_loss
+    made = {"teacher": recipe.teacher, "base": recipe.base, "source": recipe.name}
+    student.save(model, folder / "student", statement(cache, train, **made, settings=recipe.settings, result=result))
+    comparison.write_json(finished, {"identity": identity, "training": measured})
+    return student.load(folder / "start"), model, measured
+
+
+def mean_share(model, collections, cache) -> float:
+    """Return the mean over collections of the asymmetric share of the teacher's nDCG@10."""
+    shares = []
+    for c in collections:
+        ids, documents = (list(c.queries), list(c.documents)), np.asarray(cache.targets(c.document_texts()))
+        sides = np.asarray(cache.targets(c.query_texts())), embed(model, c.query_texts())
+        large, small = (retrieval.score(c.qrels, *ids, side, documents)["ndcg_at_10"].mean() for side in sides)
+        shares.append(small / large)
+    return round(float(np.mean(shares)), 4)
+
+
+def rows_of(recipe, collections, cache, model, modes=("standard", "asymmetric")) -> list[dict]:
+    """Return a row for each collection and mode."""
+    rows = []
+    for c in collections:
+        if "base" in modes:
+            sides = {"teacher": tuple(np.asarray(cache.targets(t)) for t in (c.query_texts(), c.document_texts()))}
+            sides["base"] = embed(model, c.query_texts()), embed(model, c.document_texts())
+        else:
+            sides = comparison.vectors(c, cache, model)
+        scored = comparison.scored(c, sides)
+        for row in scored[scored["mode"].isin(modes)].to_dict("records"):
+            rows.append({"collection": c.name, "recipe": "teacher" if row["mode"] == "teacher" else recipe} | row)
+            print(
+                f"{recipe}, {c.name}, {row['mode']}: {row['ndcg_at_10']:.4f}, {row['share_of_teacher']:.1%}", flush=True
+            )
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,250 @@
+import json
+import threading
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from tests.conftest import HashTeacher, lines
+from workbench import benchmark, corpora, retrieval, tasks
+from workbench.cache import TargetCache
+from workbench.distill import embed
+from workbench.errors import BenchmarkError
+
+mteb = pytest.importorskip("mteb")
+pytestmark = pytest.mark.filterwarnings("ignore")
+KINDS = {
+    "search": "Retrieval",
+    "topics": "Classification",
+    "groups": "Clustering",
+    "alike": "STS",
+    "same": "PairClassification",
+}
+
+
+@pytest.fixture(scope="module")
+def entrants(tiny_model, tmp_path_factory):
+    model = SentenceTransformer(str(tiny_model), device="cpu")
+    teacher = HashTeacher(32)
+    cache = TargetCache(tmp_path_factory.mktemp("cache"), teacher)
+    large = benchmark.of_teacher(teacher, cache)
+    small = benchmark.of_model(model, "standard", "mine")
+    return [large, small, benchmark.of_pair(small, large)], model, teacher, cache
+
+
+@pytest.fixture(scope="module")
+def outcomes(task_folders, entrants, tmp_path_factory):
+    found = tasks.tasks([task_folders / name for name in KINDS])
+    folder = tmp_path_factory.mktemp("results")
+    return benchmark.run(entrants[0], found, folder), folder
+
+
+def test_task_folders_become_tasks_of_their_kind(task_folders):
+    found = tasks.tasks([task_folders / name for name in KINDS])
+    assert {task.metadata.name: task.metadata.type for task in found} == KINDS
+    assert tasks.local(task_folders / "topics", kind="Clustering").metadata.type == "Clustering"
+
+
+def test_every_entrant_gets_a_score_and_units_that_mean_it(outcomes):
+    done, folder = outcomes
+    assert len(done) == 15 and all(-1 <= each.score <= 1 for each in done)
+    for each in done:
+        assert each.units is not None
+        if "values" in each.units:
+            assert np.mean(each.units["values"]) == pytest.approx(each.score, abs=1e-3)
+    path = folder / "results" / "workbench__mine"
+    results = [p for p in path.rglob("search.json")]
+    assert json.loads(results[0].read_text())["scores"]["test"][0]["main_score"] == pytest.approx(
+        next(each.score for each in done if each.task == "search" and each.label == "standard"), abs=1e-5
+    )
+
+
+def test_retrieval_is_what_we_measure_ourselves(task_folders, entrants, outcomes):
+    _, model, _, cache = entrants
+    collection = corpora.beir(task_folders / "search")
+    ids = list(collection.queries), list(collection.documents)
+    mine = embed(model, collection.query_texts()), embed(model, collection.document_texts())
+    large = np.asarray(cache.targets(collection.document_texts()), dtype=np.float32)
+    for label, documents in (("standard", mine[1]), ("asymmetric", large)):
+        ours = retrieval.score(collection.qrels, *ids, mine[0], documents)["ndcg_at_10"]
+        theirs = next(each for each in outcomes[0] if each.task == "search" and each.label == label)
+        assert theirs.score == pytest.approx(ours.mean(), abs=1e-4)
+        third = theirs.units["values"][theirs.units["ids"].index("q3")]
+        assert third == pytest.approx(ours["q3"], abs=1e-6)
+
+
+def test_the_pair_is_the_student_where_there_are_no_documents(outcomes):
+    table = benchmark.scores(outcomes[0])
+    alike = table[table["kind"] != "Retrieval"]
+    assert (alike["standard"] == alike["asymmetric"]).all()
+    assert table.loc["search", "standard"] != table.loc["search", "asymmetric"]
+
+
+def test_a_second_run_embeds_nothing(task_folders, entrants, outcomes, monkeypatch):
+    _, folder = outcomes
+    found = tasks.tasks([task_folders / name for name in KINDS])
+    monkeypatch.setattr(mteb, "evaluate", lambda *_, **__: pytest.fail("evaluated again"))
+    assert benchmark.run(entrants[0], found, folder) == outcomes[0]
+
+
+def test_other_data_and_half_written_results_are_run_again(task_folders, entrants, tmp_path):
+    large, small, _ = entrants[0]
+    copy = tmp_path / "data" / "search"
+    for path in (task_folders / "search").rglob("*"):
+        if path.is_file():
+            target = copy / path.relative_to(task_folders / "search")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    seen = []
+
+    def run():
+        seen.clear()
+        return benchmark.run(
+            [small], tasks.tasks([copy]), tmp_path / "results", on_progress=lambda p: seen.append(p.texts)
+        )
+
+    first = run()
+    assert max(seen) == 42
+    assert run() == first and max(seen) == 0
+    result = next((tmp_path / "results").rglob("search.json"))
+    result.write_text(result.read_text()[:50])
+    assert run() == first and max(seen) == 42
+    with (copy / "corpus.jsonl").open("a") as file:
+        file.write(json.dumps({"_id": "new", "text": "one more"}) + "\n")
+    run()
+    assert max(seen) == 43
+    assert large.revision != small.revision
+
+
+def test_teacher_vectors_come_from_the_cache(task_folders, entrants, tmp_path):
+    large, _, _ = entrants[0]
+    _, _, teacher, _ = entrants
+    before = len(teacher.encoded)
+    benchmark.run([large], tasks.tasks([task_folders / "search"]), tmp_path)
+    assert len(teacher.encoded) == before
+
+
+def test_a_stop_keeps_what_is_finished(task_folders, entrants, tmp_path):
+    stop, kept = threading.Event(), []
+
+    def one(outcome):
+        kept.append(outcome)
+        stop.set()
+
+    found = tasks.tasks([task_folders / name for name in ("search", "alike")])
+    with pytest.raises(benchmark.Stopped, match="after 1 of 6"):
+        benchmark.run(entrants[0], found, tmp_path, on_outcome=one, stop=stop)
+    assert len(kept) == 1
+    assert benchmark.run(entrants[0], found, tmp_path)[0] == kept[0]
+
+
+def test_a_failure_half_way_keeps_what_is_finished(task_folders, entrants, tmp_path):
+    (broken := tmp_path / "broken").mkdir()
+    lines(broken / "test.jsonl", [{"sentence1": "a", "sentence2": "b", "score": 2}, {"sentence1": "a", "score": 1}])
+    found = tasks.tasks([task_folders / "alike", broken])
+    with pytest.raises(BenchmarkError, match=r"broken could not be run: .*line 2: no 'sentence2'.*3 of 6"):
+        benchmark.run(entrants[0], found, tmp_path / "results")
+    assert len(list((tmp_path / "results").rglob("alike.json"))) == 3
+
+
+def test_a_hub_that_cannot_be_reached(entrants, task_folders, tmp_path):
+    found = tasks.tasks([task_folders / "alike", "SciFact"])
+    assert found[1].metadata.type == "Retrieval"
+    with pytest.raises(BenchmarkError, match="SciFact could not be run.*1 of 2 evaluations are done and kept"):
+        benchmark.run(entrants[0][:1], found, tmp_path)
+
+
+def test_benchmarks_by_name():
+    assert len(tasks.tasks(["BEIR"])) == 15 and len(tasks.tasks(["MTEB(eng, v2)"])) == 41
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["SciFcat"], "nearest names are .*SciFact"),
+        (["/no/such/folder"], "no folder '/no/such/folder'"),
+        (["SciFact", "SciFact"], "comes twice"),
+        ([], "no task"),
+    ],
+)
+def test_refuses_names(names, words):
+    with pytest.raises(BenchmarkError, match=words):
+        tasks.tasks(names)
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({}, "is no task: neither corpus.jsonl"),
+        ({"corpus.jsonl": [{"_id": 1, "text": "a"}]}, "queries.jsonl, .*qrels/test.tsv is missing"),
+        ({"test.jsonl": [{"words": "a"}]}, "they have words"),
+        ({"train.jsonl": [{"text": "a", "label": 1}]}, "neither corpus.jsonl"),
+    ],
+)
+def test_refuses_task_folders(tmp_path, files, words):
+    for name, rows in files.items():
+        lines(tmp_path / name, rows)
+    with pytest.raises(BenchmarkError, match=words):
+        tasks.tasks([tmp_path])
+
+
+def test_refuses_a_kind_that_the_folder_is_not_for(task_folders):
+    with pytest.raises(BenchmarkError, match="for Retrieval, not for STS"):
+        tasks.local(task_folders / "search", kind="STS")
+
+
+def test_refuses_entrants(entrants, task_folders, tmp_path):
+    _, small, _ = entrants[0]
+    found = tasks.tasks([task_folders / "search"])
+    with pytest.raises(BenchmarkError, match="the label 'standard'"):
+        benchmark.run([small, small], found, tmp_path)
+    wide = HashTeacher(48)
+    other = benchmark.of_teacher(wide, TargetCache(tmp_path, wide))
+    with pytest.raises(BenchmarkError, match="vectors of 32 and teacher of 48"):
+        benchmark.of_pair(small, other)
+    with pytest.raises(BenchmarkError, match="at least one"):
+        benchmark.run([], found, tmp_path)
+
+
+def test_intervals_and_averages():
+    def outcome(task, kind, label, values):
+        units = {"ids": [str(i) for i in range(len(values))], "values": list(values)}
+        return benchmark.Outcome(task, kind, "ndcg_at_10", label, float(np.mean(values)), units)
+
+    rng = np.random.default_rng(0)
+    large = rng.random(200)
+    done = [
+        outcome("a", "Retrieval", "teacher", large),
+        outcome("a", "Retrieval", "standard", large * 0.9),
+        outcome("b", "Retrieval", "teacher", [0.8, 0.8]),
+        outcome("b", "Retrieval", "standard", [0.4, 0.4]),
+        outcome("c", "STS", "teacher", [0.5, 0.5]),
+        outcome("c", "STS", "standard", [0.5, 0.5]),
+    ]
+    rows = benchmark.differences(done).set_index("task")
+    assert rows.loc["a", ["share_low", "share_high"]].astype(float).to_numpy() == pytest.approx([0.9, 0.9])
+    assert rows.loc["a", "low"] < rows.loc["a", "difference"] < rows.loc["a", "high"] < 0
+    assert rows.loc["a", "units"] == 200 and rows.loc["b", "share_of_teacher"] == 0.5
+    means = benchmark.by_kind(done)
+    assert means.loc["mean over tasks", "teacher"] == pytest.approx((large.mean() + 0.8 + 0.5) / 3)
+    assert means.loc["mean over kinds", "teacher"] == pytest.approx(((large.mean() + 0.8) / 2 + 0.5) / 2)
+    assert means.loc["Retrieval", "tasks"] == 2 and means.loc["STS", "standard share"] == 1
+    with pytest.raises(BenchmarkError, match="no score of 'teacher' on a"):
+        benchmark.differences(done[1:])
+
+
+def test_published_figures_agree_with_their_own_averages():
+    table = benchmark.published()
+    assert table["source"].notna().all() and table["score"].between(0, 1).all()
+    per_task = table[(table["benchmark"] == "BEIR") & table["task"].notna()]
+    for model, mode, count, bench in (
+        ("redact-ir", "standard", 14, "BEIR, 14 sets"),
+        ("redact-ir", "asymmetric", 14, "BEIR, 14 sets"),
+        ("leaf-ir", "standard", 15, "BEIR, 15 sets"),
+        ("snowflake-arctic-embed-m-v1.5", "teacher", 15, "BEIR, 15 sets"),
+    ):
+        mine = per_task[(per_task["model"] == model) & (per_task["mode"] == mode)]
+        stated = table[(table["benchmark"] == bench) & (table["model"] == model) & (table["mode"] == mode)]
+        assert len(mine) == count and mine["score"].mean() == pytest.approx(stated["score"].item(), abs=6e-4)
+    known = {task.metadata.name for task in mteb.get_benchmark("BEIR").tasks}
+    assert set(per_task["task"]) <= known

@@ -1,0 +1,128 @@
+import json
+import threading
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import HashTeacher, sentences
+from workbench import corpora, mixtures, plans, recipes, student
+from workbench.corpora import Role, Text
+from workbench.distill import Settings
+from workbench.errors import CorpusError, DistillError
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """Make a folder for each source of the paper, of the same configuration, split and column."""
+    where = {}
+    for source in mixtures.PAPER:
+        folder = tmp_path / "hub" / source.name
+        folder.mkdir(parents=True)
+        rows = [f"{source.column} {i} of {source.data}" for i in range(5)] + ["", "x" * 9000]
+        pq.write_table(pa.table({"other": list(range(7)), source.column: rows}), folder / "part.parquet")
+        configuration = {"config_name": source.config or "default", "data_files": [{"split": source.split, "path": "*.parquet"}]}  # fmt: skip
+        (folder / "README.md").write_text("---\n" + json.dumps({"configs": [configuration]}) + "\n---\n")
+        where[source.data] = str(folder)
+    return where
+
+
+def test_the_mixture_is_streamed_with_its_roles(hub, tmp_path):
+    seen = []
+    folder = mixtures.fetch(
+        mixtures.PAPER, tmp_path / "texts", elsewhere=hub, on_progress=lambda source, done: seen.append(done)
+    )
+    assert len(list(folder.iterdir())) == len(mixtures.PAPER) == 7 and seen == [6] * 7
+    texts = list(corpora.read_folder(folder))
+    assert len(texts) == 42 and max(len(text.text) for text in texts) == mixtures.CHARACTERS
+    roles = {text.text.partition(" of ")[2]: text.role for text in texts if " of " in text.text}
+    assert roles == {source.data: source.role for source in mixtures.PAPER}
+    assert sum(source.texts for source in mixtures.PAPER if source.role is Role.DOCUMENT) == 3_900_000
+
+
+def test_a_source_that_fails_costs_only_itself(hub, tmp_path):
+    broken = hub | {mixtures.PAPER[2].data: str(tmp_path / "gone")}
+    with pytest.raises(CorpusError, match="gone .* could not be read"):
+        mixtures.fetch(mixtures.PAPER, tmp_path / "texts", elsewhere=broken)
+    kept = sorted(path.name for path in (tmp_path / "texts").iterdir())
+    assert kept == sorted(f"{source.name}.parquet" for source in mixtures.PAPER[:2])
+    seen = []
+    mixtures.fetch(mixtures.PAPER, tmp_path / "texts", elsewhere=hub, on_progress=lambda source, _: seen.append(source))
+    assert seen == list(mixtures.PAPER[2:])
+
+
+def test_a_stop_leaves_no_half_a_file(hub, tmp_path):
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(CorpusError, match="stopped"):
+        mixtures.fetch(mixtures.PAPER, tmp_path / "texts", elsewhere=hub, stop=stop)
+    assert list((tmp_path / "texts").iterdir()) == []
+
+
+def test_sources_are_refused(hub, tmp_path):
+    with pytest.raises(CorpusError, match="join them"):
+        mixtures.fetch(mixtures.PAPER[:1] * 2, tmp_path)
+    wrong = mixtures.Source(mixtures.PAPER[1].data, "body", Role.DOCUMENT, 5)
+    with pytest.raises(CorpusError, match="no column 'body'"):
+        mixtures.fetch([wrong], tmp_path / "texts", elsewhere=hub)
+
+
+def test_a_sample_is_even_and_nested(tmp_path):
+    for name, count in (("large", 500), ("small", 10)):
+        rows = [{"text": f"{name} {i}", "role": "query" if i % 2 else "document"} for i in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    drawn = corpora.sample(tmp_path, 100)
+    assert len(drawn) == len(set(drawn)) == 100
+    sources = [text.text.split()[0] for text in drawn]
+    assert sources.count("small") == 10 and "small" in sources[:50] and "small" in sources[50:]
+    assert abs(sum(text.role is Role.QUERY for text in drawn) - 50) <= 1
+    assert set(drawn) < set(corpora.sample(tmp_path, 200)) and drawn != corpora.sample(tmp_path, 100, seed=1)
+    assert len(corpora.sample(tmp_path, 9999)) == 510
+    with pytest.raises(CorpusError, match="neither .parquet nor .jsonl"):
+        corpora.sample(tmp_path / "nothing", 5)
+    with pytest.raises(CorpusError, match="at least 1"):
+        corpora.sample(tmp_path, 0)
+
+
+def test_query_forms_are_pieces_of_documents():
+    long = Text("A river runs by the old stone bridge. Too short. " + "word " * 60 + ".", Role.DOCUMENT)
+    forms = corpora.query_forms(
+        [long, Text("no query of a query is ever made", Role.QUERY), Text("", Role.DOCUMENT)], 8
+    )
+    assert 1 < len(forms) <= 8 and len(set(forms)) == len(forms)
+    for form in forms:
+        assert form.role is Role.QUERY and form.text in long.text and 5 <= len(form.text.split()) <= 25
+    assert corpora.query_forms([Text("x y", Role.DOCUMENT), long], 8) == forms  # whatever is around
+    assert corpora.query_forms([long], 8, seed=1) != forms
+
+
+def test_recipes_can_be_printed_copied_and_changed():
+    for name, recipe in recipes.RECIPES.items():
+        assert recipe.name == name and json.loads(json.dumps(recipe.as_dict()))["settings"]["batch_size"]
+    paper, fast = recipes.REDACT_IR, recipes.REDACT_IR_FAST
+    assert (paper.start, paper.settings.bucketing, paper.settings.precision) == ("random", False, "float32")
+    assert (fast.start, fast.settings.bucketing, fast.settings.precision) == ("closed-form", True, "auto")
+    assert (paper.settings.batch_size, paper.settings.cycles, paper.settings.epochs) == (32, 3, 10)
+    assert not recipes.REDACT_MT.bias and recipes.REDACT_IR.bias
+    with pytest.raises(DistillError, match="nearest are in-domain"):
+        recipes.recipe("indomain")
+
+
+def test_a_plan_is_arithmetic_on_measured_speeds():
+    plan = plans.plan(Settings(), plans.Speeds("A card", 1000, 2000), 6_700_000, 768)
+    assert plan.passes == 30 and plan.steps == 30 * 209_375
+    assert plan.teacher_seconds == 6700 and plan.student_seconds == 100_500
+    assert plan.bytes == 6_700_000 * 1552 and "A card" in str(plan)
+    assert plans.plan(Settings(), plan.speeds, 100, 768, missing=10).bytes == 15_520
+    with pytest.raises(DistillError, match="above 0"):
+        plans.Speeds("nothing", 0, 1)
+
+
+def test_speeds_are_measured_with_the_real_thing(tiny_model):
+    teacher = HashTeacher(32)
+    model = student.build(tiny_model, 32, max_length=48, device="cpu")
+    speeds = plans.measure(teacher, model, sentences(100), Settings(batch_size=16))
+    assert speeds.teacher > 0 and speeds.student > 0 and "threads" in speeds.device
+    assert 100 <= len(teacher.encoded) <= 108
+    with pytest.raises(DistillError, match="too few"):
+        plans.measure(teacher, model, sentences(5), Settings())

@@ -1,0 +1,102 @@
+import threading
+
+import numpy as np
+import pytest
+
+from tests.conftest import HashTeacher
+from workbench import benchmark, tasks
+from workbench.errors import WorkbenchError
+from workbench.widgets.benchmark_board import BenchmarkBoard
+
+pytest.importorskip("mteb")
+NASTY = "<img src=x onerror=alert(1)>"
+
+
+def entrant(label: str, name: str) -> benchmark.Entrant:
+    teacher = HashTeacher(16, name)
+    return benchmark.Entrant(label, name, name, 16, lambda texts, role: teacher.encode(list(texts), role))
+
+
+@pytest.fixture
+def board(task_folders, tmp_path):
+    found = tasks.tasks([task_folders / "search", task_folders / "alike"])
+    board = BenchmarkBoard(
+        [entrant("teacher", "large"), entrant(NASTY, "small")], found, tmp_path, aliases={"search": "SciFact"}
+    )
+    yield board
+    board.close()
+
+
+def test_runs_what_is_picked_and_shows_it(board):
+    assert "No task" in board.summary()
+    board.models.value = ("teacher",)
+    board.tasks.value = ("search",)
+    assert len(board.run()) == 1 and len(board.chart.data) == 0  # nothing to hold against the teacher yet
+    assert len(board.run(["teacher", NASTY], ["search", "alike"])) == 4
+    assert board.bar.value == 1 and "4 evaluations done" in board.status.value and not board.run_button.disabled
+    assert list(board.scores.index) == ["search", "alike"] and len(board.outcomes) == 4
+    (trace,) = board.chart.data
+    shares = board.differences.set_index("task")["share_of_teacher"]
+    np.testing.assert_allclose(trace.x, shares[["search", "alike"]])
+    assert NASTY not in board.summary() and NASTY not in trace.name and NASTY not in board.status.value
+
+
+def test_published_scores_stand_beside_and_averages_apart(board):
+    board.run()
+    board.view.value = "beside published scores"
+    names = [trace.name for trace in board.chart.data]
+    assert "all-mpnet-base-v2" in names and "teacher (here)" in names
+    assert list(board.chart.layout.yaxis.ticktext) == ["SciFact"]
+    board.view.value = "beside published averages"
+    rows = list(board.chart.layout.yaxis.ticktext)
+    assert "BEIR, 14 sets, mean by task" in rows and "BEIR, 15 sets, mean by task" in rows
+    assert "MTEB(eng, v2), mean by task" in rows and rows.count("MTEB(eng, v2), mean by kind") == 2  # paper, card
+    assert not [trace for trace in board.chart.data if "(here)" in trace.name]  # two tasks are no benchmark
+
+
+def test_own_averages_need_every_task_of_the_row(board):
+    known = board._published
+    names = set(known.loc[(known["benchmark"] == "BEIR") & known["task"].notna(), "task"])
+    outcome = benchmark.Outcome
+    board.outcomes = [outcome(name, "Retrieval", "ndcg_at_10", "mine", 0.5) for name in names - {"MSMARCO"}]
+    assert board._own_average("mine", "BEIR, 14 sets", "by task") == 0.5
+    assert board._own_average("mine", "BEIR, 15 sets", "by task") is None
+    assert board._own_average("mine", "MTEB(eng, v2)", "by kind") is None
+    board.view.value = "beside published averages"
+    assert [trace.name for trace in board.chart.data if "(here)" in trace.name] == ["mine (here)"]
+
+
+def test_a_click_runs_in_the_background_and_stop_ends_it(board):
+    board.stop_button.click()
+    board.run_button.click()
+    board._thread.join(60)
+    assert len(board.outcomes) == 4 and "done" in board.status.value
+    block = threading.Event()
+    slow = entrant("slow", "slow")
+    wait = benchmark.Entrant("slow", "slow", "slow", 16, lambda t, r: (block.wait(30), slow.embed(t, r))[1])
+    board._entrants["slow"] = wait
+    board.models.options = [*board.models.options, ("slow", "slow")]
+    board.models.value = ("slow",)
+    board.run_button.click()
+    board.stop_button.click()
+    with pytest.raises(WorkbenchError, match="going on"):
+        board.run()
+    block.set()
+    board._thread.join(60)
+    assert "stopped" in board.status.value and not board.run_button.disabled
+
+
+def test_refuses(board, task_folders, tmp_path):
+    found = tasks.tasks([task_folders / "search"])
+    with pytest.raises(WorkbenchError, match="at least one entrant"):
+        BenchmarkBoard([], found, tmp_path)
+    with pytest.raises(WorkbenchError, match="share a label"):
+        BenchmarkBoard([entrant("teacher", "a"), entrant("teacher", "b")], found, tmp_path)
+    with pytest.raises(WorkbenchError, match="'nobody' is not on this board"):
+        board.run(["nobody"])
+
+
+def test_leaves_a_page(board, tmp_path):
+    board.run()
+    page = board.to_html(tmp_path / "page.html")
+    assert "search" in page and NASTY not in page
