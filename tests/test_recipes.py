@@ -13,8 +13,9 @@ from workbench.errors import CorpusError, DistillError
 
 
 @pytest.fixture
-def hub(tmp_path):
+def hub(tmp_path, monkeypatch):
     """Make a folder for each source of the paper, of the same configuration, split and column."""
+    monkeypatch.setattr(mixtures, "PART_ROWS", 3)
     where = {}
     for source in mixtures.PAPER:
         folder = tmp_path / "hub" / source.name
@@ -32,7 +33,7 @@ def test_the_mixture_is_streamed_with_its_roles(hub, tmp_path):
     folder = mixtures.fetch(
         mixtures.PAPER, tmp_path / "texts", elsewhere=hub, on_progress=lambda source, done: seen.append(done)
     )
-    assert len(list(folder.iterdir())) == len(mixtures.PAPER) == 7 and seen == [6] * 7
+    assert len(list(folder.iterdir())) == 3 * len(mixtures.PAPER) and seen == [3, 6, 7] * 7
     texts = list(corpora.read_folder(folder))
     assert len(texts) == 42 and max(len(text.text) for text in texts) == mixtures.CHARACTERS
     roles = {text.text.partition(" of ")[2]: text.role for text in texts if " of " in text.text}
@@ -44,11 +45,13 @@ def test_a_source_that_fails_costs_only_itself(hub, tmp_path):
     broken = hub | {mixtures.PAPER[2].data: str(tmp_path / "gone")}
     with pytest.raises(CorpusError, match="gone .* could not be read"):
         mixtures.fetch(mixtures.PAPER, tmp_path / "texts", elsewhere=broken)
-    kept = sorted(path.name for path in (tmp_path / "texts").iterdir())
-    assert kept == sorted(f"{source.name}.parquet" for source in mixtures.PAPER[:2])
+    kept = list((tmp_path / "texts").iterdir())
+    assert len(kept) == 6 and all(path.name.startswith(("HuggingFaceFW-", "vblagoje-")) for path in kept)
+    (tmp_path / "texts" / f"{mixtures.PAPER[1].name}-0002.parquet").unlink()
     seen = []
-    mixtures.fetch(mixtures.PAPER, tmp_path / "texts", elsewhere=hub, on_progress=lambda source, _: seen.append(source))
-    assert seen == list(mixtures.PAPER[2:])
+    mixtures.fetch(mixtures.PAPER, tmp_path / "texts", elsewhere=hub, on_progress=lambda *done: seen.append(done))
+    assert seen == [(mixtures.PAPER[1], 7), *((source, n) for source in mixtures.PAPER[2:] for n in (3, 6, 7))]
+    assert len(list(corpora.read_folder(tmp_path / "texts"))) == 42
 
 
 def test_a_stop_leaves_no_half_a_file(hub, tmp_path):

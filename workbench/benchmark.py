@@ -469,9 +469,9 @@ def _stored(results, entrant: Entrant, task: AbsTask) -> Outcome | None:
 
 def _units(task: AbsTask, result, predictions: Path) -> dict | None:
     """Return what an interval can be drawn over, if it reproduces mteb's score."""
-    (split, *more_splits), (subset, *more_subsets) = list(result.scores), list(task.hf_subsets)
-    if more_splits or more_subsets:
+    if len(result.scores) != 1 or len(task.hf_subsets) != 1:
         return None
+    (split,), (subset,) = result.scores, task.hf_subsets
     score, found = result.scores[split][0], None
     path = predictions / task.prediction_file_name
     predicted = json.loads(path.read_text())[subset][split] if path.is_file() else None

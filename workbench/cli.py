@@ -88,7 +88,8 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
     for option in ("base", "teacher"):
         if output == Path(getattr(options, option)).expanduser().resolve():
             raise DistillError(f"--output is the folder of the {option}: choose another one")
-    base = models.resolve(options.base).name  # a base that is not there is noticed before anything is encoded
+    base = models.resolve(options.base).name  # a model that cannot be had is noticed before texts are read
+    models.resolve(options.teacher)
     source = str(Path(options.texts).resolve()) if Path(options.texts).exists() else options.texts
     texts = [text for text in _texts(options.texts, options.limit, options.sample) if text.text.strip()]
     if recipe.forms:
@@ -175,8 +176,7 @@ def _fetch(options: argparse.Namespace, stop: threading.Event) -> None:
     total = sum(source.texts for source in mixtures.PAPER)
     if options.dry_run:
         for source in mixtures.PAPER:
-            there = " (fetched)" if (Path(options.output) / f"{source.name}.parquet").is_file() else ""
-            print(f"{source.texts:>9,}  {source.role.value:<8}  {source.name}{there}")
+            print(f"{source.texts:>9,}  {source.role.value:<8}  {source.name}")
         print(f"{total:>9,}  in all, of the hub; nothing was fetched")
         return
     done: dict[str, int] = {}
@@ -209,16 +209,15 @@ def _benchmark(options: argparse.Namespace, stop: threading.Event) -> None:
     teacher, cache = _teacher_and_cache(options, prompts)
     if about.get("fingerprint") not in (None, teacher.identity["fingerprint"]):
         raise WorkbenchError(f"{options.student} was distilled from {about['teacher_name']}, not from these weights")
-    name = Path(options.student).resolve().name
-    base = models.load(options.base or about.get("base") or models.MINILM)
+    base = models.load(base_name := options.base or about.get("base") or models.MINILM)
     for one in (model, base, *(others := [models.load(each) for each in options.model])):
         positions = getattr(one[0].model.config, "max_position_embeddings", options.max_length)
         one.max_seq_length = min(options.max_length, positions)
-    large = benchmark.of_teacher(teacher, cache)
-    small = benchmark.of_model(model, "standard", name)
+    large = benchmark.of_teacher(teacher, cache, name=models.full_name(teacher.name))
+    small = benchmark.of_model(model, "standard", Path(options.student).resolve().name)
     entrants = [
         large,
-        benchmark.of_model(base, "base"),
+        benchmark.of_model(base, "base", models.full_name(base_name)),
         small,
         benchmark.of_pair(small, large),
         *(benchmark.of_model(other, each) for other, each in zip(others, options.model, strict=True)),
@@ -548,7 +547,7 @@ def _parser() -> argparse.ArgumentParser:
     teacher_options(bench, None, None)
 
     fetch = command("fetch", _fetch, "Fetch the paper's mixture of texts from the hub",
-                    "A file for each source; stopped or cut off, the same command goes on with the source at work.")  # fmt: skip
+                    "Parquet files of 100,000 texts; stopped or cut off, the same command goes on behind the last whole one.")  # fmt: skip
     fetch.add_argument("--output", required=True, help="folder for the texts")
     fetch.add_argument("--dry-run", action="store_true", help="only list the sources")
 

@@ -288,17 +288,42 @@ def hub_texts(
     Raises:
         CorpusError: the data set cannot be reached, or has no such column.
     """
+    for text in hub_rows(name, column, config=config, split=split, limit=limit):
+        if text and text.strip():
+            yield Text(text, role)
+
+
+def hub_rows(
+    name: str,
+    column: str,
+    *,
+    config: str | None = None,
+    split: str = "train",
+    skip: int = 0,
+    limit: int | None = None,
+) -> Iterator[str | None]:
+    """Stream one column of a data set of the hub row by row, empty ones too; otherwise as `hub_texts`.
+
+    Args:
+        name: the data set's name on the hub, or a local folder that `datasets` can read.
+        column: the column that holds the text.
+        config: the data set's configuration, where it has several.
+        split: the split to read.
+        skip: rows to leave out at first.
+        limit: stop after this many rows.
+
+    Raises:
+        CorpusError: the data set cannot be reached, or has no such column.
+    """
     from datasets import load_dataset
 
     try:
         rows = load_dataset(name, config, split=split, streaming=True)
-        if limit is not None:
-            rows = rows.take(limit)
-        for row in rows:
+        rows = rows.skip(skip) if skip else rows
+        for row in rows if limit is None else rows.take(limit):
             if column not in row:
                 raise CorpusError(f"data set {name}: no column {column!r}; it has {', '.join(row)}")
-            if row[column] and row[column].strip():
-                yield Text(row[column], role)
+            yield row[column]
     except CorpusError:
         raise
     except Exception as error:  # datasets raises a dozen kinds, most of them bare

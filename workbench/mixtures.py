@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from workbench import corpora
-from workbench.corpora import Role
+from workbench.corpora import Role, Text
 from workbench.errors import CorpusError
 
-_ROWS = 4096  # written at once
+PART_ROWS = 100_000  # of a file
+_BLOCK_ROWS = 4096  # written at once
 CHARACTERS = 4000  # more than 512 tokens of nearly any English text; what follows would only take room
 
 
@@ -25,7 +27,7 @@ class Source:
         data: the data set's name on the hub, or a folder that `datasets` can read.
         column: the column that holds the text.
         role: of every text in it.
-        texts: how many to take, from the first on.
+        texts: how many rows to take, from the first on.
         config: the data set's configuration, where it has several.
         split: the split to read.
     """
@@ -39,7 +41,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """The name of its file."""
+        """What its files are called."""
         return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(filter(None, (self.data, self.config, self.column)))).strip(
             "-"
         )
@@ -67,16 +69,16 @@ def fetch(
     on_progress: Callable[[Source, int], None] | None = None,
     stop: threading.Event | None = None,
 ) -> Path:
-    """Stream sources into `folder`, one parquet file each with the columns `text`, `role` and `source`.
+    """Stream sources into `folder`, as parquet files of `PART_ROWS` rows with the columns `text`, `role` and `source`.
 
-    A file appears when it is whole, and a source whose file is there is not fetched again: after a failure or a
-    stop the same call goes on with the source that was at work. `corpora.read_folder` reads the result.
+    A file appears when it is whole, and what is there is not fetched again: after a failure or a stop the same call
+    goes on behind the last whole file. `corpora.read_folder` reads the result.
 
     Args:
         sources: such as `PAPER`.
         folder: made if it is not there.
         elsewhere: name of a data set to another one, or to a folder, of the same configuration, split and column.
-        on_progress: called with the source and how many of its texts are written.
+        on_progress: called with the source and how many of its rows are done.
         stop: when set, it ends within some thousand texts.
 
     Returns:
@@ -91,42 +93,49 @@ def fetch(
         raise CorpusError("two sources are of the same data set, configuration and column: join them")
     folder = Path(folder).expanduser()
     for source in sources:
-        path = folder / f"{source.name}.parquet"
-        if path.is_file():
+        done = 0
+        while done < source.texts and _part(folder, source, done).is_file():
+            done = min(done + PART_ROWS, source.texts)
+        if done == source.texts:
             continue
-        scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        data = (elsewhere or {}).get(source.data, source.data)
+        rows = corpora.hub_rows(
+            data, source.column, config=source.config, split=source.split, skip=done, limit=source.texts - done
+        )
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _write(source, scratch, (elsewhere or {}).get(source.data, source.data), on_progress, stop)
-            os.replace(scratch, path)
+            while written := _write(source, _part(folder, source, done), rows, done, on_progress, stop):
+                done += written
         except OSError as error:
-            raise CorpusError(f"{path} cannot be written: {error.strerror or error}") from None
-        finally:
-            scratch.unlink(missing_ok=True)
+            raise CorpusError(f"{folder} cannot be written to: {error.strerror or error}") from None
     return folder
 
 
-def _write(source: Source, path: Path, data: str, on_progress, stop: threading.Event | None) -> None:
-    from itertools import islice
+def _part(folder: Path, source: Source, first: int) -> Path:
+    return folder / f"{source.name}-{first // PART_ROWS:04}.parquet"
 
+
+def _write(source: Source, path: Path, rows: Iterator[str | None], done: int, on_progress, stop) -> int:
+    """Write one file, whole or not at all; return how many rows it took, 0 at the end of the source."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    texts = corpora.hub_texts(
-        data, source.column, source.role, config=source.config, split=source.split, limit=source.texts
-    )
     schema = pa.schema([("text", pa.string()), ("role", pa.string()), ("source", pa.string())])
-    done = 0
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        while block := [text.text[:CHARACTERS] for text in islice(texts, _ROWS)]:
-            if stop is not None and stop.is_set():
-                raise CorpusError(
-                    "stopped; the sources fetched before are kept, and the same command goes on from there"
-                )
-            columns = [block, [source.role.value] * len(block), [source.name] * len(block)]
-            writer.write_table(pa.table(columns, schema=schema))
-            done += len(block)
-            if on_progress:
-                on_progress(source, done)
-    if not done:
-        raise CorpusError(f"data set {data} ({source.split}): column {source.column!r} has no text")
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    written = 0
+    try:
+        with pq.ParquetWriter(scratch, schema, compression="zstd") as writer:
+            while block := list(islice(rows, min(_BLOCK_ROWS, PART_ROWS - written))):
+                if stop is not None and stop.is_set():
+                    raise CorpusError("stopped; whole files are kept, and the same command goes on behind them")
+                texts = [Text(row[:CHARACTERS], source.role).text for row in block if row and row.strip()]
+                columns = [texts, [source.role.value] * len(texts), [source.name] * len(texts)]
+                writer.write_table(pa.table(columns, schema=schema))
+                written += len(block)
+                if on_progress:
+                    on_progress(source, done + written)
+        if written:
+            os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return written

@@ -1,0 +1,106 @@
+"""Which of our additions to the paper's recipe help? One row a variant, trained on the same texts. Writes build/ablation.json.
+
+    python -m bench.ablation TEXTS COLLECTION... [--sample 4000] [--passes 1]
+
+TEXTS is a folder of parquet or JSON-lines files, COLLECTION a folder in BEIR's layout. All variants read the same
+texts equally often; what differs is the start of the head, the batches, the arithmetic, the learning rate and what is
+trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from bench.__main__ import machine
+from bench.quality import fill, mean_share
+from workbench import comparison, corpora, student
+from workbench.cache import TargetCache
+from workbench.distill import distill, evaluate
+from workbench.errors import WorkbenchError
+from workbench.paths import home
+from workbench.recipes import REDACT_IR, TOUR, Recipe
+from workbench.teachers import LocalTeacher
+
+# The paper's settings with the tour's teacher, base and length, so that it runs on two cores.
+PAPER = replace(REDACT_IR, name="as in the paper", teacher=TOUR.teacher, prompts=None, max_length=TOUR.max_length)
+
+
+def variants() -> list[tuple[Recipe, bool]]:
+    """Return recipes, each with whether the transformer is frozen."""
+
+    def with_settings(recipe: Recipe, name: str, **changes: object) -> Recipe:
+        return replace(recipe, name=name, settings=replace(recipe.settings, **changes))
+
+    start = replace(PAPER, name="+ closed-form start", start="closed-form")
+    buckets = with_settings(start, "+ batches of like lengths", bucketing=True)
+    fast = with_settings(buckets, "+ bfloat16", precision="auto")
+    tour = with_settings(fast, "+ the tour's rate and batches", learning_rate=3e-4, batch_size=16)
+    low = with_settings(fast, "+ bfloat16, a tenth of the rate", learning_rate=1e-5, final_learning_rate=1e-6)
+    head = replace(fast, name="+ bfloat16, transformer frozen")
+    return [(recipe, recipe is head) for recipe in (PAPER, start, buckets, fast, tour, low, head)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.ablation", description=__doc__.splitlines()[0])
+    parser.add_argument("texts", type=Path, metavar="TEXTS")
+    parser.add_argument("collections", nargs="+", type=Path, metavar="COLLECTION")
+    parser.add_argument("--sample", type=int, default=4000)
+    parser.add_argument("--passes", type=int, default=1)
+    options = parser.parse_args()
+    try:
+        rows = measure(options)
+    except WorkbenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    table = pd.DataFrame(rows)
+    report = {"machine": machine(), "sample": options.sample, "passes": options.passes}
+    path = comparison.write_json(home() / "ablation.json", report | {"rows": comparison.as_rows(table)})
+    print(f"{table.round(4).to_string(index=False)}\nwritten to {path}")
+    return 0
+
+
+def measure(options: argparse.Namespace) -> list[dict]:
+    texts = corpora.sample(options.texts, options.sample)
+    collections = [corpora.beir(folder) for folder in options.collections]
+    teacher = LocalTeacher(PAPER.teacher, max_length=PAPER.max_length)
+    cache = TargetCache(home() / "cache", teacher)
+    fill(teacher, cache, texts + [t for c in collections for t in c.query_texts() + c.document_texts()])
+    held_out, train = texts[::20], [t for i, t in enumerate(texts) if i % 20]
+    targets, wanted = cache.targets(train), cache.targets(held_out)
+    rows = []
+    for recipe, frozen in variants():
+        model = student.build(PAPER.base, cache.dimension, max_length=PAPER.max_length)
+        started = time.perf_counter()
+        if recipe.start == "closed-form":
+            student.warm_start(model, train, targets)
+        start_seconds = time.perf_counter() - started
+        if recipe is not PAPER and not any(row["variant"] == "closed-form start alone" for row in rows):
+            rows.append(
+                row_of("closed-form start alone", model, held_out, wanted, collections, cache, start_seconds, np.nan)
+            )
+        model[0].requires_grad_(not frozen)
+        settings = replace(recipe.settings, epochs=options.passes, cycles=1, evaluations=1)
+        started = time.perf_counter()
+        speed = distill(model, train, targets, settings).texts_per_second
+        seconds = start_seconds + time.perf_counter() - started
+        rows.append(row_of(recipe.name, model, held_out, wanted, collections, cache, seconds, speed))
+    return rows
+
+
+def row_of(name, model, held_out, wanted, collections, cache, seconds, speed) -> dict:
+    share = mean_share(model, collections, cache)
+    row = {"variant": name, "seconds": round(seconds, 1), "texts_per_second": round(speed, 1)}
+    row |= {"held_out_loss": evaluate(model, held_out, wanted)["loss"], "asymmetric_share": share}
+    print(row, flush=True)
+    return row
+
+
+if __name__ == "__main__":
+    sys.exit(main())
