@@ -283,3 +283,48 @@ def test_tradeoff_explorer(lab):
     notebook.eventually("view.position", lambda p: p == key)
     assert notebook.python("int(view.dimensions.value)") == notebook.python("int(view.choice['dimensions'])")
     nothing_ran(notebook)
+
+
+def test_benchmark_board(lab, task_folders):
+    names = [str(task_folders / name) for name in ("search", "topics", "groups", "alike", "same")]
+    notebook = lab.open(
+        "board",
+        [
+            "import numpy as np, warnings\n"
+            "warnings.simplefilter('ignore')\n"
+            "from sklearn.feature_extraction.text import HashingVectorizer\n"
+            "from workbench import benchmark, tasks\n"
+            "from workbench.widgets.benchmark_board import BenchmarkBoard\n"
+            "words = HashingVectorizer(n_features=256)\n"
+            "def entrant(label, noise):\n"
+            "    rng = np.random.default_rng(0)\n"
+            "    def embed(texts, role):\n"
+            "        exact = words.transform(texts).toarray()\n"
+            "        return (exact + noise * rng.standard_normal(exact.shape)).astype('float32')\n"
+            "    return benchmark.Entrant(label, label, 'r', 256, embed)\n"
+            "entrants = [entrant('teacher', 0), entrant('standard', .06),\n"
+            "            entrant('<img src=x onerror=\"window.broken=true\">', .03)]\n"
+            f"board = BenchmarkBoard(entrants, tasks.tasks({names!r}), 'results', aliases={{'search': 'SciFact',\n"
+            "    'alike': 'STSBenchmark'})\n"
+            "board",
+        ],
+    )
+    notebook.run_all()
+    page = notebook.page
+    page.wait_for_selector(".workbench .js-plotly-plot", timeout=60_000)
+    page.locator(".workbench button", has_text="Run").click()
+    assert notebook.eventually("len(board.outcomes)", lambda n: n == 15, 120) == 15
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.workbench .note')].some(e => e.innerText.includes('15 evaluations done'))"
+    )
+    page.wait_for_timeout(1000)
+    notebook.pictures("benchmark-board")
+    page.get_by_role("button", name="beside published scores").click()
+    notebook.eventually("board.chart.layout.yaxis.ticktext", lambda t: list(t) == ["SciFact", "STSBenchmark"])
+    page.get_by_role("button", name="beside published averages").click()
+    notebook.eventually("len(board.chart.layout.yaxis.ticktext)", lambda n: n == 6)
+    page.wait_for_timeout(800)
+    notebook.picture("benchmark-board-averages")
+    page.locator("th button[data-column=teacher]").first.click()
+    page.wait_for_selector("th[aria-sort=ascending]")
+    nothing_ran(notebook)

@@ -30,7 +30,8 @@ def distill_arguments(tiny_model, other_tiny_model):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["demo"], ["cache"], ["distill"], ["evaluate"], ["publish"], ["push"], ["lab"]]
+    "command",
+    [[], ["demo"], ["cache"], ["distill"], ["evaluate"], ["benchmark"], ["fetch"], ["publish"], ["push"], ["lab"]],
 )
 def test_help_explains(command, capsys):
     with pytest.raises(SystemExit) as done:
@@ -88,6 +89,69 @@ def test_a_recipe_decides_what_is_not_named(home, tiny_model, other_tiny_model, 
     assert "no recipe 'redact'; the nearest are redact-" in capsys.readouterr().err
 
 
+def test_a_plan_before_anything_is_stored(home, tiny_model, other_tiny_model, capsys):
+    arguments = distill_arguments(tiny_model, other_tiny_model)
+    assert cli.main([*arguments, "--recipe", "redact-ir", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "texts    300, 300 of them not in the cache" in out and "threads" in out and "3 passes" in out
+    assert cli.main([*arguments, "--recipe", "redact-ir", "--dry-run", "--speeds", "A card: big:10:100"]) == 0
+    out = capsys.readouterr().out
+    assert "teacher  30 s at 10 texts a second" in out and "student  9 s for 3 passes, 30 steps" in out
+    assert "device   A card: big" in out and not (home / "student").exists()
+    assert cli.main([*arguments, "--dry-run", "--speeds", "fast"]) == 1
+    assert "expected DEVICE:TEACHER:STUDENT" in capsys.readouterr().err
+
+
+def test_in_domain_makes_queries_of_documents(home, tiny_model, other_tiny_model, capsys):
+    arguments = distill_arguments(tiny_model, other_tiny_model)
+    assert cli.main([*arguments, "--recipe", "in-domain"]) == 0
+    about = student.statement(home / "student")
+    assert about["texts_by_role"]["query"] > 150 + 100  # those of the file, and some of each of 150 documents
+
+
+def test_a_folder_of_texts_is_read_or_drawn_from(home, tiny_model, other_tiny_model, capsys):
+    arguments = distill_arguments(tiny_model, other_tiny_model)
+    arguments[2] = "texts"
+    (home / "texts").mkdir()
+    (home / "texts.jsonl").rename(home / "texts" / "some.jsonl")
+    assert cli.main([*arguments, "--sample", "100"]) == 0
+    assert sum(student.statement(home / "student")["texts_by_role"].values()) == 95
+    assert cli.main(["cache", "--texts", "texts", "--teacher", str(other_tiny_model), "--dry-run"]) == 0
+    assert "300 of 300 targets missing" in capsys.readouterr().out
+    assert cli.main([*arguments, "--sample", "100", "--limit", "5"]) == 1
+    assert "without --limit" in capsys.readouterr().err
+
+
+def test_benchmark_runs_everyone_and_goes_on(home, tiny_model, other_tiny_model, task_folders, capsys):
+    pytest.importorskip("mteb")
+    assert cli.main(distill_arguments(tiny_model, other_tiny_model)) == 0
+    tasks = [str(task_folders / name) for name in ("search", "alike")]
+    arguments = ["benchmark", "--student", "student", "--model", str(tiny_model), "--tasks", *tasks]
+    capsys.readouterr()
+    assert cli.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "share of teacher" in out and "mean over kinds" in out
+    report = json.loads((home / "home" / "benchmark.json").read_text())
+    assert [row["task"] for row in report["scores"]] == ["search", "alike"]
+    assert {row["label"] for row in report["differences"]} == {"base", "standard", "asymmetric", str(tiny_model)}
+    results = list((home / "home" / "benchmarks" / "results").rglob("search.json"))
+    assert len(results) == 5
+    before = {path: path.stat().st_mtime_ns for path in results}
+    assert cli.main(arguments) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in results}
+    assert cli.main([*arguments[:-2], "Scifact"]) == 1
+    assert "the nearest names are SciFact" in capsys.readouterr().err
+    assert cli.main([*arguments, "--teacher", str(tiny_model)]) == 1
+    assert "not from these weights" in capsys.readouterr().err
+
+
+def test_fetch_lists_its_sources(home, capsys):
+    assert cli.main(["fetch", "--output", "texts", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "3,000,000  document  HuggingFaceFW-fineweb-sample-10BT-text" in out and "5,681,000  in all" in out
+    assert not (home / "texts").exists()
+
+
 def test_evaluate_refuses_a_student_of_other_weights(home, tiny_model, other_tiny_model, capsys):
     assert cli.main(distill_arguments(tiny_model, other_tiny_model)) == 0
     assert cli.main(["evaluate", "--student", "student", "--teacher", str(tiny_model)]) == 1
@@ -103,6 +167,7 @@ def test_evaluate_refuses_a_student_of_other_weights(home, tiny_model, other_tin
         (["distill", "--output", "texts.jsonl", "--texts", "texts.jsonl"], "is a file"),
         (["distill", "--output", "s", "--base", "s", "--texts", "texts.jsonl"], "folder of the base"),
         (["distill", "--output", "s", "--seed", "-1", "--texts", "texts.jsonl"], "must not be negative"),
+        (["distill", "--output", "s", "--recipe", "redact-ir", "--texts", "texts.jsonl"], "arctic-embed-m-v1.5.* not"),
         (["evaluate", "--student", "nowhere"], "was not found"),
         (["evaluate", "--student", "nowhere", "--collection", "nowhere-else"], "no such folder"),
         (["cache", "--texts", "hub:name"], "expected hub:NAME:COLUMN:ROLE"),

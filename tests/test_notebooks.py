@@ -69,6 +69,21 @@ def publishing(notebook):
     assert "share of the teacher" in notebook.page.locator(".jp-RenderedMarkdown table").first.text_content()
 
 
+def benchmarks(notebook):
+    page = notebook.page
+    assert notebook.python("sorted(set(differences['label']))") == ["base", "pair", "student"]
+    assert notebook.python("sorted({o.kind for o in outcomes})") == [
+        "Classification", "Clustering", "PairClassification", "Retrieval",
+    ]  # fmt: skip
+    shares = notebook.python("differences.set_index(['task', 'label'])['share_of_teacher'].loc['tutorial'].to_dict()")
+    assert shares["student"] > 0.8 and shares["pair"] > 0.8
+    page.get_by_role("button", name="share of the teacher", exact=True).click()
+    notebook.eventually("board.view.value", lambda v: v == "share of the teacher")
+    page.locator(".workbench button", has_text="Run").click()
+    status_says(notebook, "16 evaluations done")
+    notebook.eventually("len(board.chart.data)", lambda n: n == 3)
+
+
 ACTS = {
     "01": caching,
     "02": distillation,
@@ -76,6 +91,7 @@ ACTS = {
     "04": retrieval,
     "05": truncation,
     "06": publishing,
+    "07": benchmarks,
 }
 
 

@@ -43,6 +43,21 @@ def test_the_papers_students_have_the_papers_sizes(tmp_path):
         np.testing.assert_array_equal(again.encode(["a sail"]), model.encode(["a sail"]))
 
 
+def test_mteb_gives_the_published_score(tmp_path):
+    """MTEB's public results have 82.0 for the student's start on STSBenchmark."""
+    pytest.importorskip("mteb")
+    folder = SHARED.parent / "tasks" / "stsb"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    from workbench import benchmark, tasks
+
+    model = models.load(models.MINILM, device="cpu")
+    (outcome,) = benchmark.run([benchmark.of_model(model, "base")], tasks.tasks([folder]), tmp_path)
+    known = benchmark.published()
+    known = known[(known["task"] == "STSBenchmark") & (known["model"] == "all-MiniLM-L6-v2")]["score"].item()
+    assert outcome.score == pytest.approx(known, abs=0.002)
+
+
 def test_fast_teacher_vectors_are_the_float32_vectors(teacher):
     corpus = corpora.docstrings(pairs=60, held_out=1)
     texts = [t.text for t in corpus.train]

@@ -391,7 +391,7 @@ def _encoder(entrant: Entrant, on_texts: Callable[[int], None], stop: threading.
                 encode, role = entrant.alike or entrant.embed, Role.DOCUMENT
             else:
                 encode, role = entrant.embed, Role.QUERY if prompt_type == PromptType.query else Role.DOCUMENT
-            texts = [text for batch in inputs for text in batch["text"]]
+            texts = [text.replace("\0", " ") for batch in inputs for text in batch["text"]]  # no `Text` may have NUL
             vectors = np.empty((len(texts), entrant.dimension), dtype=np.float32)
             for start in range(0, len(texts), _BLOCK):
                 if stop is not None and stop.is_set():

@@ -337,7 +337,7 @@ class BenchmarkBoard(View):
     def _points(self, name, number, x, y, *, text, size=9, hollow=False, error=None) -> None:
         symbol = _SYMBOLS[number % len(_SYMBOLS)]
         self.chart.add_scatter(
-            x=x, y=y, mode="markers", name=html.escape(cut(name, 40)), text=text, error_x=error,
+            x=x, y=y, mode="markers", name=html.escape(cut(name, 40), quote=False), text=text, error_x=error,
             marker={"size": size, "color": CATEGORIES[number % len(CATEGORIES)], "symbol": symbol + "-open" * hollow},
             hovertemplate="%{text}<br>%{x:.3f}<extra>%{fullData.name}</extra>",
         )  # fmt: skip
@@ -347,6 +347,6 @@ class BenchmarkBoard(View):
         self.chart.update_xaxes(title_text=title)
         self.chart.update_yaxes(
             tickvals=list(range(len(names))),
-            ticktext=[html.escape(cut(name, 34)) for name in names],
+            ticktext=[html.escape(cut(name, 34), quote=False) for name in names],
             range=[len(names) - 0.5, -0.5] if names else [0.5, -0.5],
         )
