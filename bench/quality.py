@@ -1,13 +1,14 @@
 """How good students get for their budget, beside teacher, untrained base and closed-form start. Writes build/quality.json.
 
-    python -m bench.quality DATA [--recipes broad in-domain] [--texts 12000]
+    python -m bench.quality DATA [--recipes broad in-domain joint] [--texts 12000]
 
-DATA has `retrieval/` with folders in BEIR's layout and `texts/` with parquet files of other, unlabelled texts. Two
-students are measured on every collection, and no judgment or query of any is used in training:
+DATA has `retrieval/` with folders in BEIR's layout and `texts/` with parquet files of other, unlabelled texts. No
+judgment and no query of a collection is used in training:
 
-- broad: the tour's recipe on a draw from `texts/`; it has never seen a text of a collection.
-- in-domain: one student for all collections, of their documents and of pieces of these (without judgments). The
-  teacher has to encode the documents for asymmetric search anyway.
+- broad: the tour's recipe on a draw from `texts/`; one student, which has never seen a text of a collection.
+- in-domain: a student for each collection, of its documents and of pieces of these, without judgments. The teacher has to
+  encode the documents for asymmetric search anyway.
+- joint: the same, one student for all collections.
 
 Targets, checkpoints and finished students are kept: a stopped run goes on with the same command.
 """
@@ -18,7 +19,7 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,8 @@ CURVE_SECONDS = 240  # of training between two points of the curve
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, metavar="DATA")
-    parser.add_argument("--recipes", nargs="+", default=["broad", "in-domain"], choices=["broad", "in-domain"])
+    parser.add_argument("--recipes", nargs="+", default=["broad", "in-domain"], choices=["broad", "in-domain", "joint"])
+    parser.add_argument("--collections", nargs="+", metavar="NAME", help="only these")
     parser.add_argument("--texts", type=int, default=12_000, help="texts drawn for the broad student")
     options = parser.parse_args()
     if not (options.data / "retrieval").is_dir():
@@ -56,23 +58,27 @@ def main() -> int:
 
 def measure(options: argparse.Namespace) -> None:
     folders = sorted(path for path in (options.data / "retrieval").iterdir() if (path / "corpus.jsonl").is_file())
-    collections = [corpora.beir(folder) for folder in folders]
+    wanted = options.collections or [folder.name for folder in folders]
+    collections = [corpora.beir(folder) for folder in folders if folder.name in wanted]
     teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
     cache = TargetCache(home() / "cache", teacher)
     fill(teacher, cache, [t for c in collections for t in c.query_texts() + c.document_texts()])
     base = models.load(TOUR.base)
     base.max_seq_length = TOUR.max_length
-    documents = [t for c in collections for t in c.document_texts() if t.text]
-    mixtures = {
-        "broad": lambda: (replace(TOUR, name="broad"), corpora.sample(options.data / "texts", options.texts)),
-        "in-domain": lambda: (IN_DOMAIN, documents + corpora.query_forms(documents, IN_DOMAIN.forms)),
-    }
-    rows, training = rows_of("base", collections, cache, base, ["teacher", "base"]), {}
+    rows, training = rows_of("base", collections, cache, base, ["teacher", "base"]), []
     for name in options.recipes:
-        recipe, texts = mixtures[name]()
-        start, model, training[name] = trained(recipe, texts, teacher, cache, collections)
-        rows += rows_of(f"{name}, closed-form start", collections, cache, start)
-        rows += rows_of(name, collections, cache, model)
+        # Texts that a student learns from, and the collections that it is measured on.
+        if name == "broad":
+            jobs = [("broad", TOUR, corpora.sample(options.data / "texts", options.texts), collections)]
+        elif name == "joint":
+            jobs = [("joint", IN_DOMAIN, in_domain(collections), collections)]
+        else:
+            jobs = [(f"in-domain-{c.name}", IN_DOMAIN, in_domain([c]), [c]) for c in collections]
+        for student_name, recipe, texts, measured_on in jobs:
+            start, model, took = trained(student_name, recipe, texts, teacher, cache, measured_on)
+            training.append({"student": student_name, **took})
+            rows += rows_of(f"{name}, closed-form start", measured_on, cache, start)
+            rows += rows_of(name, measured_on, cache, model)
     table = pd.DataFrame(rows)
     means = table.groupby(["recipe", "mode"], sort=False)["share_of_teacher"].agg(["mean", "min"])
     report = {
@@ -97,9 +103,15 @@ def fill(teacher: LocalTeacher, cache: TargetCache, texts: list) -> dict:
     return {"texts": len(texts), "encoded": done.encoded, "seconds": round(time.perf_counter() - started, 1)}
 
 
-def trained(recipe, texts, teacher, cache, collections):
-    """Return a recipe's closed-form start, its student, and what making them took."""
-    folder = home() / "quality" / recipe.name
+def in_domain(collections: list) -> list:
+    """Return the documents of collections, and pieces of their sentences as queries."""
+    documents = [t for c in collections for t in c.document_texts() if t.text]
+    return documents + corpora.query_forms(documents, IN_DOMAIN.forms)
+
+
+def trained(name, recipe, texts, teacher, cache, collections):
+    """Return a closed-form start, its student, and what making them took."""
+    folder = home() / "quality" / name
     texts = list({(t.role, t.text): t for t in texts}.values())
     identity = json.loads(json.dumps([recipe.as_dict(), cache.identity, cache.keys(texts).tobytes().hex()[:64]]))
     finished = folder / "run.json"
@@ -141,7 +153,7 @@ def trained(recipe, texts, teacher, cache, collections):
         "settings": asdict(recipe.settings),
     }
     measured["held_out_loss"] = result.best_loss
-    made = {"teacher": recipe.teacher, "base": recipe.base, "source": recipe.name}
+    made = {"teacher": recipe.teacher, "base": recipe.base, "source": name}
     student.save(model, folder / "student", statement(cache, train, **made, settings=recipe.settings, result=result))
     comparison.write_json(finished, {"identity": identity, "training": measured})
     return student.load(folder / "start"), model, measured
