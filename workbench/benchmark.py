@@ -184,7 +184,7 @@ def run(
     finished, and beside them `TASK.units.json` with what intervals are drawn from.
 
     Args:
-        entrants: with different labels, names and revisions.
+        entrants: with different labels.
         tasks: from `workbench.tasks.tasks`.
         folder: for results.
         on_progress: called before and during each evaluation, and once at the end.
@@ -192,15 +192,14 @@ def run(
         stop: when set, the run ends within a few thousand texts.
 
     Raises:
-        BenchmarkError: two entrants share a label or result files, or a task cannot be loaded (the hub cannot be
+        BenchmarkError: two entrants share a label, or a task cannot be loaded (the hub cannot be
             reached, say) or run; what is finished is kept, and the same call goes on from there.
         Stopped: `stop` was set.
     """
     mteb = need_mteb()
-    for what in ("label", "name"):
-        names = [getattr(entrant, what) for entrant in entrants]
-        if repeated := {name for name in names if names.count(name) > 1}:
-            raise BenchmarkError(f"two entrants have the {what} {repeated.pop()!r}: give each its own")
+    labels = [entrant.label for entrant in entrants]
+    if repeated := {label for label in labels if labels.count(label) > 1}:
+        raise BenchmarkError(f"two entrants have the label {repeated.pop()!r}: give each its own")
     if not entrants or not tasks:
         raise BenchmarkError("at least one model and one task are needed")
     results = mteb.ResultCache(cache_path=Path(folder).expanduser())
