@@ -6,8 +6,8 @@ DATA has `retrieval/` with folders in BEIR's layout and `texts/` with parquet fi
 judgment and no query of a collection is used in training:
 
 - broad: the tour's recipe on a draw from `texts/`; one student, which has never seen a text of a collection.
-- in-domain: a student for each collection, of its documents and of pieces of these, without judgments. The teacher has to
-  encode the documents for asymmetric search anyway.
+- in-domain: a student for each collection, of its documents, without judgments. The teacher has to encode these for
+  asymmetric search anyway. `--forms 1` adds a piece of a sentence of each as a query.
 - joint: the same, one student for all collections.
 
 Targets, checkpoints and finished students are kept: a stopped run goes on with the same command.
@@ -32,7 +32,7 @@ from workbench.distill import distill, embed, statement
 from workbench.errors import WorkbenchError
 from workbench.paths import home
 from workbench.progress import CacheBar, TrainingBar
-from workbench.recipes import IN_DOMAIN, TOUR
+from workbench.recipes import TOUR
 from workbench.teachers import LocalTeacher
 
 CURVE_SECONDS = 240  # of training between two points of the curve
@@ -43,6 +43,7 @@ def main() -> int:
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("--recipes", nargs="+", default=["broad", "in-domain"], choices=["broad", "in-domain", "joint"])
     parser.add_argument("--collections", nargs="+", metavar="NAME", help="only these")
+    parser.add_argument("--forms", type=int, default=0, help="queries made of each document, for in-domain and joint")
     parser.add_argument("--texts", type=int, default=12_000, help="texts drawn for the broad student")
     options = parser.parse_args()
     if not (options.data / "retrieval").is_dir():
@@ -71,9 +72,9 @@ def measure(options: argparse.Namespace) -> None:
         if name == "broad":
             jobs = [("broad", TOUR, corpora.sample(options.data / "texts", options.texts), collections)]
         elif name == "joint":
-            jobs = [("joint", IN_DOMAIN, in_domain(collections), collections)]
+            jobs = [("joint", TOUR, in_domain(collections, options.forms), collections)]
         else:
-            jobs = [(f"in-domain-{c.name}", IN_DOMAIN, in_domain([c]), [c]) for c in collections]
+            jobs = [(f"in-domain-{c.name}", TOUR, in_domain([c], options.forms), [c]) for c in collections]
         for student_name, recipe, texts, measured_on in jobs:
             start, model, took = trained(student_name, recipe, texts, teacher, cache, measured_on)
             training.append({"student": student_name, **took})
@@ -103,10 +104,10 @@ def fill(teacher: LocalTeacher, cache: TargetCache, texts: list) -> dict:
     return {"texts": len(texts), "encoded": done.encoded, "seconds": round(time.perf_counter() - started, 1)}
 
 
-def in_domain(collections: list) -> list:
+def in_domain(collections: list, forms: int) -> list:
     """Return the documents of collections, and pieces of their sentences as queries."""
     documents = [t for c in collections for t in c.document_texts() if t.text]
-    return documents + corpora.query_forms(documents, IN_DOMAIN.forms)
+    return documents + (corpora.query_forms(documents, forms) if forms else [])
 
 
 def trained(name, recipe, texts, teacher, cache, collections):

@@ -28,7 +28,7 @@ from workbench.cache import TargetCache
 from workbench.distill import distill
 from workbench.paths import home
 from workbench.progress import CacheBar, TrainingBar
-from workbench.recipes import IN_DOMAIN, REDACT_IR
+from workbench.recipes import REDACT_IR, TOUR
 from workbench.teachers import LocalTeacher
 from workbench.widgets.benchmark_board import BenchmarkBoard
 
@@ -82,23 +82,23 @@ pd.DataFrame(
 # %% [markdown]
 # ## 7.2 A student of these passages
 #
-# The recipe `in-domain` is for documents that you have: the teacher has to encode them anyway before anyone can search
-# them. Pieces of their sentences stand for the queries that nobody has asked yet. No judgment is used, and no query of
-# the collection is seen.
+# The teacher has to encode documents anyway before anyone can search them, so a student may learn from them for nothing.
+# No judgment is used, and no query of the collection is seen. As 192 passages are few, pieces of their sentences are added
+# in the role of queries (with thousands of documents that did not help, and the documents alone are better).
 
 # %%
 documents = corpora.tutorial().document_texts()
 texts = documents + corpora.query_forms(documents, count=4)
-teacher = LocalTeacher(IN_DOMAIN.teacher, max_length=IN_DOMAIN.max_length)
+teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
 with CacheBar() as bar:
     cache.fill(teacher, texts, on_plan=bar.plan, on_progress=bar.progress)
 [text.text for text in texts[len(documents) : len(documents) + 3]]
 
 # %%
-model = student.build(IN_DOMAIN.base, cache.dimension, max_length=IN_DOMAIN.max_length)
+model = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
 student.warm_start(model, texts, cache.targets(texts))
-settings = replace(IN_DOMAIN.settings, epochs=1, learning_rate=1e-4)
+settings = replace(TOUR.settings, epochs=1, learning_rate=1e-4)
 with TrainingBar() as bar:
     distill(model, texts, cache.targets(texts), settings, on_event=bar)
 
@@ -112,8 +112,8 @@ with TrainingBar() as bar:
 # > than the base to be worth anything, and on which does it only have to be as good?
 
 # %%
-base = models.load(IN_DOMAIN.base)
-base.max_seq_length = IN_DOMAIN.max_length
+base = models.load(TOUR.base)
+base.max_seq_length = TOUR.max_length
 large, small = benchmark.of_teacher(teacher, cache), benchmark.of_model(model, "student")
 entrants = [large, benchmark.of_model(base, "base"), small, benchmark.of_pair(small, large, "pair")]
 board = BenchmarkBoard(entrants, found, home() / "benchmarks", aliases={"scifact": "SciFact"})

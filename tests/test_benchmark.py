@@ -52,9 +52,8 @@ def test_every_entrant_gets_a_score_and_units_that_mean_it(outcomes):
         assert each.units is not None
         if "values" in each.units:
             assert np.mean(each.units["values"]) == pytest.approx(each.score, abs=1e-3)
-    path = folder / "results" / "workbench__mine"
-    results = [p for p in path.rglob("search.json")]
-    assert json.loads(results[0].read_text())["scores"]["test"][0]["main_score"] == pytest.approx(
+    (path,) = folder.rglob("workbench__mine/*/search.json")
+    assert json.loads(path.read_text())["scores"]["test"][0]["main_score"] == pytest.approx(
         next(each.score for each in done if each.task == "search" and each.label == "standard"), abs=1e-5
     )
 
@@ -140,11 +139,42 @@ def test_a_stop_keeps_what_is_finished(task_folders, entrants, tmp_path):
 
 def test_a_failure_half_way_keeps_what_is_finished(task_folders, entrants, tmp_path):
     (broken := tmp_path / "broken").mkdir()
-    lines(broken / "test.jsonl", [{"sentence1": "a", "sentence2": "b", "score": 2}, {"sentence1": "a", "score": 1}])
+    lines(broken / "test.jsonl", [{"sentence1": "a", "sentence2": "b", "score": score} for score in (2, 3)])
     found = tasks.tasks([task_folders / "alike", broken])
+    lines(broken / "test.jsonl", [{"sentence1": "a", "sentence2": "b", "score": 2}, {"sentence1": "a", "score": 1}])
     with pytest.raises(BenchmarkError, match=r"broken could not be run: .*line 2: no 'sentence2'.*3 of 6"):
         benchmark.run(entrants[0], found, tmp_path / "results")
     assert len(list((tmp_path / "results").rglob("alike.json"))) == 3
+
+
+def test_other_uses_and_other_data_of_one_name_are_kept_apart(task_folders, entrants, tmp_path):
+    small = entrants[0][1]
+    pairs, alike = (tasks.local(task_folders / "same", kind=kind) for kind in ("PairClassification", "STS"))
+    first = benchmark.run([small], [pairs], tmp_path)[0]
+    second = benchmark.run([small], [alike], tmp_path)[0]
+    assert (first.metric, second.metric) == ("cosine_ap", "cosine_spearman") and first.score != second.score
+    assert benchmark.run([small], [pairs], tmp_path)[0] == first
+
+
+def test_a_revision_changes_with_whatever_changes_vectors(tiny_model):
+    from sentence_transformers.models import Pooling
+
+    model = SentenceTransformer(str(tiny_model), device="cpu")
+    first = benchmark.of_model(model, "a").revision
+    assert benchmark.of_model(SentenceTransformer(str(tiny_model), device="cpu"), "b").revision == first
+    model[1] = Pooling(32, pooling_mode="cls")
+    assert benchmark.of_model(model, "a").revision != first
+    model = SentenceTransformer(str(tiny_model), device="cpu", prompts={"query": "find: "})
+    assert benchmark.of_model(model, "a").revision != first
+
+
+def test_edited_units_are_made_again(task_folders, entrants, tmp_path):
+    found = tasks.tasks([task_folders / "alike"])
+    first = benchmark.run(entrants[0][:1], found, tmp_path)
+    (path,) = tmp_path.rglob("alike.units.json")
+    for units in (5, {"ids": ["a"]}, {"scores": [1.0], "gold": [1.0, 2.0]}, "x"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"units": units}))
+        assert benchmark.run(entrants[0][:1], found, tmp_path) == first
 
 
 def test_a_hub_that_cannot_be_reached(entrants, task_folders, tmp_path):
@@ -165,6 +195,9 @@ def test_benchmarks_by_name():
         (["/no/such/folder"], "no folder '/no/such/folder'"),
         (["SciFact", "SciFact"], "comes twice"),
         ([], "no task"),
+        ([""], "no name"),
+        ([__file__], "is a file"),
+        (["CIFAR10"], "about image, not text alone"),
     ],
 )
 def test_refuses_names(names, words):
@@ -179,6 +212,11 @@ def test_refuses_names(names, words):
         ({"corpus.jsonl": [{"_id": 1, "text": "a"}]}, "queries.jsonl, .*qrels/test.tsv is missing"),
         ({"test.jsonl": [{"words": "a"}]}, "they have words"),
         ({"train.jsonl": [{"text": "a", "label": 1}]}, "neither corpus.jsonl"),
+        ({"test.jsonl": [{"text": "a", "label": "x"}] * 2}, "all texts have the label 'x'"),
+        ({"test.jsonl": [{"text": "a", "label": "1"}, {"text": "b", "label": 1}]}, "all strings or all whole numbers"),
+        ({"test.jsonl": [{"sentence1": "a", "sentence2": "b", "score": 1}] * 3}, "all pairs have the same score"),
+        ({"test.jsonl": [{"sentence1": "a", "sentence2": "b", "score": [1]}]}, r"the score is \[1\], not a number"),
+        ({"test.jsonl": [{"sentence1": "a", "sentence2": "b", "score": float("nan")}]}, "nan, not a number"),
     ],
 )
 def test_refuses_task_folders(tmp_path, files, words):
@@ -204,6 +242,19 @@ def test_refuses_entrants(entrants, task_folders, tmp_path):
         benchmark.of_pair(small, other)
     with pytest.raises(BenchmarkError, match="at least one"):
         benchmark.run([], found, tmp_path)
+    with pytest.raises(BenchmarkError, match="the label 'kind'"):
+        benchmark.run([benchmark.of_model(entrants[1], "kind")], found, tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BenchmarkError, match="cannot be written to"):
+        benchmark.run([small], found, tmp_path / "file")
+
+
+def test_means_are_over_the_same_tasks():
+    done = [benchmark.Outcome(*each) for each in (
+        ("a", "STS", "m", "teacher", 0.9), ("b", "STS", "m", "teacher", 0.1), ("a", "STS", "m", "standard", 0.8),
+    )]  # fmt: skip
+    means = benchmark.by_kind(done)
+    assert means.loc["mean over tasks", "tasks"] == 1 and means.loc["STS", "standard share"] == pytest.approx(8 / 9)
 
 
 def test_intervals_and_averages():

@@ -1,4 +1,4 @@
-"""Models on benchmarks, through `mteb`: whoever asks gets the number that a leaderboard would give."""
+"""Models on benchmarks, every number from `mteb`, the evaluator behind the public leaderboards."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import copy
 import hashlib
 import json
 import logging
+import math
 import random
 import re
 import threading
@@ -24,7 +25,7 @@ from workbench.cache import TargetCache
 from workbench.comparison import write_json
 from workbench.corpora import DATA, Role, Text
 from workbench.distill import embed
-from workbench.errors import BenchmarkError, WorkbenchError
+from workbench.errors import BenchmarkError
 from workbench.tasks import need_mteb
 
 if TYPE_CHECKING:
@@ -112,7 +113,11 @@ def of_model(model: SentenceTransformer, label: str, name: str | None = None) ->
         label: what tables call it.
         name: what result files call it; the label if None.
     """
-    digest = hashlib.sha256(json.dumps([model.max_seq_length, dict(model.prompts)], sort_keys=True).encode())
+    modules = [[type(module).__name__, getattr(module, "get_config_dict", dict)()] for module in model.children()]
+    settings = [model.max_seq_length, dict(model.prompts), modules]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    if hasattr(model.tokenizer, "backend_tokenizer"):
+        digest.update(model.tokenizer.backend_tokenizer.to_str().encode())
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(key.encode() + tensor.detach().cpu().float().numpy().tobytes())
 
@@ -180,8 +185,9 @@ def run(
 ) -> list[Outcome]:
     """Evaluate every entrant on every task; what `folder` has already is not evaluated again.
 
-    Results are in mteb's own format, in `folder/results/NAME/REVISION/TASK.json`, each written when it is
-    finished, and beside them `TASK.units.json` with what intervals are drawn from.
+    Results are in mteb's own format, in `results/NAME/REVISION/TASK.json` below `folder` (for a folder's task below
+    `folder/local/DIGEST`, so that other data of the same name are kept apart), each written when it is finished, and
+    beside them `TASK.units.json` with what intervals are drawn from.
 
     Args:
         entrants: with different labels.
@@ -200,9 +206,15 @@ def run(
     labels = [entrant.label for entrant in entrants]
     if repeated := {label for label in labels if labels.count(label) > 1}:
         raise BenchmarkError(f"two entrants have the label {repeated.pop()!r}: give each its own")
+    if reserved := {"task", "kind", "metric"} & set(labels):
+        raise BenchmarkError(f"no entrant can have the label {reserved.pop()!r}, which tables use themselves")
     if not entrants or not tasks:
         raise BenchmarkError("at least one model and one task are needed")
-    results = mteb.ResultCache(cache_path=Path(folder).expanduser())
+    folder = Path(folder).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BenchmarkError(f"results cannot be written to {folder}: {error.strerror or error}") from None
     total = len(entrants) * len(tasks)
     outcomes: list[Outcome] = []
 
@@ -212,7 +224,8 @@ def run(
 
     with _quiet():
         for task in tasks:
-            name = task.metadata.name
+            name, local = task.metadata.name, task.metadata.dataset["path"].startswith("local/")
+            results = mteb.ResultCache(folder / "local" / task.metadata.revision if local else folder)
             for entrant in entrants:
                 tell(task=name, label=entrant.label)
                 outcome = _stored(results, entrant, task)
@@ -228,10 +241,12 @@ def run(
                         _evaluate(results, entrant, task, embedded, stop)
                     except Stopped:
                         raise
-                    except WorkbenchError as error:
-                        raise BenchmarkError(_failed(name, error, outcomes, total, folder)) from error
                     except Exception as error:  # whatever mteb, datasets and the network raise
-                        raise BenchmarkError(_failed(name, error, outcomes, total, folder)) from error
+                        kept = f"{len(outcomes)} of {total} evaluations are done and kept in {folder}"
+                        hub = "" if local else " Its data come from the hub, which a folder's do not."
+                        raise BenchmarkError(
+                            f"{name} could not be run: {_reason(error)} ({kept}; the same call goes on from there).{hub}"
+                        ) from error
                     outcome = _stored(results, entrant, task)
                     if outcome is None:
                         raise BenchmarkError(f"{name}: mteb gave no result for {entrant.label}")
@@ -283,7 +298,7 @@ def differences(
             raise BenchmarkError(f"there is no score of {teacher!r} on {each.task}: run it too")
         against = held[each.task]
         row = {"task": each.task, "kind": each.kind, "label": each.label, "score": each.score, "teacher": against.score}
-        row["share_of_teacher"] = each.score / against.score if against.score else np.nan
+        row["share_of_teacher"] = each.score / against.score if against.score > 0 else np.nan
         row["share_low"] = row["share_high"] = row["low"] = row["high"] = np.nan
         row["difference"], row["units"] = each.score - against.score, 0
         if pairs := _resampled(each.units, against.units, resamples, seed):
@@ -300,7 +315,7 @@ def share_table(rows: pd.DataFrame) -> str:
     if not len(rows):
         return "nothing to compare with the teacher"
     shown = rows[["task", "label", "score", "teacher"]].round(4)
-    shown["share of teacher"] = rows["share_of_teacher"].map("{:.1%}".format)
+    shown["share of teacher"] = ["" if np.isnan(share) else f"{share:.1%}" for share in rows["share_of_teacher"]]
     shown["95 % interval"] = [
         "" if np.isnan(low) else f"{low:.1%} to {high:.1%}"
         for low, high in zip(rows["share_low"], rows["share_high"], strict=True)
@@ -311,12 +326,15 @@ def share_table(rows: pd.DataFrame) -> str:
 def by_kind(outcomes: Iterable[Outcome], teacher: str = "teacher") -> pd.DataFrame:
     """Return the mean score by kind of task, and both averages that leaderboards have.
 
+    Only tasks that every label has been run on count, or the means would be over different tasks.
+
     Returns:
         A row a kind, then `mean over tasks` and `mean over kinds`. Columns: `tasks`, and for each label
         its mean score and, but for the teacher, `LABEL share`, the ratio of that mean to the teacher's.
     """
     table = scores(outcomes)
     labels = [column for column in table.columns if column not in ("kind", "metric")]
+    table = table.dropna(subset=labels)
     kinds = table.groupby("kind", sort=False)[labels].mean()
     both = pd.DataFrame({"mean over tasks": table[labels].mean(), "mean over kinds": kinds.mean()}).T
     counts = table["kind"].value_counts().reindex(kinds.index)
@@ -324,7 +342,7 @@ def by_kind(outcomes: Iterable[Outcome], teacher: str = "teacher") -> pd.DataFra
     result.insert(0, "tasks", [*counts, len(table), len(table)])
     for label in labels:
         if teacher in labels and label != teacher:
-            result[f"{label} share"] = result[label] / result[teacher]
+            result[f"{label} share"] = result[label] / result[teacher].where(result[teacher] > 0)
     return result
 
 
@@ -351,23 +369,24 @@ def _evaluate(results, entrant: Entrant, task: AbsTask, on_texts, stop: threadin
 
     import mteb
 
-    path = _path(results, entrant, task)
     # Sampling goes on from the task's own generators, so each entrant gets them fresh and sees the same samples.
     twin = copy.copy(task)
     twin.rng_state, twin.np_rng = random.Random(task.seed), np.random.default_rng(task.seed)
-    for old in (path, _units_path(path)):
-        old.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="workbench-") as predictions:
         done = mteb.evaluate(
             _encoder(entrant, on_texts, stop),
             twin,
-            cache=results,
-            overwrite_strategy="always",
+            cache=None,
             co2_tracker=False,
             prediction_folder=predictions,
             show_progress_bar=False,
         ).task_results[0]
         units = _units(task, done, Path(predictions))
+    if not math.isfinite(done.get_score()):
+        raise BenchmarkError(f"{entrant.label} has no score: it is {done.get_score()}")
+    path = _path(results, entrant, task)
+    _units_path(path).unlink(missing_ok=True)
+    results.save_to_cache(done, _meta(entrant))
     # Last, so that a result without it is one that was interrupted.
     write_json(_units_path(path), {"score": done.get_score(), "units": units})
 
@@ -427,12 +446,9 @@ def _load(task: AbsTask) -> None:
         task.load_data()
 
 
-def _failed(name: str, error: Exception, outcomes: Sequence[Outcome], total: int, folder: str | Path) -> str:
-    reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-    return (
-        f"{name} could not be run: {reason} ({len(outcomes)} of {total} evaluations are done and kept in {folder}; "
-        "the same call goes on from there). A task by name needs the hub; a local folder does not."
-    )
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
 
 
 def _path(results, entrant: Entrant, task: AbsTask) -> Path:
@@ -452,7 +468,12 @@ def _stored(results, entrant: Entrant, task: AbsTask) -> Outcome | None:
         result = results.load_task_result(task.metadata.name, _meta(entrant))
         kept = json.loads(_units_path(path).read_text())
         same = result.dataset_revision == task.metadata.revision and result.mteb_version == mteb.__version__
-        if not same or result.get_missing_evaluations(task) or abs(kept["score"] - result.get_score()) > 1e-4:
+        if (
+            not same
+            or not _sound(kept["units"])
+            or result.get_missing_evaluations(task)
+            or abs(kept["score"] - result.get_score()) > 1e-4
+        ):
             return None
         return Outcome(
             task.metadata.name,
@@ -464,6 +485,14 @@ def _stored(results, entrant: Entrant, task: AbsTask) -> Outcome | None:
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # missing, half written or edited
         return None
+
+
+def _sound(units: object) -> bool:
+    """Say whether stored units have a shape that `differences` can use."""
+    if units is None:
+        return True
+    keys = ("ids", "values") if "values" in units else ("scores", "gold")
+    return len(units[keys[0]]) == len(units[keys[1]]) and all(map(math.isfinite, units[keys[1]]))
 
 
 def _units(task: AbsTask, result, predictions: Path) -> dict | None:
@@ -542,9 +571,13 @@ def _resampled(
     gold = np.asarray(mine["gold"])
     if not np.array_equal(gold, theirs["gold"]):
         return None
-    metric, draws = _pair_metric(mine["metric"]), rng.integers(len(gold), size=(resamples, len(gold)))
-    pairs = [[metric(np.asarray(units["scores"])[draw], gold[draw]) for draw in draws] for units in (mine, theirs)]
-    return np.array(pairs[0]), np.array(pairs[1]), len(gold)
+    metric = _pair_metric(mine["metric"])
+    columns = [np.asarray(units["scores"]) for units in (mine, theirs)]
+    pairs = np.empty((2, resamples))
+    for number in range(resamples):
+        draw = rng.integers(len(gold), size=len(gold))
+        pairs[:, number] = [metric(column[draw], gold[draw]) for column in columns]
+    return pairs[0], pairs[1], len(gold)
 
 
 @contextlib.contextmanager

@@ -73,11 +73,13 @@ def _cache(options: argparse.Namespace, stop: threading.Event) -> None:
 
 
 def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
-    from workbench import corpora, models, recipes, student
+    from workbench import models, recipes, student
     from workbench.distill import distill, statement
     from workbench.progress import TrainingBar
 
     recipe = recipes.recipe(options.recipe)
+    if options.speeds and not options.dry_run:
+        raise DistillError("--speeds is for a plan: add --dry-run")
     for name in ("teacher", "base", "max_length", "start"):
         setattr(options, name, getattr(options, name) or getattr(recipe, name))
     changed = {name: value for name in _SETTINGS if (value := getattr(options, name)) is not None}
@@ -92,8 +94,6 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
     models.resolve(options.teacher)
     source = str(Path(options.texts).resolve()) if Path(options.texts).exists() else options.texts
     texts = [text for text in _texts(options.texts, options.limit, options.sample) if text.text.strip()]
-    if recipe.forms:
-        texts += corpora.query_forms(texts, recipe.forms)
     teacher, cache = _teacher_and_cache(options, recipe.prompts)
     model = student.build(
         options.base,
@@ -197,7 +197,9 @@ def _benchmark(options: argparse.Namespace, stop: threading.Event) -> None:
     from workbench import benchmark, comparison, models, student, tasks
     from workbench.corpora import Role
 
-    folder = Path(options.results or home() / "benchmarks")
+    folder, report = Path(options.results or home() / "benchmarks"), Path(options.json or home() / "benchmark.json")
+    if folder.is_file() or report.is_dir():
+        raise WorkbenchError(f"--results must be a folder and --json a file: {folder}, {report}")
     found = tasks.tasks(options.tasks, options.split)
     model = student.load(options.student)
     about = student.statement(options.student)
@@ -210,9 +212,12 @@ def _benchmark(options: argparse.Namespace, stop: threading.Event) -> None:
     if about.get("fingerprint") not in (None, teacher.identity["fingerprint"]):
         raise WorkbenchError(f"{options.student} was distilled from {about['teacher_name']}, not from these weights")
     base = models.load(base_name := options.base or about.get("base") or models.MINILM)
-    for one in (model, base, *(others := [models.load(each) for each in options.model])):
+    others = [models.load(each) for each in options.model]
+    for name, one in zip((options.student, base_name, *options.model), (model, base, *others), strict=True):
         positions = getattr(one[0].model.config, "max_position_embeddings", options.max_length)
-        one.max_seq_length = min(options.max_length, positions)
+        if options.max_length > positions:
+            raise WorkbenchError(f"--max-length {options.max_length}: {name} takes at most {positions} tokens")
+        one.max_seq_length = options.max_length
     large = benchmark.of_teacher(teacher, cache, name=models.full_name(teacher.name))
     small = benchmark.of_model(model, "standard", Path(options.student).resolve().name)
     entrants = [
@@ -220,7 +225,7 @@ def _benchmark(options: argparse.Namespace, stop: threading.Event) -> None:
         benchmark.of_model(base, "base", models.full_name(base_name)),
         small,
         benchmark.of_pair(small, large),
-        *(benchmark.of_model(other, each) for other, each in zip(others, options.model, strict=True)),
+        *(benchmark.of_model(other, models.full_name(each)) for other, each in zip(others, options.model, strict=True)),
     ]
     with tqdm(total=len(entrants) * len(found), unit=" evaluations") as bar:
 
@@ -235,7 +240,7 @@ def _benchmark(options: argparse.Namespace, stop: threading.Event) -> None:
     print(f"\n{shown.round(4).to_string()}\n\n{benchmark.share_table(differences)}\n")
     print(benchmark.by_kind(outcomes).round(4).to_string())
     path = comparison.write_json(
-        options.json or home() / "benchmark.json",
+        report,
         {
             "student": str(options.student),
             "max_length": options.max_length,
@@ -244,7 +249,7 @@ def _benchmark(options: argparse.Namespace, stop: threading.Event) -> None:
             "by_kind": comparison.as_rows(benchmark.by_kind(outcomes).rename_axis("kind").reset_index()),
         },
     )
-    print(f"\nwritten to {path}; results in mteb's format are in {folder / 'results'}")
+    print(f"\nwritten to {path}; results in mteb's format are in {folder}")
 
 
 def _evaluate(options: argparse.Namespace, stop: threading.Event) -> None:
@@ -501,8 +506,7 @@ def _parser() -> argparse.ArgumentParser:
     distill.add_argument(
         "--recipe",
         default="tour",
-        help="tour, in-domain (for a folder of documents), redact-ir, redact-mt, redact-ir-fast or redact-mt-fast: what "
-        "is not named below is the recipe's",
+        help="tour, redact-ir, redact-mt, redact-ir-fast or redact-mt-fast: what is not named below is the recipe's",
     )
     distill.add_argument("--base", help="the small model that the student starts from")
     distill.add_argument("--output", required=True, help="folder for the student")

@@ -196,7 +196,10 @@ def text_files(folder: str | Path) -> list[Path]:
         CorpusError: there is none.
     """
     folder = Path(folder)
-    paths = sorted(p for p in folder.glob("*") if p.suffix in (".parquet", ".jsonl", ".ndjson") and p.name[0] != ".")
+    if not folder.is_dir():
+        raise CorpusError(f"no texts at {folder}: there is no such folder")
+    kinds = (".parquet", ".jsonl", ".ndjson")
+    paths = sorted(p for p in folder.iterdir() if p.suffix in kinds and p.name[0] != "." and p.is_file())
     if not paths:
         raise CorpusError(f"no texts in {folder}: neither .parquet nor .jsonl files are there")
     return paths
@@ -218,10 +221,13 @@ def sample(folder: str | Path, count: int, seed: int = 0) -> list[Text]:
     """
     if count < 1:
         raise CorpusError(f"{count} texts: at least 1 is needed")
-    groups: dict[tuple[str, Role], dict[str, Text]] = {}
+    groups: dict[tuple[str, Role], list[Text]] = {}
+    seen: set[Text] = set()
     for path in text_files(folder):
         for text in read_texts(path):
-            groups.setdefault((path.name, text.role), {})[text.text] = text  # each text once
+            if text not in seen:
+                seen.add(text)
+                groups.setdefault((path.name, text.role), []).append(text)
 
     def place(text: Text, what: str = "draw") -> bytes:
         return hashlib.sha256(f"{what}\0{seed}\0{text.role}\0{text.text}".encode()).digest()
@@ -230,7 +236,7 @@ def sample(folder: str | Path, count: int, seed: int = 0) -> list[Text]:
     smallest_first = sorted(groups.values(), key=len)
     for index, group in enumerate(smallest_first):
         share = -(-left // (len(smallest_first) - index))
-        drawn += heapq.nsmallest(min(share, left), group.values(), key=place)
+        drawn += heapq.nsmallest(min(share, left), group, key=place)
         left = count - len(drawn)
     return sorted(drawn, key=lambda text: place(text, "order"))
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from workbench import corpora
-from workbench.corpora import Role, Text
+from workbench.corpora import Role
 from workbench.errors import CorpusError
 
 PART_ROWS = 100_000  # of a file
@@ -42,9 +43,9 @@ class Source:
     @property
     def name(self) -> str:
         """What its files are called."""
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(filter(None, (self.data, self.config, self.column)))).strip(
-            "-"
-        )
+        split = None if self.split == "train" else self.split
+        parts = (self.data, self.config, split, self.column)
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(filter(None, parts)))
 
 
 # The paper (arXiv 2509.12539) names what it took and how much of it, not the data sets of the hub; these are the ones
@@ -57,7 +58,10 @@ PAPER = (
     Source("embedding-data/Amazon-QA", "query", Role.QUERY, 979_000),
     Source("qiaojin/PubMedQA", "question", Role.QUERY, 200_000, config="pqa_artificial"),
     Source("sentence-transformers/trivia-qa", "query", Role.QUERY, 73_000, config="pair"),
-    Source("colbertv2/lotte", "query", Role.QUERY, 27_000, config="pooled", split="search_dev"),
+    Source("colbertv2/lotte", "query", Role.QUERY, 2_931, config="pooled", split="search_dev"),
+    Source("colbertv2/lotte", "query", Role.QUERY, 3_869, config="pooled", split="search_test"),
+    Source("colbertv2/lotte", "query", Role.QUERY, 10_097, config="pooled", split="forum_dev"),
+    Source("colbertv2/lotte", "query", Role.QUERY, 10_025, config="pooled", split="forum_test"),
 )
 
 
@@ -90,22 +94,27 @@ def fetch(
     """
     names = [source.name for source in sources]
     if len(set(names)) < len(names):
-        raise CorpusError("two sources are of the same data set, configuration and column: join them")
+        raise CorpusError("two sources are of the same data set, configuration, split and column: join them")
     folder = Path(folder).expanduser()
     for source in sources:
         done = 0
         while done < source.texts and _part(folder, source, done).is_file():
             done = min(done + PART_ROWS, source.texts)
+            if on_progress:
+                on_progress(source, done)
         if done == source.texts:
             continue
         data = (elsewhere or {}).get(source.data, source.data)
         rows = corpora.hub_rows(
             data, source.column, config=source.config, split=source.split, skip=done, limit=source.texts - done
         )
+        before = done
         try:
             folder.mkdir(parents=True, exist_ok=True)
             while written := _write(source, _part(folder, source, done), rows, done, on_progress, stop):
                 done += written
+            if before < done < source.texts:
+                warnings.warn(f"{source.data} has {done:,} rows, not {source.texts:,}: all are taken", stacklevel=2)
         except OSError as error:
             raise CorpusError(f"{folder} cannot be written to: {error.strerror or error}") from None
     return folder
@@ -128,7 +137,10 @@ def _write(source: Source, path: Path, rows: Iterator[str | None], done: int, on
             while block := list(islice(rows, min(_BLOCK_ROWS, PART_ROWS - written))):
                 if stop is not None and stop.is_set():
                     raise CorpusError("stopped; whole files are kept, and the same command goes on behind them")
-                texts = [Text(row[:CHARACTERS], source.role).text for row in block if row and row.strip()]
+                if odd := [row for row in block if not isinstance(row, str | None)]:
+                    raise CorpusError(f"{source.data}: column {source.column!r} has {odd[0]!r}, which is no text")
+                # A row that no model can read is left out, as an empty one is: it must not end a fetch of millions.
+                texts = [t for row in block if row and (t := row[:CHARACTERS]).strip() and not corpora.text_problem(t)]
                 columns = [texts, [source.role.value] * len(texts), [source.name] * len(texts)]
                 writer.write_table(pa.table(columns, schema=schema))
                 written += len(block)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Sequence
@@ -37,8 +38,8 @@ class Speeds:
     student: float
 
     def __post_init__(self) -> None:
-        if not (self.teacher > 0 and self.student > 0):
-            raise DistillError(f"speeds of {self.device}: both must be above 0 texts a second")
+        if not (0 < self.teacher < math.inf and 0 < self.student < math.inf):
+            raise DistillError(f"speeds of {self.device}: both must be finite and above 0 texts a second")
 
 
 @dataclass(frozen=True)

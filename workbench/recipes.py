@@ -22,7 +22,6 @@ class Recipe:
         bias: whether the student's head has one.
         prompts: role to the teacher's prompt; what the teacher's own files say if None.
         start: of the head, "closed-form" or "random".
-        forms: queries made of each document to learn from besides, see `corpora.query_forms`.
         settings: how to train.
     """
 
@@ -33,7 +32,6 @@ class Recipe:
     bias: bool = True
     prompts: dict[str, str] | None = None
     start: str = "closed-form"
-    forms: int = 0
     settings: Settings = field(default_factory=Settings)
 
     def as_dict(self) -> dict:
@@ -59,10 +57,6 @@ TOUR = Recipe(
 # The documents of the tour: queries are six times shorter, so all of them are used.
 TOUR_DOCUMENTS = 2000
 
-# For documents that are at hand: the teacher has to encode them anyway to be searched with a student's queries, and
-# pieces of them stand for the queries that nobody has asked yet. No judgment and no real query is seen.
-IN_DOMAIN = replace(TOUR, name="in-domain", forms=1)
-
 _SEARCH = {"query": "Represent this sentence for searching relevant passages: "}
 
 # The paper's two students (arXiv 2509.12539): its teachers, prompts, heads, batch size, learning rates and cycles. It
@@ -81,7 +75,7 @@ _FASTER = {"start": "closed-form", "settings": Settings()}
 REDACT_IR_FAST = replace(REDACT_IR, name="redact-ir-fast", **_FASTER)
 REDACT_MT_FAST = replace(REDACT_MT, name="redact-mt-fast", **_FASTER)
 
-RECIPES = {recipe.name: recipe for recipe in (TOUR, IN_DOMAIN, REDACT_IR, REDACT_IR_FAST, REDACT_MT, REDACT_MT_FAST)}
+RECIPES = {recipe.name: recipe for recipe in (TOUR, REDACT_IR, REDACT_IR_FAST, REDACT_MT, REDACT_MT_FAST)}
 
 
 def recipe(name: str) -> Recipe:

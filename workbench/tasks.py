@@ -22,21 +22,22 @@ KINDS = {
     "Classification": "accuracy",
     "Clustering": "v_measure",
     "STS": "cosine_spearman",
-    "PairClassification": "max_ap",
+    "PairClassification": "cosine_ap",  # mteb's own tasks of this kind have the best of several distances
 }
 _CLUSTERED_TEXTS = 4096  # drawn with mteb's seed from a larger folder
 
 
 def tasks(names: Iterable[str | Path], split: str = "test") -> list[AbsTask]:
-    """Turn names and folders into tasks, in their order; nothing is downloaded or read in full yet.
+    """Turn names and folders into tasks, in their order; folders are read and checked, nothing is downloaded yet.
 
     Args:
         names: a task of mteb ("SciFact"), a whole benchmark ("BEIR", "MTEB(eng, v2)"), or a folder (see `local`).
         split: of the folders.
 
     Raises:
-        BenchmarkError: a name is unknown (the message has the nearest), a folder is not usable, or one task
-            comes twice.
+        BenchmarkError: a name is unknown (the message has the nearest), a folder is not usable, a task is not about
+            text, or one comes twice.
+        CorpusError: a file has a line that cannot be read.
     """
     mteb = need_mteb()
     known = {task.metadata.name for task in mteb.get_tasks()}
@@ -44,6 +45,10 @@ def tasks(names: Iterable[str | Path], split: str = "test") -> list[AbsTask]:
     found: dict[str, AbsTask] = {}
     for name in map(str, names):
         path = Path(name).expanduser()
+        if not name.strip() or path.is_file():
+            raise BenchmarkError(
+                f"{name!r} is {'a file' if name.strip() else 'no name'}: name a task, a benchmark or a folder"
+            )
         if path.is_dir():
             some = [local(path, split)]
         elif name in benchmarks:
@@ -58,6 +63,10 @@ def tasks(names: Iterable[str | Path], split: str = "test") -> list[AbsTask]:
                 f"there is no {kind} {name!r}" + (f"; the nearest names are {', '.join(near)}" if near else "")
             )
         for task in some:
+            if task.metadata.modalities != ["text"]:
+                raise BenchmarkError(
+                    f"{task.metadata.name} is about {', '.join(task.metadata.modalities)}, not text alone"
+                )
             if task.metadata.name in found:
                 raise BenchmarkError(f"task {task.metadata.name!r} comes twice: name it once, or rename a folder")
             found[task.metadata.name] = task
@@ -78,12 +87,14 @@ def local(folder: str | Path, split: str = "test", kind: str | None = None) -> A
     - STS: the same with other scores.
 
     Args:
-        folder: read when the task runs, but for the first lines.
+        folder: read once to be checked, and again when the task runs.
         split: which judgments or file to evaluate.
         kind: one of `KINDS`, if the folder's own is not wanted.
 
     Raises:
-        BenchmarkError: files are missing, or their first line is of no kind.
+        BenchmarkError: files are missing or of no kind, or there is nothing to tell apart: a single class or pair, or
+            scores that are all the same.
+        CorpusError: a file has a line that cannot be read.
     """
     need_mteb()
     folder = Path(folder).expanduser().resolve()
@@ -96,7 +107,10 @@ def local(folder: str | Path, split: str = "test", kind: str | None = None) -> A
     files = _files(folder, kind, split)
     if missing := [str(path) for path in files if not path.is_file()]:
         raise BenchmarkError(f"{folder.name}: {', '.join(missing)} is missing, which {kind} needs")
-    return _task(folder, split, kind, _digest(files))
+    if folder.name == "model_meta" or folder.name.endswith(".units"):
+        raise BenchmarkError(f"{folder}: result files of that name have another meaning, rename the folder")
+    _read(folder, split, kind)
+    return _task(folder, split, kind, _digest(files, f"{kind} {split}"))
 
 
 def need_mteb():
@@ -128,7 +142,7 @@ def _kind(folder: Path, split: str) -> str:
     if {"text", "label"} <= columns:
         return "Classification" if (folder / "train.jsonl").is_file() else "Clustering"
     if {"sentence1", "sentence2", "score"} <= columns:
-        return "PairClassification" if set(_column(path, "score")) <= {0, 1} else "STS"
+        return "PairClassification" if set(_scores(path, "STS")) <= {0, 1} else "STS"
     raise BenchmarkError(
         f"{path}: its lines need text and label, or sentence1, sentence2 and score; they have "
         f"{', '.join(sorted(map(str, columns)))}"
@@ -141,9 +155,9 @@ def _files(folder: Path, kind: str, split: str) -> list[Path]:
     return [folder / f"{name}.jsonl" for name in (("train", split) if kind == "Classification" else (split,))]
 
 
-def _digest(files: Sequence[Path]) -> str:
-    """Return what changes with the data, so that results of other data are never taken for these."""
-    digest = hashlib.sha256()
+def _digest(files: Sequence[Path], use: str) -> str:
+    """Return what changes with data and use, so that results of others are never taken for these."""
+    digest = hashlib.sha256(use.encode())
     for path in files:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -195,14 +209,22 @@ def _read(folder: Path, split: str, kind: str) -> dict:
         return {split: _retrieval(folder, split)}
     paths = {path.stem: path for path in _files(folder, kind, split)}
     if kind in ("Classification", "Clustering"):
-        labels = sorted({str(label) for path in paths.values() for label in _column(path, "label")})
-        number = {label: index for index, label in enumerate(labels)}
+        labels = {name: _column(path, "label") for name, path in paths.items()}
+        every = [each for some in labels.values() for each in some]
+        if not (all(type(each) is str for each in every) or all(type(each) is int for each in every)):
+            raise BenchmarkError(f"{folder.name}: labels must be all strings or all whole numbers")
+        for name, some in labels.items():
+            if len(set(some)) < 2:
+                raise BenchmarkError(f"{paths[name]}: all texts have the label {some[0]!r}, at least two are needed")
+        number = {label: index for index, label in enumerate(sorted(set(every)))}
         text, label = ("text", "label") if kind == "Classification" else ("sentences", "labels")
         columns = {
-            name: {text: _texts(path, "text"), label: [number[str(each)] for each in _column(path, "label")]}
+            name: {text: _texts(path, "text"), label: [number[each] for each in labels[name]]}
             for name, path in paths.items()
         }
     else:
+        if len(set(_scores(paths[split], kind))) < 2:
+            raise BenchmarkError(f"{paths[split]}: all pairs have the same score, so there is nothing to tell apart")
         score = "score" if kind == "STS" else "labels"
         columns = {
             name: {"sentence1": _texts(path, "sentence1"), "sentence2": _texts(path, "sentence2")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import html
 import threading
 from collections.abc import Mapping, Sequence
@@ -64,6 +65,7 @@ class BenchmarkBoard(View):
             raise WorkbenchError("two entrants share a label: give each its own")
         self.folder = folder
         self.outcomes: list[Outcome] = []
+        self._compared: dict[tuple[str, str], tuple[list[Outcome], pd.DataFrame]] = {}
         self.stop = threading.Event()
         self._published = benchmark.published() if published is None else published
         self._aliases = dict(aliases or {})
@@ -118,8 +120,16 @@ class BenchmarkBoard(View):
     @property
     def differences(self) -> pd.DataFrame:
         """What `benchmark.differences` says of the outcomes, for tasks that the teacher has run."""
-        held = {each.task for each in self.outcomes if each.label == "teacher"}
-        return benchmark.differences([each for each in self.outcomes if each.task in held])
+        held = {each.task: each for each in self.outcomes if each.label == "teacher"}
+        rows = []
+        for each in self.outcomes:
+            if each.label == "teacher" or each.task not in held:
+                continue
+            pair, key = [held[each.task], each], (each.task, each.label)
+            if self._compared.get(key, (None,))[0] != pair:  # the bootstraps are made once
+                self._compared[key] = pair, benchmark.differences(pair)
+            rows.append(self._compared[key][1])
+        return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
     def close(self) -> None:
         """Stop a run and free the parts."""
@@ -318,9 +328,7 @@ class BenchmarkBoard(View):
         if bench == "BEIR, 14 sets":
             wanted -= {"MSMARCO"}
         if bench.startswith("MTEB"):
-            from workbench.tasks import tasks
-
-            wanted = {task.metadata.name for task in tasks([bench])}
+            wanted = _names(bench)
         mine = [each for each in self.outcomes if each.label == label and each.task in wanted]
         if not wanted or len(mine) < len(wanted):
             return None
@@ -350,3 +358,10 @@ class BenchmarkBoard(View):
             ticktext=[html.escape(cut(name, 34), quote=False) for name in names],
             range=[len(names) - 0.5, -0.5] if names else [0.5, -0.5],
         )
+
+
+@functools.cache
+def _names(bench: str) -> set[str]:
+    from workbench.tasks import tasks
+
+    return {task.metadata.name for task in tasks([bench])}
