@@ -243,7 +243,7 @@ def run(
                         raise
                     except Exception as error:  # whatever mteb, datasets and the network raise
                         kept = f"{len(outcomes)} of {total} evaluations are done and kept in {folder}"
-                        hub = "" if local else " Its data come from the hub, which a folder's do not."
+                        hub = "" if local else " Its data come from the hub: check the network, or name a folder."
                         raise BenchmarkError(
                             f"{name} could not be run: {_reason(error)} ({kept}; the same call goes on from there).{hub}"
                         ) from error
@@ -566,6 +566,8 @@ def _resampled(
         if set(values[0]) != set(values[1]) or len(values[0]) < 2:
             return None
         columns = [np.array([each[key] for key in values[0]]) for each in values]
+        if not any(np.ptp(column) for column in columns):  # experiments that draw all there is tell of no spread
+            return None
         draws = rng.integers(len(columns[0]), size=(resamples, len(columns[0])))
         return columns[0][draws].mean(axis=1), columns[1][draws].mean(axis=1), len(columns[0])
     gold = np.asarray(mine["gold"])
