@@ -88,7 +88,7 @@ pd.DataFrame(
 
 # %%
 documents = corpora.tutorial().document_texts()
-texts = documents + corpora.query_forms(documents, count=4)
+texts = documents + corpora.query_forms(documents, count=2)
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
 with CacheBar() as bar:

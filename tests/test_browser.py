@@ -322,7 +322,7 @@ def test_benchmark_board(lab, task_folders):
     page.get_by_role("button", name="beside published scores").click()
     notebook.eventually("board.chart.layout.yaxis.ticktext", lambda t: list(t) == ["SciFact", "STSBenchmark"])
     page.get_by_role("button", name="beside published averages").click()
-    notebook.eventually("len(board.chart.layout.yaxis.ticktext)", lambda n: n == 6)
+    notebook.eventually("len(board.chart.layout.yaxis.ticktext)", lambda n: n == 5)
     page.wait_for_timeout(800)
     notebook.picture("benchmark-board-averages")
     page.locator("th button[data-column=teacher]").first.click()

@@ -181,7 +181,8 @@ class BenchmarkBoard(View):
         self.rows, self.kinds = Table(label="tasks"), Table(label="kinds of task and averages")
         self.view = ipywidgets.ToggleButtons(options=_VIEWS, description="Show", style={"button_width": "auto"})
         self.view.observe(lambda _: self._draw(), "value")
-        self.chart, self.caption = figure(), note()
+        # A height of its own for each view would end plotly's following of the page's width.
+        self.chart, self.caption = figure(height=190 + 40 * max(6, len(self._tasks))), note()
         wrap = {"flex_flow": "row wrap", "align_items": "center", "width": "100%"}
         super().__init__(
             ipywidgets.HBox([self.models, self.tasks], layout=wrap),
@@ -351,7 +352,6 @@ class BenchmarkBoard(View):
         )  # fmt: skip
 
     def _axes(self, names: Sequence[str], title: str) -> None:
-        self.chart.update_layout(height=170 + 36 * max(1, len(names)) + 8 * len(self.chart.data))
         self.chart.update_xaxes(title_text=title)
         self.chart.update_yaxes(
             tickvals=list(range(len(names))),
