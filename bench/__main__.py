@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from workbench.cache import TargetCache
 from workbench.corpora import Role, Text
 from workbench.distill import Settings, distill, evaluate
 from workbench.paths import home
+from workbench.plans import device_name
 from workbench.recipes import TOUR
 from workbench.teachers import LocalTeacher
 
@@ -49,16 +49,9 @@ def main() -> int:
 
 def machine() -> str:
     """Say what this was measured on."""
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [
-            line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-        ]
-        processor = names[0] if names else processor
     accelerator = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     fast = [name for name, has in torch.cpu.get_capabilities().items() if has and "bf16" in name]
-    return f"{processor}, {torch.get_num_threads()} threads, bf16: {', '.join(fast) or 'none'}{accelerator}, torch {torch.__version__}"
+    return f"{device_name('cpu')}, bf16: {', '.join(fast) or 'none'}{accelerator}, torch {torch.__version__}"
 
 
 def best_of(rounds: int, *runs) -> list[float]:

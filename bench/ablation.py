@@ -74,7 +74,7 @@ def measure(options: argparse.Namespace) -> list[dict]:
     fill(teacher, cache, texts + [t for c in collections for t in c.query_texts() + c.document_texts()])
     held_out, train = texts[::20], [t for i, t in enumerate(texts) if i % 20]
     targets, wanted = cache.targets(train), cache.targets(held_out)
-    rows = []
+    share_of, rows = mean_share(collections, cache), []
     for recipe, frozen in variants():
         model = student.build(PAPER.base, cache.dimension, max_length=PAPER.max_length)
         started = time.perf_counter()
@@ -82,22 +82,19 @@ def measure(options: argparse.Namespace) -> list[dict]:
             student.warm_start(model, train, targets)
         start_seconds = time.perf_counter() - started
         if recipe is not PAPER and not any(row["variant"] == "closed-form start alone" for row in rows):
-            rows.append(
-                row_of("closed-form start alone", model, held_out, wanted, collections, cache, start_seconds, np.nan)
-            )
+            rows.append(row_of("closed-form start alone", model, held_out, wanted, share_of, start_seconds, np.nan))
         model[0].requires_grad_(not frozen)
         settings = replace(recipe.settings, epochs=options.passes, cycles=1, evaluations=1)
         started = time.perf_counter()
         speed = distill(model, train, targets, settings).texts_per_second
         seconds = start_seconds + time.perf_counter() - started
-        rows.append(row_of(recipe.name, model, held_out, wanted, collections, cache, seconds, speed))
+        rows.append(row_of(recipe.name, model, held_out, wanted, share_of, seconds, speed))
     return rows
 
 
-def row_of(name, model, held_out, wanted, collections, cache, seconds, speed) -> dict:
-    share = mean_share(model, collections, cache)
+def row_of(name, model, held_out, wanted, share_of, seconds, speed) -> dict:
     row = {"variant": name, "seconds": round(seconds, 1), "texts_per_second": round(speed, 1)}
-    row |= {"held_out_loss": evaluate(model, held_out, wanted)["loss"], "asymmetric_share": share}
+    row |= {"held_out_loss": evaluate(model, held_out, wanted)["loss"], "asymmetric_share": share_of(model)}
     print(row, flush=True)
     return row
 

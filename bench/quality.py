@@ -16,6 +16,7 @@ Targets, checkpoints and finished students are kept: a stopped run goes on with 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -114,7 +115,8 @@ def trained(name, recipe, texts, teacher, cache, collections):
     """Return a closed-form start, its student, and what making them took."""
     folder = home() / "quality" / name
     texts = list({(t.role, t.text): t for t in texts}.values())
-    identity = json.loads(json.dumps([recipe.as_dict(), cache.identity, cache.keys(texts).tobytes().hex()[:64]]))
+    digest = hashlib.sha256(cache.keys(texts).tobytes()).hexdigest()
+    identity = json.loads(json.dumps([recipe.as_dict(), cache.identity, digest]))
     finished = folder / "run.json"
     if finished.is_file() and (done := json.loads(finished.read_text()))["identity"] == identity:
         return student.load(folder / "start"), student.load(folder / "student"), done["training"]
@@ -126,7 +128,8 @@ def trained(name, recipe, texts, teacher, cache, collections):
     student.warm_start(model, train, targets)
     measured["start_seconds"] = round(time.perf_counter() - started, 1)
     student.save(model, folder / "start")
-    curve = [{"seconds": 0.0, "step": 0, "asymmetric": mean_share(model, collections, cache)}]
+    share_of = mean_share(collections, cache)
+    curve = [{"seconds": 0.0, "step": 0, "asymmetric": share_of(model)}]
     with TrainingBar() as bar:
 
         def watch(event) -> None:
@@ -134,7 +137,7 @@ def trained(name, recipe, texts, teacher, cache, collections):
             seconds = event.step * recipe.settings.batch_size / event.texts_per_second if event.texts_per_second else 0
             if seconds - curve[-1]["seconds"] > CURVE_SECONDS or event.step == event.steps:
                 model.eval()
-                share = mean_share(model, collections, cache)
+                share = share_of(model)
                 model.train()
                 curve.append({"seconds": round(seconds, 1), "step": event.step, "asymmetric": share})
                 print(f"after {seconds:.0f} s: {share:.1%} asymmetric in the mean", flush=True)
@@ -160,15 +163,22 @@ def trained(name, recipe, texts, teacher, cache, collections):
     return student.load(folder / "start"), model, measured
 
 
-def mean_share(model, collections, cache) -> float:
-    """Return the mean over collections of the asymmetric share of the teacher's nDCG@10."""
-    shares = []
+def mean_share(collections, cache):
+    """Return what gives a student's mean over collections of the asymmetric share of the teacher's nDCG@10."""
+
+    def ndcg(collection, queries: np.ndarray, documents: np.ndarray) -> float:
+        ids = list(collection.queries), list(collection.documents)
+        return retrieval.score(collection.qrels, *ids, queries, documents)["ndcg_at_10"].mean()
+
+    held = []
     for c in collections:
-        ids, documents = (list(c.queries), list(c.documents)), np.asarray(cache.targets(c.document_texts()))
-        sides = np.asarray(cache.targets(c.query_texts())), embed(model, c.query_texts())
-        large, small = (retrieval.score(c.qrels, *ids, side, documents)["ndcg_at_10"].mean() for side in sides)
-        shares.append(small / large)
-    return round(float(np.mean(shares)), 4)
+        documents = np.asarray(cache.targets(c.document_texts()))
+        held.append((c, documents, ndcg(c, np.asarray(cache.targets(c.query_texts())), documents)))
+
+    def share_of(model) -> float:
+        return round(float(np.mean([ndcg(c, embed(model, c.query_texts()), d) / large for c, d, large in held])), 4)
+
+    return share_of
 
 
 def rows_of(recipe, collections, cache, model, modes=("standard", "asymmetric")) -> list[dict]:

@@ -195,7 +195,6 @@ def _benchmark(options: argparse.Namespace, stop: threading.Event) -> None:
     from tqdm import tqdm
 
     from workbench import benchmark, comparison, models, student, tasks
-    from workbench.corpora import Role
 
     folder, report = Path(options.results or home() / "benchmarks"), Path(options.json or home() / "benchmark.json")
     if folder.is_file() or report.is_dir():
@@ -205,24 +204,17 @@ def _benchmark(options: argparse.Namespace, stop: threading.Event) -> None:
     about = student.statement(options.student)
     if about.get("rotated"):
         raise WorkbenchError(f"{options.student} learnt a turned space, in which the teacher's vectors have no place")
-    options.teacher = options.teacher or about.get("teacher_name") or models.MPNET
-    options.max_length = options.max_length or model.max_seq_length
-    prompts = {role: model.prompts.get(role) or "" for role in Role} if about else None
-    teacher, cache = _teacher_and_cache(options, prompts)
-    if about.get("fingerprint") not in (None, teacher.identity["fingerprint"]):
-        raise WorkbenchError(f"{options.student} was distilled from {about['teacher_name']}, not from these weights")
-    base = models.load(base_name := options.base or about.get("base") or models.MINILM)
+    teacher, cache, base = _beside(options, model, about)
     others = [models.load(each) for each in options.model]
-    for name, one in zip((options.student, base_name, *options.model), (model, base, *others), strict=True):
-        positions = getattr(one[0].model.config, "max_position_embeddings", options.max_length)
-        if options.max_length > positions:
-            raise WorkbenchError(f"--max-length {options.max_length}: {name} takes at most {positions} tokens")
+    for name, other in zip(options.model, others, strict=True):
+        _check_length(options.max_length, name, other)
+    for one in (model, base, *others):
         one.max_seq_length = options.max_length
     large = benchmark.of_teacher(teacher, cache, name=models.full_name(teacher.name))
     small = benchmark.of_model(model, "standard", Path(options.student).resolve().name)
     entrants = [
         large,
-        benchmark.of_model(base, "base", models.full_name(base_name)),
+        benchmark.of_model(base, "base", models.full_name(options.base)),
         small,
         benchmark.of_pair(small, large),
         *(benchmark.of_model(other, models.full_name(each)) for other, each in zip(others, options.model, strict=True)),
@@ -236,9 +228,9 @@ def _benchmark(options: argparse.Namespace, stop: threading.Event) -> None:
 
         outcomes = benchmark.run(entrants, found, folder, on_progress=show, stop=stop)
     shown = benchmark.scores(outcomes)
-    differences = benchmark.differences(outcomes)
+    differences, by_kind = benchmark.differences(outcomes), benchmark.by_kind(outcomes)
     print(f"\n{shown.round(4).to_string()}\n\n{benchmark.share_table(differences)}\n")
-    print(benchmark.by_kind(outcomes).round(4).to_string())
+    print(by_kind.round(4).to_string())
     path = comparison.write_json(
         report,
         {
@@ -246,10 +238,35 @@ def _benchmark(options: argparse.Namespace, stop: threading.Event) -> None:
             "max_length": options.max_length,
             "scores": comparison.as_rows(shown.reset_index()),
             "differences": comparison.as_rows(differences),
-            "by_kind": comparison.as_rows(benchmark.by_kind(outcomes).rename_axis("kind").reset_index()),
+            "by_kind": comparison.as_rows(by_kind.rename_axis("kind").reset_index()),
         },
     )
     print(f"\nwritten to {path}; results in mteb's format are in {folder}")
+
+
+def _beside(options: argparse.Namespace, model, about: dict):
+    """Return a student's teacher, its cache and the untrained base, as options say or as the student was distilled."""
+    from workbench import models
+    from workbench.corpora import Role
+
+    options.teacher = options.teacher or about.get("teacher_name") or models.MPNET
+    options.base = options.base or about.get("base") or models.MINILM
+    options.max_length = options.max_length or model.max_seq_length
+    # A student has its teacher's prompts, which a recipe may have chosen.
+    prompts = {role: model.prompts.get(role) or "" for role in Role} if about else None
+    teacher, cache = _teacher_and_cache(options, prompts)
+    if about.get("fingerprint") not in (None, teacher.identity["fingerprint"]):
+        raise WorkbenchError(f"{options.student} was distilled from {about['teacher_name']}, not from these weights")
+    base = models.load(options.base)
+    _check_length(options.max_length, options.student, model)
+    _check_length(options.max_length, options.base, base)
+    return teacher, cache, base
+
+
+def _check_length(length: int, name: str, model) -> None:
+    positions = getattr(model[0].model.config, "max_position_embeddings", length)
+    if length > positions:
+        raise WorkbenchError(f"--max-length {length}: {name} takes at most {positions} tokens")
 
 
 def _evaluate(options: argparse.Namespace, stop: threading.Event) -> None:
@@ -269,21 +286,8 @@ def _evaluate(options: argparse.Namespace, stop: threading.Event) -> None:
     path = Path(options.json or home() / f"evaluate-{collection.name}.json")
     if path.is_dir():
         raise WorkbenchError(f"--json {path} is a folder: name a file")
-    options.teacher = options.teacher or about.get("teacher_name") or models.MPNET
-    options.base = options.base or about.get("base") or models.MINILM
-    options.max_length = options.max_length or model.max_seq_length
-    # A student has its teacher's prompts, which a recipe may have chosen.
-    prompts = {role: model.prompts.get(role) or "" for role in corpora.Role} if about else None
-    teacher, cache = _teacher_and_cache(options, prompts)
-    learned_from = about.get("fingerprint")
-    if learned_from not in (None, teacher.identity["fingerprint"]):
-        raise WorkbenchError(f"{options.student} was distilled from {about['teacher_name']}, not from these weights")
-    base = models.load(options.base)
-    for name, one in ((options.student, model), (options.base, base)):
-        positions = getattr(one[0].model.config, "max_position_embeddings", options.max_length)
-        if options.max_length > positions:
-            raise WorkbenchError(f"--max-length {options.max_length}: {name} takes at most {positions} tokens")
-    base.max_seq_length = model.max_seq_length = options.max_length
+    teacher, cache, base = _beside(options, model, about)
+    model.max_seq_length = base.max_seq_length = options.max_length
     fingerprint = models.resolve(options.student).fingerprint
     _fill(teacher, cache, collection.query_texts() + collection.document_texts(), stop)
     if stop.is_set():
@@ -428,7 +432,7 @@ def _texts(source: str, limit: int | None, sample: int | None = None) -> Iterabl
         if limit is not None or not folder:
             raise CorpusError("--sample draws from a folder of .parquet or .jsonl files, and without --limit")
         return corpora.sample(source, sample)
-    if folder and any(path.suffix in (".parquet", ".jsonl", ".ndjson") for path in Path(source).iterdir()):
+    if folder and any(path.suffix in corpora.TEXT_SUFFIXES for path in Path(source).iterdir()):
         return islice(corpora.read_folder(source), limit)
 
     if source.startswith("hub:"):

@@ -23,6 +23,8 @@ DATA = Path(__file__).resolve().parent.parent / "data"
 # would hold up the tokenizer for minutes to use its first few hundred tokens.
 MAX_CHARACTERS = 10_000_000
 
+TEXT_SUFFIXES = (".parquet", ".jsonl", ".ndjson")  # of the files that `read_texts` reads
+
 # Large, carefully documented libraries that this project's own dependencies bring along, so that the
 # corpus is the same wherever the same versions are installed.
 DOCSTRING_LIBRARIES = (
@@ -161,7 +163,7 @@ def read_texts(path: str | Path) -> Iterator[Text]:
         raise CorpusError(f"no texts at {path}: there is no such file")
     if path.suffix == ".parquet":
         rows = _parquet_rows(path)
-    elif path.suffix in (".jsonl", ".ndjson"):
+    elif path.suffix in TEXT_SUFFIXES:
         rows = json_lines(path)
     else:
         raise CorpusError(f"{path}: texts are read from .parquet or .jsonl files")
@@ -198,8 +200,7 @@ def text_files(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise CorpusError(f"no texts at {folder}: there is no such folder")
-    kinds = (".parquet", ".jsonl", ".ndjson")
-    paths = sorted(p for p in folder.iterdir() if p.suffix in kinds and p.name[0] != "." and p.is_file())
+    paths = sorted(p for p in folder.iterdir() if p.suffix in TEXT_SUFFIXES and p.name[0] != "." and p.is_file())
     if not paths:
         raise CorpusError(f"no texts in {folder}: neither .parquet nor .jsonl files are there")
     return paths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import threading
@@ -96,7 +97,7 @@ def _student(recipe, folder, cache, texts, evaluated, stop, fresh):
     identity = {
         "recipe": recipe.as_dict(),
         "cache": cache.identity,
-        "texts": cache.keys(texts + evaluated).tobytes().hex()[:64],
+        "texts": hashlib.sha256(cache.keys(texts + evaluated).tobytes()).hexdigest(),
     }
     identity = json.loads(json.dumps(identity))
     finished = folder / "run.json"

@@ -223,14 +223,12 @@ def _read(folder: Path, split: str, kind: str) -> dict:
             for name, path in paths.items()
         }
     else:
-        if len(set(_scores(paths[split], kind))) < 2:
-            raise BenchmarkError(f"{paths[split]}: all pairs have the same score, so there is nothing to tell apart")
-        score = "score" if kind == "STS" else "labels"
-        columns = {
-            name: {"sentence1": _texts(path, "sentence1"), "sentence2": _texts(path, "sentence2")}
-            | {score: _scores(path, kind)}
-            for name, path in paths.items()
-        }
+        path = paths[split]
+        scores = _scores(path, kind)
+        if len(set(scores)) < 2:
+            raise BenchmarkError(f"{path}: all pairs have the same score, so there is nothing to tell apart")
+        pairs = {name: _texts(path, name) for name in ("sentence1", "sentence2")}
+        columns = {split: pairs | {"score" if kind == "STS" else "labels": scores}}
     return DatasetDict({name: Dataset.from_dict(each) for name, each in columns.items()})
 
 
