@@ -7,7 +7,7 @@ judgment and no query of a collection is used in training:
 
 - broad: the tour's recipe on a draw from `texts/`; one student, which has never seen a text of a collection.
 - in-domain: a student for each collection, of its documents, without judgments. The teacher has to encode these for
-  asymmetric search anyway. `--forms 1` adds a piece of a sentence of each as a query.
+  asymmetric search anyway. Fewer than a thousand are joined by pieces of their sentences as queries.
 - joint: the same, one student for all collections.
 
 Targets, checkpoints and finished students are kept: a stopped run goes on with the same command.
@@ -33,7 +33,7 @@ from workbench.distill import distill, embed, statement
 from workbench.errors import WorkbenchError
 from workbench.paths import home
 from workbench.progress import CacheBar, TrainingBar
-from workbench.recipes import TOUR
+from workbench.recipes import IN_DOMAIN, TOUR
 from workbench.teachers import LocalTeacher
 
 CURVE_SECONDS = 240  # of training between two points of the curve
@@ -44,7 +44,6 @@ def main() -> int:
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("--recipes", nargs="+", default=["broad", "in-domain"], choices=["broad", "in-domain", "joint"])
     parser.add_argument("--collections", nargs="+", metavar="NAME", help="only these")
-    parser.add_argument("--forms", type=int, default=0, help="queries made of each document, for in-domain and joint")
     parser.add_argument("--texts", type=int, default=12_000, help="texts drawn for the broad student")
     options = parser.parse_args()
     if not (options.data / "retrieval").is_dir():
@@ -73,9 +72,9 @@ def measure(options: argparse.Namespace) -> None:
         if name == "broad":
             jobs = [("broad", TOUR, corpora.sample(options.data / "texts", options.texts), collections)]
         elif name == "joint":
-            jobs = [("joint", TOUR, in_domain(collections, options.forms), collections)]
+            jobs = [("joint", IN_DOMAIN, in_domain(collections), collections)]
         else:
-            jobs = [(f"in-domain-{c.name}", TOUR, in_domain([c], options.forms), [c]) for c in collections]
+            jobs = [(f"in-domain-{c.name}", IN_DOMAIN, in_domain([c]), [c]) for c in collections]
         for student_name, recipe, texts, measured_on in jobs:
             start, model, took = trained(student_name, recipe, texts, teacher, cache, measured_on)
             training.append({"student": student_name, **took})
@@ -105,10 +104,10 @@ def fill(teacher: LocalTeacher, cache: TargetCache, texts: list) -> dict:
     return {"texts": len(texts), "encoded": done.encoded, "seconds": round(time.perf_counter() - started, 1)}
 
 
-def in_domain(collections: list, forms: int) -> list:
-    """Return the documents of collections, and pieces of their sentences as queries."""
+def in_domain(collections: list) -> list:
+    """Return the documents of collections, and pieces of them where they are few."""
     documents = [t for c in collections for t in c.document_texts() if t.text]
-    return documents + (corpora.query_forms(documents, forms) if forms else [])
+    return corpora.at_least(documents, IN_DOMAIN.texts)
 
 
 def trained(name, recipe, texts, teacher, cache, collections):
@@ -122,6 +121,7 @@ def trained(name, recipe, texts, teacher, cache, collections):
         return student.load(folder / "start"), student.load(folder / "student"), done["training"]
     measured = {"teacher": fill(teacher, cache, texts)}
     held_out, train = texts[::40], [t for i, t in enumerate(texts) if i % 40]
+    settings = recipe.settings.with_steps(recipe.steps, len(train))
     targets = cache.targets(train)
     model = student.build(recipe.base, cache.dimension, max_length=recipe.max_length)
     started = time.perf_counter()
@@ -134,7 +134,7 @@ def trained(name, recipe, texts, teacher, cache, collections):
 
         def watch(event) -> None:
             bar(event)
-            seconds = event.step * recipe.settings.batch_size / event.texts_per_second if event.texts_per_second else 0
+            seconds = event.step * settings.batch_size / event.texts_per_second if event.texts_per_second else 0
             if seconds - curve[-1]["seconds"] > CURVE_SECONDS or event.step == event.steps:
                 model.eval()
                 share = share_of(model)
@@ -146,7 +146,7 @@ def trained(name, recipe, texts, teacher, cache, collections):
             model,
             train,
             targets,
-            recipe.settings,
+            settings,
             held_out=(held_out, cache.targets(held_out)),
             checkpoints=folder / "checkpoints",
             on_event=watch,
@@ -154,11 +154,11 @@ def trained(name, recipe, texts, teacher, cache, collections):
     measured |= {
         "curve": curve,
         "texts_per_second": round(result.texts_per_second, 1),
-        "settings": asdict(recipe.settings),
+        "settings": asdict(settings),
     }
     measured["held_out_loss"] = result.best_loss
     made = {"teacher": recipe.teacher, "base": recipe.base, "source": name}
-    student.save(model, folder / "student", statement(cache, train, **made, settings=recipe.settings, result=result))
+    student.save(model, folder / "student", statement(cache, train, **made, settings=settings, result=result))
     comparison.write_json(finished, {"identity": identity, "training": measured})
     return student.load(folder / "start"), model, measured
 

@@ -118,6 +118,20 @@ def test_recipes_can_be_printed_copied_and_changed():
         recipes.recipe("redact_ir")
 
 
+def test_few_texts_are_passed_over_more_often():
+    assert Settings(batch_size=16, epochs=2, cycles=1).with_steps(1500, 240).epochs == 100
+    assert Settings(batch_size=16, epochs=2, cycles=3).with_steps(1500, 250).epochs == 32  # of 16 steps, three cycles
+    assert Settings(epochs=2, cycles=1).with_steps(1500, 1_000_000).epochs == 2
+    assert recipes.TOUR.steps == 0 < recipes.IN_DOMAIN.steps
+    few = [
+        Text(f"The mill number {i} grinds the corn of the valley. It stands by the old river.", "document")
+        for i in range(20)
+    ]
+    more = corpora.at_least(few, 60)
+    assert more[:20] == few and 40 < len(more) <= 60 and {t.role for t in more[20:]} == {Role.QUERY}
+    assert corpora.at_least(few, 20) == few and corpora.at_least([], 20) == []
+
+
 def test_a_plan_is_arithmetic_on_measured_speeds():
     plan = plans.plan(Settings(), plans.Speeds("A card", 1000, 2000), 6_700_000, 768)
     assert plan.passes == 30 and plan.steps == 30 * 209_375

@@ -73,7 +73,7 @@ def _cache(options: argparse.Namespace, stop: threading.Event) -> None:
 
 
 def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
-    from workbench import models, recipes, student
+    from workbench import corpora, models, recipes, student
     from workbench.distill import distill, statement
     from workbench.progress import TrainingBar
 
@@ -94,6 +94,9 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
     models.resolve(options.teacher)
     source = str(Path(options.texts).resolve()) if Path(options.texts).exists() else options.texts
     texts = [text for text in _texts(options.texts, options.limit, options.sample) if text.text.strip()]
+    texts = corpora.at_least(texts, recipe.texts)
+    if options.epochs is None:
+        settings = settings.with_steps(recipe.steps, len(texts))
     teacher, cache = _teacher_and_cache(options, recipe.prompts)
     model = student.build(
         options.base,

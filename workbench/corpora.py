@@ -10,7 +10,7 @@ import json
 import random
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -271,6 +271,13 @@ def query_forms(texts: Iterable[Text], count: int = 1, seed: int = 0) -> list[Te
                 words = words[first : first + most]
             forms.setdefault(" ".join(words), Text(" ".join(words), Role.QUERY))
     return list(forms.values())
+
+
+def at_least(texts: Sequence[Text], least: int) -> list[Text]:
+    """Return the texts, joined by as many queries made of each document as bring fewer than `least` up to it."""
+    if not texts or len(texts) >= least:
+        return list(texts)
+    return [*texts, *query_forms(texts, -(-least // len(texts)) - 1)]
 
 
 def hub_texts(

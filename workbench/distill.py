@@ -8,7 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,6 +81,11 @@ class Settings:
             raise DistillError(f"dropout is {self.dropout}; from 0 to below 1 is possible")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise DistillError(f"precision {self.precision!r}: it must be auto, float32 or bfloat16")
+
+    def with_steps(self, least: int, texts: int) -> Settings:
+        """Return the settings with as many more epochs as so many texts need for `least` steps."""
+        in_pass = math.ceil(texts / self.batch_size) * self.cycles
+        return replace(self, epochs=max(self.epochs, math.ceil(least / max(1, in_pass))))
 
 
 @dataclass(frozen=True)
