@@ -124,11 +124,11 @@ def test_few_texts_are_passed_over_more_often():
     assert Settings(epochs=2, cycles=1).with_steps(1500, 1_000_000).epochs == 2
     assert recipes.TOUR.steps == 0 < recipes.IN_DOMAIN.steps
     few = [
-        Text(f"The mill number {i} grinds the corn of the valley. It stands by the old river.", "document")
+        Text(f"The mill number {i} grinds the corn of the valley. It stands by the old river {i}.", "document")
         for i in range(20)
     ]
     more = corpora.at_least(few, 60)
-    assert more[:20] == few and 40 < len(more) <= 60 and {t.role for t in more[20:]} == {Role.QUERY}
+    assert more[:20] == few and 20 < len(more) <= 60 and {t.role for t in more[20:]} == {Role.QUERY}
     assert corpora.at_least(few, 20) == few and corpora.at_least([], 20) == []
 
 
