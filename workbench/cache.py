@@ -14,6 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,7 +24,7 @@ import numpy as np
 
 from workbench import shards
 from workbench.corpora import Role, Text
-from workbench.errors import CacheError, TeacherError
+from workbench.errors import CacheError, IncompleteError, TeacherError
 from workbench.shards import DamagedShard, Shard
 from workbench.vectors import orthogonal
 
@@ -143,6 +144,11 @@ class TargetCache:
         missing = int((~self._known(keys)).sum())
         return Plan(len(texts), len(keys), missing, missing * self._row_bytes)
 
+    def missing(self, texts: Sequence[Text]) -> list[Text]:
+        """Return the texts whose targets the teacher has yet to make, each once."""
+        unique, first = np.unique(self.keys(texts), return_index=True)
+        return [texts[i] for i in np.sort(first[~self._known(unique)])]
+
     def fill(
         self,
         teacher: Teacher,
@@ -179,17 +185,23 @@ class TargetCache:
             )
         if {role.value: teacher.prompts.get(role, "") for role in Role} != self.prompts:
             raise CacheError("the teacher's prompts have changed since this cache was opened; open it again")
-        state = _Filling(on_progress)
+        state = _Filling(on_progress, stop, getattr(teacher, "concurrency", 1))
         if isinstance(texts, Sequence):
             texts = self._planned(teacher, texts, state, on_plan)
-        for number, group in enumerate(_groups(texts), start=1):
-            if stop is not None and stop.is_set():
-                break
-            self._fill_group(teacher, group, state)
+        if stop is not None and hasattr(teacher, "stop"):
+            teacher.stop = stop
+        for number, _ in enumerate(self._fill_groups(teacher, texts, state), start=1):
             if number % MERGE_EVERY == 0:
                 self._merge()
         if state.encoded:
             self._merge()
+        if state.failed:
+            text, why = state.failed[0]
+            count = "1 text" if len(state.failed) == 1 else f"{len(state.failed):,} texts"
+            raise TeacherError(
+                f"{count} got no target, first {text.text[:60]!r}: {why}. All others are stored; the "
+                "same call asks again for these alone."
+            )
         return state.report()
 
     def targets(self, texts: Iterable[Text]) -> Targets:
@@ -246,30 +258,64 @@ class TargetCache:
             # Timed on texts of every length, and stored like any other: the estimate costs nothing.
             by_length = todo[np.argsort([len(texts[i].text) for i in todo], kind="stable")]
             sample = by_length[np.linspace(0, len(todo) - 1, SAMPLE_TEXTS).astype(int)]
-            teacher.encode([texts[sample[0]].text], texts[sample[0]].role)  # the first pass is slower
+            if not hasattr(teacher, "concurrency"):
+                teacher.encode([texts[sample[0]].text], texts[sample[0]].role)  # the first pass is slower
             started = time.perf_counter()
             self._fill_group(teacher, [texts[i] for i in sample], state)
-            seconds = (time.perf_counter() - started) * (len(todo) - SAMPLE_TEXTS) / SAMPLE_TEXTS
+            seconds = (time.perf_counter() - started) * (len(todo) - SAMPLE_TEXTS) / SAMPLE_TEXTS / state.at_once
             plan = Plan(plan.texts, plan.unique, plan.missing, plan.bytes, seconds)
             todo = todo[~np.isin(todo, sample)]
         if on_plan:
             on_plan(plan)
         return (texts[i] for i in todo)
 
+    def _fill_groups(self, teacher: Teacher, texts: Iterable[Text], state: _Filling) -> Iterator[None]:
+        """Fill group after group, or as many at once as the teacher can take, and yield after each."""
+        if not hasattr(teacher, "concurrency"):
+            for group in _groups(texts):
+                if state.stopped():
+                    return
+                yield self._fill_group(teacher, group, state)
+            return
+        with ThreadPoolExecutor(state.at_once) as pool:  # whatever ends this, what is in flight is stored
+            running: set[Future] = set()
+            for group in _groups_by_role(texts, teacher.batch_size):
+                if state.stopped():
+                    break
+                running.add(pool.submit(self._fill_group, teacher, group, state))
+                if len(running) == state.at_once:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
+            yield from (future.result() for future in as_completed(running))
+
     def _fill_group(self, teacher: Teacher, group: list[Text], state: _Filling) -> None:
         keys = self.keys(group)
         unique, first = np.unique(keys, return_index=True)
-        todo = first[~self._known(unique)]  # another process may have been here
+        mine = state.claim(unique.tolist())
+        try:
+            self._fill_claimed(teacher, group, keys, first[mine & ~self._known(unique)], state)
+        finally:
+            state.release(unique[mine].tolist())
+
+    def _fill_claimed(
+        self, teacher: Teacher, group: list[Text], keys: np.ndarray, todo: np.ndarray, state: _Filling
+    ) -> None:
         if todo.size and not state.writable:
             self._check_writable()
             state.writable = True
         started = time.perf_counter()
-        kept_keys, kept_vectors, problems = [], [], []
+        kept_keys, kept_vectors, problems, over = [], [], [], None
         for role in Role:
             rows = [i for i in todo if group[i].role is role]
             if not rows:
                 continue
-            vectors = np.asarray(teacher.encode([group[i].text for i in rows], role))
+            try:
+                vectors = np.asarray(teacher.encode([group[i].text for i in rows], role))
+            except IncompleteError as error:
+                given = np.isfinite(error.vectors).all(axis=1)
+                state.failed += [(group[rows[i]], why) for i, why in error.failed.items()]
+                vectors, rows = error.vectors[given], [row for row, has in zip(rows, given, strict=True) if has]
+                over = error if error.final else None
             if vectors.shape != (len(rows), self.dimension):
                 raise TeacherError(
                     f"the teacher returned an array of shape {vectors.shape} for {len(rows)} texts; "
@@ -291,7 +337,9 @@ class TargetCache:
             written = path.stat().st_size
         if problems:
             raise TeacherError("; ".join(problems) + ". The other vectors of the group were stored.")
-        state.add(len(group), len(todo), written, time.perf_counter() - started)
+        state.add(len(group), sum(map(len, kept_keys)), written, time.perf_counter() - started)
+        if over and not state.stopped():
+            raise TeacherError(f"{over}. What was made before is stored, and the same call goes on from there.")
 
     def _check_writable(self) -> None:
         try:
@@ -470,21 +518,41 @@ class Targets:
 class _Filling:
     """Counts a fill and reports it."""
 
-    def __init__(self, on_progress: Callable[[Progress], None] | None) -> None:
+    def __init__(
+        self, on_progress: Callable[[Progress], None] | None, stop: threading.Event | None, at_once: int
+    ) -> None:
         self.done = self.encoded = self.bytes = 0
         self.seconds = 0.0
         self.writable = False  # checked before the first thing that has to be stored
         self.total: int | None = None
         self.encoded_total: int | None = None
-        self._on_progress = on_progress
+        self.failed: list[tuple[Text, str]] = []  # and why
+        self.stopped = stop.is_set if stop is not None else lambda: False
+        self.at_once = at_once
+        self._on_progress, self._lock = on_progress, threading.Lock()
+        self._claimed: set[bytes] = set()
+
+    def claim(self, keys: list[bytes]) -> np.ndarray:
+        """Say which targets no other thread is making now, bool of shape (n,), and keep them from the others."""
+        if self.at_once == 1:
+            return np.ones(len(keys), dtype=bool)
+        with self._lock:
+            mine = np.array([key not in self._claimed for key in keys], dtype=bool)
+            self._claimed.update(keys)
+        return mine
+
+    def release(self, keys: list[bytes]) -> None:
+        with self._lock:
+            self._claimed.difference_update(keys)
 
     def add(self, done: int, encoded: int, written: int, seconds: float) -> None:
-        self.done += done
-        self.encoded += encoded
-        self.bytes += written
-        self.seconds += seconds if encoded else 0
-        if self._on_progress:
-            self._on_progress(self.report())
+        with self._lock:
+            self.done += done
+            self.encoded += encoded
+            self.bytes += written
+            self.seconds += seconds / self.at_once if encoded else 0
+            if self._on_progress:
+                self._on_progress(self.report())
 
     def report(self) -> Progress:
         speed = self.encoded / self.seconds if self.seconds else 0.0
@@ -502,6 +570,17 @@ def _groups(texts: Iterable[Text]) -> Iterator[list[Text]]:
             group.append(more)
             characters += len(more.text)
         yield group
+
+
+def _groups_by_role(texts: Iterable[Text], size: int) -> Iterator[list[Text]]:
+    """Make groups that are one request each."""
+    open_groups: dict[Role, list[Text]] = {role: [] for role in Role}
+    for text in texts:
+        open_groups[text.role].append(text)
+        if len(open_groups[text.role]) == size:
+            yield open_groups[text.role]
+            open_groups[text.role] = []
+    yield from (group for group in open_groups.values() if group)
 
 
 def duration(seconds: float) -> str:

@@ -21,6 +21,20 @@ class TeacherError(WorkbenchError):
     """A teacher that returned something that is no target embedding."""
 
 
+class IncompleteError(TeacherError):
+    """A teacher that made some of the targets only.
+
+    Attributes:
+        vectors: float32 of shape (n, dimension), NaN where there is none.
+        failed: row to reason, for texts that the teacher will not take.
+        final: whether asking it for anything more is of no use now.
+    """
+
+    def __init__(self, message: str, vectors, failed: dict[int, str], final: bool = False) -> None:
+        super().__init__(message)
+        self.vectors, self.failed, self.final = vectors, failed, final
+
+
 class CacheError(WorkbenchError):
     """A cache that cannot be read or written as asked."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -10,8 +11,8 @@ import numpy as np
 import torch
 
 from workbench import encoding, models
-from workbench.corpora import Role
-from workbench.errors import TeacherError
+from workbench.corpora import Role, Text
+from workbench.errors import IncompleteError, TeacherError
 
 # A lower precision is the default only where it moves the vectors less than this, in mean cosine.
 LEAST_COSINE = 0.999
@@ -31,6 +32,9 @@ _PROBES = (
 
 class Teacher(Protocol):
     """What the cache needs of a teacher.
+
+    One that can take several requests at once has, besides, `concurrency` (how many), `batch_size` (texts in each) and
+    `stop` (an event that ends its waiting). One that could make only some targets raises `IncompleteError`.
 
     Attributes:
         identity: everything besides role, prompt and text that decides the vectors, as JSON values.
@@ -79,8 +83,7 @@ class LocalTeacher:
     ) -> None:
         if precision not in ("auto", "float32", "bfloat16"):
             raise TeacherError(f"precision {precision!r}: it must be auto, float32 or bfloat16")
-        if prompts is not None and (unknown := set(prompts) - set(Role)):
-            raise TeacherError(f"prompts for {', '.join(sorted(unknown))}: the roles are query and document")
+        given = checked_prompts(prompts)
         files = models.resolve(name, revision)
         self.model = models.load(files, device=device, trust_remote_code=trust_remote_code)
         limit = self.model.max_seq_length
@@ -90,8 +93,7 @@ class LocalTeacher:
             self.model.max_seq_length = max_length
         self.name = files.name
         self.prompts = {
-            role.value: encoding.role_prompt(self.model, role) if prompts is None else prompts.get(role, "")
-            for role in Role
+            role.value: encoding.role_prompt(self.model, role) if prompts is None else given[role] for role in Role
         }
         self.dimension = self.model.get_embedding_dimension()
         self.identity = {
@@ -124,6 +126,158 @@ class LocalTeacher:
         norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(rounded, axis=1)
         cosine = float(((exact * rounded).sum(axis=1) / norms).mean())
         return fast if cosine >= LEAST_COSINE else torch.float32
+
+
+class FunctionTeacher:
+    """Any function of texts and their role as the teacher.
+
+    Args:
+        function: texts (with their prompt in front) and a role to vectors, of shape (n, dimension).
+        name: what the cache calls it; change it whenever the function changes.
+        dimension: width of its vectors.
+        prompts: role to prompt.
+        normalize: scale vectors to length 1, as a student's are.
+
+    Raises:
+        TeacherError: no name, or a prompt of an unknown role.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[list[str], Role], np.ndarray],
+        name: str,
+        dimension: int,
+        *,
+        prompts: Mapping[str, str] | None = None,
+        normalize: bool = True,
+    ) -> None:
+        if not name.strip() or dimension < 1:
+            raise TeacherError("a function needs a name, under which the cache keeps its vectors, and a width above 0")
+        self.prompts = checked_prompts(prompts)
+        self.name, self.dimension, self._function, self._normalize = name, dimension, function, normalize
+        self.identity = {"teacher": name, "kind": "function", "normalize": normalize, "dimension": dimension}
+
+    def encode(self, texts: Sequence[str], role: Role) -> np.ndarray:
+        """Return the targets of texts of one role, float32 of shape (n, dimension)."""
+        vectors = np.asarray(self._function([self.prompts[role] + text for text in texts], role), dtype=np.float32)
+        return scaled(vectors) if self._normalize and vectors.ndim == 2 else vectors
+
+
+class ArrayTeacher:
+    """Vectors that exist already as the teacher: it knows their texts and no others.
+
+    Args:
+        texts: with their roles; n of them.
+        vectors: anything that indexes like an array of shape (n, dimension), a memory-mapped file too.
+        name: what the cache calls it, together with a digest of texts and vectors.
+        normalize: scale vectors to length 1, as a student's are.
+
+    Raises:
+        TeacherError: there are not as many texts as vectors, or a text has two different vectors.
+    """
+
+    def __init__(self, texts: Sequence[Text], vectors: np.ndarray, name: str, *, normalize: bool = True) -> None:
+        if getattr(vectors, "ndim", 0) != 2 or len(vectors) != len(texts) or not len(texts):
+            raise TeacherError(
+                f"{len(texts):,} texts and vectors of shape {getattr(vectors, 'shape', '?')}: one row for each is needed"
+            )
+        self.prompts = checked_prompts(None)
+        self.name, self.dimension, self._vectors, self._normalize = name, int(vectors.shape[1]), vectors, normalize
+        self._rows: dict[tuple[Role, str], int] = {}
+        digest = hashlib.sha256()
+        for row, text in enumerate(texts):
+            first = self._rows.setdefault((text.role, text.text), row)
+            if first != row and not np.array_equal(vectors[first], vectors[row]):
+                raise TeacherError(
+                    f"rows {first:,} and {row:,} are of the same {text.role} and differ: {text.text[:60]!r}"
+                )
+            digest.update(f"{text.role} {len(text.text)} {text.text}".encode())
+        for start in range(0, len(vectors), 65_536):
+            digest.update(np.ascontiguousarray(vectors[start : start + 65_536]).tobytes())
+        self.identity = {
+            "teacher": name,
+            "kind": "array",
+            "digest": digest.hexdigest(),
+            "normalize": normalize,
+            "dimension": self.dimension,
+        }
+
+    @classmethod
+    def from_rows(
+        cls,
+        rows: Iterable[Mapping[str, object]],
+        name: str,
+        *,
+        text: str = "text",
+        vector: str = "vector",
+        role: str | Role = Role.DOCUMENT,
+        normalize: bool = True,
+    ) -> ArrayTeacher:
+        """Take texts and vectors from rows, of a data set of the hub for one (`corpora.hub_rows`).
+
+        Args:
+            rows: mappings.
+            name: what the cache calls it.
+            text: the field with the text.
+            vector: the field with the vector, or its numbers.
+            role: of all texts, or the field that has it.
+            normalize: scale vectors to length 1.
+
+        Raises:
+            TeacherError: a row without such a field, or vectors of different widths.
+        """
+        texts, vectors = [], []
+        for number, row in enumerate(rows):
+            for field in (text, vector):
+                if field not in row:
+                    raise TeacherError(f"row {number:,} has no field {field!r}; it has {', '.join(map(str, row))}")
+            texts.append(Text(row[text], Role(row.get(role, role))))
+            vectors.append(np.asarray(row[vector], dtype=np.float32).ravel())
+            if vectors[0].shape != vectors[-1].shape:
+                raise TeacherError(f"row {number:,} is {len(vectors[-1])} wide, the first {len(vectors[0])}")
+        return cls(texts, np.array(vectors, dtype=np.float32), name, normalize=normalize)
+
+    @property
+    def texts(self) -> list[Text]:
+        """The texts that it has vectors of, each once."""
+        return [Text(text, role) for role, text in self._rows]
+
+    def encode(self, texts: Sequence[str], role: Role) -> np.ndarray:
+        """Return the targets of texts of one role, float32 of shape (n, dimension).
+
+        Raises:
+            IncompleteError: it does not know some of them.
+        """
+        rows = [self._rows.get((Role(role), text), -1) for text in texts]
+        vectors = np.full((len(texts), self.dimension), np.nan, dtype=np.float32)
+        known = np.array([row >= 0 for row in rows], dtype=bool)
+        vectors[known] = self._vectors[[row for row in rows if row >= 0]]
+        if self._normalize:
+            vectors[known] = scaled(vectors[known])
+        if not known.all():
+            failed = {int(i): "the array has no vector of it" for i in np.flatnonzero(~known)}
+            first = texts[min(failed)]
+            raise IncompleteError(
+                f"{self.name} has no vector of {len(failed):,} texts, first {first[:60]!r}", vectors, failed
+            )
+        return vectors
+
+
+def scaled(vectors: np.ndarray) -> np.ndarray:
+    """Return rows of length 1; a row of zeros, which has no direction, becomes NaN, and the cache will say so."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def checked_prompts(prompts: Mapping[str, str] | None) -> dict[str, str]:
+    """Return a prompt for each role, none where it is not said.
+
+    Raises:
+        TeacherError: a role that there is not.
+    """
+    if unknown := set(prompts or {}) - set(Role):
+        raise TeacherError(f"prompts for {', '.join(sorted(unknown))}: the roles are query and document")
+    return {role.value: (prompts or {}).get(role, "") for role in Role}
 
 
 def _pooling(module: torch.nn.Module) -> str:

@@ -1,0 +1,104 @@
+"""A model behind OpenAI's embeddings protocol, on this machine: to try black-box teachers, and to serve a student."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+
+MOST_BYTES = 32_000_000  # of a request
+
+
+class Server:
+    """Answers POST /v1/embeddings on loopback in threads of its own, until closed; usable with `with`.
+
+    Args:
+        encode: texts to vectors, of shape (n, dimension); called by one thread at a time.
+        model: the name that requests must ask for.
+        port: 0 for any free one.
+    """
+
+    def __init__(self, encode: Callable[[list[str]], np.ndarray], model: str, port: int = 0) -> None:
+        self.encode, self.model = encode, model
+        self._lock = threading.Lock()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                server.handle(self)
+
+            def log_message(self, *_: object) -> None:
+                """Keep texts and headers out of the terminal."""
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self._http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+
+    def handle(self, request: BaseHTTPRequestHandler) -> None:
+        """Answer one request."""
+        length = int(request.headers.get("Content-Length") or 0)
+        if length > MOST_BYTES:
+            request.close_connection = True
+            return self.send(request, 413, {"error": {"message": f"more than {MOST_BYTES:,} bytes"}})
+        raw = request.rfile.read(length)
+        if request.path != "/v1/embeddings":
+            return self.send(request, 404, {"error": {"message": f"there is no {request.path[:80]}"}})
+        try:
+            body = json.loads(raw)
+            texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
+            if not texts or not all(isinstance(text, str) and text for text in texts):
+                raise ValueError("input: a text or a list of texts that are not empty")
+            if body.get("model") != self.model:
+                return self.send(request, 404, {"error": {"message": f"the model here is {self.model}"}})
+        except (ValueError, KeyError, TypeError) as error:
+            return self.send(request, 400, {"error": {"message": f"{type(error).__name__}: {error}"}})
+        self.answer(request, body, texts)
+
+    def answer(self, request: BaseHTTPRequestHandler, body: dict, texts: list[str]) -> None:
+        """Answer a request that is well formed."""
+        self.send(request, 200, self.payload(body, texts))
+
+    def payload(self, body: dict, texts: list[str]) -> dict:
+        """Return the answer to a request."""
+        with self._lock:
+            vectors = np.ascontiguousarray(self.encode(texts), dtype="<f4")
+        packed = body.get("encoding_format") == "base64"
+        given = [base64.b64encode(vector.tobytes()).decode() if packed else vector.tolist() for vector in vectors]
+        tokens = sum(len(text.split()) for text in texts)
+        return {
+            "object": "list",
+            "model": self.model,
+            "data": [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(given)],
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        }
+
+    def send(self, request: BaseHTTPRequestHandler, code: int, said: dict, **headers: str) -> None:
+        """Send JSON."""
+        content = json.dumps(said).encode()
+        request.send_response(code)
+        request.send_header("Content-Type", "application/json")
+        request.send_header("Content-Length", str(len(content)))
+        for name, value in headers.items():
+            request.send_header(name.replace("_", "-"), value)
+        request.end_headers()
+        request.wfile.write(content)
+
+    def close(self) -> None:
+        """Stop answering."""
+        self._http.shutdown()
+        self._http.server_close()
+
+    def __enter__(self) -> Server:
+        """Return the server."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
