@@ -11,13 +11,14 @@ from email.utils import formatdate
 import numpy as np
 import pytest
 
-from tests.conftest import HashTeacher, sentences
+from tests.conftest import HashTeacher, lines, sentences
+from workbench import cli, student
 from workbench.apis import DIALECTS, ApiTeacher
 from workbench.cache import TargetCache
 from workbench.corpora import Role, Text
 from workbench.errors import IncompleteError, TeacherError
 from workbench.serving import Server
-from workbench.teachers import ArrayTeacher, FunctionTeacher
+from workbench.teachers import ArrayTeacher, FunctionTeacher, LocalTeacher
 
 KNOWS = HashTeacher(16)
 SECRET = "sk-this-is-secret-0123456789"
@@ -386,3 +387,25 @@ def test_arrays_are_a_teacher(tmp_path):
         ArrayTeacher([Text("a", "query")] * 2, np.eye(2), "given")
     with pytest.raises(TeacherError, match="one row for each"):
         ArrayTeacher(texts, np.eye(3), "given")
+
+
+def test_the_student_of_an_api_is_the_models_own(tiny_model, other_tiny_model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
+    local = LocalTeacher(str(tiny_model), max_length=32, precision="float32")
+    lines(tmp_path / "texts.jsonl", [{"text": t.text, "role": t.role.value} for t in sentences(80)])
+    command = ["distill", "--texts", str(tmp_path / "texts.jsonl"), "--base", str(other_tiny_model), "--epochs", "1"]
+    command += ["--max-length", "32", "--recipe", "redact-ir-fast", "--batch-size", "8", "--precision", "float32"]
+    with Server(lambda texts: local.encode(texts, Role.DOCUMENT), "tiny") as server:
+        through = ["--teacher", "openai:tiny", "--url", server.url, "--price", "2", "--tokenizer", str(tiny_model)]
+        assert cli.main([*command, *through, "--output", str(tmp_path / "through"), "--budget", "0.001"]) == 1
+        said = capsys.readouterr().err
+        assert "80 texts" in said and "0.00 at the given price" in said and "budget of 0.001" in said
+        assert cli.main([*command, *through, "--output", str(tmp_path / "through")]) == 0
+        assert "the API: " in capsys.readouterr().err
+    # The recipe's prompts are of another teacher, so that both commands have the same.
+    assert cli.main([*command, "--teacher", str(tiny_model), "--output", str(tmp_path / "direct")]) == 0
+    texts = [t.text for t in sentences(20, seed=1)]
+    one, other = (student.load(tmp_path / name, device="cpu").encode(texts) for name in ("through", "direct"))
+    assert (one * other).sum(axis=1).min() > 0.9999
+    assert cli.main(["cache", "--teacher", str(tiny_model), "--price", "3"]) == 1
+    assert "--price is for a teacher behind an API" in capsys.readouterr().err

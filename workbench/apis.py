@@ -17,6 +17,7 @@ import numpy as np
 import tenacity
 
 from workbench import models
+from workbench.cache import duration
 from workbench.corpora import Role, Text
 from workbench.errors import IncompleteError, TeacherError
 from workbench.teachers import checked_prompts
@@ -124,6 +125,14 @@ class Usage:
     failed: int = 0
     cost: float | None = None
 
+    def __str__(self) -> str:
+        cost = "" if self.cost is None else f", {self.cost:,.4g} at the given price"
+        cut = f", {self.truncated:,} of the texts cut" if self.truncated else ""
+        return (
+            f"the API: {self.requests:,} requests, {self.retries:,} of them again, for {self.texts:,} texts{cut}; "
+            f"{self.tokens:,} tokens{cost}"
+        )
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -142,6 +151,12 @@ class Estimate:
     counted: bool
     cost: float | None
     seconds: float | None
+
+    def __str__(self) -> str:
+        tokens = f"{'' if self.counted else 'about '}{self.tokens:,} tokens"
+        cost = "" if self.cost is None else f", {self.cost:,.2f} at the given price"
+        least = "" if self.seconds is None else f", at least {duration(self.seconds)} within the limits"
+        return f"to ask the API for: {self.texts:,} texts, {tokens}{cost}{least}"
 
 
 class ApiTeacher:

@@ -14,10 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from workbench import __version__
-from workbench.errors import CorpusError, DistillError, WorkbenchError
+from workbench.errors import CorpusError, DistillError, TeacherError, WorkbenchError
 from workbench.paths import PROJECT, home
 
 SAMPLE_HELP = "draw so many texts from a folder of files, evenly from each file and role"
+_API_OPTIONS = (
+    "url", "key", "dimensions", "tokenizer", "price", "budget", "requests_per_minute", "tokens_per_minute", "concurrency",
+)  # fmt: skip
 _SETTINGS = ("batch_size", "learning_rate", "epochs", "cycles", "seed")  # of a recipe that options can change
 TEXTS_HELP = (
     "texts to learn from: 'docstrings' (of the installed libraries), 'tutorial', a folder in BEIR layout (its "
@@ -66,7 +69,10 @@ def _cache(options: argparse.Namespace, stop: threading.Event) -> None:
     teacher, cache = _teacher_and_cache(options)
     texts = _texts(options.texts, options.limit, options.sample)
     if options.dry_run:
-        print(cache.plan(list(texts)))
+        texts = list(texts)
+        print(cache.plan(texts))
+        if hasattr(teacher, "estimate"):
+            print(teacher.estimate(cache.missing(texts)))
         return
     done = _fill(teacher, cache, texts, stop)
     print(f"{done.done:,} texts, {done.encoded:,} encoded now, {done.hits:,} already there; targets in {cache.folder}")
@@ -91,7 +97,8 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
         if output == Path(getattr(options, option)).expanduser().resolve():
             raise DistillError(f"--output is the folder of the {option}: choose another one")
     base = models.resolve(options.base).name  # a model that cannot be had is noticed before texts are read
-    models.resolve(options.teacher)
+    if not _is_api(options):
+        models.resolve(options.teacher)
     source = str(Path(options.texts).resolve()) if Path(options.texts).exists() else options.texts
     texts = [text for text in _texts(options.texts, options.limit, options.sample) if text.text.strip()]
     texts = corpora.at_least(texts, recipe.texts)
@@ -103,7 +110,7 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
         cache.dimension,
         normalize=cache.identity["normalize"],
         bias=recipe.bias,
-        max_length=teacher.model.max_seq_length,
+        max_length=options.max_length if _is_api(options) else teacher.model.max_seq_length,
         prompts=cache.prompts,
         seed=settings.seed,
     )
@@ -413,15 +420,51 @@ def _teacher_and_cache(options: argparse.Namespace, prompts: dict[str, str] | No
     from workbench.cache import TargetCache
     from workbench.teachers import LocalTeacher
 
-    teacher = LocalTeacher(options.teacher, max_length=options.max_length, prompts=prompts, precision=options.precision)
+    if _is_api(options):
+        teacher = _api_teacher(options, prompts)
+    else:
+        length, precision = options.max_length, options.precision
+        teacher = LocalTeacher(options.teacher, max_length=length, prompts=prompts, precision=precision)
     return teacher, TargetCache(options.cache or home() / "cache", teacher)
+
+
+def _is_api(options: argparse.Namespace) -> bool:
+    """Say whether the teacher is DIALECT:MODEL."""
+    from workbench.apis import DIALECTS
+
+    dialect, colon, _ = options.teacher.partition(":")
+    api = bool(colon) and dialect in DIALECTS
+    if not api and (given := [name for name in _API_OPTIONS if getattr(options, name) is not None]):
+        raise TeacherError(
+            f"--{given[0].replace('_', '-')} is for a teacher behind an API, --teacher DIALECT:MODEL with one of "
+            f"{', '.join(DIALECTS)}; {options.teacher} is none"
+        )
+    return api
+
+
+def _api_teacher(options: argparse.Namespace, prompts: dict[str, str] | None):
+    from workbench.apis import ApiTeacher
+
+    dialect, _, name = options.teacher.partition(":")
+    given = {each: value for each in _API_OPTIONS if (value := getattr(options, each)) is not None}
+    if options.tokenizer:
+        given["max_tokens"] = options.max_length
+    teacher = ApiTeacher(name, dialect=dialect, prompts=prompts, **given)
+    teacher.name = options.teacher
+    return teacher
 
 
 def _fill(teacher, cache, texts, stop):
     from workbench.progress import CacheBar
 
-    with CacheBar("teacher") as bar:
-        return cache.fill(teacher, texts, on_plan=bar.plan, on_progress=bar.progress, stop=stop)
+    if hasattr(teacher, "estimate") and isinstance(texts, Sequence):
+        print(teacher.estimate(cache.missing(texts)), file=sys.stderr)
+    try:
+        with CacheBar("teacher") as bar:
+            return cache.fill(teacher, texts, on_plan=bar.plan, on_progress=bar.progress, stop=stop)
+    finally:
+        if hasattr(teacher, "usage"):
+            print(teacher.usage, file=sys.stderr)
 
 
 def _texts(source: str, limit: int | None, sample: int | None = None) -> Iterable:
@@ -479,13 +522,29 @@ def _parser() -> argparse.ArgumentParser:
 
     def teacher_options(sub: argparse.ArgumentParser, teacher: str | None, length: int | None) -> None:
         sub.add_argument(
-            "--teacher", default=teacher, help="the large model: a folder, a packaged model, or a name on the hub"
-        )
+            "--teacher", default=teacher,
+            help="the large model: a folder, a packaged model, a name on the hub, or DIALECT:MODEL behind an API "
+                 "(openai, which most servers speak, cohere, voyage, jina)",
+        )  # fmt: skip
         sub.add_argument("--max-length", type=_positive, default=length, help="tokens read of each text")
         sub.add_argument(
             "--precision", default="auto", choices=["auto", "float32", "bfloat16"], help="the teacher's arithmetic"
         )
         sub.add_argument("--cache", help="folder of the target caches (default: cache/ in the workbench's folder)")
+        api = sub.add_argument_group("a teacher behind an API")
+        api.add_argument("--url", help="of the server, such as http://localhost:8000/v1, if not the provider's own")
+        api.add_argument(
+            "--key", metavar="NAME", help="the environment's variable with the key (default: the provider's)"
+        )
+        api.add_argument(
+            "--dimensions", type=_positive, help="width to ask for (default: found out by a first request)"
+        )
+        api.add_argument("--tokenizer", help="model whose tokenizer counts tokens and cuts texts to --max-length")
+        api.add_argument("--price", type=float, help="of a million tokens")
+        api.add_argument("--budget", type=float, help="stop before the price of all is higher")
+        api.add_argument("--requests-per-minute", type=float, help="at most")
+        api.add_argument("--tokens-per-minute", type=float, help="at most")
+        api.add_argument("--concurrency", type=_positive, help="requests at the same time")
 
     demo = command("demo", _demo, "Run the main job once on docstrings and print the comparison",
                    "Minutes on two cores; a second run uses what the first one finished.")  # fmt: skip
@@ -513,7 +572,7 @@ def _parser() -> argparse.ArgumentParser:
     distill.add_argument(
         "--recipe",
         default="tour",
-        help="tour, redact-ir, redact-mt, redact-ir-fast or redact-mt-fast: what is not named below is the recipe's",
+        help="tour, in-domain, redact-ir, redact-mt, redact-ir-fast or redact-mt-fast: what is not named below is the recipe's",
     )
     distill.add_argument("--base", help="the small model that the student starts from")
     distill.add_argument("--output", required=True, help="folder for the student")
