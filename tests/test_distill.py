@@ -154,7 +154,7 @@ def test_resuming_gives_the_student_of_an_undisturbed_run(tiny_model, lesson, tm
         torch.testing.assert_close(runs["disturbed"][0][name], tensor, rtol=0, atol=0)
     history, again = (runs[name][1].history for name in runs)
     assert history["loss"].equals(again["loss"])
-    assert len(list((tmp_path / "disturbed").glob("step-*"))) == 1
+    assert len(list((tmp_path / "disturbed").glob("step-*"))) == 2
     assert not [p for p in (tmp_path / "disturbed").rglob("*") if p.suffix in (".pt", ".pkl", ".bin")]
 
 
@@ -191,15 +191,27 @@ def test_checkpoints_of_another_run_are_refused(tiny_model, lesson, tmp_path):
 
 def test_a_damaged_or_half_written_checkpoint(tiny_model, lesson, tmp_path):
     train, targets, *_ = lesson
-    distill(build(tiny_model), train, targets, FAST, checkpoints=tmp_path)
-    (newest,) = tmp_path.glob("step-*")
+    undisturbed = build(tiny_model)
+    distill(undisturbed, train, targets, FAST, checkpoints=tmp_path)
+    earlier, newest = sorted(tmp_path.glob("step-*"))
     shutil.copytree(newest, tmp_path / ".step-00000099-1")  # a killed process's scratch folder
     assert not distill(build(tiny_model), train, targets, FAST, checkpoints=tmp_path).stopped
     assert not list(tmp_path.glob(".step-*"))
-    content = bytearray((newest / "student.safetensors").read_bytes())
-    content[-50] ^= 1
-    (newest / "student.safetensors").write_bytes(content)
-    with pytest.raises(DistillError, match="damaged"):
+
+    def damage(folder):
+        content = bytearray((folder / "student.safetensors").read_bytes())
+        content[-50] ^= 1
+        (folder / "student.safetensors").write_bytes(content)
+
+    damage(newest)
+    again = build(tiny_model)
+    with pytest.warns(UserWarning, match=f"{newest.name} is damaged.*goes on from {earlier.name}"):
+        distill(again, train, targets, FAST, checkpoints=tmp_path)
+    for name, tensor in undisturbed.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name])
+    for folder in tmp_path.glob("step-*"):
+        damage(folder)
+    with pytest.raises(DistillError, match="damaged.*and so is any other"):
         distill(build(tiny_model), train, targets, FAST, checkpoints=tmp_path)
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Checkpoints:
-    """Checkpoints of one run: a folder each, complete or absent; the newest one is kept.
+    """Checkpoints of one run: a folder each, complete or absent; the newest two are kept, should one be damaged.
 
     Args:
         folder: where they go.
@@ -90,36 +91,43 @@ class Checkpoints:
                 f"the checkpoint of step {run.step:,} cannot be written to {self.folder}: {error}. "
                 "The one before is intact; make room and run again, it goes on from there."
             ) from None
-        for old in self._complete():
-            if old != final:
-                shutil.rmtree(old, ignore_errors=True)
+        others = [folder for folder in self._complete() if folder != final]
+        # A step beyond this one is of a run that was started anew from further back.
+        earlier = [folder for folder in others if folder.name < final.name]
+        for old in set(others) - set(earlier[-1:]):
+            shutil.rmtree(old, ignore_errors=True)
 
     def restore(self) -> None:
-        """Take the run up from the newest checkpoint, if there is one.
+        """Take the run up from the newest intact checkpoint, if there is one.
 
         Raises:
-            DistillError: it is of another run, or damaged.
+            DistillError: it is of another run, or all are damaged.
         """
-        run = self.run
-        if not (complete := self._complete()):
+        run, damage = self.run, None
+        for newest in reversed(self._complete()):
+            try:
+                state = json.loads((newest / "state.json").read_text())
+                for name, digest in state["files"].items():
+                    if _digest(newest / name) != digest:
+                        raise ValueError(f"{name} does not match its checksum")
+                identity = state["identity"]
+                break
+            except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+                damage = damage or f"checkpoint {newest} is damaged ({error})"
+        else:
+            if damage:
+                raise DistillError(
+                    f"{damage}, and so is any other: delete it or pass resume=False (--fresh), and training starts anew"
+                )
             return
-        newest = complete[-1]
-        try:
-            state = json.loads((newest / "state.json").read_text())
-            for name, digest in state["files"].items():
-                if _digest(newest / name) != digest:
-                    raise ValueError(f"{name} does not match its checksum")
-            identity = state["identity"]
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise DistillError(
-                f"checkpoint {newest} is damaged ({error}): delete it or pass resume=False (--fresh), and training starts anew"
-            ) from None
         if identity != run.identity:
             changed = [name for name in run.identity if identity.get(name) != run.identity[name]]
             raise DistillError(
                 f"{newest} is a checkpoint of another run (different {', '.join(changed)}): choose another folder, "
                 "or pass resume=False (--fresh) to start anew"
             )
+        if damage:
+            warnings.warn(f"{damage}; training goes on from {newest.name}", stacklevel=2)
         tensors = load_file(newest / "optimizer.safetensors")
         weights = load_file(newest / "student.safetensors")
         best = load_file(newest / "best.safetensors") if "best.safetensors" in state["files"] else None
