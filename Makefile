@@ -10,7 +10,7 @@ DATA ?= ../shared/data
 PIP = $(PY) -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup models demo test fast lab bench quality notebooks fix clean
+.PHONY: help setup models demo test fast lab bench quality faults notebooks fix clean
 
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -49,6 +49,9 @@ bench: setup  ## measure speed and quality against baselines; writes build/bench
 
 quality: setup  ## train students within half an hour each and measure them; writes build/quality.json
 	$(PY) -m bench.quality $(DATA)
+
+faults: setup  ## break caching and training at random and count what is lost; writes build/faults.json
+	$(PY) -m bench.faults
 
 notebooks: setup  ## rebuild notebooks/*.ipynb from their .py sources
 	$(PY) -m jupytext --quiet --to ipynb notebooks/*.py

@@ -1,5 +1,9 @@
 """The real models: what is promised of them holds."""
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -101,6 +105,18 @@ def test_the_teacher_finds_its_way_through_the_tutorial(cache, teacher):
     rows = comparison.compare(collection, cache, base, model).set_index("mode")
     assert rows.loc["teacher", "ndcg_at_10"] > 0.6
     assert rows.loc["standard", "ndcg_at_10"] > 0.3
+
+
+def test_nothing_is_lost_to_faults(tmp_path):
+    """A short run of `make faults`."""
+    command = [sys.executable, "-m", "bench.faults", "--runs", "2", "--seed", "1"]
+    done = subprocess.run(
+        command, cwd=PROJECT, env=os.environ | {"WORKBENCH_HOME": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "faults.json").read_text())
+    assert found["lost"] == 0 and found["injected"] >= 15
+    assert found["caching"]["repeated"] <= found["caching"]["explained"]
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"real collections are not at {SHARED}")

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import threading
@@ -166,7 +167,8 @@ class TargetCache:
 
         Args:
             teacher: must have the identity this cache was opened with.
-            texts: any number of texts, repeats welcome.
+            texts: any number of texts, repeats welcome. Processes that fill the same list at the same time share
+                the work; of the same stream, they do it twice.
             on_plan: called once before the long part, for a list only.
             on_progress: called after each group.
             stop: when set, the fill ends after the group in flight.
@@ -267,6 +269,8 @@ class TargetCache:
             todo = todo[~np.isin(todo, sample)]
         if on_plan:
             on_plan(plan)
+        # Each process begins elsewhere, so that two that fill one list share the work rather than repeat it.
+        todo = np.roll(todo, -secrets.randbelow(len(todo) + 1))
         return (texts[i] for i in todo)
 
     def _fill_groups(self, teacher: Teacher, texts: Iterable[Text], state: _Filling) -> Iterator[None]:
