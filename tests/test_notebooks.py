@@ -84,6 +84,12 @@ def benchmarks(notebook):
     notebook.eventually("len(board.chart.data)", lambda n: n == 3)
 
 
+def black_boxes(notebook):
+    assert notebook.python("[again.encoded, again.hits]") == [0, 264]
+    assert notebook.python("[tried.usage.failed, bool(0 < frugal.usage.cost <= half)]") == [1, True]
+    assert notebook.python("float(cosines.min())") > 0.998
+
+
 ACTS = {
     "01": caching,
     "02": distillation,
@@ -92,6 +98,7 @@ ACTS = {
     "05": truncation,
     "06": publishing,
     "07": benchmarks,
+    "08": black_boxes,
 }
 
 

@@ -249,8 +249,7 @@ class ApiTeacher:
         self.identity = {
             "teacher": name or model,
             "server": None if name else str(self._client.base_url),
-            "roles": {role: dict(self._dialect.roles.get(role, {})) for role in Role},
-            "asked_width": dimensions,
+            "roles": {role.value: dict(self._dialect.roles.get(role, {})) for role in Role},
             "normalize": normalize,
             "max_length": max_tokens and [max_tokens, tokenizer],
             "dimension": self.dimension,
