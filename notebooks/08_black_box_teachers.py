@@ -29,6 +29,7 @@ from workbench.progress import CacheBar
 from workbench.recipes import TOUR
 from workbench.serving import Server
 from workbench.teachers import ArrayTeacher, FunctionTeacher, LocalTeacher
+from workbench.widgets.cache_progress import CacheProgress
 
 # %% [markdown]
 # ## 8.1 A server
@@ -127,9 +128,13 @@ tried = ApiTeacher("large", url=busy.url, name="large-at-home", batch_size=16)
 
 # %%
 awkward = Text("unspeakable", "document")
+filling = CacheProgress()
+filling.run(cache, tried, [*texts, awkward])
+filling
+
+# %%
 try:
-    with CacheBar() as bar:
-        cache.fill(tried, [*texts, awkward], on_plan=bar.plan, on_progress=bar.progress)
+    filling.wait()
 except TeacherError as error:
     print(error)
 print(tried.usage)
