@@ -117,7 +117,7 @@ def caching_run(rng: random.Random) -> dict:
             if kind in ("cut", "flip", "delete"):
                 destroyed += injure(root, kind, rng)
             elif kind == "full disk":
-                full_disk(root, log, rng)
+                full_disk(root, rng)
             else:
                 shift = rng.choice([-1, 1]) * rng.uniform(60, 10 * 86_400) if kind == "clock" else 0.0
                 children = [fill_in_child(root, log, shift) for _ in range(2 if kind == "two writers" else 1)]
@@ -177,7 +177,7 @@ def injure(root: Path, kind: str, rng: random.Random) -> int:
     return rows
 
 
-def full_disk(root: Path, log: Path, rng: random.Random) -> None:
+def full_disk(root: Path, rng: random.Random) -> None:
     """Fill the cache on a file system with little room: a small tmpfs where mounting is allowed, else a size limit."""
     size = rng.choice([64, 128, 160])
     with tempfile.TemporaryDirectory() as place:
@@ -202,8 +202,8 @@ def full_disk(root: Path, log: Path, rng: random.Random) -> None:
             raise SystemExit(f"a full disk ended in exit code {child.exitcode}")
         if mounted:
             cache = TargetCache(Path(place), LoggingTeacher(Path(os.devnull)))
-            known = set(cache.keys(TEXTS).tolist()) - set(cache.keys(cache.missing(TEXTS)).tolist())
-            kept = [i for i, key in enumerate(cache.keys(TEXTS).tolist()) if key in known]
+            missing = set(cache.missing(TEXTS))
+            kept = [i for i, text in enumerate(TEXTS) if text not in missing]
             right = kept and (cache.targets([TEXTS[i] for i in kept])[:] == EXPECTED[kept]).all()
             subprocess.run(["umount", "-l", place], check=True, capture_output=True)
             if cache.damaged or not right:

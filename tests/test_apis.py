@@ -31,7 +31,7 @@ def vectors_of(texts):
 class Unruly(Server):
     """Answers well unless `fault(number, body, texts)` names something else to do."""
 
-    def __init__(self, fault=lambda *_: None, path="/v1/embeddings"):
+    def __init__(self, fault=lambda *_: None):
         self.fault, self.bodies, self.headers, self.times = fault, [], [], []
         self.texts, self.now, self.most_at_once, self._count = Counter(), 0, 0, threading.Lock()
         super().__init__(vectors_of, "m")
@@ -230,6 +230,14 @@ def test_stopping_ends_every_wait(served, tmp_path):
     started = time.monotonic()
     done = TargetCache(tmp_path, teacher).fill(teacher, sentences(2000), stop=stop)
     assert time.monotonic() - started < 60 and 0 < done.encoded == sum(server.texts.values())
+
+
+def test_a_stopped_fill_can_be_taken_up_again(served, tmp_path):
+    stop, (teacher, server) = threading.Event(), served()
+    stop.set()
+    cache, texts = TargetCache(tmp_path, teacher), sentences(300)
+    assert cache.fill(teacher, texts, stop=stop).encoded == 0 and not server.bodies  # nor a sample for the plan
+    assert cache.fill(teacher, texts).encoded == 300
 
 
 def test_requests_run_at_once_within_the_limits(served, tmp_path):

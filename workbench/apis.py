@@ -98,7 +98,6 @@ DIALECTS = {
         extra={"truncate": True},
         plain={"embedding_type": "float"},
         packed={"embedding_type": "base64"},
-        most=2048,
     ),
 }
 
@@ -183,7 +182,8 @@ class ApiTeacher:
         timeout: seconds until a request counts as lost.
         attempts: how often a request is tried.
         name: what the cache calls the teacher. If None, model and server; give one where a server moves.
-        stop: when set, waiting ends.
+
+    Its attribute `stop`, an event, ends all waiting when set.
 
     Raises:
         TeacherError: a setting that makes no sense, a missing key, a server that does not answer or refuses.
@@ -211,7 +211,6 @@ class ApiTeacher:
         timeout: float = 60.0,
         attempts: int = 6,
         name: str | None = None,
-        stop: threading.Event | None = None,
     ) -> None:
         self._dialect = _dialect(dialect)
         above_zero = {
@@ -239,7 +238,7 @@ class ApiTeacher:
         self._normalize, self._dimensions, self._packed = normalize, dimensions, packed
         self._max_tokens, self._tokenizer = max_tokens, _tokenizer(tokenizer)
         self._price, self._budget, self._attempts = price, budget, attempts
-        self.stop = stop or threading.Event()
+        self.stop = threading.Event()
         self._pace = _Pace(requests_per_minute, tokens_per_minute)
         self._usage, self._lock, self._reserved, self._refused_in_row = Usage(), threading.Lock(), 0, 0
         self._client, self._secret = _client(self._dialect, url, key, timeout, concurrency)
@@ -258,20 +257,16 @@ class ApiTeacher:
     @property
     def usage(self) -> Usage:
         """What was asked of the server so far."""
-        cost = None if self._price is None else self._usage.tokens * self._price / 1e6
-        return replace(self._usage, cost=cost)
+        return replace(self._usage, cost=self._cost(self._usage.tokens))
 
     def estimate(self, texts: Sequence[Text]) -> Estimate:
         """Say what encoding texts will take; nothing is sent."""
         tokens = sum(self._prepared(text.text, text.role)[1] for text in texts)
-        cost = None if self._price is None else tokens * self._price / 1e6
-        return Estimate(
-            len(texts),
-            tokens,
-            self._tokenizer is not None,
-            cost,
-            self._pace.least_seconds(-(-len(texts) // self.batch_size), tokens),
-        )
+        seconds = self._pace.least_seconds(-(-len(texts) // self.batch_size), tokens)
+        return Estimate(len(texts), tokens, self._tokenizer is not None, self._cost(tokens), seconds)
+
+    def _cost(self, tokens: int) -> float | None:
+        return None if self._price is None else tokens * self._price / 1e6
 
     def encode(self, texts: Sequence[str], role: Role) -> np.ndarray:
         """Return the targets of texts of one role, float32 of shape (n, dimension).
@@ -307,12 +302,11 @@ class ApiTeacher:
             why = str(error)
         except _BusyError as error:
             why = str(error)
-            if len(texts) > 1 or texts[0] != _PROBE:
-                self._see_that_it_answers(why)
+            self._see_that_it_answers(why)
         if len(texts) == 1:
             failed[rows[0]] = why
             with self._lock:
-                self._usage = replace(self._usage, failed=self._usage.failed + 1)
+                self._count(failed=1)
                 self._refused_in_row += 1
                 hopeless = self._refused_in_row >= _HOPELESS
             if hopeless:
@@ -330,6 +324,7 @@ class ApiTeacher:
             raise _OverError(f"the server has failed {self._attempts} times in a row: {why}") from None
 
     def _retried(self, texts: Sequence[str], role: Role) -> np.ndarray:
+        prepared = [self._prepared(text, role) for text in texts]
         try:
             for attempt in tenacity.Retrying(
                 retry=tenacity.retry_if_exception_type(_BusyError),
@@ -339,15 +334,14 @@ class ApiTeacher:
                 reraise=True,
             ):
                 with attempt:
-                    return self._request(texts, role, again=attempt.retry_state.attempt_number > 1)
+                    return self._request(prepared, role, again=attempt.retry_state.attempt_number > 1)
         except _BusyError:
             if self.stop.is_set():
                 raise _OverError("stopped") from None
             raise
 
-    def _request(self, texts: Sequence[str], role: Role, again: bool = False) -> np.ndarray:
+    def _request(self, prepared: list[tuple[str, int, bool]], role: Role, again: bool) -> np.ndarray:
         dialect = self._dialect
-        prepared = [self._prepared(text, role) for text in texts]
         body = {"model": self.model, dialect.texts: [text for text, _, _ in prepared]}
         body |= (
             dict(dialect.roles.get(role, {}))
@@ -358,7 +352,7 @@ class ApiTeacher:
             body[dialect.dimensions] = self._dimensions
         tokens = sum(count for _, count, _ in prepared)
         self._reserve(tokens, again)
-        used = 0
+        used = made = cut = 0
         try:
             self._pace.wait(tokens, self.stop)
             if self.stop.is_set():
@@ -370,7 +364,7 @@ class ApiTeacher:
             self._raise_for(response)
             used = tokens
             try:
-                vectors, used = _read(response, len(texts), tokens)
+                vectors, used = _read(response, len(prepared), tokens)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise _BusyError(f"an answer that cannot be read ({self._safe(str(error))[:200]})") from None
             if self.dimension and vectors.shape[1] != self.dimension:
@@ -380,30 +374,28 @@ class ApiTeacher:
             lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
             if self._normalize and not lengths.all():
                 raise _BusyError("a vector of zeros, which has no direction")
+            made, cut = len(prepared), sum(was_cut for _, _, was_cut in prepared)
         finally:
             with self._lock:
                 self._reserved -= tokens
-                self._usage = replace(self._usage, tokens=self._usage.tokens + used)
-        with self._lock:
-            cut = sum(was_cut for _, _, was_cut in prepared)
-            done = self._usage
-            self._usage = replace(done, texts=done.texts + len(texts), truncated=done.truncated + cut)
+                self._count(tokens=used, texts=made, truncated=cut)
         return vectors / lengths if self._normalize else vectors
 
     def _reserve(self, tokens: int, again: bool) -> None:
         """Count a request before it is sent, so that no number of threads goes over the budget."""
         with self._lock:
-            if self._budget is not None:
-                ahead = (self._usage.tokens + self._reserved + tokens) * self._price / 1e6
-                if ahead > self._budget:
-                    raise _OverError(
-                        f"the budget of {self._budget:g} would be exceeded ({self.usage.cost:.6g} spent): raise it and "
-                        "run again"
-                    )
+            ahead = self._usage.tokens + self._reserved + tokens
+            if self._budget is not None and self._cost(ahead) > self._budget:
+                raise _OverError(
+                    f"the budget of {self._budget:g} would be exceeded ({self.usage.cost:.6g} spent): raise it and "
+                    "run again"
+                )
             self._reserved += tokens
-            self._usage = replace(
-                self._usage, requests=self._usage.requests + 1, retries=self._usage.retries + bool(again)
-            )
+            self._count(requests=1, retries=int(again))
+
+    def _count(self, **more: int) -> None:
+        """Add to the usage; the lock must be held."""
+        self._usage = replace(self._usage, **{name: getattr(self._usage, name) + n for name, n in more.items()})
 
     def _raise_for(self, response: httpx.Response) -> None:
         code = response.status_code

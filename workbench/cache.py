@@ -141,14 +141,12 @@ class TargetCache:
 
     def plan(self, texts: Sequence[Text]) -> Plan:
         """Say what filling these texts would take; nothing is encoded."""
-        keys = np.unique(self.keys(texts))
-        missing = int((~self._known(keys)).sum())
-        return Plan(len(texts), len(keys), missing, missing * self._row_bytes)
+        unique, todo = self._todo(texts)
+        return Plan(len(texts), unique, len(todo), len(todo) * self._row_bytes)
 
     def missing(self, texts: Sequence[Text]) -> list[Text]:
         """Return the texts whose targets the teacher has yet to make, each once."""
-        unique, first = np.unique(self.keys(texts), return_index=True)
-        return [texts[i] for i in np.sort(first[~self._known(unique)])]
+        return [texts[i] for i in np.sort(self._todo(texts)[1])]
 
     def fill(
         self,
@@ -188,10 +186,10 @@ class TargetCache:
         if {role.value: teacher.prompts.get(role, "") for role in Role} != self.prompts:
             raise CacheError("the teacher's prompts have changed since this cache was opened; open it again")
         state = _Filling(on_progress, stop, getattr(teacher, "concurrency", 1))
+        if hasattr(teacher, "stop"):  # before the plan, which times a sample
+            teacher.stop = stop or threading.Event()
         if isinstance(texts, Sequence):
             texts = self._planned(teacher, texts, state, on_plan)
-        if stop is not None and hasattr(teacher, "stop"):
-            teacher.stop = stop
         for number, _ in enumerate(self._fill_groups(teacher, texts, state), start=1):
             if number % MERGE_EVERY == 0:
                 self._merge()
@@ -239,14 +237,20 @@ class TargetCache:
     def _row_bytes(self) -> int:
         return self.dimension * self.dtype.itemsize + shards.KEY.itemsize
 
+    def _todo(self, texts: Sequence[Text]) -> tuple[int, np.ndarray]:
+        """Return how many distinct targets texts have, and where each missing one first occurs, int of shape (m,).
+
+        In the order of keys: lengths and roles are mixed, so that rates are true.
+        """
+        unique, first = np.unique(self.keys(texts), return_index=True)
+        return len(unique), first[~self._known(unique)]
+
     def _planned(
         self, teacher: Teacher, texts: Sequence[Text], state: _Filling, on_plan: Callable[[Plan], None] | None
     ) -> Iterator[Text]:
-        keys = self.keys(texts)
-        unique, first = np.unique(keys, return_index=True)
-        todo = first[~self._known(unique)]  # in the order of keys: lengths and roles mixed, so that rates are true
+        unique, todo = self._todo(texts)
         state.total, state.encoded_total = len(texts), len(todo)
-        plan = Plan(len(texts), len(unique), len(todo), len(todo) * self._row_bytes)
+        plan = Plan(len(texts), unique, len(todo), len(todo) * self._row_bytes)
         if len(todo):
             self._check_writable()
             state.writable = True

@@ -91,11 +91,11 @@ class Checkpoints:
                 f"the checkpoint of step {run.step:,} cannot be written to {self.folder}: {error}. "
                 "The one before is intact; make room and run again, it goes on from there."
             ) from None
-        others = [folder for folder in self._complete() if folder != final]
+        complete = self._complete()
         # A step beyond this one is of a run that was started anew from further back.
-        earlier = [folder for folder in others if folder.name < final.name]
-        for old in set(others) - set(earlier[-1:]):
-            shutil.rmtree(old, ignore_errors=True)
+        kept = [folder for folder in complete if folder.name <= final.name][-2:]
+        for other in set(complete) - set(kept):
+            shutil.rmtree(other, ignore_errors=True)
 
     def restore(self) -> None:
         """Take the run up from the newest intact checkpoint, if there is one.
@@ -106,11 +106,7 @@ class Checkpoints:
         run, damage = self.run, None
         for newest in reversed(self._complete()):
             try:
-                state = json.loads((newest / "state.json").read_text())
-                for name, digest in state["files"].items():
-                    if _digest(newest / name) != digest:
-                        raise ValueError(f"{name} does not match its checksum")
-                identity = state["identity"]
+                state = _checked(newest)
                 break
             except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
                 damage = damage or f"checkpoint {newest} is damaged ({error})"
@@ -120,7 +116,7 @@ class Checkpoints:
                     f"{damage}, and so is any other: delete it or pass resume=False (--fresh), and training starts anew"
                 )
             return
-        if identity != run.identity:
+        if (identity := state["identity"]) != run.identity:
             changed = [name for name in run.identity if identity.get(name) != run.identity[name]]
             raise DistillError(
                 f"{newest} is a checkpoint of another run (different {', '.join(changed)}): choose another folder, "
@@ -147,6 +143,17 @@ class Checkpoints:
 
     def _complete(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("step-*") if (path / "state.json").is_file())
+
+
+def _checked(folder: Path) -> dict:
+    """Return the state of a checkpoint whose files are what it says of them."""
+    state = json.loads((folder / "state.json").read_text())
+    for name, digest in state["files"].items():
+        if _digest(folder / name) != digest:
+            raise ValueError(f"{name} does not match its checksum")
+    if "identity" not in state:
+        raise ValueError("it does not say what it is of")
+    return state
 
 
 def _digest(path: Path) -> str:

@@ -110,7 +110,7 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
         cache.dimension,
         normalize=cache.identity["normalize"],
         bias=recipe.bias,
-        max_length=options.max_length if _is_api(options) else teacher.model.max_seq_length,
+        max_length=options.max_length,
         prompts=cache.prompts,
         seed=settings.seed,
     )

@@ -106,6 +106,7 @@ def _student(recipe, folder, cache, texts, evaluated, stop, fresh):
         if done["identity"] == identity:
             print(f"The student in {folder / 'student'} is of this very run: using it again.")
             return student.load(folder / "student"), student.load(folder / "closed-form"), done["training"]
+    settings = recipe.settings.with_steps(recipe.steps, len(texts))
     targets, wanted = cache.targets(texts), cache.targets(evaluated)
     model = student.build(
         recipe.base,
@@ -114,7 +115,7 @@ def _student(recipe, folder, cache, texts, evaluated, stop, fresh):
         bias=recipe.bias,
         max_length=recipe.max_length,
         prompts=cache.prompts,
-        seed=recipe.settings.seed,
+        seed=settings.seed,
     )
     print("Solving for the head in closed form ...", flush=True)
     warm = student.warm_start(model, texts, targets)
@@ -125,7 +126,7 @@ def _student(recipe, folder, cache, texts, evaluated, stop, fresh):
             model,
             texts,
             targets,
-            recipe.settings,
+            settings,
             held_out=(evaluated, wanted),
             checkpoints=folder / "checkpoints",
             resume=not fresh,
@@ -143,7 +144,7 @@ def _student(recipe, folder, cache, texts, evaluated, stop, fresh):
         "evaluations": json.loads(evaluations.to_json(orient="records")),
     }
     made = {"teacher": recipe.teacher, "base": recipe.base, "source": "docstrings"}
-    about = statement(cache, texts, **made, settings=recipe.settings, result=result)
+    about = statement(cache, texts, **made, settings=settings, result=result)
     student.save(model, folder / "student", about)
     comparison.write_json(finished, {"identity": identity, "training": measured})
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
