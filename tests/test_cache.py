@@ -199,7 +199,7 @@ def test_damage_is_noticed_named_and_only_its_texts_are_encoded_again(tmp_path, 
     victim = _shard(cache)
     # The second lot goes through a cache that cannot merge the two into one file.
     other = TargetCache(tmp_path, hash_teacher)
-    other._merge = lambda: None
+    other.merge = lambda: None
     other.fill(hash_teacher, second)
     content = bytearray(victim.read_bytes())
     if damage == "bit":
@@ -354,7 +354,7 @@ def test_a_complete_cache_serves_where_nothing_can_be_written(tmp_path, hash_tea
         raise CacheError("no writing here")
 
     monkeypatch.setattr(shards, "write", refuse)
-    monkeypatch.setattr(TargetCache, "_check_writable", refuse)
+    monkeypatch.setattr(TargetCache, "check_writable", refuse)
     assert TargetCache(tmp_path, hash_teacher).fill(hash_teacher, sentences(40)).hits == 40
 
 

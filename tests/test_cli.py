@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from conftest import sentences
 
@@ -116,6 +117,41 @@ def test_a_folder_of_texts_is_read_or_drawn_from(home, tiny_model, other_tiny_mo
     assert "200 of 300 targets missing" in capsys.readouterr().out
     assert cli.main([*arguments, "--sample", "100", "--limit", "5"]) == 1
     assert "without --limit" in capsys.readouterr().err
+
+
+def test_many_texts_are_kept_in_a_file_and_the_student_is_the_same(
+    home, tiny_model, other_tiny_model, monkeypatch, capsys
+):
+    from workbench.stored import StoredTexts
+
+    arguments = distill_arguments(tiny_model, other_tiny_model)
+    assert cli.main(arguments) == 0
+    listed = models.resolve(home / "student").fingerprint
+    monkeypatch.setattr(cli, "_IN_MEMORY", 100)
+    subsets = []
+    subset = StoredTexts.subset
+    monkeypatch.setattr(StoredTexts, "subset", lambda self, rows: subsets.append(len(rows)) or subset(self, rows))
+    assert cli.main(arguments) == 0
+    assert subsets == [285]
+    assert models.resolve(home / "student").fingerprint == listed
+    assert not list((home / "home").glob(".texts-*"))
+
+
+def test_two_processes_distil_the_student_of_one(home, tiny_model, other_tiny_model):
+    vectors = []
+    for number in (1, 2):
+        arguments = distill_arguments(tiny_model, other_tiny_model)
+        arguments[arguments.index("student")] = f"student-{number}"
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}"]
+        done = subprocess.run(
+            [*command, "-m", "workbench", *arguments, "--cache", f"cache-{number}"],
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("student saved") == 1
+        vectors.append(student.load(home / f"student-{number}", device="cpu").encode([t.text for t in sentences(50)]))
+    # In bfloat16, if the processor has it; `test_distill` holds float32 to 1e-4.
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=2e-3)
 
 
 def test_benchmark_runs_everyone_and_goes_on(home, tiny_model, other_tiny_model, task_folders, capsys):

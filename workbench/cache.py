@@ -126,13 +126,13 @@ class TargetCache:
 
     def keys(self, texts: Iterable[Text]) -> np.ndarray:
         """Return the key of each text's target, S16 of shape (n,)."""
-        digests = []
-        for text in texts:
-            parts = (text.role.value, self.prompts[text.role], text.text)
-            # Lengths in front keep ("ab", "c") and ("a", "bc") apart.
-            message = b"".join(len(b := part.encode()).to_bytes(8, "little") + b for part in parts)
-            digests.append(hashlib.sha256(message).digest()[: shards.KEY.itemsize])
-        return np.array(digests, dtype=shards.KEY)
+        return np.fromiter(map(self._key, texts), dtype=shards.KEY)
+
+    def _key(self, text: Text) -> bytes:
+        parts = (text.role.value, self.prompts[text.role], text.text)
+        # Lengths in front keep ("ab", "c") and ("a", "bc") apart.
+        message = b"".join(len(b := part.encode()).to_bytes(8, "little") + b for part in parts)
+        return hashlib.sha256(message).digest()[: shards.KEY.itemsize]
 
     def __len__(self) -> int:
         """Return how many targets are stored (twice stored, twice counted)."""
@@ -156,6 +156,7 @@ class TargetCache:
         on_plan: Callable[[Plan], None] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         stop: threading.Event | None = None,
+        merge: bool = True,
     ) -> Progress:
         """Encode and store every target that is missing, group after group.
 
@@ -170,6 +171,7 @@ class TargetCache:
             on_plan: called once before the long part, for a list only.
             on_progress: called after each group.
             stop: when set, the fill ends after the group in flight.
+            merge: join small shards now and then; of many processes, let one do it.
 
         Returns:
             The last progress.
@@ -191,10 +193,10 @@ class TargetCache:
         if isinstance(texts, Sequence):
             texts = self._planned(teacher, texts, state, on_plan)
         for number, _ in enumerate(self._fill_groups(teacher, texts, state), start=1):
-            if number % MERGE_EVERY == 0:
-                self._merge()
-        if state.encoded:
-            self._merge()
+            if merge and number % MERGE_EVERY == 0:
+                self.merge()
+        if merge and state.encoded:
+            self.merge()
         if state.failed:
             text, why = state.failed[0]
             count = "1 text" if len(state.failed) == 1 else f"{len(state.failed):,} texts"
@@ -231,6 +233,57 @@ class TargetCache:
             self._verified(shard)
         return self.damaged[before:]
 
+    def check_writable(self) -> None:
+        """Make the folder, try it with a few bytes, and state whose it is.
+
+        Raises:
+            CacheError: it cannot be written to.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for leftover in self.folder.glob(".writing-*"):  # of a process that was killed
+                if time.time() - leftover.stat().st_mtime > _ABANDONED_SECONDS:
+                    leftover.unlink(missing_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".writing-") as file:
+                file.write(b"\0" * 4096)
+            if not (statement := self.folder / "identity.json").exists():
+                with tempfile.NamedTemporaryFile("w", dir=self.folder, prefix=".writing-", delete=False) as file:
+                    json.dump(self.identity, file, indent=1)
+                os.replace(file.name, statement)
+        except OSError as error:
+            raise CacheError(
+                f"the cache folder {self.folder} cannot be written to: {error.strerror or error}"
+            ) from None
+
+    def merge(self) -> None:
+        """Join small shards into large ones, so that opening and reading stay quick.
+
+        Safe beside other processes: the joined shard is durable before the small ones go, and a
+        target that two shards hold is the same vector twice.
+        """
+        self._refresh()
+        while True:
+            small = [s for s in self._shards.values() if len(s) < MERGED_ROWS // 2]
+            small = [s for s in small if self._verified(s)]
+            chosen, rows = [], 0
+            for shard in small:
+                if rows + len(shard) > MERGED_ROWS:
+                    break
+                chosen.append(shard)
+                rows += len(shard)
+            if len(chosen) < 2:
+                return
+            keys = np.concatenate([s.keys for s in chosen])
+            _, first = np.unique(keys, return_index=True)
+            try:
+                merged = shards.write(self.folder, keys[first], np.concatenate([s.vectors for s in chosen])[first])
+            except CacheError:
+                return  # no room for a second copy; small shards serve as well, only slower
+            for shard in chosen:
+                if shard.path != merged:
+                    shard.path.unlink(missing_ok=True)
+            self._refresh()
+
     # --- filling ---
 
     @property
@@ -252,7 +305,7 @@ class TargetCache:
         state.total, state.encoded_total = len(texts), len(todo)
         plan = Plan(len(texts), unique, len(todo), len(todo) * self._row_bytes)
         if len(todo):
-            self._check_writable()
+            self.check_writable()
             state.writable = True
         if len(todo) and plan.bytes > (free := shutil.disk_usage(self.folder).free):
             raise CacheError(
@@ -262,8 +315,9 @@ class TargetCache:
         state.done = len(texts) - len(todo)
         if len(todo) > 4 * SAMPLE_TEXTS:
             # Timed on texts of every length, and stored like any other: the estimate costs nothing.
-            by_length = todo[np.argsort([len(texts[i].text) for i in todo], kind="stable")]
-            sample = by_length[np.linspace(0, len(todo) - 1, SAMPLE_TEXTS).astype(int)]
+            some = todo[:10_000]  # in the order of keys, so any of them are like all of them
+            by_length = some[np.argsort([len(texts[i].text) for i in some], kind="stable")]
+            sample = by_length[np.linspace(0, len(some) - 1, SAMPLE_TEXTS).astype(int)]
             if not hasattr(teacher, "concurrency"):
                 teacher.encode([texts[sample[0]].text], texts[sample[0]].role)  # the first pass is slower
             started = time.perf_counter()
@@ -309,7 +363,7 @@ class TargetCache:
         self, teacher: Teacher, group: list[Text], keys: np.ndarray, todo: np.ndarray, state: _Filling
     ) -> None:
         if todo.size and not state.writable:
-            self._check_writable()
+            self.check_writable()
             state.writable = True
         started = time.perf_counter()
         kept_keys, kept_vectors, problems, over = [], [], [], None
@@ -348,52 +402,6 @@ class TargetCache:
         state.add(len(group), sum(map(len, kept_keys)), written, time.perf_counter() - started)
         if over and not state.stopped():
             raise TeacherError(f"{over}. What was made before is stored, and the same call goes on from there.")
-
-    def _check_writable(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for leftover in self.folder.glob(".writing-*"):  # of a process that was killed
-                if time.time() - leftover.stat().st_mtime > _ABANDONED_SECONDS:
-                    leftover.unlink(missing_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".writing-") as file:
-                file.write(b"\0" * 4096)
-            if not (statement := self.folder / "identity.json").exists():
-                with tempfile.NamedTemporaryFile("w", dir=self.folder, prefix=".writing-", delete=False) as file:
-                    json.dump(self.identity, file, indent=1)
-                os.replace(file.name, statement)
-        except OSError as error:
-            raise CacheError(
-                f"the cache folder {self.folder} cannot be written to: {error.strerror or error}"
-            ) from None
-
-    def _merge(self) -> None:
-        """Join small shards into large ones, so that opening and reading stay quick.
-
-        Safe beside other processes: the joined shard is durable before the small ones go, and a
-        target that two shards hold is the same vector twice.
-        """
-        self._refresh()
-        while True:
-            small = [s for s in self._shards.values() if len(s) < MERGED_ROWS // 2]
-            small = [s for s in small if self._verified(s)]
-            chosen, rows = [], 0
-            for shard in small:
-                if rows + len(shard) > MERGED_ROWS:
-                    break
-                chosen.append(shard)
-                rows += len(shard)
-            if len(chosen) < 2:
-                return
-            keys = np.concatenate([s.keys for s in chosen])
-            _, first = np.unique(keys, return_index=True)
-            try:
-                merged = shards.write(self.folder, keys[first], np.concatenate([s.vectors for s in chosen])[first])
-            except CacheError:
-                return  # no room for a second copy; small shards serve as well, only slower
-            for shard in chosen:
-                if shard.path != merged:
-                    shard.path.unlink(missing_ok=True)
-            self._refresh()
 
     # --- reading ---
 
@@ -513,9 +521,9 @@ class Targets:
         if len(self._blocks) == 1:
             return self._blocks[0][row_of].astype(np.float32)
         vectors = np.empty((len(row_of), self.shape[1]), dtype=np.float32)
-        for block in np.unique(block_of):
-            chosen = block_of == block
-            vectors[chosen] = self._blocks[block][row_of[chosen]]
+        # Row by row: a batch meets most of its shards once, and grouping by shard costs more than it saves.
+        for i, (block, row) in enumerate(zip(block_of.tolist(), row_of.tolist(), strict=True)):
+            vectors[i] = self._blocks[block][row]
         return vectors
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:

@@ -7,16 +7,28 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from workbench import __version__
 from workbench.errors import CorpusError, DistillError, TeacherError, WorkbenchError
 from workbench.paths import PROJECT, home
 
+if TYPE_CHECKING:
+    from workbench.cache import TargetCache
+    from workbench.corpora import Text
+    from workbench.teachers import Teacher
+
+_IN_MEMORY = 100_000  # texts
 SAMPLE_HELP = "draw so many texts from a folder of files, evenly from each file and role"
 _API_OPTIONS = (
     "url", "key", "dimensions", "tokenizer", "price", "budget", "requests_per_minute", "tokens_per_minute", "concurrency",
@@ -66,6 +78,9 @@ def _demo(options: argparse.Namespace, stop: threading.Event) -> None:
 
 
 def _cache(options: argparse.Namespace, stop: threading.Event) -> None:
+    if options.workers:
+        _cache_on_cluster(options, stop)
+        return
     teacher, cache = _teacher_and_cache(options)
     texts = _texts(options.texts, options.limit, options.sample)
     if options.dry_run:
@@ -76,6 +91,25 @@ def _cache(options: argparse.Namespace, stop: threading.Event) -> None:
         return
     done = _fill(teacher, cache, texts, stop)
     print(f"{done.done:,} texts, {done.encoded:,} encoded now, {done.hits:,} already there; targets in {cache.folder}")
+
+
+def _cache_on_cluster(options: argparse.Namespace, stop: threading.Event) -> None:
+    from workbench import scale
+    from workbench.progress import CacheBar
+
+    if options.limit or options.sample or options.dry_run or _is_api(options):
+        raise WorkbenchError(
+            "--workers encodes all .parquet files of a folder with local teachers: leave out --limit, --sample, "
+            "--dry-run and API teachers (which make requests at once without it)"
+        )
+    texts = scale.dataset(options.texts)
+    root = options.cache or home() / "cache"
+    workers, gpus = options.workers, options.gpus_per_worker
+    with CacheBar("teachers") as bar:
+        done = scale.fill(
+            root, _local_teacher(options), texts, workers=workers, gpus=gpus, on_progress=bar.progress, stop=stop
+        )
+    print(f"{done.done:,} texts, {done.encoded:,} encoded now, {done.hits:,} already there; targets below {root}")
 
 
 def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
@@ -100,7 +134,7 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
     if not _is_api(options):
         models.resolve(options.teacher)
     source = str(Path(options.texts).resolve()) if Path(options.texts).exists() else options.texts
-    texts = [text for text in _texts(options.texts, options.limit, options.sample) if text.text.strip()]
+    texts = _kept(text for text in _texts(options.texts, options.limit, options.sample) if text.text.strip())
     texts = corpora.at_least(texts, recipe.texts)
     if options.epochs is None:
         settings = settings.with_steps(recipe.steps, len(texts))
@@ -418,14 +452,16 @@ def _lab(options: argparse.Namespace, stop: threading.Event) -> None:
 
 def _teacher_and_cache(options: argparse.Namespace, prompts: dict[str, str] | None = None):
     from workbench.cache import TargetCache
+
+    teacher = _api_teacher(options, prompts) if _is_api(options) else _local_teacher(options, prompts)()
+    return teacher, TargetCache(options.cache or home() / "cache", teacher)
+
+
+def _local_teacher(options: argparse.Namespace, prompts: dict[str, str] | None = None) -> Callable[[], Teacher]:
     from workbench.teachers import LocalTeacher
 
-    if _is_api(options):
-        teacher = _api_teacher(options, prompts)
-    else:
-        length, precision = options.max_length, options.precision
-        teacher = LocalTeacher(options.teacher, max_length=length, prompts=prompts, precision=precision)
-    return teacher, TargetCache(options.cache or home() / "cache", teacher)
+    length, precision = options.max_length, options.precision
+    return partial(LocalTeacher, options.teacher, max_length=length, prompts=prompts, precision=precision)
 
 
 def _is_api(options: argparse.Namespace) -> bool:
@@ -469,8 +505,6 @@ def _fill(teacher, cache, texts, stop):
 
 def _texts(source: str, limit: int | None, sample: int | None = None) -> Iterable:
     """Turn the --texts option into texts: a list where it is small, a stream where it may not be."""
-    from itertools import islice
-
     from workbench import corpora
 
     folder = Path(source).is_dir() and not (Path(source) / "corpus.jsonl").exists()
@@ -497,15 +531,32 @@ def _texts(source: str, limit: int | None, sample: int | None = None) -> Iterabl
     return list(texts) if Path(source).is_file() and Path(source).stat().st_size < 1 << 28 else texts
 
 
-def _split(texts: list, cache) -> tuple[list, list]:
+def _kept(texts: Iterable[Text]) -> Sequence[Text]:
+    """Return texts as a list where they are few, else from a file that goes with the process."""
+    from workbench.stored import StoredTexts
+
+    stream = iter(texts)
+    few = list(islice(stream, _IN_MEMORY))
+    if len(few) < _IN_MEMORY:
+        return few
+    home().mkdir(parents=True, exist_ok=True)
+    # What is mapped stays readable without its name.
+    with tempfile.TemporaryDirectory(dir=home(), prefix=".texts-", ignore_cleanup_errors=True) as scratch:
+        return StoredTexts.write(chain(few, stream), Path(scratch) / "texts.arrow")
+
+
+def _split(texts: Sequence[Text], cache: TargetCache) -> tuple[Sequence[Text], Sequence[Text]]:
     """Hold out a twentieth (at most 500 texts), the same ones however the texts are ordered."""
+    from workbench.stored import StoredTexts
+
     keys = cache.keys(texts)
-    unique = sorted(dict(zip(keys.tolist(), texts, strict=True)).items())
+    unique, first = np.unique(keys, return_index=True)
     kept_out = min(500, len(unique) // 20)
     if not kept_out:
         raise DistillError(f"{len(unique)} different texts are too few to train on and to measure with")
-    held = {key for key, _ in unique[:kept_out]}
-    return [t for _, t in unique[:kept_out]], [t for k, t in zip(keys.tolist(), texts, strict=True) if k not in held]
+    train = np.flatnonzero(keys > unique[kept_out - 1])
+    rest = texts.subset(train) if isinstance(texts, StoredTexts) else [texts[i] for i in train]
+    return [texts[i] for i in first[:kept_out]], rest
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -556,6 +607,11 @@ def _parser() -> argparse.ArgumentParser:
     cache.add_argument("--limit", type=_positive, help="use the first so many texts")
     cache.add_argument("--sample", type=_positive, help=SAMPLE_HELP)
     cache.add_argument("--dry-run", action="store_true", help="only say how many texts are missing")
+    cache.add_argument(
+        "--workers", type=_positive,
+        help="so many teachers at once, on the Ray cluster of RAY_ADDRESS or on this machine (extra `scale`)",
+    )  # fmt: skip
+    cache.add_argument("--gpus-per-worker", type=float, default=0, help="GPUs of each of these teachers")
     teacher_options(cache, "all-mpnet-base-v2", 128)
 
     distill = command("distill", _distill, "Train a student on a teacher's vectors",

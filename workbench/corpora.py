@@ -273,10 +273,10 @@ def query_forms(texts: Iterable[Text], count: int = 1, seed: int = 0) -> list[Te
     return list(forms.values())
 
 
-def at_least(texts: Sequence[Text], least: int) -> list[Text]:
+def at_least(texts: Sequence[Text], least: int) -> Sequence[Text]:
     """Return the texts, joined by as many queries made of each document as bring fewer than `least` up to it."""
     if not texts or len(texts) >= least:
-        return list(texts)
+        return texts
     return [*texts, *query_forms(texts, -(-least // len(texts)) - 1)]
 
 

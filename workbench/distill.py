@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import tempfile
 import threading
 import time
 import warnings
@@ -362,8 +363,8 @@ class Run:
     ) -> None:
         self.student, self.targets, self.settings, self.held_out = student, targets, settings, held_out
         self.accelerator, self.on_event = accelerator, on_event
-        self.tokens = _tokenize(student, texts)
-        self.lengths = np.array([len(ids) for ids in self.tokens])
+        self.tokens = _Tokens(student, texts)
+        self.lengths = self.tokens.lengths
         self.steps_per_epoch = math.ceil(len(texts) / settings.batch_size)
         self.steps = self.steps_per_epoch * settings.epochs * settings.cycles
         self.step = 0
@@ -373,7 +374,7 @@ class Run:
         self.best: dict[str, torch.Tensor] | None = None
         self.identity = {
             "settings": asdict(settings),
-            "texts": hashlib.sha256("\0".join(f"{t.role}:{t.text}" for t in texts).encode()).hexdigest(),
+            "texts": _digest(texts),
             "targets": hashlib.sha256(np.ascontiguousarray(targets[:: max(1, len(texts) // 64)])).hexdigest(),
             "student": [[name, *tensor.shape] for name, tensor in student.state_dict().items()],
             "processes": accelerator.num_processes,
@@ -431,7 +432,7 @@ class Run:
         """Return the epoch's batches, a function of seed and epoch alone."""
         rng = np.random.default_rng([self.settings.seed, epoch])
         size = self.settings.batch_size
-        order = rng.permutation(len(self.tokens))
+        order = rng.permutation(len(self.lengths))
         if not self.settings.bucketing:
             return [order[start : start + size] for start in range(0, len(order), size)]
         batches = []
@@ -525,13 +526,42 @@ class Run:
         return asked
 
 
-def _tokenize(student: SentenceTransformer, texts: Sequence[Text]) -> list[np.ndarray]:
-    tokens: list[np.ndarray] = []
-    for start in range(0, len(texts), 8192):
-        prompted = [(student.prompts.get(text.role.value) or "") + text.text for text in texts[start : start + 8192]]
-        encoded = student.tokenizer(prompted, truncation=True, max_length=student.max_seq_length, padding=False)
-        tokens += [np.array(ids, dtype=np.int32) for ids in encoded["input_ids"]]
-    return tokens
+class _Tokens:
+    """The token ids of all texts, in a file that goes with the process: memory does not grow with their lengths."""
+
+    def __init__(self, student: SentenceTransformer, texts: Sequence[Text]) -> None:
+        dtype = np.dtype(np.uint16 if len(student.tokenizer) <= 1 << 16 else np.uint32)
+        self.lengths = np.empty(len(texts), dtype=np.int32)
+        try:
+            with tempfile.TemporaryFile() as file:
+                for start in range(0, len(texts), 8192):
+                    prompted = [
+                        (student.prompts.get(text.role.value) or "") + text.text for text in texts[start : start + 8192]
+                    ]
+                    ids = student.tokenizer(
+                        prompted, truncation=True, max_length=student.max_seq_length, padding=False
+                    )["input_ids"]
+                    self.lengths[start : start + 8192] = [len(each) for each in ids]
+                    file.write(np.concatenate(ids).astype(dtype).tobytes())
+                file.flush()
+                self._ids = np.memmap(file, dtype=dtype, mode="r")
+        except OSError as error:
+            raise DistillError(
+                f"the texts' tokens cannot be kept in {tempfile.gettempdir()}: {error.strerror or error}. TMPDIR names "
+                "another folder."
+            ) from None
+        self._ends = np.cumsum(self.lengths, dtype=np.int64)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """Return one text's ids, of shape (tokens,)."""
+        return self._ids[self._ends[row] - self.lengths[row] : self._ends[row]]
+
+
+def _digest(texts: Sequence[Text]) -> str:
+    digest = hashlib.sha256()
+    for number, text in enumerate(texts):
+        digest.update(f"{chr(0) if number else ''}{text.role}:{text.text}".encode())
+    return digest.hexdigest()
 
 
 def _without_gradient(student: SentenceTransformer) -> Iterator[torch.nn.Parameter]:

@@ -18,7 +18,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
 
 from workbench import encoding, models
-from workbench.corpora import Text
+from workbench.corpora import Role, Text
 from workbench.errors import DistillError, ModelError
 
 RIDGE_STRENGTHS = tuple(10.0**power for power in range(-6, 2))
@@ -168,8 +168,9 @@ def pooled(student: SentenceTransformer, texts: Sequence[Text]) -> np.ndarray:
 
 def by_role(texts: Sequence[Text]) -> dict[str, np.ndarray]:
     """Return role to the indices of its texts, for the roles that occur."""
-    roles = np.array([text.role.value for text in texts])
-    return {role: np.flatnonzero(roles == role) for role in np.unique(roles).tolist()}
+    query = np.fromiter((text.role is Role.QUERY for text in texts), dtype=bool, count=len(texts))
+    found = {Role.DOCUMENT.value: np.flatnonzero(~query), Role.QUERY.value: np.flatnonzero(query)}
+    return {role: rows for role, rows in found.items() if len(rows)}
 
 
 def head_of(student: SentenceTransformer) -> Dense:

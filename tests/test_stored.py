@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+import torch
+from conftest import sentences
+
+from workbench import student
+from workbench.cache import TargetCache
+from workbench.corpora import Role, Text
+from workbench.distill import Settings, distill
+from workbench.errors import CorpusError
+from workbench.stored import StoredTexts
+
+TEXTS = [*sentences(40), Text("", Role.QUERY), Text("é\n🙂", Role.DOCUMENT)]
+
+
+def test_stored_texts_are_a_sequence_like_the_list(tmp_path):
+    stored = StoredTexts.write(iter(TEXTS), tmp_path / "new" / "texts.arrow")
+    assert list(stored) == TEXTS and len(stored) == 42 and stored[-1] == TEXTS[-1] and stored[3:9:2] == TEXTS[3:9:2]
+    assert stored[np.int64(4)] == TEXTS[4] and TEXTS[41] in stored
+    rows = np.array([7, 41, 0, 7])
+    some = stored.subset(rows)
+    assert list(some) == [TEXTS[i] for i in rows] and some[-3] == TEXTS[41]
+    assert list(some.subset(np.array([1, 3]))) == [TEXTS[41], TEXTS[7]]
+    for index in (4, -5):
+        with pytest.raises(IndexError):
+            some[index]
+    (tmp_path / "new" / "texts.arrow").unlink()
+    assert stored[41] == TEXTS[41], "what is mapped stays readable"
+    assert list(StoredTexts.write([], tmp_path / "none.arrow")) == []
+
+
+def test_a_stream_that_fails_leaves_no_file(tmp_path):
+    def broken():
+        yield TEXTS[0]
+        raise CorpusError("row 2 is damaged")
+
+    with pytest.raises(CorpusError, match="row 2"):
+        StoredTexts.write(broken(), tmp_path / "texts.arrow")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(CorpusError, match="cannot be stored"):
+        StoredTexts.write(TEXTS, tmp_path / "file" / "texts.arrow")
+    for content in (b"", b"ARROW1 and no more"):
+        (tmp_path / "file").write_bytes(content)
+        with pytest.raises(CorpusError, match="cannot be read as stored texts"):
+            StoredTexts(tmp_path / "file")
+
+
+def test_cache_and_training_do_with_stored_texts_what_they_do_with_a_list(tmp_path, tiny_model, hash_teacher):
+    texts = sentences(260)
+    stored = StoredTexts.write(texts, tmp_path / "texts.arrow")
+    cache = TargetCache(tmp_path / "cache", hash_teacher)
+    cache.fill(hash_teacher, stored)
+    assert (cache.keys(stored) == cache.keys(texts)).all() and not cache.missing(texts)
+    states = []
+    for given in (texts, stored):
+        model = student.build(tiny_model, 16, max_length=24, normalize=False, device="cpu")
+        # Targets are noise to the student, but for a direction that the check can find.
+        targets = cache.targets(given)[:] * 0.01 + np.array([[len(t.text)] for t in texts]) / 100
+        settings = Settings(batch_size=16, epochs=1, cycles=1, precision="float32")
+        distill(model, given, targets.astype(np.float32), settings)
+        states.append(model.state_dict())
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name])

@@ -1,0 +1,178 @@
+"""Fill a cache with many teachers at once, on a Ray cluster (extra `scale`)."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from workbench.cache import Progress, TargetCache
+from workbench.corpora import Text, text_files
+from workbench.errors import CorpusError, WorkbenchError
+
+if TYPE_CHECKING:
+    import ray.data
+
+    from workbench.teachers import Teacher
+
+BATCH_TEXTS = 2048  # handed to a worker at once; what it stored of them survives it
+_MERGE_EVERY = 8  # batches
+
+
+def dataset(folder: str | Path) -> ray.data.Dataset:
+    """Return the texts of a folder's .parquet files as a Ray data set with the columns `text` and `role`.
+
+    Args:
+        folder: one that every machine of the cluster sees under this path.
+
+    Raises:
+        CorpusError: no .parquet file there, or one without these columns.
+    """
+    import pyarrow.parquet as pq
+
+    ray = import_ray()
+    paths = [path for path in text_files(folder) if path.suffix == ".parquet"]
+    if not paths:
+        raise CorpusError(f"no .parquet files in {folder}: the cluster reads no others")
+    for path in paths:
+        if missing := {"text", "role"} - set(pq.read_schema(path).names):
+            raise CorpusError(f"{path} has no column {' or '.join(sorted(missing))}")
+    return ray.data.read_parquet([str(path) for path in paths], columns=["text", "role"])
+
+
+def fill(
+    root: str | Path,
+    teacher: Callable[[], Teacher],
+    texts: ray.data.Dataset,
+    *,
+    workers: int = 2,
+    cpus: float = 1,
+    gpus: float = 0,
+    dtype: str = "float16",
+    on_progress: Callable[[Progress], None] | None = None,
+    stop: threading.Event | None = None,
+) -> Progress:
+    """Encode and store every target that is missing, each worker with a teacher of its own.
+
+    Workers write shards by the same code as `TargetCache.fill`, so one that dies loses the group in flight: Ray starts
+    another and hands it the batch again, of which it encodes what is not stored. The cluster needs a processor more
+    than the workers take, to read texts with.
+
+    Args:
+        root: folder of all caches, one that every machine of the cluster sees under this path.
+        teacher: makes a teacher; called once in each worker, and here, to open the cache.
+        texts: with the columns `text` and `role`, from `dataset` or any source of Ray's.
+        workers: teachers at once.
+        cpus: processors for each.
+        gpus: GPUs for each, 1 for a teacher on a GPU.
+        dtype: as for `TargetCache`.
+        on_progress: called after each batch.
+        stop: when set, the fill ends after the batches in flight.
+
+    Returns:
+        The last progress; its texts a second are those of the whole cluster.
+
+    Raises:
+        WorkbenchError: Ray is missing, or the cluster is too small.
+        CacheError, TeacherError, CorpusError: as from `TargetCache.fill` in a worker.
+    """
+    ray = import_ray()
+    opened = TargetCache(root, teacher(), dtype=dtype)
+    opened.check_writable()
+    join_cluster(ray, workers, cpus, gpus)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    total, started = texts.count(), time.perf_counter()
+    batches = texts.repartition(target_num_rows_per_block=BATCH_TEXTS).map_batches(
+        _Worker,
+        fn_constructor_kwargs={"root": str(Path(root).expanduser().resolve()), "teacher": teacher, "dtype": dtype},
+        batch_size=None,
+        num_cpus=cpus,
+        num_gpus=gpus,
+        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
+    )
+    done = encoded = written = 0
+    progress = Progress(0, total, 0, None, 0, 0.0, None)
+    try:
+        for number, row in enumerate(batches.iter_rows(), start=1):
+            if row["error"]:
+                raise WorkbenchError(f"{row['error']} (a worker on {row['host']})")
+            done, encoded, written = done + row["done"], encoded + row["encoded"], written + row["bytes"]
+            speed = encoded / (time.perf_counter() - started)
+            progress = Progress(done, total, encoded, None, written, speed, (total - done) / speed if speed else None)
+            if on_progress:
+                on_progress(progress)
+            if stop is not None and stop.is_set():
+                break
+            if number % _MERGE_EVERY == 0:
+                opened.merge()
+    except ray.exceptions.RayError as error:
+        reason = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
+        raise WorkbenchError(f"the cluster gave up: {reason}. What was stored is kept.") from error
+    finally:
+        opened.merge()
+    return progress
+
+
+class _Worker:
+    """One teacher and the cache that it writes to, in a process of the cluster."""
+
+    def __init__(self, root: str, teacher: Callable[[], Teacher], dtype: str) -> None:
+        self.teacher = teacher()
+        self.cache = TargetCache(root, self.teacher, dtype=dtype)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list]:
+        done, error = Progress(0, 0, 0, 0, 0, 0.0, None), ""
+        try:
+            texts = [Text(*row) for row in zip(batch["text"], batch["role"], strict=True)]
+            # A stream, not a list: no sample is timed for a plan that nobody reads.
+            done = self.cache.fill(self.teacher, (text for text in texts if text.text.strip()), merge=False)
+        except WorkbenchError as problem:
+            error = str(problem)
+        return {
+            "done": [len(batch["text"])],
+            "encoded": [done.encoded],
+            "bytes": [done.bytes],
+            "error": [error],
+            "host": [socket.gethostname()],
+        }
+
+
+def import_ray():
+    """Return Ray, quiet.
+
+    Raises:
+        WorkbenchError: it is not installed.
+    """
+    try:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        import ray.data
+    except ImportError:
+        raise WorkbenchError('Ray is not installed: pip install -e ".[scale]"') from None
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    return ray
+
+
+def join_cluster(ray, workers: int, cpus: float, gpus: float) -> None:
+    """Join the cluster of RAY_ADDRESS, or start one on this machine, and see that the workers fit."""
+    if workers < 1 or cpus < 0 or gpus < 0:
+        raise WorkbenchError(f"{workers} workers with {cpus} processors and {gpus} GPUs each: that is no cluster")
+    wanted = {"CPU": workers * cpus + 1, "GPU": workers * gpus}
+    if not ray.is_initialized():
+        own = not os.environ.get("RAY_ADDRESS")
+        room = max(os.cpu_count() or 1, math.ceil(wanted["CPU"])) if own else None  # Ray's processors are only counted
+        ray.init(num_cpus=room, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    there = ray.cluster_resources()
+    for kind, amount in wanted.items():
+        if there.get(kind, 0) < amount:
+            raise WorkbenchError(
+                f"{workers} workers and the reading of texts take {amount:g} {kind}s, and the cluster has "
+                f"{there.get(kind, 0):g}: ask for fewer workers"
+            )
