@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from tests.conftest import HashTeacher, lines, sentences
-from workbench import cli, student
+from workbench import apis, cli, student
 from workbench.apis import DIALECTS, ApiTeacher
 from workbench.cache import TargetCache
 from workbench.corpora import Role, Text
-from workbench.errors import IncompleteError, TeacherError
+from workbench.errors import CacheError, IncompleteError, TeacherError
 from workbench.serving import Server
 from workbench.teachers import ArrayTeacher, FunctionTeacher, LocalTeacher
 
@@ -34,9 +34,14 @@ class Unruly(Server):
     def __init__(self, fault=lambda *_: None):
         self.fault, self.bodies, self.headers, self.times = fault, [], [], []
         self.texts, self.now, self.most_at_once, self._count = Counter(), 0, 0, threading.Lock()
+        self.probed = False  # the first probe is answered well and is no request that tests count
         super().__init__(vectors_of, "m")
 
     def answer(self, request, body, texts):
+        if texts == [apis._PROBE] and not self.probed:
+            self.probed = True
+            self.texts.update(texts)
+            return self.send(request, 200, self.payload(body, texts))
         with self._count:
             number = len(self.bodies)
             self.bodies.append(body)
@@ -119,7 +124,7 @@ def test_vectors_arrive(served, packed):
     assert teacher.dimension == 16
     texts = [f"text {i} ü 日" for i in range(150)]
     np.testing.assert_allclose(teacher.encode(texts, Role.QUERY), vectors_of(texts), atol=1e-6)
-    assert [len(body["input"]) for body in server.bodies] == [1, 64, 64, 22]
+    assert [len(body["input"]) for body in server.bodies] == [64, 64, 22]
     assert {body["encoding_format"] for body in server.bodies} == {"base64" if packed else "float"}
     assert teacher.usage.texts == 151 and teacher.usage.retries == 0 and teacher.usage.failed == 0
 
@@ -229,7 +234,7 @@ def test_stopping_ends_every_wait(served, tmp_path):
     threading.Timer(1.0, stop.set).start()
     started = time.monotonic()
     done = TargetCache(tmp_path, teacher).fill(teacher, sentences(2000), stop=stop)
-    assert time.monotonic() - started < 60 and 0 < done.encoded == sum(server.texts.values())
+    assert time.monotonic() - started < 60 and 0 < done.encoded == sum(server.texts.values()) - 1  # the probe
 
 
 def test_a_stopped_fill_can_be_taken_up_again(served, tmp_path):
@@ -238,6 +243,27 @@ def test_a_stopped_fill_can_be_taken_up_again(served, tmp_path):
     cache, texts = TargetCache(tmp_path, teacher), sentences(300)
     assert cache.fill(teacher, texts, stop=stop).encoded == 0 and not server.bodies  # nor a sample for the plan
     assert cache.fill(teacher, texts).encoded == 300
+
+
+def test_another_model_behind_the_name_is_noticed(served, tmp_path):
+    teacher, server = served()
+    texts = sentences(300)
+    cache = TargetCache(tmp_path, teacher)
+    cache.fill(teacher, texts[:100])
+    exchanged = HashTeacher(16)
+    server.encode = lambda texts: np.stack([exchanged.vector(text, "query") for text in texts])
+    again = ApiTeacher("m", url=server.url, dimensions=16)
+    cache = TargetCache(tmp_path, again)
+    before = len(server.bodies), len(cache)
+    for given in (texts, iter(texts)):
+        with pytest.raises(
+            CacheError, match=r"another model answers to the name 'm'.*cosine .*give the teacher a `name`"
+        ):
+            cache.fill(again, given)
+    assert (len(server.bodies), len(cache)) == (before[0] + 1, before[1]), "nothing but the probe was sent"
+    assert cache.fill(again, texts[:100]).encoded == 0, "what is cached needs no server"
+    fresh = ApiTeacher("m", url=server.url, dimensions=16, name="m of today")
+    assert TargetCache(tmp_path, fresh).fill(fresh, texts).encoded == 300
 
 
 def test_requests_run_at_once_within_the_limits(served, tmp_path):
@@ -262,12 +288,13 @@ def test_a_budget_stops_it_before_it_is_exceeded(served, tmp_path):
     with pytest.raises(TeacherError, match="budget of 0.05 would be exceeded"):
         cache.fill(teacher, texts)
     usage = teacher.usage
-    assert 0.02 < usage.cost <= 0.05 and usage.tokens == usage.texts * 21  # as the server counts
+    probe = len(apis._PROBE.split())
+    assert 0.02 < usage.cost <= 0.05 and usage.tokens == (usage.texts - 1) * 21 + probe  # as the server counts
     assert 0 < len(cache) == usage.texts < 400
     other = ApiTeacher("m", url=server.url, dimensions=16, batch_size=16)
     assert other.identity == teacher.identity
-    assert cache.fill(other, texts).encoded == 400 - usage.texts
-    assert max(server.texts.values()) == 1
+    assert cache.fill(other, texts).encoded == 401 - usage.texts
+    assert [text for text, count in server.texts.items() if count > 1] == [apis._PROBE]
 
 
 def test_long_texts_are_cut_by_the_tokenizer_and_counted(served, tiny_model):

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from urllib.parse import urlsplit
 
 import httpx
@@ -244,7 +245,7 @@ class ApiTeacher:
         self._client, self._secret = _client(self._dialect, url, key, timeout, concurrency)
         self.dimension = dimensions  # what an answer is checked against
         if not dimensions:
-            self.dimension = self._find_dimension()
+            self.dimension = len(self.probe[1])
         self.identity = {
             "teacher": name or model,
             "server": None if name else str(self._client.base_url),
@@ -436,9 +437,15 @@ class ApiTeacher:
         end = max(end for _, end in encoded["offset_mapping"][0])
         return whole[:end], len(encoded["input_ids"][0]), True
 
-    def _find_dimension(self) -> int:
+    @cached_property
+    def probe(self) -> tuple[Text, np.ndarray]:
+        """A text and the vector that the server gives it, asked for once.
+
+        Raises:
+            TeacherError: the server does not answer or refuses.
+        """
         try:
-            return self._retried([_PROBE], Role.DOCUMENT).shape[1]
+            return Text(_PROBE, Role.DOCUMENT), self._retried([_PROBE], Role.DOCUMENT)[0]
         except (_BusyError, _RefusedError, _OverError) as error:
             where = self._client.base_url
             raise TeacherError(f"model {self.model!r} at {where} could not be asked: {error}") from None

@@ -37,6 +37,7 @@ GROUP_CHARACTERS = 64_000_000
 MERGED_ROWS = 65_536
 MERGE_EVERY = 32  # groups
 SAMPLE_TEXTS = 32
+SAME_MODEL = 0.999  # cosine; servers that batch in half precision repeat themselves to about 0.9999
 _ABANDONED_SECONDS = 3600
 
 
@@ -192,6 +193,8 @@ class TargetCache:
             teacher.stop = stop or threading.Event()
         if isinstance(texts, Sequence):
             texts = self._planned(teacher, texts, state, on_plan)
+        else:
+            self._check_unchanged(teacher, state)
         for number, _ in enumerate(self._fill_groups(teacher, texts, state), start=1):
             if merge and number % MERGE_EVERY == 0:
                 self.merge()
@@ -307,6 +310,7 @@ class TargetCache:
         if len(todo):
             self.check_writable()
             state.writable = True
+            self._check_unchanged(teacher, state)
         if len(todo) and plan.bytes > (free := shutil.disk_usage(self.folder).free):
             raise CacheError(
                 f"{self.folder} has {free / 1e6:,.0f} MB free, the {len(todo):,} missing targets take "
@@ -330,6 +334,25 @@ class TargetCache:
         # Each process begins elsewhere, so that two that fill one list share the work rather than repeat it.
         todo = np.roll(todo, -secrets.randbelow(len(todo) + 1))
         return (texts[i] for i in todo)
+
+    def _check_unchanged(self, teacher: Teacher, state: _Filling) -> None:
+        """See that the teacher gives its probe the vector that it gave at first; at first, store it."""
+        if state.stopped() or not hasattr(teacher, "probe"):
+            return
+        text, vector = teacher.probe
+        keys = self.keys([text])
+        if not self._known(keys)[0]:
+            self.check_writable()
+            shards.write(self.folder, keys, vector[None].astype(self.dtype))
+            return
+        before = self.targets([text])[0]
+        cosine = float(before @ vector / (np.linalg.norm(before) * np.linalg.norm(vector)))
+        if cosine < SAME_MODEL:
+            raise CacheError(
+                f"another model answers to the name {self.identity['teacher']!r} than when {self.folder.name} was begun: "
+                f"the same text has another vector (cosine {cosine:.3f}). Its targets would not fit the old ones: give "
+                "the teacher a `name` of its own to begin another cache, or ask for the model of before."
+            )
 
     def _fill_groups(self, teacher: Teacher, texts: Iterable[Text], state: _Filling) -> Iterator[None]:
         """Fill group after group, or as many at once as the teacher can take, and yield after each."""

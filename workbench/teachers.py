@@ -34,7 +34,8 @@ class Teacher(Protocol):
     """What the cache needs of a teacher.
 
     One that can take several requests at once has, besides, `concurrency` (how many), `batch_size` (texts in each) and
-    `stop` (an event that ends its waiting). One that could make only some targets raises `IncompleteError`.
+    `stop` (an event that ends its waiting). One whose model others may exchange has `probe`: a text, and its vector as
+    of now. One that could make only some targets raises `IncompleteError`.
 
     Attributes:
         identity: everything besides role, prompt and text that decides the vectors, as JSON values.
