@@ -7,6 +7,7 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import sentences
 
@@ -152,6 +153,44 @@ def test_two_processes_distil_the_student_of_one(home, tiny_model, other_tiny_mo
         vectors.append(student.load(home / f"student-{number}", device="cpu").encode([t.text for t in sentences(50)]))
     # In bfloat16, if the processor has it; `test_distill` holds float32 to 1e-4.
     np.testing.assert_allclose(vectors[0], vectors[1], atol=2e-3)
+
+
+def test_vectors_that_exist_already_are_a_teacher(home, tiny_model, capsys):
+    texts = [json.loads(line) for line in (home / "texts.jsonl").read_text().splitlines()]
+    vectors = models.load(tiny_model).encode([row["text"] for row in texts]).astype(np.float32)
+    np.save("vectors.npy", 2 * vectors)
+    pd.DataFrame(texts).assign(emb=list(vectors)).to_parquet("texts.parquet")
+    pd.DataFrame(texts).assign(emb=list(vectors)).to_parquet(home / "data.parquet")
+    learn = ["distill", "--base", str(tiny_model), "--max-length", "40", "--output", "student", "--epochs", "1"]
+    (home / "hub").mkdir()
+    shutil.move(home / "data.parquet", home / "hub" / "data.parquet")
+    losses = []
+    for given in (
+        ["--texts", "texts.jsonl", "--vectors", "vectors.npy"],
+        ["--texts", "texts.parquet", "--vectors", "emb"],
+        ["--texts", f"hub:{home / 'hub'}:text:document", "--vectors", "emb"],
+    ):
+        assert cli.main([*learn, *given]) == 0
+        losses.append(student.statement("student")["held_out_loss"])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3) and max(losses) < 0.05
+    assert cli.main(["cache", "--texts", "texts.parquet", "--vectors", "emb", "--dry-run"]) == 0
+    assert "all 300 targets are cached" in capsys.readouterr().out
+    assert cli.main(["evaluate", "--student", "student"]) == 1
+    assert "distilled from vectors alone: name the model" in capsys.readouterr().err
+    np.save("short.npy", vectors[:9])
+    np.save("objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    for given, message in (
+        (["--texts", "texts.jsonl", "--vectors", "short.npy"], "300 texts and vectors of shape (9, 32)"),
+        (["--texts", "texts.jsonl", "--vectors", "objects.npy"], "cannot be read as an array"),
+        (["--texts", "texts.jsonl", "--vectors", "none.npy"], "cannot be read as an array"),
+        (["--texts", "texts.jsonl", "--vectors", "emb"], "from .parquet files"),
+        (["--texts", "texts.parquet", "--vectors", "vec"], "no column vec; it has text, role, emb"),
+        (["--texts", "texts.parquet", "--vectors", "role"], "row 0: 'role' is no vector"),
+        (["--texts", "docstrings", "--vectors", "emb"], "--vectors goes with"),
+        (["--texts", f"hub:{home / 'hub'}:text:document", "--vectors", "vec"], "no column 'vec'"),
+    ):
+        assert cli.main([*learn, *given]) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_benchmark_runs_everyone_and_goes_on(home, tiny_model, other_tiny_model, task_folders, capsys):

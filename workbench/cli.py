@@ -26,7 +26,7 @@ from workbench.paths import PROJECT, home
 if TYPE_CHECKING:
     from workbench.cache import TargetCache
     from workbench.corpora import Text
-    from workbench.teachers import Teacher
+    from workbench.teachers import ArrayTeacher, Teacher
 
 _IN_MEMORY = 100_000  # texts
 SAMPLE_HELP = "draw so many texts from a folder of files, evenly from each file and role"
@@ -81,8 +81,9 @@ def _cache(options: argparse.Namespace, stop: threading.Event) -> None:
     if options.workers:
         _cache_on_cluster(options, stop)
         return
-    teacher, cache = _teacher_and_cache(options)
-    texts = _texts(options.texts, options.limit, options.sample)
+    given = _vectors(options)
+    teacher, cache = _teacher_and_cache(options, given=given)
+    texts = given.texts[: options.limit] if given else _texts(options.texts, options.limit, options.sample)
     if options.dry_run:
         texts = list(texts)
         print(cache.plan(texts))
@@ -97,10 +98,10 @@ def _cache_on_cluster(options: argparse.Namespace, stop: threading.Event) -> Non
     from workbench import scale
     from workbench.progress import CacheBar
 
-    if options.limit or options.sample or options.dry_run or _is_api(options):
+    if options.limit or options.sample or options.dry_run or options.vectors or _is_api(options):
         raise WorkbenchError(
             "--workers encodes all .parquet files of a folder with local teachers: leave out --limit, --sample, "
-            "--dry-run and API teachers (which make requests at once without it)"
+            "--dry-run, --vectors and API teachers (which make requests at once without it)"
         )
     texts = scale.dataset(options.texts)
     root = options.cache or home() / "cache"
@@ -131,14 +132,16 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
         if output == Path(getattr(options, option)).expanduser().resolve():
             raise DistillError(f"--output is the folder of the {option}: choose another one")
     base = models.resolve(options.base).name  # a model that cannot be had is noticed before texts are read
-    if not _is_api(options):
+    given = _vectors(options)
+    if not given and not _is_api(options):
         models.resolve(options.teacher)
     source = str(Path(options.texts).resolve()) if Path(options.texts).exists() else options.texts
-    texts = _kept(text for text in _texts(options.texts, options.limit, options.sample) if text.text.strip())
+    texts = given.texts[: options.limit] if given else _texts(options.texts, options.limit, options.sample)
+    texts = _kept(text for text in texts if text.text.strip())
     texts = corpora.at_least(texts, recipe.texts)
     if options.epochs is None:
         settings = settings.with_steps(recipe.steps, len(texts))
-    teacher, cache = _teacher_and_cache(options, recipe.prompts)
+    teacher, cache = _teacher_and_cache(options, recipe.prompts, given)
     model = student.build(
         options.base,
         cache.dimension,
@@ -293,6 +296,10 @@ def _beside(options: argparse.Namespace, model, about: dict):
     from workbench import models
     from workbench.corpora import Role
 
+    if not options.teacher and about.get("teacher", {}).get("kind"):
+        raise WorkbenchError(
+            f"{options.student} was distilled from vectors alone: name the model that they come from with --teacher"
+        )
     options.teacher = options.teacher or about.get("teacher_name") or models.MPNET
     options.base = options.base or about.get("base") or models.MINILM
     options.max_length = options.max_length or model.max_seq_length
@@ -450,10 +457,12 @@ def _lab(options: argparse.Namespace, stop: threading.Event) -> None:
     )
 
 
-def _teacher_and_cache(options: argparse.Namespace, prompts: dict[str, str] | None = None):
+def _teacher_and_cache(
+    options: argparse.Namespace, prompts: dict[str, str] | None = None, given: ArrayTeacher | None = None
+):
     from workbench.cache import TargetCache
 
-    teacher = _api_teacher(options, prompts) if _is_api(options) else _local_teacher(options, prompts)()
+    teacher = given or (_api_teacher(options, prompts) if _is_api(options) else _local_teacher(options, prompts)())
     return teacher, TargetCache(options.cache or home() / "cache", teacher)
 
 
@@ -462,6 +471,34 @@ def _local_teacher(options: argparse.Namespace, prompts: dict[str, str] | None =
 
     length, precision = options.max_length, options.precision
     return partial(LocalTeacher, options.teacher, max_length=length, prompts=prompts, precision=precision)
+
+
+def _vectors(options: argparse.Namespace) -> ArrayTeacher | None:
+    """Return the teacher that --vectors names, None without it."""
+    from workbench import corpora
+    from workbench.teachers import ArrayTeacher
+
+    if options.vectors is None:
+        return None
+    source = options.texts
+    if options.sample or source in ("docstrings", "tutorial") or Path(source).is_dir():
+        raise CorpusError("--vectors goes with --texts FILE or hub:NAME:COLUMN:ROLE, and without --sample")
+    name = Path(source).name
+    if options.vectors.endswith(".npy"):
+        try:
+            vectors = np.load(options.vectors, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise TeacherError(f"{options.vectors} cannot be read as an array: {error}") from None
+        # A blank text is left out as they are read, so the number of rows tells.
+        return ArrayTeacher(list(_texts(source, None)), vectors, name)
+    if source.startswith("hub:"):
+        data, column, role = _hub_name(source)
+        rows = corpora.hub_rows(data, column, options.vectors, limit=options.limit)
+        return ArrayTeacher.from_rows(rows, data, text=column, vector=options.vectors, role=role)
+    if not source.endswith(".parquet"):
+        raise CorpusError(f"--vectors {options.vectors}: a column is read from .parquet files; else give a .npy file")
+    rows = (row for _, row in corpora.parquet_rows(Path(source), "text", "role", options.vectors))
+    return ArrayTeacher.from_rows(rows, name, vector=options.vectors, role="role")
 
 
 def _is_api(options: argparse.Namespace) -> bool:
@@ -516,11 +553,7 @@ def _texts(source: str, limit: int | None, sample: int | None = None) -> Iterabl
         return islice(corpora.read_folder(source), limit)
 
     if source.startswith("hub:"):
-        try:
-            name, column, role = source.removeprefix("hub:").rsplit(":", 2)
-        except ValueError:
-            raise CorpusError(f"--texts {source}: expected hub:NAME:COLUMN:ROLE") from None
-        return corpora.hub_texts(name, column, role, limit=limit)
+        return corpora.hub_texts(*_hub_name(source), limit=limit)
     if source == "docstrings":
         return corpora.docstrings().train[:limit]
     if source == "tutorial":
@@ -529,6 +562,13 @@ def _texts(source: str, limit: int | None, sample: int | None = None) -> Iterabl
         return [text for text in corpora.beir(source).document_texts() if text.text][:limit]
     texts = islice(corpora.read_texts(source), limit)
     return list(texts) if Path(source).is_file() and Path(source).stat().st_size < 1 << 28 else texts
+
+
+def _hub_name(source: str) -> list[str]:
+    parts = source.removeprefix("hub:").rsplit(":", 2)
+    if len(parts) != 3:
+        raise CorpusError(f"--texts {source}: expected hub:NAME:COLUMN:ROLE")
+    return parts
 
 
 def _kept(texts: Iterable[Text]) -> Sequence[Text]:
@@ -597,6 +637,13 @@ def _parser() -> argparse.ArgumentParser:
         api.add_argument("--tokens-per-minute", type=float, help="at most")
         api.add_argument("--concurrency", type=_positive, help="requests at the same time")
 
+    def vectors_option(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--vectors",
+            help="vectors that exist already, instead of a teacher: a .npy file with a row for each of --texts, or the "
+                 "column that has them in the .parquet file or data set of --texts",
+        )  # fmt: skip
+
     demo = command("demo", _demo, "Run the main job once on docstrings and print the comparison",
                    "Minutes on two cores; a second run uses what the first one finished.")  # fmt: skip
     demo.add_argument("--fresh", action="store_true", help="train anew instead of using an earlier run")
@@ -606,6 +653,7 @@ def _parser() -> argparse.ArgumentParser:
     cache.add_argument("--texts", default="docstrings", help=TEXTS_HELP)
     cache.add_argument("--limit", type=_positive, help="use the first so many texts")
     cache.add_argument("--sample", type=_positive, help=SAMPLE_HELP)
+    vectors_option(cache)
     cache.add_argument("--dry-run", action="store_true", help="only say how many texts are missing")
     cache.add_argument(
         "--workers", type=_positive,
@@ -619,6 +667,7 @@ def _parser() -> argparse.ArgumentParser:
     distill.add_argument("--texts", default="docstrings", help=TEXTS_HELP)
     distill.add_argument("--limit", type=_positive, help="use the first so many texts")
     distill.add_argument("--sample", type=_positive, help=SAMPLE_HELP)
+    vectors_option(distill)
     distill.add_argument(
         "--dry-run", action="store_true", help="only say what it would take, from a minute's timing on this machine"
     )

@@ -162,7 +162,7 @@ def read_texts(path: str | Path) -> Iterator[Text]:
     if not path.is_file():
         raise CorpusError(f"no texts at {path}: there is no such file")
     if path.suffix == ".parquet":
-        rows = _parquet_rows(path)
+        rows = parquet_rows(path, "text", "role")
     elif path.suffix in TEXT_SUFFIXES:
         rows = json_lines(path)
     else:
@@ -302,25 +302,24 @@ def hub_texts(
     Raises:
         CorpusError: the data set cannot be reached, or has no such column.
     """
-    for text in hub_rows(name, column, config=config, split=split, limit=limit):
-        if text and text.strip():
+    for row in hub_rows(name, column, config=config, split=split, limit=limit):
+        if (text := row[column]) and text.strip():
             yield Text(text, role)
 
 
 def hub_rows(
     name: str,
-    column: str,
-    *,
+    *columns: str,
     config: str | None = None,
     split: str = "train",
     skip: int = 0,
     limit: int | None = None,
-) -> Iterator[str | None]:
-    """Stream one column of a data set of the hub row by row, empty ones too; otherwise as `hub_texts`.
+) -> Iterator[dict]:
+    """Stream columns of a data set of the hub row by row, empty ones too; otherwise as `hub_texts`.
 
     Args:
         name: the data set's name on the hub, or a local folder that `datasets` can read.
-        column: the column that holds the text.
+        *columns: those of each row to keep.
         config: the data set's configuration, where it has several.
         split: the split to read.
         skip: rows to leave out at first.
@@ -335,9 +334,9 @@ def hub_rows(
         rows = load_dataset(name, config, split=split, streaming=True)
         rows = rows.skip(skip) if skip else rows
         for row in rows if limit is None else rows.take(limit):
-            if column not in row:
-                raise CorpusError(f"data set {name}: no column {column!r}; it has {', '.join(row)}")
-            yield row[column]
+            if missing := [column for column in columns if column not in row]:
+                raise CorpusError(f"data set {name}: no column {missing[0]!r}; it has {', '.join(row)}")
+            yield {column: row[column] for column in columns}
     except CorpusError:
         raise
     except Exception as error:  # datasets raises a dozen kinds, most of them bare
@@ -519,7 +518,12 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict]]:
         raise CorpusError(f"{path} is empty")
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[str, dict]]:
+def parquet_rows(path: Path, *columns: str) -> Iterator[tuple[str, dict]]:
+    """Stream columns of a parquet file, each row with where it is.
+
+    Raises:
+        CorpusError: the file is missing, empty or damaged, or has no such column.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -527,7 +531,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, dict]]:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise CorpusError(f"{path} cannot be read as parquet: {error}") from None
-    if missing := {"text", "role"} - set(file.schema_arrow.names):
+    if missing := set(columns) - set(file.schema_arrow.names):
         raise CorpusError(
             f"{path} has no column {' or '.join(sorted(missing))}; it has {', '.join(file.schema_arrow.names)}"
         )
@@ -535,7 +539,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, dict]]:
         raise CorpusError(f"{path} is empty")
     number = 0
     try:
-        for batch in file.iter_batches(batch_size=4096, columns=["text", "role"]):
+        for batch in file.iter_batches(batch_size=4096, columns=list(columns)):
             for row in batch.to_pylist():
                 number += 1
                 yield f"{path}, row {number}", row

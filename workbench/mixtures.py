@@ -111,7 +111,8 @@ def fetch(
         before = done
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            while written := _write(source, _part(folder, source, done), rows, done, on_progress, stop):
+            texts = (row[source.column] for row in rows)
+            while written := _write(source, _part(folder, source, done), texts, done, on_progress, stop):
                 done += written
             if before < done < source.texts:
                 warnings.warn(f"{source.data} has {done:,} rows, not {source.texts:,}: all are taken", stacklevel=2)

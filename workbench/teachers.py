@@ -214,7 +214,7 @@ class ArrayTeacher:
         role: str | Role = Role.DOCUMENT,
         normalize: bool = True,
     ) -> ArrayTeacher:
-        """Take texts and vectors from rows, of a data set of the hub for one (`corpora.hub_rows`).
+        """Take texts and vectors from rows, such as those of `corpora.hub_rows` or `pandas.DataFrame.to_dict("records")`.
 
         Args:
             rows: mappings.
@@ -232,8 +232,11 @@ class ArrayTeacher:
             for field in (text, vector):
                 if field not in row:
                     raise TeacherError(f"row {number:,} has no field {field!r}; it has {', '.join(map(str, row))}")
-            texts.append(Text(row[text], Role(row.get(role, role))))
-            vectors.append(np.asarray(row[vector], dtype=np.float32).ravel())
+            texts.append(Text(row[text], row.get(role, role)))
+            try:
+                vectors.append(np.asarray(row[vector], dtype=np.float32).ravel())
+            except (TypeError, ValueError):
+                raise TeacherError(f"row {number:,}: {vector!r} is no vector of numbers") from None
             if vectors[0].shape != vectors[-1].shape:
                 raise TeacherError(f"row {number:,} is {len(vectors[-1])} wide, the first {len(vectors[0])}")
         return cls(texts, np.array(vectors, dtype=np.float32), name, normalize=normalize)
