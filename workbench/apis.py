@@ -26,6 +26,7 @@ from workbench.teachers import checked_prompts
 _BUSY = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}  # worth another try
 _CONTENT = {400, 413, 422}  # about the texts, or how many there are
 _HOPELESS = 20  # texts in a row that a server refuses before the rest is not even sent
+_SLACK = 1.01  # at exactly the limit, a request that comes a little early is one too many
 _LONGEST_WAIT = 600  # seconds; a server that asks for more is left alone
 _PROBE = "a text to see whether the server answers"
 
@@ -485,7 +486,7 @@ class _Pace:
     def wait(self, tokens: int, stop: threading.Event) -> None:
         with self._lock:
             start = max(time.monotonic(), self._free)
-            self._free = start + (self.least_seconds(1, tokens) or 0.0)
+            self._free = start + (self.least_seconds(1, tokens) or 0.0) * _SLACK
         stop.wait(max(0.0, start - time.monotonic()))
 
     def pause(self, seconds: float) -> None:

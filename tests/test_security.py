@@ -1,0 +1,147 @@
+"""Files from elsewhere run no code, and the Lab that the command opens is closed to others."""
+
+import json
+import os
+import pickle
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from workbench import checkpoints, corpora, models, shards, student
+from workbench.cache import TargetCache
+from workbench.errors import CorpusError, ModelError, WorkbenchError
+
+
+@pytest.fixture
+def trap(tmp_path, monkeypatch):
+    """Return where code that was run leaves a mark, and objects that run some when loaded."""
+    mark = tmp_path / "code-was-run"
+
+    class Pickled:
+        def __reduce__(self):
+            return (os.mkdir, (str(mark),))
+
+    yield mark, Pickled()
+    assert not mark.exists()
+
+
+@pytest.fixture
+def saved(tiny_model, tmp_path):
+    folder = tmp_path / "student"
+    student.save(student.build(tiny_model, 48, max_length=24, device="cpu"), folder)
+    return folder
+
+
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_a_module_of_the_models_own_is_not_imported(saved, trap):
+    mark, _ = trap
+    (saved / "modeling_evil.py").write_text(f"import os\nos.mkdir({str(mark)!r})\nclass Evil: pass\n")
+    edit(saved / "modules.json", lambda modules: modules[1].update(type="modeling_evil.Evil"))
+    with pytest.raises(ModelError, match="executes third-party code"):
+        models.load(saved)
+
+
+def test_an_architecture_of_the_models_own_is_not_imported(saved, trap):
+    mark, _ = trap
+    code = f"import os\nos.mkdir({str(mark)!r})\nclass Evil: pass\n"
+    for name in ("configuration_evil.py", "modeling_evil.py", "tokenization_evil.py"):
+        (saved / name).write_text(code)
+    mapped = {"AutoConfig": "configuration_evil.Evil", "AutoModel": "modeling_evil.Evil"}
+    edit(saved / "config.json", lambda config: config.update(model_type="evil", auto_map=mapped))
+    edit(
+        saved / "tokenizer_config.json",
+        lambda c: c.update(auto_map={"AutoTokenizer": [None, "tokenization_evil.Evil"]}),
+    )
+    with pytest.raises(ModelError):
+        models.load(saved)
+
+
+def test_an_activation_is_no_way_to_call_a_function(saved, trap, monkeypatch):
+    mark, _ = trap
+    (saved / "evil.py").write_text(f"import os\nclass Evil:\n def __init__(self): os.mkdir({str(mark)!r})\n")
+    monkeypatch.syspath_prepend(saved)
+    edit(saved / "2_Dense" / "config.json", lambda config: config.update(activation_function="evil.Evil"))
+    models.load(saved)  # sentence-transformers warns, and takes another
+
+
+@pytest.mark.parametrize("where", ["", "2_Dense"])
+def test_pickled_weights_are_not_loaded(saved, trap, where):
+    (saved / where / "model.safetensors").unlink()
+    (saved / where / "pytorch_model.bin").write_bytes(pickle.dumps(trap[1]))
+    with pytest.raises(ModelError):
+        models.load(saved)
+
+
+def test_pickles_in_the_place_of_other_files_are_not_loaded(tmp_path, trap, hash_teacher):
+    content = pickle.dumps(trap[1])
+    cache = TargetCache(tmp_path / "cache", hash_teacher)
+    cache.check_writable()
+    (cache.folder / "0123.safetensors").write_bytes(content)
+    (cache.folder / "identity.json").write_bytes(content)
+    with pytest.warns(UserWarning):
+        assert len(TargetCache(tmp_path / "cache", hash_teacher)) == 0
+    with pytest.raises(shards.DamagedShard):
+        (tmp_path / "x.safetensors").write_bytes(content)
+        shards.Shard(tmp_path / "x.safetensors")
+    for name in ("texts.parquet", "texts.jsonl"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CorpusError):
+            list(corpora.read_texts(tmp_path / name))
+    step = tmp_path / "step-1"
+    step.mkdir()
+    for name in ("student.safetensors", "optimizer.safetensors", "state.json"):
+        (step / name).write_bytes(content)
+    with pytest.raises((WorkbenchError, ValueError)):
+        checkpoints._checked(step)
+    np.save(tmp_path / "vectors.npy", np.array([trap[1]], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError):
+        np.load(tmp_path / "vectors.npy", allow_pickle=False)
+
+
+def test_a_data_set_with_a_script_does_not_run_it(tmp_path, trap):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "data.py").write_text(f"import os\nos.mkdir({str(trap[0])!r})\n")
+    with pytest.raises(CorpusError):
+        list(corpora.hub_texts(str(folder), "text", "query"))
+
+
+def test_the_lab_listens_on_this_machine_only_and_asks_for_its_token(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    private = {f"JUPYTER_{name}_DIR": str(tmp_path / name) for name in ("CONFIG", "DATA", "RUNTIME")}
+    environment = {name: value for name, value in os.environ.items() if name != "JUPYTER_TOKEN"} | private
+    command = [sys.executable, "-m", "workbench", "lab", "--no-browser", "--port", str(port), "--", "--allow-root"]
+    with (tmp_path / "log").open("w") as log:
+        lab = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        deadline, token = time.monotonic() + 120, None
+        while token is None and time.monotonic() < deadline and lab.poll() is None:
+            time.sleep(0.2)
+            token = re.search(r"token=([0-9a-f]{32,})", (tmp_path / "log").read_text())
+        assert token, (tmp_path / "log").read_text()
+        address = f"http://127.0.0.1:{port}/api/contents"
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(address, timeout=30)
+        assert urllib.request.urlopen(f"{address}?token={token.group(1)}", timeout=30).status == 200
+        if (table := Path("/proc/net/tcp")).exists():
+            listening = [line.split()[1] for line in table.read_text().splitlines() if line.split()[3] == "0A"]
+            assert [a for a in listening if a.endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]
+    finally:
+        lab.send_signal(signal.SIGTERM)
+        lab.wait(30)
