@@ -74,8 +74,9 @@ def test_a_worker_that_is_killed_costs_the_group_in_flight_and_nothing_else(tmp_
     wanted = np.stack([HashTeacher().vector(t.text, t.role) for t in TEXTS]).astype(np.float16)
     np.testing.assert_array_equal(cache.targets(TEXTS)[:], wanted.astype(np.float32))
     assert len(shards.listing(cache.folder)) == 1, "small shards are joined in the end"
-    again = scale.fill(tmp_path, make, scale.dataset(folder), workers=2)
-    assert (again.encoded, again.hits) == (0, len(TEXTS))
+    stop = threading.Event()
+    again = scale.fill(tmp_path, make, scale.dataset(folder), workers=1, on_progress=lambda _: stop.set(), stop=stop)
+    assert again.encoded == 0 and 0 < again.hits < len(TEXTS), "stopped after the first batch, of which all was there"
 
 
 def test_a_teacher_that_fails_ends_the_fill_and_what_is_stored_stays(tmp_path, folder):
@@ -100,15 +101,6 @@ def test_a_teacher_that_workers_cannot_make(tmp_path, folder):
 
     with pytest.raises(WorkbenchError, match="no such model on this machine"):
         scale.fill(tmp_path, make, scale.dataset(folder), workers=1)
-
-
-def test_stop(tmp_path, folder):
-    stop = threading.Event()
-    done = scale.fill(
-        tmp_path, HashTeacher, scale.dataset(folder), workers=1, on_progress=lambda _: stop.set(), stop=stop
-    )
-    assert 0 < done.done < len(TEXTS)
-    assert len(TargetCache(tmp_path, HashTeacher())) >= done.done
 
 
 def test_bad_input_is_noticed_before_any_work(tmp_path, folder):
