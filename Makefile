@@ -10,7 +10,7 @@ DATA ?= ../shared/data
 PIP = $(PY) -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup models demo test fast lab bench quality faults notebooks fix clean
+.PHONY: help setup models demo test fast lab bench quality faults audit notebooks fix clean
 
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -52,6 +52,11 @@ quality: setup  ## train students within half an hour each and measure them; wri
 
 faults: setup  ## break caching and training at random and count what is lost; writes build/faults.json
 	$(PY) -m bench.faults
+
+audit:  ## look the pinned versions up among known vulnerabilities (needs their database)
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip --disable-pip-version-check install --quiet pip-audit
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 notebooks: setup  ## rebuild notebooks/*.ipynb from their .py sources
 	$(PY) -m jupytext --quiet --to ipynb notebooks/*.py

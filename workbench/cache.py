@@ -215,7 +215,7 @@ class TargetCache:
         Raises:
             CacheError: some are missing; the message says how many and names the first.
         """
-        texts = list(texts)
+        texts = texts if isinstance(texts, Sequence) else list(texts)
         with self._lock:
             where, rows = self._locate(self.keys(texts))
             opened = list(self._shards.values())
@@ -480,23 +480,26 @@ class TargetCache:
 
     def _locate(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return shard number (-1: missing) and row of each key; only verified shards count."""
+        wanted, place = np.unique(keys, return_inverse=True)
         with self._lock:
             while True:
                 self._refresh()
-                where, rows = np.full(len(keys), -1), np.full(len(keys), -1)
+                where, rows = np.full(len(wanted), -1, dtype=np.int32), np.full(len(wanted), -1)
+                left = len(wanted)
                 for number, shard in enumerate(self._shards.values()):
-                    left = np.flatnonzero(where < 0)
-                    if not left.size:
+                    if not left:
                         break
-                    found = shard.find(keys[left])
-                    if (hit := found >= 0).any():
+                    hits, at = shard.find(wanted)
+                    new = where[hits] < 0  # two shards may hold one target
+                    if new.any():
                         if not self._verified(shard):
                             break  # out of use from now on, so the numbers have changed
-                        where[left[hit]], rows[left[hit]] = number, found[hit]
+                        where[hits[new]], rows[hits[new]] = number, at[new]
+                        left -= int(new.sum())
                 else:
-                    return where, rows
-                if not (where < 0).any():
-                    return where, rows
+                    return where[place], rows[place]
+                if not left:
+                    return where[place], rows[place]
 
     def _known(self, keys: np.ndarray) -> np.ndarray:
         return self._locate(keys)[0] >= 0

@@ -108,12 +108,18 @@ class Shard:
                     raise DamagedShard(f"{self.path.name}: its content does not match its checksum")
                 self._verified = True
 
-    def find(self, keys: np.ndarray) -> np.ndarray:
-        """Return the row of each key, int64 of shape (n,), -1 where the shard has none."""
-        if not len(self):
-            return np.full(len(keys), -1)
-        rows = np.minimum(np.searchsorted(self.keys, keys), len(self) - 1)
-        return np.where(self.keys[rows] == keys, rows, -1)
+    def find(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return which of the wanted keys the shard has, and in which rows: two int64 arrays of shape (hits,).
+
+        Args:
+            wanted: S16 of shape (n,), sorted, each once.
+        """
+        if not len(self) or not len(wanted):
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+        few, many = (wanted, self.keys) if len(wanted) < len(self) else (self.keys, wanted)
+        at = np.minimum(np.searchsorted(many, few), len(many) - 1)
+        hits = np.flatnonzero(many[at] == few)
+        return (hits, at[hits]) if few is wanted else (at[hits], hits)
 
     def _tensor(self, entry: dict, start: int) -> np.ndarray:
         first, last = entry["data_offsets"]
