@@ -165,13 +165,16 @@ def injure(root: Path, kind: str, rng: random.Random) -> int:
     if not found:
         return 0
     victim = rng.choice(found)
-    rows = len(shards.Shard(victim))
+    try:
+        rows = len(shards.Shard(victim))
+    except shards.DamagedShard:  # by the fault before
+        rows = 0
     content = bytearray(victim.read_bytes())
     if kind == "delete":
         victim.unlink()
     elif kind == "cut":
-        victim.write_bytes(content[: rng.randrange(len(content))])
-    else:
+        victim.write_bytes(content[: rng.randrange(max(1, len(content)))])
+    elif content:
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
         victim.write_bytes(content)
     return rows

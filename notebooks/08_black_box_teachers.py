@@ -51,8 +51,9 @@ teacher = ApiTeacher("large", url=server.url, name="large-at-home", tokenizer=mo
 teacher.identity
 
 # %% [markdown]
-# > **Caution.** The cache tells teachers apart by this identity. Behind a name, a provider can change the model, and
-# > nobody but the provider would know. `name` is yours: change it when you have reason to think so.
+# > **Caution.** The cache tells teachers apart by this identity. Behind a name, a provider can change the model. So the
+# > cache keeps the vector of one short text, `probe`, asks for it again before each fill, and refuses to mix two models.
+# > `name` is yours: give another one to begin a cache anew.
 #
 # ## 8.2 What will it cost?
 #
