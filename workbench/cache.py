@@ -75,7 +75,7 @@ class Progress:
         total: texts in all; None while a stream has not ended.
         encoded: targets made by the teacher in this run.
         encoded_total: targets this run has to make; None for a stream.
-        bytes: written in this run.
+        bytes: of targets that were stored in this run.
         texts_per_second: speed of the teacher in this run.
         seconds_left: estimate; None for a stream.
     """
@@ -416,13 +416,12 @@ class TargetCache:
                 problems.append(f"{int((~good).sum())} {role} vectors are {cause} (first: {group[bad].text[:60]!r})")
             kept_keys.append(keys[rows][good])
             kept_vectors.append(stored[good])
-        written = 0
-        if sum(map(len, kept_keys)):
-            path = shards.write(self.folder, np.concatenate(kept_keys), np.concatenate(kept_vectors))
-            written = path.stat().st_size
+        if made := sum(map(len, kept_keys)):
+            shards.write(self.folder, np.concatenate(kept_keys), np.concatenate(kept_vectors))
         if problems:
             raise TeacherError("; ".join(problems) + ". The other vectors of the group were stored.")
-        state.add(len(group), sum(map(len, kept_keys)), written, time.perf_counter() - started)
+        # Not the file's size: another process may have merged it away by now.
+        state.add(len(group), made, made * self._row_bytes, time.perf_counter() - started)
         if over and not state.stopped():
             raise TeacherError(f"{over}. What was made before is stored, and the same call goes on from there.")
 
