@@ -245,8 +245,9 @@ class TargetCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for leftover in self.folder.glob(".writing-*"):  # of a process that was killed
-                if time.time() - leftover.stat().st_mtime > _ABANDONED_SECONDS:
-                    leftover.unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # of another that has just finished
+                    if time.time() - leftover.stat().st_mtime > _ABANDONED_SECONDS:
+                        leftover.unlink()
             with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".writing-") as file:
                 file.write(b"\0" * 4096)
             if not (statement := self.folder / "identity.json").exists():

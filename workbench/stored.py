@@ -31,9 +31,9 @@ class StoredTexts(Sequence[Text]):
     def __init__(self, path: str | Path) -> None:
         self._rows: np.ndarray | None = None  # None: all, in order
         try:
-            self._table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-            self._texts, self._query = self._table["text"], self._table["query"]
-        except (OSError, KeyError, pa.ArrowException) as error:
+            file = pa.ipc.open_file(pa.memory_map(str(path)))
+            self._batches = [file.get_batch(i) for i in range(file.num_record_batches)]
+        except (OSError, pa.ArrowException) as error:
             raise CorpusError(f"{path} cannot be read as stored texts: {error}") from None
 
     @classmethod
@@ -67,17 +67,24 @@ class StoredTexts(Sequence[Text]):
         return some
 
     def __len__(self) -> int:
-        return len(self._table) if self._rows is None else len(self._rows)
+        return sum(map(len, self._batches)) if self._rows is None else len(self._rows)
 
     def __getitem__(self, index: int | slice) -> Text | list[Text]:
         """Return one text, or a list for a slice."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"text {index} of {len(self)}")
-        row = index % len(self) if self._rows is None else self._rows[index]
-        return Text(self._texts[int(row)].as_py(), Role.QUERY if self._query[int(row)].as_py() else Role.DOCUMENT)
+        found = range(len(self))[index]  # also what raises IndexError
+        chosen = np.array(found if isinstance(index, slice) else [found], dtype=np.int64)
+        found = list(self._read(chosen if self._rows is None else self._rows[chosen]))
+        return found if isinstance(index, slice) else found[0]
 
     def __iter__(self) -> Iterator[Text]:
         for start in range(0, len(self), _ROWS):
-            yield from self[start : start + _ROWS]
+            rows = np.arange(start, min(start + _ROWS, len(self)))
+            yield from self._read(rows if self._rows is None else self._rows[rows])
+
+    def _read(self, rows: np.ndarray) -> Iterator[Text]:
+        # All batches but the last have the same length, and neighbours in one are taken at once.
+        for part in np.split(rows, np.flatnonzero(np.diff(rows // _ROWS)) + 1):
+            if len(part):
+                columns = self._batches[int(part[0]) // _ROWS].take(pa.array(part % _ROWS)).to_pydict()
+                for text, query in zip(columns["text"], columns["query"], strict=True):
+                    yield Text(text, Role.QUERY if query else Role.DOCUMENT)
