@@ -71,8 +71,8 @@ class StoredTexts(Sequence[Text]):
 
     def __getitem__(self, index: int | slice) -> Text | list[Text]:
         """Return one text, or a list for a slice."""
-        found = range(len(self))[index]  # also what raises IndexError
-        chosen = np.array(found if isinstance(index, slice) else [found], dtype=np.int64)
+        places = range(len(self))[index]  # also what raises IndexError
+        chosen = np.array(places if isinstance(index, slice) else [places], dtype=np.int64)
         found = list(self._read(chosen if self._rows is None else self._rows[chosen]))
         return found if isinstance(index, slice) else found[0]
 
