@@ -108,3 +108,9 @@ near[["cosine", "overlap", "nearest_rank", "gain"]].corr(method="spearman")["gai
 # - Means hide queries: the same share of the teacher can be many small losses or a few total ones.
 # - The two modes fail differently; look at both before choosing.
 # - Diagnostics on vectors say where to look, and judgments what it costs.
+#
+# ## Exercises
+#
+# 1. Turn it round: the teacher embeds the queries, the student the documents. Is it the same as asymmetric search?
+# 2. Let the student find twenty documents and the teacher put them in order. How much of the loss comes back?
+# 3. Subtract from the student's vectors the mean of what it is off by on the documents. Does asymmetric search gain?

@@ -171,5 +171,14 @@ print(f"{len(tasks.tasks(['BEIR']))} tasks in BEIR, {len(tasks.tasks(['MTEB(eng,
 print(plans.plan(REDACT_IR.settings, plans.Speeds("a device of 1,500 and 2,500", 1500, 2500), 6_700_000, 768))
 
 # %% [markdown]
-# > **Exercise.** Write a folder of your own: twenty texts, twenty queries, and which answers which. Add it to the board.
-# > How wide is the interval, and how many queries would halve it?
+# ## What you learned
+#
+# - A folder in a plain layout is a task, scored by the same evaluator as the public ones.
+# - A difference comes with its interval, and an average with what it is an average of.
+# - The share of the teacher that is kept differs by kind of task: look at the kind that you need.
+#
+# ## Exercises
+#
+# 1. How wide is the tutorial's interval with half of its queries? How many queries would halve the width that all have?
+# 2. Which subject do the models confuse most in the classification task?
+# 3. Write a folder of your own: twenty texts, twenty queries, and which answers which. Add it to the board.
