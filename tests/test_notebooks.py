@@ -133,6 +133,13 @@ def test_notebook(path, tmp_path, cache):
     assert any("text/html" in output.get("data", {}) for output in outputs)
 
 
+def test_solutions(tmp_path, cache):
+    """They are to be read, so they run without a browser."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "cache").symlink_to(cache, target_is_directory=True)
+    without_browser(PROJECT / "notebooks" / "solutions.ipynb", tmp_path)
+
+
 def in_browser(path, folder):
     """Run a notebook in JupyterLab, act in it as a person would, and return it as Lab saved it."""
     shutil.copy(path, folder)
