@@ -257,7 +257,7 @@ def test_another_model_behind_the_name_is_noticed(served, tmp_path):
     before = len(server.bodies), len(cache)
     for given in (texts, iter(texts)):
         with pytest.raises(
-            CacheError, match=r"another model answers to the name 'm'.*cosine .*give the teacher a `name`"
+            CacheError, match=r"another model answers to the name 'm'.*cosine .*give the teacher another name"
         ):
             cache.fill(again, given)
     assert (len(server.bodies), len(cache)) == (before[0] + 1, before[1]), "nothing but the probe was sent"
@@ -322,6 +322,11 @@ def test_no_secret_is_ever_shown(served, monkeypatch, tmp_path):
     teacher, server = served()  # the key of OpenAI's own server is for OpenAI's own server
     teacher.encode(["x"], Role.QUERY)
     assert "Authorization" not in server.headers[0]
+    for odd in (f"{SECRET}\n{SECRET}", f"{SECRET}é", f"{SECRET} {SECRET}"):
+        monkeypatch.setenv("ODD_KEY", odd)
+        with pytest.raises(TeacherError, match="ODD_KEY holds characters that no key has") as caught:
+            ApiTeacher("m", url=server.url, key="ODD_KEY", dimensions=16)
+        assert SECRET not in str(caught.value)
     with pytest.raises(TeacherError, match="unencrypted"):
         ApiTeacher("m", url="http://example.org/v1", key="MY_KEY", dimensions=3)
 
@@ -374,6 +379,12 @@ def test_dialects(dialect, monkeypatch):
         ({"dialect": "cohere"}, "CO_API_KEY is not in the environment"),
         ({"url": "localhost:80"}, "expected http"),
         ({"url": "https://user:pw@host/v1"}, "no secret in it"),
+        ({"url": "https://:pw@host/v1"}, "no secret in it"),
+        ({"url": "https://host/v1?api_key=pw"}, "no secret in it"),
+        ({"url": "http://[::1/v1"}, "expected http"),
+        ({"url": "http://host:80x/v1"}, "expected http"),
+        ({"url": "http://localhost", "price": float("nan"), "budget": 1}, "price is nan"),
+        ({"url": "http://localhost", "price": -5}, "price is -5"),
         ({"url": "http://localhost", "batch_size": 0}, "batch_size is 0"),
         ({"url": "http://localhost", "dimensions": -1}, "dimensions is -1"),
         ({"url": "http://localhost", "budget": 3}, "needs the price"),
@@ -420,8 +431,18 @@ def test_arrays_are_a_teacher(tmp_path):
         ArrayTeacher.from_rows([rows[0], rows[1] | {"emb": [1, 2, 3]}], "given", vector="emb", role="role")
     with pytest.raises(TeacherError, match="rows 0 and 1 are of the same query and differ"):
         ArrayTeacher([Text("a", "query")] * 2, np.eye(2), "given")
-    with pytest.raises(TeacherError, match="one row for each"):
-        ArrayTeacher(texts, np.eye(3), "given")
+    for odd in (np.eye(3), np.empty((20, 0)), np.ones((20, 3), dtype=complex), np.ones(20)):
+        with pytest.raises(TeacherError, match="one row of real numbers for each"):
+            ArrayTeacher(texts, odd, "given")
+    with pytest.raises(TeacherError, match="row 1: a document is of type NoneType"):
+        ArrayTeacher.from_rows([rows[0], rows[1] | {"text": None, "role": "document"}], "given", vector="emb")
+    vectors = np.ones((20, 4))
+    vectors[3], vectors[7, 2] = 0, np.nan
+    teacher = ArrayTeacher(texts, vectors, "flawed")
+    cache = TargetCache(tmp_path / "cache", teacher)
+    with pytest.raises(TeacherError, match="2 texts got no target.*is zero, NaN or infinite"):
+        cache.fill(teacher, texts)
+    assert len(cache) == 18
 
 
 def test_the_student_of_an_api_is_the_models_own(tiny_model, other_tiny_model, tmp_path, capsys, monkeypatch):
@@ -430,13 +451,33 @@ def test_the_student_of_an_api_is_the_models_own(tiny_model, other_tiny_model, t
     lines(tmp_path / "texts.jsonl", [{"text": t.text, "role": t.role.value} for t in sentences(80)])
     command = ["distill", "--texts", str(tmp_path / "texts.jsonl"), "--base", str(other_tiny_model), "--epochs", "1"]
     command += ["--max-length", "32", "--recipe", "redact-ir-fast", "--batch-size", "8", "--precision", "float32"]
-    with Server(lambda texts: local.encode(texts, Role.DOCUMENT), "tiny") as server:
+
+    class Counting(Server):
+        asked = 0
+
+        def answer(self, *request):
+            self.asked += 1
+            super().answer(*request)
+
+    with Counting(lambda texts: local.encode(texts, Role.DOCUMENT), "tiny") as server:
         through = ["--teacher", "openai:tiny", "--url", server.url, "--price", "2", "--tokenizer", str(tiny_model)]
         assert cli.main([*command, *through, "--output", str(tmp_path / "through"), "--budget", "0.001"]) == 1
         said = capsys.readouterr().err
         assert "80 texts" in said and "0.00 at the given price" in said and "budget of 0.001" in said
         assert cli.main([*command, *through, "--output", str(tmp_path / "through")]) == 0
         assert "the API: " in capsys.readouterr().err
+        asked = server.asked
+        assert cli.main([*command, *through, "--output", str(tmp_path / "plan"), "--dry-run"]) == 0
+        assert "to ask the API for: 0 texts" in capsys.readouterr().out and server.asked <= asked + 1
+        assert (
+            cli.main(["evaluate", "--student", str(tmp_path / "through"), "--base", str(other_tiny_model), *through])
+            == 0
+        )
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        alone = [*command, *through, "--output", str(tmp_path / "two"), "--name", "another"]
+        assert cli.main(alone) == 1
+        assert "run workbench cache with these texts first" in capsys.readouterr().err
+        monkeypatch.delenv("WORLD_SIZE")
     # The recipe's prompts are of another teacher, so that both commands have the same.
     assert cli.main([*command, "--teacher", str(tiny_model), "--output", str(tmp_path / "direct")]) == 0
     texts = [t.text for t in sentences(20, seed=1)]

@@ -175,6 +175,8 @@ def test_vectors_that_exist_already_are_a_teacher(home, tiny_model, capsys):
     assert losses[0] == pytest.approx(losses[1], abs=1e-3) and max(losses) < 0.05
     assert cli.main(["cache", "--texts", "texts.parquet", "--vectors", "emb", "--dry-run"]) == 0
     assert "all 300 targets are cached" in capsys.readouterr().out
+    assert cli.main([*learn, "--texts", "texts.parquet", "--vectors", "emb", "--dry-run", "--recipe", "in-domain"]) == 0
+    assert "300, 0 of them not in the cache" in capsys.readouterr().out
     assert cli.main(["evaluate", "--student", "student"]) == 1
     assert "distilled from vectors alone: name the model" in capsys.readouterr().err
     np.save("short.npy", vectors[:9])
@@ -187,6 +189,8 @@ def test_vectors_that_exist_already_are_a_teacher(home, tiny_model, capsys):
         (["--texts", "texts.parquet", "--vectors", "vec"], "no column vec; it has text, role, emb"),
         (["--texts", "texts.parquet", "--vectors", "role"], "row 0: 'role' is no vector"),
         (["--texts", "docstrings", "--vectors", "emb"], "--vectors goes with"),
+        (["--texts", "texts.parquet", "--vectors", "emb", "--teacher", "x"], "leave out --teacher"),
+        (["--texts", "texts.parquet", "--vectors", "emb", "--price", "1"], "leave out --teacher"),
         (["--texts", f"hub:{home / 'hub'}:text:document", "--vectors", "vec"], "no column 'vec'"),
     ):
         assert cli.main([*learn, *given]) == 1

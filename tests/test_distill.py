@@ -226,7 +226,13 @@ model = student.build({base!r}, 48, max_length=40, device="cpu")
 targets = np.load({targets!r})
 settings = Settings(batch_size=8, learning_rate=2e-3, final_learning_rate=1e-4, epochs=1, cycles=1, precision="float32")
 held_out = (sentences(60, seed=4), np.load({wanted!r}))
-result = distill(model, sentences(235, seed=3), targets, settings, held_out=held_out, checkpoints={folder!r})
+class Stop:  # after ten steps, the first time
+    steps = 0
+    def is_set(self): return self.steps >= {steps}
+def count(event): Stop.steps += event.loss is not None
+result = distill(
+    model, sentences(235, seed=3), targets, settings, held_out=held_out, checkpoints={folder!r}, on_event=count, stop=Stop()
+)
 import os
 if os.environ.get("RANK", "0") == "0":
     student.save(model, {output!r})
@@ -234,18 +240,19 @@ if os.environ.get("RANK", "0") == "0":
 """
 
 
-def test_two_processes_train_the_student_of_one(tiny_model, lesson, tmp_path):
+def test_two_processes_train_the_student_of_one_and_can_be_stopped(tiny_model, lesson, tmp_path):
     _, targets, held_out, wanted = lesson
     np.save(tmp_path / "targets.npy", targets[:235])  # the last batch has 3 texts: an uneven share
     np.save(tmp_path / "wanted.npy", wanted)
     vectors = {}
-    for processes in (1, 2):
+    for processes, steps in ((1, 1000), (2, 10), (2, 1000)):  # two are stopped, and go on
         output = tmp_path / f"student-{processes}"
         script = tmp_path / f"train-{processes}.py"
         script.write_text(
             PROCESS.format(
                 tests=str(TESTS), base=str(tiny_model), targets=str(tmp_path / "targets.npy"), output=str(output),
                 wanted=str(tmp_path / "wanted.npy"), folder=str(tmp_path / f"checkpoints-{processes}"),
+                steps=steps,
             )
         )  # fmt: skip
         command = [
@@ -258,6 +265,7 @@ def test_two_processes_train_the_student_of_one(tiny_model, lesson, tmp_path):
         ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
+        assert steps > 10 or (tmp_path / f"checkpoints-{processes}" / "step-00000010").exists()
         vectors[processes] = embed(student.load(output, device="cpu"), held_out, "float32")
     np.testing.assert_allclose(vectors[1], vectors[2], atol=1e-4)
 

@@ -63,7 +63,7 @@ def test_a_worker_that_is_killed_costs_the_group_in_flight_and_nothing_else(tmp_
     def make():
         return LoggingTeacher(log, deadly=TEXTS[3000].text)
 
-    done = scale.fill(tmp_path, make, scale.dataset(folder), workers=2, on_progress=seen.append)
+    done = scale.fill(tmp_path, make, folder, workers=2, on_progress=seen.append)
     assert log.with_suffix(".died").exists()
     assert done.done == len(TEXTS) and done.total == len(TEXTS) and len(seen) > 2
     lines = log.read_text().splitlines()
@@ -75,7 +75,7 @@ def test_a_worker_that_is_killed_costs_the_group_in_flight_and_nothing_else(tmp_
     np.testing.assert_array_equal(cache.targets(TEXTS)[:], wanted.astype(np.float32))
     assert len(shards.listing(cache.folder)) == 1, "small shards are joined in the end"
     stop = threading.Event()
-    again = scale.fill(tmp_path, make, scale.dataset(folder), workers=1, on_progress=lambda _: stop.set(), stop=stop)
+    again = scale.fill(tmp_path, make, folder, workers=1, on_progress=lambda _: stop.set(), stop=stop)
     assert again.encoded == 0 and 0 < again.hits < len(TEXTS), "stopped after the first batch, of which all was there"
 
 
@@ -87,7 +87,7 @@ def test_a_teacher_that_fails_ends_the_fill_and_what_is_stored_stays(tmp_path, f
             return vectors
 
     with pytest.raises(WorkbenchError, match="NaN or infinite"):
-        scale.fill(tmp_path, Failing, scale.dataset(folder), workers=2)
+        scale.fill(tmp_path, Failing, folder, workers=2)
     assert len(TargetCache(tmp_path, HashTeacher())) > 100
 
 
@@ -100,19 +100,19 @@ def test_a_teacher_that_workers_cannot_make(tmp_path, folder):
         return HashTeacher()
 
     with pytest.raises(WorkbenchError, match="no such model on this machine"):
-        scale.fill(tmp_path, make, scale.dataset(folder), workers=1)
+        scale.fill(tmp_path, make, folder, workers=1)
 
 
 def test_bad_input_is_noticed_before_any_work(tmp_path, folder):
     with pytest.raises(CorpusError, match="there is no such folder"):
-        scale.dataset(tmp_path / "none")
+        scale.files(tmp_path / "none")
     (tmp_path / "texts.jsonl").write_text('{"text": "a", "role": "query"}\n')
     with pytest.raises(CorpusError, match="no .parquet files"):
-        scale.dataset(tmp_path)
+        scale.files(tmp_path)
     pd.DataFrame({"text": ["a"]}).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(CorpusError, match="no column role"):
-        scale.dataset(tmp_path)
+        scale.files(tmp_path)
     with pytest.raises(WorkbenchError, match="ask for fewer workers"):
-        scale.fill(tmp_path, HashTeacher, scale.dataset(folder), workers=1000)
+        scale.fill(tmp_path, HashTeacher, folder, workers=1000)
     with pytest.raises(WorkbenchError, match="no cluster"):
-        scale.fill(tmp_path, HashTeacher, scale.dataset(folder), workers=0)
+        scale.fill(tmp_path, HashTeacher, folder, workers=0)

@@ -37,6 +37,16 @@ def test_a_stream_that_fails_leaves_no_file(tmp_path):
     with pytest.raises(CorpusError, match="row 2"):
         StoredTexts.write(broken(), tmp_path / "texts.arrow")
     assert not list(tmp_path.iterdir())
+    StoredTexts.write(TEXTS[:3], tmp_path / "texts.arrow")
+    with pytest.raises(CorpusError, match="row 2"):
+        StoredTexts.write(broken(), tmp_path / "texts.arrow")
+    assert list(StoredTexts(tmp_path / "texts.arrow")) == TEXTS[:3]
+    content = bytearray((tmp_path / "texts.arrow").read_bytes())
+    at = content.index(TEXTS[1].text.encode())
+    content[at] = 0xFF
+    (tmp_path / "texts.arrow").write_bytes(content)
+    with pytest.raises(CorpusError, match="damaged"):
+        list(StoredTexts(tmp_path / "texts.arrow"))
     (tmp_path / "file").touch()
     with pytest.raises(CorpusError, match="cannot be stored"):
         StoredTexts.write(TEXTS, tmp_path / "file" / "texts.arrow")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import math
 import os
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -180,7 +182,7 @@ class ApiTeacher:
         requests_per_minute: spread evenly; no limit if None.
         tokens_per_minute: the same for tokens.
         price: of a million tokens.
-        budget: no request is sent that would make the cost higher than this.
+        budget: no request is sent that would make the cost of this teacher's requests, in one run, higher than this.
         timeout: seconds until a request counts as lost.
         attempts: how often a request is tried.
         name: what the cache calls the teacher. If None, model and server; give one where a server moves.
@@ -225,9 +227,10 @@ class ApiTeacher:
             "dimensions": dimensions,
             "max_tokens": max_tokens,
             "budget": budget,
+            "price": price,
         }
         for what, value in above_zero.items():
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < math.inf:
                 raise TeacherError(f"{what} is {value}: it must be above 0")
         if budget is not None and not price:
             raise TeacherError("a budget needs the price of a million tokens: give `price` too")
@@ -574,15 +577,25 @@ def _client(
 ) -> tuple[httpx.Client, str | None]:
     """Return a client, and the secret that no message may show."""
     where = (url or dialect.url).rstrip("/")
-    parts = urlsplit(where)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+    try:
+        parts = urlsplit(where)
+        secretive = parts.username or parts.password or parts.query or parts.fragment
+        if parts.scheme not in ("http", "https") or not parts.hostname or secretive or parts.port == 0:
+            raise ValueError
+        httpx.URL(where)
+    except (ValueError, httpx.InvalidURL):
+        shown = re.sub(r"[?#].*", "", where.rpartition("@")[2])
         raise TeacherError(
-            f"url {where.rpartition('@')[2]!r}: expected http:// or https:// and a host, and no secret in it"
-        )
+            f"url {shown!r}: expected http:// or https://, a host and a path, and no secret in it"
+        ) from None
     wanted = key or (dialect.key if where == dialect.url else None)
     secret = os.environ.get(wanted, "").strip() if wanted else None
     if wanted and not secret:
         raise TeacherError(f"{wanted} is not in the environment: set it to the key of {parts.hostname}")
+    if secret and not re.fullmatch(r"[!-~]+", secret):
+        raise TeacherError(
+            f"{wanted} holds characters that no key has, such as spaces, line ends or letters beyond ASCII"
+        )
     if secret and parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
         raise TeacherError(f"the key of {wanted} would travel to {parts.hostname} unencrypted: use https")
     client = httpx.Client(

@@ -352,7 +352,7 @@ class TargetCache:
             raise CacheError(
                 f"another model answers to the name {self.identity['teacher']!r} than when {self.folder.name} was begun: "
                 f"the same text has another vector (cosine {cosine:.3f}). Its targets would not fit the old ones: give "
-                "the teacher a `name` of its own to begin another cache, or ask for the model of before."
+                "the teacher another name (`name`, --name) to begin another cache, or ask for the model of before."
             )
 
     def _fill_groups(self, teacher: Teacher, texts: Iterable[Text], state: _Filling) -> Iterator[None]:
@@ -422,7 +422,7 @@ class TargetCache:
         if problems:
             raise TeacherError("; ".join(problems) + ". The other vectors of the group were stored.")
         # Not the file's size: another process may have merged it away by now.
-        state.add(len(group), made, made * self._row_bytes, time.perf_counter() - started)
+        state.add(len(group) - (todo.size - made), made, made * self._row_bytes, time.perf_counter() - started)
         if over and not state.stopped():
             raise TeacherError(f"{over}. What was made before is stored, and the same call goes on from there.")
 

@@ -129,7 +129,7 @@ class Checkpoints:
         best = load_file(newest / "best.safetensors") if "best.safetensors" in state["files"] else None
         run.student.load_state_dict(weights)
         generators = tensors.pop("generators")
-        torch.set_rng_state(generators[run.accelerator.process_index])
+        torch.set_rng_state(generators[run.accelerator.process_index].clone())  # a view is read from its base's start
         if (cuda := tensors.pop("cuda_generator", None)) is not None and run.accelerator.device.type == "cuda":
             torch.cuda.set_rng_state(cuda)
         loaded = run.optimizer.state_dict()

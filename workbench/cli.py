@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 _IN_MEMORY = 100_000  # texts
 SAMPLE_HELP = "draw so many texts from a folder of files, evenly from each file and role"
 _API_OPTIONS = (
-    "url", "key", "dimensions", "tokenizer", "price", "budget", "requests_per_minute", "tokens_per_minute", "concurrency",
+    "url", "key", "name", "dimensions", "tokenizer", "price", "budget", "requests_per_minute", "tokens_per_minute",
+    "concurrency",
 )  # fmt: skip
 _SETTINGS = ("batch_size", "learning_rate", "epochs", "cycles", "seed")  # of a recipe that options can change
 TEXTS_HELP = (
@@ -78,10 +79,13 @@ def _demo(options: argparse.Namespace, stop: threading.Event) -> None:
 
 
 def _cache(options: argparse.Namespace, stop: threading.Event) -> None:
+    from workbench import models
+
+    given = _vectors(options)
+    options.teacher = options.teacher or models.MPNET
     if options.workers:
         _cache_on_cluster(options, stop)
         return
-    given = _vectors(options)
     teacher, cache = _teacher_and_cache(options, given=given)
     texts = given.texts[: options.limit] if given else _texts(options.texts, options.limit, options.sample)
     if options.dry_run:
@@ -103,12 +107,18 @@ def _cache_on_cluster(options: argparse.Namespace, stop: threading.Event) -> Non
             "--workers encodes all .parquet files of a folder with local teachers: leave out --limit, --sample, "
             "--dry-run, --vectors and API teachers (which make requests at once without it)"
         )
-    texts = scale.dataset(options.texts)
+    scale.files(options.texts)
     root = options.cache or home() / "cache"
     workers, gpus = options.workers, options.gpus_per_worker
     with CacheBar("teachers") as bar:
         done = scale.fill(
-            root, _local_teacher(options), texts, workers=workers, gpus=gpus, on_progress=bar.progress, stop=stop
+            root,
+            _local_teacher(options),
+            options.texts,
+            workers=workers,
+            gpus=gpus,
+            on_progress=bar.progress,
+            stop=stop,
         )
     print(f"{done.done:,} texts, {done.encoded:,} encoded now, {done.hits:,} already there; targets below {root}")
 
@@ -121,6 +131,7 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
     recipe = recipes.recipe(options.recipe)
     if options.speeds and not options.dry_run:
         raise DistillError("--speeds is for a plan: add --dry-run")
+    given = _vectors(options)
     for name in ("teacher", "base", "max_length", "start"):
         setattr(options, name, getattr(options, name) or getattr(recipe, name))
     changed = {name: value for name in _SETTINGS if (value := getattr(options, name)) is not None}
@@ -132,13 +143,12 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
         if output == Path(getattr(options, option)).expanduser().resolve():
             raise DistillError(f"--output is the folder of the {option}: choose another one")
     base = models.resolve(options.base).name  # a model that cannot be had is noticed before texts are read
-    given = _vectors(options)
     if not given and not _is_api(options):
         models.resolve(options.teacher)
     source = str(Path(options.texts).resolve()) if Path(options.texts).exists() else options.texts
     texts = given.texts[: options.limit] if given else _texts(options.texts, options.limit, options.sample)
     texts = _kept(text for text in texts if text.text.strip())
-    texts = corpora.at_least(texts, recipe.texts)
+    texts = texts if given else corpora.at_least(texts, recipe.texts)  # of what is made here nobody has vectors
     if options.epochs is None:
         settings = settings.with_steps(recipe.steps, len(texts))
     teacher, cache = _teacher_and_cache(options, recipe.prompts, given)
@@ -207,8 +217,12 @@ def _plan(options, recipe, settings, texts, teacher, cache, model) -> None:
         except (TypeError, ValueError):
             raise DistillError(f"--speeds {options.speeds}: expected DEVICE:TEACHER:STUDENT, texts a second") from None
     else:
-        print("Timing teacher and student on some of the texts ...", file=sys.stderr, flush=True)
-        speeds = plans.measure(teacher, model, texts, settings)
+        paid = hasattr(teacher, "estimate")
+        who = "student" if paid else "teacher and student"
+        print(f"Timing {who} on some of the texts ...", file=sys.stderr, flush=True)
+        speeds = plans.measure(None if paid else teacher, model, texts, settings)
+        if paid:
+            print(teacher.estimate(cache.missing(texts)))
     stored = cache.plan(texts)
     print(f"recipe   {recipe.name}: {options.teacher} to a student of {options.base}, {options.max_length} tokens")
     print(plans.plan(settings, speeds, stored.unique, cache.dimension, stored.missing))
@@ -306,7 +320,7 @@ def _beside(options: argparse.Namespace, model, about: dict):
     # A student has its teacher's prompts, which a recipe may have chosen.
     prompts = {role: model.prompts.get(role) or "" for role in Role} if about else None
     teacher, cache = _teacher_and_cache(options, prompts)
-    if about.get("fingerprint") not in (None, teacher.identity["fingerprint"]):
+    if about.get("fingerprint") not in (None, teacher.identity.get("fingerprint")):
         raise WorkbenchError(f"{options.student} was distilled from {about['teacher_name']}, not from these weights")
     base = models.load(options.base)
     _check_length(options.max_length, options.student, model)
@@ -480,6 +494,8 @@ def _vectors(options: argparse.Namespace) -> ArrayTeacher | None:
 
     if options.vectors is None:
         return None
+    if options.teacher or any(getattr(options, name) is not None for name in _API_OPTIONS):
+        raise TeacherError("--vectors takes the place of a teacher: leave out --teacher and the options of an API")
     source = options.texts
     if options.sample or source in ("docstrings", "tutorial") or Path(source).is_dir():
         raise CorpusError("--vectors goes with --texts FILE or hub:NAME:COLUMN:ROLE, and without --sample")
@@ -489,8 +505,10 @@ def _vectors(options: argparse.Namespace) -> ArrayTeacher | None:
             vectors = np.load(options.vectors, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise TeacherError(f"{options.vectors} cannot be read as an array: {error}") from None
-        # A blank text is left out as they are read, so the number of rows tells.
-        return ArrayTeacher(list(_texts(source, None)), vectors, name)
+        texts = list(_texts(source, None))
+        if vectors.ndim == 2 and len(texts) < len(vectors):
+            warnings.warn("blank texts have no vector: leave out their rows of --vectors too", stacklevel=2)
+        return ArrayTeacher(texts, vectors, name)
     if source.startswith("hub:"):
         data, column, role = _hub_name(source)
         rows = corpora.hub_rows(data, column, options.vectors, limit=options.limit)
@@ -530,8 +548,14 @@ def _api_teacher(options: argparse.Namespace, prompts: dict[str, str] | None):
 def _fill(teacher, cache, texts, stop):
     from workbench.progress import CacheBar
 
-    if hasattr(teacher, "estimate") and isinstance(texts, Sequence):
-        print(teacher.estimate(cache.missing(texts)), file=sys.stderr)
+    if hasattr(teacher, "estimate"):
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (not isinstance(texts, Sequence) or cache.missing(texts)):
+            raise TeacherError(
+                "each process would ask the API by itself, with a budget and limits of its own: run workbench cache with "
+                "these texts first, in one process"
+            )
+        if isinstance(texts, Sequence):
+            print(teacher.estimate(cache.missing(texts)), file=sys.stderr)
     try:
         with CacheBar("teacher") as bar:
             return cache.fill(teacher, texts, on_plan=bar.plan, on_progress=bar.progress, stop=stop)
@@ -628,6 +652,9 @@ def _parser() -> argparse.ArgumentParser:
             "--key", metavar="NAME", help="the environment's variable with the key (default: the provider's)"
         )
         api.add_argument(
+            "--name", help="what the cache calls it (default: model and server); another one begins another cache"
+        )
+        api.add_argument(
             "--dimensions", type=_positive, help="width to ask for (default: found out by a first request)"
         )
         api.add_argument("--tokenizer", help="model whose tokenizer counts tokens and cuts texts to --max-length")
@@ -649,7 +676,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--fresh", action="store_true", help="train anew instead of using an earlier run")
 
     cache = command("cache", _cache, "Encode texts with the teacher and store the vectors",
-                    "Can be stopped and repeated at any time: what is stored is never encoded again.")  # fmt: skip
+                    "Can be stopped and repeated at any time: what is stored is never encoded again. The teacher is "
+                    "all-mpnet-base-v2 if you name none.")  # fmt: skip
     cache.add_argument("--texts", default="docstrings", help=TEXTS_HELP)
     cache.add_argument("--limit", type=_positive, help="use the first so many texts")
     cache.add_argument("--sample", type=_positive, help=SAMPLE_HELP)
@@ -660,7 +688,7 @@ def _parser() -> argparse.ArgumentParser:
         help="so many teachers at once, on the Ray cluster of RAY_ADDRESS or on this machine (extra `scale`)",
     )  # fmt: skip
     cache.add_argument("--gpus-per-worker", type=float, default=0, help="GPUs of each of these teachers")
-    teacher_options(cache, "all-mpnet-base-v2", 128)
+    teacher_options(cache, None, 128)
 
     distill = command("distill", _distill, "Train a student on a teacher's vectors",
                       "Targets are cached first; stopped with Ctrl-C, the same command goes on where it was.")  # fmt: skip

@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 
 from workbench.cache import duration
 from workbench.corpora import Text
-from workbench.distill import Settings, distill
+from workbench.distill import Settings, distill, embed
 from workbench.errors import DistillError
 from workbench.student import by_role
 from workbench.teachers import Teacher
@@ -29,16 +29,16 @@ class Speeds:
 
     Attributes:
         device: its name.
-        teacher: texts that the teacher encodes.
+        teacher: texts that the teacher encodes; None where it works elsewhere, behind an API.
         student: texts that training reads.
     """
 
     device: str
-    teacher: float
+    teacher: float | None
     student: float
 
     def __post_init__(self) -> None:
-        if not (0 < self.teacher < math.inf and 0 < self.student < math.inf):
+        if not all(0 < speed < math.inf for speed in (self.teacher, self.student) if speed is not None):
             raise DistillError(f"speeds of {self.device}: both must be finite and above 0 texts a second")
 
 
@@ -63,9 +63,9 @@ class Plan:
     speeds: Speeds
 
     @property
-    def teacher_seconds(self) -> float:
-        """How long the teacher will take."""
-        return self.missing / self.speeds.teacher
+    def teacher_seconds(self) -> float | None:
+        """How long the teacher will take; None where its speed is not known."""
+        return None if self.speeds.teacher is None else self.missing / self.speeds.teacher
 
     @property
     def student_seconds(self) -> float:
@@ -73,12 +73,14 @@ class Plan:
         return self.texts * self.passes / self.speeds.student
 
     def __str__(self) -> str:
-        speeds = self.speeds
+        speeds, teacher = self.speeds, []
+        if speeds.teacher is not None:
+            teacher = [f"teacher  {duration(self.teacher_seconds)} at {speeds.teacher:,.0f} texts a second"]
         return "\n".join(
             (
                 f"texts    {self.texts:,}, {self.missing:,} of them not in the cache",
                 f"cache    {self.bytes / 1e6:,.1f} MB more",
-                f"teacher  {duration(self.teacher_seconds)} at {speeds.teacher:,.0f} texts a second",
+                *teacher,
                 f"student  {duration(self.student_seconds)} for {self.passes} passes, {self.steps:,} steps, at "
                 f"{speeds.student:,.0f} texts a second",
                 f"device   {speeds.device}",
@@ -102,11 +104,11 @@ def plan(settings: Settings, speeds: Speeds, texts: int, dimension: int, missing
     return Plan(texts, missing, missing * (2 * dimension + 16), passes, steps, speeds)  # 16 bytes of key
 
 
-def measure(teacher: Teacher, student: SentenceTransformer, texts: Sequence[Text], settings: Settings) -> Speeds:
+def measure(teacher: Teacher | None, student: SentenceTransformer, texts: Sequence[Text], settings: Settings) -> Speeds:
     """Time teacher and student on some of the texts, on the device that the student is on.
 
     Args:
-        teacher: encodes a sample of the texts.
+        teacher: encodes a sample of the texts; None leaves it alone, where asking it costs money.
         student: trained on them for a few steps, so it is of no use afterwards.
         texts: at least a batch.
         settings: how it would be trained.
@@ -118,12 +120,13 @@ def measure(teacher: Teacher, student: SentenceTransformer, texts: Sequence[Text
         raise DistillError(f"{len(texts):,} texts are too few to measure with; a batch has {settings.batch_size}")
     chosen = np.random.default_rng(0).permutation(len(texts))[: max(MEASURED_TEXTS, settings.batch_size)]
     sample = [texts[i] for i in chosen]
-    teacher.encode([text.text for text in sample[:8]], sample[0].role)  # the first call of a process is slow
-    targets = np.empty((len(sample), teacher.dimension), dtype=np.float32)
-    started = time.perf_counter()
-    for role, rows in by_role(sample).items():
-        targets[rows] = teacher.encode([sample[i].text for i in rows], role)
-    teacher_speed = len(sample) / (time.perf_counter() - started)
+    teacher_speed, targets = None, embed(student, sample)  # its own vectors, where there are no others
+    if teacher is not None:
+        teacher.encode([sample[0].text], sample[0].role)  # the first call of a process is slow
+        started = time.perf_counter()
+        for role, rows in by_role(sample).items():
+            targets[rows] = teacher.encode([sample[i].text for i in rows], role)
+        teacher_speed = len(sample) / (time.perf_counter() - started)
     few = replace(settings, epochs=2, cycles=1, evaluations=1)
     speed = distill(student, sample, targets, few).texts_per_second
     return Speeds(device_name(student.device), teacher_speed, speed)

@@ -27,31 +27,32 @@ BATCH_TEXTS = 2048  # handed to a worker at once; what it stored of them survive
 _MERGE_EVERY = 8  # batches
 
 
-def dataset(folder: str | Path) -> ray.data.Dataset:
-    """Return the texts of a folder's .parquet files as a Ray data set with the columns `text` and `role`.
-
-    Args:
-        folder: one that every machine of the cluster sees under this path.
+def files(folder: str | Path) -> list[Path]:
+    """Return a folder's .parquet files of texts.
 
     Raises:
-        CorpusError: no .parquet file there, or one without these columns.
+        CorpusError: there is none, or one without the columns `text` and `role`.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    ray = import_ray()
     paths = [path for path in text_files(folder) if path.suffix == ".parquet"]
     if not paths:
         raise CorpusError(f"no .parquet files in {folder}: the cluster reads no others")
     for path in paths:
-        if missing := {"text", "role"} - set(pq.read_schema(path).names):
-            raise CorpusError(f"{path} has no column {' or '.join(sorted(missing))}")
-    return ray.data.read_parquet([str(path) for path in paths], columns=["text", "role"])
+        try:
+            names = pq.read_schema(path).names
+        except (pa.ArrowInvalid, OSError) as error:
+            raise CorpusError(f"{path} cannot be read as parquet: {error}") from None
+        if missing := {"text", "role"} - set(names):
+            raise CorpusError(f"{path} has no column {' or '.join(sorted(missing))}; it has {', '.join(names)}")
+    return paths
 
 
 def fill(
     root: str | Path,
     teacher: Callable[[], Teacher],
-    texts: ray.data.Dataset,
+    texts: str | Path | ray.data.Dataset,
     *,
     workers: int = 2,
     cpus: float = 1,
@@ -69,7 +70,8 @@ def fill(
     Args:
         root: folder of all caches, one that every machine of the cluster sees under this path.
         teacher: makes a teacher; called once in each worker, and here, to open the cache.
-        texts: with the columns `text` and `role`, from `dataset` or any source of Ray's.
+        texts: a folder with .parquet files that every machine of the cluster sees under this path, or any data set of
+            Ray's; with the columns `text` and `role`.
         workers: teachers at once.
         cpus: processors for each.
         gpus: GPUs for each, 1 for a teacher on a GPU.
@@ -85,10 +87,14 @@ def fill(
         CacheError, TeacherError, CorpusError: as from `TargetCache.fill` in a worker.
     """
     ray = import_ray()
+    if isinstance(texts, str | Path):
+        paths = [str(path.resolve()) for path in files(texts)]
     opened = TargetCache(root, teacher(), dtype=dtype)
     opened.check_writable()
     join_cluster(ray, workers, cpus, gpus)
     ray.data.DataContext.get_current().enable_progress_bars = False
+    if isinstance(texts, str | Path):
+        texts = ray.data.read_parquet(paths, columns=["text", "role"])
     total, started = texts.count(), time.perf_counter()
     batches = texts.repartition(target_num_rows_per_block=BATCH_TEXTS).map_batches(
         _Worker,
@@ -174,5 +180,5 @@ def join_cluster(ray, workers: int, cpus: float, gpus: float) -> None:
         if there.get(kind, 0) < amount:
             raise WorkbenchError(
                 f"{workers} workers and the reading of texts take {amount:g} {kind}s, and the cluster has "
-                f"{there.get(kind, 0):g}: ask for fewer workers"
+                f"{there.get(kind, 0):g}: ask for fewer workers, or start Ray with more (ray.init(num_cpus=...))"
             )

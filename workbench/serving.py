@@ -24,7 +24,7 @@ class Server:
 
     def __init__(self, encode: Callable[[list[str]], np.ndarray], model: str, port: int = 0) -> None:
         self.encode, self.model = encode, model
-        self._lock = threading.Lock()
+        self._lock, self._closed = threading.Lock(), False
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -43,6 +43,9 @@ class Server:
 
     def handle(self, request: BaseHTTPRequestHandler) -> None:
         """Answer one request."""
+        if self._closed:  # a connection that was open before
+            request.close_connection = True
+            return self.send(request, 503, {"error": {"message": "closed"}})
         length = int(request.headers.get("Content-Length") or 0)
         if length > MOST_BYTES:
             request.close_connection = True
@@ -92,6 +95,7 @@ class Server:
 
     def close(self) -> None:
         """Stop answering."""
+        self._closed = True
         self._http.shutdown()
         self._http.server_close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -41,20 +42,22 @@ class StoredTexts(Sequence[Text]):
         """Store a stream of texts and return them.
 
         Raises:
-            CorpusError: the file cannot be written; nothing is left of it.
+            CorpusError: the file cannot be written; a file of that name stays what it was.
         """
         path, stream = Path(path), iter(texts)
+        scratch = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as file:
+            with pa.OSFile(str(scratch), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as file:
                 while rows := list(islice(stream, _ROWS)):
                     columns = [[t.text for t in rows], [t.role is Role.QUERY for t in rows]]
                     file.write_batch(
                         pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, _SCHEMA, strict=True)], _SCHEMA)
                     )
+            scratch.replace(path)
         except BaseException as error:
             with contextlib.suppress(OSError):
-                path.unlink()
+                scratch.unlink()
             if not isinstance(error, OSError):
                 raise
             raise CorpusError(f"the texts cannot be stored in {path}: {error.strerror or error}") from None
@@ -85,6 +88,9 @@ class StoredTexts(Sequence[Text]):
         # All batches but the last have the same length, and neighbours in one are taken at once.
         for part in np.split(rows, np.flatnonzero(np.diff(rows // _ROWS)) + 1):
             if len(part):
-                columns = self._batches[int(part[0]) // _ROWS].take(pa.array(part % _ROWS)).to_pydict()
+                try:
+                    columns = self._batches[int(part[0]) // _ROWS].take(pa.array(part % _ROWS)).to_pydict()
+                except (UnicodeDecodeError, pa.ArrowException) as error:
+                    raise CorpusError(f"the stored texts are damaged: {error}") from None
                 for text, query in zip(columns["text"], columns["query"], strict=True):
                     yield Text(text, Role.QUERY if query else Role.DOCUMENT)

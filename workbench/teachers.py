@@ -12,7 +12,7 @@ import torch
 
 from workbench import encoding, models
 from workbench.corpora import Role, Text
-from workbench.errors import IncompleteError, TeacherError
+from workbench.errors import CorpusError, IncompleteError, TeacherError
 
 # A lower precision is the default only where it moves the vectors less than this, in mean cosine.
 LEAST_COSINE = 0.999
@@ -178,9 +178,16 @@ class ArrayTeacher:
     """
 
     def __init__(self, texts: Sequence[Text], vectors: np.ndarray, name: str, *, normalize: bool = True) -> None:
-        if getattr(vectors, "ndim", 0) != 2 or len(vectors) != len(texts) or not len(texts):
+        if (
+            getattr(vectors, "ndim", 0) != 2
+            or len(vectors) != len(texts)
+            or not len(texts)
+            or not vectors.shape[1]
+            or vectors.dtype.kind not in "fiu"
+        ):
             raise TeacherError(
-                f"{len(texts):,} texts and vectors of shape {getattr(vectors, 'shape', '?')}: one row for each is needed"
+                f"{len(texts):,} texts and vectors of shape {getattr(vectors, 'shape', '?')} "
+                f"({getattr(vectors, 'dtype', 'no array')}): one row of real numbers for each text is needed"
             )
         self.prompts = checked_prompts(None)
         self.name, self.dimension, self._vectors, self._normalize = name, int(vectors.shape[1]), vectors, normalize
@@ -232,7 +239,10 @@ class ArrayTeacher:
             for field in (text, vector):
                 if field not in row:
                     raise TeacherError(f"row {number:,} has no field {field!r}; it has {', '.join(map(str, row))}")
-            texts.append(Text(row[text], row.get(role, role)))
+            try:
+                texts.append(Text(row[text], row.get(role, role)))
+            except CorpusError as error:
+                raise TeacherError(f"row {number:,}: {error}") from None
             try:
                 vectors.append(np.asarray(row[vector], dtype=np.float32).ravel())
             except (TypeError, ValueError):
@@ -250,16 +260,18 @@ class ArrayTeacher:
         """Return the targets of texts of one role, float32 of shape (n, dimension).
 
         Raises:
-            IncompleteError: it does not know some of them.
+            IncompleteError: it does not know some of them, or only a vector that is none: NaN, infinite, or zeros where
+                lengths are to be scaled.
         """
         rows = [self._rows.get((Role(role), text), -1) for text in texts]
         vectors = np.full((len(texts), self.dimension), np.nan, dtype=np.float32)
         known = np.array([row >= 0 for row in rows], dtype=bool)
         vectors[known] = self._vectors[[row for row in rows if row >= 0]]
         if self._normalize:
-            vectors[known] = scaled(vectors[known])
-        if not known.all():
-            failed = {int(i): "the array has no vector of it" for i in np.flatnonzero(~known)}
+            vectors = scaled(vectors)
+        if not (good := np.isfinite(vectors).all(axis=1)).all():
+            why = "the array has no vector of it", "its vector in the array is zero, NaN or infinite"
+            failed = {int(i): why[int(known[i])] for i in np.flatnonzero(~good)}
             first = texts[min(failed)]
             raise IncompleteError(
                 f"{self.name} has no vector of {len(failed):,} texts, first {first[:60]!r}", vectors, failed
