@@ -139,20 +139,20 @@ def test_many_texts_are_kept_in_a_file_and_the_student_is_the_same(
 
 
 def test_two_processes_distil_the_student_of_one(home, tiny_model, other_tiny_model):
-    vectors = []
-    for number in (1, 2):
-        arguments = distill_arguments(tiny_model, other_tiny_model)
-        arguments[arguments.index("student")] = f"student-{number}"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}"]
-        done = subprocess.run(
-            [*command, "-m", "workbench", *arguments, "--cache", f"cache-{number}"],
-            env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert done.stdout.count("student saved") == 1
-        vectors.append(student.load(home / f"student-{number}", device="cpu").encode([t.text for t in sentences(50)]))
+    arguments = distill_arguments(tiny_model, other_tiny_model)
+    assert cli.main([*arguments, "--cache", "one"]) == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "workbench"]
+    arguments[arguments.index("student")] = "of-two"
+    done = subprocess.run(
+        [*command, *arguments, "--cache", "two"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("student saved") == 1
+    texts = [text.text for text in sentences(50)]
+    one, two = (student.load(home / name, device="cpu").encode(texts) for name in ("student", "of-two"))
     # In bfloat16, if the processor has it; `test_distill` holds float32 to 1e-4.
-    np.testing.assert_allclose(vectors[0], vectors[1], atol=2e-3)
+    np.testing.assert_allclose(one, two, atol=2e-3)
 
 
 def test_vectors_that_exist_already_are_a_teacher(home, tiny_model, capsys):
