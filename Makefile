@@ -8,7 +8,7 @@ PY ?= .venv/bin/python
 TORCH_ARGS ?=
 DATA ?= ../shared/data
 # Two at once, each on one core: many tests wait for a browser, a server or another process.
-PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 PIP = $(PY) -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -37,11 +37,11 @@ demo: setup  ## distil a student on two cores in minutes and print what it is wo
 	$(PY) -m workbench demo
 
 test: fast  ## run all tests
-	$(PYTEST) -m "models or notebooks or browser"
+	$(PYTEST) --dist worksteal -m "models or notebooks or browser"
 
 fast: setup  ## run the tests that need no real model and no notebook
 	$(PY) -m ruff check .
-	$(PYTEST) -m "not models and not notebooks and not browser"
+	$(PYTEST) --dist loadfile -m "not models and not notebooks and not browser"
 
 lab: setup  ## open the notebooks in JupyterLab
 	$(PY) -m workbench lab

@@ -23,6 +23,7 @@ class CacheBar:
         """Advance the bar; it counts what the teacher makes, so that its rate and time left are true."""
         if self._bar is None:
             self._bar = tqdm(total=progress.encoded_total, desc=self.what, unit=" texts", mininterval=0.5)
+        self._bar.total = progress.encoded_total
         self._bar.update(progress.encoded - self._bar.n)
         self._bar.set_postfix_str(f"{progress.bytes / 1e6:.1f} MB, {progress.hits:,} hits")
 

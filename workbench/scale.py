@@ -115,7 +115,9 @@ def fill(
                 raise WorkbenchError(f"{row['error']} (a worker on {row['host']})")
             done, encoded, written = done + row["done"], encoded + row["encoded"], written + row["bytes"]
             speed = encoded / (time.perf_counter() - started)
-            progress = Progress(done, total, encoded, None, written, speed, (total - done) / speed if speed else None)
+            left = (total - done) / speed if speed else None
+            # All that is not known to be there may have to be encoded.
+            progress = Progress(done, total, encoded, total - done + encoded, written, speed, left)
             if on_progress:
                 on_progress(progress)
             if stop is not None and stop.is_set():
@@ -176,7 +178,7 @@ def join_cluster(ray, workers: int, cpus: float, gpus: float) -> None:
     wanted = {"CPU": workers * cpus + 1, "GPU": workers * gpus}
     if not ray.is_initialized():
         own = not os.environ.get("RAY_ADDRESS")
-        quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.WARNING}
+        quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
         if (
             own
         ):  # Ray's processors are only counted; and with few of them it would wait 10 s before each process it starts
