@@ -23,7 +23,7 @@ def status_says(notebook, words: str) -> None:
 
 def start_here(notebook):
     assert notebook.python("rows.set_index('mode')['ndcg_at_10']['asymmetric']") > 0.6
-    box = notebook.page.locator(".workbench input[type=text]").last
+    box = notebook.page.get_by_placeholder("type a query")
     box.fill("Why is my loaf flat?")
     box.press("Enter")
     notebook.eventually("search.text", lambda text: text.startswith("Why is my loaf"))
