@@ -467,7 +467,7 @@ def _lab(options: argparse.Namespace, stop: threading.Event) -> None:
         command.append("--no-browser")
     os.execv(
         sys.executable,
-        [*command, *options.jupyter_options, "--LabApp.default_url=/lab/tree/notebooks/01_teacher_caching.ipynb"],
+        [*command, *options.jupyter_options, "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb"],
     )
 
 
