@@ -49,11 +49,11 @@ class SyntheticTeacher:
 
 
 def synthetic(count: int) -> Iterator[Text]:
-    return (Text(written(i), list(Role)[i % 2]) for i in range(count))
+    return map(synthetic_text, range(count))
 
 
-def written(number: int) -> str:
-    return f"{'word ' * (number % 17)}of text {number}"
+def synthetic_text(number: int) -> Text:
+    return Text(f"{'word ' * (number % 17)}of text {number}", list(Role)[number % 2])
 
 
 def main() -> int:
@@ -126,7 +126,7 @@ def read(folder: Path, size: int) -> dict:
     cache = TargetCache(folder, SyntheticTeacher())
     opened = time.perf_counter() - started
     rng = np.random.default_rng(0)
-    few = [Text(written(i), list(Role)[i % 2]) for i in rng.integers(0, size, 1000).tolist()]
+    few = [synthetic_text(i) for i in rng.integers(0, size, 1000).tolist()]
     started = time.perf_counter()
     cache.targets(few)  # finds them, and checks the shards that it uses
     found = time.perf_counter() - started
@@ -148,12 +148,9 @@ def read(folder: Path, size: int) -> dict:
 
 
 def train(folder: Path, size: int) -> dict:
-    from workbench.distill import Settings, distill
-
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from conftest import make_tiny_model
-
+    from tests.conftest import make_tiny_model
     from workbench import student
+    from workbench.distill import Settings, distill
 
     texts = StoredTexts(folder / "texts.arrow")
     targets = TargetCache(folder, SyntheticTeacher()).targets(texts)

@@ -36,6 +36,13 @@ def has_chromium() -> bool:
     return False
 
 
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 class Lab:
     """A JupyterLab server on a folder of its own, and a browser."""
 
@@ -43,9 +50,7 @@ class Lab:
         from playwright.sync_api import sync_playwright
 
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         private = {
             name: str(folder / ".jupyter" / name)
             for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR",

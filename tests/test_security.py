@@ -5,7 +5,6 @@ import os
 import pickle
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.lab import free_port
 from workbench import checkpoints, corpora, models, shards, student
 from workbench.cache import TargetCache
 from workbench.errors import CorpusError, ModelError, WorkbenchError
@@ -121,9 +121,7 @@ def test_a_data_set_with_a_script_does_not_run_it(tmp_path, trap):
 
 
 def test_the_lab_listens_on_this_machine_only_and_asks_for_its_token(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     private = {f"JUPYTER_{name}_DIR": str(tmp_path / name) for name in ("CONFIG", "DATA", "RUNTIME")}
     environment = {name: value for name, value in os.environ.items() if name != "JUPYTER_TOKEN"} | private
     command = [sys.executable, "-m", "workbench", "lab", "--no-browser", "--port", str(port), "--", "--allow-root"]

@@ -81,7 +81,7 @@ def _demo(options: argparse.Namespace, stop: threading.Event) -> None:
 def _cache(options: argparse.Namespace, stop: threading.Event) -> None:
     from workbench import models
 
-    given = _vectors(options)
+    given = None if options.workers else _vectors(options)
     options.teacher = options.teacher or models.MPNET
     if options.workers:
         _cache_on_cluster(options, stop)
@@ -107,16 +107,14 @@ def _cache_on_cluster(options: argparse.Namespace, stop: threading.Event) -> Non
             "--workers encodes all .parquet files of a folder with local teachers: leave out --limit, --sample, "
             "--dry-run, --vectors and API teachers (which make requests at once without it)"
         )
-    scale.files(options.texts)
     root = options.cache or home() / "cache"
-    workers, gpus = options.workers, options.gpus_per_worker
     with CacheBar("teachers") as bar:
         done = scale.fill(
             root,
             _local_teacher(options),
             options.texts,
-            workers=workers,
-            gpus=gpus,
+            workers=options.workers,
+            gpus=options.gpus_per_worker,
             on_progress=bar.progress,
             stop=stop,
         )
@@ -549,13 +547,14 @@ def _fill(teacher, cache, texts, stop):
     from workbench.progress import CacheBar
 
     if hasattr(teacher, "estimate"):
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (not isinstance(texts, Sequence) or cache.missing(texts)):
+        missing = cache.missing(texts) if isinstance(texts, Sequence) else None  # of a stream nobody knows
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and missing != []:
             raise TeacherError(
                 "each process would ask the API by itself, with a budget and limits of its own: run workbench cache with "
                 "these texts first, in one process"
             )
-        if isinstance(texts, Sequence):
-            print(teacher.estimate(cache.missing(texts)), file=sys.stderr)
+        if missing is not None:
+            print(teacher.estimate(missing), file=sys.stderr)
     try:
         with CacheBar("teacher") as bar:
             return cache.fill(teacher, texts, on_plan=bar.plan, on_progress=bar.progress, stop=stop)

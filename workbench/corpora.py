@@ -14,8 +14,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workbench.errors import CorpusError
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 
@@ -518,11 +522,11 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict]]:
         raise CorpusError(f"{path} is empty")
 
 
-def parquet_rows(path: Path, *columns: str) -> Iterator[tuple[str, dict]]:
-    """Stream columns of a parquet file, each row with where it is.
+def parquet_file(path: Path, *columns: str) -> pq.ParquetFile:
+    """Open a parquet file and see that it has the columns.
 
     Raises:
-        CorpusError: the file is missing, empty or damaged, or has no such column.
+        CorpusError: the file is missing or damaged, or has no such column.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -535,6 +539,18 @@ def parquet_rows(path: Path, *columns: str) -> Iterator[tuple[str, dict]]:
         raise CorpusError(
             f"{path} has no column {' or '.join(sorted(missing))}; it has {', '.join(file.schema_arrow.names)}"
         )
+    return file
+
+
+def parquet_rows(path: Path, *columns: str) -> Iterator[tuple[str, dict]]:
+    """Stream columns of a parquet file, each row with where it is.
+
+    Raises:
+        CorpusError: the file is missing, empty or damaged, or has no such column.
+    """
+    import pyarrow as pa
+
+    file = parquet_file(path, *columns)
     if not file.metadata.num_rows:
         raise CorpusError(f"{path} is empty")
     number = 0

@@ -120,9 +120,11 @@ def measure(teacher: Teacher | None, student: SentenceTransformer, texts: Sequen
         raise DistillError(f"{len(texts):,} texts are too few to measure with; a batch has {settings.batch_size}")
     chosen = np.random.default_rng(0).permutation(len(texts))[: max(MEASURED_TEXTS, settings.batch_size)]
     sample = [texts[i] for i in chosen]
-    teacher_speed, targets = None, embed(student, sample)  # its own vectors, where there are no others
-    if teacher is not None:
+    if teacher is None:
+        teacher_speed, targets = None, embed(student, sample)  # its own vectors, where there are no others
+    else:
         teacher.encode([sample[0].text], sample[0].role)  # the first call of a process is slow
+        targets = np.empty((len(sample), teacher.dimension), dtype=np.float32)
         started = time.perf_counter()
         for role, rows in by_role(sample).items():
             targets[rows] = teacher.encode([sample[i].text for i in rows], role)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench.cache import Progress, TargetCache
-from workbench.corpora import Text, text_files
+from workbench.corpora import Text, parquet_file, text_files
 from workbench.errors import CorpusError, WorkbenchError
 
 if TYPE_CHECKING:
@@ -33,19 +33,11 @@ def files(folder: str | Path) -> list[Path]:
     Raises:
         CorpusError: there is none, or one without the columns `text` and `role`.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     paths = [path for path in text_files(folder) if path.suffix == ".parquet"]
     if not paths:
         raise CorpusError(f"no .parquet files in {folder}: the cluster reads no others")
     for path in paths:
-        try:
-            names = pq.read_schema(path).names
-        except (pa.ArrowInvalid, OSError) as error:
-            raise CorpusError(f"{path} cannot be read as parquet: {error}") from None
-        if missing := {"text", "role"} - set(names):
-            raise CorpusError(f"{path} has no column {' or '.join(sorted(missing))}; it has {', '.join(names)}")
+        parquet_file(path, "text", "role").close()
     return paths
 
 
@@ -87,8 +79,7 @@ def fill(
         CacheError, TeacherError, CorpusError: as from `TargetCache.fill` in a worker.
     """
     ray = import_ray()
-    if isinstance(texts, str | Path):
-        paths = [str(path.resolve()) for path in files(texts)]
+    paths = [str(path.resolve()) for path in files(texts)] if isinstance(texts, str | Path) else None
     opened = TargetCache(root, teacher(), dtype=dtype)
     opened.check_writable()
     join_cluster(ray, workers, cpus, gpus)
@@ -96,7 +87,7 @@ def fill(
     context.enable_progress_bars = False
     # With the new reader, Ray 2.60 starts some thirty processes for one file: on two cores 85 seconds instead of 5.
     context.use_datasource_v2 = False
-    if isinstance(texts, str | Path):
+    if paths:
         texts = ray.data.read_parquet(paths, columns=["text", "role"])
     total, started = texts.count(), time.perf_counter()
     batches = texts.repartition(target_num_rows_per_block=BATCH_TEXTS).map_batches(
@@ -179,11 +170,8 @@ def join_cluster(ray, workers: int, cpus: float, gpus: float) -> None:
     if not ray.is_initialized():
         own = not os.environ.get("RAY_ADDRESS")
         quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
-        if (
-            own
-        ):  # Ray's processors are only counted; and with few of them it would wait 10 s before each process it starts
-            room = max(os.cpu_count() or 1, math.ceil(wanted["CPU"]))
-            quiet |= {"num_cpus": room, "_system_config": {"worker_cap_enabled": False}}
+        if own:  # Ray's processors are only counted
+            quiet["num_cpus"] = max(os.cpu_count() or 1, math.ceil(wanted["CPU"]))
         ray.init(**quiet)
     there = ray.cluster_resources()
     for kind, amount in wanted.items():
