@@ -12,7 +12,7 @@ PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 PIP = $(PY) -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup models demo test fast lab bench quality faults audit notebooks fix clean
+.PHONY: help setup models demo test fast lab app docs bench quality faults audit notebooks fix clean
 
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -46,6 +46,12 @@ fast: setup  ## run the tests that need no real model and no notebook
 lab: setup  ## open the notebooks in JupyterLab
 	$(PY) -m workbench lab
 
+app: setup  ## serve two of the widgets as apps, with Voilà
+	$(PY) -m voila notebooks/apps
+
+docs: setup  ## run all notebooks and write them as pages: build/docs/index.html
+	$(PY) docs/gallery.py
+
 bench: setup  ## measure speed and quality against baselines; writes build/bench.json
 	$(PY) -m bench
 
@@ -61,7 +67,7 @@ audit:  ## look the pinned versions up among known vulnerabilities (needs their 
 	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 notebooks: setup  ## rebuild notebooks/*.ipynb from their .py sources
-	$(PY) -m jupytext --quiet --to ipynb notebooks/*.py
+	$(PY) -m jupytext --quiet --to ipynb notebooks/*.py notebooks/apps/*.py
 
 fix: setup  ## format and mend what ruff can
 	$(PY) -m ruff format .

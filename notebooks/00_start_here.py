@@ -18,7 +18,7 @@
 import numpy as np
 import pandas as pd
 
-from workbench import comparison, corpora, models, student
+from workbench import comparison, corpora, course, models, student
 from workbench.cache import TargetCache
 from workbench.distill import embed
 from workbench.paths import home
@@ -73,7 +73,9 @@ print(queries[0].text, documents[0].text, sep="\n\n")
 # The teacher's vectors are made once and kept.
 
 # %%
-lesson = documents + corpora.docstrings(pairs=1000, held_out=200).train[:600]
+profile = course.profile()  # "tour", or what WORKBENCH_PROFILE says
+corpus = corpora.docstrings(pairs=profile.pairs, held_out=profile.held_out)
+lesson = documents + corpus.train[: profile.lesson]
 cache = TargetCache(home() / "cache", teacher)
 with CacheBar() as bar:
     cache.fill(teacher, lesson + queries, on_plan=bar.plan, on_progress=bar.progress)
@@ -132,7 +134,9 @@ search
 # | know how good it is, on tasks that others use | 7 Benchmarks |
 # | learn from a model behind an API | 8 Black-box teachers |
 #
-# Notebooks run alone or in order, each from a fresh kernel, and share one cache, so that nothing is embedded twice.
+# Notebooks run alone or in order, each from a fresh kernel, and share one cache, so that nothing is embedded twice. Those
+# that look at a student take notebook 2's if it is there. `WORKBENCH_PROFILE=full make lab` has them take on several times
+# as many texts, for an hour or so.
 #
 # ## What you learned
 #

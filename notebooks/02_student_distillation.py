@@ -15,14 +15,12 @@
 # **What you need:** the environment of `make setup`. About four minutes on two cores.
 
 # %%
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import torch
 from sentence_transformers.util import batch_to_device
 
-from workbench import comparison, corpora, models, student
+from workbench import comparison, corpora, course, models, student
 from workbench.cache import TargetCache
 from workbench.distill import Settings, distill, embed, evaluate, statement
 from workbench.paths import home
@@ -35,11 +33,12 @@ from workbench.widgets.training_monitor import TrainingMonitor
 # ## 2.1 Texts to learn from, texts to measure with
 #
 # The docstrings of the installed libraries are real text that is on every machine. The first sentence of a
-# docstring is the query, the rest is the document. A thousand pairs are enough to see the method work; the
-# demo takes several times as many.
+# docstring is the query, the rest is the document. The tour's thousand pairs are enough to see the method work;
+# `WORKBENCH_PROFILE=full` takes all of them.
 
 # %%
-corpus = corpora.docstrings(pairs=1000, held_out=200)
+profile = course.profile()
+corpus = corpora.docstrings(pairs=profile.pairs, held_out=profile.held_out)
 train = corpus.train
 held_out = corpus.held_out.query_texts() + corpus.held_out.document_texts()
 pd.DataFrame([{"role": t.role.value, "text": t.text[:100]} for t in train[:4]])
@@ -87,16 +86,21 @@ random_start
 #
 # ## 2.4 The closed-form start
 #
-# With the transformer held still, the best head is a ridge regression, and that needs no training at all. A
-# tenth of the texts chooses its strength.
+# With the transformer held still, the best head is a ridge regression, and that needs no training at all. For the $n$
+# texts' pooled features $H$ and targets $T$, less their means, it is
+#
+# $$ W = (H^\top H + s\, n\, v\, I)^{-1} H^\top T $$
+#
+# where $v$ is the mean variance of a feature. A tenth of the texts chooses the strength $s$.
 
 # %%
 warm = student.warm_start(model, train, targets)
 closed_form = evaluate(model, held_out, wanted)
+print(warm)
 pd.DataFrame({"random": random_start, "closed form": closed_form})
 
 # %%
-_ = student.save(model, home() / "notebook" / "closed-form")
+closed_form_folder = student.save(model, profile.folder / "start")
 
 # %% [markdown]
 # ## 2.5 The method in twenty lines
@@ -127,7 +131,7 @@ def learn(model, texts, targets, settings):
 
 # %%
 few = Settings(epochs=1, cycles=1, precision="float32", bucketing=False)
-plain, ours = (student.load(home() / "notebook" / "closed-form").eval() for _ in range(2))
+plain, ours = (student.load(closed_form_folder).eval() for _ in range(2))
 learn(plain, train[:256], targets[:256], few)
 _ = distill(ours, train[:256], targets[:256], few)
 
@@ -139,27 +143,28 @@ print(f"largest difference to the start:        {np.abs(vectors['ours'] - vector
 # %% [markdown]
 # ## 2.6 Training
 #
-# One pass over the texts, in batches of similar length. After each half of it the held-out loss is measured,
+# One pass over the texts (four in the full profile), in batches of similar length. Now and then the held-out loss is measured,
 # and the best student so far is the one that is kept. Two lines show what there is to win: the closed-form
 # start has to be beaten, and nothing can be better than the teacher itself, which does not quite repeat its
 # cached vectors because it rounds a little differently in every batch.
 
 # %%
 again = np.concatenate(
-    [teacher.encode([t.text for t in half], half[0].role) for half in (held_out[:200], held_out[200:])]
+    [teacher.encode([t.text for t in held_out if t.role == role], role) for role in ("query", "document")]
 )
 ceiling = float(((again - np.asarray(wanted)) ** 2).sum(axis=1).mean())
 monitor = TrainingMonitor({"closed-form start": closed_form["loss"], "the teacher, encoding again": ceiling})
 monitor
 
 # %%
-settings = replace(TOUR.settings, epochs=1, learning_rate=1.5e-4)
+settings = profile.settings
 with monitor:
     result = distill(model, train, targets, settings, held_out=(held_out, wanted), on_event=monitor, stop=monitor.stop)
     monitor.finished(result)
 result.history.dropna(subset="held_out_loss").set_index("step")[["held_out_loss", "cosine_query", "cosine_document"]]
 
-# > **Caution.** The learning rate is half of the demo's. With so few steps a higher one first raises the held-out
+# %% [markdown]
+# > **Caution.** The tour's learning rate is half of the demo's. With so few steps a higher one first raises the held-out
 # > loss: the transformer moves away under a head that was the best for it as it stood, and there is no time to
 # > make up for it. That is one more reason to keep the best student and not the last one.
 #
@@ -176,11 +181,11 @@ rows = comparison.compare(corpus.held_out, cache, base, model)
 print(comparison.table(rows))
 
 # %%
-start = student.load(home() / "notebook" / "closed-form")
+start = student.load(closed_form_folder)
 print(comparison.table(comparison.compare(corpus.held_out, cache, base, start)))
 
 # %% [markdown]
-# The upper table is the trained student, the lower one its closed-form start. With 200 queries the intervals
+# The upper table is the trained student, the lower one its closed-form start. With a few hundred queries the intervals
 # are wide; compare them before you compare the means.
 #
 # ## 2.8 Keep it
@@ -191,7 +196,7 @@ print(comparison.table(comparison.compare(corpus.held_out, cache, base, start)))
 # %%
 made = {"teacher": teacher.name, "base": TOUR.base, "source": "docstrings"}
 about = statement(cache, train, **made, settings=settings, result=result)
-student.save(model, home() / "notebook" / "student", about)
+student.save(model, profile.folder / "student", about)
 
 # %% [markdown]
 # ## What you learned

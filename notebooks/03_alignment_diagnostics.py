@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import plotly.express as px
 
-from workbench import agreement, corpora, student
+from workbench import agreement, corpora, course, student
 from workbench.cache import TargetCache
 from workbench.distill import embed
 from workbench.paths import home
@@ -36,20 +36,19 @@ from workbench.widgets.neighbour_inspector import NeighbourInspector
 # The held-out docstrings are texts that no student has learnt from. Diagnostics on training texts would flatter.
 
 # %%
-corpus = corpora.docstrings(pairs=1000, held_out=200)
+profile = course.profile()
+corpus = corpora.docstrings(pairs=profile.pairs, held_out=profile.held_out)
+lesson = corpus.train[: profile.lesson]
 texts = corpus.held_out.query_texts() + corpus.held_out.document_texts()
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
 with CacheBar() as bar:
-    cache.fill(teacher, texts + corpus.train[:600], on_plan=bar.plan, on_progress=bar.progress)
+    cache.fill(teacher, texts + lesson, on_plan=bar.plan, on_progress=bar.progress)
 
 # %%
-trained = home() / "notebook" / "student"
-if trained.is_dir():
-    model = student.load(trained)
-else:
-    model = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
-    student.warm_start(model, corpus.train[:600], cache.targets(corpus.train[:600]))
+folder = course.learned(cache, lesson)
+model = student.load(folder)
+print(folder)
 t, s = np.asarray(cache.targets(texts)), embed(model, texts)
 t.shape, s.shape
 
@@ -72,7 +71,10 @@ agreement.by(table, "role", "cosine")
 # ## 3.3 As a whole
 #
 # Each measure with how to read it. `distance` is what is left between the two clouds, and `procrustes` what would
-# be left after the best rotation; it needs four texts a dimension, so with 400 texts it is not defined.
+# be left after the best rotation; it needs four texts a dimension, so with 400 texts it is not defined. `cka` compares
+# what is near to what in the two spaces. For the vectors $T$ and $S$, less their means,
+#
+# $$ \mathrm{CKA} = \frac{\lVert T^\top S \rVert_F^2}{\lVert T^\top T \rVert_F\, \lVert S^\top S \rVert_F} $$
 
 # %%
 whole = agreement.summary(t, s, table)

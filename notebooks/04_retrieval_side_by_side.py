@@ -18,7 +18,7 @@
 # %%
 import numpy as np
 
-from workbench import agreement, comparison, corpora, models, student
+from workbench import agreement, comparison, corpora, course, models, student
 from workbench.cache import TargetCache
 from workbench.corpora import Role
 from workbench.distill import embed
@@ -31,24 +31,26 @@ from workbench.widgets.retrieval_explorer import RetrievalExplorer
 # %% [markdown]
 # ## 4.1 A collection small enough to judge by eye
 #
-# The tutorial collection has short passages on everyday subjects, and queries with graded judgments.
+# The tutorial collection has short passages on everyday subjects, and queries with graded judgments. Results are scored by
+# nDCG@10, which asks how much of the best possible order a search has found: with $g_i$ the grade of the document in
+# place $i$, and $g^*_i$ the same in the best order,
+#
+# $$ \mathrm{nDCG@10} = \sum_{i=1}^{10} \frac{g_i}{\log_2(i+1)} \Big/ \sum_{i=1}^{10} \frac{g^*_i}{\log_2(i+1)} $$
 
 # %%
 collection = corpora.tutorial()
 queries, documents = collection.query_texts(), collection.document_texts()
-pairs = corpora.docstrings(pairs=1000, held_out=200).train[:600]
+profile = course.profile()
+lesson = corpora.docstrings(pairs=profile.pairs, held_out=profile.held_out).train[: profile.lesson]
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
 with CacheBar() as bar:
-    cache.fill(teacher, queries + documents + pairs, on_plan=bar.plan, on_progress=bar.progress)
+    cache.fill(teacher, queries + documents + lesson, on_plan=bar.plan, on_progress=bar.progress)
 
 # %%
-trained = home() / "notebook" / "student"
-if trained.is_dir():
-    model = student.load(trained)
-else:
-    model = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
-    student.warm_start(model, pairs, cache.targets(pairs))
+folder = course.learned(cache, lesson)
+model = student.load(folder)
+print(folder)
 
 # %% [markdown]
 # ## 4.2 The whole, first

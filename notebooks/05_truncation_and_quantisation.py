@@ -16,12 +16,11 @@
 
 # %%
 import time
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from workbench import comparison, compression, corpora, student
+from workbench import comparison, compression, corpora, course, student
 from workbench.cache import TargetCache
 from workbench.compression import CompressedIndex, Point
 from workbench.distill import distill, embed
@@ -45,12 +44,12 @@ sizes.assign(terabytes_for_ten_billion=sizes["bytes a document"] / 100)
 # %% [markdown]
 # ## 5.2 A collection, its teacher and its student
 #
-# Docstrings again: six hundred pairs to learn from, two hundred to measure on. The student has its closed-form start
-# and one pass of training.
+# Docstrings again: some to learn from, others to measure on. The student has its closed-form start and a pass of training.
 
 # %%
-corpus = corpora.docstrings(pairs=1000, held_out=200)
-train, collection = corpus.train[:1200], corpus.held_out
+profile = course.profile()
+corpus = corpora.docstrings(pairs=profile.pairs, held_out=profile.held_out)
+train, collection = corpus.train[: profile.lesson], corpus.held_out
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
 with CacheBar() as bar:
@@ -62,9 +61,8 @@ with CacheBar() as bar:
 def taught(targets):
     model = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
     student.warm_start(model, train, targets)
-    settings = replace(TOUR.settings, epochs=1, learning_rate=1e-4)
     with TrainingBar() as bar:
-        distill(model, train, targets, settings, on_event=bar)
+        distill(model, train, targets, profile.settings, on_event=bar)
     return model
 
 
@@ -164,12 +162,14 @@ print(f"mean cosine of the turned student to the plain one, turned: {(late * ear
 # ## 5.6 A real index
 #
 # int8 needs a least and a greatest value for each dimension. They come from the documents, are kept with the index, and
-# code the queries too.
+# code the queries too. With $l$ and $u$ for them, a value $x$ becomes a byte and comes back as $\hat x$:
+#
+# $$ c = \Big\lfloor 255\, \frac{x - l}{u - l} \Big\rfloor, \qquad \hat x = l + \frac{c + 1/2}{255}\,(u - l) $$
 
 # %%
 queries, documents = turned_sides["asymmetric"]
 index = CompressedIndex(documents, Point(192, "int8"), space=cache.identity)
-path = index.save(home() / "notebook" / "index.safetensors")
+path = index.save(profile.folder / "index.safetensors")
 print(
     f"{path.stat().st_size:,} bytes for {len(index)} documents; {len(index) * index.point.bytes_per_document:,} are codes"
 )

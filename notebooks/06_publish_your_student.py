@@ -24,16 +24,16 @@ import pandas as pd
 from IPython.display import Markdown
 from sentence_transformers import SentenceTransformer
 
-from workbench import cards, comparison, compression, corpora, models, publish, student
+from workbench import cards, comparison, compression, corpora, course, models, publish, student
 from workbench.cache import TargetCache
-from workbench.distill import statement
 from workbench.paths import home
 from workbench.progress import CacheBar
 from workbench.recipes import TOUR
 from workbench.teachers import LocalTeacher
 from workbench.widgets.tradeoff_explorer import TradeoffExplorer
 
-published = home() / "notebook" / "published"
+profile = course.profile()
+published = profile.folder / "published"
 shutil.rmtree(published, ignore_errors=True)  # of an earlier run of this notebook
 
 # %% [markdown]
@@ -43,22 +43,17 @@ shutil.rmtree(published, ignore_errors=True)  # of an earlier run of this notebo
 # the statement of `distill`.
 
 # %%
-corpus = corpora.docstrings(pairs=1000, held_out=200)
+corpus = corpora.docstrings(pairs=profile.pairs, held_out=profile.held_out)
+lesson = corpus.train[: profile.lesson]
 collections = [corpus.held_out, corpora.tutorial()]
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
 with CacheBar() as bar:
     texts = [text for one in collections for text in one.query_texts() + one.document_texts()]
-    cache.fill(teacher, texts + corpus.train[:600], on_plan=bar.plan, on_progress=bar.progress)
+    cache.fill(teacher, texts + lesson, on_plan=bar.plan, on_progress=bar.progress)
 
 # %%
-trained = home() / "notebook" / "student"
-if not student.statement(trained):
-    model = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
-    student.warm_start(model, corpus.train[:600], cache.targets(corpus.train[:600]))
-    trained = home() / "notebook" / "closed-form"
-    made = {"teacher": teacher.name, "base": TOUR.base, "source": "docstrings"}
-    student.save(model, trained, statement(cache, corpus.train[:600], **made))
+trained = course.learned(cache, lesson)
 model, about = student.load(trained), student.statement(trained)
 {name: about[name] for name in ("teacher_name", "base", "texts", "texts_by_role", "start", "settings")}
 
@@ -168,11 +163,11 @@ pd.DataFrame(
 # ## 6.7 Shorter for good
 #
 # sentence-transformers does not save `truncate_dim`. A model that is shortened loads at its new width everywhere. Teacher
-# and student are turned and cut alike, so that they still share a space. Six hundred texts are few to find 768
+# and student are turned and cut alike, so that they still share a space. A thousand texts are few to find 768
 # directions by; for a model that you ship, take several times as many as there are dimensions.
 
 # %%
-rotation = compression.principal_rotation(cache.targets(corpus.train[:600])[:])
+rotation = compression.principal_rotation(cache.targets(lesson)[:])
 short = [publish.shortened(one, 192, rotation) for one in (large, model)]
 small = SentenceTransformer(str(publish.save_pair(*short, published / "short-pair")))
 small.encode_query(queries[:2]).shape, small.encode_document(passages[:2]).shape

@@ -19,11 +19,10 @@
 # %%
 import json
 from collections import defaultdict
-from dataclasses import replace
 
 import pandas as pd
 
-from workbench import benchmark, corpora, models, plans, student, tasks
+from workbench import benchmark, corpora, course, models, plans, student, tasks
 from workbench.cache import TargetCache
 from workbench.distill import distill
 from workbench.paths import home
@@ -98,7 +97,7 @@ with CacheBar() as bar:
 # %%
 model = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
 student.warm_start(model, texts, cache.targets(texts))
-settings = replace(TOUR.settings, epochs=1, learning_rate=1e-4)
+settings = course.profile().settings
 with TrainingBar() as bar:
     distill(model, texts, cache.targets(texts), settings, on_event=bar)
 

@@ -19,7 +19,7 @@
 import numpy as np
 import pandas as pd
 
-from workbench import comparison, corpora, models, student
+from workbench import comparison, corpora, course, models, student
 from workbench.apis import ApiTeacher
 from workbench.cache import TargetCache
 from workbench.corpora import Text
@@ -90,7 +90,7 @@ print(paid.estimate(texts))
 # %%
 half = paid.estimate(texts).cost / 2
 frugal = ApiTeacher("large", url=server.url, name="large-at-home", price=5.0, budget=half, batch_size=16)
-cache = TargetCache(home() / "notebook" / "api", frugal)
+cache = TargetCache(course.profile().folder / "api", frugal)
 try:
     with CacheBar() as bar:
         cache.fill(frugal, texts, on_plan=bar.plan, on_progress=bar.progress)
@@ -196,7 +196,7 @@ letters.encode(["a cab", "a hedge"], "query").round(2)
 
 # %%
 given = ArrayTeacher(documents, cache.targets(documents)[:], "given")
-TargetCache(home() / "notebook" / "given", given).fill(given, documents).encoded
+TargetCache(course.profile().folder / "given", given).fill(given, documents).encoded
 
 # %%
 server.close()

@@ -119,3 +119,16 @@ def task_folders(tmp_path_factory):
     (root / "search" / "qrels").mkdir()
     (root / "search" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + qrels)
     return root
+
+
+@pytest.fixture
+def notebook_home(tmp_path, tmp_path_factory):
+    """WORKBENCH_HOME of one notebook: nothing but a cache of targets, which all notebooks of a run share."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the two that run the tests share it as well
+        shared = shared.parent
+    (shared / "notebook-cache").mkdir(exist_ok=True)
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "cache").symlink_to(shared / "notebook-cache", target_is_directory=True)
+    return home

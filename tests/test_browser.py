@@ -328,3 +328,25 @@ def test_benchmark_board(lab, task_folders):
     page.locator("th button[data-column=teacher]").first.click()
     page.wait_for_selector("th[aria-sort=ascending]")
     nothing_ran(notebook)
+
+
+def test_charts_are_there_again_after_a_reload(lab):
+    """A page that is opened anew asks the kernel what its widgets show."""
+    notebook = lab.open(
+        "reload",
+        [
+            DATA.replace("COUNT", "60"),
+            "from workbench.widgets.model_comparison import ModelComparison\n"
+            "view = ModelComparison(teacher, {'student': student}, texts=[t.text for t in texts])\nview",
+        ],
+    )
+    notebook.run_all()
+    page, traces = notebook.page, "document.querySelector('.workbench .js-plotly-plot')?.data?.length"
+    page.wait_for_function(f"() => {traces} > 0", timeout=60_000)
+    before = page.evaluate(traces)
+    notebook.save()
+    page.goto(page.url.replace("&reset", ""))
+    page.wait_for_function(f"() => {traces} >= 0", timeout=90_000)
+    page.wait_for_timeout(1000)
+    assert page.evaluate(traces) == before
+    nothing_ran(notebook)

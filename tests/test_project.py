@@ -11,7 +11,7 @@ import yaml
 
 from workbench.paths import PROJECT
 
-NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((PROJECT / "notebooks").rglob("*.ipynb"))
 
 
 def _pins():
@@ -55,7 +55,7 @@ def test_notebooks_agree_with_their_sources(notebook):
 
 def test_there_are_notebooks():
     assert {n.stem[:2] for n in NOTEBOOKS} >= {"01", "02"}
-    assert {n.stem for n in NOTEBOOKS} == {p.stem for p in (PROJECT / "notebooks").glob("*.py")}
+    assert {n.stem for n in NOTEBOOKS} == {p.stem for p in (PROJECT / "notebooks").rglob("*.py")}
 
 
 def test_the_makefile_has_the_commands_of_the_readme():

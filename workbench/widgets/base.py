@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from copy import deepcopy
 from pathlib import Path
 
 import anywidget
@@ -16,7 +17,7 @@ COLOURS = {"teacher": "#D55E00", "student": "#3A8FD0", "asymmetric": "#009E73", 
 CATEGORIES = ["#3A8FD0", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#999999"]
 SHOWN_CHARACTERS = 300
 
-_STYLE = """
+STYLE = """
 .workbench { --ink: var(--jp-ui-font-color1, var(--vscode-editor-foreground, #333));
   --paper: var(--jp-layout-color1, var(--vscode-editor-background, #fff));
   --line: var(--jp-border-color2, #8886); --accent: var(--jp-brand-color1, #1976d2);
@@ -57,7 +58,7 @@ class _Page(anywidget.AnyWidget):
     """Style and width of a view; shows nothing."""
 
     _esm = _FIT
-    _css = _STYLE
+    _css = STYLE
 
 
 class View(ipywidgets.VBox):
@@ -79,18 +80,22 @@ class View(ipywidgets.VBox):
         """Return the figures for the page that stands alone."""
         return []
 
-    def to_html(self, path: str | Path | None = None) -> str:
-        """Return a page that needs neither kernel nor network; with a path, write it there too."""
-        parts = [
-            figure.to_html(full_html=False, include_plotlyjs=number == 0)
+    def body(self, *, plotlyjs: bool = False) -> str:
+        """Return summary and figures as HTML for a page that has plotly.js already, or gets it with them."""
+        figures = [
+            figure.to_html(full_html=False, include_plotlyjs=plotlyjs and number == 0)
             for number, figure in enumerate(self.figures())
         ]
+        return "".join([self.summary(), *figures])
+
+    def to_html(self, path: str | Path | None = None) -> str:
+        """Return a page that needs neither kernel nor network; with a path, write it there too."""
         page = (
             '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
-            f"<title>{type(self).__name__}</title><style>{_STYLE} :root {{ font-family: system-ui, sans-serif; }}"
+            f"<title>{type(self).__name__}</title><style>{STYLE} :root {{ font-family: system-ui, sans-serif; }}"
             " table { border-collapse: collapse; } td, th { padding: 2px 8px; text-align: left; vertical-align: top; }"
             " @media (prefers-color-scheme: dark) { .workbench { --ink: #ddd; --paper: #111; } }"
-            f'</style><body class="workbench">{self.summary()}{"".join(parts)}</body></html>'
+            f'</style><body class="workbench">{self.body(plotlyjs=True)}</body></html>'
         )
         if path is not None:
             try:
@@ -107,10 +112,24 @@ class View(ipywidgets.VBox):
         return bundle
 
 
+class _Figure(go.FigureWidget):
+    """A figure whose state is what it shows, for pages that open later: a reloaded one, or one of Voilà.
+
+    plotly brings the state up to date only for a figure that a cell shows by itself, not inside of another widget.
+    """
+
+    def get_state(self, key: object = None, drop_defaults: bool = False) -> dict:
+        state = super().get_state(key, drop_defaults)
+        if key is None and "_layout_obj" in vars(self):  # not while it is being made
+            for name, shown in (("_widget_data", self._data), ("_widget_layout", self._layout_obj._props)):
+                state[name] = self.trait_metadata(name, "to_json")(deepcopy(shown), self)
+        return state
+
+
 def figure(*, height: int = 420, x: str = "", y: str = "", **layout: object) -> go.FigureWidget:
     """Return an empty figure whose colours come from the page, in light and in dark."""
     grid = {"gridcolor": "rgba(128,128,128,.25)", "zerolinecolor": "rgba(128,128,128,.4)", "automargin": True}
-    chart = go.FigureWidget()
+    chart = _Figure()
     chart._config = chart._config | {"responsive": True, "displaylogo": False}  # plotly has no public way in a widget
     chart.layout.template = "none"
     chart.update_layout(

@@ -1,0 +1,40 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Retrieval side by side
+#
+# A large model and its small student look for the same passages. Pick a question or type one of your own: lines join a
+# passage across the lists, and a star marks one that people have judged to answer. In the third list the student has read
+# nothing but the question, and the passages lie where the large model has put them.
+
+# %%
+from workbench import corpora, course, student
+from workbench.cache import TargetCache
+from workbench.distill import embed
+from workbench.paths import home
+from workbench.recipes import TOUR
+from workbench.teachers import LocalTeacher
+from workbench.widgets.retrieval_explorer import RetrievalExplorer
+
+# %%
+profile = course.profile()
+collection = corpora.tutorial()
+queries, documents = collection.query_texts(), collection.document_texts()
+lesson = corpora.docstrings(pairs=profile.pairs, held_out=profile.held_out).train[: profile.lesson]
+teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
+cache = TargetCache(home() / "cache", teacher)
+_ = cache.fill(teacher, queries + documents + lesson)
+
+# %%
+model = student.load(course.learned(cache, lesson))
+t, s = [cache.targets(some)[:] for some in (queries, documents)], [embed(model, some) for some in (queries, documents)]
+encode = {"teacher": lambda text: teacher.encode([text], "query")[0], "student": lambda text: model.encode_query(text)}
+
+# %%
+RetrievalExplorer(collection, t, s, encode=encode)

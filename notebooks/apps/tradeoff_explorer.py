@@ -1,0 +1,46 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # How small may an index be?
+#
+# Vectors can be cut and coded coarsely. Choose a size and a precision, and see what that keeps of the large model's
+# quality and what a search costs. *Turned* is the same space after a rotation by its principal components, which changes
+# no distance and puts as much as possible into the first dimensions.
+
+# %%
+from workbench import comparison, compression, corpora, course, student
+from workbench.cache import TargetCache
+from workbench.paths import home
+from workbench.recipes import TOUR
+from workbench.teachers import LocalTeacher
+from workbench.widgets.tradeoff_explorer import TradeoffExplorer
+
+# %%
+profile = course.profile()
+corpus = corpora.docstrings(pairs=profile.pairs, held_out=profile.held_out)
+collection, lesson = corpus.held_out, corpus.train[: profile.lesson]
+teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
+cache = TargetCache(home() / "cache", teacher)
+_ = cache.fill(teacher, collection.query_texts() + collection.document_texts() + lesson)
+
+# %%
+sides = comparison.vectors(collection, cache, student.load(course.learned(cache, lesson)))
+rotation = compression.principal_rotation(cache.targets(lesson)[:])
+spaces = {
+    "as it is": sides,
+    "turned": {mode: tuple(vectors @ rotation for vectors in side) for mode, side in sides.items()},
+}
+
+# %%
+ids = list(collection.queries), list(collection.documents)
+points = compression.grid(cache.dimension)
+curves = {name: compression.curve(collection.qrels, *ids, some, points, timed=20_000) for name, some in spaces.items()}
+
+# %%
+TradeoffExplorer(curves)
