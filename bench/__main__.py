@@ -95,7 +95,7 @@ def training_speed(corpus: corpora.DocstringCorpus, count: int) -> dict[str, flo
     targets, wanted = cache.targets(train), cache.targets(held_out)
 
     def start():
-        model = student.build(TOUR.base, cache.dimension, max_length=96)
+        model = TOUR.student(cache)
         student.warm_start(model, train, targets)
         return model
 

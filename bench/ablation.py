@@ -76,7 +76,7 @@ def measure(options: argparse.Namespace) -> list[dict]:
     targets, wanted = cache.targets(train), cache.targets(held_out)
     share_of, rows = mean_share(collections, cache), []
     for recipe, frozen in variants():
-        model = student.build(PAPER.base, cache.dimension, max_length=PAPER.max_length)
+        model = recipe.student(cache)
         started = time.perf_counter()
         if recipe.start == "closed-form":
             student.warm_start(model, train, targets)

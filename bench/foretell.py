@@ -79,7 +79,7 @@ def measured(folder: Path, teacher: LocalTeacher, cache: TargetCache, named: dic
     with CacheBar() as bar:
         cache.fill(teacher, queries + documents, on_plan=bar.plan, on_progress=bar.progress)
     target = np.asarray(cache.targets(queries)), np.asarray(cache.targets(documents))
-    start = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
+    start = TOUR.student(cache)
     student.warm_start(start, documents, cache.targets(documents))
     models = {"own closed form": start}
     for name, path in named.items():

@@ -123,7 +123,7 @@ def trained(name, recipe, texts, teacher, cache, collections):
     held_out, train = texts[::40], [t for i, t in enumerate(texts) if i % 40]
     settings = recipe.settings.with_steps(recipe.steps, len(train))
     targets = cache.targets(train)
-    model = student.build(recipe.base, cache.dimension, max_length=recipe.max_length)
+    model = recipe.student(cache)
     started = time.perf_counter()
     student.warm_start(model, train, targets)
     measured["start_seconds"] = round(time.perf_counter() - started, 1)

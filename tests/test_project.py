@@ -1,5 +1,6 @@
 """The project's files agree with each other."""
 
+import ast
 import re
 import subprocess
 import tomllib
@@ -70,3 +71,47 @@ def test_nothing_large_and_no_pickle_is_kept():
     files = [PROJECT / name for name in listed if name and (PROJECT / name).is_file()]
     assert all(f.stat().st_size < 1 << 20 for f in files)
     assert not [f for f in files if f.suffix in (".pkl", ".pt", ".bin", ".safetensors")]
+
+
+def _imports(path):
+    """Return the modules of the package that one imports when it runs; what is for type checkers alone is not."""
+    tree = ast.parse(path.read_text())
+    tree.body = [
+        node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    ]
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "workbench":
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("workbench."):
+            found.add(node.module.split(".")[1])
+    return found - {"errors", "paths", "__version__"}
+
+
+def test_the_architecture_is_what_the_readme_says():
+    rows = re.findall(r"^\| `(\w+)/?` \| .* \| (.*) \|$", (PROJECT / "README.md").read_text(), re.M)
+    package = PROJECT / "workbench"
+    modules = {path.stem: [path] for path in package.glob("*.py") if not path.stem.startswith("__")}
+    modules["widgets"] = sorted((package / "widgets").glob("*.py"))
+    order = [name for name, _ in rows]
+    assert sorted(order) == sorted(modules.keys() - {"errors", "paths"})
+    for name, listed in rows:
+        imported = set().union(*(_imports(path) for path in modules[name])) - {name}
+        assert imported <= set(order[: order.index(name)]), f"{name} imports what stands below it"
+        assert name == "cli" or imported == set(filter(None, listed.split(", "))), name
+
+
+def _anchor(heading):
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/measured.md", "docs/scale.md"])
+def test_links_between_pages_lead_somewhere(page):
+    path = PROJECT / page
+    for target in re.findall(r"\]\(([^)]+)\)", path.read_text()):
+        file, _, anchor = target.partition("#")
+        if not file.startswith("https://"):
+            found = (path.parent / file) if file else path
+            assert found.is_file(), target
+            headings = re.findall(r"^#+ (.+)$", found.read_text(), re.M) if anchor else []
+            assert not anchor or anchor in map(_anchor, headings), target

@@ -150,15 +150,8 @@ def _distill(options: argparse.Namespace, stop: threading.Event) -> None:
     if options.epochs is None:
         settings = settings.with_steps(recipe.steps, len(texts))
     teacher, cache = _teacher_and_cache(options, recipe.prompts, given)
-    model = student.build(
-        options.base,
-        cache.dimension,
-        normalize=cache.identity["normalize"],
-        bias=recipe.bias,
-        max_length=options.max_length,
-        prompts=cache.prompts,
-        seed=settings.seed,
-    )
+    recipe = replace(recipe, base=options.base, max_length=options.max_length, settings=settings)
+    model = recipe.student(cache)
     if options.dry_run:
         _plan(options, recipe, settings, texts, teacher, cache, model)
         return

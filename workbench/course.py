@@ -68,7 +68,7 @@ def learned(cache: TargetCache, lesson: Sequence[Text]) -> Path:
     folder = profile().folder
     if student.statement(folder / "student").get("teacher") == cache.identity:
         return folder / "student"
-    model = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length, prompts=cache.prompts)
+    model = TOUR.student(cache)
     student.warm_start(model, lesson, cache.targets(lesson))
     made = {"teacher": TOUR.teacher, "base": TOUR.base, "source": "docstrings"}
     return student.save(model, folder / "closed-form", statement(cache, lesson, **made))

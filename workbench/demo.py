@@ -108,15 +108,7 @@ def _student(recipe, folder, cache, texts, evaluated, stop, fresh):
             return student.load(folder / "student"), student.load(folder / "closed-form"), done["training"]
     settings = recipe.settings.with_steps(recipe.steps, len(texts))
     targets, wanted = cache.targets(texts), cache.targets(evaluated)
-    model = student.build(
-        recipe.base,
-        cache.dimension,
-        normalize=cache.identity["normalize"],
-        bias=recipe.bias,
-        max_length=recipe.max_length,
-        prompts=cache.prompts,
-        seed=settings.seed,
-    )
+    model = recipe.student(cache)
     print("Solving for the head in closed form ...", flush=True)
     warm = student.warm_start(model, texts, targets)
     student.save(model, folder / "closed-form")

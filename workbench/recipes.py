@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 
-from workbench import models
+from sentence_transformers import SentenceTransformer
+
+from workbench import models, student
+from workbench.cache import TargetCache
 from workbench.distill import Settings
 from workbench.errors import DistillError
 
@@ -41,6 +44,18 @@ class Recipe:
     def as_dict(self) -> dict:
         """Return the recipe as JSON values."""
         return asdict(self)
+
+    def student(self, cache: TargetCache) -> SentenceTransformer:
+        """Return the student for a cache's targets, its head still at random."""
+        return student.build(
+            self.base,
+            cache.dimension,
+            normalize=cache.identity["normalize"],
+            bias=self.bias,
+            max_length=self.max_length,
+            prompts=cache.prompts,
+            seed=self.settings.seed,
+        )
 
 
 # Minutes on two cores. The learning rate is higher and the batch smaller than the paper's, because
