@@ -48,8 +48,8 @@ PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{tit
 """
 CSS = """
 :root { font: 16px/1.55 system-ui, sans-serif; --page: #fff; --text: #222; --soft: #f4f4f4; --rule: #ccc; --link: #0b57a4; }
-body { margin: 0; background: var(--page); color: var(--text); --ink: var(--text); }
-main, nav { max-width: 920px; margin: auto; padding: 8px 20px; }
+body { margin: 0; background: var(--page); color: var(--text); }
+main, nav { max-width: 1060px; margin: auto; padding: 8px 20px; }
 nav { border-bottom: 1px solid var(--rule); display: flex; justify-content: space-between; gap: 1em; }
 a { color: var(--link); } .anchor-link, .prompt, .jp-InputPrompt, .jp-OutputPrompt { display: none; }
 pre { overflow-x: auto; font: 13px/1.45 ui-monospace, monospace; margin: .3em 0; }
@@ -63,6 +63,8 @@ code { font-family: ui-monospace, monospace; font-size: 90%; }
   :root { --page: #141414; --text: #ddd; --soft: #222; --rule: #444; --link: #7ab8f5; }
 }
 """
+
+THEME = ".workbench { --ink: var(--text); --paper: var(--page); --line: var(--rule); --accent: var(--link); }"
 
 
 class Static(Preprocessor):
@@ -103,7 +105,9 @@ def run(path: Path) -> tuple[nbformat.NotebookNode, float]:
     notebook = nbformat.read(path, as_version=4)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(BEFORE))
     notebook.cells.append(nbformat.v4.new_code_cell(AFTER))
-    client = nbclient.NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(path.parent)}})
+    place = {"metadata": {"path": str(path.parent)}}
+    quiet = ["--log-level=ERROR"]  # of the kernel, about its own connection
+    client = nbclient.NotebookClient(notebook, timeout=None, resources=place, extra_arguments=quiet)
     started = time.perf_counter()
     client.execute(env=os.environ | {"PLOTLY_RENDERER": "plotly_mimetype"})
     return notebook, time.perf_counter() - started
@@ -128,7 +132,7 @@ def page(folder: Path, name: str, title: str, body: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark"))
     dark = "@media (prefers-color-scheme: dark) {" + dark + ".highlight { background: var(--soft); }}"
-    (folder / "page.css").write_text(light + dark + CSS + STYLE.replace("--jp-", "--page-"))
+    (folder / "page.css").write_text(light + dark + CSS + STYLE + THEME)
     script = ""
     if "Plotly.newPlot" in body:
         (folder / "plotly.min.js").write_text(get_plotlyjs())

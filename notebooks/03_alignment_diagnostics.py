@@ -57,8 +57,8 @@ t.shape, s.shape
 #
 # The cosine says whether a text is in its place. The overlap says whether its neighbourhood is the same: which
 # of its ten nearest texts both models name. The two often part, and retrieval depends on the second: on six
-# public collections the overlap told more often than the cosine which of two students searches better (the README
-# has the table).
+# public collections the overlap told more often than the cosine which of two students searches better
+# (`docs/measured.md` has the table).
 
 # %%
 table = agreement.per_text(t, s, columns=pd.DataFrame({"role": [text.role.value for text in texts]}))

@@ -40,9 +40,14 @@ from workbench.widgets.retrieval_explorer import RetrievalExplorer
 # %%
 collection = corpora.tutorial()
 queries, documents = collection.query_texts(), collection.document_texts()
+print(len(queries), "queries,", len(documents), "documents; the first query:", queries[0].text)
+
+# %%
 profile = course.profile()
 lesson = corpora.docstrings(pairs=profile.pairs, held_out=profile.held_out).train[: profile.lesson]
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
+
+# %%
 cache = TargetCache(home() / "cache", teacher)
 with CacheBar() as bar:
     cache.fill(teacher, queries + documents + lesson, on_plan=bar.plan, on_progress=bar.progress)
@@ -76,6 +81,8 @@ print(comparison.table(comparison.compare(collection, cache, base, model)))
 # %%
 t = np.asarray(cache.targets(queries)), np.asarray(cache.targets(documents))
 s = embed(model, queries), embed(model, documents)
+
+# %%
 encode = {
     "teacher": lambda text: teacher.encode([text], Role.QUERY)[0],
     "student": lambda text: model.encode_query(text),

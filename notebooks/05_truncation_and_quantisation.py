@@ -144,7 +144,7 @@ pd.concat({"as it is": own_share(as_it_is), "turned": own_share(rotated)}, axis=
 # Embedding both sides, the student follows its teacher in both spaces. In asymmetric search of the space as it is it falls
 # faster: the errors between two models weigh more the less of the vectors is left. Turned, the first dimensions are the
 # ones that matter most, to the loss as well, and it follows again. A student that lies closer to its teacher falls less
-# (the README has two collections).
+# (`docs/measured.md` has two collections).
 #
 # Did the student have to learn the turned space anew? Its head is linear, so the plain student can be turned after its
 # training as well. The next cell says how far apart the two students end up.
@@ -156,15 +156,14 @@ print(f"mean cosine of the turned student to the plain one, turned: {(late * ear
 
 # %% [markdown]
 # > **Caution.** With signs alone, all 768 dimensions can do worse after the turn than before: a component that holds
-# > almost nothing still gets its bit, as on Cranfield in the
-# > README. Compare the binary rows of the two tables before you combine them.
+# > almost nothing still gets its bit, as on Cranfield in `docs/measured.md`. Compare the binary rows of the two tables before you combine them.
 #
 # ## 5.6 A real index
 #
 # int8 needs a least and a greatest value for each dimension. They come from the documents, are kept with the index, and
 # code the queries too. With $l$ and $u$ for them, a value $x$ becomes a byte and comes back as $\hat x$:
 #
-# $$ c = \Big\lfloor 255\, \frac{x - l}{u - l} \Big\rfloor, \qquad \hat x = l + \frac{c + 1/2}{255}\,(u - l) $$
+# $$ c = \left\lfloor 255\, \frac{x - l}{u - l} \right\rfloor, \qquad \hat x = l + \frac{c + 1/2}{255}\,(u - l) $$
 
 # %%
 queries, documents = turned_sides["asymmetric"]

@@ -32,6 +32,7 @@ from workbench.recipes import TOUR
 from workbench.teachers import LocalTeacher
 from workbench.widgets.tradeoff_explorer import TradeoffExplorer
 
+# %%
 profile = course.profile()
 published = profile.folder / "published"
 shutil.rmtree(published, ignore_errors=True)  # of an earlier run of this notebook
@@ -45,6 +46,9 @@ shutil.rmtree(published, ignore_errors=True)  # of an earlier run of this notebo
 # %%
 corpus = corpora.docstrings(pairs=profile.pairs, held_out=profile.held_out)
 lesson = corpus.train[: profile.lesson]
+print(f"{len(lesson):,} texts to learn from")
+
+# %%
 collections = [corpus.held_out, corpora.tutorial()]
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
@@ -53,7 +57,7 @@ with CacheBar() as bar:
     cache.fill(teacher, texts + lesson, on_plan=bar.plan, on_progress=bar.progress)
 
 # %%
-trained = course.learned(cache, lesson)
+trained = course.learned(cache, lesson)  # notebook 2's student, if it is there
 model, about = student.load(trained), student.statement(trained)
 {name: about[name] for name in ("teacher_name", "base", "texts", "texts_by_role", "start", "settings")}
 
@@ -79,6 +83,8 @@ for collection in collections:
 collection = corpus.held_out
 ids = list(collection.queries), list(collection.documents)
 sides = comparison.vectors(collection, cache, model)
+
+# %%
 curves = compression.curve(collection.qrels, *ids, sides, compression.grid(cache.dimension, least=192))
 reports[0]["curves"] = comparison.as_rows(curves)
 TradeoffExplorer(curves)
@@ -119,6 +125,8 @@ print(f"largest difference: {np.abs(again.encode_query(queries) - model.encode_q
 # %%
 large = models.load(TOUR.teacher)
 large.max_seq_length = TOUR.max_length
+
+# %%
 pair_card = cards.card(about, reports, name="me/my-pair", dimension=cache.dimension, pair=True)
 pair = SentenceTransformer(str(publish.save_pair(large, model, published / "pair", card=pair_card)))
 found = pair.similarity(pair.encode_query(queries[:1]), pair.encode_document(passages))
@@ -139,6 +147,7 @@ def seconds(encode):
     return vectors, time.perf_counter() - started
 
 
+# %%
 runs = {"teacher, torch": lambda q: large.encode(q, show_progress_bar=False)}
 runs |= {"student, torch": lambda q: model.encode_query(q, show_progress_bar=False)}
 for name, int8 in (("float32", False), ("int8", True)):

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from conftest import sentences
 
-from workbench import cli, models, student
+from workbench import cli, inputs, models, student
 from workbench.corpora import Role
+from workbench.paths import PROJECT
 
 
 @pytest.fixture
@@ -128,7 +129,7 @@ def test_many_texts_are_kept_in_a_file_and_the_student_is_the_same(
     arguments = distill_arguments(tiny_model, other_tiny_model)
     assert cli.main(arguments) == 0
     listed = models.resolve(home / "student").fingerprint
-    monkeypatch.setattr(cli, "_IN_MEMORY", 100)
+    monkeypatch.setattr(inputs, "_IN_MEMORY", 100)
     subsets = []
     subset = StoredTexts.subset
     monkeypatch.setattr(StoredTexts, "subset", lambda self, rows: subsets.append(len(rows)) or subset(self, rows))
@@ -269,7 +270,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(home, tiny_model, oth
     rows = [json.dumps({"text": t.text, "role": t.role.value}) for t in sentences(3000, seed=6)]
     (home / "texts.jsonl").write_text("\n".join(rows))
     command = [sys.executable, "-u", "-m", "workbench", *distill_arguments(tiny_model, other_tiny_model)]
-    environment = os.environ | {"PYTHONPATH": str(cli.PROJECT)}
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
     output, deadline = b"", time.monotonic() + 120
     while b"held-out loss" not in output and time.monotonic() < deadline:
@@ -285,7 +286,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(home, tiny_model, oth
 
 
 def test_texts_of_a_collection_are_its_documents_only():
-    texts = list(cli._texts("tutorial", None))
+    texts = list(inputs.texts_of("tutorial", None))
     assert len(texts) == 192 and {t.role for t in texts} == {Role.DOCUMENT}
 
 
