@@ -33,6 +33,17 @@ def test_the_pair_loads_as_one_model(pair, tmp_path):
     assert again.similarity_fn_name == "cosine"
 
 
+def test_what_is_published_has_no_pooler_and_says_so(pair, tmp_path):
+    """Else whoever loads it is told that weights are missing, which nothing asks for."""
+    model = student.load(student.save(pair[1], tmp_path / "student"))
+    for folder, part in (
+        (publish.save_student(model, tmp_path / "alone"), ""),
+        (publish.save_pair(*[publish.shortened(one, 16) for one in (pair[0], model)], tmp_path / "pair"), "query"),
+    ):
+        again = SentenceTransformer(str(folder), device="cpu")
+        assert not [name for name, _ in again.named_parameters() if "pooler" in name and part in name]
+
+
 def test_onnx_gives_the_students_vectors(pair, tmp_path):
     model = pair[1].train()
     folder = publish.save_onnx(model, tmp_path / "onnx")

@@ -273,12 +273,12 @@ def load(folder: str | Path, *, device: str | None = None) -> SentenceTransforme
 def _drop_pooler(transformer: Transformer) -> None:
     """Leave out BERT's pooler, which mean pooling never asks: the paper's parameter counts have none either."""
     backbone = transformer.model
-    if getattr(backbone, "pooler", None) is None or "add_pooling_layer" not in signature(type(backbone)).parameters:
+    if "add_pooling_layer" not in signature(type(backbone)).parameters:
         return
     backbone.pooler = None
-    # Saved with the module, so that loading makes no pooler either.
+    # Saved with the module, also of a student that was loaded without one: then loading makes no pooler either.
     transformer.model_args = {"add_pooling_layer": False}
-    transformer.config_keys = [*transformer.config_keys, "model_args"]
+    transformer.config_keys = list(dict.fromkeys([*transformer.config_keys, "model_args"]))
 
 
 def ridge(
