@@ -1,0 +1,42 @@
+from dataclasses import replace
+
+import pytest
+from conftest import HashTeacher, sentences
+
+from workbench import course, student
+from workbench.cache import TargetCache
+from workbench.errors import WorkbenchError
+
+
+def test_profiles_go_by_name(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
+    monkeypatch.delenv("WORKBENCH_PROFILE", raising=False)
+    tour = course.profile()
+    monkeypatch.setenv("WORKBENCH_PROFILE", "full")
+    full = course.profile()
+    assert (tour.name, full.name) == ("tour", "full")
+    assert full.settings.epochs > tour.settings.epochs and full.pairs is None
+    assert len({tour.folder, full.folder}) == 2  # neither takes the other's student
+    monkeypatch.setenv("WORKBENCH_PROFILE", "huge")
+    with pytest.raises(WorkbenchError, match="'huge': choose from tour, full"):
+        course.profile()
+
+
+def test_notebooks_take_a_student_of_their_own_teacher_only(monkeypatch, tmp_path, tiny_model):
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
+    monkeypatch.setattr(course, "TOUR", replace(course.TOUR, base=str(tiny_model)))
+    lesson = sentences(40)
+
+    def cached(name):
+        teacher = HashTeacher(name=name)
+        cache = TargetCache(tmp_path / "cache", teacher)
+        cache.fill(teacher, lesson)
+        return cache
+
+    mine, other = cached("mine"), cached("other")
+    start = course.learned(mine, lesson)
+    assert start.name == "closed-form" and student.statement(start)["settings"] is None
+    about = student.statement(start)
+    trained = student.save(student.load(start), course.profile().folder / "student", about)
+    assert course.learned(mine, lesson) == trained
+    assert course.learned(other, lesson) == start
