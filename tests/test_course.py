@@ -24,7 +24,7 @@ def test_profiles_go_by_name(monkeypatch, tmp_path):
 
 def test_notebooks_take_a_student_of_their_own_teacher_only(monkeypatch, tmp_path, tiny_model):
     monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
-    monkeypatch.setattr(course, "TOUR", replace(course.TOUR, base=str(tiny_model)))
+    monkeypatch.setattr(course, "TOUR", replace(course.TOUR, base=str(tiny_model), max_length=40))
     lesson = sentences(40)
 
     def cached(name):
