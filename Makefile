@@ -2,11 +2,13 @@
 #   make demo PYTHON=python3.12        choose the Python that makes the environment
 #   make demo PY=python                use the environment that is active (conda), make none
 #   make quality DATA=FOLDER          where retrieval/ (BEIR folders) and texts/ (parquet files) are
+#   make lab LAB_ARGS="--port 9999"   options of `workbench lab`; what follows -- goes to JupyterLab
 #   make demo TORCH_ARGS="..."         pip arguments for torch alone, to choose a GPU or CPU build
 PYTHON ?= python3
 PY ?= .venv/bin/python
 TORCH_ARGS ?=
 DATA ?= ../shared/data
+LAB_ARGS ?=
 # Two at once, each on one core: many tests wait for a browser, a server or another process.
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 PIP = $(PY) -m pip --disable-pip-version-check
@@ -44,10 +46,10 @@ fast: setup  ## run the tests that need no real model and no notebook
 	$(PYTEST) --dist loadfile -m "not models and not notebooks and not browser"
 
 lab: setup  ## open the notebooks in JupyterLab
-	$(PY) -m workbench lab
+	$(PY) -m workbench lab $(LAB_ARGS)
 
 app: setup  ## serve two of the widgets as apps, with Voilà
-	$(PY) -m voila notebooks/apps
+	$(PY) -m voila notebooks/apps --MappingKernelManager.cull_idle_timeout=120 --MappingKernelManager.cull_interval=30
 
 docs: setup  ## run all notebooks and write them as pages: build/docs/index.html
 	$(PY) docs/gallery.py

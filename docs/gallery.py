@@ -2,6 +2,8 @@
 
     python docs/gallery.py [00 03 ...]     all of them, or those that begin so
 
+Stopped with Ctrl-C, the pages that are finished stay; name the others to go on.
+
 A page needs no network and no server. In place of each widget it has the widget's static form as the notebook left it:
 what it says, and its figures.
 """
@@ -11,7 +13,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
+import threading
 import time
 from html import escape
 from html.parser import HTMLParser
@@ -22,12 +26,14 @@ import nbclient
 import nbformat
 import plotly.io
 from latex2mathml.converter import convert
+from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 from nbconvert.preprocessors import Preprocessor
 from plotly.offline import get_plotlyjs
 from pygments.formatters import HtmlFormatter
 
 from workbench import comparison, course
+from workbench.errors import WorkbenchError
 from workbench.paths import PROJECT, home
 from workbench.widgets.base import STYLE
 
@@ -113,13 +119,16 @@ def run(path: Path) -> tuple[nbformat.NotebookNode, float]:
     return notebook, time.perf_counter() - started
 
 
-def write(notebook: nbformat.NotebookNode, folder: Path, name: str) -> dict:
-    """Write a notebook's page; return its title and its first lines."""
+def write(notebook: nbformat.NotebookNode, folder: Path, name: str, names: list[str]) -> dict:
+    """Write a notebook's page, which leads to its neighbours among `names`; return its title and its first lines."""
     body, _ = HTMLExporter(template_name="basic", preprocessors=[Static]).from_notebook_node(notebook)
     title, lead = re.match(
         r"# (.+?)\n+(?:\*\*What you will learn:\*\* )?(.*?)(?:\n\n|$)", notebook.cells[1].source, re.S
     ).groups()
-    page(folder, name, title, body)
+    place, links = names.index(name), ['<a href="index.html">Notebooks</a>']
+    links = [f'<a href="{one}.html">← {one}</a>' for one in names[:place][-1:]] + links
+    links += [f'<a href="{one}.html">{one} →</a>' for one in names[place + 1 :][:1]]
+    page(folder, name, title, body, "".join(links))
     return {
         "title": title,
         "lead": " ".join(lead.split()),
@@ -127,7 +136,7 @@ def write(notebook: nbformat.NotebookNode, folder: Path, name: str) -> dict:
     }
 
 
-def page(folder: Path, name: str, title: str, body: str) -> None:
+def page(folder: Path, name: str, title: str, body: str, links: str = "") -> None:
     """Write a page and what it needs beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark"))
@@ -137,7 +146,6 @@ def page(folder: Path, name: str, title: str, body: str) -> None:
     if "Plotly.newPlot" in body:
         (folder / "plotly.min.js").write_text(get_plotlyjs())
         script = '<script src="plotly.min.js"></script>'
-    links = '<a href="index.html">Notebooks</a>'
     (folder / f"{name}.html").write_text(PAGE.format(title=escape(title), script=script, links=links, body=body))
 
 
@@ -153,7 +161,7 @@ def index(folder: Path, pages: dict[str, dict]) -> None:
         "index",
         "Teacher-aligned workbench",
         "<h1>Teacher-aligned workbench</h1><p>The notebooks as they were run by <code>make docs</code>, each from a fresh "
-        "kernel. In JupyterLab (<code>make lab</code>) every figure here is part of a widget that answers.</p>"
+        "kernel. In JupyterLab (<code>make lab</code>) most figures are parts of widgets that answer.</p>"
         f"<table><tr><th>notebook</th><th></th><th>code cells</th><th>seconds</th></tr>{rows}</table>"
         f"<p>Profile “{escape(course.profile().name)}”. Seconds are of this run, in this order, with a cache that notebooks share.</p>",
     )
@@ -192,7 +200,16 @@ def broken_links(folder: Path) -> list[str]:
 
 
 def main(chosen: list[str]) -> int:
-    """Make the pages of the chosen notebooks, the index, and check all links."""
+    """Make the pages of the chosen notebooks, the index, and check all links; return the exit code."""
+    course.profile()  # a name that is none is told before a kernel starts
+    stop = threading.Event()
+
+    def ask_to_stop(*_: object) -> None:
+        stop.set()
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, ask_to_stop)
     folder = home() / "docs"
     known = folder / "pages.json"
     pages = json.loads(known.read_text()) if known.is_file() else {}
@@ -200,10 +217,19 @@ def main(chosen: list[str]) -> int:
     if not paths:
         raise SystemExit(f"no notebook begins with {', '.join(chosen)}")
     pages = {name: about for name, about in pages.items() if (NOTEBOOKS / f"{name}.ipynb").is_file()}
+    names = sorted(pages.keys() | {path.stem for path in paths})
     for number, path in enumerate(paths, 1):
         print(f"{number} of {len(paths)}: {path.name} ...", end=" ", flush=True)
-        notebook, seconds = run(path)
-        pages[path.stem] = write(notebook, folder, path.stem) | {"seconds": round(seconds, 1)}
+        try:
+            notebook, seconds = run(path)
+        except (Exception, KeyboardInterrupt) as error:
+            if stop.is_set():  # whatever that broke in the client
+                print("stopped; the pages that are finished stay")
+                return 130
+            if isinstance(error, CellExecutionError):
+                raise WorkbenchError(f"{path.name} failed: {error.ename}: {error.evalue}") from None
+            raise
+        pages[path.stem] = write(notebook, folder, path.stem, names) | {"seconds": round(seconds, 1)}
         comparison.write_json(known, pages)
         print(f"{seconds:.0f} s", flush=True)
     index(folder, pages)
@@ -214,4 +240,7 @@ def main(chosen: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except WorkbenchError as error:
+        sys.exit(f"gallery: {error}")

@@ -12,7 +12,7 @@
 # **What you will learn:** why the teacher runs once and never again, what decides a target embedding, and
 # how a cache survives whatever happens to it.
 #
-# **What you need:** the environment of `make setup`. About two minutes on two cores; less the second time.
+# **What you need:** the environment of `make setup`. Less than a minute on two cores.
 
 # %%
 import numpy as np
@@ -72,7 +72,7 @@ filling.run(cache, teacher, queries + documents)
 filling
 
 # %%
-filling.wait()
+_ = filling.wait()
 
 # %% [markdown]
 # Fill it again, and the teacher has nothing to do. This is also what happens after a crash: run the same cell
@@ -115,17 +115,21 @@ print(targets.shape, batch.shape, batch.dtype)
 # %% [markdown]
 # ## 1.6 Damage
 #
-# Let us flip one bit, in a copy of the cache so that nothing of yours is at risk. The damaged file is named and
-# set aside, and exactly its texts count as missing again.
+# Let us flip one bit, in a cache beside yours so that nothing of yours is at risk. It gets two files, one for the queries and
+# one for the documents (`merge=False`, or they would be joined). The damaged file is named and set aside, and exactly its
+# texts count as missing again.
 
 # %%
 import shutil
 import tempfile
 
 scratch = tempfile.mkdtemp()
-copy = TargetCache(scratch, teacher)
-shutil.copytree(cache.folder, copy.folder)
-victim = max(copy.folder.glob("*.safetensors"), key=lambda p: p.stat().st_size)
+beside = TargetCache(scratch, teacher)
+for some in (queries, documents):
+    beside.fill(teacher, some, merge=False)
+
+# %%
+victim = min(beside.folder.glob("*.safetensors"), key=lambda p: p.stat().st_size)  # of the 72 queries
 content = bytearray(victim.read_bytes())
 content[-1] ^= 1
 _ = victim.write_bytes(content)

@@ -12,7 +12,7 @@
 # **What you will learn:** how a student becomes a folder that others load without this package, alone or with its
 # teacher as one model, how to run it without torch, and what an honest model card says.
 #
-# **What you need:** the environment of `make setup`, and one gigabyte of room. About three minutes on two cores. If you
+# **What you need:** the environment of `make setup`, and one gigabyte of room. Two minutes on two cores. If you
 # have run notebook 2, its student is published here; otherwise a student with nothing but a closed-form start.
 
 # %%

@@ -13,7 +13,7 @@
 # behind the public leaderboards; how to read a difference with its interval; and how to set a student among published
 # ones without comparing what cannot be compared.
 #
-# **What you need:** the environment of `make setup` (elsewhere `pip install -e ".[benchmark]"`). About two minutes on
+# **What you need:** the environment of `make setup` (elsewhere `pip install -e ".[benchmark]"`). About a minute on
 # two cores, no network.
 
 # %%

@@ -13,7 +13,7 @@
 # budget, a busy server and a text that it refuses leave what you have paid for untouched.
 #
 # **What you need:** the environment of `make setup`, no account and no key: the notebook starts a server of its own.
-# About three minutes on two cores.
+# Less than a minute on two cores.
 
 # %%
 import numpy as np

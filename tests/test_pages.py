@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 
+import psutil
 import pytest
 
 from tests.lab import free_port, has_chromium
@@ -68,7 +69,10 @@ def test_a_notebook_becomes_a_page(gallery, notebook_home, monkeypatch, browser)
 @pytest.fixture
 def apps(notebook_home):
     port = free_port()
-    command = [sys.executable, "-m", "voila", str(PROJECT / "notebooks" / "apps"), "--no-browser", f"--port={port}"]
+    command = [
+        sys.executable, "-m", "voila", str(PROJECT / "notebooks" / "apps"), "--no-browser", f"--port={port}",
+        "--MappingKernelManager.cull_idle_timeout=6", "--MappingKernelManager.cull_interval=2",
+    ]  # fmt: skip
     with subprocess.Popen(command, env=os.environ | {"WORKBENCH_HOME": str(notebook_home)}) as server:
         url = f"http://127.0.0.1:{port}/voila/"
         for _ in range(240):
@@ -78,11 +82,12 @@ def apps(notebook_home):
             except OSError:
                 assert server.poll() is None
                 time.sleep(0.5)
-        yield f"{url}render/"
+        yield f"{url}render/", psutil.Process(server.pid)
         server.terminate()
 
 
 def test_apps(apps, browser):
+    apps, server = apps
     page = browser.new_page(viewport={"width": 1300, "height": 1400})
     page.set_default_timeout(300_000)
     page.goto(f"{apps}retrieval_side_by_side.ipynb")
@@ -91,7 +96,18 @@ def test_apps(apps, browser):
     box.fill("How do I mend a flat tyre?")
     box.press("Enter")
     page.wait_for_function("() => document.querySelector('.retrieval').innerText.includes('bicycle')")
+    page.set_viewport_size({"width": 900, "height": 1400})
     page.goto(f"{apps}tradeoff_explorer.ipynb")
     page.wait_for_function("() => document.querySelector('.workbench .js-plotly-plot')?.data?.length > 0")
+    places = "[...document.querySelectorAll('.workbench .js-plotly-plot')].map(e => e.clientHeight)"
+    page.wait_for_timeout(1000)
+    before = page.evaluate(places)
     page.get_by_role("button", name="binary", exact=True).click()
     page.wait_for_function("() => document.querySelector('.workbench').innerText.includes('768 dimensions, binary')")
+    page.wait_for_timeout(1000)
+    assert page.evaluate(places) == before  # a click must not squash the charts
+    page.goto("about:blank")
+    deadline = time.monotonic() + 120
+    while server.children():  # a visitor's process goes with the visitor
+        assert time.monotonic() < deadline
+        time.sleep(1)

@@ -56,7 +56,7 @@ def test_controls_charts_and_table_follow_each_other(view):
     view.precision.value = "int8"
     assert view.point == Point(16, "int8") and view.choice["bytes_per_document"] == 16
     assert list(view.front.data[-1].x) == [16] and view.rows.selected == (view.position,)
-    assert "16 dimensions, int8, asymmetric" in view.answer.value and "160GB" in view.answer.value
+    assert "16 dimensions, int8, asymmetric" in view.answer.value and "160 GB" in view.answer.value
     view.mode.value = "teacher"
     view.space.value = "turned"
     assert view.choice["space"] == "turned" and view.choice["mode"] == "teacher"

@@ -398,6 +398,9 @@ def run_push(options: argparse.Namespace, stop: threading.Event) -> None:
 
 def run_lab(options: argparse.Namespace, stop: threading.Event) -> None:
     """Open the notebooks in JupyterLab."""
+    from workbench import course
+
+    course.profile()  # a name that is none is told before a notebook stumbles over it
     notebooks = PROJECT / "notebooks"
     if not notebooks.is_dir():
         raise WorkbenchError(f"no notebooks at {notebooks}: run this from a checkout of the project")
@@ -411,6 +414,10 @@ def run_lab(options: argparse.Namespace, stop: threading.Event) -> None:
     ]
     if options.no_browser:
         command.append("--no-browser")
+    if (
+        hasattr(os, "geteuid") and os.geteuid() == 0
+    ):  # in a container, where the server still listens to this machine alone
+        command.append("--allow-root")
     os.execv(
         sys.executable,
         [*command, *options.jupyter_options, "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb"],

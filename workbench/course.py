@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,13 +64,29 @@ def learned(cache: TargetCache, lesson: Sequence[Text]) -> Path:
     """Return the folder of notebook 2's student, or else of one that has nothing but a closed-form start.
 
     Args:
-        cache: holds the teacher's vectors of the lesson. A student of another teacher is not taken.
-        lesson: what the closed-form start learns from.
+        cache: holds the teacher's vectors of the lesson. A student of another teacher, or a damaged one, is not taken.
+        lesson: what the closed-form start learns from; one that has learnt the same is taken again.
     """
     folder = profile().folder
-    if student.statement(folder / "student").get("teacher") == cache.identity:
+    if _usable(folder / "student", {"teacher": cache.identity}):
         return folder / "student"
+    learnt = hashlib.sha256(cache.keys(lesson).tobytes()).hexdigest()
+    if _usable(folder / "closed-form", {"teacher": cache.identity, "lesson": learnt}):
+        return folder / "closed-form"
     model = TOUR.student(cache)
     student.warm_start(model, lesson, cache.targets(lesson))
     made = {"teacher": TOUR.teacher, "base": TOUR.base, "source": "docstrings"}
-    return student.save(model, folder / "closed-form", statement(cache, lesson, **made))
+    return student.save(model, folder / "closed-form", statement(cache, lesson, **made) | {"lesson": learnt})
+
+
+def _usable(folder: Path, stated: dict) -> bool:
+    """Say whether a student lies there that states all this, and loads."""
+    try:
+        about = student.statement(folder)
+        if any(about.get(name) != value for name, value in stated.items()):
+            return False
+        student.load(folder)
+    except WorkbenchError as error:
+        warnings.warn(f"{folder} is left aside ({error}): delete it, or make it anew with notebook 2", stacklevel=3)
+        return False
+    return True

@@ -278,9 +278,7 @@ class RetrievalExplorer(View):
         if self.box.value not in ("", text):
             self.box.value = ""  # so that the same words can be asked again
         name = "typed" if query_id is None else shown(query_id, 60)
-        self.heading.value = (
-            f'<div style="line-height:1.4"><code>{name}</code> <b dir="auto">{shown(text, 600)}</b></div>'
-        )
+        self.heading.value = f'<div style="line-height:1.4;overflow-wrap:anywhere"><code>{name}</code> <b dir="auto">{shown(text, 600)}</b></div>'
         self.lists.value = self._columns(found)
         typing = "" if self._encode else " Queries cannot be typed: the view was given no <code>encode</code>."
         self.status.value = self._overall() + typing
@@ -303,7 +301,7 @@ class RetrievalExplorer(View):
         return f'{_STYLE}<div class="retrieval">{"".join(parts)}</div>'
 
     def _column(self, mode: str, left: dict | None, here: dict | None, right: dict | None, teacher: dict | None) -> str:
-        title = f'<b style="border-bottom:3px solid {COLOURS[mode]}">{_MODES[mode][2]}</b>'
+        title = f'<b style="display:inline-block;border-bottom:3px solid {COLOURS[mode]}">{_MODES[mode][2]}</b>'
         if here is None:
             return f"<section><header>{title}<br>no encoder for this query</header></section>"
         facts = []

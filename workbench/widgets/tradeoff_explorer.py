@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Mapping
 
 import ipywidgets
@@ -187,8 +188,12 @@ class TradeoffExplorer(View):
             layout={"flex": "1 1 300px", "min_width": "280px", "max_width": "420px"},
         )
         self.answer.layout = {"flex": "1 1 380px", "min_width": "300px"}
+        # The height is said again, for a chart that fits its place would else shrink with it when the row is laid out anew.
         wide = [
-            ipywidgets.Box([c], layout={"flex": "2 1 440px", "min_width": "300px"}) for c in (self.front, self.curves)
+            ipywidgets.Box(
+                [c], layout={"flex": "2 1 440px", "min_width": "300px", "min_height": f"{c.layout.height}px"}
+            )
+            for c in (self.front, self.curves)
         ]
         super().__init__(
             ipywidgets.HBox([left, wide[0]], layout={"flex_flow": "row wrap"}),
@@ -318,7 +323,7 @@ class TradeoffExplorer(View):
         spent = self._encode_ms.get(row["mode"])
         encoding = f", {spent:.1f} ms to encode the query" if spent is not None else ", encoding the query not included"
         sizes = "".join(
-            f"<tr><td>{words}</td><td>{tqdm.format_sizeof(count * row['bytes_per_document'], 'B')}</td><td>{tqdm.format_sizeof(count * whole, 'B')}</td></tr>"
+            f"<tr><td>{words}</td><td>{_size(count * row['bytes_per_document'])}</td><td>{_size(count * whole)}</td></tr>"
             for words, count in _SIZES.items()
         )
         return (
@@ -329,8 +334,12 @@ class TradeoffExplorer(View):
             "proportion to its documents.</p>"
             '<table style="text-align:left;border-spacing:10px 0"><thead><tr><th>documents</th><th>index</th>'
             f"<th>float32 in full</th></tr></thead><tbody>{sizes}</tbody></table>"
-            f'<pre style="white-space:pre-wrap;word-break:normal;line-height:1.35">{html.escape(self.code)}</pre>'
+            f'<pre style="white-space:pre-wrap;word-break:normal;line-height:1.35;font-family:monospace;margin-top:12px">{html.escape(self.code)}</pre>'
         )
+
+
+def _size(count: int) -> str:
+    return re.sub(r"(?<=\d)(?=[A-Z])", " ", tqdm.format_sizeof(count, "B"))
 
 
 def _check(space: object, rows: pd.DataFrame) -> None:
