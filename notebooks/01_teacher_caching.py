@@ -115,9 +115,9 @@ print(targets.shape, batch.shape, batch.dtype)
 # %% [markdown]
 # ## 1.6 Damage
 #
-# Let us flip one bit, in a cache beside yours so that nothing of yours is at risk. It gets two files, one for the queries and
-# one for the documents (`merge=False`, or they would be joined). The damaged file is named and set aside, and exactly its
-# texts count as missing again.
+# Let us flip one bit, in a cache beside yours so that nothing of yours is at risk. It gets more than
+# one file (`merge=False`, or they would be joined). The damaged one is named and set aside, and exactly its texts count as
+# missing again.
 
 # %%
 import shutil
@@ -125,14 +125,14 @@ import tempfile
 
 scratch = tempfile.mkdtemp()
 beside = TargetCache(scratch, teacher)
-for some in (queries, documents):
-    beside.fill(teacher, some, merge=False)
+beside.fill(teacher, queries + documents, merge=False)
+files = sorted(beside.folder.glob("*.safetensors"), key=lambda p: p.stat().st_size)
+print(f"{len(files)} files")
 
 # %%
-victim = min(beside.folder.glob("*.safetensors"), key=lambda p: p.stat().st_size)  # of the 72 queries
-content = bytearray(victim.read_bytes())
+content = bytearray(files[0].read_bytes())
 content[-1] ^= 1
-_ = victim.write_bytes(content)
+_ = files[0].write_bytes(content)
 
 # %%
 damaged = TargetCache(scratch, teacher)

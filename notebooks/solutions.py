@@ -141,7 +141,8 @@ result.history.dropna(subset="held_out_loss").set_index("step")["held_out_loss"]
 
 # %% [markdown]
 # **2. One role alone.** The closed form shows it without training. Queries are short and documents long: a student that saw
-# one kind only is worse on the other. The search is among the tutorial's passages, a subject that neither has learnt.
+# one kind only is worse on the other. A search among the tutorial's passages, a subject that neither has learnt, hardly tells
+# the two apart.
 
 # %%
 roles = {role: [text for text in pairs if text.role == role] for role in ("query", "document")}
@@ -220,7 +221,8 @@ pd.DataFrame(
 
 # %% [markdown]
 # **3. Without the means.** The student's cloud as a whole lies beside the teacher's. Without both means that part of the
-# error is gone; what is left, each text's own, is by far the larger part.
+# error is gone; what is left, each text's own, is by far the larger part. The cosine falls all the same, for some of it was
+# what all texts have in common.
 
 # %%
 centred = [v - v.mean(axis=0) for v in (t, s)]
