@@ -62,7 +62,7 @@ pre { overflow-x: auto; font: 13px/1.45 ui-monospace, monospace; margin: .3em 0;
 .highlight pre { background: var(--soft); padding: 8px 12px; border-left: 3px solid var(--rule); }
 blockquote { margin: 1em 0; padding: .2em 1em; border-left: 3px solid #e69f00; background: var(--soft); }
 .output, .jp-OutputArea { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 14px; } td, th { padding: 3px 9px; text-align: left; vertical-align: top; }
+table { border-collapse: collapse; font-size: 14px; } table, td, th { border: none; } td, th { padding: 3px 9px; text-align: left; vertical-align: top; }
 tr { border-bottom: 1px solid var(--rule); } img { max-width: 100%; } math[display=block] { margin: .8em 0; }
 code { font-family: ui-monospace, monospace; font-size: 90%; }
 @media (prefers-color-scheme: dark) {
@@ -131,7 +131,7 @@ def write(notebook: nbformat.NotebookNode, folder: Path, name: str, names: list[
     page(folder, name, title, body, "".join(links))
     return {
         "title": title,
-        "lead": " ".join(lead.split()),
+        "lead": " ".join(lead.replace("`", "").split()),
         "cells": sum(c.cell_type == "code" for c in notebook.cells) - 2,
     }
 

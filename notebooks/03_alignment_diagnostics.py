@@ -103,8 +103,10 @@ pd.DataFrame({"as it is": whole["value"], "rotated": turned["value"]})
 spectra = pd.DataFrame({"teacher": agreement.spectrum(t), "student": agreement.spectrum(s)})[: min(t.shape) - 1]
 names = {"index": "component", "value": "share of all singular values", "variable": ""}
 lines = px.line(spectra, log_y=True, labels=names, range_y=[1e-5, 0.1], template="none")
-lines.update_yaxes(exponentformat="power", dtick=1)
-lines.update_layout(paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font_color="#888")
+grid = {"gridcolor": "rgba(128,128,128,.3)", "exponentformat": "power"}
+lines.update_layout(
+    paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font_color="#888", xaxis=grid, yaxis=grid
+)
 
 # %% [markdown]
 # ## 3.5 See it

@@ -16,6 +16,7 @@
 
 # %%
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -65,7 +66,7 @@ def taught(targets):
     model = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
     student.warm_start(model, train, targets)
     with TrainingBar() as bar:
-        distill(model, train, targets, profile.settings, on_event=bar)
+        distill(model, train, targets, replace(profile.settings, epochs=1), on_event=bar)
     return model
 
 
