@@ -113,7 +113,9 @@ def run(path: Path) -> tuple[nbformat.NotebookNode, float]:
     notebook.cells.append(nbformat.v4.new_code_cell(AFTER))
     place = {"metadata": {"path": str(path.parent)}}
     quiet = ["--log-level=ERROR"]  # of the kernel, about its own connection
-    client = nbclient.NotebookClient(notebook, timeout=None, resources=place, extra_arguments=quiet)
+    client = nbclient.NotebookClient(
+        notebook, timeout=None, resources=place, extra_arguments=quiet, coalesce_streams=True
+    )
     started = time.perf_counter()
     client.execute(env=os.environ | {"PLOTLY_RENDERER": "plotly_mimetype"})
     return notebook, time.perf_counter() - started

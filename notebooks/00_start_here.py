@@ -139,7 +139,7 @@ search
 # | learn from a model behind an API | 8 Black-box teachers |
 #
 # Notebooks run alone or in order, each from a fresh kernel, and share one cache, so that nothing is embedded twice. Those
-# that look at a student take notebook 2's if it is there. `WORKBENCH_PROFILE=full make lab` has them take on eight times as
+# that look at a student take notebook 2's if it is there. `WORKBENCH_PROFILE=full make lab` has them take on nine times as
 # many texts, for an hour or two on two cores.
 #
 # ## What you learned
