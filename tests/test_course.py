@@ -40,3 +40,10 @@ def test_notebooks_take_a_student_of_their_own_teacher_only(monkeypatch, tmp_pat
     trained = student.save(student.load(start), course.profile().folder / "student", about)
     assert course.learned(mine, lesson) == trained
     assert course.learned(other, lesson) == start
+    (trained / "model.safetensors").write_bytes(b"cut short")
+    with pytest.warns(UserWarning, match="is left aside .* delete it, or make it anew with notebook 2"):
+        assert course.learned(mine, lesson).name == "closed-form"
+    made = (start / "model.safetensors").stat().st_mtime_ns
+    with pytest.warns(UserWarning):
+        course.learned(mine, lesson)
+    assert (start / "model.safetensors").stat().st_mtime_ns == made  # what has learnt the same is taken again
