@@ -27,6 +27,7 @@ from workbench.paths import home
 from workbench.recipes import TOUR
 from workbench.teachers import LocalTeacher
 from workbench.widgets.cache_progress import CacheProgress
+from workbench.widgets.model_comparison import ModelComparison
 from workbench.widgets.training_monitor import TrainingMonitor
 
 # %% [markdown]
@@ -193,6 +194,13 @@ print(comparison.table(comparison.compare(corpus.held_out, cache, base, start)))
 # > **Caution.** The student that was kept is the best one on these very texts (by its loss, not by a search), which makes it
 # > look a little better than it is. To be sure, measure on texts that have chosen nothing.
 #
+# Which texts did training bring nearer to their teacher, and which further away? Choose two models, and sort.
+
+# %%
+students = {"student": embed(model, held_out), "closed-form start": embed(start, held_out)}
+ModelComparison(wanted[:], students, texts=held_out)
+
+# %% [markdown]
 # ## 2.8 Keep it
 #
 # The folder loads with plain `SentenceTransformer(path)`, without this package. The statement beside it says how the
