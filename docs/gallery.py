@@ -28,7 +28,6 @@ import plotly.io
 from latex2mathml.converter import convert
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
-from nbconvert.preprocessors import Preprocessor
 from plotly.offline import get_plotlyjs
 from pygments.formatters import HtmlFormatter
 
@@ -73,31 +72,28 @@ code { font-family: ui-monospace, monospace; font-size: 90%; }
 THEME = ".workbench { --ink: var(--text); --paper: var(--page); --line: var(--rule); --accent: var(--link); }"
 
 
-class Static(Preprocessor):
-    """Leave nothing in a notebook that would need a kernel or a network to be shown."""
+def make_static(notebook: nbformat.NotebookNode) -> None:
+    """Draw views, figures and formulas: nothing is left in a notebook that would need a kernel or a network to be shown."""
+    notebook.metadata.pop("widgets", None)
+    _, *notebook.cells, last = notebook.cells  # BEFORE and AFTER
+    views = json.loads(last.outputs[0].text)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = formulas(cell.source)
+        else:
+            cell.outputs = [output for output in cell.outputs if _shown(output, views)]
 
-    def preprocess(self, nb, resources):
-        """Draw views, figures and formulas."""
-        nb.metadata.pop("widgets", None)
-        nb.cells = nb.cells[1:]  # BEFORE
-        views = json.loads(nb.cells.pop().outputs[0].text)
-        for cell in nb.cells:
-            if cell.cell_type == "markdown":
-                cell.source = formulas(cell.source)
-            else:
-                cell.outputs = [output for output in cell.outputs if self.shown(output, views)]
-        return nb, resources
 
-    def shown(self, output, views: list[str]) -> bool:
-        """Put what can be shown into an output, and say whether there is anything."""
-        data = output.get("data", {})
-        if figure := data.pop("application/vnd.plotly.v1+json", None):
-            chart = plotly.io.from_json(json.dumps(figure), skip_invalid=True)
-            data["text/html"] = chart.to_html(full_html=False, include_plotlyjs=False)
-        if found := re.fullmatch(r'<div data-view="(\d+)"></div>', data.get("text/html", "")):
-            data["text/html"] = f'<div class="workbench">{views[int(found[1])]}</div>'
-        bar = data.pop("application/vnd.jupyter.widget-view+json", None) is not None
-        return "text/html" in data or not bar
+def _shown(output: nbformat.NotebookNode, views: list[str]) -> bool:
+    """Put what can be shown into an output, and say whether there is anything."""
+    data = output.get("data", {})
+    if figure := data.pop("application/vnd.plotly.v1+json", None):
+        chart = plotly.io.from_json(json.dumps(figure), skip_invalid=True)
+        data["text/html"] = chart.to_html(full_html=False, include_plotlyjs=False)
+    if found := re.fullmatch(r'<div data-view="(\d+)"></div>', data.get("text/html", "")):
+        data["text/html"] = f'<div class="workbench">{views[int(found[1])]}</div>'
+    bar = data.pop("application/vnd.jupyter.widget-view+json", None) is not None
+    return "text/html" in data or not bar
 
 
 def formulas(markdown: str) -> str:
@@ -123,9 +119,10 @@ def run(path: Path) -> tuple[nbformat.NotebookNode, float]:
 
 def write(notebook: nbformat.NotebookNode, folder: Path, name: str, names: list[str]) -> dict:
     """Write a notebook's page, which leads to its neighbours among `names`; return its title and its first lines."""
-    body, _ = HTMLExporter(template_name="basic", preprocessors=[Static]).from_notebook_node(notebook)
+    make_static(notebook)
+    body, _ = HTMLExporter(template_name="basic").from_notebook_node(notebook)
     title, lead = re.match(
-        r"# (.+?)\n+(?:\*\*What you will learn:\*\* )?(.*?)(?:\n\n|$)", notebook.cells[1].source, re.S
+        r"# (.+?)\n+(?:\*\*What you will learn:\*\* )?(.*?)(?:\n\n|$)", notebook.cells[0].source, re.S
     ).groups()
     place, links = names.index(name), ['<a href="index.html">Notebooks</a>']
     links = [f'<a href="{one}.html">← {one}</a>' for one in names[:place][-1:]] + links
@@ -134,21 +131,23 @@ def write(notebook: nbformat.NotebookNode, folder: Path, name: str, names: list[
     return {
         "title": title,
         "lead": " ".join(lead.replace("`", "").split()),
-        "cells": sum(c.cell_type == "code" for c in notebook.cells) - 2,
+        "cells": sum(c.cell_type == "code" for c in notebook.cells),
     }
 
 
 def page(folder: Path, name: str, title: str, body: str, links: str = "") -> None:
-    """Write a page and what it needs beside it."""
+    """Write a page."""
+    script = '<script src="plotly.min.js"></script>' if "Plotly.newPlot" in body else ""
+    (folder / f"{name}.html").write_text(PAGE.format(title=escape(title), script=script, links=links, body=body))
+
+
+def assets(folder: Path) -> None:
+    """Write what pages need beside them: their style, and plotly.js."""
     folder.mkdir(parents=True, exist_ok=True)
     light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark"))
     dark = "@media (prefers-color-scheme: dark) {" + dark + ".highlight { background: var(--soft); }}"
     (folder / "page.css").write_text(light + dark + CSS + STYLE + THEME)
-    script = ""
-    if "Plotly.newPlot" in body:
-        (folder / "plotly.min.js").write_text(get_plotlyjs())
-        script = '<script src="plotly.min.js"></script>'
-    (folder / f"{name}.html").write_text(PAGE.format(title=escape(title), script=script, links=links, body=body))
+    (folder / "plotly.min.js").write_text(get_plotlyjs())
 
 
 def index(folder: Path, pages: dict[str, dict]) -> None:
@@ -219,6 +218,7 @@ def main(chosen: list[str]) -> int:
     if not paths:
         raise SystemExit(f"no notebook begins with {', '.join(chosen)}")
     pages = {name: about for name, about in pages.items() if (NOTEBOOKS / f"{name}.ipynb").is_file()}
+    assets(folder)
     names = sorted(pages.keys() | {path.stem for path in paths})
     for number, path in enumerate(paths, 1):
         print(f"{number} of {len(paths)}: {path.name} ...", end=" ", flush=True)

@@ -43,6 +43,25 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def answers(url: str, server: subprocess.Popen, seconds: int = 120) -> bool:
+    """Wait until a server answers there; say whether it did before it ended or the time was over."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and server.poll() is None:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(url, timeout=2)
+            return True
+        time.sleep(0.5)
+    return False
+
+
+def launched(playwright):
+    """Return a Chromium that draws WebGL without a GPU."""
+    return playwright.chromium.launch(
+        executable_path=shutil.which("chromium"),
+        args=["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"],
+    )
+
+
 class Lab:
     """A JupyterLab server on a folder of its own, and a browser."""
 
@@ -68,30 +87,13 @@ class Lab:
         )  # fmt: skip
         self.url = f"http://127.0.0.1:{self.port}"
         try:
-            self._wait_for_server()
+            if not answers(f"{self.url}/api/status?token={TOKEN}", self._server):
+                raise RuntimeError(f"JupyterLab did not start: {(folder / 'lab.log').read_text()[-2000:]}")
             self._playwright = sync_playwright().start()
-            self._browser = self._playwright.chromium.launch(
-                executable_path=shutil.which("chromium"),
-                args=[
-                    "--no-sandbox",
-                    "--use-angle=swiftshader",
-                    "--enable-unsafe-swiftshader",
-                    "--ignore-gpu-blocklist",
-                ],
-            )
+            self._browser = launched(self._playwright)
         except BaseException:
             self._server.terminate()
             raise
-
-    def _wait_for_server(self) -> None:
-        for _ in range(240):
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{self.url}/api/status?token={TOKEN}", timeout=2)
-                return
-            if self._server.poll() is not None:
-                break
-            time.sleep(0.5)
-        raise RuntimeError(f"JupyterLab did not start: {(self.folder / 'lab.log').read_text()[-2000:]}")
 
     def close(self) -> None:
         self._browser.close()

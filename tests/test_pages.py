@@ -2,16 +2,14 @@
 
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 import time
-import urllib.request
 
 import psutil
 import pytest
 
-from tests.lab import free_port, has_chromium
+from tests.lab import answers, free_port, has_chromium, launched
 from workbench.paths import PROJECT
 
 pytestmark = pytest.mark.notebooks
@@ -32,7 +30,7 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        chromium = launched(playwright)
         yield chromium
         chromium.close()
 
@@ -75,13 +73,7 @@ def apps(notebook_home):
     ]  # fmt: skip
     with subprocess.Popen(command, env=os.environ | {"WORKBENCH_HOME": str(notebook_home)}) as server:
         url = f"http://127.0.0.1:{port}/voila/"
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{url}static/favicon.ico", timeout=2)
-                break
-            except OSError:
-                assert server.poll() is None
-                time.sleep(0.5)
+        assert answers(f"{url}static/favicon.ico", server)
         yield f"{url}render/", psutil.Process(server.pid)
         server.terminate()
 

@@ -102,7 +102,7 @@ def run_distill(options: argparse.Namespace, stop: threading.Event) -> None:
     recipe = replace(recipe, base=options.base, max_length=options.max_length, settings=settings)
     model = recipe.student(cache)
     if options.dry_run:
-        _plan(options, recipe, settings, texts, teacher, cache, model)
+        _plan(options, recipe, texts, teacher, cache, model)
         return
     inputs.fill(teacher, cache, texts, stop)
     if stop.is_set():
@@ -147,9 +147,10 @@ def run_distill(options: argparse.Namespace, stop: threading.Event) -> None:
     print(f"student saved to {options.output} (held-out loss {result.best_loss:.4f} at step {result.best_step:,})")
 
 
-def _plan(options, recipe, settings, texts, teacher, cache, model) -> None:
+def _plan(options, recipe, texts, teacher, cache, model) -> None:
     from workbench import plans
 
+    settings = recipe.settings
     if options.speeds:
         device, *speeds = options.speeds.rsplit(":", 2)
         try:
@@ -398,9 +399,10 @@ def run_push(options: argparse.Namespace, stop: threading.Event) -> None:
 
 def run_lab(options: argparse.Namespace, stop: threading.Event) -> None:
     """Open the notebooks in JupyterLab."""
-    from workbench import course
+    if os.environ.get("WORKBENCH_PROFILE"):
+        from workbench import course  # which brings torch: seconds that nobody else has to wait
 
-    course.profile()  # a name that is none is told before a notebook stumbles over it
+        course.profile()  # a name that is none is told before a notebook stumbles over it
     notebooks = PROJECT / "notebooks"
     if not notebooks.is_dir():
         raise WorkbenchError(f"no notebooks at {notebooks}: run this from a checkout of the project")
