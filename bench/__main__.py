@@ -12,21 +12,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from workbench import comparison, corpora, demo, models, student
+from workbench import data, models, student
+from workbench._util import home, write_json
 from workbench.cache import TargetCache
-from workbench.corpora import Role, Text
-from workbench.distill import Settings, distill, evaluate
-from workbench.paths import home
-from workbench.plans import device_name
-from workbench.recipes import TOUR
+from workbench.cli import demo
+from workbench.data import Role, Text
+from workbench.docstrings import docstring_corpus
+from workbench.pipeline import TOUR
+from workbench.planning import device_name
 from workbench.teachers import LocalTeacher
+from workbench.train import TrainingConfig, train_student, validate
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--texts", type=int, default=400, help="texts for the speed measurements")
     options = parser.parse_args()
-    corpus = corpora.docstrings()
+    corpus = docstring_corpus()
     report = {"machine": machine(), "texts": options.texts}
     report |= teacher_speed([t.text for t in corpus.train[: options.texts]])
     report |= training_speed(corpus, options.texts)
@@ -37,8 +39,8 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         trained = student.load(home() / "demo" / "student", device="cpu")
-        report |= latency.measure(trained, [corpora.tutorial()], Path(folder))
-    path = comparison.write_json(home() / "bench.json", report)
+        report |= latency.measure(trained, [data.tutorial()], Path(folder))
+    path = write_json(home() / "bench.json", report)
     print("\n| measure | value |\n|---|---|")
     for name, value in report.items():
         if isinstance(value, float):
@@ -85,7 +87,7 @@ def teacher_speed(texts: list[str]) -> dict[str, float]:
     }
 
 
-def training_speed(corpus: corpora.DocstringCorpus, count: int) -> dict[str, float]:
+def training_speed(corpus: data.DocstringCorpus, count: int) -> dict[str, float]:
     """One epoch of ours against one of `SentenceTransformerTrainer` with its MSE loss, batch 32, 96 tokens."""
     train = corpus.train[:count]
     held_out = corpus.held_out.query_texts()[:100] + corpus.held_out.document_texts()[:100]
@@ -96,19 +98,19 @@ def training_speed(corpus: corpora.DocstringCorpus, count: int) -> dict[str, flo
 
     def start():
         model = TOUR.student(cache)
-        student.warm_start(model, train, targets)
+        student.fit_head(model, train, targets)
         return model
 
-    settings = Settings(epochs=1, cycles=1, learning_rate=1e-4, evaluations=1)
+    settings = TrainingConfig(epochs=1, restarts=1, learning_rate=1e-4, evaluations=1)
     mine, theirs = start(), start()
-    result = distill(mine, train, targets, settings)
+    result = train_student(mine, train, targets, settings)
     seconds = _trainer_epoch(theirs, train, np.asarray(targets))
     return {
         "train_speedup": result.texts_per_second / (len(train) / seconds),
         "train_texts_per_second": result.texts_per_second,
         "trainer_texts_per_second": len(train) / seconds,
-        "train_held_out_loss": evaluate(mine, held_out, wanted)["loss"],
-        "trainer_held_out_loss": evaluate(theirs, held_out, wanted)["loss"],
+        "train_held_out_loss": validate(mine, held_out, wanted)["loss"],
+        "trainer_held_out_loss": validate(theirs, held_out, wanted)["loss"],
     }
 
 

@@ -20,13 +20,13 @@ import pandas as pd
 
 from bench.__main__ import machine
 from bench.quality import fill, mean_share
-from workbench import comparison, corpora, student
+from workbench import data, evaluate, student
+from workbench._util import home, write_json
 from workbench.cache import TargetCache
-from workbench.distill import distill, evaluate
 from workbench.errors import WorkbenchError
-from workbench.paths import home
-from workbench.recipes import REDACT_IR, TOUR, Recipe
+from workbench.pipeline import REDACT_IR, TOUR, Recipe
 from workbench.teachers import LocalTeacher
+from workbench.train import train_student, validate
 
 # The paper's settings with the tour's teacher, base and length, so that it runs on two cores.
 PAPER = replace(REDACT_IR, name="as in the paper", teacher=TOUR.teacher, prompts=None, max_length=TOUR.max_length)
@@ -39,7 +39,7 @@ def variants() -> list[tuple[Recipe, bool]]:
         return replace(recipe, name=name, settings=replace(recipe.settings, **changes))
 
     start = replace(PAPER, name="+ closed-form start", start="closed-form")
-    buckets = with_settings(start, "+ batches of like lengths", bucketing=True)
+    buckets = with_settings(start, "+ batches of like lengths", group_by_length=True)
     fast = with_settings(buckets, "+ bfloat16", precision="auto")
     tour = with_settings(fast, "+ the tour's rate and batches", learning_rate=3e-4, batch_size=16)
     low = with_settings(fast, "+ bfloat16, a tenth of the rate", learning_rate=1e-5, final_learning_rate=1e-6)
@@ -61,14 +61,14 @@ def main() -> int:
         return 1
     table = pd.DataFrame(rows)
     report = {"machine": machine(), "sample": options.sample, "passes": options.passes}
-    path = comparison.write_json(home() / "ablation.json", report | {"rows": comparison.as_rows(table)})
+    path = write_json(home() / "ablation.json", report | {"rows": evaluate.as_rows(table)})
     print(f"{table.round(4).to_string(index=False)}\nwritten to {path}")
     return 0
 
 
 def measure(options: argparse.Namespace) -> list[dict]:
-    texts = corpora.sample(options.texts, options.sample)
-    collections = [corpora.beir(folder) for folder in options.collections]
+    texts = data.sample(options.texts, options.sample)
+    collections = [data.beir(folder) for folder in options.collections]
     teacher = LocalTeacher(PAPER.teacher, max_length=PAPER.max_length)
     cache = TargetCache(home() / "cache", teacher)
     fill(teacher, cache, texts + [t for c in collections for t in c.query_texts() + c.document_texts()])
@@ -79,14 +79,14 @@ def measure(options: argparse.Namespace) -> list[dict]:
         model = recipe.student(cache)
         started = time.perf_counter()
         if recipe.start == "closed-form":
-            student.warm_start(model, train, targets)
+            student.fit_head(model, train, targets)
         start_seconds = time.perf_counter() - started
         if recipe is not PAPER and not any(row["variant"] == "closed-form start alone" for row in rows):
             rows.append(row_of("closed-form start alone", model, held_out, wanted, share_of, start_seconds, np.nan))
         model[0].requires_grad_(not frozen)
-        settings = replace(recipe.settings, epochs=options.passes, cycles=1, evaluations=1)
+        settings = replace(recipe.settings, epochs=options.passes, restarts=1, evaluations=1)
         started = time.perf_counter()
-        speed = distill(model, train, targets, settings).texts_per_second
+        speed = train_student(model, train, targets, settings).texts_per_second
         seconds = start_seconds + time.perf_counter() - started
         rows.append(row_of(recipe.name, model, held_out, wanted, share_of, seconds, speed))
     return rows
@@ -94,7 +94,7 @@ def measure(options: argparse.Namespace) -> list[dict]:
 
 def row_of(name, model, held_out, wanted, share_of, seconds, speed) -> dict:
     row = {"variant": name, "seconds": round(seconds, 1), "texts_per_second": round(speed, 1)}
-    row |= {"held_out_loss": evaluate(model, held_out, wanted)["loss"], "asymmetric_share": share_of(model)}
+    row |= {"held_out_loss": validate(model, held_out, wanted)["loss"], "asymmetric_share": share_of(model)}
     print(row, flush=True)
     return row
 

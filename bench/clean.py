@@ -19,7 +19,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard
 
 from workbench import models
-from workbench.paths import PROJECT
+from workbench._util import PROJECT
 
 LIBRARIES = {"sentence_transformers": ["sentence-transformers"], "onnxruntime": ["onnxruntime", "tokenizers", "numpy"]}
 

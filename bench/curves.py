@@ -1,9 +1,9 @@
-"""What a student inherits: quality, size and query time of truncated and quantised vectors.
+"""What a student inherits: quality, size and query time of truncated and quantized vectors.
 
     python -m bench.curves COLLECTION... --student students/{collection}
 
 A collection is a folder in BEIR's layout; `{collection}` stands for its name. Each curve is drawn twice: in
-the teacher's space as it is, and turned by the principal components of the teacher's documents. Turning
+the teacher's space as it is, and rotated by the principal components of the teacher's documents. Turning
 the vectors of a student is the same as turning its head, for its head is linear. Writes build/curves.json.
 """
 
@@ -16,12 +16,12 @@ from pathlib import Path
 import pandas as pd
 
 from bench.__main__ import machine
-from workbench import comparison, compression, corpora, student
+from workbench import data, evaluate, quantize, student
+from workbench._progress import CacheBar
+from workbench._util import home, write_json
 from workbench.cache import TargetCache
 from workbench.errors import WorkbenchError
-from workbench.paths import home
-from workbench.progress import CacheBar
-from workbench.recipes import TOUR
+from workbench.pipeline import TOUR
 from workbench.teachers import LocalTeacher
 
 
@@ -41,7 +41,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     rows = pd.concat(tables, ignore_index=True)
-    path = comparison.write_json(home() / "curves.json", {"machine": machine(), "rows": comparison.as_rows(rows)})
+    path = write_json(home() / "curves.json", {"machine": machine(), "rows": evaluate.as_rows(rows)})
     index = ["collection", "space", "precision", "dimensions"]
     wide = rows.pivot_table(index=index, columns="mode", values="share_of_teacher", sort=False, observed=True)
     print(wide.map("{:.1%}".format).to_string(), f"\nwritten to {path}")
@@ -49,19 +49,19 @@ def main() -> int:
 
 
 def curves(folder: Path, teacher: LocalTeacher, cache: TargetCache, model) -> list[pd.DataFrame]:
-    """Return the curves of one collection, in the space as it is and turned."""
-    collection = corpora.beir(folder)
+    """Return the curves of one collection, in the space as it is and rotated."""
+    collection = data.beir(folder)
     queries, documents = collection.query_texts(), collection.document_texts()
     with CacheBar() as bar:
         cache.fill(teacher, queries + documents, on_plan=bar.plan, on_progress=bar.progress)
-    sides = comparison.vectors(collection, cache, model)
-    points = compression.grid(cache.dimension)
+    sides = evaluate.mode_vectors(collection, cache, model)
+    points = quantize.grid(cache.dimension)
     ids = list(collection.queries), list(collection.documents)
-    rotation = compression.principal_rotation(sides["teacher"][1])
-    turned = {mode: tuple(vectors @ rotation for vectors in pair) for mode, pair in sides.items()}
+    rotation = quantize.principal_rotation(sides["teacher"][1])
+    rotated = {mode: tuple(vectors @ rotation for vectors in pair) for mode, pair in sides.items()}
     tables = []
-    for name, vectors in (("as it is", sides), ("turned", turned)):
-        table = compression.curve(collection.qrels, *ids, vectors, points)
+    for name, vectors in (("as it is", sides), ("rotated", rotated)):
+        table = quantize.sweep(collection.qrels, *ids, vectors, points)
         table.insert(0, "collection", folder.name)
         table.insert(1, "space", name)
         tables.append(table)

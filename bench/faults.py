@@ -29,18 +29,20 @@ import numpy as np
 import torch
 
 from bench.__main__ import machine
+from workbench import _shards, models, student
 from workbench import cache as caching
-from workbench import comparison, models, shards, student
+from workbench._util import home, write_json
 from workbench.cache import TargetCache
-from workbench.corpora import Role, Text
-from workbench.distill import Settings, distill
+from workbench.data import Role, Text
 from workbench.errors import WorkbenchError
-from workbench.paths import home
+from workbench.train import TrainingConfig, train_student
 
 TEXTS = [Text(f"text {i} of the harness, {'word ' * (i % 17)}", list(Role)[i % 2]) for i in range(3000)]
-LEARNT = TEXTS[:240]
-LESSON = np.eye(17, 32, dtype=np.float32)[[i % 17 for i in range(len(LEARNT))]]  # as many words as the text has
-SETTINGS = Settings(batch_size=8, learning_rate=1e-3, epochs=2, cycles=1, precision="float32", checkpoint_steps=5)
+LEARNED = TEXTS[:240]
+LESSON = np.eye(17, 32, dtype=np.float32)[[i % 17 for i in range(len(LEARNED))]]  # as many words as the text has
+SETTINGS = TrainingConfig(
+    batch_size=8, learning_rate=1e-3, epochs=2, restarts=1, precision="float32", checkpoint_steps=5
+)
 GROUP = 64  # texts that the cache encodes at once
 _FORK = multiprocessing.get_context("fork")  # a child starts in milliseconds, with everything imported
 
@@ -84,7 +86,7 @@ def main() -> int:
     }
     for name in ("injected", "lost", "repeated"):
         report[name] = report["caching"][name] + report["training"][name]
-    path = comparison.write_json(home() / "faults.json", report)
+    path = write_json(home() / "faults.json", report)
     print(json.dumps({name: value for name, value in report.items() if name != "machine"}, indent=1))
     print(f"written to {path}")
     return 1 if report["lost"] else 0
@@ -161,13 +163,13 @@ def start(work):
 
 def injure(root: Path, kind: str, rng: random.Random) -> int:
     """Harm one shard; return how many targets it had."""
-    found = [path for folder in root.iterdir() for path in shards.listing(folder)]
+    found = [path for folder in root.iterdir() for path in _shards.listing(folder)]
     if not found:
         return 0
     victim = rng.choice(found)
     try:
-        rows = len(shards.Shard(victim))
-    except shards.DamagedShard:  # by the fault before
+        rows = len(_shards.Shard(victim))
+    except _shards.DamagedShard:  # by the fault before
         rows = 0
     content = bytearray(victim.read_bytes())
     if kind == "delete":
@@ -258,13 +260,13 @@ def train_in_child(folder: Path, seed: int):
         folder.mkdir(parents=True, exist_ok=True)
         model = small_student(seed)
         with (folder / "steps").open("a", buffering=1) as steps:
-            distill(
+            train_student(
                 model,
-                LEARNT,
+                LEARNED,
                 LESSON,
                 SETTINGS,
                 checkpoints=folder / "checkpoints",
-                on_event=lambda event: event.step and event.loss is not None and steps.write(f"{event.step}\n"),
+                on_step=lambda event: event.step and event.loss is not None and steps.write(f"{event.step}\n"),
             )
         content = b"".join(tensor.numpy().tobytes() for tensor in model.state_dict().values())
         (folder / "weights").write_text(hashlib.sha256(content).hexdigest())

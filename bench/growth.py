@@ -24,11 +24,11 @@ import numpy as np
 import pandas as pd
 
 from bench.__main__ import machine
-from workbench import comparison
+from workbench import evaluate
+from workbench._stored import StoredTexts
+from workbench._util import home, write_json
 from workbench.cache import TargetCache
-from workbench.corpora import Role, Text
-from workbench.paths import home
-from workbench.stored import StoredTexts
+from workbench.data import Role, Text
 
 PHASES = ("cache", "open", "train")
 READ = 32_000  # random rows, in batches of 32
@@ -80,7 +80,7 @@ def main() -> int:
     for phase in PHASES:
         table[f"{phase}_bytes_a_text"] = (table[f"{phase}_megabytes"] - table[f"{phase}_megabytes"][0]) * 1e6 / grown
     print(table.T.to_string())
-    path = comparison.write_json(home() / "growth.json", {"machine": machine(), "rows": comparison.as_rows(table)})
+    path = write_json(home() / "growth.json", {"machine": machine(), "rows": evaluate.as_rows(table)})
     print(f"written to {path}")
     return 0
 
@@ -150,22 +150,22 @@ def read(folder: Path, size: int) -> dict:
 def train(folder: Path, size: int) -> dict:
     from tests.conftest import make_tiny_model
     from workbench import student
-    from workbench.distill import Settings, distill
+    from workbench.train import TrainingConfig, train_student
 
     texts = StoredTexts(folder / "texts.arrow")
     targets = TargetCache(folder, SyntheticTeacher()).targets(texts)
     model = student.build(make_tiny_model(folder / "tiny", seed=0), 32, max_length=24, device="cpu")
     stop, seconds = threading.Event(), []
 
-    def on_event(event) -> None:
+    def on_step(event) -> None:
         seconds.append(time.perf_counter())
         if event.step == STEPS:
             stop.set()
 
-    settings = Settings(batch_size=32, epochs=1, cycles=1, precision="float32", checkpoint_steps=100)
-    student.warm_start(model, texts, targets)
+    settings = TrainingConfig(batch_size=32, epochs=1, restarts=1, precision="float32", checkpoint_steps=100)
+    student.fit_head(model, texts, targets)
     started = time.perf_counter()
-    distill(model, texts, targets, settings, stop=stop, on_event=on_event, checkpoints=folder / "checkpoints")
+    train_student(model, texts, targets, settings, stop=stop, on_step=on_step, checkpoints=folder / "checkpoints")
     return {
         "first_step_after_seconds": seconds[1] - started,
         "steps_a_second": (len(seconds) - 2) / (seconds[-1] - seconds[1]),

@@ -20,10 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from bench.__main__ import best_of, machine
-from workbench import comparison, corpora, models, publish, retrieval, student
+from workbench import data, evaluate, models, student
+from workbench._util import home, write_json
 from workbench.errors import WorkbenchError
-from workbench.paths import home
-from workbench.recipes import TOUR
+from workbench.extras import publish
+from workbench.pipeline import TOUR
 
 SIZES = (1, 32)
 Encode = Callable[..., np.ndarray]  # texts and a role to vectors
@@ -36,21 +37,21 @@ def main() -> int:
     options = parser.parse_args()
     try:
         model = student.load(options.student, device="cpu")
-        collections = [corpora.beir(folder) for folder in options.collections] or [corpora.tutorial()]
+        collections = [data.beir(folder) for folder in options.collections] or [data.tutorial()]
         with tempfile.TemporaryDirectory() as folder:
             report = {"machine": machine(), "fingerprint": models.resolve(options.student).fingerprint}
             report |= measure(model, collections, Path(folder))
     except WorkbenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    path = comparison.write_json(home() / "latency.json", report)
+    path = write_json(home() / "latency.json", report)
     for name, value in report.items():
         print(f"{name:<32} {value:.4g}" if isinstance(value, float) else f"{name:<32} {value}")
     print(f"written to {path}")
     return 0
 
 
-def measure(model, collections: Sequence[corpora.Collection], folder: Path) -> dict:
+def measure(model, collections: Sequence[data.RetrievalDataset], folder: Path) -> dict:
     """Return the speeds on the first collection's queries, and int8's shares on every collection."""
     teacher = models.load(TOUR.teacher, device="cpu")
     teacher.max_seq_length = model.max_seq_length
@@ -101,15 +102,15 @@ def _each(encode: Encode, batches: list[list[str]]) -> None:
         encode(batch)
 
 
-def share(collection: corpora.Collection, exact: Encode, int8: Encode) -> dict:
+def share(collection: data.RetrievalDataset, exact: Encode, int8: Encode) -> dict:
     """Return int8's share of the float32 student's nDCG@10, both sides encoded by one of them."""
     ids = list(collection.queries), list(collection.documents)
     texts = [text.text for text in collection.query_texts()], [text.text for text in collection.document_texts()]
     scores, vectors = {}, {}
     for name, encode in (("teacher", exact), ("int8", int8)):
         vectors[name] = encode(texts[0], "query"), encode(texts[1])
-        scores[name] = retrieval.score(collection.qrels, *ids, *vectors[name])
-    row = retrieval.compare(scores).set_index("mode").loc["int8"]
+        scores[name] = evaluate.score(collection.qrels, *ids, *vectors[name])
+    row = evaluate.summarize(scores).set_index("mode").loc["int8"]
     return {
         "collection": collection.name,
         "share": float(row["share_of_teacher"]),

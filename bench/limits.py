@@ -18,14 +18,14 @@ from collections import deque
 
 import numpy as np
 import pandas as pd
+from embedding_server import Server
 
 from bench.__main__ import machine
-from workbench import comparison
-from workbench.apis import ApiTeacher
+from workbench import evaluate
+from workbench._util import home, write_json
 from workbench.cache import TargetCache
-from workbench.corpora import Role, Text
-from workbench.paths import home
-from workbench.serving import Server
+from workbench.data import Role, Text
+from workbench.extras.api_teachers import ApiTeacher
 
 WINDOW = 6.0  # seconds
 BATCH = 32
@@ -69,7 +69,7 @@ def main() -> int:
     rows = [measure(*limit, options.seconds) for limit in LIMITS]
     table = pd.DataFrame(rows)
     print(table.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
-    path = comparison.write_json(home() / "limits.json", {"machine": machine(), "rows": comparison.as_rows(table)})
+    path = write_json(home() / "limits.json", {"machine": machine(), "rows": evaluate.as_rows(table)})
     print(f"written to {path}")
     return 0
 

@@ -17,8 +17,7 @@ from pathlib import Path
 
 from bench.__main__ import machine
 from tests.lab import Lab
-from workbench import comparison
-from workbench.paths import home
+from workbench._util import home, write_json
 
 VECTORS = """
 import numpy as np
@@ -49,7 +48,7 @@ def main() -> int:
             lab.close()
     few, many = (report[f"explorer_{count}"] for count in (options.texts // 10, options.texts))
     report["ratio_to_a_tenth"] = {name: many[name] / few[name] for name in many}
-    path = comparison.write_json(home() / "paint.json", report)
+    path = write_json(home() / "paint.json", report)
     print(path.read_text())
     return 0
 
@@ -109,9 +108,9 @@ def retrieval(lab: Lab, count: int) -> dict[str, float]:
         "retrieval",
         [
             VECTORS + f"documents, queries = clouds({count}), clouds(50)\n"
-            "from workbench.corpora import Collection\n"
+            "from workbench.data import RetrievalDataset\n"
             "from workbench.widgets.retrieval_explorer import RetrievalExplorer\n"
-            "collection = Collection('random', {str(i): f'document {i}' for i in range(len(documents[0]))},\n"
+            "collection = RetrievalDataset('random', {str(i): f'document {i}' for i in range(len(documents[0]))},\n"
             "                        {str(i): f'query {i}' for i in range(50)},\n"
             "                        {str(i): {str(i): 1} for i in range(50)})\n"
             "view = RetrievalExplorer(collection, *((queries[i], documents[i]) for i in (0, 1)))\nview",

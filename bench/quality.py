@@ -2,7 +2,7 @@
 
     python -m bench.quality DATA [--recipes broad in-domain joint] [--texts 12000]
 
-DATA has `retrieval/` with folders in BEIR's layout and `texts/` with parquet files of other, unlabelled texts. No
+DATA has `retrieval/` with folders in BEIR's layout and `texts/` with parquet files of other, unlabeled texts. No
 judgment and no query of a collection is used in training:
 
 - broad: the tour's recipe on a draw from `texts/`; one student, which has never seen a text of a collection.
@@ -27,14 +27,14 @@ import numpy as np
 import pandas as pd
 
 from bench.__main__ import machine
-from workbench import comparison, corpora, models, retrieval, student
+from workbench import data, evaluate, models, student
+from workbench._progress import CacheBar, TrainingBar
+from workbench._util import home, write_json
 from workbench.cache import TargetCache
-from workbench.distill import distill, embed, statement
 from workbench.errors import WorkbenchError
-from workbench.paths import home
-from workbench.progress import CacheBar, TrainingBar
-from workbench.recipes import IN_DOMAIN, TOUR
+from workbench.pipeline import IN_DOMAIN, TOUR
 from workbench.teachers import LocalTeacher
+from workbench.train import embed, provenance, train_student
 
 CURVE_SECONDS = 240  # of training between two points of the curve
 
@@ -60,7 +60,7 @@ def main() -> int:
 def measure(options: argparse.Namespace) -> None:
     folders = sorted(path for path in (options.data / "retrieval").iterdir() if (path / "corpus.jsonl").is_file())
     wanted = options.collections or [folder.name for folder in folders]
-    collections = [corpora.beir(folder) for folder in folders if folder.name in wanted]
+    collections = [data.beir(folder) for folder in folders if folder.name in wanted]
     teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
     cache = TargetCache(home() / "cache", teacher)
     fill(teacher, cache, [t for c in collections for t in c.query_texts() + c.document_texts()])
@@ -70,7 +70,7 @@ def measure(options: argparse.Namespace) -> None:
     for name in options.recipes:
         # Texts that a student learns from, and the collections that it is measured on.
         if name == "broad":
-            jobs = [("broad", TOUR, corpora.sample(options.data / "texts", options.texts), collections)]
+            jobs = [("broad", TOUR, data.sample(options.data / "texts", options.texts), collections)]
         elif name == "joint":
             jobs = [("joint", IN_DOMAIN, in_domain(collections), collections)]
         else:
@@ -88,12 +88,12 @@ def measure(options: argparse.Namespace) -> None:
         "teacher": TOUR.teacher,
         "base": TOUR.base,
         "training": training,
-        "rows": comparison.as_rows(table),
-        "means": comparison.as_rows(means.reset_index()),
+        "rows": evaluate.as_rows(table),
+        "means": evaluate.as_rows(means.reset_index()),
     }
     wide = table.pivot_table(index=["recipe", "mode"], columns="collection", values="share_of_teacher", sort=False)
     print(wide.assign(mean=wide.mean(axis=1)).map("{:.1%}".format).to_string())
-    print(f"written to {comparison.write_json(home() / 'quality.json', report)}")
+    print(f"written to {write_json(home() / 'quality.json', report)}")
 
 
 def fill(teacher: LocalTeacher, cache: TargetCache, texts: list) -> dict:
@@ -107,7 +107,7 @@ def fill(teacher: LocalTeacher, cache: TargetCache, texts: list) -> dict:
 def in_domain(collections: list) -> list:
     """Return the documents of collections, and pieces of them where they are few."""
     documents = [t for c in collections for t in c.document_texts() if t.text]
-    return corpora.at_least(documents, IN_DOMAIN.texts)
+    return data.with_at_least(documents, IN_DOMAIN.texts)
 
 
 def trained(name, recipe, texts, teacher, cache, collections):
@@ -125,7 +125,7 @@ def trained(name, recipe, texts, teacher, cache, collections):
     targets = cache.targets(train)
     model = recipe.student(cache)
     started = time.perf_counter()
-    student.warm_start(model, train, targets)
+    student.fit_head(model, train, targets)
     measured["start_seconds"] = round(time.perf_counter() - started, 1)
     student.save(model, folder / "start")
     share_of = mean_share(collections, cache)
@@ -142,14 +142,14 @@ def trained(name, recipe, texts, teacher, cache, collections):
                 curve.append({"seconds": round(seconds, 1), "step": event.step, "asymmetric": share})
                 print(f"after {seconds:.0f} s: {share:.1%} asymmetric in the mean", flush=True)
 
-        result = distill(
+        result = train_student(
             model,
             train,
             targets,
             settings,
             held_out=(held_out, cache.targets(held_out)),
             checkpoints=folder / "checkpoints",
-            on_event=watch,
+            on_step=watch,
         )
     measured |= {
         "curve": curve,
@@ -158,8 +158,8 @@ def trained(name, recipe, texts, teacher, cache, collections):
     }
     measured["held_out_loss"] = result.best_loss
     made = {"teacher": recipe.teacher, "base": recipe.base, "source": name}
-    student.save(model, folder / "student", statement(cache, train, **made, settings=settings, result=result))
-    comparison.write_json(finished, {"identity": identity, "training": measured})
+    student.save(model, folder / "student", provenance(cache, train, **made, settings=settings, result=result))
+    write_json(finished, {"identity": identity, "training": measured})
     return student.load(folder / "start"), model, measured
 
 
@@ -168,7 +168,7 @@ def mean_share(collections, cache):
 
     def ndcg(collection, queries: np.ndarray, documents: np.ndarray) -> float:
         ids = list(collection.queries), list(collection.documents)
-        return retrieval.score(collection.qrels, *ids, queries, documents)["ndcg_at_10"].mean()
+        return evaluate.score(collection.qrels, *ids, queries, documents)["ndcg_at_10"].mean()
 
     held = []
     for c in collections:
@@ -181,7 +181,7 @@ def mean_share(collections, cache):
     return share_of
 
 
-def rows_of(recipe, collections, cache, model, modes=("standard", "asymmetric")) -> list[dict]:
+def rows_of(recipe, collections, cache, model, modes=("symmetric", "asymmetric")) -> list[dict]:
     """Return a row for each collection and mode."""
     rows = []
     for c in collections:
@@ -189,8 +189,8 @@ def rows_of(recipe, collections, cache, model, modes=("standard", "asymmetric"))
             sides = {"teacher": tuple(np.asarray(cache.targets(t)) for t in (c.query_texts(), c.document_texts()))}
             sides["base"] = embed(model, c.query_texts()), embed(model, c.document_texts())
         else:
-            sides = comparison.vectors(c, cache, model)
-        scored = comparison.scored(c, sides)
+            sides = evaluate.mode_vectors(c, cache, model)
+        scored = evaluate.score_modes(c, sides)
         for row in scored[scored["mode"].isin(modes)].to_dict("records"):
             rows.append({"collection": c.name, "recipe": "teacher" if row["mode"] == "teacher" else recipe} | row)
             print(

@@ -22,6 +22,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
+import _course
 import nbclient
 import nbformat
 import plotly.io
@@ -31,15 +32,14 @@ from nbconvert import HTMLExporter
 from plotly.offline import get_plotlyjs
 from pygments.formatters import HtmlFormatter
 
-from workbench import comparison, course
+from workbench._util import PROJECT, home, write_json
 from workbench.errors import WorkbenchError
-from workbench.paths import PROJECT, home
-from workbench.widgets.base import STYLE
+from workbench.widgets._view import STYLE
 
 NOTEBOOKS = PROJECT / "notebooks"
 # Runs in the notebook's kernel before its first cell: a view leaves a mark where it is shown, and is drawn at the end.
 BEFORE = """
-from workbench.widgets.base import View as _View
+from workbench.widgets._view import View as _View
 _views = []
 def _mark(self, **_):
     _views.append(self)
@@ -118,7 +118,7 @@ def run(path: Path) -> tuple[nbformat.NotebookNode, float]:
 
 
 def write(notebook: nbformat.NotebookNode, folder: Path, name: str, names: list[str]) -> dict:
-    """Write a notebook's page, which leads to its neighbours among `names`; return its title and its first lines."""
+    """Write a notebook's page, which leads to its neighbors among `names`; return its title and its first lines."""
     make_static(notebook)
     body, _ = HTMLExporter(template_name="basic").from_notebook_node(notebook)
     title, lead = re.match(
@@ -164,7 +164,7 @@ def index(folder: Path, pages: dict[str, dict]) -> None:
         "<h1>Teacher-aligned workbench</h1><p>The notebooks as they were run by <code>make docs</code>, each from a fresh "
         "kernel. In JupyterLab (<code>make lab</code>) most figures are parts of widgets that answer.</p>"
         f"<table><tr><th>notebook</th><th></th><th>code cells</th><th>seconds</th></tr>{rows}</table>"
-        f"<p>Profile “{escape(course.profile().name)}”. Seconds are of this run, in this order, with a cache that notebooks share.</p>",
+        f"<p>Profile “{escape(_course.profile().name)}”. Seconds are of this run, in this order, with a cache that notebooks share.</p>",
     )
 
 
@@ -202,7 +202,7 @@ def broken_links(folder: Path) -> list[str]:
 
 def main(chosen: list[str]) -> int:
     """Make the pages of the chosen notebooks, the index, and check all links; return the exit code."""
-    course.profile()  # a name that is none is told before a kernel starts
+    _course.profile()  # a name that is none is told before a kernel starts
     stop = threading.Event()
 
     def ask_to_stop(*_: object) -> None:
@@ -232,7 +232,7 @@ def main(chosen: list[str]) -> int:
                 raise WorkbenchError(f"{path.name} failed: {error.ename}: {error.evalue}") from None
             raise
         pages[path.stem] = write(notebook, folder, path.stem, names) | {"seconds": round(seconds, 1)}
-        comparison.write_json(known, pages)
+        write_json(known, pages)
         print(f"{seconds:.0f} s", flush=True)
     index(folder, pages)
     if broken := broken_links(folder):

@@ -15,16 +15,18 @@
 # **What you need:** the environment of `make setup`. About a minute on two cores.
 
 # %%
+import _course
 import numpy as np
 import pandas as pd
 
-from workbench import comparison, corpora, course, models, student
+from workbench import data, evaluate, models, student
+from workbench._progress import CacheBar
+from workbench._util import home
 from workbench.cache import TargetCache
-from workbench.distill import embed
-from workbench.paths import home
-from workbench.progress import CacheBar
-from workbench.recipes import TOUR
+from workbench.docstrings import docstring_corpus
+from workbench.pipeline import TOUR
 from workbench.teachers import LocalTeacher
+from workbench.train import embed
 from workbench.widgets.agreement_explorer import AgreementExplorer
 from workbench.widgets.retrieval_explorer import RetrievalExplorer
 
@@ -53,7 +55,7 @@ pd.DataFrame(
 # to a question among *its own* vectors.
 
 # %%
-collection = corpora.tutorial()
+collection = data.tutorial()
 queries, documents = collection.query_texts(), collection.document_texts()
 print(queries[0].text, documents[0].text, sep="\n\n")
 
@@ -73,8 +75,8 @@ print(queries[0].text, documents[0].text, sep="\n\n")
 # The teacher's vectors are made once and kept.
 
 # %%
-profile = course.profile()  # "tour", or what WORKBENCH_PROFILE says
-corpus = corpora.docstrings(pairs=profile.pairs, held_out=profile.held_out)
+profile = _course.profile()  # "tour", or what WORKBENCH_PROFILE says
+corpus = docstring_corpus(pairs=profile.pairs, held_out=profile.held_out)
 lesson = documents + corpus.train[: profile.lesson]
 cache = TargetCache(home() / "cache", teacher)
 with CacheBar() as bar:
@@ -86,7 +88,7 @@ with CacheBar() as bar:
 
 # %%
 small = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
-student.warm_start(small, lesson, cache.targets(lesson))
+student.fit_head(small, lesson, cache.targets(lesson))
 
 # %% [markdown]
 # Every text below is two points, the teacher's and the student's, on one map. The student has never seen the questions.
@@ -110,7 +112,7 @@ print(f"mean cosine of a question to its teacher's vector: {(t * s).sum(axis=1)[
 # Now the passages can be embedded by the teacher, once, and the questions by the student, each time: *asymmetric* search.
 
 # %%
-rows = comparison.compare(collection, cache, base, small)
+rows = evaluate.compare_modes(collection, cache, base, small)
 rows.set_index("mode")[["ndcg_at_10", "share_of_teacher"]].style.format("{:.3f}")
 
 # %% [markdown]
@@ -133,7 +135,7 @@ search
 # |---|---|
 # | understand the method, step by step | 1 Teacher caching, 2 Student distillation |
 # | see where a student goes wrong, and what that does to results | 3 Alignment diagnostics, 4 Retrieval side by side |
-# | make the index smaller | 5 Truncation and quantisation |
+# | make the index smaller | 5 Truncation and quantization |
 # | give your student to others | 6 Publish your student |
 # | know how good it is, on tasks that others use | 7 Benchmarks |
 # | learn from a model behind an API | 8 Black-box teachers |

@@ -18,9 +18,9 @@
 import numpy as np
 import pandas as pd
 
-from workbench import corpora, models
+from workbench import data, models
+from workbench._util import home
 from workbench.cache import TargetCache
-from workbench.paths import home
 from workbench.teachers import LocalTeacher
 from workbench.widgets.cache_progress import CacheProgress
 
@@ -32,7 +32,7 @@ from workbench.widgets.cache_progress import CacheProgress
 # short passages on everyday subjects, small enough to judge every result by eye.
 
 # %%
-collection = corpora.tutorial()
+collection = data.tutorial()
 queries, documents = collection.query_texts(), collection.document_texts()
 pd.DataFrame([{"role": t.role.value, "text": t.text} for t in queries[:4] + documents[:4]])
 
@@ -151,5 +151,5 @@ shutil.rmtree(scratch)
 #
 # 1. Give the teacher `prompts={"query": "question: "}` and open a cache for it. How many targets of the queries
 #    does it have, and of the documents?
-# 2. Interrupt a `fill` over `corpora.docstrings().train[:3000]`, then run it again. What does the plan say?
+# 2. Interrupt a `fill` over `docstring_corpus().train[:3000]`, then run it again. What does the plan say?
 # 3. Open a second cache with `dtype="float32"` and measure what float16 costs in the worst coordinate.

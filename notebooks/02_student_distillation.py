@@ -15,17 +15,19 @@
 # **What you need:** the environment of `make setup`. About three minutes on two cores.
 
 # %%
+import _course
 import numpy as np
 import pandas as pd
 import torch
 from sentence_transformers.util import batch_to_device
 
-from workbench import comparison, corpora, course, models, student
+from workbench import evaluate, models, student
+from workbench._util import home
 from workbench.cache import TargetCache
-from workbench.distill import Settings, distill, embed, evaluate, statement
-from workbench.paths import home
-from workbench.recipes import TOUR
+from workbench.docstrings import docstring_corpus
+from workbench.pipeline import TOUR
 from workbench.teachers import LocalTeacher
+from workbench.train import TrainingConfig, embed, provenance, train_student, validate
 from workbench.widgets.cache_progress import CacheProgress
 from workbench.widgets.model_comparison import ModelComparison
 from workbench.widgets.training_monitor import TrainingMonitor
@@ -38,8 +40,8 @@ from workbench.widgets.training_monitor import TrainingMonitor
 # `WORKBENCH_PROFILE=full` takes all of them.
 
 # %%
-profile = course.profile()
-corpus = corpora.docstrings(pairs=profile.pairs, held_out=profile.held_out)
+profile = _course.profile()
+corpus = docstring_corpus(pairs=profile.pairs, held_out=profile.held_out)
 train = corpus.train
 held_out = corpus.held_out.query_texts() + corpus.held_out.document_texts()
 pd.DataFrame([{"role": t.role.value, "text": t.text[:100]} for t in train[:4]])
@@ -79,7 +81,7 @@ print(model)
 # > **Think first.** What is the loss of a head that starts at random?
 
 # %%
-random_start = evaluate(model, held_out, wanted)
+random_start = validate(model, held_out, wanted)
 random_start
 
 # %% [markdown]
@@ -95,8 +97,8 @@ random_start
 # where $v$ is the mean variance of a feature. A tenth of the texts chooses the strength $s$.
 
 # %%
-warm = student.warm_start(model, train, targets)
-closed_form = evaluate(model, held_out, wanted)
+warm = student.fit_head(model, train, targets)
+closed_form = validate(model, held_out, wanted)
 print(warm)
 pd.DataFrame({"random": random_start, "closed form": closed_form})
 
@@ -133,10 +135,10 @@ def learn(model, texts, targets, settings):
 # Without these it has to come to the same student. Eight steps from the same start:
 
 # %%
-few = Settings(epochs=1, cycles=1, precision="float32", bucketing=False)
+few = TrainingConfig(epochs=1, restarts=1, precision="float32", group_by_length=False)
 plain, ours = (student.load(closed_form_folder).eval() for _ in range(2))
 losses = learn(plain, train[:256], targets[:256], few)
-_ = distill(ours, train[:256], targets[:256], few)
+_ = train_student(ours, train[:256], targets[:256], few)
 
 # %%
 vectors = {name: embed(one, held_out, "float32") for name, one in (("plain", plain), ("ours", ours), ("start", model))}
@@ -162,7 +164,9 @@ monitor
 # %%
 settings = profile.settings
 with monitor:
-    result = distill(model, train, targets, settings, held_out=(held_out, wanted), on_event=monitor, stop=monitor.stop)
+    result = train_student(
+        model, train, targets, settings, held_out=(held_out, wanted), on_step=monitor, stop=monitor.stop
+    )
     monitor.finished(result)
 result.history.dropna(subset="held_out_loss").set_index("step")[["held_out_loss", "cosine_query", "cosine_document"]]
 
@@ -180,12 +184,12 @@ result.history.dropna(subset="held_out_loss").set_index("step")[["held_out_loss"
 # %%
 base = models.load(TOUR.base)
 base.max_seq_length = TOUR.max_length
-rows = comparison.compare(corpus.held_out, cache, base, model)
-print(comparison.table(rows))
+rows = evaluate.compare_modes(corpus.held_out, cache, base, model)
+print(evaluate.format_table(rows))
 
 # %%
 start = student.load(closed_form_folder)
-print(comparison.table(comparison.compare(corpus.held_out, cache, base, start)))
+print(evaluate.format_table(evaluate.compare_modes(corpus.held_out, cache, base, start)))
 
 # %% [markdown]
 # The upper table is the trained student, the lower one its closed-form start. With a few hundred queries the intervals
@@ -208,7 +212,7 @@ ModelComparison(wanted[:], students, texts=held_out)
 
 # %%
 made = {"teacher": teacher.name, "base": TOUR.base, "source": "docstrings"}
-about = statement(cache, train, **made, settings=settings, result=result)
+about = provenance(cache, train, **made, settings=settings, result=result)
 student.save(model, profile.folder / "student", about)
 
 # %% [markdown]

@@ -16,28 +16,30 @@
 # student is examined here; otherwise a student with nothing but a closed-form start.
 
 # %%
+import _course
 import numpy as np
 import pandas as pd
 import plotly.express as px
 
-from workbench import agreement, corpora, course, student
+from workbench import agreement, student
+from workbench._progress import CacheBar
+from workbench._util import home
 from workbench.cache import TargetCache
-from workbench.distill import embed
-from workbench.paths import home
-from workbench.progress import CacheBar
-from workbench.recipes import TOUR
+from workbench.docstrings import docstring_corpus
+from workbench.pipeline import TOUR
 from workbench.teachers import LocalTeacher
+from workbench.train import embed
 from workbench.widgets.agreement_explorer import AgreementExplorer
-from workbench.widgets.neighbour_inspector import NeighbourInspector
+from workbench.widgets.neighbor_inspector import NeighborInspector
 
 # %% [markdown]
 # ## 3.1 Two sets of vectors of the same texts
 #
-# The held-out docstrings are texts that no student has learnt from. Diagnostics on training texts would flatter.
+# The held-out docstrings are texts that no student has learned from. Diagnostics on training texts would flatter.
 
 # %%
-profile = course.profile()
-corpus = corpora.docstrings(pairs=profile.pairs, held_out=profile.held_out)
+profile = _course.profile()
+corpus = docstring_corpus(pairs=profile.pairs, held_out=profile.held_out)
 lesson = corpus.train[: profile.lesson]
 texts = corpus.held_out.query_texts() + corpus.held_out.document_texts()
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
@@ -46,7 +48,7 @@ with CacheBar() as bar:
     cache.fill(teacher, texts + lesson, on_plan=bar.plan, on_progress=bar.progress)
 
 # %%
-folder = course.learned(cache, lesson)
+folder = _course.learned(cache, lesson)
 model = student.load(folder)
 print(folder)
 t, s = np.asarray(cache.targets(texts)), embed(model, texts)
@@ -55,7 +57,7 @@ t.shape, s.shape
 # %% [markdown]
 # ## 3.2 Text by text
 #
-# The cosine says whether a text is in its place. The overlap says whether its neighbourhood is the same: which
+# The cosine says whether a text is in its place. The overlap says whether its neighborhood is the same: which
 # of its ten nearest texts both models name. The two often part, and retrieval depends on the second: on six
 # public collections the overlap told more often than the cosine which of two students searches better
 # (`docs/measured.md` has the table).
@@ -85,8 +87,8 @@ whole.style.format({"value": "{:.3f}"})
 
 # %%
 rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((t.shape[1],) * 2))[0].astype(np.float32)
-turned = agreement.summary(t, s @ rotation)
-pd.DataFrame({"as it is": whole["value"], "rotated": turned["value"]})
+rotated = agreement.summary(t, s @ rotation)
+pd.DataFrame({"as it is": whole["value"], "rotated": rotated["value"]})
 
 # %% [markdown]
 # Everything that is about the student alone, or about pairs of its texts, stays: CKA, rank correlation, overlap.
@@ -127,17 +129,17 @@ explorer.selection = explorer.table.nsmallest(10, "cosine")
 explorer.selection[["role", "cosine", "overlap", "text"]]
 
 # %% [markdown]
-# ## 3.6 One text's neighbours
+# ## 3.6 One text's neighbors
 
 # %%
-inspector = NeighbourInspector(t, s, texts)
+inspector = NeighborInspector(t, s, texts)
 inspector.pick(int(np.argmin(table["overlap"])))
 inspector
 
 # %% [markdown]
 # ## What you learned
 #
-# - Agreement has several sides: place (cosine), neighbourhood (overlap), geometry (CKA), scale of the whole
+# - Agreement has several sides: place (cosine), neighborhood (overlap), geometry (CKA), scale of the whole
 #   (spectrum, offset).
 # - A rotation leaves the geometry alone and ruins asymmetric search.
 # - Look at the worst texts before you train longer: they often have something in common.

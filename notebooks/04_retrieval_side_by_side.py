@@ -16,16 +16,18 @@
 # student searches here; otherwise a student with nothing but a closed-form start.
 
 # %%
+import _course
 import numpy as np
 
-from workbench import agreement, comparison, corpora, course, models, student
+from workbench import agreement, data, evaluate, models, student
+from workbench._progress import CacheBar
+from workbench._util import home
 from workbench.cache import TargetCache
-from workbench.corpora import Role
-from workbench.distill import embed
-from workbench.paths import home
-from workbench.progress import CacheBar
-from workbench.recipes import TOUR
+from workbench.data import Role
+from workbench.docstrings import docstring_corpus
+from workbench.pipeline import TOUR
 from workbench.teachers import LocalTeacher
+from workbench.train import embed
 from workbench.widgets.retrieval_explorer import RetrievalExplorer
 
 # %% [markdown]
@@ -38,13 +40,13 @@ from workbench.widgets.retrieval_explorer import RetrievalExplorer
 # $$ \mathrm{nDCG@10} = \sum_{i=1}^{10} \frac{g_i}{\log_2(i+1)} \Big/ \sum_{i=1}^{10} \frac{g^*_i}{\log_2(i+1)} $$
 
 # %%
-collection = corpora.tutorial()
+collection = data.tutorial()
 queries, documents = collection.query_texts(), collection.document_texts()
 print(len(queries), "queries,", len(documents), "documents; the first query:", queries[0].text)
 
 # %%
-profile = course.profile()
-lesson = corpora.docstrings(pairs=profile.pairs, held_out=profile.held_out).train[: profile.lesson]
+profile = _course.profile()
+lesson = docstring_corpus(pairs=profile.pairs, held_out=profile.held_out).train[: profile.lesson]
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 
 # %%
@@ -53,7 +55,7 @@ with CacheBar() as bar:
     cache.fill(teacher, queries + documents + lesson, on_plan=bar.plan, on_progress=bar.progress)
 
 # %%
-folder = course.learned(cache, lesson)
+folder = _course.learned(cache, lesson)
 model = student.load(folder)
 print(folder)
 
@@ -61,13 +63,13 @@ print(folder)
 # ## 4.2 The whole, first
 #
 # Four rows: the teacher, the untrained base in its own space, the student on both sides, and the student's queries
-# among the teacher's documents. The student has learnt from docstrings, and these passages are about bread and
+# among the teacher's documents. The student has learned from docstrings, and these passages are about bread and
 # bicycles.
 
 # %%
 base = models.load(TOUR.base)
 base.max_seq_length = TOUR.max_length
-print(comparison.table(comparison.compare(collection, cache, base, model)))
+print(evaluate.format_table(evaluate.compare_modes(collection, cache, base, model)))
 
 # %% [markdown]
 # > **Think first.** Asymmetric search depends on the queries alone. Why can it still be worse than the student on
@@ -98,7 +100,7 @@ explorer
 explorer.scores.sort_values("asymmetric_gain").head()
 
 # %% [markdown]
-# ## 4.4 Do the diagnostics of notebook 3 foretell it?
+# ## 4.4 Do the diagnostics of notebook 3 predict it?
 #
 # For each query: its cosine to the teacher, and the overlap of its nearest documents. Beside them, what asymmetric
 # search gained or lost.

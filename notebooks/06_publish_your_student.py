@@ -19,21 +19,24 @@
 import shutil
 import time
 
+import _course
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 from sentence_transformers import SentenceTransformer
 
-from workbench import cards, comparison, compression, corpora, course, models, publish, student
+from workbench import data, evaluate, models, quantize, student
+from workbench._progress import CacheBar
+from workbench._util import home
 from workbench.cache import TargetCache
-from workbench.paths import home
-from workbench.progress import CacheBar
-from workbench.recipes import TOUR
+from workbench.docstrings import docstring_corpus
+from workbench.extras import card, publish
+from workbench.pipeline import TOUR
 from workbench.teachers import LocalTeacher
 from workbench.widgets.tradeoff_explorer import TradeoffExplorer
 
 # %%
-profile = course.profile()
+profile = _course.profile()
 published = profile.folder / "published"
 shutil.rmtree(published, ignore_errors=True)  # of an earlier run of this notebook
 
@@ -44,12 +47,12 @@ shutil.rmtree(published, ignore_errors=True)  # of an earlier run of this notebo
 # the statement of `distill`.
 
 # %%
-corpus = corpora.docstrings(pairs=profile.pairs, held_out=profile.held_out)
+corpus = docstring_corpus(pairs=profile.pairs, held_out=profile.held_out)
 lesson = corpus.train[: profile.lesson]
 print(f"{len(lesson):,} texts to learn from")
 
 # %%
-collections = [corpus.held_out, corpora.tutorial()]
+collections = [corpus.held_out, data.tutorial()]
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
 with CacheBar() as bar:
@@ -57,24 +60,24 @@ with CacheBar() as bar:
     cache.fill(teacher, texts + lesson, on_plan=bar.plan, on_progress=bar.progress)
 
 # %%
-trained = course.learned(cache, lesson)  # notebook 2's student, if it is there
-model, about = student.load(trained), student.statement(trained)
+trained = _course.learned(cache, lesson)  # notebook 2's student, if it is there
+model, about = student.load(trained), student.read_provenance(trained)
 {name: about[name] for name in ("teacher_name", "base", "texts", "texts_by_role", "start", "settings")}
 
 # %% [markdown]
 # ## 6.2 Measure first
 #
 # A card without results is refused, and so is one without the teacher beside the student. We measure on texts of the kind
-# that the student has learnt from, and on texts of another kind: both belong on the card.
+# that the student has learned from, and on texts of another kind: both belong on the card.
 
 # %%
 base = models.load(TOUR.base)
 base.max_seq_length = TOUR.max_length
 reports = []
 for collection in collections:
-    rows = comparison.compare(collection, cache, base, model)
-    reports.append(comparison.report(collection, rows, max_length=TOUR.max_length))
-    print(f"{collection.name}\n{comparison.table(rows)}\n")
+    rows = evaluate.compare_modes(collection, cache, base, model)
+    reports.append(evaluate.report(collection, rows, max_length=TOUR.max_length))
+    print(f"{collection.name}\n{evaluate.format_table(rows)}\n")
 
 # %% [markdown]
 # The curves of notebook 5 tell your users which sizes they may choose.
@@ -82,11 +85,11 @@ for collection in collections:
 # %%
 collection = corpus.held_out
 ids = list(collection.queries), list(collection.documents)
-sides = comparison.vectors(collection, cache, model)
+sides = evaluate.mode_vectors(collection, cache, model)
 
 # %%
-curves = compression.curve(collection.qrels, *ids, sides, compression.grid(cache.dimension, least=192))
-reports[0]["curves"] = comparison.as_rows(curves)
+curves = quantize.sweep(collection.qrels, *ids, sides, quantize.grid(cache.dimension, least=192))
+reports[0]["curves"] = evaluate.as_rows(curves)
 TradeoffExplorer(curves)
 
 # %% [markdown]
@@ -95,7 +98,7 @@ TradeoffExplorer(curves)
 # It is written from what was measured and from how the student was made. Nothing in it is typed by hand.
 
 # %%
-card = cards.card(about, reports, name="me/my-student", dimension=cache.dimension, onnx=True)
+card = card.card(about, reports, name="me/my-student", dimension=cache.dimension, onnx=True)
 Markdown(card.text)
 
 # %% [markdown]
@@ -127,7 +130,7 @@ large = models.load(TOUR.teacher)
 large.max_seq_length = TOUR.max_length
 
 # %%
-pair_card = cards.card(about, reports, name="me/my-pair", dimension=cache.dimension, pair=True)
+pair_card = card.card(about, reports, name="me/my-pair", dimension=cache.dimension, pair=True)
 pair = SentenceTransformer(str(publish.save_pair(large, model, published / "pair", card=pair_card)))
 found = pair.similarity(pair.encode_query(queries[:1]), pair.encode_document(passages))
 print(queries[0], "->", passages[int(found.argmax())][:100])
@@ -151,7 +154,7 @@ def seconds(encode):
 runs = {"teacher, torch": lambda q: large.encode(q, show_progress_bar=False)}
 runs |= {"student, torch": lambda q: model.encode_query(q, show_progress_bar=False)}
 for name, int8 in (("float32", False), ("int8", True)):
-    runs[f"student, ONNX {name}"] = lambda q, m=publish.OnnxModel(folder / cards.ONNX_FOLDER, int8=int8): m.encode(
+    runs[f"student, ONNX {name}"] = lambda q, m=publish.OnnxModel(folder / card.ONNX_FOLDER, int8=int8): m.encode(
         q, "query"
     )
 measured = {name: seconds(encode) for name, encode in runs.items()}
@@ -171,13 +174,13 @@ pd.DataFrame(
 #
 # ## 6.7 Shorter for good
 #
-# sentence-transformers does not save `truncate_dim`. A model that is shortened loads at its new width everywhere. Teacher
-# and student are turned and cut alike, so that they still share a space. A thousand texts are few to find 768
+# sentence-transformers does not save `truncate_dim`. A model that is truncated loads at its new width everywhere. Teacher
+# and student are rotated and cut alike, so that they still share a space. A thousand texts are few to find 768
 # directions by; for a model that you ship, take several times as many as there are dimensions.
 
 # %%
-rotation = compression.principal_rotation(cache.targets(lesson)[:])
-short = [publish.shortened(one, 192, rotation) for one in (large, model)]
+rotation = quantize.principal_rotation(cache.targets(lesson)[:])
+short = [publish.truncated(one, 192, rotation) for one in (large, model)]
 small = SentenceTransformer(str(publish.save_pair(*short, published / "short-pair")))
 small.encode_query(queries[:2]).shape, small.encode_document(passages[:2]).shape
 

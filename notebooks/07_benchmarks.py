@@ -20,15 +20,17 @@
 import json
 from collections import defaultdict
 
+import _course
 import pandas as pd
 
-from workbench import benchmark, corpora, course, models, plans, student, tasks
+from workbench import data, models, planning, student
+from workbench._progress import CacheBar, TrainingBar
+from workbench._util import home
 from workbench.cache import TargetCache
-from workbench.distill import distill
-from workbench.paths import home
-from workbench.progress import CacheBar, TrainingBar
-from workbench.recipes import REDACT_IR, TOUR
+from workbench.extras import benchmark, tasks
+from workbench.pipeline import REDACT_IR, TOUR
 from workbench.teachers import LocalTeacher
+from workbench.train import train_student
 from workbench.widgets.benchmark_board import BenchmarkBoard
 
 # %% [markdown]
@@ -40,14 +42,14 @@ from workbench.widgets.benchmark_board import BenchmarkBoard
 # three times: as they are, by subject, and as pairs of a title and a text that belong together or do not.
 
 # %%
-rows = [json.loads(line) for line in (corpora.DATA / "tutorial" / "corpus.jsonl").read_text().splitlines()]
+rows = [json.loads(line) for line in (data.DATA / "tutorial" / "corpus.jsonl").read_text().splitlines()]
 subjects = defaultdict(list)
 for row in rows:
     subjects[row["_id"].rpartition("-")[0]].append(row)
 {subject: len(some) for subject, some in subjects.items()}
 
 # %%
-labelled = [
+labeled = [
     [{"text": row["text"], "label": subject} for subject, some in subjects.items() for row in some[half::2]]
     for half in (0, 1)
 ]
@@ -68,9 +70,9 @@ def write(name, **files):
 # %%
 found = tasks.tasks(
     [
-        corpora.DATA / "tutorial",
-        write("subject", train=labelled[0], test=labelled[1]),
-        write("subject-clusters", test=labelled[0] + labelled[1]),
+        data.DATA / "tutorial",
+        write("subject", train=labeled[0], test=labeled[1]),
+        write("subject-clusters", test=labeled[0] + labeled[1]),
         write("title-of-text", test=pairs),
     ]
 )
@@ -86,8 +88,8 @@ pd.DataFrame(
 # in the role of queries (with thousands of documents that did not help, and the documents alone are better).
 
 # %%
-documents = corpora.tutorial().document_texts()
-texts = documents + corpora.query_forms(documents, count=2)
+documents = data.tutorial().document_texts()
+texts = documents + data.crop_queries(documents, count=2)
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
 with CacheBar() as bar:
@@ -96,10 +98,10 @@ with CacheBar() as bar:
 
 # %%
 model = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
-student.warm_start(model, texts, cache.targets(texts))
-settings = course.profile().settings
+student.fit_head(model, texts, cache.targets(texts))
+settings = _course.profile().settings
 with TrainingBar() as bar:
-    distill(model, texts, cache.targets(texts), settings, on_event=bar)
+    train_student(model, texts, cache.targets(texts), settings, on_step=bar)
 
 # %% [markdown]
 # ## 7.3 Pick, run, watch
@@ -114,8 +116,8 @@ with TrainingBar() as bar:
 base = models.load(TOUR.base)
 base.max_seq_length = TOUR.max_length
 large, small = benchmark.of_teacher(teacher, cache), benchmark.of_model(model, "student")
-entrants = [large, benchmark.of_model(base, "base"), small, benchmark.of_pair(small, large, "pair")]
-board = BenchmarkBoard(entrants, found, home() / "benchmarks", aliases={"scifact": "SciFact"})
+models = [large, benchmark.of_model(base, "base"), small, benchmark.of_pair(small, large, "pair")]
+board = BenchmarkBoard(models, found, home() / "benchmarks", aliases={"scifact": "SciFact"})
 board
 
 # %%
@@ -167,7 +169,7 @@ averages.pivot_table(index=["benchmark", "average", "source"], columns="mode", v
 
 # %%
 print(f"{len(tasks.tasks(['BEIR']))} tasks in BEIR, {len(tasks.tasks(['MTEB(eng, v2)']))} in MTEB (English, v2)")
-print(plans.plan(REDACT_IR.settings, plans.Speeds("a device of 1,500 and 2,500", 1500, 2500), 6_700_000, 768))
+print(planning.plan(REDACT_IR.settings, planning.Speeds("a device of 1,500 and 2,500", 1500, 2500), 6_700_000, 768))
 
 # %% [markdown]
 # ## What you learned

@@ -9,25 +9,26 @@
 # %% [markdown]
 # # 8. Black-box teachers
 #
-# **What you will learn:** how to distil from a model that you can only ask, not open; what that will cost, and how a
+# **What you will learn:** how to distill from a model that you can only ask, not open; what that will cost, and how a
 # budget, a busy server and a text that it refuses leave what you have paid for untouched.
 #
 # **What you need:** the environment of `make setup`, no account and no key: the notebook starts a server of its own.
 # Less than a minute on two cores.
 
 # %%
+import _course
 import numpy as np
 import pandas as pd
+from embedding_server import Server
 
-from workbench import comparison, corpora, course, models, student
-from workbench.apis import ApiTeacher
+from workbench import data, evaluate, models, student
+from workbench._progress import CacheBar
+from workbench._util import home
 from workbench.cache import TargetCache
-from workbench.corpora import Text
+from workbench.data import Text
 from workbench.errors import TeacherError
-from workbench.paths import home
-from workbench.progress import CacheBar
-from workbench.recipes import TOUR
-from workbench.serving import Server
+from workbench.extras.api_teachers import ApiTeacher
+from workbench.pipeline import TOUR
 from workbench.teachers import ArrayTeacher, FunctionTeacher, LocalTeacher
 from workbench.widgets.cache_progress import CacheProgress
 
@@ -60,7 +61,7 @@ teacher.identity
 # The tokenizer counts, a price makes it money, and limits make it time. Nothing is sent for this.
 
 # %%
-collection = corpora.tutorial()
+collection = data.tutorial()
 queries, documents = collection.query_texts(), collection.document_texts()
 texts = queries + documents
 print(teacher.estimate(texts))
@@ -90,7 +91,7 @@ print(paid.estimate(texts))
 # %%
 half = paid.estimate(texts).cost / 2
 frugal = ApiTeacher("large", url=server.url, name="large-at-home", price=5.0, budget=half, batch_size=16)
-cache = TargetCache(course.profile().folder / "api", frugal)
+cache = TargetCache(_course.profile().folder / "api", frugal)
 try:
     with CacheBar() as bar:
         cache.fill(frugal, texts, on_plan=bar.plan, on_progress=bar.progress)
@@ -164,14 +165,16 @@ print(f"lowest cosine between the API's vector and the model's: {cosines.min():.
 # %%
 def closed_form(targets):
     small = student.build(TOUR.base, targets.shape[1], max_length=TOUR.max_length)
-    student.warm_start(small, documents, targets)
+    student.fit_head(small, documents, targets)
     return small
 
 
 base = models.load(TOUR.base)
 base.max_seq_length = TOUR.max_length
 rows = {
-    name: comparison.compare(collection, at, base, closed_form(at.targets(documents))).set_index("mode")["ndcg_at_10"]
+    name: evaluate.compare_modes(collection, at, base, closed_form(at.targets(documents))).set_index("mode")[
+        "ndcg_at_10"
+    ]
     for name, at in {"through the API": cache, "directly": direct}.items()
 }
 pd.DataFrame(rows).style.format("{:.3f}")
@@ -196,7 +199,7 @@ letters.encode(["a cab", "a hedge"], "query").round(2)
 
 # %%
 given = ArrayTeacher(documents, cache.targets(documents)[:], "given")
-TargetCache(course.profile().folder / "given", given).fill(given, documents).encoded
+TargetCache(_course.profile().folder / "given", given).fill(given, documents).encoded
 
 # %%
 server.close()

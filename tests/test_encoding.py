@@ -4,15 +4,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench import encoding, models
-from workbench.corpora import Role
+from workbench import models
+from workbench.data import Role
 from workbench.errors import TeacherError
 from workbench.teachers import LocalTeacher
 
 
 @given(st.lists(st.integers(1, 600), max_size=200), st.integers(1, 4096))
 def test_buckets_hold_every_item_once_within_the_budget(lengths, budget):
-    batches = encoding.length_buckets(lengths, budget)
+    batches = models.length_buckets(lengths, budget)
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
@@ -23,7 +23,7 @@ TEXTS = ["bread", "the river and the stone in the night", "", "a dog " * 60, "æ—
 
 def test_encode_gives_what_sentence_transformers_gives(tiny_model):
     model = models.load(tiny_model, device="cpu")
-    ours = encoding.encode(model, TEXTS, "document", token_budget=64)
+    ours = models.encode(model, TEXTS, "document", token_budget=64)
     np.testing.assert_allclose(ours, model.encode(TEXTS), atol=1e-5)
     assert ours.dtype == np.float32
 
@@ -37,7 +37,7 @@ def test_prompts_by_role(tiny_model):
 
 
 def test_auto_precision_falls_back_where_it_would_cost_too_much(tiny_model, monkeypatch):
-    monkeypatch.setattr(encoding, "best_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr(models, "best_dtype", lambda device: torch.bfloat16)
     assert LocalTeacher(str(tiny_model), device="cpu").dtype == torch.bfloat16
     monkeypatch.setattr("workbench.teachers.LEAST_COSINE", 1.0001)
     strict = LocalTeacher(str(tiny_model), device="cpu")

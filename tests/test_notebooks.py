@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 from tests.lab import Lab, has_chromium
-from workbench.paths import PROJECT
+from workbench._util import PROJECT
 
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("[0-9]*.ipynb"))
 pytestmark = pytest.mark.notebooks

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.lab import answers, free_port, has_chromium, launched
-from workbench.paths import PROJECT
+from workbench._util import PROJECT
 
 pytestmark = pytest.mark.notebooks
 

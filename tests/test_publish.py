@@ -2,14 +2,15 @@ import os
 
 import numpy as np
 import pytest
-import test_cards as cards_test
+import test_card as cards_test
 from conftest import sentences
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Normalize
 
-from workbench import models, publish, retrieval, student
-from workbench.compression import principal_rotation, truncate
+from workbench import evaluate, models, student
 from workbench.errors import ModelError, WorkbenchError
+from workbench.extras import publish
+from workbench.quantize import principal_rotation, truncate
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_what_is_published_has_no_pooler_and_says_so(pair, tmp_path):
     model = student.load(student.save(pair[1], tmp_path / "student"))
     for folder, part in (
         (publish.save_student(model, tmp_path / "alone"), ""),
-        (publish.save_pair(*[publish.shortened(one, 16) for one in (pair[0], model)], tmp_path / "pair"), "query"),
+        (publish.save_pair(*[publish.truncated(one, 16) for one in (pair[0], model)], tmp_path / "pair"), "query"),
     ):
         again = SentenceTransformer(str(folder), device="cpu")
         assert not [name for name, _ in again.named_parameters() if "pooler" in name and part in name]
@@ -61,21 +62,21 @@ def test_onnx_gives_the_students_vectors(pair, tmp_path):
 def test_a_shortened_pair_loads_at_its_width(pair, tmp_path):
     teacher, model = pair
     rotation = principal_rotation(teacher.encode(TEXTS))
-    short = [publish.shortened(one, 16, rotation) for one in pair]
+    short = [publish.truncated(one, 16, rotation) for one in pair]
     folder = publish.save_pair(*short, tmp_path / "pair")
     again = SentenceTransformer(str(folder), device="cpu")
     assert again.get_embedding_dimension() == 16
     for encode, whole in ((again.encode_query, model.encode_query), (again.encode_document, teacher.encode_document)):
         np.testing.assert_allclose(encode(TEXTS), truncate(whole(TEXTS) @ rotation, 16), atol=1e-5)
-    turned = publish.shortened(model, rotation=rotation).encode(TEXTS)
-    np.testing.assert_allclose(turned @ turned.T, model.encode(TEXTS) @ model.encode(TEXTS).T, atol=1e-5)
+    rotated = publish.truncated(model, rotation=rotation).encode(TEXTS)
+    np.testing.assert_allclose(rotated @ rotated.T, model.encode(TEXTS) @ model.encode(TEXTS).T, atol=1e-5)
     exported = publish.OnnxModel(publish.save_onnx(short[1], tmp_path / "onnx", int8=False))
     np.testing.assert_allclose(exported.encode(TEXTS, "query"), again.encode_query(TEXTS), atol=1e-5)
     with pytest.raises(ModelError, match="49 dimensions"):
-        publish.shortened(model, 49)
+        publish.truncated(model, 49)
     for wrong in (rotation[:16, :16], 2 * rotation):
         with pytest.raises(WorkbenchError, match="orthogonal"):
-            publish.shortened(model, 16, wrong)
+            publish.truncated(model, 16, wrong)
 
 
 def test_onnx_says_what_it_cannot_read(tmp_path, pair):
@@ -211,7 +212,7 @@ def test_mteb_scores_the_pair_as_we_do(pair, tmp_path):
     from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
     from mteb.abstasks.task_metadata import TaskMetadata
 
-    unknown = ("reference", "date", "domains", "task_subtypes", "license", "annotations_creators", "dialect",
+    unknown = ("reference", "date", "domains", "task_subtypes", "license", "annotations_creators", "provider",
                "sample_creation", "bibtex_citation")  # fmt: skip
     qrels = {f"q{i}": {f"d{i}": 1} for i in range(5)}
 
@@ -242,6 +243,6 @@ def test_mteb_scores_the_pair_as_we_do(pair, tmp_path):
     result = mteb.evaluate(loaded, Local(), cache=None, show_progress_bar=False)
     theirs = result.task_results[0].scores["test"][0]["ndcg_at_10"]
     documents = [f"d{i}" for i in range(len(TEXTS))]
-    ours = retrieval.score(qrels, list(qrels), documents, model.encode_query(TEXTS[:5]), teacher.encode_document(TEXTS))
+    ours = evaluate.score(qrels, list(qrels), documents, model.encode_query(TEXTS[:5]), teacher.encode_document(TEXTS))
     assert theirs == pytest.approx(ours["ndcg_at_10"].mean(), abs=1e-4)
     assert ours["ndcg_at_10"].mean() < 0.9  # a model that mixed up the sides would find each text by itself

@@ -9,13 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from workbench import comparison, corpora, encoding, models, student
+from workbench import data, evaluate, models, student
+from workbench._util import PROJECT, home
 from workbench.cache import TargetCache
-from workbench.corpora import Role
-from workbench.distill import distill, evaluate
-from workbench.paths import PROJECT, home
-from workbench.recipes import REDACT_IR, REDACT_MT, TOUR
+from workbench.data import Role
+from workbench.docstrings import docstring_corpus
+from workbench.pipeline import REDACT_IR, REDACT_MT, TOUR
 from workbench.teachers import LocalTeacher
+from workbench.train import train_student, validate
 
 pytestmark = pytest.mark.models
 SHARED = PROJECT.parent / "shared" / "data" / "retrieval"
@@ -53,7 +54,7 @@ def test_mteb_gives_the_published_score(tmp_path):
     folder = SHARED.parent / "tasks" / "stsb"
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there")
-    from workbench import benchmark, tasks
+    from workbench.extras import benchmark, tasks
 
     model = models.load(models.MINILM, device="cpu")
     (outcome,) = benchmark.run([benchmark.of_model(model, "base")], tasks.tasks([folder]), tmp_path)
@@ -63,48 +64,48 @@ def test_mteb_gives_the_published_score(tmp_path):
 
 
 def test_fast_teacher_vectors_are_the_float32_vectors(teacher):
-    corpus = corpora.docstrings(pairs=60, held_out=1)
+    corpus = docstring_corpus(pairs=60, held_out=1)
     texts = [t.text for t in corpus.train]
     reference = models.load(models.MPNET, device=str(teacher.model.device))
     reference.max_seq_length = TOUR.max_length
     exact = reference.encode(texts, show_progress_bar=False)
     cosines = (teacher.encode(texts, Role.DOCUMENT) * exact).sum(axis=1)
     assert cosines.mean() >= 0.999
-    assert teacher.dtype == encoding.best_dtype(teacher.model.device)
+    assert teacher.dtype == models.best_dtype(teacher.model.device)
 
 
 def test_a_student_learns_its_teacher(cache, teacher):
     """A few hundred texts: each step of the method must already pay."""
-    corpus = corpora.docstrings(pairs=400, held_out=100)
+    corpus = docstring_corpus(pairs=400, held_out=100)
     held_out = corpus.held_out.query_texts() + corpus.held_out.document_texts()
     cache.fill(teacher, corpus.train + held_out)
     targets, wanted = cache.targets(corpus.train), cache.targets(held_out)
     model = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
-    random = evaluate(model, held_out, wanted)["loss"]
-    student.warm_start(model, corpus.train, targets)
-    warm = evaluate(model, held_out, wanted)["loss"]
+    random = validate(model, held_out, wanted)["loss"]
+    student.fit_head(model, corpus.train, targets)
+    warm = validate(model, held_out, wanted)["loss"]
     settings = replace(TOUR.settings, learning_rate=1e-4)  # so few steps want small ones
-    result = distill(model, corpus.train, targets, settings, held_out=(held_out, wanted))
+    result = train_student(model, corpus.train, targets, settings, held_out=(held_out, wanted))
     assert 1.8 < random < 2.2
     assert warm < 0.9
     assert result.best_loss < 0.98 * warm
     base = models.load(TOUR.base)
     base.max_seq_length = TOUR.max_length
-    rows = comparison.compare(corpus.held_out, cache, base, model).set_index("mode")
+    rows = evaluate.compare_modes(corpus.held_out, cache, base, model).set_index("mode")
     assert rows.loc["teacher", "ndcg_at_10"] > 0.7
     assert rows.loc["asymmetric", "share_of_teacher"] > 0.8
-    assert rows.loc["standard", "share_of_teacher"] > 0.8
+    assert rows.loc["symmetric", "share_of_teacher"] > 0.8
 
 
 def test_the_teacher_finds_its_way_through_the_tutorial(cache, teacher):
-    collection = corpora.tutorial()
+    collection = data.tutorial()
     cache.fill(teacher, collection.query_texts() + collection.document_texts())
     base = models.load(TOUR.base)
     model = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
-    student.warm_start(model, collection.document_texts(), cache.targets(collection.document_texts()))
-    rows = comparison.compare(collection, cache, base, model).set_index("mode")
+    student.fit_head(model, collection.document_texts(), cache.targets(collection.document_texts()))
+    rows = evaluate.compare_modes(collection, cache, base, model).set_index("mode")
     assert rows.loc["teacher", "ndcg_at_10"] > 0.6
-    assert rows.loc["standard", "ndcg_at_10"] > 0.3
+    assert rows.loc["symmetric", "ndcg_at_10"] > 0.3
 
 
 def test_nothing_is_lost_to_faults(tmp_path):
@@ -121,13 +122,13 @@ def test_nothing_is_lost_to_faults(tmp_path):
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"real collections are not at {SHARED}")
 def test_a_real_collection_of_paragraphs(cache, teacher):
-    collection = corpora.beir(SHARED / "xquad_en")
+    collection = data.beir(SHARED / "xquad_en")
     queries, documents = collection.query_texts()[:300], collection.document_texts()
     cache.fill(teacher, queries + documents)
     judged = {q: collection.qrels[q] for q in list(collection.queries)[:300]}
-    from workbench import retrieval
+    from workbench import evaluate
 
-    scores = retrieval.score(
+    scores = evaluate.score(
         judged,
         list(judged),
         list(collection.documents),
@@ -141,5 +142,5 @@ def test_a_real_collection_of_paragraphs(cache, teacher):
 @pytest.mark.parametrize("name", ["cisi", "cranfield", "med", "npl_vaswani", "scifact", "xquad_en"])
 @pytest.mark.filterwarnings("ignore:cranfield")
 def test_every_real_collection_is_read(name):
-    collection = corpora.beir(SHARED / name)
+    collection = data.beir(SHARED / name)
     assert collection.documents and set(collection.queries) == set(collection.qrels)

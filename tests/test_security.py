@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from tests.lab import free_port
-from workbench import checkpoints, corpora, models, shards, student
+from workbench import _checkpoints, _shards, data, models, student
 from workbench.cache import TargetCache
-from workbench.errors import CorpusError, ModelError, WorkbenchError
+from workbench.errors import DataError, ModelError, WorkbenchError
 
 
 @pytest.fixture
@@ -94,19 +94,19 @@ def test_pickles_in_the_place_of_other_files_are_not_loaded(tmp_path, trap, hash
     (cache.folder / "identity.json").write_bytes(content)
     with pytest.warns(UserWarning):
         assert len(TargetCache(tmp_path / "cache", hash_teacher)) == 0
-    with pytest.raises(shards.DamagedShard):
+    with pytest.raises(_shards.DamagedShard):
         (tmp_path / "x.safetensors").write_bytes(content)
-        shards.Shard(tmp_path / "x.safetensors")
+        _shards.Shard(tmp_path / "x.safetensors")
     for name in ("texts.parquet", "texts.jsonl"):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(CorpusError):
-            list(corpora.read_texts(tmp_path / name))
+        with pytest.raises(DataError):
+            list(data.read_texts(tmp_path / name))
     step = tmp_path / "step-1"
     step.mkdir()
     for name in ("student.safetensors", "optimizer.safetensors", "state.json"):
         (step / name).write_bytes(content)
     with pytest.raises((WorkbenchError, ValueError)):
-        checkpoints._checked(step)
+        _checkpoints._checked(step)
     np.save(tmp_path / "vectors.npy", np.array([trap[1]], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError):
         np.load(tmp_path / "vectors.npy", allow_pickle=False)
@@ -116,8 +116,8 @@ def test_a_data_set_with_a_script_does_not_run_it(tmp_path, trap):
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "data.py").write_text(f"import os\nos.mkdir({str(trap[0])!r})\n")
-    with pytest.raises(CorpusError):
-        list(corpora.hub_texts(str(folder), "text", "query"))
+    with pytest.raises(DataError):
+        list(data.hub_texts(str(folder), "text", "query"))
 
 
 def test_the_lab_listens_on_this_machine_only_and_asks_for_its_token(tmp_path):

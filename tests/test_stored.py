@@ -4,11 +4,11 @@ import torch
 from conftest import sentences
 
 from workbench import student
+from workbench._stored import StoredTexts
 from workbench.cache import TargetCache
-from workbench.corpora import Role, Text
-from workbench.distill import Settings, distill
-from workbench.errors import CorpusError
-from workbench.stored import StoredTexts
+from workbench.data import Role, Text
+from workbench.errors import DataError
+from workbench.train import TrainingConfig, train_student
 
 TEXTS = [*sentences(40), Text("", Role.QUERY), Text("é\n🙂", Role.DOCUMENT)]
 
@@ -32,27 +32,27 @@ def test_stored_texts_are_a_sequence_like_the_list(tmp_path):
 def test_a_stream_that_fails_leaves_no_file(tmp_path):
     def broken():
         yield TEXTS[0]
-        raise CorpusError("row 2 is damaged")
+        raise DataError("row 2 is damaged")
 
-    with pytest.raises(CorpusError, match="row 2"):
+    with pytest.raises(DataError, match="row 2"):
         StoredTexts.write(broken(), tmp_path / "texts.arrow")
     assert not list(tmp_path.iterdir())
     StoredTexts.write(TEXTS[:3], tmp_path / "texts.arrow")
-    with pytest.raises(CorpusError, match="row 2"):
+    with pytest.raises(DataError, match="row 2"):
         StoredTexts.write(broken(), tmp_path / "texts.arrow")
     assert list(StoredTexts(tmp_path / "texts.arrow")) == TEXTS[:3]
     content = bytearray((tmp_path / "texts.arrow").read_bytes())
     at = content.index(TEXTS[1].text.encode())
     content[at] = 0xFF
     (tmp_path / "texts.arrow").write_bytes(content)
-    with pytest.raises(CorpusError, match="damaged"):
+    with pytest.raises(DataError, match="damaged"):
         list(StoredTexts(tmp_path / "texts.arrow"))
     (tmp_path / "file").touch()
-    with pytest.raises(CorpusError, match="cannot be stored"):
+    with pytest.raises(DataError, match="cannot be stored"):
         StoredTexts.write(TEXTS, tmp_path / "file" / "texts.arrow")
     for content in (b"", b"ARROW1 and no more"):
         (tmp_path / "file").write_bytes(content)
-        with pytest.raises(CorpusError, match="cannot be read as stored texts"):
+        with pytest.raises(DataError, match="cannot be read as stored texts"):
             StoredTexts(tmp_path / "file")
 
 
@@ -67,8 +67,8 @@ def test_cache_and_training_do_with_stored_texts_what_they_do_with_a_list(tmp_pa
         model = student.build(tiny_model, 16, max_length=24, normalize=False, device="cpu")
         # Targets are noise to the student, but for a direction that the check can find.
         targets = cache.targets(given)[:] * 0.01 + np.array([[len(t.text)] for t in texts]) / 100
-        settings = Settings(batch_size=16, epochs=1, cycles=1, precision="float32")
-        distill(model, given, targets.astype(np.float32), settings)
+        settings = TrainingConfig(batch_size=16, epochs=1, restarts=1, precision="float32")
+        train_student(model, given, targets.astype(np.float32), settings)
         states.append(model.state_dict())
     for name, tensor in states[0].items():
         assert torch.equal(tensor, states[1][name])

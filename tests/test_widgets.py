@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
-from workbench.corpora import Role, Text
+from workbench.data import Role, Text
 from workbench.errors import WorkbenchError
 from workbench.widgets.agreement_explorer import AgreementExplorer
-from workbench.widgets.neighbour_inspector import NeighbourInspector
+from workbench.widgets.neighbor_inspector import NeighborInspector
 from workbench.widgets.table import Table
 
 RNG = np.random.default_rng(0)
@@ -37,8 +37,8 @@ def test_table_sorts_pages_and_selects():
     assert table.selected == (0, 2, 1)
     table._received(None, {"kind": "pick", "key": 2, "add": True}, None)
     assert set(table.selected) == {0, 1}
-    with pytest.raises(WorkbenchError, match="no column 'colour'"):
-        table.sort("colour")
+    with pytest.raises(WorkbenchError, match="no column 'color'"):
+        table.sort("color")
 
 
 def test_selection_goes_to_every_part(explorer):
@@ -96,7 +96,7 @@ def test_a_page_that_cannot_be_written(explorer, tmp_path):
         explorer.to_html(tmp_path / "none" / "page.html")
 
 
-def test_neighbours_of_many_texts_come_after_the_map(monkeypatch):
+def test_neighbors_of_many_texts_come_after_the_map(monkeypatch):
     exact = AgreementExplorer(TEACHER, STUDENT, TEXTS, umap=False)
     monkeypatch.setattr("workbench.widgets.agreement_explorer._AT_ONCE", 10)
     started, go_on = threading.Event(), threading.Event()
@@ -111,14 +111,14 @@ def test_neighbours_of_many_texts_come_after_the_map(monkeypatch):
     view = AgreementExplorer(TEACHER, STUDENT, TEXTS, umap=False)
     assert started.wait(30) and view.table["overlap"].isna().all() and "being found" in view.status.value
     view.rows.sort("overlap")
-    view.colour.value = "overlap"
+    view.color.value = "overlap"
     view.selection = [5]
-    with pytest.raises(WorkbenchError, match="neighbours are not ready"):
+    with pytest.raises(WorkbenchError, match="neighbors are not ready"):
         view.wait(0.01)
     go_on.set()
     view.wait(30)
     pd.testing.assert_frame_equal(view.table, exact.table)
-    assert view.selected == (5,) and "Neighbours: exact" in view.status.value
+    assert view.selected == (5,) and "Neighbors: exact" in view.status.value
     assert np.array_equal(view.chart.data[1].marker.color, exact.table["overlap"])
     view.selection = []
     assert list(view.table["overlap"].iloc[view.rows.positions]) == sorted(view.table["overlap"])
@@ -133,13 +133,13 @@ def test_lines_join_a_text_to_itself(explorer):
 
 
 @pytest.mark.parametrize("column", ["cosine", "length", "role", "topic", "model"])
-def test_colours(explorer, column):
-    explorer.colour.value = column
+def test_colors(explorer, column):
+    explorer.color.value = column
     assert explorer.chart.data[1].marker.color is not None
 
 
 def test_texts_are_escaped_everywhere(explorer):
-    inspector = NeighbourInspector(TEACHER, STUDENT, TEXTS)
+    inspector = NeighborInspector(TEACHER, STUDENT, TEXTS)
     for view in (explorer, inspector):
         assert "<script>bad" not in view.summary()
         assert "<script>bad" not in view.to_html()
@@ -177,10 +177,10 @@ def test_bad_input_is_named(student, texts, columns, message):
         AgreementExplorer(TEACHER, student, texts, columns=columns, umap=False)
 
 
-def test_neighbours_of_one_text():
-    inspector = NeighbourInspector(TEACHER, STUDENT[:, :6], TEXTS, k=5)
+def test_neighbors_of_one_text():
+    inspector = NeighborInspector(TEACHER, STUDENT[:, :6], TEXTS, k=5)
     inspector.pick(7)
-    rows = inspector.neighbours[inspector.neighbours["model"] == "teacher"]
+    rows = inspector.neighbors[inspector.neighbors["model"] == "teacher"]
     cosines = (TEACHER @ TEACHER[7]) / np.linalg.norm(TEACHER, axis=1) / np.linalg.norm(TEACHER[7])
     cosines[7] = -2
     assert list(rows["position"]) == list(np.argsort(-cosines)[:5]) and np.allclose(
@@ -191,4 +191,4 @@ def test_neighbours_of_one_text():
     with pytest.raises(WorkbenchError, match="texts 0 to 59"):
         inspector.pick(60)
     with pytest.raises(WorkbenchError, match="at least 2"):
-        NeighbourInspector(TEACHER[:1], STUDENT[:1], TEXTS[:1])
+        NeighborInspector(TEACHER[:1], STUDENT[:1], TEXTS[:1])

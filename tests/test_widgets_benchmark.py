@@ -4,24 +4,24 @@ import numpy as np
 import pytest
 
 from tests.conftest import HashTeacher
-from workbench import benchmark, tasks
 from workbench.errors import WorkbenchError
+from workbench.extras import benchmark, tasks
 from workbench.widgets.benchmark_board import BenchmarkBoard
 
 pytest.importorskip("mteb")
 NASTY = "<img src=x onerror=alert(1)>"
 
 
-def entrant(label: str, name: str) -> benchmark.Entrant:
+def model(label: str, name: str) -> benchmark.EvalModel:
     teacher = HashTeacher(16, name)
-    return benchmark.Entrant(label, name, name, 16, lambda texts, role: teacher.encode(list(texts), role))
+    return benchmark.EvalModel(label, name, name, 16, lambda texts, role: teacher.encode(list(texts), role))
 
 
 @pytest.fixture
 def board(task_folders, tmp_path):
     found = tasks.tasks([task_folders / "search", task_folders / "alike"])
     board = BenchmarkBoard(
-        [entrant("teacher", "large"), entrant(NASTY, "small")], found, tmp_path, aliases={"search": "SciFact"}
+        [model("teacher", "large"), model(NASTY, "small")], found, tmp_path, aliases={"search": "SciFact"}
     )
     yield board
     board.close()
@@ -57,7 +57,7 @@ def test_published_scores_stand_beside_and_averages_apart(board):
 def test_own_averages_need_every_task_of_the_row(board):
     known = board._published
     names = set(known.loc[(known["benchmark"] == "BEIR") & known["task"].notna(), "task"])
-    outcome = benchmark.Outcome
+    outcome = benchmark.TaskResult
     board.outcomes = [outcome(name, "Retrieval", "ndcg_at_10", "mine", 0.5) for name in names - {"MSMARCO"}]
     assert board._own_average("mine", "BEIR, 14 sets", "by task") == 0.5
     assert board._own_average("mine", "BEIR, 15 sets", "by task") is None
@@ -72,8 +72,8 @@ def test_a_click_runs_in_the_background_and_stop_ends_it(board):
     board._thread.join(60)
     assert len(board.outcomes) == 4 and "done" in board.status.value
     block = threading.Event()
-    slow = entrant("slow", "slow")
-    wait = benchmark.Entrant("slow", "slow", "slow", 16, lambda t, r: (block.wait(30), slow.embed(t, r))[1])
+    slow = model("slow", "slow")
+    wait = benchmark.EvalModel("slow", "slow", "slow", 16, lambda t, r: (block.wait(30), slow.embed(t, r))[1])
     board._entrants["slow"] = wait
     board.models.options = [*board.models.options, ("slow", "slow")]
     board.models.value = ("slow",)
@@ -88,10 +88,10 @@ def test_a_click_runs_in_the_background_and_stop_ends_it(board):
 
 def test_refuses(board, task_folders, tmp_path):
     found = tasks.tasks([task_folders / "search"])
-    with pytest.raises(WorkbenchError, match="at least one entrant"):
+    with pytest.raises(WorkbenchError, match="at least one model"):
         BenchmarkBoard([], found, tmp_path)
     with pytest.raises(WorkbenchError, match="share a label"):
-        BenchmarkBoard([entrant("teacher", "a"), entrant("teacher", "b")], found, tmp_path)
+        BenchmarkBoard([model("teacher", "a"), model("teacher", "b")], found, tmp_path)
     with pytest.raises(WorkbenchError, match="'nobody' is not on this board"):
         board.run(["nobody"])
 

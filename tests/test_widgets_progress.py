@@ -12,13 +12,15 @@ from conftest import HashTeacher, sentences
 
 from workbench import models, student
 from workbench.cache import Plan, Progress, TargetCache
-from workbench.distill import Event, Settings, distill, evaluate
 from workbench.errors import TeacherError, WorkbenchError
+from workbench.train import TrainingConfig, TrainingStep, train_student, validate
 from workbench.widgets.cache_progress import CacheProgress
 from workbench.widgets.training_monitor import TrainingMonitor
 
 EVIL = "<script>alert(1)</script>"
-FAST = Settings(batch_size=8, learning_rate=2e-3, final_learning_rate=1e-4, epochs=2, cycles=1, precision="float32")
+FAST = TrainingConfig(
+    batch_size=8, learning_rate=2e-3, final_learning_rate=1e-4, epochs=2, restarts=1, precision="float32"
+)
 
 
 # --- a fill ---
@@ -160,7 +162,7 @@ def test_reports_and_clicks_from_several_threads():
 
 def event(step, steps=100, **figures):
     given = {"epoch": step / 10, "loss": 1 / step if step else None, "learning_rate": 1e-4, "texts_per_second": 50.0}
-    return Event(step, steps, **{**given, **figures})
+    return TrainingStep(step, steps, **{**given, **figures})
 
 
 def curve(monitor, name):
@@ -181,8 +183,8 @@ def build(tiny_model):
 def test_a_training_is_shown_to_its_end(tiny_model, lesson):
     train, targets, held_out, wanted = lesson
     monitor = TrainingMonitor({"closed form": 0.01, "at random": 9.0})
-    result = distill(
-        build(tiny_model), train, targets, FAST, held_out=(held_out, wanted), on_event=monitor, stop=monitor.stop
+    result = train_student(
+        build(tiny_model), train, targets, FAST, held_out=(held_out, wanted), on_step=monitor, stop=monitor.stop
     )
     assert "Finished" in monitor.summary() and monitor.stop_button.disabled and monitor.bar.value == 1
     assert f"student of step {result.best_step} is kept" in monitor.summary()
@@ -213,13 +215,13 @@ def test_stop_ends_training_between_steps_and_keeps_the_best(tiny_model, lesson)
                 pool.submit(monitor.stop_button.click).result(5)
             assert "Stopping" in monitor.status.value and monitor.stop_button.disabled
 
-    result = distill(
-        model, train, targets, FAST, held_out=(held_out, wanted), on_event=until_stopped, stop=monitor.stop
+    result = train_student(
+        model, train, targets, FAST, held_out=(held_out, wanted), on_step=until_stopped, stop=monitor.stop
     )
     monitor.finished(result)
     assert result.stopped and monitor.history["step"].max() == 20
     assert f"Stopped: the student of step {result.best_step} is kept" in monitor.summary()
-    assert evaluate(model, held_out, wanted)["loss"] == pytest.approx(result.best_loss, rel=1e-3)
+    assert validate(model, held_out, wanted)["loss"] == pytest.approx(result.best_loss, rel=1e-3)
     assert monitor.stop_button.disabled and monitor.bar.value == pytest.approx(20 / 60)
     assert list(curve(monitor, "each step").x) == list(range(1, 21))
 

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workbench import agreement, retrieval
-from workbench.corpora import Collection
+from workbench import agreement, evaluate
+from workbench.data import RetrievalDataset
 from workbench.errors import WorkbenchError
 from workbench.widgets import retrieval_explorer
 from workbench.widgets.model_comparison import ModelComparison
@@ -23,7 +23,7 @@ def world(queries=12, documents=60, d=16, seed=0):
     rng = np.random.default_rng(seed)
     texts = [f"{EVIL} document {i} مرحبا 😀" for i in range(documents)]
     texts[3] = "x" * 100_000
-    collection = Collection(
+    collection = RetrievalDataset(
         "<b>made</b>",
         documents={f"d{i}{EVIL if i == 5 else ''}": text for i, text in enumerate(texts)},
         queries={f"q{i}": f"{EVIL} query {i} شكرا" for i in range(queries)},
@@ -54,7 +54,7 @@ def check_results(view, made, query_vectors, k=10):
     collection, sides = made
     ids = list(collection.documents)
     for mode, (asks, answers) in MODES.items():
-        cosines, positions = retrieval.search(query_vectors[asks][None], sides[answers][1], k)
+        cosines, positions = evaluate.top_k(query_vectors[asks][None], sides[answers][1], k)
         mine = view.results[view.results["mode"] == mode]
         assert list(mine["document_id"]) == [ids[p] for p in positions[0]]
         assert list(mine["rank"]) == list(range(1, k + 1))
@@ -71,7 +71,7 @@ def test_results_and_scores_are_those_of_a_search(made):
         for row in view.results.itertuples():
             assert pd.isna(row.grade) if row.document_id not in grades else row.grade == grades[row.document_id]
     for mode, (asks, answers) in MODES.items():
-        whole = retrieval.score(
+        whole = evaluate.score(
             collection.qrels, list(collection.queries), list(collection.documents), sides[asks][0], sides[answers][1]
         )
         assert (view.scores[mode] == whole["ndcg_at_10"]).all()
@@ -202,7 +202,7 @@ def test_nothing_of_the_collection_becomes_markup(made):
 
 
 def test_marks_and_lines_say_what_moved():
-    collection = Collection("c", {name: name for name in "abcd"}, {"q": "words"}, {"q": {"a": 1, "d": 0}})
+    collection = RetrievalDataset("c", {name: name for name in "abcd"}, {"q": "words"}, {"q": {"a": 1, "d": 0}})
     documents = np.eye(4, dtype=np.float32)
     teacher = np.array([[0.9, 0.3, 0.1, 0]], dtype=np.float32), documents
     student = np.array([[0.3, 0.9, 0, 0.1]], dtype=np.float32), documents
@@ -216,12 +216,12 @@ def test_marks_and_lines_say_what_moved():
     assert left.count("<path") == 2 and left.count("stroke-dasharray") == 1 and middle.count("<path") == 3
 
 
-def test_a_search_does_not_normalise_again_and_is_quick(monkeypatch):
+def test_a_search_does_not_normalize_again_and_is_quick(monkeypatch):
     rng = np.random.default_rng(0)
     n, d = 100_000, 64
     documents = rng.standard_normal((n, d), dtype=np.float32)
     queries = rng.standard_normal((2, d), dtype=np.float32)
-    collection = Collection(
+    collection = RetrievalDataset(
         "large", {f"d{i}": "text" for i in range(n)}, {"a": "one", "b": "two"}, {"a": {"d1": 1}, "b": {"d2": 1}}
     )
     view = RetrievalExplorer(
@@ -230,7 +230,7 @@ def test_a_search_does_not_normalise_again_and_is_quick(monkeypatch):
     sizes = []
     unit = retrieval_explorer.unit
     monkeypatch.setattr(retrieval_explorer, "unit", lambda v, *rest: (sizes.append(len(v)), unit(v, *rest))[1])
-    monkeypatch.setattr(retrieval, "search", None)
+    monkeypatch.setattr(evaluate, "top_k", None)
     start = time.perf_counter()
     view.open("b")
     view.ask("words")
@@ -269,12 +269,12 @@ def test_calls_from_several_threads_leave_one_query_shown_whole(made):
 
 
 def test_what_does_not_fit_is_refused_before_the_work(made, monkeypatch):
-    monkeypatch.setattr(retrieval, "score", None)
+    monkeypatch.setattr(evaluate, "score", None)
     collection, sides = made
     (tq, td), (sq, sd) = sides["teacher"], sides["student"]
     nan = td.copy()
     nan[4, 2] = np.nan
-    empty = Collection("none", collection.documents, {}, {})
+    empty = RetrievalDataset("none", collection.documents, {}, {})
     for arguments, message in [
         ((collection, (tq[:-1], td), (sq, sd)), r"teacher, queries: shape \(11, 16\).*\(12, d\)"),
         ((collection, (tq, td), (sq, sd[:-1])), r"student, documents: shape \(59, 16\)"),
@@ -328,7 +328,7 @@ def test_the_table_holds_the_measures_of_each_model(clouds):
         pd.testing.assert_series_equal(view.table.loc[name, whole.index], whole, check_names=False, check_dtype=False)
     row = view.table.loc["near"]
     assert row["cosine_low"] < row["cosine"] < row["cosine_high"] < row["cosine_low"] + 0.02
-    assert view.table.loc["narrow", ["cosine", "l2", "cosine_low"]].isna().all()
+    assert view.table.loc["narrow", ["cosine", "squared_distance", "cosine_low"]].isna().all()
     assert view.rows._rows[2]["cells"][1] == ""
     view.rows._handle_custom_msg({"kind": "sort", "column": "cosine"}, None)
     assert [row["cells"][0] for row in view.rows._rows] == [f"far {EVIL}", "near", "narrow"]
@@ -341,7 +341,7 @@ def test_the_table_holds_the_measures_of_each_model(clouds):
 def test_retrieval_stands_beside_agreement(clouds, form):
     teacher, students = clouds
     scores = some_scores(["teacher", "near", "narrow", "base"])
-    rows = retrieval.compare(scores)
+    rows = evaluate.summarize(scores)
     view = ModelComparison(teacher, students, **{form: scores if form == "scores" else rows})
     assert list(view.table.index) == [*students, "base", "teacher"]
     rows = rows.set_index("mode")

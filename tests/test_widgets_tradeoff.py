@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workbench.compression import CompressedIndex, Point, curve, front, grid
 from workbench.errors import WorkbenchError
+from workbench.quantize import CompressedIndex, IndexSpec, grid, pareto_mask, sweep
 from workbench.widgets.tradeoff_explorer import TradeoffExplorer
 
 RNG = np.random.default_rng(0)
@@ -16,12 +16,12 @@ SIDES = {"teacher": (DOCUMENTS[:30], DOCUMENTS), "asymmetric": (QUERIES, DOCUMEN
 
 @pytest.fixture(scope="module")
 def rows():
-    return curve(QRELS, *IDS, SIDES, grid(32, least=8))
+    return sweep(QRELS, *IDS, SIDES, grid(32, least=8))
 
 
 @pytest.fixture
 def view(rows):
-    view = TradeoffExplorer({"as it is": rows, "turned": rows}, encode_ms={"teacher": 20, "asymmetric": 2})
+    view = TradeoffExplorer({"as it is": rows, "rotated": rows}, encode_ms={"teacher": 20, "asymmetric": 2})
     yield view
     view.close()
 
@@ -35,31 +35,31 @@ def test_grid_halves_and_keeps_whole_bytes():
 
 def test_front_is_what_nothing_dominates():
     table = pd.DataFrame({"share_of_teacher": [1.0, 0.9, 0.9, 0.95], "bytes": [10, 5, 6, 10], "ms": [1, 1, 1, 0.5]})
-    assert front(table, ["bytes"]).tolist() == [True, True, False, False]
-    assert front(table, ["bytes", "ms"]).tolist() == [True, True, False, True]
-    assert front(table.iloc[[0, 0]], ["bytes"]).all()  # equals do not dominate each other
+    assert pareto_mask(table, ["bytes"]).tolist() == [True, True, False, False]
+    assert pareto_mask(table, ["bytes", "ms"]).tolist() == [True, True, False, True]
+    assert pareto_mask(table.iloc[[0, 0]], ["bytes"]).all()  # equals do not dominate each other
 
 
 def test_starts_with_everything_and_counts_encoding(view, rows):
-    assert view.point == Point(32, "float32") and view.choice["mode"] == "asymmetric"
+    assert view.point == IndexSpec(32, "float32") and view.choice["mode"] == "asymmetric"
     assert len(view.table) == 2 * len(rows)
     np.testing.assert_allclose(
         view.table["total_ms"] - view.table["query_ms"], view.table["mode"].map({"teacher": 20, "asymmetric": 2})
     )
     for _, part in view.table.groupby(["mode", "space"]):
-        assert part["front"].tolist() == front(part, ["bytes_per_document", "total_ms"]).tolist()
+        assert part["front"].tolist() == pareto_mask(part, ["bytes_per_document", "total_ms"]).tolist()
         assert part.loc[part["share_of_teacher"].idxmax(), "share_of_teacher"] in part.loc[part["front"], "share_of_teacher"].values  # fmt: skip
 
 
 def test_controls_charts_and_table_follow_each_other(view):
     view.dimensions.value = 16
     view.precision.value = "int8"
-    assert view.point == Point(16, "int8") and view.choice["bytes_per_document"] == 16
+    assert view.point == IndexSpec(16, "int8") and view.choice["bytes_per_document"] == 16
     assert list(view.front.data[-1].x) == [16] and view.rows.selected == (view.position,)
     assert "16 dimensions, int8, asymmetric" in view.answer.value and "160 GB" in view.answer.value
     view.mode.value = "teacher"
-    view.space.value = "turned"
-    assert view.choice["space"] == "turned" and view.choice["mode"] == "teacher"
+    view.space.value = "rotated"
+    assert view.choice["space"] == "rotated" and view.choice["mode"] == "teacher"
     view.rows._received(None, {"kind": "pick", "key": 0}, None)
     assert view.position == 0 and view.dimensions.value == view.choice["dimensions"]
     view.cost.value = "query time"
@@ -81,7 +81,7 @@ def test_its_code_runs(view):
     view.pick(16, "int8")
     names = {"documents": DOCUMENTS, "queries": QUERIES}
     exec(view.code, names)
-    expected = CompressedIndex(DOCUMENTS, Point(16, "int8")).search(QUERIES, 10)
+    expected = CompressedIndex(DOCUMENTS, IndexSpec(16, "int8")).search(QUERIES, 10)
     np.testing.assert_array_equal(names["positions"], expected[1])
 
 
@@ -96,12 +96,12 @@ def test_what_was_not_measured_says_so(rows):
     with pytest.raises(WorkbenchError, match="was not measured"):
         view.pick(17, "int8")
     view.dimensions.value = 8
-    assert view.status.value == "" and view.point == Point(8, "int8")
+    assert view.status.value == "" and view.point == IndexSpec(8, "int8")
 
 
 def test_rows_that_were_json_make_code_that_runs(rows):
     view = TradeoffExplorer(rows.assign(dimensions=rows["dimensions"].astype(float)))
-    assert "Point(32, " in view.code and view.point == Point(32, "float32")
+    assert "IndexSpec(32, " in view.code and view.point == IndexSpec(32, "float32")
 
 
 def test_leaves_a_page_and_shows_names_escaped(rows, tmp_path):
@@ -117,7 +117,7 @@ def test_leaves_a_page_and_shows_names_escaped(rows, tmp_path):
     [
         (lambda rows: rows.drop(columns="query_ms"), "no column 'query_ms'"),
         (lambda rows: rows.iloc[:0], "a row at least"),
-        (lambda rows: "rows", "a table from compression.curve"),
+        (lambda rows: "rows", "a table from quantize.sweep"),
         (lambda rows: pd.concat([rows, rows]), "a point twice"),
         (lambda rows: rows.assign(precision="int4"), "precision 'int4'"),
         (lambda rows: rows.assign(share_of_teacher=np.nan), "no numbers"),
@@ -133,7 +133,7 @@ def test_refuses(rows, spoil, words):
 
 def test_refuses_times_of_other_modes(rows):
     with pytest.raises(WorkbenchError, match="a time for each mode"):
-        TradeoffExplorer(rows, encode_ms={"standard": 1})
+        TradeoffExplorer(rows, encode_ms={"symmetric": 1})
     with pytest.raises(WorkbenchError, match="a time for each mode"):
         TradeoffExplorer(rows, encode_ms={"asymmetric": 1})  # the teacher's queries would cost nothing
     for wrong in (np.nan, -1, "3"):

@@ -13,18 +13,18 @@ import numpy as np
 import pandas as pd
 import torch
 
+from workbench._util import paired, unit
 from workbench.errors import WorkbenchError
-from workbench.vectors import paired, unit
 
-EXACT_TEXTS = 50_000  # above this, neighbours are approximate unless asked otherwise; below, exact ones are faster
+EXACT_TEXTS = 50_000  # above this, neighbors are approximate unless asked otherwise; below, exact ones are faster
 _BLOCK_SCORES = 20_000_000  # similarities held at once, 80 MB
-_RANKED_AGAINST = 5_000  # texts that a rank is estimated against where neighbours are approximate
+_RANKED_AGAINST = 5_000  # texts that a rank is estimated against where neighbors are approximate
 _PAIRS = 200_000
 
 
 @dataclass(frozen=True)
-class Neighbours:
-    """Nearest neighbours by cosine.
+class Neighbors:
+    """Nearest neighbors by cosine.
 
     Attributes:
         positions: int64 of shape (n, k), nearest first.
@@ -37,9 +37,9 @@ class Neighbours:
     method: str
 
 
-def neighbours(
+def neighbors(
     vectors: np.ndarray, k: int = 10, *, among: np.ndarray | None = None, exact: bool | None = None, seed: int = 0
-) -> Neighbours:
+) -> Neighbors:
     """Find each row's k nearest rows.
 
     Args:
@@ -55,12 +55,12 @@ def neighbours(
         raise WorkbenchError(f"vectors are {vectors.shape[1]} wide, those to search {pool.shape[1]}")
     most = len(pool) - (among is None)
     if not 1 <= k <= most:
-        raise WorkbenchError(f"k is {k}: {len(pool)} texts allow 1 to {most}" if most else "one text has no neighbours")
+        raise WorkbenchError(f"k is {k}: {len(pool)} texts allow 1 to {most}" if most else "one text has no neighbors")
     if exact is None:
         exact = len(pool) <= EXACT_TEXTS
     if exact:
         found = [_top(block, start, pool, k, among is None) for start, block in _blocks(vectors, len(pool))]
-        return Neighbours(*(np.concatenate(part) for part in zip(*found, strict=True)), "exact")
+        return Neighbors(*(np.concatenate(part) for part in zip(*found, strict=True)), "exact")
     from pynndescent import NNDescent
 
     # Without an angular split, cosine and Euclidean distance order unit vectors alike.
@@ -74,7 +74,7 @@ def neighbours(
     else:
         positions, distances = index.query(vectors, k=k)
     method = "approximate (pynndescent)"
-    return Neighbours(positions.astype(np.int64), (1 - distances**2 / 2).astype(np.float32), method)
+    return Neighbors(positions.astype(np.int64), (1 - distances**2 / 2).astype(np.float32), method)
 
 
 def per_text(
@@ -92,25 +92,25 @@ def per_text(
     Args:
         teacher: float of shape (n, d).
         student: float of shape (n, e), the same texts; e may differ from d.
-        k: neighbours to compare; less is used where there are fewer texts, and 0 compares none.
-        among: the teacher's and the student's vectors of other texts to find neighbours in, such as
+        k: neighbors to compare; less is used where there are fewer texts, and 0 compares none.
+        among: the teacher's and the student's vectors of other texts to find neighbors in, such as
             documents where the texts are queries. For asymmetric retrieval pass the teacher's
             document vectors twice.
         columns: n rows of anything known of the texts, to stand beside the measures.
-        exact: see `neighbours`.
+        exact: see `neighbors`.
         seed: of what is approximate.
 
     Returns:
         One row a text, after `columns`:
-        `cosine` (-1 to 1; 1 is the same direction) and `l2` (squared distance, the training loss;
+        `cosine` (-1 to 1; 1 is the same direction) and `squared_distance` (squared distance, the training loss;
         0 is the same place; NaN where the widths differ);
-        `overlap`, the share of the k nearest neighbours that both models find (1 all, 0 none);
-        `nearest_rank`, the place in the student's ranking of the teacher's nearest neighbour (1 is
-        best). `attrs` says `k`, `neighbours` ("exact" or which method) and `ranks` ("exact" or how
+        `overlap`, the share of the k nearest neighbors that both models find (1 all, 0 none);
+        `nearest_rank`, the place in the student's ranking of the teacher's nearest neighbor (1 is
+        best). `attrs` says `k`, `neighbors` ("exact" or which method) and `ranks` ("exact" or how
         they were estimated).
     """
     if k < 0:
-        raise WorkbenchError(f"k is {k}: take 10 neighbours, or 0 for none")
+        raise WorkbenchError(f"k is {k}: take 10 neighbors, or 0 for none")
     teacher, student = paired(teacher, student)
     if columns is not None and len(columns) != len(teacher):
         raise WorkbenchError(f"columns have {len(columns):,} rows and there are {len(teacher):,} texts")
@@ -118,15 +118,15 @@ def per_text(
     same = teacher.shape[1] == student.shape[1]
     t, s = unit(teacher), unit(student)
     table["cosine"] = (t * s).sum(axis=1) if same else np.nan
-    table["l2"] = ((teacher - student) ** 2).sum(axis=1) if same else np.nan
+    table["squared_distance"] = ((teacher - student) ** 2).sum(axis=1) if same else np.nan
     pools = (t, s) if among is None else tuple(map(unit, paired(*among)))
     k = min(k, len(pools[0]) - (among is None))
     if k < 1:
         table["overlap"] = table["nearest_rank"] = np.nan
-        table.attrs |= {"k": 0, "neighbours": "none", "ranks": "none"}
+        table.attrs |= {"k": 0, "neighbors": "none", "ranks": "none"}
         return table
     pair = [
-        neighbours(v, k, among=None if among is None else p, exact=exact, seed=seed)
+        neighbors(v, k, among=None if among is None else p, exact=exact, seed=seed)
         for v, p in zip((t, s), pools, strict=True)
     ]
     table["overlap"] = overlap(pair[0].positions, pair[1].positions)
@@ -135,7 +135,7 @@ def per_text(
     table["nearest_rank"] = np.round(ranks).astype(int)
     table.attrs |= {
         "k": k,
-        "neighbours": pair[0].method,
+        "neighbors": pair[0].method,
         "ranks": "exact" if len(against) == len(pools[1]) else f"estimated against {len(against):,} texts",
     }
     return table
@@ -181,8 +181,13 @@ MEASURES = {
     m.name: m
     for m in (
         Measure("cosine", "near 1: texts lie where the teacher puts them", "below 0.7: only roughly so", "mean"),
-        Measure("l2", "near 0", "near 2: as far as unrelated texts", "mean squared distance, the training loss"),
-        Measure("overlap", "near 1: both find the same neighbours", "below 0.3: searches differ", "mean at k"),
+        Measure(
+            "squared_distance",
+            "near 0",
+            "near 2: as far as unrelated texts",
+            "mean squared distance, the training loss",
+        ),
+        Measure("overlap", "near 1: both find the same neighbors", "below 0.3: searches differ", "mean at k"),
         Measure("nearest_rank", "1", "far beyond k: the best hit drops out of sight", "median"),
         Measure(
             "cka", "near 1: one geometry up to rotation and scale", "below 0.8", "linear CKA, Kornblith et al. 2019"
@@ -207,8 +212,8 @@ MEASURES = {
         ),
         Measure(
             "hubness_teacher",
-            "near 0: each text is a neighbour about equally often",
-            "above 2: a few texts are everyone's neighbours",
+            "near 0: each text is a neighbor about equally often",
+            "above 2: a few texts are everyone's neighbors",
             "skewness of k-occurrence, Radovanović et al. 2010",
         ),
         Measure("hubness_student", "as the teacher's", "well above the teacher's", "the same of the student"),
@@ -220,8 +225,8 @@ MEASURES = {
         ),
         Measure("effective_rank_student", "as the teacher's", "far below: the student collapsed", "the same"),
         Measure(
-            "mean_offset",
-            "near 0: the clouds share their centre",
+            "centroid_shift",
+            "near 0: the clouds share their center",
             "above 0.2: one cloud stands aside, which hurts asymmetric search first",
             "||mean(T) - mean(S)|| over the root mean square norm of T",
         ),
@@ -244,14 +249,14 @@ def summary(
         teacher: float of shape (n, d).
         student: float of shape (n, e), the same texts.
         table: what `per_text` returned for them, to save doing it again.
-        k: neighbours for overlap and hubness.
-        exact: see `neighbours`.
+        k: neighbors for overlap and hubness.
+        exact: see `neighbors`.
         seed: of random pairs and of what is approximate.
 
     Returns:
         Index: measure. Columns: `value`, `good` and `bad` (how to read it) and `source`. A measure
         that is not defined (a distance between widths that differ, a rotation from too few texts)
-        is NaN. `attrs` says how neighbours were found.
+        is NaN. `attrs` says how neighbors were found.
     """
     teacher, student = paired(teacher, student)
     if table is None:
@@ -260,7 +265,7 @@ def summary(
         raise WorkbenchError(f"the table has {len(table):,} rows and there are {len(teacher):,} texts")
     values = {
         "cosine": table["cosine"].mean(),
-        "l2": table["l2"].mean(),
+        "squared_distance": table["squared_distance"].mean(),
         "overlap": table["overlap"].mean(),
         "nearest_rank": table["nearest_rank"].median(),
         "cka": cka(teacher, student),
@@ -271,7 +276,7 @@ def summary(
         "hubness_student": hubness(student, k=k, exact=exact, seed=seed),
         "effective_rank_teacher": effective_rank(spectrum(teacher)),
         "effective_rank_student": effective_rank(spectrum(student)),
-        "mean_offset": mean_offset(teacher, student),
+        "centroid_shift": centroid_shift(teacher, student),
     }
     rows = [(values[m.name], m.good, m.bad, m.source) for m in MEASURES.values()]
     result = pd.DataFrame(rows, index=pd.Index(MEASURES, name="measure"), columns=["value", "good", "bad", "source"])
@@ -280,7 +285,7 @@ def summary(
 
 
 def cka(first: np.ndarray, second: np.ndarray) -> float:
-    """Linear centred kernel alignment (Kornblith et al. 2019, eq. 2 with features): 0 to 1.
+    """Linear centered kernel alignment (Kornblith et al. 2019, eq. 2 with features): 0 to 1.
 
     Blind to rotation, scale and the position of the clouds; NaN if one cloud is a single point.
     """
@@ -342,13 +347,13 @@ def hubness(vectors: np.ndarray, *, k: int = 10, exact: bool | None = None, seed
     k = min(k, len(vectors) - 1)
     if k < 1:
         return np.nan
-    found = neighbours(vectors, k, exact=exact, seed=seed).positions
+    found = neighbors(vectors, k, exact=exact, seed=seed).positions
     counts = np.bincount(found.ravel(), minlength=len(vectors))
     return float(skew(counts)) if np.ptp(counts) else 0.0
 
 
 def spectrum(vectors: np.ndarray) -> np.ndarray:
-    """Return the singular values of the centred vectors over their sum, float64 of shape (d,), falling."""
+    """Return the singular values of the centered vectors over their sum, float64 of shape (d,), falling."""
     values = np.sqrt(np.maximum(np.linalg.eigvalsh(_cross(vectors, vectors))[::-1], 0))
     return values / values.sum() if values.sum() > 1e-6 else np.zeros_like(values)
 
@@ -359,7 +364,7 @@ def effective_rank(values: np.ndarray) -> float:
     return float(np.exp(-(values * np.log(values)).sum())) if len(values) else 0.0
 
 
-def mean_offset(teacher: np.ndarray, student: np.ndarray) -> float:
+def centroid_shift(teacher: np.ndarray, student: np.ndarray) -> float:
     """Distance of the clouds' means over the teacher's root mean square norm; NaN if widths differ."""
     teacher, student = paired(teacher, student)
     if teacher.shape[1] != student.shape[1]:
@@ -409,7 +414,7 @@ def _ranks(vectors: np.ndarray, pool: np.ndarray, wanted: np.ndarray, among: np.
 
 
 def _cross(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the centred cross-product, float64 of shape (d, e), a block of rows at a time."""
+    """Return the centered cross-product, float64 of shape (d, e), a block of rows at a time."""
     means = first.mean(axis=0, dtype=np.float64), second.mean(axis=0, dtype=np.float64)
     total = np.zeros((first.shape[1], second.shape[1]))
     for start in range(0, len(first), 8192):

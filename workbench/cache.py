@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workbench import shards
-from workbench.corpora import Role, Text
+from workbench import _shards
+from workbench._shards import DamagedShard, Shard
+from workbench._util import orthogonal
+from workbench.data import Role, Text
 from workbench.errors import CacheError, IncompleteError, TeacherError
-from workbench.shards import DamagedShard, Shard
-from workbench.vectors import orthogonal
 
 if TYPE_CHECKING:
     from workbench.teachers import Teacher
@@ -98,7 +98,7 @@ class TargetCache:
     """The target embeddings of one teacher, in a folder of their own below `root`.
 
     The folder's name and `identity.json` state the teacher's identity; a target's key is a hash of
-    role, prompt and exact text. Vectors are stored in shards (see `workbench.shards`); several
+    role, prompt and exact text. Vectors are stored in shards (see `workbench._shards`); several
     processes may read and fill one cache at the same time.
 
     Args:
@@ -127,13 +127,13 @@ class TargetCache:
 
     def keys(self, texts: Iterable[Text]) -> np.ndarray:
         """Return the key of each text's target, S16 of shape (n,)."""
-        return np.fromiter(map(self._key, texts), dtype=shards.KEY)
+        return np.fromiter(map(self._key, texts), dtype=_shards.KEY)
 
     def _key(self, text: Text) -> bytes:
         parts = (text.role.value, self.prompts[text.role], text.text)
         # Lengths in front keep ("ab", "c") and ("a", "bc") apart.
         message = b"".join(len(b := part.encode()).to_bytes(8, "little") + b for part in parts)
-        return hashlib.sha256(message).digest()[: shards.KEY.itemsize]
+        return hashlib.sha256(message).digest()[: _shards.KEY.itemsize]
 
     def __len__(self) -> int:
         """Return how many targets are stored (twice stored, twice counted)."""
@@ -280,7 +280,7 @@ class TargetCache:
             keys = np.concatenate([s.keys for s in chosen])
             _, first = np.unique(keys, return_index=True)
             try:
-                merged = shards.write(self.folder, keys[first], np.concatenate([s.vectors for s in chosen])[first])
+                merged = _shards.write(self.folder, keys[first], np.concatenate([s.vectors for s in chosen])[first])
             except CacheError:
                 return  # no room for a second copy; small shards serve as well, only slower
             for shard in chosen:
@@ -292,7 +292,7 @@ class TargetCache:
 
     @property
     def _row_bytes(self) -> int:
-        return self.dimension * self.dtype.itemsize + shards.KEY.itemsize
+        return self.dimension * self.dtype.itemsize + _shards.KEY.itemsize
 
     def _todo(self, texts: Sequence[Text]) -> tuple[int, np.ndarray]:
         """Return how many distinct targets texts have, and where each missing one first occurs, int of shape (m,).
@@ -344,7 +344,7 @@ class TargetCache:
         keys = self.keys([text])
         if not self._known(keys)[0]:
             self.check_writable()
-            shards.write(self.folder, keys, vector[None].astype(self.dtype))
+            _shards.write(self.folder, keys, vector[None].astype(self.dtype))
             return
         before = self.targets([text])[0]
         cosine = float(before @ vector / (np.linalg.norm(before) * np.linalg.norm(vector)))
@@ -418,7 +418,7 @@ class TargetCache:
             kept_keys.append(keys[rows][good])
             kept_vectors.append(stored[good])
         if made := sum(map(len, kept_keys)):
-            shards.write(self.folder, np.concatenate(kept_keys), np.concatenate(kept_vectors))
+            _shards.write(self.folder, np.concatenate(kept_keys), np.concatenate(kept_vectors))
         if problems:
             raise TeacherError("; ".join(problems) + ". The other vectors of the group were stored.")
         # Not the file's size: another process may have merged it away by now.
@@ -446,7 +446,7 @@ class TargetCache:
 
     def _refresh(self) -> None:
         with self._lock:
-            present = {path.name: path for path in shards.listing(self.folder)} if self.folder.is_dir() else {}
+            present = {path.name: path for path in _shards.listing(self.folder)} if self.folder.is_dir() else {}
             self._shards = {name: shard for name, shard in self._shards.items() if name in present}
             for name, path in present.items():
                 if name not in self._shards:
@@ -523,18 +523,18 @@ class Targets:
         return self.shape[0]
 
     def rotated(self, rotation: np.ndarray) -> Targets:
-        """Return the same targets, turned as they are read: distances stay, and truncation may become good.
+        """Return the same targets, rotated as they are read: distances stay, and truncation may become good.
 
         Args:
-            rotation: float of shape (d, d), as `compression.principal_rotation` returns it.
+            rotation: float of shape (d, d), as `quantize.principal_rotation` returns it.
 
         Raises:
             WorkbenchError: it is of another width or no rotation.
         """
-        turned = copy.copy(self)
+        rotated = copy.copy(self)
         rotation = orthogonal(rotation, self.shape[1])
-        turned._rotation = rotation if self._rotation is None else self._rotation @ rotation
-        return turned
+        rotated._rotation = rotation if self._rotation is None else self._rotation @ rotation
+        return rotated
 
     def __getitem__(self, index: int | slice | np.ndarray | Sequence[int]) -> np.ndarray:
         """Return float32 of shape (d,) for one index, (n, d) for several."""

@@ -9,7 +9,7 @@ class WorkbenchError(Exception):
     """
 
 
-class CorpusError(WorkbenchError):
+class DataError(WorkbenchError):
     """Texts, queries or judgments that cannot be used as they are."""
 
 
@@ -39,7 +39,7 @@ class CacheError(WorkbenchError):
     """A cache that cannot be read or written as asked."""
 
 
-class DistillError(WorkbenchError):
+class TrainingError(WorkbenchError):
     """Training that cannot start or go on as asked."""
 
 

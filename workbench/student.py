@@ -17,11 +17,11 @@ from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
 
-from workbench import encoding, models
-from workbench.corpora import Role, Text
-from workbench.errors import DistillError, ModelError
+from workbench import models
+from workbench.data import Role, Text
+from workbench.errors import ModelError, TrainingError
 
-RIDGE_STRENGTHS = tuple(10.0**power for power in range(-6, 2))
+RIDGE_ALPHAS = tuple(10.0**power for power in range(-6, 2))
 
 
 def build(
@@ -37,7 +37,7 @@ def build(
 ) -> SentenceTransformer:
     """Build a student: the base's transformer without pooler, mean pooling, a linear head, Normalize if asked.
 
-    The head starts at random (see `warm_start` for the closed form) and is a module of the model,
+    The head starts at random (see `fit_head` for the closed form) and is a module of the model,
     so that it is saved with it. Mean pooling follows the paper, which found it better than CLS, last
     token and max (arXiv 2509.12539).
 
@@ -79,7 +79,7 @@ def build(
 
 
 @dataclass(frozen=True)
-class WarmStart:
+class HeadFit:
     """How a closed-form start came out.
 
     Attributes:
@@ -94,19 +94,19 @@ class WarmStart:
     texts: int
 
 
-def warm_start(
+def fit_head(
     student: SentenceTransformer,
     texts: Sequence[Text],
     targets: np.ndarray,
     *,
-    strengths: Sequence[float] = RIDGE_STRENGTHS,
+    alphas: Sequence[float] = RIDGE_ALPHAS,
     sample: int = 20_000,
     seed: int = 0,
-) -> WarmStart:
+) -> HeadFit:
     """Set the student's head to the ridge regression of the targets on its pooled features.
 
-    W = (H'H + s n v I)^-1 H'Y on centred features H and targets Y (Hoerl and Kennard, 1970), where v
-    is the mean variance of the features; without a bias nothing is centred. A tenth of the texts
+    W = (H'H + s n v I)^-1 H'Y on centered features H and targets Y (Hoerl and Kennard, 1970), where v
+    is the mean variance of the features; without a bias nothing is centered. A tenth of the texts
     chooses the strength s by the loss after Normalize, the one that training will lower; then all
     of them make the final fit.
 
@@ -114,27 +114,27 @@ def warm_start(
         student: changed in place.
         texts: with their roles; n of them.
         targets: anything that indexes like an array of shape (n, dimension).
-        strengths: candidates for s.
+        alphas: rescore_multiplier for s.
         sample: at most this many texts are used.
         seed: of the sample.
 
     Raises:
-        DistillError: fewer than 20 texts, or widths that do not fit.
+        TrainingError: fewer than 20 texts, or widths that do not fit.
     """
     if len(texts) != len(targets):
-        raise DistillError(f"{len(texts):,} texts and {len(targets):,} targets are out of step")
+        raise TrainingError(f"{len(texts):,} texts and {len(targets):,} targets are out of step")
     if len(texts) < 20:
-        raise DistillError(f"{len(texts)} texts are too few for a closed-form start; 20 is the least")
-    if not strengths or min(strengths) <= 0:
-        raise DistillError("ridge strengths must be positive numbers")
+        raise TrainingError(f"{len(texts)} texts are too few for a closed-form start; 20 is the least")
+    if not alphas or min(alphas) <= 0:
+        raise TrainingError("ridge alphas must be positive numbers")
     head = head_of(student)
     chosen = np.random.default_rng(seed).permutation(len(texts))[: max(20, sample)]
     features = torch.from_numpy(pooled(student, [texts[i] for i in chosen])).double()
     wanted = torch.from_numpy(np.asarray(targets[chosen], dtype=np.float32)).double()
     if wanted.shape[1] != head.out_features:
-        raise DistillError(f"the targets are {wanted.shape[1]} wide, the student's head {head.out_features}")
+        raise TrainingError(f"the targets are {wanted.shape[1]} wide, the student's head {head.out_features}")
     kept = max(1, len(chosen) // 10)
-    normalize = encoding.normalizes(student)
+    normalize = models.normalizes(student)
 
     def loss(strength: float) -> float:
         weight, bias = ridge(features[kept:], wanted[kept:], strength, head.bias)
@@ -142,26 +142,26 @@ def warm_start(
         output = torch.nn.functional.normalize(output, dim=1) if normalize else output
         return float((output - wanted[:kept]).pow(2).sum(dim=1).mean())
 
-    losses = {strength: loss(strength) for strength in strengths}
+    losses = {strength: loss(strength) for strength in alphas}
     best = min(losses, key=losses.get)
     weight, bias = ridge(features, wanted, best, head.bias)
     with torch.no_grad():
         head.linear.weight.copy_(weight)
         if head.bias:
             head.linear.bias.copy_(bias)
-    return WarmStart(best, losses[best], len(chosen))
+    return HeadFit(best, losses[best], len(chosen))
 
 
 def pooled(student: SentenceTransformer, texts: Sequence[Text]) -> np.ndarray:
     """Return the pooled features that the head sees, float32 of shape (n, width of the backbone)."""
     backbone = SentenceTransformer(modules=list(student.children())[:2], device=str(student.device))
     training = student.training
-    dtype = encoding.best_dtype(student.device)
+    dtype = models.best_dtype(student.device)
     features = np.empty((len(texts), backbone.get_embedding_dimension()), dtype=np.float32)
     with torch.autocast(student.device.type, dtype, enabled=dtype != torch.float32):
         for role, rows in by_role(texts).items():
             prompt = student.prompts.get(role) or ""
-            features[rows] = encoding.encode(backbone, [texts[i].text for i in rows], role, prompt=prompt)
+            features[rows] = models.encode(backbone, [texts[i].text for i in rows], role, prompt=prompt)
     student.train(training)
     return features
 
@@ -194,7 +194,7 @@ def save(student: SentenceTransformer, folder: str | Path, about: Mapping[str, o
     Args:
         student: any student.
         folder: new, empty, or of an earlier student.
-        about: what `distill.statement` returned, kept beside the student; a model card needs it.
+        about: what `train.provenance` returned, kept beside the student; a model card needs it.
 
     Raises:
         ModelError: the folder holds something else, or cannot be written to.
@@ -240,7 +240,7 @@ def _holds_student(folder: Path) -> bool:
         return False
 
 
-def statement(folder: str | Path) -> dict:
+def read_provenance(folder: str | Path) -> dict:
     """Return what `save` was told about a student; nothing for a student from elsewhere.
 
     Raises:
@@ -284,18 +284,18 @@ def _drop_pooler(transformer: Transformer) -> None:
 def ridge(
     features: torch.Tensor, wanted: torch.Tensor, strength: float, bias: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Solve the regression of `warm_start`: weight of shape (d, d') and bias of shape (d,), float64.
+    """Solve the regression of `fit_head`: weight of shape (d, d') and bias of shape (d,), float64.
 
     Args:
         features: float64 of shape (n, d').
         wanted: float64 of shape (n, d).
         strength: as a multiple of the features' mean variance.
-        bias: whether to centre both first; the bias is zero without.
+        bias: whether to center both first; the bias is zero without.
     """
     mean_in = features.mean(dim=0) if bias else torch.zeros_like(features[0])
     mean_out = wanted.mean(dim=0) if bias else torch.zeros_like(wanted[0])
-    centred = features - mean_in
-    gram = centred.T @ centred
+    centered = features - mean_in
+    gram = centered.T @ centered
     gram.diagonal().add_(strength * gram.diagonal().mean())
-    weight = torch.linalg.solve(gram, centred.T @ (wanted - mean_out)).T
+    weight = torch.linalg.solve(gram, centered.T @ (wanted - mean_out)).T
     return weight, mean_out - weight @ mean_in

@@ -10,9 +10,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from workbench import encoding, models
-from workbench.corpora import Role, Text
-from workbench.errors import CorpusError, IncompleteError, TeacherError
+from workbench import models
+from workbench.data import Role, Text
+from workbench.errors import DataError, IncompleteError, TeacherError
 
 # A lower precision is the default only where it moves the vectors less than this, in mean cosine.
 LEAST_COSINE = 0.999
@@ -94,7 +94,7 @@ class LocalTeacher:
             self.model.max_seq_length = max_length
         self.name = files.name
         self.prompts = {
-            role.value: encoding.role_prompt(self.model, role) if prompts is None else given[role] for role in Role
+            role.value: models.role_prompt(self.model, role) if prompts is None else given[role] for role in Role
         }
         self.dimension = self.model.get_embedding_dimension()
         self.identity = {
@@ -102,7 +102,7 @@ class LocalTeacher:
             "teacher": files.path.name if Path(files.name).is_absolute() else files.name,
             "fingerprint": files.fingerprint,
             "pooling": [module.__class__.__name__ + _pooling(module) for module in self.model.children()][1:],
-            "normalize": encoding.normalizes(self.model),
+            "normalize": models.normalizes(self.model),
             "max_length": self.model.max_seq_length,
             "precision": precision,
             "dimension": self.dimension,
@@ -112,17 +112,17 @@ class LocalTeacher:
 
     def encode(self, texts: Sequence[str], role: Role) -> np.ndarray:
         """Return the targets of texts of one role, float32 of shape (n, dimension)."""
-        return encoding.encode(self.model, texts, role, prompt=self.prompts[role])
+        return models.encode(self.model, texts, role, prompt=self.prompts[role])
 
     def _choose_dtype(self, precision: str) -> torch.dtype:
         if precision != "auto":
             return getattr(torch, precision)
-        fast = encoding.best_dtype(self.model.device)
+        fast = models.best_dtype(self.model.device)
         if fast == torch.float32:
             return fast
-        exact = encoding.encode(self.model, _PROBES, Role.DOCUMENT, prompt="")
+        exact = models.encode(self.model, _PROBES, Role.DOCUMENT, prompt="")
         weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        rounded = encoding.encode(self.model.to(fast), _PROBES, Role.DOCUMENT, prompt="")
+        rounded = models.encode(self.model.to(fast), _PROBES, Role.DOCUMENT, prompt="")
         self.model.to(torch.float32).load_state_dict(weights)
         norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(rounded, axis=1)
         cosine = float(((exact * rounded).sum(axis=1) / norms).mean())
@@ -221,7 +221,7 @@ class ArrayTeacher:
         role: str | Role = Role.DOCUMENT,
         normalize: bool = True,
     ) -> ArrayTeacher:
-        """Take texts and vectors from rows, such as those of `corpora.hub_rows` or `pandas.DataFrame.to_dict("records")`.
+        """Take texts and vectors from rows, such as those of `data.hub_rows` or `pandas.DataFrame.to_dict("records")`.
 
         Args:
             rows: mappings.
@@ -241,7 +241,7 @@ class ArrayTeacher:
                     raise TeacherError(f"row {number:,} has no field {field!r}; it has {', '.join(map(str, row))}")
             try:
                 texts.append(Text(row[text], row.get(role, role)))
-            except CorpusError as error:
+            except DataError as error:
                 raise TeacherError(f"row {number:,}: {error}") from None
             try:
                 vectors.append(np.asarray(row[vector], dtype=np.float32).ravel())

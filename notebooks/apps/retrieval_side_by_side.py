@@ -14,25 +14,28 @@
 # nothing but the question, and the passages lie where the large model has put them.
 
 # %%
-from workbench import corpora, course, student
+import _course
+
+from workbench import data, student
+from workbench._util import home
 from workbench.cache import TargetCache
-from workbench.distill import embed
-from workbench.paths import home
-from workbench.recipes import TOUR
+from workbench.docstrings import docstring_corpus
+from workbench.pipeline import TOUR
 from workbench.teachers import LocalTeacher
+from workbench.train import embed
 from workbench.widgets.retrieval_explorer import RetrievalExplorer
 
 # %%
-profile = course.profile()
-collection = corpora.tutorial()
+profile = _course.profile()
+collection = data.tutorial()
 queries, documents = collection.query_texts(), collection.document_texts()
-lesson = corpora.docstrings(pairs=profile.pairs, held_out=profile.held_out).train[: profile.lesson]
+lesson = docstring_corpus(pairs=profile.pairs, held_out=profile.held_out).train[: profile.lesson]
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
 _ = cache.fill(teacher, queries + documents + lesson)
 
 # %%
-model = student.load(course.learned(cache, lesson))
+model = student.load(_course.learned(cache, lesson))
 t, s = [cache.targets(some)[:] for some in (queries, documents)], [embed(model, some) for some in (queries, documents)]
 encode = {"teacher": lambda text: teacher.encode([text], "query")[0], "student": lambda text: model.encode_query(text)}
 

@@ -14,33 +14,36 @@
 # no distance and puts as much as possible into the first dimensions.
 
 # %%
-from workbench import comparison, compression, corpora, course, student
+import _course
+
+from workbench import evaluate, quantize, student
+from workbench._util import home
 from workbench.cache import TargetCache
-from workbench.paths import home
-from workbench.recipes import TOUR
+from workbench.docstrings import docstring_corpus
+from workbench.pipeline import TOUR
 from workbench.teachers import LocalTeacher
 from workbench.widgets.tradeoff_explorer import TradeoffExplorer
 
 # %%
-profile = course.profile()
-corpus = corpora.docstrings(pairs=profile.pairs, held_out=profile.held_out)
+profile = _course.profile()
+corpus = docstring_corpus(pairs=profile.pairs, held_out=profile.held_out)
 collection, lesson = corpus.held_out, corpus.train[: profile.lesson]
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
 _ = cache.fill(teacher, collection.query_texts() + collection.document_texts() + lesson)
 
 # %%
-sides = comparison.vectors(collection, cache, student.load(course.learned(cache, lesson)))
-rotation = compression.principal_rotation(cache.targets(lesson)[:])
+sides = evaluate.mode_vectors(collection, cache, student.load(_course.learned(cache, lesson)))
+rotation = quantize.principal_rotation(cache.targets(lesson)[:])
 spaces = {
     "as it is": sides,
-    "turned": {mode: tuple(vectors @ rotation for vectors in side) for mode, side in sides.items()},
+    "rotated": {mode: tuple(vectors @ rotation for vectors in side) for mode, side in sides.items()},
 }
 
 # %%
 ids = list(collection.queries), list(collection.documents)
-points = compression.grid(cache.dimension)
-curves = {name: compression.curve(collection.qrels, *ids, some, points, timed=20_000) for name, some in spaces.items()}
+points = quantize.grid(cache.dimension)
+curves = {name: quantize.sweep(collection.qrels, *ids, some, points, timed=20_000) for name, some in spaces.items()}
 
 # %%
 TradeoffExplorer(curves)

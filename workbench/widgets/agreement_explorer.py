@@ -14,16 +14,16 @@ import pandas as pd
 import plotly.graph_objects as go
 import traitlets
 
-from workbench import agreement, maps
-from workbench.corpora import Text
+from workbench import agreement, projection
+from workbench._util import paired
+from workbench.data import Text
 from workbench.errors import WorkbenchError
-from workbench.vectors import paired
-from workbench.widgets.base import CATEGORIES, COLOURS, View, cut, figure, hover, note
+from workbench.widgets._view import CATEGORIES, COLORS, View, cut, figure, hover, note
 from workbench.widgets.table import Table
 
 MOST_TEXTS = 50_000
 _HOVER_TEXTS = 5_000  # with more, the texts would weigh more than the map
-_AT_ONCE = 5_000  # with more, neighbours are found after the map is shown
+_AT_ONCE = 5_000  # with more, neighbors are found after the map is shown
 _LINES = 2_000  # lines drawn without being asked for
 _LARGE = 3_000  # with more texts, points are small and round, which is several times as fast to draw
 _BINS = 40
@@ -34,18 +34,18 @@ class AgreementExplorer(View):
     """Show where each text lies for the teacher and for the student, and how far apart.
 
     Lasso or click on the map, brush the histogram, pick or search in the table. A map by PCA is there
-    at once; one by UMAP takes its place when it has been fitted in the background, where the neighbours
+    at once; one by UMAP takes its place when it has been fitted in the background, where the neighbors
     of many texts are found too. `wait` waits for both.
 
     Args:
         teacher: float of shape (n, d).
         student: float of shape (n, d), the same texts.
         texts: n texts, `str` or `Text` (which brings a column `role`).
-        columns: n rows of anything else that is known of the texts, to colour and to sort by.
-        k: neighbours that `overlap` compares.
+        columns: n rows of anything else that is known of the texts, to color and to sort by.
+        k: neighbors that `overlap` compares.
         umap: whether to fit a UMAP.
         most: above so many texts a random sample is shown, and the view says so.
-        folder: where maps are kept, see `maps.umap`.
+        folder: where maps are kept, see `projection.umap`.
         seed: of the sample and of the map.
 
     Attributes:
@@ -74,7 +74,7 @@ class AgreementExplorer(View):
         self._stop = threading.Event()  # first: `close` is called even where what follows fails
         teacher, student, texts = *paired(teacher, student), list(texts)
         if k < 1:
-            raise WorkbenchError(f"k is {k}: at least 1 neighbour is needed")
+            raise WorkbenchError(f"k is {k}: at least 1 neighbor is needed")
         if len(texts) != len(teacher):
             raise WorkbenchError(f"{len(texts):,} texts and {len(teacher):,} vectors: rows must be the same texts")
         if columns is not None and len(columns) != len(teacher):
@@ -83,7 +83,7 @@ class AgreementExplorer(View):
         self._all = len(teacher)
         if len(chosen) < len(teacher):
             teacher, student = teacher[chosen], student[chosen]
-        self._map = maps.pca(teacher, student)  # says at once if the widths differ
+        self._map = projection.pca(teacher, student)  # says at once if the widths differ
         known = _known([texts[i] for i in chosen], None if columns is None else columns.iloc[chosen])
         later = len(teacher) > _AT_ONCE
         measured = agreement.per_text(teacher, student, k=0 if later else k, columns=known, seed=seed)
@@ -129,13 +129,13 @@ class AgreementExplorer(View):
         self._select(positions, "code")
 
     @property
-    def map(self) -> maps.JointMap:
+    def map(self) -> projection.JointMap:
         """The map that is shown."""
         return self._map
 
-    def wait(self, seconds: float | None = None) -> maps.JointMap:
-        """Wait for the UMAP and for the neighbours, and return the map that is shown then."""
-        for what, ready in (("the UMAP is", self._settled), ("neighbours are", self._measured)):
+    def wait(self, seconds: float | None = None) -> projection.JointMap:
+        """Wait for the UMAP and for the neighbors, and return the map that is shown then."""
+        for what, ready in (("the UMAP is", self._settled), ("neighbors are", self._measured)):
             if not ready.wait(seconds):
                 raise WorkbenchError(f"{what} not ready after {seconds} s")
         return self._map
@@ -191,13 +191,13 @@ class AgreementExplorer(View):
         low = float(np.floor(20 * min(self.table["cosine"].min(), 0.95)) / 20)
         self._edges = np.linspace(low, 1, _BINS + 1)
         self._bin = np.clip(np.digitize(self.table["cosine"], self._edges) - 1, 0, _BINS - 1)
-        centres = (self._edges[1:] + self._edges[:-1]) / 2
+        centers = (self._edges[1:] + self._edges[:-1]) / 2
         self.histogram = figure(
             height=200, x="cosine of student to teacher", y="texts", dragmode="select", selectdirection="h",
             barmode="overlay", bargap=0.05,
         )  # fmt: skip
-        self.histogram.add_bar(x=centres, y=self._counts(), name="all", marker_color="rgba(128,128,128,.5)")
-        self.histogram.add_bar(x=centres, y=np.zeros(_BINS), name="selected", marker_color=COLOURS["student"])
+        self.histogram.add_bar(x=centers, y=self._counts(), name="all", marker_color="rgba(128,128,128,.5)")
+        self.histogram.add_bar(x=centers, y=np.zeros(_BINS), name="selected", marker_color=COLORS["student"])
         self.histogram.update_traces(unselected={"marker": {"opacity": 1}}, hovertemplate="%{y} texts near %{x:.3f}")
         self.histogram.data[0].on_selection(lambda _, points, __: self._brushed(points.point_inds))
         self.histogram.data[0].on_deselect(lambda *_: self._select([], "map"))
@@ -206,7 +206,7 @@ class AgreementExplorer(View):
         self.rows.observe(lambda change: self._select(change["new"], "table"), "selected")
 
         names = [c for c in self.table if c != "text" and (_numeric(self.table[c]) or self.table[c].nunique() <= 50)]
-        self.colour = ipywidgets.Dropdown(options=[_MODEL, *names], description="Colour", tooltip="colour points by")
+        self.color = ipywidgets.Dropdown(options=[_MODEL, *names], description="Color", tooltip="color points by")
         self.lines = ipywidgets.Dropdown(
             options=["all", "selected", "none"],
             value="all" if len(self.table) <= _LINES else "selected",
@@ -224,7 +224,7 @@ class AgreementExplorer(View):
         self.give_up = ipywidgets.Button(description="Stop UMAP", tooltip="keep the PCA map")
         self.progress = ipywidgets.FloatProgress(max=1, description="UMAP", layout={"width": "220px"})
         self.legend, self.status = note(), note()
-        self.colour.observe(lambda _: self._paint(), "value")
+        self.color.observe(lambda _: self._paint(), "value")
         self.lines.observe(lambda _: self._place(), "value")
         self.search.observe(lambda change: self._search(change["new"]), "value")
         self.page.on_click(lambda _: self._select([row["key"] for row in self.rows._rows], "table"))
@@ -236,7 +236,7 @@ class AgreementExplorer(View):
         self._fitting = ipywidgets.HBox([self.progress, self.give_up], layout={"display": "none"})
         wrap = {"flex_flow": "row wrap", "align_items": "center"}
         super().__init__(
-            ipywidgets.HBox([self.colour, self.lines, self.search, self.page, self.clear], layout=wrap),
+            ipywidgets.HBox([self.color, self.lines, self.search, self.page, self.clear], layout=wrap),
             ipywidgets.HBox([self._fitting, self.status], layout=wrap),
             self.chart, self.legend, self.histogram, self.rows,
         )  # fmt: skip
@@ -246,7 +246,7 @@ class AgreementExplorer(View):
     def _fit(self, teacher: np.ndarray, student: np.ndarray, **options: object) -> None:
         self._fitting.layout.display = ""
         self._settled.clear()
-        future = maps.umap_in_background(
+        future = projection.umap_in_background(
             teacher,
             student,
             stop=self._stop,
@@ -265,18 +265,18 @@ class AgreementExplorer(View):
         self._settled.set()
 
     def _measure(self, teacher: np.ndarray, student: np.ndarray, k: int, seed: int) -> None:
-        """Find the neighbours, and show what comes of them."""
+        """Find the neighbors, and show what comes of them."""
         try:
             found = agreement.per_text(teacher, student, k=k, seed=seed)
-            for name in _OF_NEIGHBOURS:
+            for name in _OF_NEIGHBORS:
                 self.table[name] = found[name].to_numpy()
             self.table.attrs |= found.attrs
             self.rows.refresh()
-            if self.colour.value in _OF_NEIGHBOURS:
+            if self.color.value in _OF_NEIGHBORS:
                 self._paint()
             self._say()
         except Exception as error:
-            self.status.value = f'<span class="error">Neighbours: {html.escape(str(error))}</span>'
+            self.status.value = f'<span class="error">Neighbors: {html.escape(str(error))}</span>'
         finally:
             self._measured.set()
 
@@ -306,11 +306,11 @@ class AgreementExplorer(View):
 
     def _paint(self) -> None:
         teacher_points, student_points = self.chart.data[1:]
-        name, legend = self.colour.value, ""
+        name, legend = self.color.value, ""
         with self.chart.batch_update():
             for trace, model in ((teacher_points, "teacher"), (student_points, "student")):
                 if name == _MODEL:
-                    trace.marker.update(color=COLOURS[model], showscale=False)
+                    trace.marker.update(color=COLORS[model], showscale=False)
                 elif _numeric(self.table[name]):
                     trace.marker.update(
                         color=self.table[name].to_numpy(dtype=float),
@@ -392,14 +392,14 @@ class AgreementExplorer(View):
         return f"{count:,} texts." if count == self._all else f"A random sample of {count:,} of {self._all:,} texts."
 
     def _about_map(self) -> str:
-        ranks = f"Neighbours: {self.table.attrs['neighbours']}; ranks: {self.table.attrs['ranks']}."
+        ranks = f"Neighbors: {self.table.attrs['neighbors']}; ranks: {self.table.attrs['ranks']}."
         if not self._measured.is_set() and not self.table.attrs["k"]:
-            ranks = "Neighbours are being found."
-        if np.isnan(self._map.faithfulness):
+            ranks = "Neighbors are being found."
+        if np.isnan(self._map.displacement_correlation):
             return f"Map: {self._map.method}. {ranks}"
         return (
             f"Map: {self._map.method}; the length of a line follows the true distance with rank correlation "
-            f"{self._map.faithfulness:.2f}. {ranks}"
+            f"{self._map.displacement_correlation:.2f}. {ranks}"
         )
 
 
@@ -417,8 +417,8 @@ def _known(texts: Sequence[str | Text], columns: pd.DataFrame | None) -> pd.Data
     return known
 
 
-_OF_NEIGHBOURS = ("overlap", "nearest_rank")
-_MEASURED = ("cosine", "l2", *_OF_NEIGHBOURS)
+_OF_NEIGHBORS = ("overlap", "nearest_rank")
+_MEASURED = ("cosine", "squared_distance", *_OF_NEIGHBORS)
 
 
 def _numeric(column: pd.Series) -> bool:

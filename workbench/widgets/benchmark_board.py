@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench import benchmark
-from workbench.benchmark import Entrant, Outcome, Progress
 from workbench.errors import BenchmarkError, WorkbenchError
-from workbench.widgets.base import CATEGORIES, View, cut, figure, hover, note, shown, works_while_busy
+from workbench.extras import benchmark
+from workbench.extras.benchmark import EvalModel, Progress, TaskResult
+from workbench.widgets._view import CATEGORIES, View, cut, figure, hover, note, shown, works_while_busy
 from workbench.widgets.table import Table
 
 if TYPE_CHECKING:
@@ -28,44 +28,44 @@ _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 
 
 class BenchmarkBoard(View):
-    """Run entrants on tasks and compare them with their teacher and with published figures.
+    """Run models on tasks and compare them with their teacher and with published figures.
 
     Args:
-        entrants: from `benchmark.of_model`, `of_teacher` and `of_pair`; the teacher is labelled "teacher".
-        tasks: from `workbench.tasks.tasks`.
+        models: from `benchmark.of_model`, `of_teacher` and `of_pair`; the teacher is labeled "teacher".
+        tasks: from `workbench.extras.tasks.tasks`.
         folder: for results; what is there already is shown at once when it is run.
         published: what `benchmark.published` returned; None for the figures that come with the workbench.
         aliases: name of a task here to the name that it has among the published figures, where they differ by more
             than capitals.
 
     Attributes:
-        outcomes: what has been run, a list of `benchmark.Outcome`.
+        outcomes: what has been run, a list of `benchmark.TaskResult`.
         stop: `threading.Event`; when set, a run ends soon, and what it finished is kept.
         rows: the table of scores.
         chart: the figure.
 
     Raises:
-        WorkbenchError: there are no entrants or tasks, or two entrants share a label.
+        WorkbenchError: there are no models or tasks, or two models share a label.
     """
 
     def __init__(
         self,
-        entrants: Sequence[Entrant],
+        models: Sequence[EvalModel],
         tasks: Sequence[AbsTask],
         folder: str,
         *,
         published: pd.DataFrame | None = None,
         aliases: Mapping[str, str] | None = None,
     ) -> None:
-        self._entrants = {entrant.label: entrant for entrant in entrants}
+        self._entrants = {model.label: model for model in models}
         self._tasks = {task.metadata.name: task for task in tasks}
         if not self._entrants or not self._tasks:
-            raise WorkbenchError("at least one entrant and one task are needed")
-        if len(self._entrants) < len(entrants):
-            raise WorkbenchError("two entrants share a label: give each its own")
+            raise WorkbenchError("at least one model and one task are needed")
+        if len(self._entrants) < len(models):
+            raise WorkbenchError("two models share a label: give each its own")
         self.folder = folder
-        self.outcomes: list[Outcome] = []
-        self._compared: dict[tuple[str, str], tuple[list[Outcome], pd.DataFrame]] = {}
+        self.outcomes: list[TaskResult] = []
+        self._compared: dict[tuple[str, str], tuple[list[TaskResult], pd.DataFrame]] = {}
         self.stop = threading.Event()
         self._published = benchmark.published() if published is None else published
         self._aliases = dict(aliases or {})
@@ -73,11 +73,11 @@ class BenchmarkBoard(View):
         self._lock = threading.RLock()  # a run reports on one thread while the view is used on another
         self._build()
 
-    def run(self, labels: Sequence[str] | None = None, tasks: Sequence[str] | None = None) -> list[Outcome]:
-        """Run entrants on tasks and wait for the end.
+    def run(self, labels: Sequence[str] | None = None, tasks: Sequence[str] | None = None) -> list[TaskResult]:
+        """Run models on tasks and wait for the end.
 
         Args:
-            labels: which entrants; those picked in the view if None.
+            labels: which models; those picked in the view if None.
             tasks: names of tasks; those picked if None.
 
         Returns:
@@ -216,7 +216,7 @@ class BenchmarkBoard(View):
             texts = f", {progress.texts:,} texts" if progress.texts else ""
             self.status.value = f"{progress.done} of {progress.total} done; now {shown(progress.label, 60)} on {shown(progress.task, 60)}{texts}"
 
-    def _put(self, outcome: Outcome) -> None:
+    def _put(self, outcome: TaskResult) -> None:
         with self._lock:
             key = outcome.task, outcome.label
             self.outcomes = [each for each in self.outcomes if (each.task, each.label) != key] + [outcome]
@@ -279,7 +279,7 @@ class BenchmarkBoard(View):
         for number, (model, mode) in enumerate(models):
             mine = rows[(rows["model"] == model) & (rows["mode"] == mode)]
             self._points(
-                f"{model}, {mode}" if mode != "standard" else model, number, mine["score"].to_numpy(dtype=float),
+                f"{model}, {mode}" if mode != "symmetric" else model, number, mine["score"].to_numpy(dtype=float),
                 [tasks.index(task) for task in mine["task"]], text=list(mine["source"]), size=8, hollow=True,
             )  # fmt: skip
         for number, label in enumerate(self._labels()):
@@ -291,7 +291,7 @@ class BenchmarkBoard(View):
             )  # fmt: skip
         self._axes(tasks, "score")
         self.caption.value = (
-            "Hollow: published, each with its source. Filled: run here, with the length and precision of these entrants."
+            "Hollow: published, each with its source. Filled: run here, with the length and precision of these models."
             if tasks
             else "None of the tasks that were run has a published figure here."
         )
@@ -305,7 +305,7 @@ class BenchmarkBoard(View):
             mine = known[(known["model"] == model) & (known["mode"] == mode)]
             places = [groups.index(key) for key in zip(mine["benchmark"], mine["average"], mine["source"], strict=True)]
             self._points(
-                f"{model}, {mode}" if mode != "standard" else model, number, mine["score"].to_numpy(dtype=float), places,
+                f"{model}, {mode}" if mode != "symmetric" else model, number, mine["score"].to_numpy(dtype=float), places,
                 text=list(mine["source"]), size=8, hollow=True,
             )  # fmt: skip
         for number, label in enumerate(self._labels()):
@@ -322,7 +322,7 @@ class BenchmarkBoard(View):
         )
 
     def _own_average(self, label: str, bench: str, average: str) -> float | None:
-        """Return the mean over a benchmark's tasks, if this entrant has run them all."""
+        """Return the mean over a benchmark's tasks, if this model has run them all."""
         known = self._published
         base = bench.partition(", ")[0] if bench.startswith("BEIR") else bench
         wanted = set(known.loc[(known["benchmark"] == base) & known["task"].notna(), "task"])
@@ -362,6 +362,6 @@ class BenchmarkBoard(View):
 
 @functools.cache
 def _names(bench: str) -> set[str]:
-    from workbench.tasks import tasks
+    from workbench.extras.tasks import tasks
 
     return {task.metadata.name for task in tasks([bench])}

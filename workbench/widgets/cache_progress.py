@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import ipywidgets
 
 from workbench.cache import Plan, Progress, TargetCache, duration
-from workbench.corpora import Text
+from workbench.data import Text
 from workbench.errors import WorkbenchError
-from workbench.widgets.base import View, note, shown, works_while_busy
+from workbench.widgets._view import View, note, shown, works_while_busy
 
 if TYPE_CHECKING:
     from workbench.teachers import Teacher

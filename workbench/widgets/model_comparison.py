@@ -11,11 +11,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench import agreement
-from workbench.corpora import Text
+from workbench._util import paired
+from workbench.data import Text
 from workbench.errors import WorkbenchError
-from workbench.retrieval import compare
-from workbench.vectors import paired
-from workbench.widgets.base import COLOURS, View, cut, figure, hover, note, shown
+from workbench.evaluate import summarize
+from workbench.widgets._view import COLORS, View, cut, figure, hover, note, shown
 from workbench.widgets.table import Table
 
 _RETRIEVAL = ("ndcg_at_10", "share_of_teacher", "share_low", "share_high")
@@ -30,10 +30,10 @@ class ModelComparison(View):
         students: name to its vectors of the same texts, float of shape (n, e). Where e is not d,
             what needs one space (cosine, distance) is NaN and shown empty.
         texts: the n texts, `str` or `Text`.
-        retrieval: what `retrieval.compare` returned; a mode named as a student stands in its row,
+        retrieval: what `evaluate.summarize` returned; a mode named as a student stands in its row,
             any other mode gets a row of its own.
-        scores: instead, mode to what `retrieval.score` returned, with "teacher" among them.
-        k: neighbours for the measures of agreement.
+        scores: instead, mode to what `evaluate.score` returned, with "teacher" among them.
+        k: neighbors for the measures of agreement.
         seed: of what is approximate and of the bootstraps.
 
     Attributes:
@@ -173,7 +173,7 @@ class ModelComparison(View):
         chart = figure(height=120 + 32 * len(rows), x=f"{title}, 95 % interval", y="model")
         chart.add_scatter(
             x=value, y=places, mode="markers", showlegend=False,
-            marker={"size": 9, "color": COLOURS["student"]},
+            marker={"size": 9, "color": COLORS["student"]},
             error_x={"type": "data", "symmetric": False, "array": high - value, "arrayminus": value - low},
             customdata=np.stack([low, high], axis=1), text=[hover(name) for name in rows.index],
             hovertemplate="%{text}<br>%{x:.3f} (%{customdata[0]:.3f} to %{customdata[1]:.3f})<extra></extra>",
@@ -212,14 +212,14 @@ def _retrieval(rows: pd.DataFrame | None, scores: Mapping[str, pd.DataFrame] | N
             raise WorkbenchError(f'scores has no "teacher", only {", ".join(map(str, scores)) or "nothing"}')
         for mode, table in scores.items():
             if "ndcg_at_10" not in table:
-                raise WorkbenchError(f"scores of {mode!r} have no ndcg_at_10: give what retrieval.score returned")
+                raise WorkbenchError(f"scores of {mode!r} have no ndcg_at_10: give what evaluate.score returned")
             if not table.index.equals(scores["teacher"].index):
                 raise WorkbenchError(f"mode {mode!r} was scored on other queries than 'teacher'")
-        rows = compare(scores, seed=seed)
+        rows = summarize(scores, seed=seed)
     if rows is None:
         return None
     if missing := [name for name in ("mode", *_RETRIEVAL) if name not in rows]:
-        raise WorkbenchError(f"retrieval has no column {missing[0]!r}: give what retrieval.compare returned")
+        raise WorkbenchError(f"retrieval has no column {missing[0]!r}: give what evaluate.summarize returned")
     if rows["mode"].duplicated().any():
         raise WorkbenchError(f"retrieval has mode {rows['mode'][rows['mode'].duplicated()].iloc[0]!r} twice")
     return rows.set_index("mode")[list(_RETRIEVAL)]

@@ -13,17 +13,17 @@ import pandas as pd
 import plotly.graph_objects as go
 import traitlets
 
-from workbench import retrieval
-from workbench.corpora import Collection, text_problem
+from workbench import evaluate
+from workbench._util import checked, unit
+from workbench.data import RetrievalDataset, text_problem
 from workbench.errors import WorkbenchError
-from workbench.vectors import checked, unit
-from workbench.widgets.base import COLOURS, View, figure, hover, note, shown
+from workbench.widgets._view import COLORS, View, figure, hover, note, shown
 from workbench.widgets.table import Table
 
 # Mode: whose query vector, whose document vectors, what the page calls it.
 _MODES = {
     "teacher": ("teacher", "teacher", "teacher"),
-    "student": ("student", "student", "student, standard"),
+    "student": ("student", "student", "student, symmetric"),
     "asymmetric": ("student", "teacher", "student, asymmetric"),
 }
 _SIDES = ("teacher", "student")
@@ -84,7 +84,7 @@ class RetrievalExplorer(View):
 
     def __init__(
         self,
-        collection: Collection,
+        collection: RetrievalDataset,
         teacher: tuple[np.ndarray, np.ndarray],
         student: tuple[np.ndarray, np.ndarray],
         *,
@@ -211,7 +211,7 @@ class RetrievalExplorer(View):
             chart.add_trace(
                 trace(
                     x=np.arange(1, len(order) + 1), y=gains[order], mode="markers", name=_MODES[mode][2],
-                    marker={"color": COLOURS[mode], "symbol": symbol, "size": 7},
+                    marker={"color": COLORS[mode], "symbol": symbol, "size": 7},
                     text=[hover(self._query_texts[place]) for place in order],
                     hovertemplate="%{text}<br>%{y:+.3f}<extra></extra>",
                 )
@@ -225,7 +225,7 @@ class RetrievalExplorer(View):
         scores = pd.DataFrame(np.nan, index=pd.Index(self._query_ids, name="query"), columns=list(_MODES))
         if any(identifier in self._qrels for identifier in self._query_ids):
             for mode, (asks, answers, _) in _MODES.items():
-                found = retrieval.score(
+                found = evaluate.score(
                     self._qrels, self._query_ids, self._document_ids, vectors[asks][0], vectors[answers][1]
                 )
                 scores[mode] = found["ndcg_at_10"].reindex(self._query_ids)
@@ -301,7 +301,7 @@ class RetrievalExplorer(View):
         return f'{_STYLE}<div class="retrieval">{"".join(parts)}</div>'
 
     def _column(self, mode: str, left: dict | None, here: dict | None, right: dict | None, teacher: dict | None) -> str:
-        title = f'<b style="display:inline-block;border-bottom:3px solid {COLOURS[mode]}">{_MODES[mode][2]}</b>'
+        title = f'<b style="display:inline-block;border-bottom:3px solid {COLORS[mode]}">{_MODES[mode][2]}</b>'
         if here is None:
             return f"<section><header>{title}<br>no encoder for this query</header></section>"
         facts = []
@@ -338,7 +338,7 @@ class RetrievalExplorer(View):
         )
 
 
-def _vectors(collection: Collection, teacher: tuple, student: tuple) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _vectors(collection: RetrievalDataset, teacher: tuple, student: tuple) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return float32 vectors (queries, documents) of both sides, or say why they do not fit the collection."""
     for what, there in (("queries", collection.queries), ("documents", collection.documents)):
         if not there:
@@ -382,11 +382,11 @@ def _lines(left: dict[int, int], right: dict[int, int], k: int) -> str:
             continue
         start, end = (_ROW * (r - 0.5) - 3 for r in (rank, right[place]))
         moved = rank - right[place]
-        colour = COLOURS["asymmetric"] if moved > 0 else COLOURS["teacher"] if moved < 0 else "currentColor"
+        color = COLORS["asymmetric"] if moved > 0 else COLORS["teacher"] if moved < 0 else "currentColor"
         dashes = ' stroke-dasharray="5 4"' if moved < 0 else ""
         curves.append(
             f'<path d="M0 {start:.0f} C{_GAP / 2:.0f} {start:.0f} {_GAP / 2:.0f} {end:.0f} {_GAP} {end:.0f}" fill="none" '
-            f'stroke="{colour}" stroke-width="2"{dashes}/>'
+            f'stroke="{color}" stroke-width="2"{dashes}/>'
         )
     return (
         f'<svg width="{_GAP}" height="{_ROW * k}" role="img" aria-label="{len(curves)} documents in both columns">'

@@ -11,7 +11,7 @@ import pandas as pd
 import traitlets
 
 from workbench.errors import WorkbenchError
-from workbench.widgets.base import cut
+from workbench.widgets._view import cut
 
 
 class Table(anywidget.AnyWidget):
@@ -24,8 +24,8 @@ class Table(anywidget.AnyWidget):
         selected: positions (not index labels) of the selected rows, a tuple of int; code may set it.
     """
 
-    _esm = Path(__file__).parent / "table.js"
-    _css = Path(__file__).parent / "table.css"
+    _esm = Path(__file__).parent / "static" / "table.js"
+    _css = Path(__file__).parent / "static" / "table.css"
     _columns = traitlets.List().tag(sync=True)
     _rows = traitlets.List().tag(sync=True)
     _page = traitlets.Int(0).tag(sync=True)

@@ -12,10 +12,10 @@ import pandas as pd
 import plotly.graph_objects as go
 from tqdm import tqdm
 
-from workbench import compression
-from workbench.compression import PRECISIONS, Point
+from workbench import quantize
 from workbench.errors import WorkbenchError
-from workbench.widgets.base import CATEGORIES, COLOURS, View, figure, note, shown
+from workbench.quantize import PRECISIONS, IndexSpec
+from workbench.widgets._view import CATEGORIES, COLORS, View, figure, note, shown
 from workbench.widgets.table import Table
 
 _NEEDED = ("mode", "dimensions", "precision", "share_of_teacher", "share_low", "share_high", "ndcg_at_10",
@@ -25,14 +25,14 @@ _AXES = {"bytes_per_document": "bytes a document", "total_ms": "milliseconds a q
 _SYMBOLS = dict(zip(PRECISIONS, ("circle", "diamond", "square", "triangle-up"), strict=True))
 _SIZES = {"a million": 10**6, "a hundred million": 10**8, "ten billion": 10**10}
 # Mode: whose queries, whose documents.
-_SIDES = {"teacher": ("teacher", "teacher"), "standard": ("student", "student"), "asymmetric": ("student", "teacher")}
+_SIDES = {"teacher": ("teacher", "teacher"), "symmetric": ("student", "student"), "asymmetric": ("student", "teacher")}
 
 
 class TradeoffExplorer(View):
     """Choose a point on the curves of quality, size and query time.
 
     Args:
-        curves: what `compression.curve` returned, or several such tables by the name of their space, such as
+        curves: what `quantize.sweep` returned, or several such tables by the name of their space, such as
             {"as it is": rows, "rotated": other_rows}.
         encode_ms: mode to the milliseconds that encoding one query takes; added to the search where given.
 
@@ -51,7 +51,7 @@ class TradeoffExplorer(View):
     ) -> None:
         curves = curves if isinstance(curves, Mapping) else {"": curves}
         if not curves:
-            raise WorkbenchError("there are no curves: give what compression.curve returned")
+            raise WorkbenchError("there are no curves: give what quantize.sweep returned")
         for space, rows in curves.items():
             _check(space, rows)
         whole = {"dimensions": int, "bytes_per_document": int, "documents": int}  # JSON may have made them floats
@@ -72,7 +72,7 @@ class TradeoffExplorer(View):
         self.table["total_ms"] = self.table["query_ms"] + spent
         self.table["front"] = False
         for _, rows in self.table.groupby(["mode", "space"]):
-            self.table.loc[rows.index, "front"] = compression.front(rows, list(_COSTS.values()))
+            self.table.loc[rows.index, "front"] = quantize.pareto_mask(rows, list(_COSTS.values()))
         self.position = -1
         self._busy = False
         self._build()
@@ -85,9 +85,9 @@ class TradeoffExplorer(View):
         return self.table.iloc[self.position]
 
     @property
-    def point(self) -> Point:
-        """Dimensions and precision of the choice, as `compression.CompressedIndex` takes them."""
-        return Point(int(self.choice["dimensions"]), self.choice["precision"])
+    def point(self) -> IndexSpec:
+        """Dimensions and precision of the choice, as `quantize.CompressedIndex` takes them."""
+        return IndexSpec(int(self.choice["dimensions"]), self.choice["precision"])
 
     @property
     def code(self) -> str:
@@ -96,9 +96,9 @@ class TradeoffExplorer(View):
         asks, answers = _SIDES.get(row["mode"], (row["mode"],) * 2)
         where = f", in the space {row['space']!r}" if row["space"] else ""
         return (
-            "from workbench.compression import CompressedIndex, Point\n\n"
+            "from workbench.quantize import CompressedIndex, IndexSpec\n\n"
             f"# documents: vectors of {_whose(answers)}, queries: of {_whose(asks)}{where}\n"
-            f'index = CompressedIndex(documents, Point({row["dimensions"]}, "{row["precision"]}"))\n'
+            f'index = CompressedIndex(documents, IndexSpec({row["dimensions"]}, "{row["precision"]}"))\n'
             "scores, positions = index.search(queries, 10)\n"
         )
 
@@ -251,17 +251,17 @@ class TradeoffExplorer(View):
         here = self.table[self.table["space"] == self.choice["space"]]
         traces, self._points = [], []
         for mode, rows in here.groupby("mode", sort=False):
-            best = rows[compression.front(rows, [cost])].sort_values(cost)
+            best = rows[quantize.pareto_mask(rows, [cost])].sort_values(cost)
             traces.append(
                 go.Scatter(
                     x=best[cost], y=best["share_of_teacher"], mode="lines", name=html.escape(mode), hoverinfo="skip",
-                    line={"color": self._colour(mode), "width": 2, "shape": "hv"},
+                    line={"color": self._color(mode), "width": 2, "shape": "hv"},
                 )
             )  # fmt: skip
             traces.append(
                 go.Scatter(
                     x=rows[cost], y=rows["share_of_teacher"], mode="markers", showlegend=False,
-                    marker={"color": self._colour(mode), "size": 8, "symbol": rows["precision"].map(_SYMBOLS).tolist(),
+                    marker={"color": self._color(mode), "size": 8, "symbol": rows["precision"].map(_SYMBOLS).tolist(),
                             "opacity": np.where(rows.index.isin(best.index), 1, 0.4)},
                     text=[_name(row) for _, row in rows.iterrows()],
                     hovertemplate="%{text}<br>%{y:.1%} at %{x}<extra></extra>",
@@ -299,7 +299,7 @@ class TradeoffExplorer(View):
             traces.append(
                 go.Scatter(
                     x=rows["dimensions"], y=share, mode="lines+markers", name=html.escape(mode),
-                    line={"color": self._colour(mode)},
+                    line={"color": self._color(mode)},
                     error_y={"type": "data", "symmetric": False, "array": rows["share_high"] - share,
                              "arrayminus": share - rows["share_low"], "thickness": 1},
                     hovertemplate="%{x} dimensions: %{y:.1%}<extra></extra>",
@@ -309,15 +309,15 @@ class TradeoffExplorer(View):
             self.curves.data = ()
             self.curves.add_traces(traces)
 
-    def _colour(self, mode: str) -> str:
-        known = COLOURS | {"standard": COLOURS["student"]}
+    def _color(self, mode: str) -> str:
+        known = COLORS | {"symmetric": COLORS["student"]}
         others = [m for m in self.table["mode"].unique() if m not in known]
         return known[mode] if mode in known else CATEGORIES[(3 + others.index(mode)) % len(CATEGORIES)]
 
     def _answer(self) -> str:
         row = self.choice
         width = int(self.table["dimensions"].max())
-        whole = Point(width).bytes_per_document
+        whole = IndexSpec(width).bytes_per_document
         times = whole / row["bytes_per_document"]
         less = f"{times:.3g} times less than {width} dimensions in float32" if times > 1 else "all that there is"
         spent = self._encode_ms.get(row["mode"])
@@ -345,9 +345,9 @@ def _size(count: int) -> str:
 def _check(space: object, rows: pd.DataFrame) -> None:
     where = f"curves of {space!r}" if space else "curves"
     if not isinstance(rows, pd.DataFrame) or rows.empty:
-        raise WorkbenchError(f"{where}: a table from compression.curve is needed, with a row at least")
+        raise WorkbenchError(f"{where}: a table from quantize.sweep is needed, with a row at least")
     if missing := [name for name in _NEEDED if name not in rows]:
-        raise WorkbenchError(f"{where} have no column {missing[0]!r}: give what compression.curve returned")
+        raise WorkbenchError(f"{where} have no column {missing[0]!r}: give what quantize.sweep returned")
     if unknown := set(rows["precision"]) - set(PRECISIONS):
         raise WorkbenchError(
             f"{where} have the precision {sorted(map(str, unknown))[0]!r}: known are {', '.join(PRECISIONS)}"
@@ -356,9 +356,7 @@ def _check(space: object, rows: pd.DataFrame) -> None:
     try:
         numbers = numbers.to_numpy(dtype=float)
     except (TypeError, ValueError):
-        raise WorkbenchError(
-            f"{where} have figures that are no numbers: give what compression.curve returned"
-        ) from None
+        raise WorkbenchError(f"{where} have figures that are no numbers: give what quantize.sweep returned") from None
     if not np.isfinite(numbers).all() or (rows["dimensions"] % 1 != 0).any():
         raise WorkbenchError(f"{where} have figures that are no numbers: was the teacher's nDCG@10 zero?")
     if not rows["mode"].map(lambda mode: isinstance(mode, str)).all():

@@ -17,17 +17,17 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.cache import duration
-from workbench.distill import Event, Result
 from workbench.errors import WorkbenchError
-from workbench.widgets.base import CATEGORIES, COLOURS, View, cut, figure, hover, note, shown, works_while_busy
+from workbench.train import Result, TrainingStep
+from workbench.widgets._view import CATEGORIES, COLORS, View, cut, figure, hover, note, shown, works_while_busy
 
 _REDRAW_SECONDS = 0.35
 _MOST_POINTS = 500  # a curve
-_NAMES = [field.name for field in fields(Event)]
+_NAMES = [field.name for field in fields(TrainingStep)]
 
 
 class TrainingMonitor(View):
-    """Show a `distill`: pass the monitor itself as `on_event` and `monitor.stop` as `stop`.
+    """Show a `distill`: pass the monitor itself as `on_step` and `monitor.stop` as `stop`.
 
     The end is seen at the last step; after a stop, call `finished` with the result, or have the
     training in a `with monitor:` block, which tells an error too. A monitor may see several runs: one
@@ -53,9 +53,9 @@ class TrainingMonitor(View):
             self.lines[str(name)] = loss
         self.stop = threading.Event()
         self._lock = threading.RLock()  # training reports on one thread while Stop is pressed on another
-        self._rows: list[tuple[Event, float | None]] = []  # with the smoothed loss, in the order of steps
-        self._held_out: list[tuple[Event, None]] = []  # the evaluations among them
-        self._now: tuple[Event, float | None] | None = None  # a resumed run can be behind the last step drawn
+        self._rows: list[tuple[TrainingStep, float | None]] = []  # with the smoothed loss, in the order of steps
+        self._held_out: list[tuple[TrainingStep, None]] = []  # the evaluations among them
+        self._now: tuple[TrainingStep, float | None] | None = None  # a resumed run can be behind the last step drawn
         self._state = "ready"
         self._result: Result | None = None
         self._error: BaseException | None = None
@@ -77,7 +77,7 @@ class TrainingMonitor(View):
         works_while_busy(self.stop_button)
         self._draw()
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: TrainingStep) -> None:
         """Take one event; nothing that goes wrong here reaches the training."""
         with self._drawing():
             self._put(event)
@@ -111,7 +111,7 @@ class TrainingMonitor(View):
 
     @property
     def history(self) -> pd.DataFrame:
-        """All events, one row each in the order of steps; the columns are the fields of `Event`."""
+        """All events, one row each in the order of steps; the columns are the fields of `TrainingStep`."""
         with self._lock:
             return pd.DataFrame([asdict(event) for event, _ in self._rows], columns=_NAMES)
 
@@ -150,7 +150,7 @@ class TrainingMonitor(View):
                 with contextlib.suppress(Exception):
                     self.status.value = self.summary()
 
-    def _put(self, event: Event) -> None:
+    def _put(self, event: TrainingStep) -> None:
         step = operator.index(event.step)
         if step == 0:
             self._rows.clear()
@@ -178,7 +178,7 @@ class TrainingMonitor(View):
             self._state, self._began = "finished", None
 
     @staticmethod
-    def _at_end(event: Event) -> bool:
+    def _at_end(event: TrainingStep) -> bool:
         steps = _number(event.steps)
         return steps is not None and event.step >= steps
 
@@ -268,25 +268,25 @@ class TrainingMonitor(View):
             uirevision="kept",
         )  # fmt: skip
 
-        def add(name: str, colour: str, panel: str = "", mode: str = "lines", **options: object) -> None:
+        def add(name: str, color: str, panel: str = "", mode: str = "lines", **options: object) -> None:
             chart.add_scatter(
-                name=name, x=[], y=[], mode=mode, line={"color": colour}, xaxis=f"x{panel}", yaxis=f"y{panel}",
+                name=name, x=[], y=[], mode=mode, line={"color": color}, xaxis=f"x{panel}", yaxis=f"y{panel}",
                 hovertemplate="step %{x:,}: %{y:.4g}", **options,
             )  # fmt: skip
 
-        add("training loss, each step", COLOURS["student"], opacity=0.45)
-        add("training loss, smoothed", COLOURS["student"])
+        add("training loss, each step", COLORS["student"], opacity=0.45)
+        add("training loss, smoothed", COLORS["student"])
         add("held-out loss", CATEGORIES[1], mode="lines+markers")
         add("cosine, queries", CATEGORIES[3], "2", mode="lines+markers")
         add("cosine, documents", CATEGORIES[2], "2", mode="lines+markers")
-        add("learning rate", COLOURS["base"], "3", showlegend=False)
+        add("learning rate", COLORS["base"], "3", showlegend=False)
         for number, (name, value) in enumerate(self.lines.items()):
             label = f"{hover(cut(name, 40))} {value:.4f}"
             # Labels at both ends in turn, so that lines close to each other can be told apart.
             text, side = ([label, ""], "top right") if number % 2 else (["", label], "top left")
             chart.add_scatter(
                 name=hover(name), x=[0, 1], y=[value, value], mode="lines+text", text=text, textposition=side,
-                line={"color": COLOURS["base"], "dash": "dash"}, showlegend=False, cliponaxis=False,
+                line={"color": COLORS["base"], "dash": "dash"}, showlegend=False, cliponaxis=False,
                 hovertemplate="%{y:.4f}",
             )  # fmt: skip
         return chart

@@ -1,0 +1,168 @@
+"""Which agreement measures, taken without a judgment, predict what a student loses in retrieval?
+
+    python -m bench.predict COLLECTION... --student demo=build/demo/student --student own=students/{collection}
+
+A collection is a folder in BEIR's layout; `{collection}` in a student's folder stands for its name, and a
+student that is not there is left out. A closed-form start of the collection's own documents is always among
+the students. Writes build/predict.json and prints two tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from workbench import agreement, data, evaluate, student
+from workbench._progress import CacheBar
+from workbench._util import home, write_json
+from workbench.cache import TargetCache
+from workbench.data import RetrievalDataset
+from workbench.errors import WorkbenchError
+from workbench.pipeline import TOUR
+from workbench.teachers import LocalTeacher
+from workbench.train import embed
+
+MODES = ("symmetric", "asymmetric")
+# 1 where a higher value should mean a smaller loss, -1 where a lower one should.
+WHOLE = {
+    "document_cosine": 1, "document_overlap": 1, "document_cka": 1, "document_rank_correlation": 1,
+    "document_distance": -1, "document_procrustes": -1, "document_mean_offset": -1,
+    "document_effective_rank_student": 1, "document_hubness_student": -1,
+    "query_cosine": 1, "query_mean_offset": -1,
+    "query_overlap_symmetric": 1, "query_nearest_rank_symmetric": -1,
+    "query_overlap_asymmetric": 1, "query_nearest_rank_asymmetric": -1,
+}  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.predict", description=__doc__.splitlines()[0])
+    parser.add_argument("collections", nargs="+", type=Path, metavar="COLLECTION")
+    parser.add_argument("--student", action="append", default=[], metavar="NAME=FOLDER")
+    options = parser.parse_args()
+    if not all("=" in named for named in options.student):
+        parser.error("name each student: --student NAME=FOLDER")
+    named = dict(student.split("=", 1) for student in options.student)
+    try:
+        teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
+        cache = TargetCache(home() / "cache", teacher)
+        points, queries = [], []
+        for folder in options.collections:
+            for point, each in measured(folder, teacher, cache, named):
+                points.append(point)
+                queries.append(each)
+                print(f"{point['collection']}, {point['student']}: " + loss_line(point), flush=True)
+    except WorkbenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    whole, single = predict(pd.DataFrame(points)), foretell_queries(queries)
+    path = write_json(
+        home() / "predict.json",
+        {"points": evaluate.as_rows(pd.DataFrame(points)), "whole": rows(whole), "queries": rows(single)},
+    )
+    print(f"\n{len(points)} students on {len(options.collections)} collections\n{whole.round(2).to_string()}")
+    print(
+        f"\nper query, mean of the rank correlations within each point\n{single.round(2).to_string()}\nwritten to {path}"
+    )
+    return 0
+
+
+def measured(folder: Path, teacher: LocalTeacher, cache: TargetCache, named: dict[str, str]):
+    """Yield measures and losses of each student, and the same query by query."""
+    collection = data.beir(folder)
+    queries, documents = collection.query_texts(), collection.document_texts()
+    with CacheBar() as bar:
+        cache.fill(teacher, queries + documents, on_plan=bar.plan, on_progress=bar.progress)
+    target = np.asarray(cache.targets(queries)), np.asarray(cache.targets(documents))
+    start = TOUR.student(cache)
+    student.fit_head(start, documents, cache.targets(documents))
+    models = {"own closed form": start}
+    for name, path in named.items():
+        path = Path(path.format(collection=folder.name))
+        if path.is_dir():
+            models[name] = student.load(path)
+    for name, model in models.items():
+        vectors = embed(model, queries), embed(model, documents)
+        yield point(collection, folder.name, name, target, vectors)
+
+
+def point(
+    collection: RetrievalDataset, where: str, name: str, target: tuple, vectors: tuple
+) -> tuple[dict, pd.DataFrame]:
+    """Measure one student on one collection."""
+    ids = list(collection.queries), list(collection.documents)
+    scores = {"teacher": evaluate.score(collection.qrels, *ids, *target)}
+    scores["symmetric"] = evaluate.score(collection.qrels, *ids, *vectors)
+    scores["asymmetric"] = evaluate.score(collection.qrels, *ids, vectors[0], target[1])
+    mean = {mode: table["ndcg_at_10"].mean() for mode, table in scores.items()}
+    found = {"collection": where, "student": name, "queries": len(scores["teacher"])}
+    found |= {f"loss_{mode}": 1 - mean[mode] / mean["teacher"] for mode in MODES}
+    whole = agreement.summary(target[1], vectors[1])["value"]
+    found |= {f"document_{measure}": whole[measure] for measure in whole.index}
+    each = pd.DataFrame(index=ids[0])
+    for mode, among in zip(MODES, ((target[1], vectors[1]), (target[1], target[1])), strict=True):
+        near = agreement.per_text(target[0], vectors[0], among=among)
+        each["cosine"] = near["cosine"].to_numpy()
+        each[f"overlap_{mode}"] = near["overlap"].to_numpy()
+        each[f"nearest_rank_{mode}"] = near["nearest_rank"].to_numpy()
+        each[f"loss_{mode}"] = scores["teacher"]["ndcg_at_10"] - scores[mode]["ndcg_at_10"]
+        found[f"query_overlap_{mode}"] = near["overlap"].mean()
+        # A median is 1 for every good student, so the mean of logarithms.
+        found[f"query_nearest_rank_{mode}"] = np.exp(np.log(near["nearest_rank"]).mean())
+    found["query_cosine"] = each["cosine"].mean()
+    found["query_mean_offset"] = agreement.centroid_shift(target[0], vectors[0])
+    return found, each.dropna()
+
+
+def predict(points: pd.DataFrame) -> pd.DataFrame:
+    """Judge each measure of the whole: does it order students as their losses do?
+
+    Returns:
+        Index: measure. For each mode `all_MODE`, the Spearman correlation with the loss over all
+        points, its sign rotated so that 1 is perfect, and `same_MODE`, the share of pairs of students on the
+        same collection that it puts in the right order (0.5 is chance).
+    """
+    result = {}
+    for name, sign in WHOLE.items():
+        known = points.dropna(subset=[name])
+        row = {"points": len(known)}
+        for mode in MODES:
+            row[f"all_{mode}"] = -sign * spearmanr(known[name], known[f"loss_{mode}"]).statistic
+            right = [
+                (sign * (a[name] - b[name]) > 0) == (a[f"loss_{mode}"] < b[f"loss_{mode}"])
+                for _, group in known.groupby("collection")
+                for a, b in itertools.combinations(group.to_dict("records"), 2)
+            ]
+            row[f"same_{mode}"], row["pairs"] = np.mean(right), len(right)
+        result[name] = row
+    return pd.DataFrame.from_dict(result, orient="index")
+
+
+def foretell_queries(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Judge the measures of single queries: Spearman correlation with the query's loss, mean over points."""
+    result = {}
+    for name in ("cosine", "overlap", "nearest_rank"):
+        result[name] = {}
+        for mode in MODES:
+            column = name if name == "cosine" else f"{name}_{mode}"
+            sign = -1 if name == "nearest_rank" else 1
+            values = [-sign * spearmanr(t[column], t[f"loss_{mode}"]).statistic for t in tables]
+            result[name][mode] = np.nanmean(values)
+    return pd.DataFrame.from_dict(result, orient="index")
+
+
+def loss_line(point: dict) -> str:
+    return ", ".join(f"{mode} loses {point[f'loss_{mode}']:.1%}" for mode in MODES)
+
+
+def rows(table: pd.DataFrame) -> list[dict]:
+    return evaluate.as_rows(table.reset_index(names="measure"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

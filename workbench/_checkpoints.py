@@ -1,0 +1,164 @@
+"""A training run on disk, so that a stopped or killed one gives the student of an undisturbed one.
+
+Weights, moments and random states are safetensors, the rest is json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import xxhash
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from workbench.errors import TrainingError
+
+if TYPE_CHECKING:
+    from workbench.train import Run
+
+
+class Checkpoints:
+    """Checkpoints of one run: a folder each, complete or absent; the newest two are kept, should one be damaged.
+
+    Args:
+        folder: where they go.
+        run: the training run, see `workbench.train`.
+
+    Raises:
+        TrainingError: the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path, run: Run) -> None:
+        self.folder, self.run = folder, run
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if run.accelerator.is_main_process:
+                for abandoned in folder.glob(".step-*"):  # of a process that was killed while writing
+                    shutil.rmtree(abandoned, ignore_errors=True)
+            with tempfile.TemporaryFile(dir=folder):  # every process of the run tries, each a file of its own
+                pass
+        except OSError as error:
+            raise TrainingError(f"checkpoints cannot be written to {folder}: {error.strerror or error}") from None
+
+    def write(self) -> None:
+        """Write the state after the last step; every process of the run has to call this."""
+        run = self.run
+        # Every process draws its own dropout, so every process has a state of its own to keep.
+        generators = run.accelerator.gather(torch.get_rng_state().unsqueeze(0).to(run.accelerator.device)).cpu()
+        if not run.accelerator.is_main_process:
+            return
+        final = self.folder / f"step-{run.step:08d}"
+        scratch = self.folder / f".step-{run.step:08d}-{os.getpid()}"
+        try:
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            _save(run.student.state_dict(), scratch / "student.safetensors")
+            if run.best is not None:
+                _save(run.best, scratch / "best.safetensors")
+            moments = {
+                f"{i}.{name}": tensor
+                for i, state in run.optimizer.state_dict()["state"].items()
+                for name, tensor in state.items()
+            }
+            if run.accelerator.device.type == "cuda":
+                moments["cuda_generator"] = torch.cuda.get_rng_state()
+            _save(moments | {"generators": generators}, scratch / "optimizer.safetensors")
+            state = {
+                "step": run.step,
+                "best_step": run.best_step,
+                "best_loss": run.best_loss,
+                "history": run.history,
+                "identity": run.identity,
+                "files": {file.name: _digest(file) for file in scratch.iterdir()},
+            }
+            (scratch / "state.json").write_text(json.dumps(state))
+            for file in scratch.iterdir():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+            if final.exists():  # only after a restart from this very step
+                shutil.rmtree(final)
+            scratch.rename(final)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise TrainingError(
+                f"the checkpoint of step {run.step:,} cannot be written to {self.folder}: {error}. "
+                "The one before is intact; make room and run again, it goes on from there."
+            ) from None
+        complete = self._complete()
+        # A step beyond this one is of a run that was started anew from further back.
+        kept = [folder for folder in complete if folder.name <= final.name][-2:]
+        for other in set(complete) - set(kept):
+            shutil.rmtree(other, ignore_errors=True)
+
+    def restore(self) -> None:
+        """Take the run up from the newest intact checkpoint, if there is one.
+
+        Raises:
+            TrainingError: it is of another run, or all are damaged.
+        """
+        run, damage = self.run, None
+        for newest in reversed(self._complete()):
+            try:
+                state = _checked(newest)
+                break
+            except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+                damage = damage or f"checkpoint {newest} is damaged ({error})"
+        else:
+            if damage:
+                raise TrainingError(
+                    f"{damage}, and so is any other: delete it or pass resume=False (--fresh), and training starts anew"
+                )
+            return
+        if (identity := state["identity"]) != run.identity:
+            changed = [name for name in run.identity if identity.get(name) != run.identity[name]]
+            raise TrainingError(
+                f"{newest} is a checkpoint of another run (different {', '.join(changed)}): choose another folder, "
+                "or pass resume=False (--fresh) to start anew"
+            )
+        if damage:
+            warnings.warn(f"{damage}; training goes on from {newest.name}", stacklevel=2)
+        tensors = load_file(newest / "optimizer.safetensors")
+        weights = load_file(newest / "student.safetensors")
+        best = load_file(newest / "best.safetensors") if "best.safetensors" in state["files"] else None
+        run.student.load_state_dict(weights)
+        generators = tensors.pop("generators")
+        torch.set_rng_state(generators[run.accelerator.process_index].clone())  # a view is read from its base's start
+        if (cuda := tensors.pop("cuda_generator", None)) is not None and run.accelerator.device.type == "cuda":
+            torch.cuda.set_rng_state(cuda)
+        loaded = run.optimizer.state_dict()
+        loaded["state"] = {}
+        for name, tensor in tensors.items():
+            number, _, moment = name.partition(".")
+            loaded["state"].setdefault(int(number), {})[moment] = tensor
+        run.optimizer.load_state_dict(loaded)
+        run.step, run.best_step, run.best_loss = state["step"], state["best_step"], state["best_loss"]
+        run.history, run.best = state["history"], best
+
+    def _complete(self) -> list[Path]:
+        return sorted(path for path in self.folder.glob("step-*") if (path / "state.json").is_file())
+
+
+def _checked(folder: Path) -> dict:
+    """Return the state of a checkpoint whose files are what it says of them."""
+    state = json.loads((folder / "state.json").read_text())
+    for name, digest in state["files"].items():
+        if _digest(folder / name) != digest:
+            raise ValueError(f"{name} does not match its checksum")
+    if "identity" not in state:
+        raise ValueError("it does not say what it is of")
+    return state
+
+
+def _digest(path: Path) -> str:
+    return xxhash.xxh3_128_hexdigest(path.read_bytes())
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)

@@ -1,0 +1,96 @@
+"""Texts on disk, for more of them than memory should hold."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from workbench.data import Role, Text
+from workbench.errors import DataError
+
+_SCHEMA = pa.schema([("text", pa.large_string()), ("query", pa.bool_())])
+_ROWS = 16_384
+
+
+class StoredTexts(Sequence[Text]):
+    """Texts in an Arrow file, memory-mapped: a sequence like a list of them, made as they are asked for.
+
+    Args:
+        path: what `write` wrote.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._rows: np.ndarray | None = None  # None: all, in order
+        try:
+            file = pa.ipc.open_file(pa.memory_map(str(path)))
+            self._batches = [file.get_batch(i) for i in range(file.num_record_batches)]
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{path} cannot be read as stored texts: {error}") from None
+
+    @classmethod
+    def write(cls, texts: Iterable[Text], path: str | Path) -> StoredTexts:
+        """Store a stream of texts and return them.
+
+        Raises:
+            DataError: the file cannot be written; a file of that name stays what it was.
+        """
+        path, stream = Path(path), iter(texts)
+        scratch = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with pa.OSFile(str(scratch), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as file:
+                while rows := list(islice(stream, _ROWS)):
+                    columns = [[t.text for t in rows], [t.role is Role.QUERY for t in rows]]
+                    file.write_batch(
+                        pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, _SCHEMA, strict=True)], _SCHEMA)
+                    )
+            scratch.replace(path)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                scratch.unlink()
+            if not isinstance(error, OSError):
+                raise
+            raise DataError(f"the texts cannot be stored in {path}: {error.strerror or error}") from None
+        return cls(path)
+
+    def subset(self, rows: np.ndarray) -> StoredTexts:
+        """Return some of the texts, by row numbers, int of shape (m,)."""
+        some = copy.copy(self)
+        some._rows = rows if self._rows is None else self._rows[rows]
+        return some
+
+    def __len__(self) -> int:
+        return sum(map(len, self._batches)) if self._rows is None else len(self._rows)
+
+    def __getitem__(self, index: int | slice) -> Text | list[Text]:
+        """Return one text, or a list for a slice."""
+        places = range(len(self))[index]  # also what raises IndexError
+        chosen = np.array(places if isinstance(index, slice) else [places], dtype=np.int64)
+        found = list(self._read(chosen if self._rows is None else self._rows[chosen]))
+        return found if isinstance(index, slice) else found[0]
+
+    def __iter__(self) -> Iterator[Text]:
+        for start in range(0, len(self), _ROWS):
+            rows = np.arange(start, min(start + _ROWS, len(self)))
+            yield from self._read(rows if self._rows is None else self._rows[rows])
+
+    def _read(self, rows: np.ndarray) -> Iterator[Text]:
+        # All batches but the last have the same length, and neighbors in one are taken at once.
+        for part in np.split(rows, np.flatnonzero(np.diff(rows // _ROWS)) + 1):
+            if len(part):
+                try:
+                    columns = self._batches[int(part[0]) // _ROWS].take(pa.array(part % _ROWS)).to_pydict()
+                except (UnicodeDecodeError, pa.ArrowException) as error:
+                    raise DataError(f"the stored texts are damaged: {error}") from None
+                for text, query in zip(columns["text"], columns["query"], strict=True):
+                    yield Text(text, Role.QUERY if query else Role.DOCUMENT)

@@ -1,0 +1,188 @@
+"""What the options of a command name: texts, vectors, a teacher and its cache."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from workbench._util import home
+from workbench.errors import DataError, TeacherError, TrainingError
+
+if TYPE_CHECKING:
+    from workbench.cache import TargetCache
+    from workbench.data import Text
+    from workbench.teachers import ArrayTeacher, Teacher
+
+_IN_MEMORY = 100_000  # texts
+_API_OPTIONS = (
+    "url", "key", "name", "dimensions", "tokenizer", "price", "budget", "requests_per_minute", "tokens_per_minute",
+    "concurrency",
+)  # fmt: skip
+
+
+def texts_of(source: str, limit: int | None, sample: int | None = None) -> Iterable:
+    """Turn the --texts option into texts: a list where it is small, a stream where it may not be."""
+    from workbench import data
+
+    folder = Path(source).is_dir() and not (Path(source) / "corpus.jsonl").exists()
+    if sample is not None:
+        if limit is not None or not folder:
+            raise DataError("--sample draws from a folder of .parquet or .jsonl files, and without --limit")
+        return data.sample(source, sample)
+    if folder and any(path.suffix in data.TEXT_SUFFIXES for path in Path(source).iterdir()):
+        return islice(data.read_folder(source), limit)
+
+    if source.startswith("hub:"):
+        return data.hub_texts(*_hub_name(source), limit=limit)
+    if source == "docstrings":
+        from workbench.docstrings import docstring_corpus
+
+        return docstring_corpus().train[:limit]
+    if source == "tutorial":
+        return data.tutorial().document_texts()[:limit]
+    if Path(source).is_dir():
+        return [text for text in data.beir(source).document_texts() if text.text][:limit]
+    texts = islice(data.read_texts(source), limit)
+    return list(texts) if Path(source).is_file() and Path(source).stat().st_size < 1 << 28 else texts
+
+
+def _hub_name(source: str) -> list[str]:
+    parts = source.removeprefix("hub:").rsplit(":", 2)
+    if len(parts) != 3:
+        raise DataError(f"--texts {source}: expected hub:NAME:COLUMN:ROLE")
+    return parts
+
+
+def kept(texts: Iterable[Text]) -> Sequence[Text]:
+    """Return texts as a list where they are few, else from a file that goes with the process."""
+    from workbench._stored import StoredTexts
+
+    stream = iter(texts)
+    few = list(islice(stream, _IN_MEMORY))
+    if len(few) < _IN_MEMORY:
+        return few
+    home().mkdir(parents=True, exist_ok=True)
+    # What is mapped stays readable without its name.
+    with tempfile.TemporaryDirectory(dir=home(), prefix=".texts-", ignore_cleanup_errors=True) as scratch:
+        return StoredTexts.write(chain(few, stream), Path(scratch) / "texts.arrow")
+
+
+def split(texts: Sequence[Text], cache: TargetCache) -> tuple[Sequence[Text], Sequence[Text]]:
+    """Hold out a twentieth (at most 500 texts), the same ones however the texts are ordered."""
+    from workbench._stored import StoredTexts
+
+    keys = cache.keys(texts)
+    unique, first = np.unique(keys, return_index=True)
+    kept_out = min(500, len(unique) // 20)
+    if not kept_out:
+        raise TrainingError(f"{len(unique)} different texts are too few to train on and to measure with")
+    train = np.flatnonzero(keys > unique[kept_out - 1])
+    rest = texts.subset(train) if isinstance(texts, StoredTexts) else [texts[i] for i in train]
+    return [texts[i] for i in first[:kept_out]], rest
+
+
+def teacher_and_cache(
+    options: argparse.Namespace, prompts: dict[str, str] | None = None, given: ArrayTeacher | None = None
+):
+    """Return the teacher that the options name, or the one that is given, and its cache."""
+    from workbench.cache import TargetCache
+
+    teacher = given or (_api_teacher(options, prompts) if is_api(options) else local_teacher(options, prompts)())
+    return teacher, TargetCache(options.cache or home() / "cache", teacher)
+
+
+def local_teacher(options: argparse.Namespace, prompts: dict[str, str] | None = None) -> Callable[[], Teacher]:
+    """Return what loads the teacher; processes of a cluster call it themselves."""
+    from workbench.teachers import LocalTeacher
+
+    length, precision = options.max_length, options.precision
+    return partial(LocalTeacher, options.teacher, max_length=length, prompts=prompts, precision=precision)
+
+
+def is_api(options: argparse.Namespace) -> bool:
+    """Say whether the teacher is DIALECT:MODEL."""
+    from workbench.extras.api_teachers import PROVIDERS
+
+    provider, colon, _ = options.teacher.partition(":")
+    api = bool(colon) and provider in PROVIDERS
+    if not api and (given := [name for name in _API_OPTIONS if getattr(options, name) is not None]):
+        raise TeacherError(
+            f"--{given[0].replace('_', '-')} is for a teacher behind an API, --teacher DIALECT:MODEL with one of "
+            f"{', '.join(PROVIDERS)}; {options.teacher} is none"
+        )
+    return api
+
+
+def _api_teacher(options: argparse.Namespace, prompts: dict[str, str] | None):
+    from workbench.extras.api_teachers import ApiTeacher
+
+    provider, _, name = options.teacher.partition(":")
+    given = {each: value for each in _API_OPTIONS if (value := getattr(options, each)) is not None}
+    if options.tokenizer:
+        given["max_tokens"] = options.max_length
+    teacher = ApiTeacher(name, provider=provider, prompts=prompts, **given)
+    teacher.name = options.teacher
+    return teacher
+
+
+def vectors_of(options: argparse.Namespace) -> ArrayTeacher | None:
+    """Return the teacher that --vectors names, None without it."""
+    from workbench import data
+    from workbench.teachers import ArrayTeacher
+
+    if options.vectors is None:
+        return None
+    if options.teacher or any(getattr(options, name) is not None for name in _API_OPTIONS):
+        raise TeacherError("--vectors takes the place of a teacher: leave out --teacher and the options of an API")
+    source = options.texts
+    if options.sample or source in ("docstrings", "tutorial") or Path(source).is_dir():
+        raise DataError("--vectors goes with --texts FILE or hub:NAME:COLUMN:ROLE, and without --sample")
+    name = Path(source).name
+    if options.vectors.endswith(".npy"):
+        try:
+            vectors = np.load(options.vectors, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise TeacherError(f"{options.vectors} cannot be read as an array: {error}") from None
+        texts = list(texts_of(source, None))
+        if vectors.ndim == 2 and len(texts) < len(vectors):
+            warnings.warn("blank texts have no vector: leave out their rows of --vectors too", stacklevel=2)
+        return ArrayTeacher(texts, vectors, name)
+    if source.startswith("hub:"):
+        name_on_hub, column, role = _hub_name(source)
+        rows = data.hub_rows(name_on_hub, column, options.vectors, limit=options.limit)
+        return ArrayTeacher.from_rows(rows, name_on_hub, text=column, vector=options.vectors, role=role)
+    if not source.endswith(".parquet"):
+        raise DataError(f"--vectors {options.vectors}: a column is read from .parquet files; else give a .npy file")
+    rows = (row for _, row in data.parquet_rows(Path(source), "text", "role", options.vectors))
+    return ArrayTeacher.from_rows(rows, name, vector=options.vectors, role="role")
+
+
+def fill(teacher, cache, texts, stop):
+    """Fill the cache with a bar, and say what an API's teacher will cost and has cost."""
+    from workbench._progress import CacheBar
+
+    if hasattr(teacher, "estimate"):
+        missing = cache.missing(texts) if isinstance(texts, Sequence) else None  # of a stream nobody knows
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and missing != []:
+            raise TeacherError(
+                "each process would ask the API by itself, with a budget and limits of its own: run workbench cache with "
+                "these texts first, in one process"
+            )
+        if missing is not None:
+            print(teacher.estimate(missing), file=sys.stderr)
+    try:
+        with CacheBar("teacher") as bar:
+            return cache.fill(teacher, texts, on_plan=bar.plan, on_progress=bar.progress, stop=stop)
+    finally:
+        if hasattr(teacher, "usage"):
+            print(teacher.usage, file=sys.stderr)

@@ -1,0 +1,158 @@
+"""A training corpus that is on every machine: the docstrings of installed libraries."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench.data import RetrievalDataset, Role, Text
+from workbench.errors import DataError
+
+# Large, carefully documented libraries that this project's own dependencies bring along, so that the
+# corpus is the same wherever the same versions are installed.
+DOCSTRING_LIBRARIES = (
+    "IPython", "accelerate", "datasets", "fsspec", "huggingface_hub", "jupyter_server", "networkx",
+    "numpy", "pandas", "pyarrow", "rich", "scipy", "sentence_transformers", "sklearn", "tornado",
+    "traitlets",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DocstringCorpus:
+    """Pairs of a docstring's summary (query) and the rest of it (document), split once.
+
+    Attributes:
+        train: the training texts, both roles, pair after pair.
+        held_out: the other pairs as a collection; each query's one relevant document is its own.
+    """
+
+    train: list[Text]
+    held_out: RetrievalDataset
+
+
+def docstring_corpus(
+    pairs: int | None = None, held_out: int = 500, libraries: Iterable[str] = DOCSTRING_LIBRARIES
+) -> DocstringCorpus:
+    """Build a corpus from the docstrings of installed libraries, without importing any of them.
+
+    A docstring's first sentence becomes a query; the rest of its prose becomes the document, with
+    the signature, the object's name, code and the summary itself taken out, so that a search has to
+    understand rather than copy. Which pair goes where depends on a hash of its content, so the same
+    versions of the libraries give the same corpus on every machine.
+
+    Args:
+        pairs: how many training pairs to keep, all of them if None.
+        held_out: how many pairs to hold out.
+        libraries: top-level names of installed packages.
+
+    Raises:
+        DataError: a library is not installed, or there are too few pairs.
+    """
+    if held_out < 0 or (pairs is not None and pairs < 1):
+        raise DataError(f"pairs={pairs}, held_out={held_out}: at least 1 and 0 are needed")
+    libraries = [libraries] if isinstance(libraries, str) else libraries
+    found: dict[str, tuple[str, str]] = {}
+    for library in sorted(set(libraries)):
+        for summary, body in _library_pairs(library):
+            # Inherited and templated docstrings repeat: one pair for each opening and each summary.
+            for key in (_words_key(summary), _words_key(body)):
+                if key in found:
+                    break
+            else:
+                found[_words_key(summary)] = found[_words_key(body)] = (summary, body)
+    ordered = sorted(set(found.values()), key=lambda pair: hashlib.sha256("\n".join(pair).encode()).digest())
+    wanted = held_out + (pairs or 1)
+    if len(ordered) < wanted:
+        raise DataError(
+            f"{len(ordered):,} docstring pairs found, {wanted:,} wanted: name more libraries or ask for fewer pairs"
+        )
+    kept_out, rest = ordered[:held_out], ordered[held_out:]
+    train = [t for query, body in rest[:pairs] for t in (Text(query, Role.QUERY), Text(body, Role.DOCUMENT))]
+    collection = RetrievalDataset(
+        "docstrings",
+        documents={f"d{i}": body for i, (_, body) in enumerate(kept_out)},
+        queries={f"q{i}": query for i, (query, _) in enumerate(kept_out)},
+        qrels={f"q{i}": {f"d{i}": 1} for i in range(len(kept_out))},
+    )
+    return DocstringCorpus(train, collection)
+
+
+def _library_pairs(library: str) -> Iterator[tuple[str, str]]:
+    # For a top-level name this locates without importing; for a dotted one it would import.
+    spec = importlib.util.find_spec(library) if "." not in library else None
+    if spec is None or not spec.submodule_search_locations:
+        raise DataError(f"library {library!r} is not installed: install it or leave it out of `libraries`")
+    root = Path(next(iter(spec.submodule_search_locations)))
+    for path in sorted(root.rglob("*.py")):
+        if {"tests", "test", "testing", "_vendor"} & set(path.relative_to(root).parts):
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SyntaxWarning)
+                tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):  # templates and files for other Python versions
+            continue
+        for node in _definitions(tree):
+            docstring = ast.get_docstring(node)
+            if docstring and (pair := _split_docstring(docstring, node.name)):
+                yield pair
+
+
+def _definitions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
+    """Walk the classes, methods and functions, nested statements included, expressions not."""
+    for node in getattr(tree, "body", []):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node
+            continue
+        if isinstance(node, ast.ClassDef):
+            yield node
+        yield from _definitions(node)
+
+
+_SECTION_RULE = re.compile(r"^\s*[-=~^`]{3,}\s*$")
+_FIELD = re.compile(r"^\s*(:\w+[^:]*:|\.\. [\w-]+::.*|@\w+.*)")
+_ROLE_MARKUP = re.compile(r":[\w:+-]+:`~?([^`<]*)(?:<[^>]*>)?`")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
+
+
+def _split_docstring(docstring: str, name: str) -> tuple[str, str] | None:
+    paragraphs = re.split(r"\n\s*\n", docstring.strip())
+    while len(paragraphs) > 1 and re.match(rf"^\W*[\w.]*{re.escape(name)}\s*\(", paragraphs[0]):
+        paragraphs = paragraphs[1:]  # a signature line above the summary
+    first = _plain(paragraphs[0].splitlines())
+    summary, *more = _SENTENCE_END.split(first, maxsplit=1)
+    body_lines = [line for paragraph in paragraphs[1:] for line in paragraph.splitlines()]
+    body = " ".join([*more, _plain(body_lines)])
+    for copied in (summary, summary.rstrip(".")):
+        body = body.replace(copied, " ")
+    if len(name) > 2:
+        body = re.sub(rf"(?<!\w)[\w.]*(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])(\([^)]*\))?", " ", body)
+    body = re.sub(r"\s+", " ", body).strip()
+    if not 4 <= len(summary.split()) <= 40 or not summary[0].isupper() or ", optional" in summary:
+        return None
+    if len(body.split()) < 20 or len(body) > 20_000:
+        return None
+    letters = sum(c.isalpha() or c.isspace() for c in body)
+    return (summary, body) if letters > 0.75 * len(body) else None
+
+
+def _plain(lines: list[str]) -> str:
+    """Join docstring lines into prose: without doctests, section rules, field markers and markup."""
+    kept = []
+    for line in lines:
+        stripped = line.strip()
+        if stripped.startswith((">>>", "...", "```")) or _SECTION_RULE.match(line):
+            continue
+        kept.append(_FIELD.sub("", line).strip())
+    text = _ROLE_MARKUP.sub(r"\1", " ".join(kept))
+    return re.sub(r"\s+", " ", re.sub(r"[`*|]+", "", text)).strip()
+
+
+def _words_key(text: str) -> str:
+    return " ".join(re.findall(r"[a-z]+", text.lower())[:12])

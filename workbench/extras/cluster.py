@@ -1,0 +1,182 @@
+"""Fill a cache with many teachers at once, on a Ray cluster (extra `scale`)."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from workbench.cache import Progress, TargetCache
+from workbench.data import Text, parquet_file, text_files
+from workbench.errors import DataError, WorkbenchError
+
+if TYPE_CHECKING:
+    import ray.data
+
+    from workbench.teachers import Teacher
+
+BATCH_TEXTS = 2048  # handed to a worker at once; what it stored of them survives it
+_MERGE_EVERY = 8  # batches
+
+
+def files(folder: str | Path) -> list[Path]:
+    """Return a folder's .parquet files of texts.
+
+    Raises:
+        DataError: there is none, or one without the columns `text` and `role`.
+    """
+    paths = [path for path in text_files(folder) if path.suffix == ".parquet"]
+    if not paths:
+        raise DataError(f"no .parquet files in {folder}: the cluster reads no others")
+    for path in paths:
+        parquet_file(path, "text", "role").close()
+    return paths
+
+
+def fill(
+    root: str | Path,
+    teacher: Callable[[], Teacher],
+    texts: str | Path | ray.data.Dataset,
+    *,
+    workers: int = 2,
+    cpus: float = 1,
+    gpus: float = 0,
+    dtype: str = "float16",
+    on_progress: Callable[[Progress], None] | None = None,
+    stop: threading.Event | None = None,
+) -> Progress:
+    """Encode and store every target that is missing, each worker with a teacher of its own.
+
+    Workers write shards by the same code as `TargetCache.fill`, so one that dies loses the group in flight: Ray starts
+    another and hands it the batch again, of which it encodes what is not stored. The cluster needs a processor more
+    than the workers take, to read texts with.
+
+    Args:
+        root: folder of all caches, one that every machine of the cluster sees under this path.
+        teacher: makes a teacher; called once in each worker, and here, to open the cache.
+        texts: a folder with .parquet files that every machine of the cluster sees under this path, or any data set of
+            Ray's; with the columns `text` and `role`.
+        workers: teachers at once.
+        cpus: processors for each.
+        gpus: GPUs for each, 1 for a teacher on a GPU.
+        dtype: as for `TargetCache`.
+        on_progress: called after each batch.
+        stop: when set, the fill ends after the batches in flight.
+
+    Returns:
+        The last progress; its texts a second are those of the whole cluster.
+
+    Raises:
+        WorkbenchError: Ray is missing, or the cluster is too small.
+        CacheError, TeacherError, DataError: as from `TargetCache.fill` in a worker.
+    """
+    ray = import_ray()
+    paths = [str(path.resolve()) for path in files(texts)] if isinstance(texts, str | Path) else None
+    opened = TargetCache(root, teacher(), dtype=dtype)
+    opened.check_writable()
+    join_cluster(ray, workers, cpus, gpus)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # With the new reader, Ray 2.60 starts some thirty processes for one file: on two cores 85 seconds instead of 5.
+    context.use_datasource_v2 = False
+    if paths:
+        texts = ray.data.read_parquet(paths, columns=["text", "role"])
+    total, started = texts.count(), time.perf_counter()
+    batches = texts.repartition(target_num_rows_per_block=BATCH_TEXTS).map_batches(
+        _Worker,
+        fn_constructor_kwargs={"root": str(Path(root).expanduser().resolve()), "teacher": teacher, "dtype": dtype},
+        batch_size=None,
+        num_cpus=cpus,
+        num_gpus=gpus,
+        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
+    )
+    done = encoded = written = 0
+    progress = Progress(0, total, 0, None, 0, 0.0, None)
+    try:
+        for number, row in enumerate(batches.iter_rows(), start=1):
+            if row["error"]:
+                raise WorkbenchError(f"{row['error']} (a worker on {row['host']})")
+            done, encoded, written = done + row["done"], encoded + row["encoded"], written + row["bytes"]
+            speed = encoded / (time.perf_counter() - started)
+            left = (total - done) / speed if speed else None
+            # All that is not known to be there may have to be encoded.
+            progress = Progress(done, total, encoded, total - done + encoded, written, speed, left)
+            if on_progress:
+                on_progress(progress)
+            if stop is not None and stop.is_set():
+                break
+            if number % _MERGE_EVERY == 0:
+                opened.merge()
+    except ray.exceptions.RayError as error:
+        reason = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
+        raise WorkbenchError(f"the cluster gave up: {reason}. What was stored is kept.") from error
+    finally:
+        opened.merge()
+    return progress
+
+
+class _Worker:
+    """One teacher and the cache that it writes to, in a process of the cluster."""
+
+    def __init__(self, root: str, teacher: Callable[[], Teacher], dtype: str) -> None:
+        self.teacher = teacher()
+        self.cache = TargetCache(root, self.teacher, dtype=dtype)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list]:
+        done, error = Progress(0, 0, 0, 0, 0, 0.0, None), ""
+        try:
+            texts = [Text(*row) for row in zip(batch["text"], batch["role"], strict=True)]
+            # A stream, not a list: no sample is timed for a plan that nobody reads.
+            done = self.cache.fill(self.teacher, (text for text in texts if text.text.strip()), merge=False)
+        except WorkbenchError as problem:
+            error = str(problem)
+        return {
+            "done": [len(batch["text"])],
+            "encoded": [done.encoded],
+            "bytes": [done.bytes],
+            "error": [error],
+            "host": [socket.gethostname()],
+        }
+
+
+def import_ray():
+    """Return Ray, quiet.
+
+    Raises:
+        WorkbenchError: it is not installed.
+    """
+    try:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        import ray.data
+    except ImportError:
+        raise WorkbenchError('Ray is not installed: pip install -e ".[scale]"') from None
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    return ray
+
+
+def join_cluster(ray, workers: int, cpus: float, gpus: float) -> None:
+    """Join the cluster of RAY_ADDRESS, or start one on this machine, and see that the workers fit."""
+    if workers < 1 or cpus < 0 or gpus < 0:
+        raise WorkbenchError(f"{workers} workers with {cpus} processors and {gpus} GPUs each: that is no cluster")
+    wanted = {"CPU": workers * cpus + 1, "GPU": workers * gpus}
+    if not ray.is_initialized():
+        own = not os.environ.get("RAY_ADDRESS")
+        quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+        if own:  # Ray's processors are only counted
+            quiet["num_cpus"] = max(os.cpu_count() or 1, math.ceil(wanted["CPU"]))
+        ray.init(**quiet)
+    there = ray.cluster_resources()
+    for kind, amount in wanted.items():
+        if there.get(kind, 0) < amount:
+            raise WorkbenchError(
+                f"{workers} workers and the reading of texts take {amount:g} {kind}s, and the cluster has "
+                f"{there.get(kind, 0):g}: ask for fewer workers, or start Ray with more (ray.init(num_cpus=...))"
+            )

@@ -1,0 +1,418 @@
+"""Ship a student: alone or with its teacher as one model, as ONNX for runtimes without torch, to the hub."""
+
+from __future__ import annotations
+
+import glob
+import importlib
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import torch
+from huggingface_hub import HfApi, ModelCard
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Router
+from sentence_transformers.models import Dense, Normalize, Transformer
+from tokenizers import Tokenizer
+
+from workbench._util import orthogonal, unit
+from workbench.errors import ModelError
+from workbench.extras.card import ONNX_FOLDER
+from workbench.models import length_buckets
+
+FLOAT32, INT8, TOKENIZER, PROMPTS = "model.onnx", "model_int8.onnx", "tokenizer.json", "prompts.json"
+CARD = "README.md"
+# What a published folder is made of, by the names that the libraries give.
+_SENT = re.compile(
+    r"README\.md|LICENSE|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|model(_int8)?\.onnx|"
+    r"(config|config_sentence_transformers|modules|router_config|sentence_bert_config|prompts|processor_config|"
+    r"tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|unigram)\.json|"
+    r"vocab\.txt|merges\.txt|sentencepiece\.bpe\.model|spiece\.model|tokenizer\.model"
+)
+TOKEN_BUDGET = 256  # padded tokens a run of onnxruntime; more is slower, for its activations leave the caches
+_ABANDONED_SECONDS = 3600
+_LEAST_COSINE = 0.999  # of an exported graph to the model that it was exported from
+_PROBES = ["wing", "How long should bread dough rest before it is baked?", "Interest is paid each month. " * 40]
+
+
+def save_student(
+    student: SentenceTransformer, folder: str | Path, *, card: ModelCard | None = None, onnx: bool = False
+) -> Path:
+    """Save a student to be published; plain `SentenceTransformer(folder)` loads it.
+
+    `student.save` is for work: it replaces what was there. This one never does.
+
+    Args:
+        student: any student, truncated or not.
+        folder: new or empty.
+        card: from `card.card`; becomes README.md.
+        onnx: whether to put the whole student as ONNX beside it, in the folder `onnx_whole`.
+
+    Raises:
+        ModelError: as `save_onnx`; the folder is not empty or cannot be written to.
+    """
+    return _release(student, student, folder, card, onnx)
+
+
+def save_pair(
+    teacher: SentenceTransformer,
+    student: SentenceTransformer,
+    folder: str | Path,
+    *,
+    prompts: Mapping[str, str] | None = None,
+    card: ModelCard | None = None,
+    onnx: bool = False,
+) -> Path:
+    """Save teacher and student as one model: `encode_query` is the student, `encode_document` the teacher.
+
+    Plain `SentenceTransformer(folder)` loads it; plain `encode` takes the teacher's side.
+
+    Args:
+        teacher: as loaded, in the precision to keep.
+        student: of this teacher.
+        folder: new or empty.
+        prompts: role to prompt; the student's own, which are the teacher's, if None.
+        card: from `card.card`; becomes README.md.
+        onnx: whether to put the whole student as ONNX beside it, in the folder `onnx_whole`.
+
+    Raises:
+        ModelError: the widths differ; as `save_onnx`; the folder is not empty or cannot be written to.
+    """
+    wide, mine = teacher.get_embedding_dimension(), student.get_embedding_dimension()
+    if wide != mine:
+        raise ModelError(f"the teacher's vectors are {wide} wide and the student's {mine}: they share no space")
+    router = Router.for_query_document(list(student.children()), list(teacher.children()), default_route="document")
+    pair = SentenceTransformer(
+        modules=[router],
+        device=str(student.device),
+        prompts=dict(student.prompts if prompts is None else prompts),
+        similarity_fn_name="cosine",
+    )
+    return _release(pair, student, folder, card, onnx)
+
+
+def _release(
+    model: SentenceTransformer, student: SentenceTransformer, folder: str | Path, card: ModelCard | None, onnx: bool
+) -> Path:
+    """Save a model with its card and, if asked for, the student in it as ONNX."""
+    with _whole_or_nothing(folder) as scratch:
+        model.save_pretrained(str(scratch), create_model_card=False)
+        if onnx:
+            (scratch / ONNX_FOLDER).mkdir()
+            _write_onnx(student, scratch / ONNX_FOLDER, int8=True)
+        if card is not None:
+            (scratch / CARD).write_text(card.content, encoding="utf-8")
+    return Path(folder)
+
+
+def truncated(
+    model: SentenceTransformer, dimensions: int | None = None, rotation: np.ndarray | None = None
+) -> SentenceTransformer:
+    """Return a model that ends in a rotation, the first dimensions of it, and unit norm again.
+
+    sentence-transformers does not save `truncate_dim`; a model that was truncated needs no such option
+    and loads at its new width anywhere. Shorten teacher and student alike and they share a space again.
+
+    Args:
+        model: shares its modules with the result.
+        dimensions: how many are kept; all if None.
+        rotation: float of shape (d, d), as `quantize.principal_rotation` returns it; none if None.
+
+    Raises:
+        ModelError: more dimensions than there are.
+        WorkbenchError: the rotation is of another width or no rotation.
+    """
+    width = model.get_embedding_dimension()
+    dimensions = width if dimensions is None else dimensions
+    if not 1 <= dimensions <= width:
+        raise ModelError(f"{dimensions} dimensions are asked for and the model has {width}")
+    turn = orthogonal(np.eye(width) if rotation is None else rotation, width)
+    last = Dense(width, dimensions, bias=False, activation_function=torch.nn.Identity())
+    with torch.no_grad():
+        last.linear.weight.copy_(torch.from_numpy(turn[:, :dimensions].T.copy()))
+    return SentenceTransformer(
+        modules=[*model.children(), last.eval(), Normalize()],
+        device=str(model.device),
+        prompts=dict(model.prompts),
+        similarity_fn_name="cosine",
+    )
+
+
+def is_truncated(student: SentenceTransformer) -> bool:
+    """Say whether `truncated` made this student: it has modules behind head and Normalize."""
+    return len(list(student.children())) > 4
+
+
+def save_onnx(model: SentenceTransformer, folder: str | Path, *, int8: bool = True) -> Path:
+    """Export a whole model, pooling, head and normalization included, for `OnnxModel` or any other runtime.
+
+    The graphs take `input_ids` and `attention_mask`, int64 of shape (batch, tokens), and return
+    `sentence_embedding`, float32 of shape (batch, dimension). int8 means weights with a range for each
+    output channel and activations with a range for each call; the token table, the head and the
+    feed-forward layers' second multiplication, which lose most by it, stay float32.
+
+    Args:
+        model: a student, or a teacher to compare with; left as it is.
+        folder: new or empty; gets `model.onnx`, `model_int8.onnx` if asked for, `tokenizer.json`, which
+            cuts and pads, and `prompts.json`, whose texts go in front before tokenizing.
+        int8: whether to write the int8 graph too.
+
+    Raises:
+        ModelError: the model does not start with a transformer, the onnx packages are missing, the graph
+            gives other vectors than the model, or the folder is not empty or cannot be written to.
+    """
+    with _whole_or_nothing(folder) as scratch:
+        _write_onnx(model, scratch, int8)
+    return Path(folder)
+
+
+def _write_onnx(model: SentenceTransformer, folder: Path, int8: bool) -> None:
+    if not isinstance(model[0], Transformer):
+        raise ModelError(f"only a model that starts with a transformer is exported, not {type(model[0]).__name__}")
+    quantization = _package("onnxruntime.quantization")
+    _package("onnxscript")  # torch's exporter needs it
+    _export(model, folder / FLOAT32)
+    if int8:
+        with _quiet():
+            quantization.quantize_dynamic(
+                folder / FLOAT32,
+                folder / INT8,
+                op_types_to_quantize=["MatMul"],
+                per_channel=True,
+                weight_type=quantization.QuantType.QInt8,
+                nodes_to_exclude=_sensitive(folder / FLOAT32),
+            )
+    tokenizer = Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str())
+    tokenizer.enable_truncation(model.max_seq_length)
+    tokenizer.enable_padding(pad_id=model.tokenizer.pad_token_id, pad_token=model.tokenizer.pad_token)
+    tokenizer.save(str(folder / TOKENIZER))
+    (folder / PROMPTS).write_text(json.dumps(dict(model.prompts)))
+    training = model.training
+    wanted = model.encode(_PROBES, prompt="", normalize_embeddings=True, show_progress_bar=False)
+    model.train(training)
+    given = unit(OnnxModel(folder).encode(_PROBES, role=""))
+    if (least := float((wanted * given).sum(axis=1).min())) < _LEAST_COSINE:
+        raise ModelError(f"the exported graph gives other vectors than the model: cosine {least:.4f} on a probe text")
+
+
+def _sensitive(path: Path) -> list[str]:
+    """Name the multiplications that narrow: the feed-forward layers' second, whose inputs have outliers."""
+    graph = importlib.import_module("onnx").load(path).graph
+    shapes = {weight.name: tuple(weight.dims) for weight in graph.initializer}
+    multiplied = ((node.name, shapes.get(node.input[1], ())) for node in graph.node if node.op_type == "MatMul")
+    return [name for name, shape in multiplied if len(shape) == 2 and shape[0] > shape[1]]
+
+
+class OnnxModel:
+    """A model that `save_onnx` wrote, run by onnxruntime on the CPU; torch takes no part.
+
+    Args:
+        folder: that `save_onnx` wrote.
+        int8: run the int8 graph.
+        threads: for one call; None leaves it to onnxruntime.
+
+    Raises:
+        ModelError: a file is missing or cannot be read, or onnxruntime is not installed.
+    """
+
+    def __init__(self, folder: str | Path, *, int8: bool = False, threads: int | None = None) -> None:
+        runtime = _package("onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        path = Path(folder, INT8 if int8 else FLOAT32)
+        try:
+            self.tokenizer = Tokenizer.from_file(str(Path(folder, TOKENIZER)))
+            self.prompts = json.loads(Path(folder, PROMPTS).read_text())
+            self.session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # both libraries raise what is only an Exception
+            raise ModelError(f"{path} is no exported model that can be read: {error}") from None
+
+    def encode(self, texts: Sequence[str], role: str = "document", *, token_budget: int = TOKEN_BUDGET) -> np.ndarray:
+        """Return the vectors of texts, float32 of shape (n, d).
+
+        Args:
+            texts: any number, any order; texts of like length share a run.
+            role: whose prompt goes in front.
+            token_budget: padded tokens a run, see `models.length_buckets`.
+        """
+        prompt = self.prompts.get(role) or ""
+        encoded = self.tokenizer.encode_batch([prompt + text for text in texts])  # padded to the longest of all
+        lengths = np.array([sum(one.attention_mask) for one in encoded], dtype=np.int64)
+        vectors = np.empty((len(encoded), self.session.get_outputs()[0].shape[1]), dtype=np.float32)
+        for rows in length_buckets(lengths, token_budget):
+            ids, mask = (
+                np.array([getattr(encoded[i], name)[: lengths[rows].max()] for i in rows], dtype=np.int64)
+                for name in ("ids", "attention_mask")
+            )
+            vectors[rows] = self.session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+        return vectors
+
+
+def push(folder: str | Path, name: str, *, private: bool = True, dry_run: bool = False) -> pd.DataFrame:
+    """Send a published folder to the hub, or only say what would be sent.
+
+    The hub's own client finds your token (`HF_TOKEN` in the environment, or `hf auth login`).
+
+    Args:
+        folder: that `save_student` or `save_pair` wrote, with a card.
+        name: of the model on the hub, "owner/name"; made if it is not there.
+        private: whether a model that is made is private.
+        dry_run: send nothing, and ask the hub for nothing.
+
+    Returns:
+        What is sent: one row a file, `file` and `bytes`.
+
+    Raises:
+        ModelError: there is no folder, no card with results, or a file that is no part of a model; the
+            name is none; the hub cannot be reached or refuses.
+    """
+    folder = Path(folder).expanduser().resolve()
+    try:
+        validate_repo_id(name)
+        if "/" not in name:
+            raise HFValidationError
+    except HFValidationError:
+        raise ModelError(f"{name!r} is no name on the hub: owner/name is needed") from None
+    if not folder.is_dir():
+        raise ModelError(f"there is no folder {folder}: publish the student first")
+    files = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    for path in files:
+        if (
+            path.is_symlink()
+            or not _SENT.fullmatch(path.name)
+            or any(p.startswith(".") for p in path.relative_to(folder).parts)
+        ):
+            raise ModelError(f"{path} is no part of a published model: nothing was sent")
+    if not any(path.name == "modules.json" for path in files):
+        raise ModelError(f"{folder} holds no published model")
+    for path in files:
+        if path.name == "tokenizer_config.json" and not list(path.parent.glob("model*.safetensors")):
+            raise ModelError(f"{path.parent} has no weights: publish the student again")
+    try:
+        card = ModelCard.load(folder / CARD)
+    except Exception as error:  # YAML has errors of its own
+        raise ModelError(f"{folder / CARD} is no model card: {error}") from None
+    if not card.data.eval_results:
+        raise ModelError(f"{folder / CARD} states no results: publish the student with the reports of its evaluation")
+    if f'SentenceTransformer("{name}")' not in card.content:
+        warnings.warn(f"the code of the card loads another name than {name}: publish it with that name", stacklevel=2)
+    listing = pd.DataFrame(
+        {
+            "file": [path.relative_to(folder).as_posix() for path in files],
+            "bytes": [path.stat().st_size for path in files],
+        }
+    )
+    if dry_run:
+        return listing
+    try:
+        api = HfApi()
+        api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=listing["file"].tolist())
+    except Exception as error:  # the client raises its own errors and those of its transport
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{name} was not sent, or not all of it: {reason}. The same call goes on from there."
+        ) from None
+    return listing
+
+
+def _package(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ModelError(f"{error.name} is not installed: pip install 'teacher-aligned-workbench[onnx]'") from None
+
+
+class _Whole(torch.nn.Module):
+    """All modules of a model in one call, as a graph needs them."""
+
+    def __init__(self, model: SentenceTransformer) -> None:
+        super().__init__()
+        self.parts = torch.nn.ModuleList(model.children())
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        features = {"input_ids": input_ids, "attention_mask": attention_mask}
+        for part in self.parts:
+            features = part(features)
+        return features["sentence_embedding"]
+
+
+def _export(model: SentenceTransformer, path: Path) -> None:
+    device, training, backbone = model.device, model.training, model[0].model
+    attention = backbone.config._attn_implementation
+    ids = torch.ones((2, 8), dtype=torch.int64)
+    sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
+    try:
+        backbone.set_attn_implementation("eager")  # the plain graph, which onnxruntime runs a tenth faster
+        with _quiet():
+            torch.onnx.export(
+                _Whole(model.cpu()).eval(),
+                (ids, torch.ones_like(ids)),
+                dynamo=True,
+                input_names=["input_ids", "attention_mask"],
+                output_names=["sentence_embedding"],
+                dynamic_shapes={"input_ids": sizes, "attention_mask": sizes},
+                verbose=False,
+            ).save(path)
+    finally:
+        backbone.set_attn_implementation(attention)
+        model.to(device).train(training)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters warn of operators that no student has."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def check_folder(folder: str | Path) -> Path:
+    """Return the absolute folder if it is new or empty; what is there is never replaced.
+
+    Raises:
+        ModelError: something is there.
+    """
+    folder = Path(folder).expanduser().resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ModelError(f"{folder} is not empty: choose a new folder")
+    return folder
+
+
+@contextmanager
+def _whole_or_nothing(folder: str | Path) -> Iterator[Path]:
+    """Give a folder to write into; it gets its name when all is written, and goes if anything fails."""
+    folder = check_folder(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.parent.glob(f".{glob.escape(folder.name)}-publishing-*"):  # of a process that was killed
+            if time.time() - leftover.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(leftover, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-publishing-") as scratch:
+            written = Path(scratch, "new")
+            written.mkdir()
+            yield written
+            readable = written.stat().st_mode & 0o666  # some libraries write files for their owner alone
+            for path in written.rglob("*"):
+                if path.is_file():
+                    path.chmod(readable)
+            os.rename(written, folder)  # an empty folder of that name is replaced
+    except OSError as error:
+        raise ModelError(f"{folder} cannot be written: {error}") from None

@@ -1,0 +1,231 @@
+"""The joint map: teacher and student in one picture, each text as two points.
+
+One projection is fitted on both models' vectors together. Two maps fitted apart could not be
+compared: each would choose its own directions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from workbench._util import home, paired, unit
+from workbench.errors import WorkbenchError
+
+_UMAP_INPUT = 50  # dimensions kept by PCA before UMAP, as is usual for speed
+_LEAST_TEXTS = 8  # fewer make no neighborhoods; PCA serves them
+
+
+@dataclass(frozen=True)
+class JointMap:
+    """Two points a text.
+
+    Attributes:
+        teacher: float32 of shape (n, 2).
+        student: float32 of shape (n, 2).
+        method: "PCA" or "UMAP".
+        displacement_correlation: Spearman correlation, over the texts, of the drawn distance between a text's two
+            points with their true distance. Near 1 the length of a line can be trusted, near 0 not.
+    """
+
+    teacher: np.ndarray
+    student: np.ndarray
+    method: str
+    displacement_correlation: float
+
+
+def pca(teacher: np.ndarray, student: np.ndarray) -> JointMap:
+    """Project both models' unit vectors, float (n, d) each, onto their two common principal components."""
+    points, _, _ = _components(teacher, student, 2)
+    return _joint(points, teacher, student, "PCA")
+
+
+def umap(
+    teacher: np.ndarray,
+    student: np.ndarray,
+    *,
+    neighbors: int = 15,
+    min_dist: float = 0.1,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    on_progress: Callable[[float], None] | None = None,
+    stop: threading.Event | None = None,
+) -> JointMap | None:
+    """Fit one UMAP (McInnes et al. 2018) on both models' unit vectors.
+
+    The fit runs in a process of its own, so that a notebook stays responsive and `stop` works at
+    once. Starting from the PCA with a fixed seed, it gives the same map for the same vectors on the
+    same machine, and is kept under the checksum of its input.
+
+    Args:
+        teacher: float of shape (n, d).
+        student: float of shape (n, d), the same texts.
+        neighbors: UMAP's n_neighbors.
+        min_dist: UMAP's min_dist.
+        seed: of the optimization.
+        folder: where maps are kept; None for `maps` in the workbench's folder.
+        on_progress: called with the share of the optimization that is done, 0 to 1.
+        stop: when set, the fit is given up.
+
+    Returns:
+        The map; None if it was stopped. Fewer than 8 texts, or vectors that are all the same, are
+        projected by PCA, and `method` says so.
+    """
+    points, wide, total = _components(teacher, student, _UMAP_INPUT)
+    if len(teacher) < _LEAST_TEXTS or total < 1e-6:
+        return pca(teacher, student)
+    start = 10 * points / max(np.abs(points).max(), 1e-12)
+    given = {"wide": np.ascontiguousarray(wide), "start": np.ascontiguousarray(start)}
+    settings = {"neighbors": min(neighbors, len(wide) - 1), "min_dist": min_dist, "seed": seed}
+    digest = xxhash.xxh3_128(repr(settings).encode())
+    for array in given.values():
+        digest.update(array.tobytes())
+    folder = Path(folder or home() / "maps")
+    kept = folder / f"{digest.hexdigest()}.safetensors"
+    with contextlib.suppress(OSError, SafetensorError, KeyError):  # damaged or none: fitted (again)
+        if len(drawn := load_file(kept)["points"]) == len(wide):
+            return _joint(drawn, teacher, student, "UMAP")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".fitting-") as scratch:
+            save_file(given, Path(scratch) / "input", {name: str(value) for name, value in settings.items()})
+            if not _run(Path(scratch), on_progress, stop):
+                return None
+            os.replace(Path(scratch) / "output", kept)
+    except (OSError, SafetensorError) as error:
+        raise WorkbenchError(f"the map cannot be kept in {folder}: {error}") from None
+    return _joint(load_file(kept)["points"], teacher, student, "UMAP")
+
+
+def umap_in_background(*arguments, stop: threading.Event, **options) -> Future:
+    """Run `umap` in a thread; the future gives its result, and `stop` ends it."""
+    future: Future = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(umap(*arguments, stop=stop, **options))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
+
+
+def _components(teacher: np.ndarray, student: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return both clouds, one after the other, on 2 and on `count` common components, and their spread."""
+    teacher, student = paired(teacher, student)
+    if teacher.shape[1] != student.shape[1]:
+        raise WorkbenchError(
+            f"the teacher's vectors are {teacher.shape[1]} wide and the student's {student.shape[1]}: "
+            "a joint map needs both in one space"
+        )
+    both = np.concatenate([unit(teacher), unit(student)])
+    mean = both.mean(axis=0)
+    cross = np.zeros((both.shape[1],) * 2)
+    for i in range(0, len(both), 8192):
+        centered = both[i : i + 8192] - mean
+        cross += centered.T @ centered
+    values, axes = np.linalg.eigh(cross)
+    axes = axes[:, ::-1][:, : max(count, 2)].astype(np.float32)
+    axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])  # eigenvectors have no sign
+    wide = (both @ axes) - mean @ axes
+    if wide.shape[1] < 2:
+        wide = np.pad(wide, ((0, 0), (0, 1)))
+    return wide[:, :2], wide, float(np.maximum(values, 0).sum() / len(both))
+
+
+def _joint(points: np.ndarray, teacher: np.ndarray, student: np.ndarray, method: str) -> JointMap:
+    from scipy.stats import spearmanr
+
+    half = len(points) // 2
+    drawn = np.linalg.norm(points[:half] - points[half:], axis=1)
+    true = np.linalg.norm(unit(teacher) - unit(student), axis=1)
+    varies = half > 2 and np.ptp(drawn) > 1e-6 and np.ptp(true) > 1e-6
+    displacement_correlation = float(spearmanr(drawn, true).statistic) if varies else np.nan
+    points = points.astype(np.float32)
+    return JointMap(points[:half], points[half:], method, displacement_correlation)
+
+
+def rows(joint: JointMap, chosen: np.ndarray) -> JointMap:
+    """Return the map of some of its texts."""
+    return replace(joint, teacher=joint.teacher[chosen], student=joint.student[chosen])
+
+
+# --- the process that fits -------------------------------------------------------------------------
+
+
+def _run(scratch: Path, on_progress: Callable[[float], None] | None, stop: threading.Event | None) -> bool:
+    """Fit in a child process; False if stopped."""
+    command = [sys.executable, "-W", "ignore", "-m", "workbench.projection", str(scratch)]
+    with (
+        (scratch / "errors").open("w+") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as child,
+    ):
+        watcher = threading.Thread(target=_kill_when, args=(stop, child), daemon=True)
+        watcher.start()
+        for line in child.stdout:
+            if on_progress and line.startswith("share "):
+                on_progress(float(line.split()[1]))
+        child.wait()
+        if stop is not None and stop.is_set():
+            return False
+        if child.returncode:
+            errors.seek(0)
+            raise WorkbenchError(f"UMAP failed: {(errors.read().strip().splitlines() or ['no message'])[-1]}")
+    return True
+
+
+def _kill_when(stop: threading.Event | None, child: subprocess.Popen) -> None:
+    while stop is not None and child.poll() is None:
+        if stop.wait(0.2):
+            child.kill()
+            return
+
+
+class _Shares:
+    """A file for tqdm that prints shares instead of bars."""
+
+    def write(self, text: str) -> None:
+        done, _, total = text.strip().partition("/")
+        if total:
+            print(f"share {int(done) / int(total):.3f}", flush=True)
+
+    def flush(self) -> None:
+        pass
+
+
+def _fit(scratch: Path) -> None:
+    from safetensors import safe_open
+    from umap import UMAP
+
+    with safe_open(scratch / "input", "numpy") as file:
+        settings, wide, start = file.metadata(), file.get_tensor("wide"), file.get_tensor("start")
+    fitted = UMAP(
+        n_neighbors=int(settings["neighbors"]),
+        min_dist=float(settings["min_dist"]),
+        init=start,
+        random_state=int(settings["seed"]),
+        n_jobs=1,  # what a seed needs to be repeatable
+        verbose=True,
+        tqdm_kwds={"file": _Shares(), "bar_format": "{n_fmt}/{total_fmt}\n", "ascii": True},
+    ).fit_transform(wide)
+    if not np.isfinite(fitted).all():
+        raise WorkbenchError("UMAP gave points that are not numbers")
+    save_file({"points": np.ascontiguousarray(fitted, dtype=np.float32)}, scratch / "output")
+
+
+if __name__ == "__main__":
+    _fit(Path(sys.argv[1]))

@@ -1,0 +1,128 @@
+"""One text's neighbors for the teacher and for the student, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import ipywidgets
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from workbench._util import paired, unit
+from workbench.data import Text
+from workbench.errors import WorkbenchError
+from workbench.widgets._view import View, figure, note, shown
+from workbench.widgets.table import Table
+
+_MARKS = {"both": ("=", "found by both"), "teacher": ("−", "lost by the student"), "student": ("+", "new")}
+
+
+class NeighborInspector(View):
+    """Pick a text, and see what both models find nearest to it.
+
+    Args:
+        teacher: float of shape (n, d).
+        student: float of shape (n, e), the same texts; e may differ from d.
+        texts: n texts, `str` or `Text`.
+        k: neighbors to show.
+
+    Attributes:
+        position: position of the text that is shown.
+
+    Raises:
+        WorkbenchError: the arrays are not vectors of these texts, or there are fewer than two.
+    """
+
+    def __init__(self, teacher: np.ndarray, student: np.ndarray, texts: Sequence[str | Text], *, k: int = 10) -> None:
+        teacher, student = paired(teacher, student)
+        if len(texts) != len(teacher):
+            raise WorkbenchError(f"{len(texts):,} texts and {len(teacher):,} vectors: rows must be the same texts")
+        if len(texts) < 2:
+            raise WorkbenchError("one text has no neighbors: at least 2 are needed")
+        self._vectors = {"teacher": unit(teacher), "student": unit(student)}
+        self._texts = pd.DataFrame({"text": [t.text if isinstance(t, Text) else str(t) for t in texts]})
+        self.position = 0
+        self.search = ipywidgets.Text(placeholder="words in the text, then Enter", description="Search")
+        self.search.continuous_update = False
+        self.k = ipywidgets.BoundedIntText(min(k, len(texts) - 1), min=1, max=len(texts) - 1, description="k")
+        self.rows = Table(self._texts, page_rows=6, many=False)
+        self.status, self.query = note(), ipywidgets.HTML()
+        self._lists = ipywidgets.HTML(), ipywidgets.HTML()
+        for part in self._lists:
+            part.layout = {"flex": "1 1 380px", "min_width": "300px"}
+        super().__init__(
+            ipywidgets.HBox([self.search, self.k], layout={"flex_flow": "row wrap"}),
+            self.rows,
+            self.query,
+            self.status,
+            ipywidgets.HBox(list(self._lists), layout={"flex_flow": "row wrap"}),
+        )
+        self.search.observe(lambda change: self._search(change["new"]), "value")
+        self.k.observe(lambda _: self.pick(self.position), "value")
+        self.rows.observe(lambda change: change["new"] and self.pick(change["new"][0]), "selected")
+        self.pick(0)
+
+    @property
+    def neighbors(self) -> pd.DataFrame:
+        """One row a neighbor: model, rank (1 is nearest), position, cosine, found ("both" or the model), text."""
+        return self._neighbors
+
+    def pick(self, position: int) -> None:
+        """Show the text at a position."""
+        if not 0 <= position < len(self._texts):
+            raise WorkbenchError(f"position {position}: there are texts 0 to {len(self._texts) - 1:,}")
+        self.position = int(position)
+        found = {model: self._nearest(vectors) for model, vectors in self._vectors.items()}
+        shared = set(found["teacher"][0]) & set(found["student"][0])
+        self._neighbors = pd.DataFrame(
+            [
+                (model, rank, int(p), float(cosine), "both" if p in shared else model, self._texts["text"][p])
+                for model, (positions, cosines) in found.items()
+                for rank, (p, cosine) in enumerate(zip(positions, cosines, strict=True), 1)
+            ],
+            columns=["model", "rank", "position", "cosine", "found", "text"],
+        )
+        self.query.value = f'<div dir="auto"><b>{shown(self._texts["text"][position], 600)}</b></div>'
+        self.status.value = f"{len(shared)} of {self.k.value} neighbors in common (= both, − lost, + new)"
+        for part, model in zip(self._lists, found, strict=True):
+            part.value = self._list(model)
+
+    def summary(self) -> str:
+        """Return both lists."""
+        return f"{self.query.value}<p>{self.status.value}</p>" + "".join(part.value for part in self._lists)
+
+    def figures(self) -> list[go.Figure]:
+        """Return the cosines by rank for both models."""
+        chart = figure(height=280, x="rank", y="cosine")
+        for model, rows in self._neighbors.groupby("model", sort=False):
+            chart.add_scatter(x=rows["rank"], y=rows["cosine"], mode="lines+markers", name=model)
+        return [chart]
+
+    def _nearest(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        cosines = vectors @ vectors[self.position]
+        cosines[self.position] = -2
+        k = self.k.value
+        top = np.argpartition(-cosines, k - 1)[:k]
+        top = top[np.lexsort((top, -cosines[top]))]
+        return top, cosines[top]
+
+    def _list(self, model: str) -> str:
+        rows = "".join(
+            f'<tr><td title="{_MARKS[row.found][1]}" style="opacity:{0.6 if row.found == "both" else 1}">'
+            f"{_MARKS[row.found][0]}</td><td>{row.rank}</td><td>{row.cosine:.3f}</td>"
+            f'<td dir="auto" style="overflow-wrap:anywhere;line-height:1.3">'
+            f"{shown(row.text, 160) if row.found == 'both' else f'<mark>{shown(row.text, 160)}</mark>'}</td></tr>"
+            for row in self._neighbors[self._neighbors["model"] == model].itertuples()
+        )
+        return (
+            f'<table><caption style="text-align:left"><b>{model}</b></caption>'
+            f"<thead><tr><th></th><th>rank</th><th>cosine</th><th>text</th></tr></thead><tbody>{rows}</tbody></table>"
+        )
+
+    def _search(self, words: str) -> None:
+        words = words.strip()
+        found = self._texts["text"].str.contains(words, case=False, regex=False)
+        self.rows.only(np.flatnonzero(found) if words else None)
+        if words and found.any():
+            self.pick(int(np.argmax(found)))
