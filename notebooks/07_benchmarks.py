@@ -115,7 +115,7 @@ with TrainingBar() as bar:
 # %%
 base = models.load(TOUR.base)
 base.max_seq_length = TOUR.max_length
-large, small = benchmark.of_teacher(teacher, cache), benchmark.of_model(model, "student")
+large, small = benchmark.of_teacher(cache), benchmark.of_model(model, "student")
 models = [large, benchmark.of_model(base, "base"), small, benchmark.of_pair(small, large, "pair")]
 board = BenchmarkBoard(models, found, home() / "benchmarks", aliases={"scifact": "SciFact"})
 board

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workbench import agreement
+from workbench import agreement, ranking
 from workbench.errors import WorkbenchError
 
 
@@ -34,7 +34,7 @@ def test_neighbors_are_those_of_a_plain_loop():
 def test_neighbors_do_not_depend_on_blocks(monkeypatch):
     vectors = cloud(200)
     whole = agreement.neighbors(vectors, 4)
-    monkeypatch.setattr(agreement, "_BLOCK_SCORES", 1400)
+    monkeypatch.setattr(ranking, "_BLOCK_SCORES", 1400)
     assert (agreement.neighbors(vectors, 4).positions == whole.positions).all()
 
 

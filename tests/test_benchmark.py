@@ -28,7 +28,7 @@ def models(tiny_model, tmp_path_factory):
     model = SentenceTransformer(str(tiny_model), device="cpu")
     teacher = HashTeacher(32)
     cache = TargetCache(tmp_path_factory.mktemp("cache"), teacher)
-    large = benchmark.of_teacher(teacher, cache)
+    large = benchmark.of_teacher(cache)
     small = benchmark.of_model(model, "symmetric", "mine")
     return [large, small, benchmark.of_pair(small, large)], model, teacher, cache
 
@@ -238,7 +238,7 @@ def test_refuses_entrants(models, task_folders, tmp_path):
     with pytest.raises(BenchmarkError, match="the label 'symmetric'"):
         benchmark.run([small, small], found, tmp_path)
     wide = HashTeacher(48)
-    other = benchmark.of_teacher(wide, TargetCache(tmp_path, wide))
+    other = benchmark.of_teacher(TargetCache(tmp_path, wide))
     with pytest.raises(BenchmarkError, match="vectors of 32 and teacher of 48"):
         benchmark.of_pair(small, other)
     with pytest.raises(BenchmarkError, match="at least one"):

@@ -2,14 +2,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workbench import evaluate
+from workbench import evaluate, ranking
 from workbench.errors import WorkbenchError
 
 
 def test_search_is_exact_and_in_order():
     rng = np.random.default_rng(0)
     queries, documents = rng.standard_normal((7, 12)), rng.standard_normal((300, 12)) * 5
-    scores, positions = evaluate.top_k(queries, documents, k=20)
+    scores, positions = ranking.top_k(queries, documents, k=20)
     unit = lambda a: a / np.linalg.norm(a, axis=1, keepdims=True)  # noqa: E731
     full = unit(queries) @ unit(documents).T
     np.testing.assert_array_equal(positions, np.argsort(-full, axis=1)[:, :20])
@@ -19,11 +19,11 @@ def test_search_is_exact_and_in_order():
 def test_search_in_blocks_and_with_ties(monkeypatch):
     rng = np.random.default_rng(0)
     queries, documents = rng.standard_normal((9, 4)), np.repeat(rng.standard_normal((5, 4)), 2, axis=0)
-    whole = evaluate.top_k(queries, documents)[1]
-    monkeypatch.setattr(evaluate, "_BLOCK_SCORES", 20)
-    np.testing.assert_array_equal(evaluate.top_k(queries, documents)[1], whole)
+    whole = ranking.top_k(queries, documents, 100)[1]
+    monkeypatch.setattr(ranking, "_BLOCK_SCORES", 20)
+    np.testing.assert_array_equal(ranking.top_k(queries, documents, 100)[1], whole)
     assert (whole[:, 0] % 2 == 0).all()  # of two equal documents the first one leads
-    assert evaluate.top_k([[1, 0]], np.tile([[1.0, 0.0]], (1000, 1)), k=5)[1].tolist() == [[0, 1, 2, 3, 4]]
+    assert ranking.top_k([[1, 0]], np.tile([[1.0, 0.0]], (1000, 1)), k=5)[1].tolist() == [[0, 1, 2, 3, 4]]
 
 
 def test_scores_by_hand():
@@ -71,7 +71,7 @@ def test_a_teacher_that_finds_nothing_has_no_share():
 )
 def test_search_errors(queries, documents, message):
     with pytest.raises(WorkbenchError, match=message):
-        evaluate.top_k(queries, documents)
+        ranking.top_k(queries, documents, 100)
 
 
 def test_score_errors():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from workbench import evaluate
+from workbench import ranking
 from workbench.errors import WorkbenchError
 from workbench.quantize import PRECISIONS, CompressedIndex, IndexSpec, principal_rotation, sweep, truncate
 
@@ -28,7 +28,7 @@ def test_codes_have_their_size_and_survive_the_disk(point, tmp_path):
 
 
 def test_precision_costs_what_it_should():
-    exact = evaluate.top_k(QUERIES, DOCUMENTS, 10)[1]
+    exact = ranking.top_k(QUERIES, DOCUMENTS, 10)[1]
     overlap = {}
     for precision in PRECISIONS:
         found = CompressedIndex(DOCUMENTS, IndexSpec(precision=precision)).search(QUERIES, 10)[1]
@@ -58,7 +58,7 @@ def test_queries_are_rescored_in_blocks(monkeypatch):
 
 
 def test_rescoring_helps_binary_codes():
-    exact = evaluate.top_k(QUERIES, DOCUMENTS, 10)[1]
+    exact = ranking.top_k(QUERIES, DOCUMENTS, 10)[1]
     index = CompressedIndex(DOCUMENTS, IndexSpec(precision="binary"))
     kept = [
         np.mean(
@@ -74,7 +74,7 @@ def test_rescoring_helps_binary_codes():
 
 def test_truncation_is_a_search_of_the_first_dimensions():
     found = CompressedIndex(DOCUMENTS, IndexSpec(16)).search(QUERIES, 10)
-    scores, positions = evaluate.top_k(QUERIES[:, :16], DOCUMENTS[:, :16], 10)
+    scores, positions = ranking.top_k(QUERIES[:, :16], DOCUMENTS[:, :16], 10)
     np.testing.assert_array_equal(found[1], positions)
     np.testing.assert_allclose(found[0], scores, atol=1e-5)
 
@@ -84,10 +84,10 @@ def test_rotation_keeps_distances_and_makes_truncation_good():
     rotation = principal_rotation(mixed)
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(64), atol=1e-5)
     np.testing.assert_allclose((mixed @ rotation) @ (mixed @ rotation).T, mixed @ mixed.T, rtol=1e-3, atol=1e-2)
-    exact = evaluate.top_k(mixed[:40], mixed, 10)[1]
+    exact = ranking.top_k(mixed[:40], mixed, 10)[1]
     kept = [
         np.mean(
-            [len(set(a) & set(b)) for a, b in zip(exact, evaluate.top_k(v[:40, :16], v[:, :16], 10)[1], strict=True)]
+            [len(set(a) & set(b)) for a, b in zip(exact, ranking.top_k(v[:40, :16], v[:, :16], 10)[1], strict=True)]
         )
         for v in (mixed, mixed @ rotation)
     ]

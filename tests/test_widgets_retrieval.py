@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workbench import agreement, evaluate
+from workbench import agreement, evaluate, ranking
 from workbench.data import RetrievalDataset
 from workbench.errors import WorkbenchError
 from workbench.widgets import retrieval_explorer
@@ -54,7 +54,7 @@ def check_results(view, made, query_vectors, k=10):
     collection, sides = made
     ids = list(collection.documents)
     for mode, (asks, answers) in MODES.items():
-        cosines, positions = evaluate.top_k(query_vectors[asks][None], sides[answers][1], k)
+        cosines, positions = ranking.top_k(query_vectors[asks][None], sides[answers][1], k)
         mine = view.results[view.results["mode"] == mode]
         assert list(mine["document_id"]) == [ids[p] for p in positions[0]]
         assert list(mine["rank"]) == list(range(1, k + 1))
@@ -78,14 +78,6 @@ def test_results_and_scores_are_those_of_a_search(made):
     assert (view.scores["student_gain"] == view.scores["student"] - view.scores["teacher"]).all()
     assert view.scores["student_gain"].abs().max() > 0.1  # else nothing was tested
     assert f"{view.scores['teacher'].mean():.3f}" in view.summary()
-
-
-def test_equal_documents_come_in_their_order():
-    documents = np.repeat(np.eye(4, dtype=np.float32)[[0, 1]], 30, axis=0)
-    positions, cosines = retrieval_explorer._search(documents, np.eye(4, dtype=np.float32)[1], 10)
-    assert list(positions) == list(range(30, 40)) and (cosines == 1).all()
-    positions, _ = retrieval_explorer._search(documents, np.eye(4, dtype=np.float32)[1], 60)
-    assert list(positions) == [*range(30, 60), *range(30)]
 
 
 def test_clicks_open_a_query(made):
@@ -230,7 +222,7 @@ def test_a_search_does_not_normalize_again_and_is_quick(monkeypatch):
     sizes = []
     unit = retrieval_explorer.unit
     monkeypatch.setattr(retrieval_explorer, "unit", lambda v, *rest: (sizes.append(len(v)), unit(v, *rest))[1])
-    monkeypatch.setattr(evaluate, "top_k", None)
+    monkeypatch.setattr(ranking, "top_k", None)
     start = time.perf_counter()
     view.open("b")
     view.ask("words")

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from workbench import ranking
 from workbench._util import paired, unit
 from workbench.errors import WorkbenchError
 
@@ -59,8 +60,8 @@ def neighbors(
     if exact is None:
         exact = len(pool) <= EXACT_TEXTS
     if exact:
-        found = [_top(block, start, pool, k, among is None) for start, block in _blocks(vectors, len(pool))]
-        return Neighbors(*(np.concatenate(part) for part in zip(*found, strict=True)), "exact")
+        cosines, positions = ranking.top_k_unit(vectors, pool, k, exclude_self=among is None)
+        return Neighbors(positions, cosines, "exact")
     from pynndescent import NNDescent
 
     # Without an angular split, cosine and Euclidean distance order unit vectors alike.
@@ -387,14 +388,6 @@ def _blocks(vectors: np.ndarray, width: int) -> Iterator[tuple[int, np.ndarray]]
     rows = max(1, _BLOCK_SCORES // width)
     for start in range(0, len(vectors), rows):
         yield start, vectors[start : start + rows]
-
-
-def _top(block: np.ndarray, start: int, pool: np.ndarray, k: int, skip_self: bool) -> tuple[np.ndarray, np.ndarray]:
-    scores = torch.from_numpy(block) @ torch.from_numpy(pool).T
-    if skip_self:
-        scores[torch.arange(len(block)), torch.arange(start, start + len(block))] = -2
-    cosines, positions = scores.topk(k, dim=1)
-    return positions.numpy(), cosines.numpy()
 
 
 def _ranks(vectors: np.ndarray, pool: np.ndarray, wanted: np.ndarray, among: np.ndarray, skip_self: bool) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Exact search, scores, and the four rows every comparison shows. Arrays in, dataframes out."""
+"""Scores, and the four rows every comparison shows. Arrays in, dataframes out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from ir_measures import RR, R, nDCG
 from sentence_transformers import SentenceTransformer
 
-from workbench._util import unit
+from workbench import ranking
 from workbench.cache import TargetCache
 from workbench.data import RetrievalDataset
 from workbench.errors import WorkbenchError
@@ -19,44 +19,6 @@ from workbench.train import embed
 # Measure and its column, as trec_eval computes them (recall and MRR count grades of 1 and more).
 MEASURES = {nDCG @ 10: "ndcg_at_10", R @ 100: "recall_at_100", RR @ 10: "mrr_at_10"}
 _DEPTH = 100
-_BLOCK_SCORES = 50_000_000  # scores held at once, 200 MB
-
-
-def top_k(queries: np.ndarray, documents: np.ndarray, k: int = _DEPTH) -> tuple[np.ndarray, np.ndarray]:
-    """Find the k documents with the highest cosine for each query, exactly.
-
-    Args:
-        queries: float of shape (q, d).
-        documents: float of shape (n, d).
-        k: how many to return; n if that is less.
-
-    Returns:
-        Scores (float32) and document positions (int64), both of shape (q, min(k, n)), best first;
-        equal scores are in the order of the documents.
-
-    Raises:
-        WorkbenchError: widths differ, there is nothing to search, or a vector has NaN.
-    """
-    queries, documents = unit(queries, "queries"), unit(documents, "documents")
-    if queries.shape[1] != documents.shape[1]:
-        raise WorkbenchError(
-            f"queries are {queries.shape[1]} wide and documents {documents.shape[1]}: they are not in one space"
-        )
-    if k < 1:
-        raise WorkbenchError(f"k is {k}; at least 1 is needed")
-    k = min(k, len(documents))
-    scores = np.empty((len(queries), k), dtype=np.float32)
-    positions = np.empty((len(queries), k), dtype=np.int64)
-    block = max(1, _BLOCK_SCORES // len(documents))
-    for start in range(0, len(queries), block):
-        all_scores = queries[start : start + block] @ documents.T
-        keys = _ranking_keys(all_scores)
-        top = np.argpartition(keys, len(documents) - k, axis=1)[:, len(documents) - k :]
-        order = np.argsort(-np.take_along_axis(keys, top, axis=1), axis=1)
-        top = np.take_along_axis(top, order, axis=1)
-        positions[start : start + block] = top
-        scores[start : start + block] = np.take_along_axis(all_scores, top, axis=1)
-    return scores, positions
 
 
 def score(
@@ -81,7 +43,7 @@ def score(
     """
     if len(query_ids) != len(queries) or len(document_ids) != len(documents):
         raise WorkbenchError("ids and vectors are out of step: one id for each row is needed")
-    return score_ranking(qrels, query_ids, document_ids, top_k(queries, documents)[1])
+    return score_ranking(qrels, query_ids, document_ids, ranking.top_k(queries, documents, _DEPTH)[1])
 
 
 def score_ranking(
@@ -159,13 +121,6 @@ def summarize(
                 row["share_low"], row["share_high"] = interval.low, interval.high
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _ranking_keys(scores: np.ndarray) -> np.ndarray:
-    """Return int64 keys that order as the scores do, and equal scores by their position."""
-    bits = (scores + np.float32(0)).view(np.int32)  # adding zero turns -0 into 0
-    rising = np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits).astype(np.int64)
-    return (rising << 32) - np.arange(scores.shape[1])
 
 
 LABELS = {

@@ -17,7 +17,7 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from workbench import evaluate
+from workbench import evaluate, ranking
 from workbench._util import checked, unit
 from workbench.errors import WorkbenchError
 
@@ -125,9 +125,7 @@ class CompressedIndex:
         k, rescore_multiplier = min(_whole("k", k), len(self)), _whole("rescore_multiplier", rescore_multiplier)
         queries = truncate(queries, self.point.dimensions)
         if self.point.precision != "binary":
-            # faiss gives equal scores in any order; twice as many are found, so that the last place is fair too.
-            scores, found = self._index.search(self._as_documents(queries), min(2 * k, len(self)))
-            return _ordered(scores, found.astype(np.int64), k)
+            return self._search(self._as_documents(queries), k, min(2 * k, len(self)))
         _, found = self._index.search(_signs(queries), min(k * rescore_multiplier, len(self)))
         codes = faiss.vector_to_array(self._index.xb).reshape(len(self), -1)
         exact = np.empty(found.shape, dtype=np.float32)
@@ -135,7 +133,7 @@ class CompressedIndex:
         for rows in (slice(start, start + block) for start in range(0, len(queries), block)):
             signs = np.unpackbits(codes[found[rows]], axis=-1).astype(np.float32) * 2 - 1
             exact[rows] = np.einsum("qcd,qd->qc", signs, queries[rows]) / np.sqrt(self.point.dimensions)
-        return _ordered(exact, found.astype(np.int64), k)
+        return ranking.order(exact, found.astype(np.int64), k)
 
     def save(self, path: str | Path) -> Path:
         """Write codes, ranges and what they belong to into one safetensors file, whole or not at all."""
@@ -175,6 +173,16 @@ class CompressedIndex:
         except Exception as error:  # a file can be wrong in more ways than its reader names
             raise WorkbenchError(f"{path} is no index that can be read: {error}") from None
         return index
+
+    def _search(self, queries: np.ndarray, k: int, depth: int) -> tuple[np.ndarray, np.ndarray]:
+        scores, found = self._index.search(queries, depth)
+        best = ranking.order(scores, found.astype(np.int64), k)
+        # faiss returns equal scores in any order: search deeper where a tie at the k-th place may go on.
+        tied = np.flatnonzero(scores[:, k - 1] - scores[:, -1] < 1e-6)
+        if depth < len(self) and len(tied):
+            for part, deeper in zip(best, self._search(queries[tied], k, min(4 * depth, len(self))), strict=True):
+                part[tied] = deeper
+        return best
 
     def _as_documents(self, queries: np.ndarray) -> np.ndarray:
         if self.point.precision == "float32":
@@ -325,12 +333,6 @@ def _ms(index: CompressedIndex, queries: np.ndarray) -> float:
         index.search(query[None], 10)
         times.append(1000 * (time.perf_counter() - started))
     return float(np.median(times))
-
-
-def _ordered(scores: np.ndarray, found: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the k best, equal scores in the order of the documents."""
-    order = np.lexsort((found, -scores), axis=1)[:, :k]
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(found, order, 1)
 
 
 def _whole(name: str, value: object) -> int:

@@ -214,7 +214,7 @@ def run_benchmark(options: argparse.Namespace, stop: threading.Event) -> None:
         _check_length(options.max_length, name, other)
     for one in (model, base, *others):
         one.max_seq_length = options.max_length
-    large = benchmark.of_teacher(teacher, cache, name=models.full_name(teacher.name))
+    large = benchmark.of_teacher(cache, name=models.full_name(teacher.name))
     small = benchmark.of_model(model, "symmetric", Path(options.student).resolve().name)
     models = [
         large,
@@ -264,7 +264,7 @@ def run_evaluate(options: argparse.Namespace, stop: threading.Event) -> None:
     path = Path(options.json or home() / f"evaluate-{collection.name}.json")
     if path.is_dir():
         raise WorkbenchError(f"--json {path} is a folder: name a file")
-    teacher, cache, base = _beside(options, model, about)
+    _, cache, base = _beside(options, model, about)
     model.max_seq_length = base.max_seq_length = options.max_length
     fingerprint = models.resolve(options.student).fingerprint
     inputs.fill(teacher, cache, collection.query_texts() + collection.document_texts(), stop)

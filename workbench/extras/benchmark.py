@@ -31,7 +31,6 @@ from workbench.train import embed
 if TYPE_CHECKING:
     from mteb import AbsTask
 
-    from workbench.teachers import Teacher
 
 _BLOCK = 2048  # texts between two looks at `stop`
 Embed = Callable[[Sequence[str], Role], np.ndarray]
@@ -130,17 +129,14 @@ def of_model(model: SentenceTransformer, label: str, name: str | None = None) ->
     )
 
 
-def of_teacher(teacher: Teacher, cache: TargetCache, label: str = "teacher", name: str | None = None) -> EvalModel:
+def of_teacher(cache: TargetCache, label: str = "teacher", name: str | None = None) -> EvalModel:
     """Enter a teacher through its cache: what was ever encoded is not encoded again.
 
     Args:
-        teacher: encodes what the cache lacks.
-        cache: the teacher's own.
+        cache: its teacher encodes what it lacks.
         label: what tables call it.
         name: what result files call it; the teacher's own name if None.
     """
-    if cache.dimension != teacher.dimension:
-        raise BenchmarkError(f"{cache.folder.name} is not this teacher's cache")
 
     def run(texts: Sequence[str], role: Role) -> np.ndarray:
         roled = [Text(text, role) for text in texts]
@@ -149,7 +145,7 @@ def of_teacher(teacher: Teacher, cache: TargetCache, label: str = "teacher", nam
 
     identity = json.dumps([cache.identity, cache.prompts], sort_keys=True)
     revision = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    return EvalModel(label, name or str(cache.identity.get("teacher", label)), revision, teacher.dimension, run)
+    return EvalModel(label, name or cache.identity["teacher"], revision, cache.dimension, run)
 
 
 def of_pair(student: EvalModel, teacher: EvalModel, label: str = "asymmetric") -> EvalModel:

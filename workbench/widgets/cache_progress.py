@@ -18,7 +18,6 @@ from workbench.errors import WorkbenchError
 from workbench.widgets._view import View, note, shown, works_while_busy
 
 if TYPE_CHECKING:
-    from workbench.teachers import Teacher
 
 _REDRAW_SECONDS = 0.3
 _STATES = {
@@ -37,7 +36,7 @@ class CacheProgress(View):
     Either pass its parts to a fill of your own, in a `with` block if the view shall tell an error or a
     stop from an end: `cache.fill(teacher, texts, on_plan=view.plan, on_progress=view.progress,
     stop=view.stop)`. Resume then takes the stop back, and the cell has to be run again if the fill has
-    ended already. Or let `view.run(cache, teacher, texts)` fill in the background.
+    ended already. Or let `view.run(cache, texts)` fill in the background.
 
     Args:
         what: a name for what makes the targets.
@@ -113,12 +112,11 @@ class CacheProgress(View):
 
     # --- a fill of its own ---
 
-    def run(self, cache: TargetCache, teacher: Teacher, texts: Iterable[Text]) -> None:
+    def run(self, cache: TargetCache, texts: Iterable[Text]) -> None:
         """Fill `cache` with the targets of `texts` in a background thread; see `wait`.
 
         Args:
-            cache: opened for this teacher.
-            teacher: makes the targets that are missing; leave it alone until the fill has ended.
+            cache: its teacher makes the targets that are missing; leave both alone until the fill has ended.
             texts: a list, or anything else that can be gone through again, which Resume has to do.
 
         Raises:
@@ -128,7 +126,7 @@ class CacheProgress(View):
             raise WorkbenchError("texts can be gone through only once, and Resume has to again: pass a list of them")
         with self._lock:
             self._check_idle()
-            self._job = (cache, teacher, texts)
+            self._job = (cache, texts)
             self._plan = None
             self._start()
 
@@ -208,7 +206,7 @@ class CacheProgress(View):
         # A daemon, for a kernel that shuts down must not wait: every finished group is on disk.
         threading.Thread(target=self._fill, args=(self._filling, *self._job), daemon=True).start()
 
-    def _fill(self, filling: Future[Progress], cache: TargetCache, teacher: Teacher, texts: Iterable[Text]) -> None:
+    def _fill(self, filling: Future[Progress], cache: TargetCache, texts: Iterable[Text]) -> None:
         result, error = None, None
         try:
             result = cache.fill(teacher, texts, on_plan=self.plan, on_progress=self.progress, stop=self.stop)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench import ranking
 from workbench._util import paired, unit
 from workbench.data import Text
 from workbench.errors import WorkbenchError
@@ -100,12 +101,10 @@ class NeighborInspector(View):
         return [chart]
 
     def _nearest(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        cosines = vectors @ vectors[self.position]
-        cosines[self.position] = -2
         k = self.k.value
-        top = np.argpartition(-cosines, k - 1)[:k]
-        top = top[np.lexsort((top, -cosines[top]))]
-        return top, cosines[top]
+        cosines, positions = (part[0] for part in ranking.top_k_unit(vectors[self.position][None], vectors, k + 1))
+        others = positions != self.position  # among more than k duplicates the text itself may be missing
+        return positions[others][:k], cosines[others][:k]
 
     def _list(self, model: str) -> str:
         rows = "".join(

@@ -13,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import traitlets
 
-from workbench import evaluate
+from workbench import evaluate, ranking
 from workbench._util import checked, unit
 from workbench.data import RetrievalDataset, text_problem
 from workbench.errors import WorkbenchError
@@ -264,7 +264,9 @@ class RetrievalExplorer(View):
             if asks not in vectors:
                 continue
             start = time.perf_counter()
-            positions, cosines = _search(self._documents[answers], vectors[asks], self.k)
+            cosines, positions = (
+                part[0] for part in ranking.top_k_unit(vectors[asks][None], self._documents[answers], self.k)
+            )
             times.append((mode, encode_ms.get(asks, np.nan), 1000 * (time.perf_counter() - start)))
             found[mode] = {int(place): rank for rank, place in enumerate(positions, 1)}
             for place, cosine in zip(positions, cosines, strict=True):
@@ -363,15 +365,6 @@ def _vectors(collection: RetrievalDataset, teacher: tuple, student: tuple) -> di
         side: tuple(checked(v, f"{side}, {what}") for what, v in zip(counts, arrays[side], strict=True))
         for side in _SIDES
     }
-
-
-def _search(documents: np.ndarray, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return positions and cosines of the k best, equal ones in the order of the documents; all vectors are unit."""
-    cosines = documents @ query
-    worst = np.partition(cosines, len(cosines) - k)[len(cosines) - k]
-    near = np.flatnonzero(cosines >= worst)  # more than k where the last place is shared
-    top = near[np.lexsort((near, -cosines[near]))][:k]
-    return top, cosines[top]
 
 
 def _lines(left: dict[int, int], right: dict[int, int], k: int) -> str:

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+
+from workbench import agreement, evaluate, ranking
+from workbench.data import RetrievalDataset
+from workbench.quantize import PRECISIONS, CompressedIndex, IndexSpec
+from workbench.widgets.neighbor_inspector import NeighborInspector
+from workbench.widgets.retrieval_explorer import RetrievalExplorer
+
+
+def duplicates(kinds=7, copies=9, d=24, seed=0):
+    """Unit vectors, each of them in several places."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.standard_normal((kinds, d))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return vectors[rng.permutation(np.repeat(np.arange(kinds), copies))]
+
+
+def plain(queries, documents, exclude_self=False):
+    """Order everything in float64, rounded as float32 scores are, with Python's stable sort."""
+    scores = (queries.astype(np.float64) @ documents.T.astype(np.float64)).round(9)
+    if exclude_self:
+        np.fill_diagonal(scores, -np.inf)
+    return np.argsort(-scores, axis=1, kind="stable")
+
+
+@pytest.mark.parametrize("k", [1, 4, 9, 13, 62, 63, 100])
+@pytest.mark.parametrize("exclude_self", [False, True])
+def test_ties_are_in_document_order_also_at_the_last_place(k, exclude_self, monkeypatch):
+    documents = duplicates()
+    queries = documents if exclude_self else duplicates(seed=1)[:20]
+    most = min(k, len(documents) - exclude_self)
+    expected = plain(queries, documents, exclude_self)[:, :most]
+    for block in (ranking._BLOCK_SCORES, 300, 1):
+        monkeypatch.setattr(ranking, "_BLOCK_SCORES", block)
+        scores, positions = ranking.top_k(3 * queries, 5 * documents, k, exclude_self=exclude_self)
+        np.testing.assert_array_equal(positions, expected)
+        assert scores.dtype == np.float32 and positions.dtype == np.int64 and (np.diff(scores, axis=1) <= 0).all()
+
+
+def test_one_query_and_many_find_the_same():
+    rng = np.random.default_rng(0)
+    documents = np.repeat(rng.standard_normal((1500, 96)), 3, axis=0)[rng.permutation(4500)].astype(np.float32)
+    documents[100:200] *= 1 + 1e-7  # duplicates but for rounding, as texts of two batches are
+    queries = documents[:300]
+    together = ranking.top_k(queries, documents, 50)[1]
+    alone = np.concatenate([ranking.top_k(query[None], documents, 50)[1] for query in queries])
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_nothing_to_find_but_itself():
+    scores, positions = ranking.top_k(np.ones((1, 3)), np.ones((1, 3)), 5, exclude_self=True)
+    assert scores.shape == positions.shape == (1, 0)
+
+
+def test_every_view_measure_and_score_orders_ties_alike():
+    documents, k = duplicates(), 13
+    queries = documents[[0, 5, 40]]
+    expected = plain(queries, documents)[:, :k]
+    names = [f"d{i}" for i in range(len(documents))]
+    collection = RetrievalDataset(
+        "ties",
+        {name: f"text {name}" for name in names},
+        {f"q{i}": f"query {i}" for i in range(3)},
+        {f"q{i}": {names[expected[i, 9]]: 1} for i in range(3)},
+    )
+    # Of equal documents, the one judged relevant is found at its place in the documents' order.
+    scores = evaluate.score(collection.qrels, list(collection.queries), names, queries, documents)
+    np.testing.assert_allclose(scores["mrr_at_10"], 1 / 10)
+    for precision in PRECISIONS:
+        found = CompressedIndex(documents, IndexSpec(precision=precision)).search(queries, k)[1]
+        for row, order in zip(found, expected, strict=True):
+            assert list(row[:9]) == list(order[:9])  # the copies of the query; what follows depends on the precision
+            assert list(row[9:]) == sorted(row[9:])
+    explorer = RetrievalExplorer(collection, (queries, documents), (queries, documents), k=k)
+    for i in range(3):
+        explorer.open(f"q{i}")
+        results = explorer.results[explorer.results["mode"] == "teacher"]
+        assert list(results["document_id"]) == [names[p] for p in expected[i]]
+    others = plain(documents, documents, exclude_self=True)[:, :k]
+    np.testing.assert_array_equal(agreement.neighbors(documents, k).positions, others)
+    texts = [f"text {i}" for i in range(len(documents))]
+    inspector = NeighborInspector(documents, documents, texts, k=k)
+    for i in (0, 5, 40, 62):
+        inspector.pick(i)
+        found = inspector.neighbors[inspector.neighbors["model"] == "student"]
+        assert list(found["position"]) == list(others[i])
+    explorer.close()
+    inspector.close()
