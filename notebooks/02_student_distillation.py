@@ -9,10 +9,10 @@
 # %% [markdown]
 # # 2. Student distillation
 #
-# **What you will learn:** how a student of 23 million parameters learns its teacher's space from cached targets,
-# what a closed-form start is worth, and what the result does in a search.
+# **What you will learn:** how a student of 23 million parameters learns its teacher's space from cached targets, what a
+# closed-form start is worth, and how the student performs in search.
 #
-# **What you need:** the environment of `make setup`. About three minutes on two cores.
+# **What you need:** the environment of `make setup`. It takes about three minutes on two cores.
 
 # %%
 import _course
@@ -33,10 +33,10 @@ from workbench.widgets.model_comparison import ModelComparison
 from workbench.widgets.training_monitor import TrainingMonitor
 
 # %% [markdown]
-# ## 2.1 Texts to learn from, texts to measure with
+# ## 2.1 Training texts and held-out texts
 #
-# The docstrings of the installed libraries are real text that is on every machine. The first sentence of a
-# docstring is the query, the rest is the document. The tour's thousand pairs are enough to see the method work;
+# The docstrings of the installed libraries are real text that every machine has. The first sentence of a docstring is
+# the query, the rest is the document. The tour's thousand pairs are enough to see the method work;
 # `WORKBENCH_PROFILE=full` takes all of them.
 
 # %%
@@ -60,9 +60,9 @@ targets, wanted = cache.targets(train), cache.targets(held_out)
 # %% [markdown]
 # ## 2.2 The student
 #
-# A small transformer, the mean of its token vectors, and a linear head from its 384 dimensions to the
-# teacher's 768. The head is part of the model, so it is saved with it. The last module gives every vector
-# unit norm, because the teacher's vectors have it.
+# The student is a small transformer, mean pooling over its tokens, and a linear head from its 384 dimensions to the
+# teacher's 768. The head is part of the model, so it is saved with it. The last module normalizes every vector, because
+# the teacher's vectors have unit norm.
 
 # %%
 model = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
@@ -71,12 +71,12 @@ print(model)
 # %% [markdown]
 # ## 2.3 The loss
 #
-# For a text $x$ the student's vector should be where the teacher's is:
+# For a text $x$ the student's vector should match the teacher's:
 #
 # $$ L = \frac{1}{n} \sum_{i=1}^{n} \lVert s(x_i) - t(x_i) \rVert^2 $$
 #
-# Nothing else: no judgments, no negatives, no look inside the teacher. For vectors of unit norm the loss is
-# $2 - 2\cos$, so it runs from 0 (the same place) over 2 (unrelated) to 4 (opposite).
+# This is the whole loss. It needs no judgments, no negatives and no access to the teacher's internals. For vectors of
+# unit norm the loss is $2 - 2\cos$: 0 for the same place, 2 for unrelated vectors, 4 for opposite ones.
 #
 # > **Think first.** What is the loss of a head that starts at random?
 
@@ -85,16 +85,16 @@ random_start = validate(model, held_out, wanted)
 random_start
 
 # %% [markdown]
-# About 2: a random head knows nothing of the teacher's space.
+# About 2: a random head knows nothing about the teacher's space.
 #
 # ## 2.4 The closed-form start
 #
-# With the transformer held still, the best head is a ridge regression, and that needs no training at all. For the $n$
-# texts' pooled features $H$ and targets $T$, less their means, it is
+# With the transformer frozen, the best head is a ridge regression, which needs no training. For the $n$ texts' pooled
+# features $H$ and targets $T$, both centered, it is
 #
 # $$ W = (H^\top H + s\, n\, v\, I)^{-1} H^\top T $$
 #
-# where $v$ is the mean variance of a feature. A tenth of the texts chooses the strength $s$.
+# where $v$ is the mean variance of a feature. The strength $s$ is chosen by the loss on a tenth of the texts.
 
 # %%
 warm = student.fit_head(model, train, targets)
@@ -108,7 +108,7 @@ closed_form_folder = student.save(model, profile.folder / "start")
 # %% [markdown]
 # ## 2.5 The method in twenty lines
 #
-# This is all of it: draw a batch, measure the squared distance, take a step, lower the rate.
+# The whole method: draw a batch, compute the squared distance, take a step, lower the rate.
 
 
 # %%
@@ -131,8 +131,8 @@ def learn(model, texts, targets, settings):
 
 
 # %% [markdown]
-# The loop of the package adds what a long run needs: checkpoints, several processes, bfloat16, batches of like lengths.
-# Without these it has to come to the same student. Eight steps from the same start:
+# The package's training loop adds what a long run needs: checkpoints, several processes, bfloat16, batches grouped by
+# length. With these turned off it must produce the same student. Here are eight steps from the same start:
 
 # %%
 few = TrainingConfig(epochs=1, restarts=1, precision="float32", group_by_length=False)
@@ -148,10 +148,10 @@ print(f"largest difference to the start:        {np.abs(vectors['ours'] - vector
 # %% [markdown]
 # ## 2.6 Training
 #
-# One pass over the texts (four in the full profile), in batches of similar length. Now and then the held-out loss is measured,
-# and the best student so far is the one that is kept. Two lines show what there is to win: the closed-form
-# start has to be beaten, and nothing can be better than the teacher itself, which does not quite repeat its
-# cached vectors because it rounds a little differently in every batch.
+# Training makes one pass over the texts (four in the full profile), in batches grouped by length. It measures the
+# held-out loss at intervals and keeps the best student. The figure has two reference lines. The closed-form start is
+# the loss to beat. The teacher is the lower limit: it does not repeat its cached vectors exactly, because it rounds a
+# little differently in every batch.
 
 # %%
 again = np.concatenate(
@@ -171,15 +171,15 @@ with monitor:
 result.history.dropna(subset="held_out_loss").set_index("step")[["held_out_loss", "cosine_query", "cosine_document"]]
 
 # %% [markdown]
-# > **Caution.** The tour's learning rate is half of the demo's. With so few steps a higher one first raises the held-out
-# > loss: the transformer moves away under a head that was the best for it as it stood, and there is no time to
-# > make up for it. That is one more reason to keep the best student and not the last one.
+# > **Caution.** The tour's learning rate is half of the demo's. With so few steps a higher rate raises the held-out
+# > loss at first: the head was optimal for the transformer before it moved, and there is no time to recover. This is
+# > one more reason to keep the best student instead of the last one.
 #
-# ## 2.7 What it is worth in a search
+# ## 2.7 Search quality
 #
-# A higher cosine is no proof of better retrieval, so we search. *Standard* means that the student embeds both
-# sides. *Asymmetric* means that the teacher embedded the documents, once and for all, and the student only
-# embeds the queries.
+# A higher cosine does not prove better retrieval, so we search. In *symmetric* search the student embeds both queries
+# and documents. In *asymmetric* search the teacher has embedded the documents once, and the student embeds only the
+# queries.
 
 # %%
 base = models.load(TOUR.base)
@@ -193,22 +193,22 @@ print(evaluate.format_table(evaluate.compare_modes(corpus.held_out, cache, base,
 
 # %% [markdown]
 # The upper table is the trained student, the lower one its closed-form start. With a few hundred queries the intervals
-# are wide; compare them before you compare the means.
+# are wide, so compare the intervals before the means.
 #
-# > **Caution.** The student that was kept is the best one on these very texts (by its loss, not by a search), which makes it
-# > look a little better than it is. To be sure, measure on texts that have chosen nothing.
+# > **Caution.** The best student was selected on these same texts (by its loss, not by search), so it looks a little
+# > better here than it is. For an unbiased figure, measure on texts that played no part in the selection.
 #
-# Which texts did training bring nearer to their teacher, and which further away? Choose two models, and sort.
+# Which texts did training move nearer to the teacher, and which farther away? Choose two models, and sort.
 
 # %%
 students = {"student": embed(model, held_out), "closed-form start": embed(start, held_out)}
 ModelComparison(wanted[:], students, texts=held_out)
 
 # %% [markdown]
-# ## 2.8 Keep it
+# ## 2.8 Save it
 #
-# The folder loads with plain `SentenceTransformer(path)`, without this package. The statement beside it says how the
-# student came to be; notebook 6 publishes it.
+# The folder loads with plain `SentenceTransformer(path)`, without this package. `provenance.json` in it records how the
+# student was made. Notebook 6 publishes it.
 
 # %%
 made = {"teacher": teacher.name, "base": TOUR.base, "source": "docstrings"}
@@ -218,14 +218,15 @@ student.save(model, profile.folder / "student", about)
 # %% [markdown]
 # ## What you learned
 #
-# - The loss is the squared distance to a cached target, and the student is an ordinary sentence-transformers
-#   model with a linear head.
-# - The closed form puts the head in place in a second; training then moves the transformer.
-# - Both modes are measured beside the teacher and the untrained base, with intervals.
+# - The loss is the squared distance to a cached target, and the student is an ordinary sentence-transformers model with
+#   a linear head.
+# - The closed form fits the head in a second; training then moves the transformer.
+# - Both search modes are measured beside the teacher and the untrained base, with intervals.
 #
 # ## Exercises
 #
 # 1. Train from the random head (leave out 2.4). How many steps until it reaches the closed form's loss?
 # 2. Train on queries alone, then on documents alone. Which mode suffers from which?
-# 3. Give `learn` a batch of one text. How does the loss of a step vary, and what does that do to the held-out loss?
-# 4. Run `make demo` and put its table beside yours. What did more texts change?
+# 3. Call `learn` with batches of one text. How does the loss of a step vary, and what does that do to the held-out
+#    loss?
+# 4. Run `make demo` and compare its table with yours. What did more texts change?

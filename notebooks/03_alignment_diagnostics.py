@@ -9,11 +9,11 @@
 # %% [markdown]
 # # 3. Alignment diagnostics
 #
-# **What you will learn:** how to see where a student lies off its teacher, text by text and as a whole, and how
-# to tell a student that is only rotated from one that is different.
+# **What you will learn:** how to see where a student differs from its teacher, text by text and as a whole, and how to
+# tell a rotated student from a different one.
 #
-# **What you need:** the environment of `make setup`. Two minutes on two cores. If you have run notebook 2, its
-# student is examined here; otherwise a student with nothing but a closed-form start.
+# **What you need:** the environment of `make setup`. It takes two minutes on two cores. If you have run notebook 2,
+# this notebook examines its student; otherwise it makes one with only a closed-form start.
 
 # %%
 import _course
@@ -33,9 +33,9 @@ from workbench.widgets.agreement_explorer import AgreementExplorer
 from workbench.widgets.neighbor_inspector import NeighborInspector
 
 # %% [markdown]
-# ## 3.1 Two sets of vectors of the same texts
+# ## 3.1 Two sets of vectors for the same texts
 #
-# The held-out docstrings are texts that no student has learned from. Diagnostics on training texts would flatter.
+# No student has trained on the held-out docstrings. Diagnostics on training texts look better than they should.
 
 # %%
 profile = _course.profile()
@@ -57,10 +57,10 @@ t.shape, s.shape
 # %% [markdown]
 # ## 3.2 Text by text
 #
-# The cosine says whether a text is in its place. The overlap says whether its neighborhood is the same: which
-# of its ten nearest texts both models name. The two often part, and retrieval depends on the second: on six
-# public collections the overlap told more often than the cosine which of two students searches better
-# (`docs/measured.md` has the table).
+# The cosine says whether a text is in its place. The overlap says whether it has the same neighbors: the share of its
+# ten nearest texts that both models find. The two often disagree, and retrieval depends on the overlap. On six public
+# data sets the overlap predicted more often than the cosine which of two students searches better (the table is in
+# `docs/measured.md`).
 
 # %%
 table = agreement.per_text(t, s, columns=pd.DataFrame({"role": [text.role.value for text in texts]}))
@@ -72,9 +72,9 @@ agreement.by(table, "role", "cosine")
 # %% [markdown]
 # ## 3.3 As a whole
 #
-# Each measure with how to read it. `distance` is what is left between the two clouds, and `procrustes` what would
-# be left after the best rotation; it needs four texts a dimension, so with 400 texts it is not defined. `cka` compares
-# what is near to what in the two spaces. For the vectors $T$ and $S$, less their means,
+# The table lists each measure and how to read it. `distance` is the distance between the two sets of vectors.
+# `procrustes` is what remains after the best rotation; it needs four texts per dimension, so it is not defined for 400
+# texts. `cka` compares the similarity structure of the two spaces. For centered vectors $T$ and $S$,
 #
 # $$ \mathrm{CKA} = \frac{\lVert T^\top S \rVert_F^2}{\lVert T^\top T \rVert_F\, \lVert S^\top S \rVert_F} $$
 
@@ -83,7 +83,7 @@ whole = agreement.summary(t, s, table)
 whole.style.format({"value": "{:.3f}"})
 
 # %% [markdown]
-# > **Think first.** Turn the student's vectors by a random rotation. Which measures change, and which do not?
+# > **Think first.** Apply a random rotation to the student's vectors. Which measures change, and which do not?
 
 # %%
 rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((t.shape[1],) * 2))[0].astype(np.float32)
@@ -91,15 +91,15 @@ rotated = agreement.summary(t, s @ rotation)
 pd.DataFrame({"as it is": whole["value"], "rotated": rotated["value"]})
 
 # %% [markdown]
-# Everything that is about the student alone, or about pairs of its texts, stays: CKA, rank correlation, overlap.
-# Cosine and distance collapse, and so would asymmetric search: the student's queries would fall among strange
-# documents. That is why the untrained base, a good model by itself, cannot search the teacher's documents.
+# Measures of the student alone, or of pairs of its texts, stay the same: CKA, rank correlation, overlap. Cosine and
+# distance collapse. Asymmetric search would collapse too, because the student's queries would land among unrelated
+# documents. For the same reason the untrained base, a good model by itself, cannot search the teacher's documents.
 #
 # ## 3.4 The spectrum
 #
-# How many directions does each model use? A student that uses far fewer has collapsed. The picture ends where the texts
-# do, for $n$ of them show no more than $n - 1$ directions; and what a student's head makes of 384 dimensions and a bias fills no
-# more than 385, so its line has to fall.
+# How many directions does each model use? A student that uses far fewer than its teacher has collapsed. The figure
+# stops at $n - 1$ components, because $n$ centered texts span no more directions than that. The student's line must
+# drop after 385: its head maps 384 dimensions and a bias, and a linear map cannot add directions.
 
 # %%
 spectra = pd.DataFrame({"teacher": agreement.spectrum(t), "student": agreement.spectrum(s)})[: min(t.shape) - 1]
@@ -111,18 +111,18 @@ lines.update_layout(
 )
 
 # %% [markdown]
-# ## 3.5 See it
+# ## 3.5 The map
 #
-# One map for both models: a text is two points, and a line joins them. Lasso a cluster, brush the low end of
-# the histogram, or sort the table by cosine and pick the worst. `explorer.selection` is then a dataframe.
+# One map shows both models: each text is two points, joined by a line. Lasso a cluster, brush the low end of the
+# histogram, or sort the table by cosine and select the worst. `explorer.selection` is then a dataframe.
 
 # %%
 explorer = AgreementExplorer(t, s, texts)
 explorer
 
 # %% [markdown]
-# > **Caution.** A map of two dimensions must lie about 768. The line above the map says how well the drawn lines
-# > follow the true distances; trust the histogram first.
+# > **Caution.** A two-dimensional map distorts 768 dimensions. The line above the map reports the displacement
+# > correlation: how well the length of a drawn line follows the true distance. Trust the histogram first.
 
 # %%
 explorer.selection = explorer.table.nsmallest(10, "cosine")
@@ -139,13 +139,13 @@ inspector
 # %% [markdown]
 # ## What you learned
 #
-# - Agreement has several sides: place (cosine), neighborhood (overlap), geometry (CKA), scale of the whole
-#   (spectrum, offset).
-# - A rotation leaves the geometry alone and ruins asymmetric search.
+# - Agreement has several aspects: place (cosine), neighborhood (overlap), geometry (CKA), and the space as a whole
+#   (spectrum, centroid shift).
+# - A rotation leaves the geometry unchanged and ruins asymmetric search.
 # - Look at the worst texts before you train longer: they often have something in common.
 #
 # ## Exercises
 #
-# 1. What do the ten texts of the least overlap have in common? Compare the mean of their lengths with that of all.
-# 2. Exchange the student's vectors of two texts. Which measures of 3.2 and 3.3 notice, and which cannot?
-# 3. Subtract from both models' vectors their mean. What is left of the cosine, and of the overlap?
+# 1. What do the ten texts with the lowest overlap have in common? Compare their mean length with that of all texts.
+# 2. Swap the student's vectors of two texts. Which measures of 3.2 and 3.3 notice, and which cannot?
+# 3. Subtract the mean from both models' vectors. How do the cosine and the overlap change?

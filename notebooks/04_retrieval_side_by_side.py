@@ -9,11 +9,11 @@
 # %% [markdown]
 # # 4. Retrieval side by side
 #
-# **What you will learn:** what a student's distance from its teacher does to the results of a search, query by
-# query, when the student embeds everything and when it embeds the queries alone.
+# **What you will learn:** how a student's distance from its teacher changes search results, query by query, when the
+# student embeds everything and when it embeds only the queries.
 #
-# **What you need:** the environment of `make setup`. About a minute on two cores. If you have run notebook 2, its
-# student searches here; otherwise a student with nothing but a closed-form start.
+# **What you need:** the environment of `make setup`. It takes about a minute on two cores. If you have run notebook 2,
+# its student searches here; otherwise this notebook makes one with only a closed-form start.
 
 # %%
 import _course
@@ -31,11 +31,11 @@ from workbench.train import embed
 from workbench.widgets.retrieval_explorer import RetrievalExplorer
 
 # %% [markdown]
-# ## 4.1 A collection small enough to judge by eye
+# ## 4.1 A data set small enough to judge by eye
 #
-# The tutorial collection has short passages on everyday subjects, and queries with graded judgments. Results are scored by
-# nDCG@10, which asks how much of the best possible order a search has found: with $g_i$ the grade of the document in
-# place $i$, and $g^*_i$ the same in the best order,
+# The tutorial data set has short passages on everyday subjects, and queries with graded judgments. Results are scored
+# by nDCG@10, which compares the order that a search found with the best possible order. With $g_i$ the grade of the
+# document at rank $i$, and $g^*_i$ the grade at that rank in the best order,
 #
 # $$ \mathrm{nDCG@10} = \sum_{i=1}^{10} \frac{g_i}{\log_2(i+1)} \Big/ \sum_{i=1}^{10} \frac{g^*_i}{\log_2(i+1)} $$
 
@@ -60,11 +60,11 @@ model = student.load(folder)
 print(folder)
 
 # %% [markdown]
-# ## 4.2 The whole, first
+# ## 4.2 All queries first
 #
-# Four rows: the teacher, the untrained base in its own space, the student on both sides, and the student's queries
-# among the teacher's documents. The student has learned from docstrings, and these passages are about bread and
-# bicycles.
+# The table has four rows: the teacher, the untrained base in its own space, the student in symmetric search, and the
+# student's queries against the teacher's documents. The student was trained on docstrings, and these passages are about
+# bread and bicycles.
 
 # %%
 base = models.load(TOUR.base)
@@ -72,11 +72,11 @@ base.max_seq_length = TOUR.max_length
 print(evaluate.format_table(evaluate.compare_modes(collection, cache, base, model)))
 
 # %% [markdown]
-# > **Think first.** Asymmetric search depends on the queries alone. Why can it still be worse than the student on
-# > both sides?
+# > **Think first.** In asymmetric search the student embeds only the queries. Why can it still be worse than symmetric
+# > search?
 #
-# A student that is off in the same way on queries and documents still brings them together. Among the teacher's
-# documents nothing makes up for the offset.
+# If a student shifts queries and documents in the same way, they still match each other. The teacher's documents do not
+# have that shift.
 #
 # ## 4.3 Which queries lose?
 
@@ -93,8 +93,8 @@ explorer = RetrievalExplorer(collection, t, s, encode=encode)
 explorer
 
 # %% [markdown]
-# Click a query in the table or a point in the figure, or type one of your own. Lines join the same document across
-# the lists; a star marks a judged one.
+# Click a query in the table or a point in the figure, or type a query of your own. Lines join the same document across
+# the lists. A star marks a judged document.
 
 # %%
 explorer.scores.sort_values("asymmetric_gain").head()
@@ -102,8 +102,8 @@ explorer.scores.sort_values("asymmetric_gain").head()
 # %% [markdown]
 # ## 4.4 Do the diagnostics of notebook 3 predict it?
 #
-# For each query: its cosine to the teacher, and the overlap of its nearest documents. Beside them, what asymmetric
-# search gained or lost.
+# For each query we take its cosine to the teacher and the overlap of its nearest documents, and correlate them with
+# what asymmetric search gained or lost.
 
 # %%
 near = agreement.per_text(t[0], s[0], among=(t[1], t[1]), k=10)
@@ -112,16 +112,17 @@ near["gain"] = explorer.scores["asymmetric_gain"]
 near[["cosine", "overlap", "nearest_rank", "gain"]].corr(method="spearman")["gain"]
 
 # %% [markdown]
-# > **Caution.** These are few queries of an easy collection: a rank correlation of 0.2 can be chance here.
+# > **Caution.** The data set is easy and has few queries: a rank correlation of 0.2 can be chance here.
 #
 # ## What you learned
 #
 # - Means hide queries: the same share of the teacher can be many small losses or a few total ones.
-# - The two modes fail differently; look at both before choosing.
-# - Diagnostics on vectors say where to look, and judgments what it costs.
+# - The two modes fail differently; look at both before you choose.
+# - Diagnostics on vectors show where to look, and judgments show what an error costs.
 #
 # ## Exercises
 #
-# 1. Turn it round: the teacher embeds the queries, the student the documents. Is it the same as asymmetric search?
-# 2. Let the student find twenty documents and the teacher put them in order. How much of the loss comes back?
-# 3. Subtract from the student's vectors the mean of what it is off by on the documents. Does asymmetric search gain?
+# 1. Swap the roles: the teacher embeds the queries, the student the documents. Is it the same as asymmetric search?
+# 2. Let the student find twenty documents and the teacher rerank them. How much of the loss is recovered?
+# 3. Compute the student's mean error on the documents and subtract it from the student's vectors. Does asymmetric
+#    search gain?
