@@ -9,10 +9,10 @@
 # %% [markdown]
 # # 5. Truncation and quantization
 #
-# **What you will learn:** what shorter and coarser vectors cost, how a space is made fit for truncation without
-# training, and that a student inherits from its teacher exactly what is there.
+# **What you will learn:** what shorter and coarser vectors cost, how a rotation prepares a space for truncation without
+# training, and which of these properties a student inherits from its teacher.
 #
-# **What you need:** the environment of `make setup`. Two minutes on two cores.
+# **What you need:** the environment of `make setup`. It takes two minutes on two cores.
 
 # %%
 import time
@@ -36,8 +36,8 @@ from workbench.widgets.tradeoff_explorer import TradeoffExplorer
 # %% [markdown]
 # ## 5.1 How large is an index?
 #
-# A document costs its dimensions times the bits of each. float32 has 32 bits, float16 has 16, int8 has 8, and binary
-# keeps nothing but the sign. Ten billion documents in full are thirty terabytes.
+# A document takes its number of dimensions times the bits of each. float32 has 32 bits, float16 has 16, int8 has 8, and
+# binary has 1, the sign. At full size, ten billion documents take thirty terabytes.
 
 # %%
 points = [IndexSpec(768), IndexSpec(768, "int8"), IndexSpec(192, "int8"), IndexSpec(192, "binary")]
@@ -48,9 +48,10 @@ sizes = pd.DataFrame(
 sizes.assign(terabytes_for_ten_billion=sizes["bytes a document"] / 100)
 
 # %% [markdown]
-# ## 5.2 A collection, its teacher and its student
+# ## 5.2 A data set, its teacher and its student
 #
-# Docstrings again: some to learn from, others to measure on. The student has its closed-form start and a pass of training.
+# We use docstrings again, some to train on, others to measure on. The student gets a closed-form start and one pass of
+# training.
 
 # %%
 profile = _course.profile()
@@ -78,11 +79,11 @@ sides = evaluate.mode_vectors(collection, cache, plain)
 {mode: (queries.shape, documents.shape) for mode, (queries, documents) in sides.items()}
 
 # %% [markdown]
-# ## 5.3 Truncation, as it is
+# ## 5.3 Truncation in the original space
 #
-# Some teachers are trained so that the first dimensions hold most of the meaning (Matryoshka representation
-# learning). This one was not. We keep the first $m$ dimensions of each vector and bring it back to unit norm, and
-# search in a real index of that size.
+# Some teachers are trained to put most of the meaning into the first dimensions (Matryoshka representation learning).
+# This one was not. We keep the first $m$ dimensions of each vector, normalize it again, and search a real index of that
+# size.
 
 # %%
 ids = list(collection.queries), list(collection.documents)
@@ -91,17 +92,18 @@ as_it_is = quantize.sweep(collection.qrels, *ids, sides, grid, timed=20_000)
 print(quantize.format_table(as_it_is))
 
 # %% [markdown]
-# Each column is a share of the same number, the teacher's nDCG@10 in full. In *symmetric* search the student embeds both
-# sides, in *asymmetric* search the queries alone, and both sides are cut and coded the same way.
+# Each column is a share of the same number, the teacher's nDCG@10 at full size. In *symmetric* search the student
+# embeds both sides. In *asymmetric* search it embeds only the queries. Both sides are truncated and quantized in the
+# same way.
 #
-# > **Think first.** The teacher's dimensions have no order. How could you give them one, without changing a single
-# > distance and without training anything?
+# > **Think first.** The teacher's dimensions have no order. How could you give them one, without changing any distance
+# > and without training?
 #
-# ## 5.4 Turn the space
+# ## 5.4 Rotate the space
 #
-# Distances do not change when a space is rotated. Of all rotations, the one by the principal components puts as much
-# as possible into the first dimensions: for the matrix $T$ of the teacher's vectors, its columns are the eigenvectors
-# of $T^\top T$, the greatest eigenvalue first. We fit it on the training texts, never on what we measure with.
+# A rotation changes no distance. Of all rotations, the one by the principal components puts as much as possible into
+# the first dimensions. For the matrix $T$ of the teacher's vectors, its columns are the eigenvectors of $T^\top T$,
+# largest eigenvalue first. We fit it on the training texts, never on the texts that we measure with.
 
 # %%
 rotation = quantize.principal_rotation(cache.targets(train)[:])
@@ -116,8 +118,8 @@ kept["vectors"].map(lambda v: (v[:, :96] ** 2).sum(axis=1).mean()).rename(
 ).to_frame()
 
 # %% [markdown]
-# The targets are rotated as they are read, so the cache stays as it was. A new student learns them with the same loss,
-# and nothing tells it that the order of dimensions means something now.
+# The targets are rotated as they are read, so the cache stays as it is. A new student learns them with the same loss,
+# which does not depend on the order of the dimensions.
 
 # %%
 rotated = taught(turned_targets)
@@ -132,10 +134,10 @@ rotated = quantize.sweep(collection.qrels, *ids, rotated_sides, grid, timed=20_0
 print(quantize.format_table(rotated))
 
 # %% [markdown]
-# ## 5.5 What was inherited
+# ## 5.5 What the student inherits
 #
-# At every size, what does the student keep of *its own* quality in full, and what does the teacher keep of its own?
-# Where the student inherits, its column follows the teacher's.
+# At every size, how much of *its own* full quality does the student keep, and how much of its own does the teacher
+# keep? Where the student inherits the teacher's behavior, the two columns agree.
 
 
 # %%
@@ -147,13 +149,13 @@ def own_share(rows):
 pd.concat({"as it is": own_share(as_it_is), "rotated": own_share(rotated)}, axis=1).style.format("{:.1%}")
 
 # %% [markdown]
-# Embedding both sides, the student follows its teacher in both spaces. In asymmetric search of the space as it is it falls
-# faster: the errors between two models weigh more the less of the vectors is left. Turned, the first dimensions are the
-# ones that matter most, to the loss as well, and it follows again. A student that lies closer to its teacher falls less
-# (`docs/measured.md` has two collections).
+# In symmetric search the student follows its teacher in both spaces. In asymmetric search in the original space it
+# falls faster: the differences between two models weigh more when fewer dimensions are left. After the rotation the
+# first dimensions matter most, also to the loss, and the student follows again. A student that is closer to its teacher
+# falls less (`docs/measured.md` has two data sets).
 #
-# Did the student have to learn the rotated space anew? Its head is linear, so the plain student can be rotated after its
-# training as well. The next cell says how far apart the two students end up.
+# Did the student have to be trained in the rotated space? Its head is linear, so you can also rotate the plain student
+# after training. The next cell measures how far apart the two students are.
 
 # %%
 late = embed(plain, collection.query_texts()) @ rotation
@@ -161,15 +163,16 @@ early = rotated_sides["symmetric"][0]
 print(f"mean cosine of the rotated student to the plain one, rotated: {(late * early).sum(axis=1).mean():.4f}")
 
 # %% [markdown]
-# > **Caution.** With signs alone, all 768 dimensions can do worse after the turn than before: a component that holds
-# > almost nothing still gets its bit, as on Cranfield in `docs/measured.md`. They can do better, too, and even better than
-# > the floats that they are the signs of; the intervals in 5.7 say what of that two hundred queries can tell. Compare the
-# > binary rows of the two tables before you combine them.
+# > **Caution.** Binary codes of all 768 dimensions can be worse after the rotation, as on Cranfield in
+# > `docs/measured.md`, because a component that holds almost nothing still gets a full bit. They can also be better,
+# > even better than the float vectors that they come from. The intervals in 5.7 show which of these differences two
+# > hundred queries can confirm. Compare the binary rows of the two tables before you combine rotation and binary codes.
 #
 # ## 5.6 A real index
 #
-# int8 needs a least and a greatest value for each dimension. They come from the documents, are kept with the index, and
-# code the queries too. With $l$ and $u$ for them, a value $x$ becomes a byte and comes back as $\hat x$:
+# int8 needs a minimum and a maximum for each dimension. They are computed from the documents, are stored with the
+# index, and also quantize the queries. With minimum $l$ and maximum $u$, a value $x$ becomes the byte $c$ and is
+# decoded as $\hat x$:
 #
 # $$ c = \left\lfloor 255\, \frac{x - l}{u - l} \right\rfloor, \qquad \hat x = l + \frac{c + 1/2}{255}\,(u - l) $$
 
@@ -188,10 +191,10 @@ print(next(iter(collection.queries.values())))
 pd.DataFrame({"score": scores[0], "document": [list(collection.documents.values())[i][:90] for i in positions[0]]})
 
 # %% [markdown]
-# > **Caution.** Never take the ranges from the batch at hand. A single query would set its own least and greatest value,
-# > and every one of its dimensions would be the same.
+# > **Caution.** Never compute the ranges from the current batch. With a single query, the minimum and the maximum of
+# > each dimension are the same value, and the codes hold no information.
 #
-# An index knows the space that it was built in, and refuses the queries of another.
+# An index records the space that it was built in, and refuses queries from another.
 
 # %%
 from workbench.errors import WorkbenchError
@@ -202,10 +205,10 @@ except WorkbenchError as error:
     print(error)
 
 # %% [markdown]
-# ## 5.7 Choose a point
+# ## 5.7 Choose an index
 #
-# Quality, size and time in one view. Search times are measured among 20,000 documents; to them comes the time that a
-# query takes to be encoded, which is measured here.
+# The view shows quality, size and time together. Search times are measured on 20,000 documents. The time to encode a
+# query, measured here, is added to them.
 
 
 # %%
@@ -232,12 +235,13 @@ print(explorer.code)
 # %% [markdown]
 # ## What you learned
 #
-# - Size is dimensions times bits; quality falls slowly along both until it falls fast.
-# - A rotation by principal components gives a teacher the property that it was not trained for, at no cost.
-# - The student follows its teacher's curve, whatever that curve is; most closely where it embeds both sides.
+# - Size is dimensions times bits. Along both, quality falls slowly at first and fast at the end.
+# - A rotation by principal components prepares a teacher for truncation that was not trained for it, at no cost.
+# - The student follows its teacher's curve, most closely in symmetric search.
 #
 # ## Exercises
 #
-# 1. Fit the rotation on a hundred texts only. From how many dimensions on does it hurt?
-# 2. Turn the space by a random rotation after the principal one. What happens to the binary rows?
-# 3. Binary codes are rescored among ten times as many rescore_multiplier. Try `rescore_multiplier=1` and `rescore_multiplier=50` in `search`.
+# 1. Fit the rotation on only a hundred texts. Below how many dimensions does it hurt?
+# 2. Apply a random rotation after the principal one. What happens to the binary rows?
+# 3. Binary search rescores ten candidates for each result. Try `rescore_multiplier=1` and `rescore_multiplier=50` in
+#    `search`.

@@ -9,11 +9,12 @@
 # %% [markdown]
 # # 6. Publish your student
 #
-# **What you will learn:** how a student becomes a folder that others load without this package, alone or with its
+# **What you will learn:** how to publish a student as a folder that loads without this package, alone or with its
 # teacher as one model, how to run it without torch, and what an honest model card says.
 #
-# **What you need:** the environment of `make setup`, and one gigabyte of room. Two minutes on two cores. If you
-# have run notebook 2, its student is published here; otherwise a student with nothing but a closed-form start.
+# **What you need:** the environment of `make setup`, and one gigabyte of disk. It takes two minutes on two cores. If
+# you have run notebook 2, its student is published here; otherwise this notebook makes one with only a closed-form
+# start.
 
 # %%
 import shutil
@@ -41,10 +42,10 @@ published = profile.folder / "published"
 shutil.rmtree(published, ignore_errors=True)  # of an earlier run of this notebook
 
 # %% [markdown]
-# ## 6.1 A student, and how it came to be
+# ## 6.1 A student and its provenance
 #
-# Whoever uses a model wants to know what it was made from. `student.save` keeps that beside the student if you give it
-# the statement of `distill`.
+# Users of a model want to know what it was made from. `student.save` stores the provenance in the student's folder, and
+# `student.read_provenance` reads it.
 
 # %%
 corpus = docstring_corpus(pairs=profile.pairs, held_out=profile.held_out)
@@ -67,8 +68,8 @@ model, about = student.load(trained), student.read_provenance(trained)
 # %% [markdown]
 # ## 6.2 Measure first
 #
-# A card without results is refused, and so is one without the teacher beside the student. We measure on texts of the kind
-# that the student has learned from, and on texts of another kind: both belong on the card.
+# A card must have results, and it must show the teacher beside the student. We measure on texts like the training
+# texts, and on texts of another kind. Both belong on the card.
 
 # %%
 base = models.load(TOUR.base)
@@ -80,7 +81,7 @@ for collection in collections:
     print(f"{collection.name}\n{evaluate.format_table(rows)}\n")
 
 # %% [markdown]
-# The curves of notebook 5 tell your users which sizes they may choose.
+# The curves of notebook 5 tell your users which sizes they can choose.
 
 # %%
 collection = corpus.held_out
@@ -95,19 +96,19 @@ TradeoffExplorer(curves)
 # %% [markdown]
 # ## 6.3 The card
 #
-# It is written from what was measured and from how the student was made. Nothing in it is typed by hand.
+# The card is generated from the measurements and the provenance. Nothing in it is typed by hand.
 
 # %%
 card = card.card(about, reports, name="me/my-student", dimension=cache.dimension, onnx=True)
 Markdown(card.text)
 
 # %% [markdown]
-# > **Think first.** Which sentence of this card would you least like to read as its author? Leave that one in.
+# > **Think first.** Which sentence of this card would you, as its author, most like to leave out? Keep that one.
 #
 # ## 6.4 The student
 #
-# An ordinary sentence-transformers folder. Nothing of it is written under its name before all of it is there, and a
-# folder that is not empty is never touched.
+# The result is an ordinary sentence-transformers folder. It gets its final name only when it is complete, and a folder
+# that is not empty is never overwritten.
 
 # %%
 folder = publish.save_student(model, published / "student", card=card, onnx=True)
@@ -122,8 +123,8 @@ print(f"largest difference: {np.abs(again.encode_query(queries) - model.encode_q
 # %% [markdown]
 # ## 6.5 The pair
 #
-# One model in which `encode_query` is the student and `encode_document` the teacher. Nobody can mix up the sides, and
-# the widths and prompts belong together.
+# The pair is one model: `encode_query` runs the student and `encode_document` the teacher. Nobody can mix up the sides,
+# and widths and prompts always match.
 
 # %%
 large = models.load(TOUR.teacher)
@@ -138,8 +139,8 @@ print(queries[0], "->", passages[int(found.argmax())][:100])
 # %% [markdown]
 # ## 6.6 Without torch
 #
-# The ONNX graph holds the whole student: tokens go in and a finished vector comes out, so that no runtime has to know
-# about pooling or the head. int8 is quicker and less exact; the table says how much of each on this machine.
+# The ONNX graph holds the whole student. It maps tokens to a finished vector, so a runtime needs no code for pooling or
+# the head. int8 is faster and less exact; the table shows both on this machine.
 
 
 # %%
@@ -169,14 +170,14 @@ pd.DataFrame(
 ).style.format("{:.3f}")
 
 # %% [markdown]
-# > **Caution.** A cosine of 0.99 to the student is not a share of its quality. `python -m bench.latency` measures what
-# > int8 keeps of nDCG@10 on your collections, and the speed of the teacher in ONNX too.
+# > **Caution.** A cosine of 0.99 to the student does not mean 99 % of its quality. `python -m bench.latency` measures
+# > how much nDCG@10 int8 keeps on your data sets, and also the speed of the teacher in ONNX.
 #
-# ## 6.7 Shorter for good
+# ## 6.7 Permanent truncation
 #
-# sentence-transformers does not save `truncate_dim`. A model that is truncated loads at its new width everywhere. Teacher
-# and student are rotated and cut alike, so that they still share a space. A thousand texts are few to find 768
-# directions by; for a model that you ship, take several times as many as there are dimensions.
+# sentence-transformers does not save `truncate_dim`. A truncated model loads at its new width everywhere. Teacher and
+# student are rotated and truncated in the same way, so they still share a space. A thousand texts are few to estimate
+# 768 directions; for a model that you ship, use several times as many texts as dimensions.
 
 # %%
 rotation = quantize.principal_rotation(cache.targets(lesson)[:])
@@ -187,8 +188,8 @@ small.encode_query(queries[:2]).shape, small.encode_document(passages[:2]).shape
 # %% [markdown]
 # ## 6.8 The hub
 #
-# Nothing leaves your machine until you call `push` without `dry_run`. The dry run lists what would be sent; a token is
-# read from your environment and stays there.
+# Nothing leaves your machine until you call `push` without `dry_run`. The dry run lists what would be sent. The token
+# is read from your environment and is not copied.
 
 # %%
 publish.push(folder, "me/my-student", dry_run=True)
@@ -198,10 +199,10 @@ publish.push(folder, "me/my-student", dry_run=True)
 #
 # - A student is an ordinary model: sentence-transformers loads it, alone or as a pair, and onnxruntime runs it.
 # - The card is made from measurements, with the teacher and the base beside the student.
-# - Publishing writes everything or nothing, and sends nothing unasked.
+# - Publishing writes a complete folder or nothing, and sends nothing until you ask.
 #
 # ## Exercises
 #
-# 1. Load the folder of 6.4 in an environment that has sentence-transformers alone, and run the code of its card.
+# 1. Load the folder of 6.4 in an environment that has only sentence-transformers, and run the code of its card.
 # 2. Publish the student of `make demo` from the command line: `workbench evaluate --curves`, then `workbench publish`.
-# 3. Shorten to 96 dimensions without the rotation, and compare both pairs on the tutorial collection.
+# 3. Truncate to 96 dimensions without the rotation, and compare both pairs on the tutorial data set.

@@ -9,12 +9,12 @@
 # %% [markdown]
 # # 7. Benchmarks
 #
-# **What you will learn:** how to run teacher, student and pair on tasks of several kinds through `mteb`, the evaluator
-# behind the public leaderboards; how to read a difference with its interval; and how to set a student among published
-# ones without comparing what cannot be compared.
+# **What you will learn:** how to run teacher, student and pair on several kinds of task with `mteb`, the evaluator
+# behind the public leaderboards; how to read a difference with its interval; and how to compare a student fairly with
+# published ones.
 #
-# **What you need:** the environment of `make setup` (elsewhere `pip install -e ".[benchmark]"`). About a minute on
-# two cores, no network.
+# **What you need:** the environment of `make setup` (elsewhere `pip install -e ".[benchmark]"`). It takes about a
+# minute on two cores, without network.
 
 # %%
 import json
@@ -36,10 +36,10 @@ from workbench.widgets.benchmark_board import BenchmarkBoard
 # %% [markdown]
 # ## 7.1 A folder is a task
 #
-# `mteb` knows hundreds of tasks by name and fetches them from the hub. A folder on your machine is a task too, of the
-# kind that its files say: `corpus.jsonl`, `queries.jsonl` and `qrels/test.tsv` make a retrieval task, `text` and `label`
-# make classification or clustering, two sentences and a score make similarity. Here the tutorial's own passages serve
-# three times: as they are, by subject, and as pairs of a title and a text that belong together or do not.
+# `mteb` knows hundreds of tasks by name and downloads them from the hub. A folder on your machine can be a task too,
+# and its files decide the kind. `corpus.jsonl`, `queries.jsonl` and `qrels/test.tsv` make a retrieval task. `text` and
+# `label` make classification or clustering. Two sentences and a score make similarity. Here the tutorial passages serve
+# three times: as they are, with their subjects as labels, and as pairs of a title and a text that match or do not.
 
 # %%
 rows = [json.loads(line) for line in (data.DATA / "tutorial" / "corpus.jsonl").read_text().splitlines()]
@@ -83,9 +83,10 @@ pd.DataFrame(
 # %% [markdown]
 # ## 7.2 A student of these passages
 #
-# The teacher has to encode documents anyway before anyone can search them, so a student may learn from them for nothing.
-# No judgment is used, and no query of the collection is seen. As 192 passages are few, pieces of their sentences are added
-# in the role of queries (with thousands of documents that did not help, and the documents alone are better).
+# The teacher has to encode the documents for search anyway, so a student can learn from them at no extra cost. It uses
+# no judgment and sees no query of the data set. Because 192 passages are few, we add cropped queries, pieces of their
+# sentences with the role of queries. (With thousands of documents cropped queries did not help, and the documents alone
+# are better.)
 
 # %%
 documents = data.tutorial().document_texts()
@@ -104,13 +105,13 @@ with TrainingBar() as bar:
     train_student(model, texts, cache.targets(texts), settings, on_step=bar)
 
 # %% [markdown]
-# ## 7.3 Pick, run, watch
+# ## 7.3 Select, run, watch
 #
-# Four take part: the teacher through its cache, the untrained base, the student, and the pair that has the teacher for
-# documents and the student for queries. Where a task knows neither, the pair is the student alone.
+# Four models take part: the teacher through its cache, the untrained base, the student, and the pair with the teacher
+# for documents and the student for queries. In tasks without queries and documents, the pair is the student alone.
 #
-# > **Think first.** The untrained base is a good model of its own. On which of the four tasks must the student be better
-# > than the base to be worth anything, and on which does it only have to be as good?
+# > **Think first.** The untrained base is a good model by itself. On which of the four tasks must the student beat the
+# > base to be useful, and on which is a draw enough?
 
 # %%
 base = models.load(TOUR.base)
@@ -124,34 +125,35 @@ board
 outcomes = board.run()
 
 # %% [markdown]
-# Press **Run** above and it is done at once: every evaluation lies in a file of its own, in `mteb`'s format, and is only
-# made again when the model or the data change. The teacher's vectors come from the cache of notebook 1.
+# Press **Run** above and it finishes at once. Each evaluation is stored in its own file, in `mteb`'s format, and is
+# repeated only when the model or the data change. The teacher's vectors come from the cache of notebook 1.
 #
 # ## 7.4 Differences with their intervals
 #
-# The interval is a paired bootstrap: the same draw of queries, or of pairs, scores both models, so what makes a query hard
-# for both falls out. For classification and clustering `mteb` repeats an experiment ten times; there the interval tells
-# how much its draws matter, and nothing about other texts.
+# The interval is a paired bootstrap: both models are scored on the same resampled queries or pairs, so the difficulty
+# of a query that is hard for both cancels out. For classification and clustering `mteb` repeats an experiment ten
+# times. There the interval covers only the variation between these repeats, not between texts.
 
 # %%
 differences = benchmark.differences(outcomes)
 differences[["task", "label", "score", "teacher", "difference", "low", "high", "units"]].round(3)
 
 # %% [markdown]
-# An interval that holds 0 says that these data cannot tell the two apart, not that they are equal. Seventy-two queries
-# are few; do not believe a third decimal.
+# An interval that includes 0 means that these data cannot separate the two models. It does not mean that they are
+# equal. Seventy-two queries are few; do not trust a third decimal.
 #
 # ## 7.5 Two averages
 #
-# A leaderboard averages over tasks, or over kinds of task first. With two kinds of unequal size they part.
+# A leaderboard averages over tasks, or within each kind of task first. With two kinds of unequal size the two averages
+# differ.
 
 # %%
 benchmark.by_kind(outcomes).round(3)
 
 # %% [markdown]
-# The paper and the published models average over different sets, and in different ways: 53.9 over 14 sets and 53.55 over
-# 15 are the same family of students. Choose *beside published averages* above: each row stands for itself, and a student
-# of yours appears in a row once it has run all its tasks.
+# The paper and the published models average over different sets, and in different ways: 53.9 over 14 sets and 53.55
+# over 15 are the same family of students. Choose *beside published averages* above. Each row has its own set of tasks,
+# and your student appears in a row once it has run all of them.
 
 # %%
 board.view.value = "beside published averages"
@@ -160,12 +162,12 @@ averages = published[published["average"].isin(["by task", "by kind"])]
 averages.pivot_table(index=["benchmark", "average", "source"], columns="mode", values="score").round(4)
 
 # %% [markdown]
-# ## 7.6 The paper's road
+# ## 7.6 The paper's recipe
 #
-# With the hub in reach, names do instead of folders: `tasks.tasks(["BEIR"])` or `["MTEB(eng, v2)"]`, and
-# `workbench benchmark --student FOLDER --tasks BEIR` on the command line. What would it take to train the paper's student?
-# Its recipe is a value that you can print, copy and change; `workbench distill --recipe redact-ir --dry-run` measures your
-# machine. The speeds below are made up: put in your own.
+# With access to the hub, you can use names instead of folders: `tasks.tasks(["BEIR"])` or `["MTEB(eng, v2)"]`, and
+# `workbench benchmark --student FOLDER --tasks BEIR` on the command line. How long would it take to train the paper's
+# student? Its recipe is a value that you can print, copy and change. `workbench distill --recipe redact-ir --dry-run`
+# measures your machine. The speeds below are invented: put in your own.
 
 # %%
 print(f"{len(tasks.tasks(['BEIR']))} tasks in BEIR, {len(tasks.tasks(['MTEB(eng, v2)']))} in MTEB (English, v2)")
@@ -175,11 +177,12 @@ print(planning.plan(REDACT_IR.settings, planning.Speeds("a device of 1,500 and 2
 # ## What you learned
 #
 # - A folder in a plain layout is a task, scored by the same evaluator as the public ones.
-# - A difference comes with its interval, and an average with what it is an average of.
-# - The share of the teacher that is kept differs by kind of task: look at the kind that you need.
+# - Report a difference with its interval, and an average with the tasks that it covers.
+# - The share of the teacher that a student keeps depends on the kind of task: look at the kind that you need.
 #
 # ## Exercises
 #
-# 1. How wide is the tutorial's interval with half of its queries? How many queries would halve the width that all have?
+# 1. How wide is the tutorial's interval with half of its queries? How many queries would halve the width of the full
+#    set?
 # 2. Which subject do the models confuse most in the classification task?
-# 3. Write a folder of your own: twenty texts, twenty queries, and which answers which. Add it to the board.
+# 3. Write a folder of your own: twenty texts, twenty queries, and which text answers which query. Add it to the board.

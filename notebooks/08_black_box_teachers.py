@@ -9,11 +9,11 @@
 # %% [markdown]
 # # 8. Black-box teachers
 #
-# **What you will learn:** how to distill from a model that you can only ask, not open; what that will cost, and how a
-# budget, a busy server and a text that it refuses leave what you have paid for untouched.
+# **What you will learn:** how to distill from a model behind an API, how to estimate the cost, and how the cache keeps
+# what you have paid for through an exhausted budget, a busy server and a rejected text.
 #
-# **What you need:** the environment of `make setup`, no account and no key: the notebook starts a server of its own.
-# Less than a minute on two cores.
+# **What you need:** the environment of `make setup`. You need no account and no key, because the notebook starts its
+# own server. It takes less than a minute on two cores.
 
 # %%
 import _course
@@ -35,9 +35,9 @@ from workbench.widgets.cache_progress import CacheProgress
 # %% [markdown]
 # ## 8.1 A server
 #
-# Distillation needs nothing of a teacher but its vectors, so whatever answers `POST /v1/embeddings` will do: OpenAI
-# and those who speak its protocol, such as vLLM, TEI, Ollama, LM Studio and llama.cpp. Here it is the large model of
-# the other notebooks behind a small server on this machine.
+# Distillation needs only the teacher's vectors, so any server that answers `POST /v1/embeddings` will do: OpenAI and
+# compatible servers such as vLLM, TEI, Ollama, LM Studio and llama.cpp. Here it is the large model of the other
+# notebooks behind a small server on this machine.
 
 # %%
 model = LocalTeacher(models.MPNET, max_length=TOUR.max_length)
@@ -45,20 +45,21 @@ server = Server(lambda texts: model.encode(texts, "document"), "large")
 server.url
 
 # %% [markdown]
-# From here on we know the address and the model's name, and nothing else. A first request finds the width out.
+# From here on we use only the address and the model's name. A first request finds out the width.
 
 # %%
 teacher = ApiTeacher("large", url=server.url, name="large-at-home", tokenizer=models.MPNET, max_tokens=TOUR.max_length)
 teacher.identity
 
 # %% [markdown]
-# > **Caution.** The cache tells teachers apart by this identity. Behind a name, a provider can change the model. So the
-# > cache keeps the vector of one short text, `probe`, asks for it again before each fill, and refuses to mix two models.
-# > `name` is yours: give another one to begin a cache anew.
+# > **Caution.** The cache tells teachers apart by this identity. A provider can change the model behind a name. So the
+# > cache keeps the vector of one short text, `probe`, asks for it again before each fill, and refuses to mix two
+# > models. `name` is yours: choose another one to start a new cache.
 #
 # ## 8.2 What will it cost?
 #
-# The tokenizer counts, a price makes it money, and limits make it time. Nothing is sent for this.
+# The tokenizer counts tokens, the price turns them into money, and the rate limits give the time. The estimate sends
+# nothing.
 
 # %%
 collection = data.tutorial()
@@ -79,14 +80,14 @@ paid = ApiTeacher(
 print(paid.estimate(texts))
 
 # %% [markdown]
-# > **Think first.** The second estimate has no tokenizer. On which side would you like it to err?
+# > **Think first.** The second estimate has no tokenizer. Would you rather have it too high or too low?
 #
-# A quarter of the bytes is what English comes to; other languages take more tokens for each byte. Count before you
-# trust a budget with texts of theirs. When answers arrive, it is the server's own count that is charged.
+# Without a tokenizer, one token is assumed for every four bytes, which fits English. Other languages need more tokens
+# per byte. Count their tokens before you rely on a budget. Once answers arrive, the server's own count is charged.
 #
 # ## 8.3 A budget
 #
-# Half of what is needed: the request that would go over the budget is not sent.
+# The budget is half of what is needed. The request that would exceed it is not sent.
 
 # %%
 half = paid.estimate(texts).cost / 2
@@ -100,7 +101,7 @@ except TeacherError as error:
 print(frugal.usage)
 
 # %% [markdown]
-# What has been paid for is stored. Another teacher of the same identity goes on where this one stopped.
+# Everything paid for is stored. Another teacher with the same identity continues where this one stopped.
 
 # %%
 print(cache.plan(texts))
@@ -108,8 +109,8 @@ print(cache.plan(texts))
 # %% [markdown]
 # ## 8.4 A server in trouble
 #
-# Real servers are busy, drop connections and restart. This one refuses every third request with `429` and asks for a
-# little time, and it cannot stand one certain text.
+# Real servers are busy, drop connections and restart. This one rejects every third request with `429` and asks the
+# client to wait, and it rejects one particular text.
 
 
 # %%
@@ -142,7 +143,7 @@ except TeacherError as error:
 print(tried.usage)
 
 # %% [markdown]
-# The busy answers cost another request each, the awkward text itself alone, and everything else is there:
+# Each busy answer costs one more request. The rejected text costs only itself, and all others are there:
 
 # %%
 print(cache.plan(texts))
@@ -152,7 +153,7 @@ print(f"{again.encoded} encoded, {again.hits} hits")
 # %% [markdown]
 # ## 8.5 The same student
 #
-# The vectors are the model's own, so the student is as well. Compare it with one made from the model directly.
+# The vectors are the model's own, so the student is the same too. Compare it with one made from the model directly.
 
 # %%
 direct = TargetCache(home() / "cache", model)
@@ -180,16 +181,15 @@ rows = {
 pd.DataFrame(rows).style.format("{:.3f}")
 
 # %% [markdown]
-# > **Think first.** Why is the asymmetric row the one that a black box makes possible, and the one that it can take
-# > away again?
+# > **Think first.** Why does a black box make the asymmetric row possible, and how can it take it away again?
 #
-# Documents stay in the provider's space and queries are embedded here, for nothing. But if the provider retires the
-# model, new documents can no longer join the old ones, except through the student.
+# Documents stay in the provider's space, and queries are embedded here at no cost. If the provider retires the model,
+# only the student can add new documents to the old ones.
 #
 # ## 8.6 Functions and arrays
 #
-# Anything that turns texts into vectors is a teacher, and so are vectors that exist already: a file that somebody
-# published beside a corpus, a column of a data set.
+# Any function that turns texts into vectors is a teacher. So are existing vectors: a file published with a corpus, or a
+# column of a data set.
 
 # %%
 letters = FunctionTeacher(
@@ -208,12 +208,12 @@ busy.close()
 # %% [markdown]
 # ## What you learned
 #
-# - A teacher is whatever answers with vectors: a URL, a function, an array.
-# - What is paid for is stored at once: a budget, a busy server or a crash never cost a vector twice.
-# - A text that is refused costs itself alone, and the error names it.
+# - A teacher is anything that returns vectors: a URL, a function, an array.
+# - What you have paid for is stored at once: no budget, busy server or crash makes you pay for a vector twice.
+# - A rejected text costs only itself, and the error names it.
 #
 # ## Exercises
 #
-# 1. Give the teacher `max_tokens=16` and look at `usage.truncated`. Why does the cache ask for everything anew?
+# 1. Give the teacher `max_tokens=16` and look at `usage.truncated`. Why does the cache request everything again?
 # 2. Set `requests_per_minute=60` and `batch_size=8`. How long will it take, and does `concurrency` change that?
-# 3. Make a server that answers in the wrong order. What happens, and which field of the protocol prevents worse?
+# 3. Write a server that answers in the wrong order. What happens, and which field of the protocol prevents worse?
