@@ -9,10 +9,10 @@
 # %% [markdown]
 # # Solutions
 #
-# To the exercises of all notebooks, each in a few lines. Try them yourself first; most have more than one good answer.
+# Short solutions to the exercises of all notebooks. Try them yourself first; most have more than one good answer.
 #
-# **What you need:** the environment of `make setup`. About three minutes on two cores, less if the notebooks have filled
-# the cache.
+# **What you need:** the environment of `make setup`. It takes about three minutes on two cores, less if the notebooks
+# have filled the cache.
 
 # %%
 import threading
@@ -35,8 +35,8 @@ from workbench.teachers import LocalTeacher
 from workbench.train import embed, train_student
 
 # %% [markdown]
-# All of them use the same things: the tutorial collection, some docstrings, the teacher, the base, and a student of the
-# docstrings with a closed-form start.
+# All solutions share the same objects: the tutorial data set, some docstrings, the teacher, the base, and a student of
+# the docstrings with a closed-form start.
 
 # %%
 collection = data.tutorial()
@@ -78,8 +78,8 @@ cosines = (t_documents * embed(taught, documents)).sum(axis=1)
 print(f"{cosines.min():.2f}  {documents[cosines.argmin()].text}")
 
 # %% [markdown]
-# **2. Without the docstrings.** With the passages alone the student knows little else, but what it knows is the subject.
-# 192 texts are fewer than the 384 features of a ridge regression, and it still pays: compare the asymmetric rows.
+# **2. Without the docstrings.** A student of the passages alone knows little, but it knows the subject. 192 texts are
+# fewer than the 384 features of a ridge regression, and it still pays: compare the asymmetric rows.
 
 # %%
 lessons = {"passages and docstrings": documents + pairs, "passages": documents, "docstrings": pairs}
@@ -90,8 +90,8 @@ rows = {
 pd.DataFrame(rows).style.format("{:.3f}")
 
 # %% [markdown]
-# **3. The base's own vectors among the teacher's passages.** Padded to the same width they can be compared, and find
-# nothing: about what drawing passages at random would.
+# **3. The base's own vectors among the teacher's passages.** Padded to the same width, the vectors can be compared, but
+# the search finds about as much as random vectors do.
 
 # %%
 padded = np.pad(base.encode([text.text for text in queries]), ((0, 0), (0, 384)))
@@ -101,8 +101,8 @@ print(f"nDCG@10 of the base {ndcg(padded, t_documents):.3f}, of random vectors {
 # %% [markdown]
 # ## 1 Teacher caching
 #
-# **1. A prompt for queries.** The cache is the same, for a prompt is part of a text's key: all documents are there, and no
-# query.
+# **1. A prompt for queries.** The cache is the same, because a prompt is part of a text's key. It has all documents and
+# no queries.
 
 # %%
 asking = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length, prompts={"query": "question: "})
@@ -110,8 +110,8 @@ prompted = TargetCache(home() / "cache", asking)
 print("queries:  ", prompted.plan(queries), "\ndocuments:", prompted.plan(documents))
 
 # %% [markdown]
-# **2. Interrupted.** What was stored stays: a sample of 32, by which the time was estimated, and whole groups of 512. Here
-# `stop` does what your Ctrl-C did.
+# **2. Interrupted.** The cache keeps what was stored: the sample of 32 that the time estimate used, and whole groups of
+# 512. Here `stop` does what your Ctrl-C did.
 
 # %%
 many, stop = corpus.train[:1200], threading.Event()
@@ -131,7 +131,7 @@ print(f"worst: {np.abs(full - full.astype(np.float16)).max():.1e}, largest coord
 # %% [markdown]
 # ## 2 Student distillation
 #
-# **1. From a random head.** After two passes it is still far from where the closed form starts.
+# **1. From a random head.** After two passes its loss is still far above the closed form's.
 
 # %%
 few = replace(TOUR.settings, epochs=2, learning_rate=3e-4)
@@ -142,9 +142,9 @@ print(f"closed form: {((embed(model, held_out) - wanted) ** 2).sum(axis=1).mean(
 result.history.dropna(subset="held_out_loss").set_index("step")["held_out_loss"].to_frame()
 
 # %% [markdown]
-# **2. One role alone.** The closed form shows it without training. Queries are short and documents long: a student that saw
-# one kind only is worse on the other. A search among the tutorial's passages, a subject that neither has learned, hardly tells
-# the two apart.
+# **2. One role alone.** The closed form shows it without training. Queries are short and documents long, so a student
+# trained on one role is worse on the other. A search of the tutorial passages, a subject that neither student was
+# trained on, hardly separates the two.
 
 # %%
 roles = {role: [text for text in pairs if text.role == role] for role in ("query", "document")}
@@ -171,8 +171,9 @@ found = {
 pd.DataFrame(found).style.format("{:.3f}")
 
 # %% [markdown]
-# **3. Batches of one.** Texts differ, and a mean over sixteen differs a quarter as much: the root of sixteen. So steps from
-# single texts jump about, and the same texts at the same rate end up worse.
+# **3. Batches of one.** The mean over sixteen texts varies a quarter as much as a single text, because the spread falls
+# with the square root of the number. So the loss of single-text steps is noisy, and the same texts at the same rate
+# give a worse student.
 
 # %%
 apart = ((embed(model, held_out) - wanted) ** 2).sum(axis=1)
@@ -187,13 +188,14 @@ for size in (1, 16):
     print(f"batches of {size:2}: held-out loss {((embed(one, held_out) - wanted) ** 2).sum(axis=1).mean():.3f}")
 
 # %% [markdown]
-# **4.** The README has the demo's table. It searches among 500 documents and not 200, which is harder for everyone, so compare
-# shares of the teacher: with five times the texts, asymmetric search keeps as much as symmetric search.
+# **4.** The README has the demo's table. The demo searches 500 documents instead of 200, which is harder for every
+# model, so compare shares of the teacher. With five times the texts, asymmetric search keeps as much as symmetric
+# search.
 #
 # ## 3 Alignment diagnostics
 #
-# **1. The ten of the least overlap.** Whatever you find, compare it with all texts: ten of anything have something in
-# common.
+# **1. The ten texts with the lowest overlap.** Compare whatever you find with all texts: any ten texts have something
+# in common.
 
 # %%
 t, s = cache.targets(held_out)[:], embed(model, held_out)
@@ -203,8 +205,8 @@ worst = table["overlap"].nsmallest(10).index
 print(f"words: {words.mean():.0f} in the mean, {words[worst].mean():.0f} in the worst ten")
 
 # %% [markdown]
-# **2. Two vectors exchanged.** The two texts' own cosine and overlap fall; what describes the student as a whole, its
-# spectrum and its rank, is about a set of vectors and cannot notice.
+# **2. Two vectors swapped.** The cosine and the overlap of the two texts fall. Measures of the student as a whole, such
+# as its spectrum and effective rank, describe a set of vectors and cannot notice.
 
 # %%
 order = np.arange(len(held_out))
@@ -222,8 +224,8 @@ pd.DataFrame(
 ).style.format("{:.3f}")
 
 # %% [markdown]
-# **3. Without the means.** The student's cloud as a whole lies beside the teacher's. Without both means that part of the
-# error is gone; what is left, each text's own, is by far the larger part. The cosine falls all the same, for some of it was
+# **3. Without the means.** The student's vectors are shifted as a whole from the teacher's. Centering both removes that
+# part of the error, but the larger part differs from text to text. The cosine still falls, because some of it came from
 # what all texts have in common.
 
 # %%
@@ -239,16 +241,16 @@ pd.DataFrame(
 # %% [markdown]
 # ## 4 Retrieval side by side
 #
-# **1. The other way round.** It is another search, with its errors in another place. Which is better depends on what the
-# student knows less of, the queries or the documents.
+# **1. Roles swapped.** It is a different search with different errors. Which one is better depends on whether the
+# student is worse on queries or on documents.
 
 # %%
 print(f"student's queries, teacher's documents: {ndcg(s_queries, t_documents):.3f}")
 print(f"teacher's queries, student's documents: {ndcg(t_queries, s_documents):.3f}")
 
 # %% [markdown]
-# **2. The teacher puts twenty in order.** What the student has found among its first twenty is put right; what it has not
-# is lost. The teacher then has to encode the query, which is what the student was to spare.
+# **2. The teacher reranks twenty.** Documents among the student's first twenty are put in the right order; the others
+# are lost. The teacher then has to encode the query, which is the cost that the student was meant to save.
 
 # %%
 scores = s_queries @ t_documents.T
@@ -262,8 +264,8 @@ print(
 )
 
 # %% [markdown]
-# **3. Without the offset.** If all texts were off in the same direction, this would put them right. Documents are not queries,
-# so it is no more than a guess at what queries are off by.
+# **3. Without the centroid shift.** If every text had the same error, this would remove it. Documents are not queries,
+# so their mean error is only a guess at that of the queries.
 
 # %%
 offset = (s_documents - t_documents).mean(axis=0)
@@ -272,8 +274,8 @@ print(f"asymmetric {ndcg(s_queries, t_documents):.3f}, without the offset {ndcg(
 # %% [markdown]
 # ## 5 Truncation and quantization
 #
-# **1. A rotation from a hundred texts.** From 192 dimensions down, where which of them come first matters and was decided by
-# a hundred texts. It is still better than no order at all.
+# **1. A rotation from a hundred texts.** It hurts from 192 dimensions down, where the order of the dimensions matters
+# and only a hundred texts have decided it. It is still better than no order.
 
 # %%
 all_of_it = cache.targets(pairs)[:]
@@ -286,9 +288,9 @@ curves = quantize.sweep(collection.qrels, *ids, {"teacher": (t_queries, t_docume
 curves.pivot(index="dimensions", columns="mode", values="ndcg_at_10").loc[::-1].style.format("{:.3f}")
 
 # %% [markdown]
-# **2. A random rotation after the principal one.** It spreads what each component holds over all dimensions, so that every
-# sign counts for something again, and the order is lost: at 192 dimensions that costs. In full the two differ by less than
-# 72 queries can tell.
+# **2. A random rotation after the principal one.** It spreads each component over all dimensions, so every sign carries
+# information again. The order is lost, and at 192 dimensions that costs quality. At full size, 72 queries cannot
+# separate the two.
 
 # %%
 turn = quantize.principal_rotation(all_of_it)
@@ -301,8 +303,8 @@ both = quantize.sweep(collection.qrels, *ids, {"teacher": (t_queries, t_document
 both.pivot(index="dimensions", columns="mode", values="ndcg_at_10").loc[::-1].style.format("{:.3f}")
 
 # %% [markdown]
-# **3. Candidates.** One means that signs alone decide. More are put in order by the query in full; it soon makes no
-# difference, for what matters was among the first.
+# **3. Candidates.** With a multiplier of 1 the signs alone decide. With more, the float query reranks the candidates.
+# The gain soon ends, because the relevant documents were among the first candidates.
 
 # %%
 index = CompressedIndex(t_documents, IndexSpec(192, "binary"))
@@ -323,7 +325,7 @@ for rescore_multiplier in (1, 10, 50):
 # workbench publish  --student build/demo/student --results build/report.json --name me/my-student --output build/release
 # ```
 #
-# **3. 96 dimensions, with the rotation and without.** The order of dimensions is all that differs.
+# **3. 96 dimensions, with the rotation and without.** The two pairs differ only in the order of the dimensions.
 
 # %%
 large = models.load(TOUR.teacher)
@@ -336,8 +338,8 @@ for name, rotation in (("rotated", turn), ("as it is", None)):
 # %% [markdown]
 # ## 7 Benchmarks
 #
-# **1. Half of the queries.** The width goes with one over the root of their number: half as many widen it by about 1.4,
-# and four times as many would halve it.
+# **1. Half of the queries.** The width is proportional to one over the square root of their number. Half as many
+# queries widen the interval by a factor of about 1.4, and four times as many would halve it.
 
 # %%
 per_query = evaluate.score(collection.qrels, *ids, s_queries, t_documents)["ndcg_at_10"].to_numpy()
@@ -348,8 +350,8 @@ for count in (len(per_query), len(per_query) // 2):
     print(f"{count} queries: {per_query[:count].mean():.3f}, 95 % interval {low:.3f} to {high:.3f}")
 
 # %% [markdown]
-# **2. Which subjects are confused?** The classifier learns from every second passage, as the task does, and names the
-# subjects of the others. Where the first in the list leads by a passage or two, do not read an order into it.
+# **2. Which subjects are confused?** The classifier is trained on every second passage, as in the task, and predicts
+# the subjects of the others. A lead of one or two passages in this list means little.
 
 # %%
 subjects = np.array([name.rpartition("-")[0] for name in collection.documents])
@@ -360,12 +362,13 @@ print(f"{(true == guessed).mean():.0%} of {len(true)} right; confused (true, gue
 wrong.value_counts().head(5)
 
 # %% [markdown]
-# **3.** `data.beir` says what is wrong with a folder, line by line, before anything runs; its documentation has the
-# layout.
+# **3.** `data.beir` reports what is wrong with a folder, line by line, before anything runs. Its documentation
+# describes the layout.
 #
 # ## 8 Black-box teachers
 #
-# **1. Sixteen tokens.** The cut decides the vectors, so it is part of the identity: a cache of its own, and nothing in it.
+# **1. Sixteen tokens.** The maximum length changes the vectors, so it is part of the identity. The teacher gets a new,
+# empty cache.
 
 # %%
 server = Server(lambda some: teacher.encode(some, "document"), "large")
@@ -376,8 +379,8 @@ truncated.fill(short, documents[:64])
 print(short.usage)
 
 # %% [markdown]
-# **2. Sixty requests a minute.** One a second, however many may be under way: `concurrency` hides how long an answer takes,
-# and cannot beat a limit.
+# **2. Sixty requests a minute.** One request a second, whatever the concurrency: `concurrency` hides the latency of an
+# answer but cannot exceed a rate limit.
 
 # %%
 slow = ApiTeacher(
@@ -386,9 +389,9 @@ slow = ApiTeacher(
 print(slow.estimate(documents))
 
 # %% [markdown]
-# **3. In the wrong order.** Nothing happens: each vector says by `index` which text it is of, and the difference is that of
-# an orderly server, the rounding in another batch. Without that field vectors would be given to other texts, and no check of
-# their shape could tell.
+# **3. In the wrong order.** Nothing goes wrong: each vector states in `index` which text it belongs to. The remaining
+# difference also appears with the server in order, and comes from rounding in another batch. Without that field, texts
+# would get each other's vectors, and no check of shapes could notice.
 
 
 # %%

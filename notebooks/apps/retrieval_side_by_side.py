@@ -9,9 +9,9 @@
 # %% [markdown]
 # # Retrieval side by side
 #
-# A large model and its small student look for the same passages. Pick a question or type one of your own: lines join a
-# passage across the lists, and a star marks one that people have judged to answer. In the third list the student has read
-# nothing but the question, and the passages lie where the large model has put them.
+# A large model and its small student search the same passages. Select a question or type your own. Lines join the same
+# passage across the lists, and a star marks a passage that people have judged relevant. In the third list the student
+# embeds only the question, and the large model has embedded the passages.
 
 # %%
 import _course

@@ -7,11 +7,11 @@
 # ---
 
 # %% [markdown]
-# # How small may an index be?
+# # How small can an index be?
 #
-# Vectors can be cut and coded coarsely. Choose a size and a precision, and see what that keeps of the large model's
-# quality and what a search costs. *Turned* is the same space after a rotation by its principal components, which changes
-# no distance and puts as much as possible into the first dimensions.
+# Vectors can be truncated and quantized. Choose a size and a precision to see how much of the large model's quality
+# remains and what a search costs. *Rotated* is the same space after a rotation by its principal components, which
+# changes no distance and puts as much as possible into the first dimensions.
 
 # %%
 import _course
