@@ -24,9 +24,9 @@ from workbench._util import home, write_json
 from workbench.cache import TargetCache
 from workbench.data import RetrievalDataset
 from workbench.errors import WorkbenchError
+from workbench.models import encode
 from workbench.pipeline import TOUR
 from workbench.teachers import LocalTeacher
-from workbench.train import embed
 
 MODES = ("symmetric", "asymmetric")
 # 1 where a higher value should mean a smaller loss, -1 where a lower one should.
@@ -87,7 +87,7 @@ def measured(folder: Path, teacher: LocalTeacher, cache: TargetCache, named: dic
         if path.is_dir():
             models[name] = student.load(path)
     for name, model in models.items():
-        vectors = embed(model, queries), embed(model, documents)
+        vectors = encode(model, queries), encode(model, documents)
         yield point(collection, folder.name, name, target, vectors)
 
 

@@ -32,9 +32,10 @@ from workbench._progress import CacheBar, TrainingBar
 from workbench._util import home, write_json
 from workbench.cache import TargetCache
 from workbench.errors import WorkbenchError
+from workbench.models import encode
 from workbench.pipeline import IN_DOMAIN, TOUR
 from workbench.teachers import LocalTeacher
-from workbench.train import embed, provenance, train_student
+from workbench.train import provenance, train_student
 
 CURVE_SECONDS = 240  # of training between two points of the curve
 
@@ -176,7 +177,7 @@ def mean_share(collections, cache):
         held.append((c, documents, ndcg(c, np.asarray(cache.targets(c.query_texts())), documents)))
 
     def share_of(model) -> float:
-        return round(float(np.mean([ndcg(c, embed(model, c.query_texts()), d) / large for c, d, large in held])), 4)
+        return round(float(np.mean([ndcg(c, encode(model, c.query_texts()), d) / large for c, d, large in held])), 4)
 
     return share_of
 
@@ -187,7 +188,7 @@ def rows_of(recipe, collections, cache, model, modes=("symmetric", "asymmetric")
     for c in collections:
         if "base" in modes:
             sides = {"teacher": tuple(np.asarray(cache.targets(t)) for t in (c.query_texts(), c.document_texts()))}
-            sides["base"] = embed(model, c.query_texts()), embed(model, c.document_texts())
+            sides["base"] = encode(model, c.query_texts()), encode(model, c.document_texts())
         else:
             sides = evaluate.mode_vectors(c, cache, model)
         scored = evaluate.score_modes(c, sides)

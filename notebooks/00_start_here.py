@@ -26,7 +26,6 @@ from workbench.cache import TargetCache
 from workbench.docstrings import docstring_corpus
 from workbench.pipeline import TOUR
 from workbench.teachers import LocalTeacher
-from workbench.train import embed
 from workbench.widgets.agreement_explorer import AgreementExplorer
 from workbench.widgets.retrieval_explorer import RetrievalExplorer
 
@@ -95,7 +94,7 @@ student.fit_head(small, lesson, cache.targets(lesson))
 
 # %%
 texts = queries + documents
-t, s = cache.targets(texts)[:], embed(small, texts)
+t, s = cache.targets(texts)[:], models.encode(small, texts)
 explorer = AgreementExplorer(t, s, texts)
 explorer
 

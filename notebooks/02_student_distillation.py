@@ -27,7 +27,7 @@ from workbench.cache import TargetCache
 from workbench.docstrings import docstring_corpus
 from workbench.pipeline import TOUR
 from workbench.teachers import LocalTeacher
-from workbench.train import TrainingConfig, embed, provenance, train_student, validate
+from workbench.train import TrainingConfig, provenance, train_student, validate
 from workbench.widgets.cache_progress import CacheProgress
 from workbench.widgets.model_comparison import ModelComparison
 from workbench.widgets.training_monitor import TrainingMonitor
@@ -141,7 +141,10 @@ losses = learn(plain, train[:256], targets[:256], few)
 _ = train_student(ours, train[:256], targets[:256], few)
 
 # %%
-vectors = {name: embed(one, held_out, "float32") for name, one in (("plain", plain), ("ours", ours), ("start", model))}
+vectors = {
+    name: models.encode(one, held_out, precision="float32")
+    for name, one in (("plain", plain), ("ours", ours), ("start", model))
+}
 print(f"largest difference to the twenty lines: {np.abs(vectors['ours'] - vectors['plain']).max():.1e}")
 print(f"largest difference to the start:        {np.abs(vectors['ours'] - vectors['start']).max():.1e}")
 
@@ -201,7 +204,7 @@ print(evaluate.format_table(evaluate.compare_modes(corpus.held_out, cache, base,
 # Which texts did training move nearer to the teacher, and which farther away? Choose two models, and sort.
 
 # %%
-students = {"student": embed(model, held_out), "closed-form start": embed(start, held_out)}
+students = {"student": models.encode(model, held_out), "closed-form start": models.encode(start, held_out)}
 ModelComparison(wanted[:], students, texts=held_out)
 
 # %% [markdown]

@@ -21,14 +21,13 @@ import numpy as np
 import pandas as pd
 import plotly.express as px
 
-from workbench import agreement, student
+from workbench import agreement, models, student
 from workbench._progress import CacheBar
 from workbench._util import home
 from workbench.cache import TargetCache
 from workbench.docstrings import docstring_corpus
 from workbench.pipeline import TOUR
 from workbench.teachers import LocalTeacher
-from workbench.train import embed
 from workbench.widgets.agreement_explorer import AgreementExplorer
 from workbench.widgets.neighbor_inspector import NeighborInspector
 
@@ -51,7 +50,7 @@ with CacheBar() as bar:
 folder = _course.learned(cache, lesson)
 model = student.load(folder)
 print(folder)
-t, s = np.asarray(cache.targets(texts)), embed(model, texts)
+t, s = np.asarray(cache.targets(texts)), models.encode(model, texts)
 t.shape, s.shape
 
 # %% [markdown]

@@ -27,7 +27,6 @@ from workbench.data import Role
 from workbench.docstrings import docstring_corpus
 from workbench.pipeline import TOUR
 from workbench.teachers import LocalTeacher
-from workbench.train import embed
 from workbench.widgets.retrieval_explorer import RetrievalExplorer
 
 # %% [markdown]
@@ -82,7 +81,7 @@ print(evaluate.format_table(evaluate.compare_modes(collection, cache, base, mode
 
 # %%
 t = np.asarray(cache.targets(queries)), np.asarray(cache.targets(documents))
-s = embed(model, queries), embed(model, documents)
+s = models.encode(model, queries), models.encode(model, documents)
 
 # %%
 encode = {

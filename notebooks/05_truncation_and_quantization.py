@@ -22,7 +22,7 @@ import _course
 import numpy as np
 import pandas as pd
 
-from workbench import evaluate, quantize, student
+from workbench import evaluate, models, quantize, student
 from workbench._progress import CacheBar, TrainingBar
 from workbench._util import home
 from workbench.cache import TargetCache
@@ -30,7 +30,7 @@ from workbench.docstrings import docstring_corpus
 from workbench.pipeline import TOUR
 from workbench.quantize import CompressedIndex, IndexSpec
 from workbench.teachers import LocalTeacher
-from workbench.train import embed, train_student
+from workbench.train import train_student
 from workbench.widgets.tradeoff_explorer import TradeoffExplorer
 
 # %% [markdown]
@@ -125,7 +125,10 @@ kept["vectors"].map(lambda v: (v[:, :96] ** 2).sum(axis=1).mean()).rename(
 rotated = taught(turned_targets)
 rotated_sides = {
     "teacher": tuple(vectors @ rotation for vectors in sides["teacher"]),
-    "symmetric": (embed(rotated, collection.query_texts()), embed(rotated, collection.document_texts())),
+    "symmetric": (
+        models.encode(rotated, collection.query_texts()),
+        models.encode(rotated, collection.document_texts()),
+    ),
 }
 rotated_sides["asymmetric"] = rotated_sides["symmetric"][0], rotated_sides["teacher"][1]
 
@@ -158,7 +161,7 @@ pd.concat({"as it is": own_share(as_it_is), "rotated": own_share(rotated)}, axis
 # after training. The next cell measures how far apart the two students are.
 
 # %%
-late = embed(plain, collection.query_texts()) @ rotation
+late = models.encode(plain, collection.query_texts()) @ rotation
 early = rotated_sides["symmetric"][0]
 print(f"mean cosine of the rotated student to the plain one, rotated: {(late * early).sum(axis=1).mean():.4f}")
 

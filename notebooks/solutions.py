@@ -32,7 +32,7 @@ from workbench.extras.api_teachers import ApiTeacher
 from workbench.pipeline import TOUR
 from workbench.quantize import CompressedIndex, IndexSpec
 from workbench.teachers import LocalTeacher
-from workbench.train import embed, train_student
+from workbench.train import train_student
 
 # %% [markdown]
 # All solutions share the same objects: the tutorial data set, some docstrings, the teacher, the base, and a student of
@@ -65,7 +65,7 @@ def ndcg(query_vectors, document_vectors):
 
 model = closed_form(pairs)
 t_queries, t_documents = cache.targets(queries)[:], cache.targets(documents)[:]
-s_queries, s_documents = embed(model, queries), embed(model, documents)
+s_queries, s_documents = models.encode(model, queries), models.encode(model, documents)
 
 # %% [markdown]
 # ## 0 Start here
@@ -74,7 +74,7 @@ s_queries, s_documents = embed(model, queries), embed(model, documents)
 
 # %%
 taught = closed_form(documents + pairs)  # as in the notebook
-cosines = (t_documents * embed(taught, documents)).sum(axis=1)
+cosines = (t_documents * models.encode(taught, documents)).sum(axis=1)
 print(f"{cosines.min():.2f}  {documents[cosines.argmin()].text}")
 
 # %% [markdown]
@@ -138,7 +138,7 @@ few = replace(TOUR.settings, epochs=2, learning_rate=3e-4)
 raw = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
 result = train_student(raw, pairs, cache.targets(pairs), few, held_out=(held_out, cache.targets(held_out)))
 wanted = cache.targets(held_out)[:]
-print(f"closed form: {((embed(model, held_out) - wanted) ** 2).sum(axis=1).mean():.3f}")
+print(f"closed form: {((models.encode(model, held_out) - wanted) ** 2).sum(axis=1).mean():.3f}")
 result.history.dropna(subset="held_out_loss").set_index("step")["held_out_loss"].to_frame()
 
 # %% [markdown]
@@ -150,7 +150,7 @@ result.history.dropna(subset="held_out_loss").set_index("step")["held_out_loss"]
 roles = {role: [text for text in pairs if text.role == role] for role in ("query", "document")}
 loss = {
     f"learned from {role}": {
-        f"{other} loss": ((embed(one, some) - cache.targets(some)[:]) ** 2).sum(axis=1).mean()
+        f"{other} loss": ((models.encode(one, some) - cache.targets(some)[:]) ** 2).sum(axis=1).mean()
         for other in roles
         for some in [[text for text in held_out if text.role == other]]
     }
@@ -163,8 +163,8 @@ pd.DataFrame(loss).style.format("{:.3f}")
 alone = {f"learned from {role}": closed_form(texts) for role, texts in roles.items()}
 found = {
     name: {
-        "symmetric": ndcg(embed(one, queries), embed(one, documents)),
-        "asymmetric": ndcg(embed(one, queries), t_documents),
+        "symmetric": ndcg(models.encode(one, queries), models.encode(one, documents)),
+        "asymmetric": ndcg(models.encode(one, queries), t_documents),
     }
     for name, one in alone.items()
 }
@@ -176,7 +176,7 @@ pd.DataFrame(found).style.format("{:.3f}")
 # give a worse student.
 
 # %%
-apart = ((embed(model, held_out) - wanted) ** 2).sum(axis=1)
+apart = ((models.encode(model, held_out) - wanted) ** 2).sum(axis=1)
 drawn = np.random.default_rng(0).choice(apart, size=(500, 16))
 print(f"spread of the loss of one text {apart.std():.3f}, of the mean of sixteen {drawn.mean(axis=1).std():.3f}")
 
@@ -185,7 +185,7 @@ for size in (1, 16):
     one = closed_form(pairs)
     small = replace(TOUR.settings, epochs=1, batch_size=size, learning_rate=1e-4, group_by_length=False)
     train_student(one, pairs[:160], cache.targets(pairs[:160]), small)
-    print(f"batches of {size:2}: held-out loss {((embed(one, held_out) - wanted) ** 2).sum(axis=1).mean():.3f}")
+    print(f"batches of {size:2}: held-out loss {((models.encode(one, held_out) - wanted) ** 2).sum(axis=1).mean():.3f}")
 
 # %% [markdown]
 # **4.** The README has the demo's table. The demo searches 500 documents instead of 200, which is harder for every
@@ -198,7 +198,7 @@ for size in (1, 16):
 # in common.
 
 # %%
-t, s = cache.targets(held_out)[:], embed(model, held_out)
+t, s = cache.targets(held_out)[:], models.encode(model, held_out)
 table = agreement.per_text(t, s)
 words = pd.Series([len(text.text.split()) for text in held_out])
 worst = table["overlap"].nsmallest(10).index

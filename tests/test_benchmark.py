@@ -10,7 +10,7 @@ from workbench import data, evaluate
 from workbench.cache import TargetCache
 from workbench.errors import BenchmarkError
 from workbench.extras import benchmark, tasks
-from workbench.train import embed
+from workbench.models import encode
 
 mteb = pytest.importorskip("mteb")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -63,7 +63,7 @@ def test_retrieval_is_what_we_measure_ourselves(task_folders, models, outcomes):
     _, model, _, cache = models
     collection = data.beir(task_folders / "search")
     ids = list(collection.queries), list(collection.documents)
-    mine = embed(model, collection.query_texts()), embed(model, collection.document_texts())
+    mine = encode(model, collection.query_texts()), encode(model, collection.document_texts())
     large = np.asarray(cache.targets(collection.document_texts()), dtype=np.float32)
     for label, documents in (("symmetric", mine[1]), ("asymmetric", large)):
         ours = evaluate.score(collection.qrels, *ids, mine[0], documents)["ndcg_at_10"]

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench import models
-from workbench.data import Role
-from workbench.errors import TeacherError
+from workbench.data import Role, Text
+from workbench.errors import DataError, ModelError, TeacherError
 from workbench.teachers import LocalTeacher
 
 
@@ -23,7 +23,7 @@ TEXTS = ["bread", "the river and the stone in the night", "", "a dog " * 60, "æ—
 
 def test_encode_gives_what_sentence_transformers_gives(tiny_model):
     model = models.load(tiny_model, device="cpu")
-    ours = models.encode(model, TEXTS, "document", token_budget=64)
+    ours = models.encode(model, TEXTS, "document", precision="float32", token_budget=64)
     np.testing.assert_allclose(ours, model.encode(TEXTS), atol=1e-5)
     assert ours.dtype == np.float32
 
@@ -66,3 +66,50 @@ def test_identity_states_what_decides_the_vectors(tiny_model, other_tiny_model):
 def test_settings_that_make_no_sense(tiny_model, options, message):
     with pytest.raises(TeacherError, match=message):
         LocalTeacher(str(tiny_model), device="cpu", **options)
+
+
+def test_strings_and_texts_mix_and_each_keeps_its_role(tiny_model):
+    model = models.load(tiny_model, device="cpu")
+    model.prompts = {"query": "find: ", "document": ""}
+    model.train()
+    mixed = ["bread", Text("bread", "query"), Text("river", "document"), "bread oven " * 20]
+    vectors = models.encode(model, mixed, precision="float32")
+    assert model.training
+    reference = model.encode(["bread", "find: bread", "river", "bread oven " * 20], prompt="")
+    np.testing.assert_allclose(vectors, reference, atol=1e-5)
+    np.testing.assert_allclose(
+        models.encode(model, mixed, "query", precision="float32")[[0, 1]], reference[[1, 1]], atol=1e-5
+    )
+    np.testing.assert_array_equal(models.encode(tiny_model, tuple(mixed[2:])), models.encode(model, mixed[2:]))
+    assert models.encode(model, []).shape == (0, 32)
+    for wrong, said in (("bread", "put it in a list"), ([1], "of type int"), ([None], "NoneType"), ([["a"]], "list")):
+        with pytest.raises(DataError, match=said):
+            models.encode(model, wrong)
+
+
+def test_a_static_model_is_a_text_model():
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import StaticEmbedding
+    from tokenizers import Tokenizer, pre_tokenizers
+    from tokenizers import models as kinds
+
+    tokenizer = Tokenizer(kinds.WordLevel({"[UNK]": 0, "bread": 1, "river": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)], device="cpu")
+    texts = ["bread river", "bread", "river " * 50]
+    np.testing.assert_allclose(models.encode(model, texts, precision="float32"), model.encode(texts), atol=1e-6)
+
+
+def test_any_form_of_a_model_is_taken(tiny_model):
+    model = models.as_model(tiny_model, device="cpu")
+    assert models.as_model(model) is model
+    for source in (str(tiny_model), models.resolve(tiny_model)):
+        assert models.as_model(source, device="cpu").get_embedding_dimension() == 32
+    for wrong, said in (
+        (None, "got None"),
+        (7, "of type int"),
+        (model[0].model, "has no pooling"),
+        (lambda texts: texts, "of type function"),
+    ):
+        with pytest.raises(ModelError, match=f"expected a text-embedding model.*{said}"):
+            models.as_model(wrong)

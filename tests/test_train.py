@@ -15,7 +15,8 @@ from sentence_transformers import SentenceTransformer
 from workbench import models, student
 from workbench.data import Role, Text
 from workbench.errors import ModelError, TrainingError
-from workbench.train import TrainingConfig, check, embed, train_student, validate
+from workbench.models import encode
+from workbench.train import TrainingConfig, check, train_student, validate
 
 TESTS = Path(__file__).parent
 FAST = TrainingConfig(
@@ -39,7 +40,7 @@ def test_a_student_is_transformer_mean_pooling_head_normalize(tiny_model):
     model = build(tiny_model, prompts={"query": "q: ", "document": ""})
     assert [type(m).__name__ for m in model.children()] == ["Transformer", "Pooling", "Dense", "Normalize"]
     assert [type(m).__name__ for m in build(tiny_model, normalize=False).children()][-1] == "Dense"
-    vectors = embed(model, sentences(10))
+    vectors = encode(model, sentences(10))
     assert vectors.shape == (10, 48)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert not torch.equal(build(tiny_model, seed=1)[2].linear.weight, model[2].linear.weight)
@@ -80,7 +81,7 @@ def test_saved_students_load_with_plain_sentence_transformers(tiny_model, lesson
     texts = ["bread in the oven", "a river"]
     np.testing.assert_allclose(plain.encode_query(texts), model.encode_query(texts), atol=1e-6)
     np.testing.assert_allclose(
-        plain.encode_query(texts), embed(model, [Text(t, "query") for t in texts], "float32"), atol=1e-5
+        plain.encode_query(texts), encode(model, [Text(t, "query") for t in texts], precision="float32"), atol=1e-5
     )
     assert not list(tmp_path.glob(".*"))
     with pytest.raises(ModelError, match="no student"):
@@ -136,7 +137,9 @@ def test_the_loop_is_the_method_in_plain_torch(tiny_model, lesson):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
         optimizer.step()
-    np.testing.assert_allclose(embed(ours, train, "float32"), embed(plain, train, "float32"), atol=2e-3)
+    np.testing.assert_allclose(
+        encode(ours, train, precision="float32"), encode(plain, train, precision="float32"), atol=2e-3
+    )
 
 
 def test_resuming_gives_the_student_of_an_undisturbed_run(tiny_model, lesson, tmp_path):
@@ -268,7 +271,7 @@ def test_two_processes_train_the_student_of_one_and_can_be_stopped(tiny_model, l
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
         assert steps > 10 or (tmp_path / f"checkpoints-{processes}" / "step-00000010").exists()
-        vectors[processes] = embed(student.load(output, device="cpu"), held_out, "float32")
+        vectors[processes] = encode(student.load(output, device="cpu"), held_out, precision="float32")
     np.testing.assert_allclose(vectors[1], vectors[2], atol=1e-4)
 
 

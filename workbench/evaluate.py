@@ -14,7 +14,7 @@ from workbench import ranking
 from workbench.cache import TargetCache
 from workbench.data import RetrievalDataset
 from workbench.errors import WorkbenchError
-from workbench.train import embed
+from workbench.models import encode
 
 # Measure and its column, as trec_eval computes them (recall and MRR count grades of 1 and more).
 MEASURES = {nDCG @ 10: "ndcg_at_10", R @ 100: "recall_at_100", RR @ 10: "mrr_at_10"}
@@ -166,8 +166,8 @@ def mode_vectors(
         )
     sides = {"teacher": (np.asarray(cache.targets(queries)), np.asarray(cache.targets(documents)))}
     if base is not None:
-        sides["base"] = embed(base, queries), embed(base, documents)
-    sides["symmetric"] = embed(student, queries), embed(student, documents)
+        sides["base"] = encode(base, queries), encode(base, documents)
+    sides["symmetric"] = encode(student, queries), encode(student, documents)
     sides["asymmetric"] = sides["symmetric"][0], sides["teacher"][1]
     return sides
 

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import shutil
+import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench._util import home
-from workbench.errors import ModelError
+from workbench.data import Role, Text
+from workbench.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     import torch
@@ -136,6 +138,44 @@ def load(name: str | Path | ModelFiles, *, device: str | None = None, trust_remo
         raise ModelError(
             f"model {files.name} at {files.path} cannot be loaded: {reason[0] if reason else type(error).__name__}"
         ) from error
+
+
+def as_model(
+    source: str | Path | ModelFiles | SentenceTransformer, *, device: str | None = None
+) -> SentenceTransformer:
+    """Return a text-embedding model, loading it if it is named.
+
+    Args:
+        source: a model's name, a folder, what `resolve` returned, or a loaded `SentenceTransformer`, which is
+            returned as it is.
+        device: torch device to load on; the best one present if None.
+
+    Raises:
+        ModelError: the model cannot be found or loaded, or it is not a text-embedding model.
+    """
+    if isinstance(source, (str, Path, ModelFiles)):
+        return load(source, device=device)
+    # A model can only have been loaded if its library is imported: nothing is imported to find that out.
+    library = sys.modules.get("sentence_transformers")
+    if library is None or not isinstance(source, library.SentenceTransformer):
+        raise ModelError(_other_kind(source))
+    if not source.supports("text"):
+        raise ModelError(f"the model takes {', '.join(map(str, source.modalities))}: a text-embedding model is needed")
+    return source
+
+
+def _other_kind(source: object) -> str:
+    """Say why an object is not a text-embedding model, and what to give instead."""
+    kinds = {base.__name__ for base in type(source).__mro__}
+    given = f"expected a text-embedding model, got {'None' if source is None else f'an object of type {type(source).__name__}'}"
+    if "CrossEncoder" in kinds:
+        return f"{given}: a cross-encoder scores pairs of texts and has no vectors; name a SentenceTransformer model"
+    if "PreTrainedModel" in kinds:
+        return (
+            f"{given}: a transformers model has no pooling; give SentenceTransformer(modules=[Transformer(...), "
+            "Pooling(...)]) or the name of a sentence-transformers model"
+        )
+    return f"{given}; give a model's name, a folder, or a loaded SentenceTransformer"
 
 
 def _from_packages(name: str) -> tuple[Path | None, str]:
@@ -317,46 +357,80 @@ def length_buckets(lengths: Sequence[int], token_budget: int) -> list[np.ndarray
 
 
 def token_lengths(model: SentenceTransformer, texts: Sequence[str]) -> np.ndarray:
-    """Return the tokens of each text as the model would see it, int64 of shape (n,)."""
+    """Return the number of tokens of each text as the model sees it, int64 of shape (n,)."""
+    if not callable(model.tokenizer):  # a static model has no padding to save
+        return np.array([len(text) // 4 + 1 for text in texts], dtype=np.int64)
     limit = model.max_seq_length or 512
-    encoded = model.tokenizer(list(texts), truncation=True, max_length=limit, padding=False)
-    return np.fromiter((len(ids) for ids in encoded["input_ids"]), dtype=np.int64, count=len(texts))
+    encoded = model.tokenizer(list(texts), truncation=True, max_length=limit, padding=False) if len(texts) else {}
+    return np.array([len(ids) for ids in encoded.get("input_ids", [])], dtype=np.int64)
 
 
 def encode(
     model: SentenceTransformer,
-    texts: Sequence[str],
-    role: str,
+    texts: Sequence[str | Text],
+    role: str | None = None,
     *,
     prompt: str | None = None,
+    precision: str = "auto",
     token_budget: int | None = None,
 ) -> np.ndarray:
-    """Embed texts of one role; what `SentenceTransformer.encode` gives, sooner.
+    """Embed texts of one or both roles, in batches of similar length.
 
     Args:
-        model: any sentence-transformers model; a Router is asked for the role's side.
-        texts: the texts, any order.
-        role: "query" or "document".
-        prompt: what is put in front of each text; the model's own prompt for the role if None.
-        token_budget: padded tokens a forward pass; chosen by device if None.
+        model: whatever `as_model` takes; a Router is asked for the role's side.
+        texts: n strings and `Text`s, mixed, in any order.
+        role: the role of all texts, "query" or "document"; None takes each text's own, and a plain string is a
+            document.
+        prompt: put in front of each text; None takes the model's own prompt for the role.
+        precision: "auto" runs under bfloat16 autocast where the hardware is faster with it, "bfloat16" always;
+            "float32" computes in the dtype of the model's weights.
+        token_budget: padded tokens per forward pass; chosen by device if None.
 
     Returns:
-        float32 of shape (n, dimension). Vectors of a model that ends in Normalize have unit norm to
-        float32 precision, whatever the model computed in.
+        float32 of shape (n, dimension), in the order of the texts. Vectors of a model that ends in Normalize have
+        unit norm to float32 precision, whatever the model computed in.
+
+    Raises:
+        DataError: `texts` is a single string, or an item is neither str nor Text.
+        ModelError: `model` is not a text-embedding model.
     """
-    kind = model.device.type
-    budget = token_budget or TOKEN_BUDGET.get(kind, TOKEN_BUDGET_GPU)
+    model = as_model(model)
+    if isinstance(texts, (str, Text)):
+        raise DataError("expected a list of texts, got a single text: put it in a list")
+    texts = list(texts)
+    if wrong := next((type(text).__name__ for text in texts if not isinstance(text, (str, Text))), None):
+        raise DataError(f"expected texts (str or Text), got an item of type {wrong}")
+    budget = token_budget or TOKEN_BUDGET.get(model.device.type, TOKEN_BUDGET_GPU)
     vectors = np.empty((len(texts), model.get_embedding_dimension()), dtype=np.float32)
-    if prompt is None:
-        prompt = role_prompt(model, role)
-    run = model.encode_query if role == "query" else model.encode_document
-    if not len(texts):
-        return vectors
-    for batch in length_buckets(token_lengths(model, [prompt + text for text in texts]), budget):
-        vectors[batch] = run([texts[i] for i in batch], prompt=prompt, batch_size=len(batch), show_progress_bar=False)
+    training = model.training
+    with autocast(model.device, precision):
+        for side, rows in (by_role(texts) if role is None else {role: np.arange(len(texts))}).items():
+            run = model.encode_query if side == "query" else model.encode_document
+            start = role_prompt(model, side) if prompt is None else prompt
+            plain = [text if isinstance(text, str) else text.text for text in (texts[i] for i in rows)]
+            for batch in length_buckets(token_lengths(model, [start + text for text in plain]), budget):
+                vectors[rows[batch]] = run(
+                    [plain[i] for i in batch], prompt=start, batch_size=len(batch), show_progress_bar=False
+                )
+    model.train(training)
     if normalizes(model):
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     return vectors
+
+
+def by_role(texts: Sequence[str | Text]) -> dict[str, np.ndarray]:
+    """Return the rows of each role that occurs, int64; a plain string is a document."""
+    query = np.fromiter((getattr(text, "role", None) == Role.QUERY for text in texts), dtype=bool, count=len(texts))
+    found = {Role.DOCUMENT.value: np.flatnonzero(~query), Role.QUERY.value: np.flatnonzero(query)}
+    return {role: rows for role, rows in found.items() if len(rows)}
+
+
+def autocast(device: torch.device | str, precision: str) -> torch.autocast:
+    """Return the context that `precision` ("auto", "float32" or "bfloat16") asks for; float32 changes nothing."""
+    import torch
+
+    dtype = best_dtype(device) if precision == "auto" else getattr(torch, precision)
+    return torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32)
 
 
 def role_prompt(model: SentenceTransformer, role: str) -> str:

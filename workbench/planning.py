@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
+from workbench import models
 from workbench.cache import duration
 from workbench.data import Text
 from workbench.errors import TrainingError
-from workbench.student import by_role
 from workbench.teachers import Teacher
-from workbench.train import TrainingConfig, embed, train_student
+from workbench.train import TrainingConfig, train_student
 
 MEASURED_TEXTS = 160
 
@@ -123,12 +123,12 @@ def measure(
     chosen = np.random.default_rng(0).permutation(len(texts))[: max(MEASURED_TEXTS, settings.batch_size)]
     sample = [texts[i] for i in chosen]
     if teacher is None:
-        teacher_speed, targets = None, embed(student, sample)  # its own vectors, where there are no others
+        teacher_speed, targets = None, models.encode(student, sample)  # its own vectors, where there are no others
     else:
         teacher.encode([sample[0].text], sample[0].role)  # the first call of a process is slow
         targets = np.empty((len(sample), teacher.dimension), dtype=np.float32)
         started = time.perf_counter()
-        for role, rows in by_role(sample).items():
+        for role, rows in models.by_role(sample).items():
             targets[rows] = teacher.encode([sample[i].text for i in rows], role)
         teacher_speed = len(sample) / (time.perf_counter() - started)
     few = replace(settings, epochs=2, restarts=1, evaluations=1)

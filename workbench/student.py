@@ -18,7 +18,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
 
 from workbench import models
-from workbench.data import Role, Text
+from workbench.data import Text
 from workbench.errors import ModelError, TrainingError
 
 RIDGE_ALPHAS = tuple(10.0**power for power in range(-6, 2))
@@ -154,23 +154,12 @@ def fit_head(
 
 def pooled(student: SentenceTransformer, texts: Sequence[Text]) -> np.ndarray:
     """Return the pooled features that the head sees, float32 of shape (n, width of the backbone)."""
+    training = student.training  # encoding the shared modules puts them into evaluation mode
     backbone = SentenceTransformer(modules=list(student.children())[:2], device=str(student.device))
-    training = student.training
-    dtype = models.best_dtype(student.device)
-    features = np.empty((len(texts), backbone.get_embedding_dimension()), dtype=np.float32)
-    with torch.autocast(student.device.type, dtype, enabled=dtype != torch.float32):
-        for role, rows in by_role(texts).items():
-            prompt = student.prompts.get(role) or ""
-            features[rows] = models.encode(backbone, [texts[i].text for i in rows], role, prompt=prompt)
+    backbone.prompts = dict(student.prompts)
+    features = models.encode(backbone, texts)
     student.train(training)
     return features
-
-
-def by_role(texts: Sequence[Text]) -> dict[str, np.ndarray]:
-    """Return role to the indices of its texts, for the roles that occur."""
-    query = np.fromiter((text.role is Role.QUERY for text in texts), dtype=bool, count=len(texts))
-    found = {Role.DOCUMENT.value: np.flatnonzero(~query), Role.QUERY.value: np.flatnonzero(query)}
-    return {role: rows for role, rows in found.items() if len(rows)}
 
 
 def head_of(student: SentenceTransformer) -> Dense:

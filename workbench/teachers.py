@@ -112,7 +112,7 @@ class LocalTeacher:
 
     def encode(self, texts: Sequence[str], role: Role) -> np.ndarray:
         """Return the targets of texts of one role, float32 of shape (n, dimension)."""
-        return models.encode(self.model, texts, role, prompt=self.prompts[role])
+        return models.encode(self.model, texts, role, prompt=self.prompts[role], precision="float32")
 
     def _choose_dtype(self, precision: str) -> torch.dtype:
         if precision != "auto":
@@ -120,9 +120,9 @@ class LocalTeacher:
         fast = models.best_dtype(self.model.device)
         if fast == torch.float32:
             return fast
-        exact = models.encode(self.model, _PROBES, Role.DOCUMENT, prompt="")
+        exact = models.encode(self.model, _PROBES, Role.DOCUMENT, prompt="", precision="float32")
         weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        rounded = models.encode(self.model.to(fast), _PROBES, Role.DOCUMENT, prompt="")
+        rounded = models.encode(self.model.to(fast), _PROBES, Role.DOCUMENT, prompt="", precision="float32")
         self.model.to(torch.float32).load_state_dict(weights)
         norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(rounded, axis=1)
         cosine = float(((exact * rounded).sum(axis=1) / norms).mean())

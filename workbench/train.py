@@ -23,7 +23,8 @@ from workbench import __version__, models
 from workbench._checkpoints import Checkpoints
 from workbench.data import Text
 from workbench.errors import TrainingError
-from workbench.student import by_role, head_of, pooled, ridge
+from workbench.models import by_role
+from workbench.student import head_of, pooled, ridge
 
 if TYPE_CHECKING:
     from workbench.cache import TargetCache
@@ -237,7 +238,7 @@ def validate(student: SentenceTransformer, texts: Sequence[Text], targets: np.nd
     """
     if not len(texts) or len(texts) != len(targets):
         raise TrainingError(f"{len(texts):,} texts and {len(targets):,} targets are out of step, or none at all")
-    vectors = embed(student, texts)
+    vectors = models.encode(student, texts)
     wanted = np.asarray(targets[np.arange(len(texts))], dtype=np.float32)
     norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(wanted, axis=1)
     cosines = (vectors * wanted).sum(axis=1) / np.maximum(norms, 1e-12)
@@ -246,17 +247,6 @@ def validate(student: SentenceTransformer, texts: Sequence[Text], targets: np.nd
         "cosine": float(cosines.mean()),
     }
     return figures | {f"cosine_{role}": float(cosines[rows].mean()) for role, rows in by_role(texts).items()}
-
-
-def embed(student: SentenceTransformer, texts: Sequence[Text], precision: str = "auto") -> np.ndarray:
-    """Embed texts of both roles in one call, float32 of shape (n, dimension), in the texts' order."""
-    vectors = np.empty((len(texts), student.get_embedding_dimension()), dtype=np.float32)
-    training = student.training
-    with _autocast(student.device, precision):
-        for role, rows in by_role(texts).items():
-            vectors[rows] = models.encode(student, [texts[i].text for i in rows], role)
-    student.train(training)
-    return vectors
 
 
 # --- checks before anything expensive -------------------------------------------------------------
@@ -453,7 +443,7 @@ class Run:
         rows = mine if len(mine) else batch[:1]
         features = {name: tensor.to(device) for name, tensor in self._features(rows).items()}
         wanted = torch.from_numpy(np.asarray(self.targets[rows], dtype=np.float32)).to(device)
-        with _autocast(device, self.settings.precision):
+        with models.autocast(device, self.settings.precision):
             output = self.model(features)["sentence_embedding"]
         distances = (output.float() - wanted).pow(2).sum(dim=1)
         # The processes' gradients are averaged, so each counts its texts against the whole batch.
@@ -586,8 +576,3 @@ class _dropout:
     def __exit__(self, *_: object) -> None:
         for module, probability in self.before.items():
             module.p = probability
-
-
-def _autocast(device: torch.device, precision: str) -> torch.autocast:
-    dtype = models.best_dtype(device) if precision == "auto" else getattr(torch, precision)
-    return torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32)

@@ -16,13 +16,12 @@
 # %%
 import _course
 
-from workbench import data, student
+from workbench import data, models, student
 from workbench._util import home
 from workbench.cache import TargetCache
 from workbench.docstrings import docstring_corpus
 from workbench.pipeline import TOUR
 from workbench.teachers import LocalTeacher
-from workbench.train import embed
 from workbench.widgets.retrieval_explorer import RetrievalExplorer
 
 # %%
@@ -36,7 +35,10 @@ _ = cache.fill(teacher, queries + documents + lesson)
 
 # %%
 model = student.load(_course.learned(cache, lesson))
-t, s = [cache.targets(some)[:] for some in (queries, documents)], [embed(model, some) for some in (queries, documents)]
+t, s = (
+    [cache.targets(some)[:] for some in (queries, documents)],
+    [models.encode(model, some) for some in (queries, documents)],
+)
 encode = {"teacher": lambda text: teacher.encode([text], "query")[0], "student": lambda text: model.encode_query(text)}
 
 # %%

@@ -26,7 +26,7 @@ from workbench.cache import TargetCache
 from workbench.data import DATA, Role, Text
 from workbench.errors import BenchmarkError
 from workbench.extras.tasks import need_mteb
-from workbench.train import embed
+from workbench.models import encode
 
 if TYPE_CHECKING:
     from mteb import AbsTask
@@ -121,7 +121,7 @@ def of_model(model: SentenceTransformer, label: str, name: str | None = None) ->
         digest.update(key.encode() + tensor.detach().cpu().float().numpy().tobytes())
 
     def run(texts: Sequence[str], role: Role) -> np.ndarray:
-        return embed(model, [Text(text, role) for text in texts])
+        return encode(model, [Text(text, role) for text in texts])
 
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return EvalModel(
