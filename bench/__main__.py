@@ -20,7 +20,7 @@ from workbench.data import Role, Text
 from workbench.docstrings import docstring_corpus
 from workbench.pipeline import TOUR
 from workbench.planning import device_name
-from workbench.teachers import LocalTeacher
+from workbench.teachers import LocalTeacher, Teacher
 from workbench.train import TrainingConfig, train_student, validate
 
 
@@ -93,7 +93,7 @@ def training_speed(corpus: data.DocstringCorpus, count: int) -> dict[str, float]
     held_out = corpus.held_out.query_texts()[:100] + corpus.held_out.document_texts()[:100]
     teacher = LocalTeacher(TOUR.teacher, max_length=96)
     cache = TargetCache(home() / "cache", teacher)
-    cache.fill(teacher, train + held_out)
+    cache.fill(train + held_out)
     targets, wanted = cache.targets(train), cache.targets(held_out)
 
     def start():
@@ -134,19 +134,15 @@ def _trainer_epoch(model, train: list[Text], targets: np.ndarray) -> float:
 def read_speed(rows: int = 100_000, width: int = 768) -> dict[str, float]:
     """Random batches of 32 from the cache against the same from a float16 array in memory."""
 
-    class Random:
-        identity = {"teacher": "random"}  # noqa: RUF012
-        prompts = {}  # noqa: RUF012
-        dimension = width
-
-        def encode(self, texts, role):
+    class Random(Teacher):
+        def encode(self, texts, role, *, stop=None):
             rng = np.random.default_rng(len(texts))
             return rng.standard_normal((len(texts), width), dtype=np.float32)
 
     texts = [Text(f"text {i}", Role.DOCUMENT) for i in range(rows)]
     with tempfile.TemporaryDirectory() as folder:
-        cache = TargetCache(folder, Random())
-        cache.fill(Random(), texts)
+        cache = TargetCache(folder, Random("random", width, normalize=False))
+        cache.fill(texts)
         cached = cache.targets(texts)
         in_memory = np.asarray(cached).astype(np.float16)
         batches = np.random.default_rng(0).integers(0, rows, (3000, 32))

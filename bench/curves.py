@@ -53,7 +53,7 @@ def curves(folder: Path, teacher: LocalTeacher, cache: TargetCache, model) -> li
     collection = data.beir(folder)
     queries, documents = collection.query_texts(), collection.document_texts()
     with CacheBar() as bar:
-        cache.fill(teacher, queries + documents, on_plan=bar.plan, on_progress=bar.progress)
+        cache.fill(queries + documents, on_plan=bar.plan, on_progress=bar.progress)
     sides = evaluate.mode_vectors(collection, cache, model)
     points = quantize.grid(cache.dimension)
     ids = list(collection.queries), list(collection.documents)

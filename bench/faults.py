@@ -35,6 +35,7 @@ from workbench._util import home, write_json
 from workbench.cache import TargetCache
 from workbench.data import Role, Text
 from workbench.errors import WorkbenchError
+from workbench.teachers import Teacher
 from workbench.train import TrainingConfig, train_student
 
 TEXTS = [Text(f"text {i} of the harness, {'word ' * (i % 17)}", list(Role)[i % 2]) for i in range(3000)]
@@ -43,21 +44,19 @@ LESSON = np.eye(17, 32, dtype=np.float32)[[i % 17 for i in range(len(LEARNED))]]
 SETTINGS = TrainingConfig(
     batch_size=8, learning_rate=1e-3, epochs=2, restarts=1, precision="float32", checkpoint_steps=5
 )
+DIMENSION = 32  # bytes of a SHA-256
 GROUP = 64  # texts that the cache encodes at once
 _FORK = multiprocessing.get_context("fork")  # a child starts in milliseconds, with everything imported
 
 
-class LoggingTeacher:
+class LoggingTeacher(Teacher):
     """Vectors are a function of the text; every text that is encoded leaves a line in a file."""
 
-    prompts = {"query": "", "document": ""}  # noqa: RUF012
-    dimension = 32
-    identity = {"teacher": "faults", "normalize": False, "dimension": dimension}  # noqa: RUF012
-
     def __init__(self, log: Path, pause: float = 0.0) -> None:
+        super().__init__("faults", DIMENSION, normalize=False)
         self.log, self.pause = log, pause
 
-    def encode(self, texts, role):
+    def encode(self, texts, role, *, stop=None):
         time.sleep(self.pause)
         with self.log.open("a") as file:  # one write: a kill leaves all lines or none
             file.write("".join(f"{hashlib.md5(f'{role} {text}'.encode()).hexdigest()}\n" for text in texts))
@@ -150,7 +149,7 @@ def fill_in_child(root: Path, log: Path, shift: float):
             now = time.time
             time.time = lambda: now() + shift
         teacher = LoggingTeacher(log, pause=0.01)
-        TargetCache(root, teacher).fill(teacher, TEXTS)
+        TargetCache(root, teacher).fill(TEXTS)
 
     return start(work)
 
@@ -199,7 +198,7 @@ def full_disk(root: Path, rng: random.Random) -> None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, 8_000))
             teacher = LoggingTeacher(Path(os.devnull))
             with contextlib.suppress(WorkbenchError):  # the room runs out, with an error that says so
-                TargetCache(Path(place) if mounted else root, teacher).fill(teacher, iter(TEXTS))
+                TargetCache(Path(place) if mounted else root, teacher).fill(iter(TEXTS))
 
         child = start(work)
         child.join()
@@ -276,9 +275,7 @@ def train_in_child(folder: Path, seed: int):
 
 def small_student(seed: int):
     """Return the student's start with two layers left, so that a step takes milliseconds."""
-    model = student.build(
-        models.MINILM, LoggingTeacher.dimension, normalize=False, max_length=16, seed=seed, device="cpu"
-    )
+    model = student.build(models.MINILM, DIMENSION, normalize=False, max_length=16, seed=seed, device="cpu")
     layers = model[0].model.encoder.layer
     del layers[2:]
     return model

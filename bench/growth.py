@@ -29,21 +29,22 @@ from workbench._stored import StoredTexts
 from workbench._util import home, write_json
 from workbench.cache import TargetCache
 from workbench.data import Role, Text
+from workbench.teachers import Teacher
 
 PHASES = ("cache", "open", "train")
 READ = 32_000  # random rows, in batches of 32
 STEPS = 200
 
 
-class SyntheticTeacher:
+class SyntheticTeacher(Teacher):
     """Vectors that cost nothing and follow from the text, so that a student could learn them."""
 
-    prompts = {"query": "", "document": ""}  # noqa: RUF012
-    dimension = 32
-    identity = {"teacher": "synthetic", "normalize": True, "dimension": dimension}  # noqa: RUF012
-    table = np.random.default_rng(0).normal(size=(17, dimension)).astype(np.float32)
+    table = np.random.default_rng(0).normal(size=(17, 32)).astype(np.float32)
 
-    def encode(self, texts: list[str], role: Role) -> np.ndarray:
+    def __init__(self) -> None:
+        super().__init__("synthetic", 32, normalize=True)
+
+    def encode(self, texts: list[str], role: Role, *, stop: threading.Event | None = None) -> np.ndarray:
         rows = self.table[[int(text.rpartition(" ")[2]) % len(self.table) for text in texts]]
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
@@ -117,7 +118,7 @@ def private() -> int:
 
 def fill(folder: Path, size: int) -> dict:
     cache = TargetCache(folder, SyntheticTeacher())
-    progress = cache.fill(SyntheticTeacher(), synthetic(size))
+    progress = cache.fill(synthetic(size))
     return {"shards": len(list(cache.folder.glob("*.safetensors"))), "cached": progress.encoded}
 
 

@@ -85,7 +85,7 @@ def measure(requests: float | None, tokens: float | None, latency: float, second
             "limited", url=server.url, batch_size=BATCH, dimensions=8, concurrency=8,
             requests_per_minute=requests, tokens_per_minute=tokens,
         )  # fmt: skip
-        TargetCache(folder, teacher).fill(teacher, texts)
+        TargetCache(folder, teacher).fill(texts)
         times = [when for when, _ in server.served]
     # The gaps between requests, not the requests, take the time.
     achieved = (len(times) - 1) / (times[-1] - times[0])

@@ -77,7 +77,7 @@ def measured(folder: Path, teacher: LocalTeacher, cache: TargetCache, named: dic
     collection = data.beir(folder)
     queries, documents = collection.query_texts(), collection.document_texts()
     with CacheBar() as bar:
-        cache.fill(teacher, queries + documents, on_plan=bar.plan, on_progress=bar.progress)
+        cache.fill(queries + documents, on_plan=bar.plan, on_progress=bar.progress)
     target = np.asarray(cache.targets(queries)), np.asarray(cache.targets(documents))
     start = TOUR.student(cache)
     student.fit_head(start, documents, cache.targets(documents))

@@ -101,7 +101,7 @@ def fill(teacher: LocalTeacher, cache: TargetCache, texts: list) -> dict:
     """Return how many targets were made and how long it took."""
     started = time.perf_counter()
     with CacheBar() as bar:
-        done = cache.fill(teacher, texts, on_plan=bar.plan, on_progress=bar.progress)
+        done = cache.fill(texts, on_plan=bar.plan, on_progress=bar.progress)
     return {"texts": len(texts), "encoded": done.encoded, "seconds": round(time.perf_counter() - started, 1)}
 
 

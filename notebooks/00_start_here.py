@@ -79,7 +79,7 @@ corpus = docstring_corpus(pairs=profile.pairs, held_out=profile.held_out)
 lesson = documents + corpus.train[: profile.lesson]
 cache = TargetCache(home() / "cache", teacher)
 with CacheBar() as bar:
-    cache.fill(teacher, lesson + queries, on_plan=bar.plan, on_progress=bar.progress)
+    cache.fill(lesson + queries, on_plan=bar.plan, on_progress=bar.progress)
 
 # %% [markdown]
 # The linear layer has a closed-form start, a ridge regression. It takes seconds, and this notebook stops there.

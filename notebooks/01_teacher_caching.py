@@ -66,7 +66,7 @@ teacher.identity
 # %%
 cache = TargetCache(home() / "cache", teacher)
 filling = CacheProgress()
-filling.run(cache, teacher, queries + documents)
+filling.run(cache, queries + documents)
 filling
 
 # %%
@@ -77,7 +77,7 @@ _ = filling.wait()
 # after the last finished group.
 
 # %%
-again = cache.fill(teacher, queries + documents)
+again = cache.fill(queries + documents)
 print(f"{again.encoded} encoded, {again.hits} hits")
 
 # %% [markdown]
@@ -122,7 +122,7 @@ import tempfile
 
 scratch = tempfile.mkdtemp()
 beside = TargetCache(scratch, teacher)
-beside.fill(teacher, queries + documents, merge=False)
+beside.fill(queries + documents, merge=False)
 files = sorted(beside.folder.glob("*.safetensors"), key=lambda p: p.stat().st_size)
 print(f"{len(files)} files")
 

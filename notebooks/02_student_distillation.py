@@ -50,7 +50,7 @@ pd.DataFrame([{"role": t.role.value, "text": t.text[:100]} for t in train[:4]])
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
 filling = CacheProgress()
-filling.run(cache, teacher, train + held_out)
+filling.run(cache, train + held_out)
 filling
 
 # %%

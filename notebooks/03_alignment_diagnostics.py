@@ -44,7 +44,7 @@ texts = corpus.held_out.query_texts() + corpus.held_out.document_texts()
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
 with CacheBar() as bar:
-    cache.fill(teacher, texts + lesson, on_plan=bar.plan, on_progress=bar.progress)
+    cache.fill(texts + lesson, on_plan=bar.plan, on_progress=bar.progress)
 
 # %%
 folder = _course.learned(cache, lesson)

@@ -51,7 +51,7 @@ teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 # %%
 cache = TargetCache(home() / "cache", teacher)
 with CacheBar() as bar:
-    cache.fill(teacher, queries + documents + lesson, on_plan=bar.plan, on_progress=bar.progress)
+    cache.fill(queries + documents + lesson, on_plan=bar.plan, on_progress=bar.progress)
 
 # %%
 folder = _course.learned(cache, lesson)

@@ -61,7 +61,7 @@ teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
 with CacheBar() as bar:
     texts = train + collection.query_texts() + collection.document_texts()
-    cache.fill(teacher, texts, on_plan=bar.plan, on_progress=bar.progress)
+    cache.fill(texts, on_plan=bar.plan, on_progress=bar.progress)
 
 
 # %%

@@ -58,7 +58,7 @@ teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
 with CacheBar() as bar:
     texts = [text for one in collections for text in one.query_texts() + one.document_texts()]
-    cache.fill(teacher, texts + lesson, on_plan=bar.plan, on_progress=bar.progress)
+    cache.fill(texts + lesson, on_plan=bar.plan, on_progress=bar.progress)
 
 # %%
 trained = _course.learned(cache, lesson)  # notebook 2's student, if it is there

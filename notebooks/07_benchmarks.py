@@ -94,7 +94,7 @@ texts = documents + data.crop_queries(documents, count=2)
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
 with CacheBar() as bar:
-    cache.fill(teacher, texts, on_plan=bar.plan, on_progress=bar.progress)
+    cache.fill(texts, on_plan=bar.plan, on_progress=bar.progress)
 [text.text for text in texts[len(documents) : len(documents) + 3]]
 
 # %%

@@ -95,7 +95,7 @@ frugal = ApiTeacher("large", url=server.url, name="large-at-home", price=5.0, bu
 cache = TargetCache(_course.profile().folder / "api", frugal)
 try:
     with CacheBar() as bar:
-        cache.fill(frugal, texts, on_plan=bar.plan, on_progress=bar.progress)
+        cache.fill(texts, on_plan=bar.plan, on_progress=bar.progress)
 except TeacherError as error:
     print(error)
 print(frugal.usage)
@@ -132,7 +132,7 @@ tried = ApiTeacher("large", url=busy.url, name="large-at-home", batch_size=16)
 # %%
 awkward = Text("unspeakable", "document")
 filling = CacheProgress()
-filling.run(cache, tried, [*texts, awkward])
+filling.run(cache, [*texts, awkward])
 filling
 
 # %%
@@ -147,7 +147,7 @@ print(tried.usage)
 
 # %%
 print(cache.plan(texts))
-again = cache.fill(tried, texts)
+again = cache.fill(texts)
 print(f"{again.encoded} encoded, {again.hits} hits")
 
 # %% [markdown]
@@ -158,7 +158,7 @@ print(f"{again.encoded} encoded, {again.hits} hits")
 # %%
 direct = TargetCache(home() / "cache", model)
 with CacheBar() as bar:
-    direct.fill(model, texts, on_plan=bar.plan, on_progress=bar.progress)
+    direct.fill(texts, on_plan=bar.plan, on_progress=bar.progress)
 cosines = (cache.targets(texts)[:] * direct.targets(texts)[:]).sum(axis=1)
 print(f"lowest cosine between the API's vector and the model's: {cosines.min():.6f}")
 
@@ -199,7 +199,7 @@ letters.encode(["a cab", "a hedge"], "query").round(2)
 
 # %%
 given = ArrayTeacher(documents, cache.targets(documents)[:], "given")
-TargetCache(_course.profile().folder / "given", given).fill(given, documents).encoded
+TargetCache(_course.profile().folder / "given", given).fill(documents).encoded
 
 # %%
 server.close()

@@ -45,7 +45,7 @@ corpus = docstring_corpus(pairs=1000, held_out=200)
 pairs, held_out = corpus.train[:600], corpus.held_out.query_texts()[:100] + corpus.held_out.document_texts()[:100]
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
-cache.fill(teacher, queries + documents + pairs + held_out).encoded
+cache.fill(queries + documents + pairs + held_out).encoded
 
 # %%
 base = models.load(TOUR.base)
@@ -116,7 +116,7 @@ print("queries:  ", prompted.plan(queries), "\ndocuments:", prompted.plan(docume
 # %%
 many, stop = corpus.train[:1200], threading.Event()
 interrupted = TargetCache(home() / "solutions", teacher)
-interrupted.fill(teacher, many, on_progress=lambda p: p.encoded > 500 and stop.set(), stop=stop)
+interrupted.fill(many, on_progress=lambda p: p.encoded > 500 and stop.set(), stop=stop)
 print(interrupted.plan(many))
 
 # %% [markdown]
@@ -124,7 +124,7 @@ print(interrupted.plan(many))
 
 # %%
 exact = TargetCache(home() / "solutions", teacher, dtype="float32")
-exact.fill(teacher, queries)
+exact.fill(queries)
 full = exact.targets(queries)[:]
 print(f"worst: {np.abs(full - full.astype(np.float16)).max():.1e}, largest coordinate: {np.abs(full).max():.2f}")
 
@@ -375,7 +375,7 @@ server = Server(lambda some: teacher.encode(some, "document"), "large")
 short = ApiTeacher("large", url=server.url, name="at-home", tokenizer=models.MPNET, max_tokens=16)
 truncated = TargetCache(home() / "solutions", short)
 print(truncated.plan(documents[:64]))
-truncated.fill(short, documents[:64])
+truncated.fill(documents[:64])
 print(short.usage)
 
 # %% [markdown]

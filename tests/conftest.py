@@ -15,7 +15,8 @@ PROJECT = Path(__file__).parent.parent
 _FOLDERS = [PROJECT, PROJECT / "notebooks", PROJECT / "examples", PROJECT / "recipes"]
 os.environ["PYTHONPATH"] = os.pathsep.join([*map(str, _FOLDERS), *filter(None, [os.environ.get("PYTHONPATH")])])
 
-from workbench.data import Role, Text
+from workbench.data import Role, Text  # noqa: E402
+from workbench.teachers import Teacher  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -70,16 +71,14 @@ def sentences(count: int, seed: int = 0) -> list[Text]:
     return texts
 
 
-class HashTeacher:
+class HashTeacher(Teacher):
     """A teacher whose vectors are a function of prompt, role and text; it counts what it encodes."""
 
     def __init__(self, dimension: int = 16, name: str = "hash", prompts: dict | None = None, **identity) -> None:
-        self.dimension = dimension
-        self.prompts = {"query": "", "document": "", **(prompts or {})}
-        self.identity = {"teacher": name, "normalize": True, "dimension": dimension, **identity}
+        super().__init__(name, dimension, normalize=True, prompts=prompts, **identity)
         self.encoded: list[str] = []
 
-    def encode(self, texts, role):
+    def encode(self, texts, role, *, stop=None):
         self.encoded += texts
         return np.stack([self.vector(text, role) for text in texts])
 

@@ -139,12 +139,12 @@ def test_vectors_arrive(served, packed):
 def test_a_passing_fault_costs_another_try_and_nothing_else(served, tmp_path, fault):
     teacher, _ = served(lambda number, *_: fault if number in (1, 4) else None)
     cache, texts = TargetCache(tmp_path, teacher), sentences(400)
-    done = cache.fill(teacher, texts)
+    done = cache.fill(texts)
     assert done.encoded == 400
     np.testing.assert_allclose(cache.targets(texts)[:], vectors_of([t.text for t in texts]), atol=2e-3)
     harmless = fault in ("order", "gzip")
     assert teacher.usage.retries == (0 if harmless else 2) and teacher.usage.failed == 0
-    assert cache.fill(teacher, texts).encoded == 0
+    assert cache.fill(texts).encoded == 0
 
 
 def test_a_timeout_is_a_passing_fault(served):
@@ -166,11 +166,11 @@ def test_a_text_that_the_server_refuses_costs_only_itself(served, tmp_path):
     texts = [*sentences(200), Text("poison", "query"), Text("more poison", "document")]
     cache = TargetCache(tmp_path, teacher)
     with pytest.raises(TeacherError, match=r"2 texts got no target, first '(more )?poison': HTTP 400"):
-        cache.fill(teacher, texts)
+        cache.fill(texts)
     assert [t.text for t in cache.missing(texts)] == ["poison", "more poison"]
     assert max(server.texts.values()) == 1  # none was paid for twice
     with pytest.raises(TeacherError, match="2 texts"):
-        cache.fill(teacher, texts)
+        cache.fill(texts)
     assert max(server.texts.values()) == 1
     with pytest.raises(IncompleteError) as caught:
         teacher.encode(["good", "poison"], Role.QUERY)
@@ -199,7 +199,7 @@ def test_what_no_retry_can_help_ends_it_at_once(served, tmp_path, code, words):
     teacher, server = served(lambda number, *_: (code, {}) if number >= 2 else None, concurrency=1)
     cache = TargetCache(tmp_path, teacher)
     with pytest.raises(TeacherError, match=f"{words}.*is stored, and the same call goes on"):
-        cache.fill(teacher, sentences(300))
+        cache.fill(sentences(300))
     assert len(server.bodies) == 3 and len(cache) == sum(server.texts.values()) > 0
     with pytest.raises(TeacherError, match=f"could not be asked: HTTP {code}"):
         ApiTeacher("m", url=server.url)
@@ -209,7 +209,7 @@ def test_a_server_that_is_down_ends_it(served, tmp_path):
     teacher, server = served(lambda number, *_: (500, {}) if number >= 4 else None, attempts=2)
     cache = TargetCache(tmp_path, teacher)
     with pytest.raises(TeacherError, match="failed 2 times in a row: HTTP 500"):
-        cache.fill(teacher, sentences(2000))
+        cache.fill(sentences(2000))
     assert len(server.bodies) < 4 + 4 * 4 + 1  # two attempts and two probes of each thread
     assert len(cache) == sum(server.texts.values()) > 0
     server.close()
@@ -220,7 +220,7 @@ def test_a_server_that_is_down_ends_it(served, tmp_path):
 def test_a_server_that_refuses_everything_is_left_alone(served, tmp_path):
     teacher, server = served(lambda *_: (400, {}))
     with pytest.raises(TeacherError, match="20 texts in a row"):
-        TargetCache(tmp_path, teacher).fill(teacher, sentences(2000))
+        TargetCache(tmp_path, teacher).fill(sentences(2000))
     assert len(server.bodies) < 400
 
 
@@ -235,7 +235,7 @@ def test_stopping_ends_every_wait(served, tmp_path):
     teacher, server = served(lambda number, *_: (429, {"Retry_After": "300"}) if number >= 3 else None)
     threading.Timer(1.0, stop.set).start()
     started = time.monotonic()
-    done = TargetCache(tmp_path, teacher).fill(teacher, sentences(2000), stop=stop)
+    done = TargetCache(tmp_path, teacher).fill(sentences(2000), stop=stop)
     assert time.monotonic() - started < 60 and 0 < done.encoded == sum(server.texts.values()) - 1  # the probe
 
 
@@ -243,15 +243,15 @@ def test_a_stopped_fill_can_be_taken_up_again(served, tmp_path):
     stop, (teacher, server) = threading.Event(), served()
     stop.set()
     cache, texts = TargetCache(tmp_path, teacher), sentences(300)
-    assert cache.fill(teacher, texts, stop=stop).encoded == 0 and not server.bodies  # nor a sample for the plan
-    assert cache.fill(teacher, texts).encoded == 300
+    assert cache.fill(texts, stop=stop).encoded == 0 and not server.bodies  # nor a sample for the plan
+    assert cache.fill(texts).encoded == 300
 
 
 def test_another_model_behind_the_name_is_noticed(served, tmp_path):
     teacher, server = served()
     texts = sentences(300)
     cache = TargetCache(tmp_path, teacher)
-    cache.fill(teacher, texts[:100])
+    cache.fill(texts[:100])
     exchanged = HashTeacher(16)
     server.encode = lambda texts: np.stack([exchanged.vector(text, "query") for text in texts])
     again = ApiTeacher("m", url=server.url, dimensions=16)
@@ -261,20 +261,20 @@ def test_another_model_behind_the_name_is_noticed(served, tmp_path):
         with pytest.raises(
             CacheError, match=r"another model answers to the name 'm'.*cosine .*give the teacher another name"
         ):
-            cache.fill(again, given)
+            cache.fill(given)
     assert (len(server.bodies), len(cache)) == (before[0] + 1, before[1]), "nothing but the probe was sent"
-    assert cache.fill(again, texts[:100]).encoded == 0, "what is cached needs no server"
+    assert cache.fill(texts[:100]).encoded == 0, "what is cached needs no server"
     fresh = ApiTeacher("m", url=server.url, dimensions=16, name="m of today")
-    assert TargetCache(tmp_path, fresh).fill(fresh, texts).encoded == 300
+    assert TargetCache(tmp_path, fresh).fill(texts).encoded == 300
 
 
 def test_requests_run_at_once_within_the_limits(served, tmp_path):
     teacher, server = served(lambda *_: time.sleep(0.05), concurrency=6, batch_size=8)
-    TargetCache(tmp_path, teacher).fill(teacher, sentences(400))
+    TargetCache(tmp_path, teacher).fill(sentences(400))
     assert 2 < server.most_at_once <= 6
     teacher, server = served(concurrency=6, batch_size=8, requests_per_minute=600)
     teacher_texts = [f"t{i}" for i in range(80)]
-    TargetCache(tmp_path / "b", teacher).fill(teacher, [Text(text, "query") for text in teacher_texts])
+    TargetCache(tmp_path / "b", teacher).fill([Text(text, "query") for text in teacher_texts])
     gaps = np.diff(sorted(server.times))
     assert len(server.times) == 10 and server.times[-1] - server.times[0] >= 0.85 and np.median(gaps) > 0.05
     teacher, server = served(batch_size=8, tokens_per_minute=6000)
@@ -288,14 +288,14 @@ def test_a_budget_stops_it_before_it_is_exceeded(served, tmp_path):
     assert estimate.texts == 400 and estimate.cost == pytest.approx(estimate.tokens * 1e-5) and not estimate.counted
     cache = TargetCache(tmp_path, teacher)
     with pytest.raises(TeacherError, match="budget of 0.05 would be exceeded"):
-        cache.fill(teacher, texts)
+        cache.fill(texts)
     usage = teacher.usage
     probe = len(api_teachers._PROBE.split())
     assert 0.02 < usage.cost <= 0.05 and usage.tokens == (usage.texts - 1) * 21 + probe  # as the server counts
     assert 0 < len(cache) == usage.texts < 400
     other = ApiTeacher("m", url=server.url, dimensions=16, batch_size=16)
     assert other.identity == teacher.identity
-    assert cache.fill(other, texts).encoded == 401 - usage.texts
+    assert TargetCache(tmp_path, other).fill(texts).encoded == 401 - usage.texts
     assert [text for text, count in server.texts.items() if count > 1] == [api_teachers._PROBE]
 
 
@@ -314,7 +314,7 @@ def test_no_secret_is_ever_shown(served, monkeypatch, tmp_path):
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     teacher, server = served(lambda number, *_: (401, {}) if number > 1 else None, key="MY_KEY")
     cache = TargetCache(tmp_path, teacher)
-    cache.fill(teacher, sentences(3))
+    cache.fill(sentences(3))
     with pytest.raises(IncompleteError) as caught:
         teacher.encode(["x"], Role.QUERY)
     assert server.headers[0]["Authorization"] == f"Bearer {SECRET}"
@@ -405,14 +405,14 @@ def test_settings_that_make_no_sense(options, words, monkeypatch):
 def test_a_function_is_a_teacher(tmp_path):
     teacher = FunctionTeacher(lambda texts, role: 3 * vectors_of(texts), "mine", 16, prompts={"query": "q: "})
     cache, texts = TargetCache(tmp_path, teacher), sentences(20)
-    cache.fill(teacher, texts)
+    cache.fill(texts)
     wanted = vectors_of([("q: " if t.role is Role.QUERY else "") + t.text for t in texts])
     np.testing.assert_allclose(cache.targets(texts)[:], wanted, atol=1e-3)
     with pytest.raises(TeacherError, match="needs a name"):
         FunctionTeacher(lambda *_: 0, " ", 16)
     zeros = FunctionTeacher(lambda texts, _: np.zeros((len(texts), 16)), "zeros", 16)
     with pytest.raises(TeacherError, match="NaN"):
-        TargetCache(tmp_path, zeros).fill(zeros, texts)
+        TargetCache(tmp_path, zeros).fill(texts)
 
 
 def test_arrays_are_a_teacher(tmp_path):
@@ -420,10 +420,10 @@ def test_arrays_are_a_teacher(tmp_path):
     np.save(tmp_path / "vectors.npy", 3 * vectors_of([t.text for t in texts]))
     teacher = ArrayTeacher(texts, np.load(tmp_path / "vectors.npy", mmap_mode="r"), "given")
     cache = TargetCache(tmp_path / "cache", teacher)
-    assert teacher.texts == texts and cache.fill(teacher, texts).encoded == 20
+    assert teacher.texts == texts and cache.fill(texts).encoded == 20
     np.testing.assert_allclose(cache.targets(texts)[:], vectors_of([t.text for t in texts]), atol=1e-3)
     with pytest.raises(TeacherError, match="1 text got no target, first 'unknown': the array has no vector"):
-        cache.fill(teacher, [*texts, Text("unknown", "query")])
+        cache.fill([*texts, Text("unknown", "query")])
     rows = [{"text": t.text, "emb": vectors_of([t.text])[0].tolist(), "role": t.role.value} for t in texts]
     again = ArrayTeacher.from_rows(rows, "given", vector="emb", role="role")
     np.testing.assert_allclose(again.encode([texts[1].text], texts[1].role), vectors_of([texts[1].text]), atol=1e-6)
@@ -443,7 +443,7 @@ def test_arrays_are_a_teacher(tmp_path):
     teacher = ArrayTeacher(texts, vectors, "flawed")
     cache = TargetCache(tmp_path / "cache", teacher)
     with pytest.raises(TeacherError, match="2 texts got no target.*is zero, NaN or infinite"):
-        cache.fill(teacher, texts)
+        cache.fill(texts)
     assert len(cache) == 18
 
 

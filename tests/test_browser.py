@@ -164,11 +164,11 @@ def test_cache_progress_stops_and_resumes(lab):
             "from workbench.cache import TargetCache\n"
             "from workbench.widgets.cache_progress import CacheProgress\n"
             "class Slow(HashTeacher):\n"
-            "    def encode(self, texts, role):\n"
+            "    def encode(self, texts, role, *, stop=None):\n"
             "        time.sleep(len(texts) / 1000)\n"
             "        return super().encode(texts, role)\n"
             "teacher = Slow()\ncache = TargetCache('cache', teacher)\nview = CacheProgress()\nview",
-            "view.run(cache, teacher, sentences(6000))",
+            "view.run(cache, sentences(6000))",
         ],
     )
     notebook.run_all()

@@ -27,7 +27,7 @@ def expected(teacher, texts):
 def test_fill_and_read_back(tmp_path, hash_teacher):
     texts = sentences(1500)
     cache = TargetCache(tmp_path, hash_teacher)
-    done = cache.fill(hash_teacher, texts)
+    done = cache.fill(texts)
     assert (done.done, done.encoded, done.hits) == (1500, 1500, 0)
     targets = cache.targets(texts)
     assert targets.shape == (1500, 16) and len(targets) == 1500
@@ -42,7 +42,7 @@ def test_fill_and_read_back(tmp_path, hash_teacher):
 def test_same_text_as_query_and_document_are_two_targets(tmp_path, hash_teacher):
     cache = TargetCache(tmp_path, hash_teacher)
     both = [Text("same", Role.QUERY), Text("same", Role.DOCUMENT)]
-    assert cache.fill(hash_teacher, both).encoded == 2
+    assert cache.fill(both).encoded == 2
     query, document = np.asarray(cache.targets(both))
     assert not np.allclose(query, document)
 
@@ -50,15 +50,15 @@ def test_same_text_as_query_and_document_are_two_targets(tmp_path, hash_teacher)
 def test_a_text_is_encoded_once(tmp_path, hash_teacher):
     cache = TargetCache(tmp_path, hash_teacher)
     texts = [Text("again", Role.QUERY)] * 700 + [Text("once", Role.QUERY)] + [Text("again", Role.QUERY)] * 700
-    assert cache.fill(hash_teacher, texts).encoded == 2
-    assert cache.fill(hash_teacher, iter(texts)).encoded == 0
+    assert cache.fill(texts).encoded == 2
+    assert cache.fill(iter(texts)).encoded == 0
     assert sorted(hash_teacher.encoded) == ["again", "once"]
 
 
 def test_nearly_equal_texts_are_different_targets(tmp_path, hash_teacher):
     cache = TargetCache(tmp_path, hash_teacher)
     texts = [Text(t, Role.QUERY) for t in ("a", "a ", "A", "á", "a\u0301", "", "\u200b")]
-    assert cache.fill(hash_teacher, texts).encoded == len(texts)
+    assert cache.fill(texts).encoded == len(texts)
 
 
 @pytest.mark.parametrize(
@@ -75,12 +75,12 @@ def test_nearly_equal_texts_are_different_targets(tmp_path, hash_teacher):
 )
 def test_nothing_old_comes_back_when_the_identity_changes(tmp_path, hash_teacher, change):
     texts = [Text("x", Role.QUERY)]
-    TargetCache(tmp_path, hash_teacher).fill(hash_teacher, texts)
+    TargetCache(tmp_path, hash_teacher).fill(texts)
     other = HashTeacher(**change)
     cache = TargetCache(tmp_path, other)
     with pytest.raises(CacheError, match="1 of 1 targets are not in"):
         cache.targets(texts)
-    assert cache.fill(other, texts).encoded == 1
+    assert cache.fill(texts).encoded == 1
     np.testing.assert_allclose(cache.targets(texts)[0], expected(other, texts)[0], atol=1e-3)
 
 
@@ -91,10 +91,12 @@ def test_prompt_and_text_cannot_be_confused(tmp_path):
     assert key_one != key_two
 
 
-def test_another_teacher_is_refused(tmp_path, hash_teacher):
+def test_a_teacher_that_has_changed_is_refused(tmp_path, hash_teacher):
     cache = TargetCache(tmp_path, hash_teacher)
-    with pytest.raises(CacheError, match="another teacher"):
-        cache.fill(HashTeacher(name="other"), sentences(3))
+    hash_teacher.prompts["query"] = "search: "
+    with pytest.raises(CacheError, match="have changed since this cache was opened"):
+        cache.fill(sentences(3))
+    assert not hash_teacher.encoded
 
 
 def test_plan_counts_and_full_cache_needs_no_teacher(tmp_path, hash_teacher):
@@ -104,7 +106,7 @@ def test_plan_counts_and_full_cache_needs_no_teacher(tmp_path, hash_teacher):
     assert (plan.texts, plan.unique, plan.missing) == (350, 300, 300)
     assert plan.bytes == 300 * (16 * 2 + 16)
     plans = []
-    cache.fill(hash_teacher, texts, on_plan=plans.append)
+    cache.fill(texts, on_plan=plans.append)
     assert plans[0].missing == 300 and plans[0].seconds > 0
     assert "300 of 300 targets missing" in str(plans[0])
     assert str(cache.plan(texts)) == "all 300 targets are cached"
@@ -112,7 +114,7 @@ def test_plan_counts_and_full_cache_needs_no_teacher(tmp_path, hash_teacher):
 
 def test_progress_ends_complete(tmp_path, hash_teacher):
     seen = []
-    TargetCache(tmp_path, hash_teacher).fill(hash_teacher, sentences(1200), on_progress=seen.append)
+    TargetCache(tmp_path, hash_teacher).fill(sentences(1200), on_progress=seen.append)
     assert seen[-1].done == seen[-1].total == 1200
     assert seen[-1].encoded == seen[-1].encoded_total == 1200
     assert [p.done for p in seen] == sorted(p.done for p in seen)
@@ -122,9 +124,9 @@ def test_progress_ends_complete(tmp_path, hash_teacher):
 def test_stop_keeps_what_is_done_and_the_next_fill_goes_on(tmp_path, hash_teacher):
     texts, stop = sentences(2000), threading.Event()
     cache = TargetCache(tmp_path, hash_teacher)
-    done = cache.fill(hash_teacher, texts, stop=stop, on_progress=lambda p: p.encoded > 600 and stop.set())
+    done = cache.fill(texts, stop=stop, on_progress=lambda p: p.encoded > 600 and stop.set())
     assert 600 < done.encoded < 2000
-    again = TargetCache(tmp_path, hash_teacher).fill(hash_teacher, texts)
+    again = TargetCache(tmp_path, hash_teacher).fill(texts)
     assert again.encoded == 2000 - done.encoded
 
 
@@ -138,7 +140,7 @@ def test_a_stream_is_taken_in_groups(tmp_path, hash_teacher):
             encoded.append(ahead[0] - len(hash_teacher.encoded))
             yield Text(f"text {i}", Role.DOCUMENT)
 
-    TargetCache(tmp_path, hash_teacher).fill(hash_teacher, stream())
+    TargetCache(tmp_path, hash_teacher).fill(stream())
     assert max(encoded) <= GROUP_TEXTS + 1
 
 
@@ -148,13 +150,13 @@ from conftest import HashTeacher, sentences
 from workbench.cache import TargetCache
 import time
 class Slow(HashTeacher):
-    def encode(self, texts, role):
+    def encode(self, texts, role, *, stop=None):
         time.sleep({sleep})
         return super().encode(texts, role)
 teacher = Slow()
 cache = TargetCache({root!r}, teacher)
 print("ready", flush=True)
-print(cache.fill(teacher, sentences({count})).encoded, flush=True)
+print(cache.fill(sentences({count})).encoded, flush=True)
 """
 
 
@@ -182,7 +184,7 @@ def test_sigkill_loses_at_most_the_group_in_flight(tmp_path, hash_teacher):
         stored = now
     assert 0 < stored < 4000
     cache = TargetCache(tmp_path, hash_teacher)
-    assert cache.fill(hash_teacher, texts).encoded == 4000 - stored
+    assert cache.fill(texts).encoded == 4000 - stored
     assert not cache.damaged
     np.testing.assert_allclose(np.asarray(cache.targets(texts)), expected(hash_teacher, texts), atol=1e-3)
 
@@ -195,12 +197,12 @@ def _shard(cache):
 def test_damage_is_noticed_named_and_only_its_texts_are_encoded_again(tmp_path, hash_teacher, damage):
     first, second = sentences(600, seed=1), sentences(40, seed=2)
     cache = TargetCache(tmp_path, hash_teacher)
-    cache.fill(hash_teacher, first)
+    cache.fill(first)
     victim = _shard(cache)
     # The second lot goes through a cache that cannot merge the two into one file.
     other = TargetCache(tmp_path, hash_teacher)
     other.merge = lambda: None
-    other.fill(hash_teacher, second)
+    other.fill(second)
     content = bytearray(victim.read_bytes())
     if damage == "bit":
         content[-100] ^= 1
@@ -215,7 +217,7 @@ def test_damage_is_noticed_named_and_only_its_texts_are_encoded_again(tmp_path, 
     victim.write_bytes(content)
     with pytest.warns(UserWarning, match=victim.name[:8]):
         again = TargetCache(tmp_path, hash_teacher)
-        done = again.fill(hash_teacher, first + second)
+        done = again.fill(first + second)
     assert done.encoded == 600
     assert again.damaged == [victim.name]
     np.testing.assert_allclose(
@@ -225,7 +227,7 @@ def test_damage_is_noticed_named_and_only_its_texts_are_encoded_again(tmp_path, 
 
 def test_verify_reports_every_damaged_shard(tmp_path, hash_teacher):
     cache = TargetCache(tmp_path, hash_teacher)
-    cache.fill(hash_teacher, sentences(100))
+    cache.fill(sentences(100))
     assert cache.verify() == []
     victim = _shard(cache)
     content = bytearray(victim.read_bytes())
@@ -237,10 +239,10 @@ def test_verify_reports_every_damaged_shard(tmp_path, hash_teacher):
 
 def test_half_written_files_are_never_taken_for_shards(tmp_path, hash_teacher):
     cache = TargetCache(tmp_path, hash_teacher)
-    cache.fill(hash_teacher, sentences(10))
+    cache.fill(sentences(10))
     (cache.folder / ".writing-abc").write_bytes(b"half")
     os.utime(cache.folder / ".writing-abc", (1, 1))
-    assert TargetCache(tmp_path, hash_teacher).fill(hash_teacher, sentences(20)).encoded == 10
+    assert TargetCache(tmp_path, hash_teacher).fill(sentences(20)).encoded == 10
     assert not list(cache.folder.glob(".writing-*"))
 
 
@@ -263,7 +265,7 @@ def test_merging_leaves_few_files_and_every_target(tmp_path, hash_teacher, monke
     cache = TargetCache(tmp_path, hash_teacher)
     reader = None
     for start in range(0, 3000, 100):
-        cache.fill(hash_teacher, texts[start : start + 100])
+        cache.fill(texts[start : start + 100])
         reader = reader or cache.targets(texts[:100])  # stays readable while its file is merged away
     assert len(_shards.listing(cache.folder)) <= 8
     assert len(cache) == 3000
@@ -274,7 +276,7 @@ def test_merging_leaves_few_files_and_every_target(tmp_path, hash_teacher, monke
 class FaultyTeacher(HashTeacher):
     fault = "nan"
 
-    def encode(self, texts, role):
+    def encode(self, texts, role, *, stop=None):
         vectors = super().encode(texts, role)
         if self.fault == "nan":
             vectors[[t.startswith("bad") for t in texts]] = np.nan
@@ -292,7 +294,7 @@ def test_nan_is_refused_and_the_other_vectors_are_kept(tmp_path):
     texts = [*sentences(20), Text("bad one", Role.QUERY)]
     cache = TargetCache(tmp_path, teacher)
     with pytest.raises(TeacherError, match="1 query vectors are NaN or infinite .first: 'bad one'."):
-        cache.fill(teacher, texts)
+        cache.fill(texts)
     assert cache.plan(texts).missing == 1
 
 
@@ -301,14 +303,14 @@ def test_wrong_arrays_are_refused(tmp_path, fault, message):
     teacher = FaultyTeacher()
     teacher.fault = fault
     with pytest.raises(TeacherError, match=message):
-        TargetCache(tmp_path, teacher).fill(teacher, sentences(20))
+        TargetCache(tmp_path, teacher).fill(sentences(20))
 
 
 def test_float32_is_a_cache_of_its_own(tmp_path, hash_teacher):
     texts = sentences(10)
     half, full = TargetCache(tmp_path, hash_teacher), TargetCache(tmp_path, hash_teacher, dtype="float32")
-    half.fill(hash_teacher, texts)
-    assert full.fill(hash_teacher, texts).encoded == 10
+    half.fill(texts)
+    assert full.fill(texts).encoded == 10
     np.testing.assert_array_equal(np.asarray(full.targets(texts)), expected(hash_teacher, texts))
     with pytest.raises(CacheError, match="float16 or float32"):
         TargetCache(tmp_path, hash_teacher, dtype="int8")
@@ -316,7 +318,7 @@ def test_float32_is_a_cache_of_its_own(tmp_path, hash_teacher):
 
 def test_a_full_disk_ends_with_a_clear_error_and_the_rest_intact(tmp_path, hash_teacher):
     """A file size limit makes the kernel refuse writes just as a full disk does."""
-    TargetCache(tmp_path, hash_teacher).fill(hash_teacher, sentences(30))
+    TargetCache(tmp_path, hash_teacher).fill(sentences(30))
     code = CHILD.format(tests=str(TESTS), root=str(tmp_path), count=900, sleep=0)
 
     def limit():
@@ -328,13 +330,13 @@ def test_a_full_disk_ends_with_a_clear_error_and_the_rest_intact(tmp_path, hash_
     cache = TargetCache(tmp_path, hash_teacher)
     assert not list(cache.folder.glob(".writing-*"))
     assert len(cache) >= 30 and not cache.verify()
-    assert cache.fill(hash_teacher, sentences(30)).encoded == 0
+    assert cache.fill(sentences(30)).encoded == 0
 
 
 def test_too_little_room_is_noticed_before_the_teacher_works(tmp_path, hash_teacher, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
     with pytest.raises(CacheError, match="make room"):
-        TargetCache(tmp_path, hash_teacher).fill(hash_teacher, sentences(100))
+        TargetCache(tmp_path, hash_teacher).fill(sentences(100))
     assert not hash_teacher.encoded
 
 
@@ -342,31 +344,31 @@ def test_a_folder_that_cannot_be_written_to_is_noticed_before_the_teacher_works(
     (tmp_path / "file").touch()
     cache = TargetCache(tmp_path / "file" / "cache", hash_teacher)
     with pytest.raises(CacheError, match="cannot be written to"):
-        cache.fill(hash_teacher, sentences(10))
+        cache.fill(sentences(10))
     assert not hash_teacher.encoded
 
 
 def test_a_complete_cache_serves_where_nothing_can_be_written(tmp_path, hash_teacher, monkeypatch):
     cache = TargetCache(tmp_path, hash_teacher)
-    cache.fill(hash_teacher, sentences(40))
+    cache.fill(sentences(40))
 
     def refuse(*_):
         raise CacheError("no writing here")
 
     monkeypatch.setattr(_shards, "write", refuse)
     monkeypatch.setattr(TargetCache, "check_writable", refuse)
-    assert TargetCache(tmp_path, hash_teacher).fill(hash_teacher, sentences(40)).hits == 40
+    assert TargetCache(tmp_path, hash_teacher).fill(sentences(40)).hits == 40
 
 
 def test_no_texts_is_no_error(tmp_path, hash_teacher):
     cache = TargetCache(tmp_path, hash_teacher)
-    assert cache.fill(hash_teacher, []).done == 0
+    assert cache.fill([]).done == 0
     assert cache.targets([]).shape == (0, 16)
 
 
 def test_reading_a_cache_warns_of_nothing(tmp_path, hash_teacher):
     cache = TargetCache(tmp_path, hash_teacher)
-    cache.fill(hash_teacher, sentences(600))
+    cache.fill(sentences(600))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         TargetCache(tmp_path, hash_teacher).targets(sentences(600))
@@ -375,7 +377,7 @@ def test_reading_a_cache_warns_of_nothing(tmp_path, hash_teacher):
 def test_rotated_targets_keep_their_distances(tmp_path, hash_teacher):
     texts = sentences(40)
     cache = TargetCache(tmp_path, hash_teacher)
-    cache.fill(hash_teacher, texts)
+    cache.fill(texts)
     targets = cache.targets(texts)
     rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((16, 16)))[0]
     rotated = targets.rotated(rotation)

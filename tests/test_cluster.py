@@ -27,7 +27,7 @@ class LoggingTeacher(HashTeacher):
         super().__init__()
         self.log, self.deadly = log, deadly
 
-    def encode(self, texts, role):
+    def encode(self, texts, role, *, stop=None):
         died = self.log.with_suffix(".died")
         if self.deadly in texts and not died.exists():
             died.touch()
@@ -82,7 +82,7 @@ def test_a_worker_that_is_killed_costs_the_group_in_flight_and_nothing_else(tmp_
 
 def test_a_teacher_that_fails_ends_the_fill_and_what_is_stored_stays(tmp_path, folder):
     class Failing(HashTeacher):
-        def encode(self, texts, role):
+        def encode(self, texts, role, *, stop=None):
             vectors = super().encode(texts, role)
             vectors[[text == TEXTS[5000].text for text in texts]] = np.nan
             return vectors

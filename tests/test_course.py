@@ -31,7 +31,7 @@ def test_notebooks_take_a_student_of_their_own_teacher_only(monkeypatch, tmp_pat
     def cached(name):
         teacher = HashTeacher(name=name)
         cache = TargetCache(tmp_path / "cache", teacher)
-        cache.fill(teacher, lesson)
+        cache.fill(lesson)
         return cache
 
     mine, other = cached("mine"), cached("other")

@@ -78,7 +78,7 @@ def test_a_student_learns_its_teacher(cache, teacher):
     """A few hundred texts: each step of the method must already pay."""
     corpus = docstring_corpus(pairs=400, held_out=100)
     held_out = corpus.held_out.query_texts() + corpus.held_out.document_texts()
-    cache.fill(teacher, corpus.train + held_out)
+    cache.fill(corpus.train + held_out)
     targets, wanted = cache.targets(corpus.train), cache.targets(held_out)
     model = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
     random = validate(model, held_out, wanted)["loss"]
@@ -99,7 +99,7 @@ def test_a_student_learns_its_teacher(cache, teacher):
 
 def test_the_teacher_finds_its_way_through_the_tutorial(cache, teacher):
     collection = data.tutorial()
-    cache.fill(teacher, collection.query_texts() + collection.document_texts())
+    cache.fill(collection.query_texts() + collection.document_texts())
     base = models.load(TOUR.base)
     model = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
     student.fit_head(model, collection.document_texts(), cache.targets(collection.document_texts()))
@@ -124,7 +124,7 @@ def test_nothing_is_lost_to_faults(tmp_path):
 def test_a_real_collection_of_paragraphs(cache, teacher):
     collection = data.beir(SHARED / "xquad_en")
     queries, documents = collection.query_texts()[:300], collection.document_texts()
-    cache.fill(teacher, queries + documents)
+    cache.fill(queries + documents)
     judged = {q: collection.qrels[q] for q in list(collection.queries)[:300]}
     from workbench import evaluate
 

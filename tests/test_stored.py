@@ -60,7 +60,7 @@ def test_cache_and_training_do_with_stored_texts_what_they_do_with_a_list(tmp_pa
     texts = sentences(260)
     stored = StoredTexts.write(texts, tmp_path / "texts.arrow")
     cache = TargetCache(tmp_path / "cache", hash_teacher)
-    cache.fill(hash_teacher, stored)
+    cache.fill(stored)
     assert (cache.keys(stored) == cache.keys(texts)).all() and not cache.missing(texts)
     states = []
     for given in (texts, stored):

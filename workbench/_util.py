@@ -3,23 +3,53 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
 from workbench.errors import WorkbenchError
 
+WRITING = ".writing-"  # how the names of unfinished files and folders begin
+ABANDONED_SECONDS = 3600
+PROJECT = Path(__file__).resolve().parent.parent
 
-def checked(vectors: np.ndarray, name: str) -> np.ndarray:
-    """Return vectors (an array, a torch tensor, lists) as float32 of shape (n, d), or say what is wrong with them."""
-    if hasattr(vectors, "detach"):  # a tensor, perhaps with a gradient, on a GPU or in bfloat16
+
+def as_float32(vectors: object) -> np.ndarray:
+    """Turn an array, a torch tensor (any device, also bfloat16) or lists into a float32 array.
+
+    Raises:
+        ValueError, TypeError: the rows have different widths, or hold something other than real numbers.
+    """
+    if hasattr(vectors, "detach"):
         vectors = vectors.detach().float().cpu().numpy()
+    elif isinstance(vectors, list | tuple) and len(vectors) and hasattr(vectors[0], "detach"):
+        vectors = [as_float32(row) for row in vectors]
+    vectors = np.asarray(vectors)
+    if vectors.dtype.kind == "c":
+        raise TypeError("complex numbers")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which callers look for
+        return vectors.astype(np.float32, copy=False)
+
+
+def checked(vectors: object, name: str) -> np.ndarray:
+    """Return vectors (an array, a torch tensor, lists) as float32 of shape (n, d).
+
+    Raises:
+        WorkbenchError: they are not a rectangular array of finite numbers with at least one row and one column.
+    """
     try:
-        vectors = np.asarray(vectors, dtype=np.float32)
+        vectors = as_float32(vectors)
     except (TypeError, ValueError) as error:
-        raise WorkbenchError(f"{name}: these are no vectors of one width ({error})") from None
+        raise WorkbenchError(f"{name}: expected a rectangular numeric array ({error})") from None
     if vectors.ndim != 2 or not vectors.size:
         raise WorkbenchError(f"{name}: an array of shape (n, d), n and d at least 1, is needed, not {vectors.shape}")
     sums = vectors.sum(axis=1)  # NaN and infinity survive a sum, and a mask as large as the array is spared
@@ -55,9 +85,6 @@ def orthogonal(rotation: np.ndarray, width: int) -> np.ndarray:
     return rotation
 
 
-PROJECT = Path(__file__).resolve().parent.parent
-
-
 def home() -> Path:
     """Return the folder for unpacked models, caches, students and results.
 
@@ -71,16 +98,125 @@ def home() -> Path:
     return Path.home() / ".cache" / "workbench"
 
 
-def write_json(path: str | Path, content: dict) -> Path:
-    """Write a report, whole or not at all."""
+def write_whole(path: str | Path, content: bytes | Callable[[Path], object]) -> Path:
+    """Write a file completely or not at all, and return its path.
+
+    The content goes to a temporary file in the same folder, is synced to disk, and then takes the name. A reader sees
+    the old file or the new one, also after a crash.
+
+    Args:
+        path: of the file; its folder is made if it does not exist.
+        content: the bytes, or a function that writes them to the path that it is given (which has the same suffix).
+
+    Raises:
+        WorkbenchError: the file cannot be written. Nothing is left behind, and an earlier file stays as it was.
+    """
     path = Path(path)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    scratch = path.with_name(f"{WRITING}{secrets.token_hex(8)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(json.dumps(content, indent=2) + "\n")
+        if isinstance(content, bytes):
+            scratch.write_bytes(content)
+        else:
+            content(scratch)
+        _sync(scratch)
         os.replace(scratch, path)
-    except OSError as error:
+        _sync(path.parent)
+    except BaseException as error:
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)
-        raise WorkbenchError(f"{path} cannot be written: {error.strerror or error}") from None
+        if isinstance(error, OSError):
+            raise WorkbenchError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise
     return path
+
+
+@contextlib.contextmanager
+def whole_folder(folder: str | Path) -> Iterator[Path]:
+    """Write a folder completely or not at all: `with whole_folder(folder) as scratch:` fills the new one.
+
+    At the end of the block the new folder takes the name, and one that stood there before is deleted. If anything
+    fails, the folder stays as it was.
+
+    Raises:
+        WorkbenchError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder.parent)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=WRITING, ignore_cleanup_errors=True) as scratch:
+            new, old = Path(scratch, "new"), Path(scratch, "old")
+            new.mkdir()
+            yield new
+            rights = new.stat().st_mode & 0o666
+            for path in new.rglob("*"):
+                if path.is_file():
+                    path.chmod(rights)  # some libraries write files that only their owner can read
+                    _sync(path)
+            if folder.exists():
+                os.rename(folder, old)
+            try:
+                os.rename(new, folder)
+            except OSError:
+                if old.exists():
+                    os.rename(old, folder)
+                raise
+            _sync(folder.parent)
+    except OSError as error:
+        raise WorkbenchError(f"{folder} cannot be written: {error.strerror or error}") from None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed had begun to write in a folder, if it is more than an hour old."""
+    for leftover in folder.glob(f"{WRITING}*"):
+        with contextlib.suppress(FileNotFoundError):  # its process has just finished
+            if time.time() - leftover.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink()
+
+
+def check_room(folder: Path, size: int, what: str) -> None:
+    """See that a folder's disk has room for `size` bytes.
+
+    Raises:
+        WorkbenchError: it has less.
+    """
+    if size > (free := shutil.disk_usage(folder).free):
+        raise WorkbenchError(
+            f"{folder} has {free / 1e6:,.0f} MB free, and {what} take {size / 1e6:,.0f} MB: make room, or choose "
+            "another folder"
+        )
+
+
+def write_json(path: str | Path, content: dict) -> Path:
+    """Write a dictionary as JSON, completely or not at all.
+
+    Raises:
+        WorkbenchError: the file cannot be written.
+    """
+    return write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def need(module: str, extra: str) -> ModuleType:
+    """Import a module of an optional extra.
+
+    Raises:
+        WorkbenchError: it is not installed; the message has the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = (error.name or module).partition(".")[0]
+        raise WorkbenchError(
+            f"{module} needs the package {package}: pip install 'teacher-aligned-workbench[{extra}]'"
+        ) from None
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":  # folders cannot be opened there
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() or os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -19,7 +19,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_c
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,9 +27,7 @@ from workbench._shards import DamagedShard, Shard
 from workbench._util import orthogonal
 from workbench.data import Role, Text
 from workbench.errors import CacheError, IncompleteError, TeacherError
-
-if TYPE_CHECKING:
-    from workbench.teachers import Teacher
+from workbench.teachers import Teacher
 
 GROUP_TEXTS = 512  # what a kill can lose
 GROUP_CHARACTERS = 64_000_000
@@ -103,7 +100,7 @@ class TargetCache:
 
     Args:
         root: folder of all caches.
-        teacher: whose targets these are; only its identity, prompts and dimension are used here.
+        teacher: whose targets these are, or what `Teacher` makes one of. Nothing in it is changed.
         dtype: "float16" or "float32", how vectors are stored; part of the identity.
 
     Raises:
@@ -113,17 +110,21 @@ class TargetCache:
     def __init__(self, root: str | Path, teacher: Teacher, *, dtype: str = "float16") -> None:
         if dtype not in ("float16", "float32"):
             raise CacheError(f"dtype {dtype!r}: targets are stored as float16 or float32")
+        self.teacher = teacher = Teacher(teacher)
         self.dtype = np.dtype(dtype)
         self.dimension = teacher.dimension
-        self.prompts = {role.value: teacher.prompts.get(role, "") for role in Role}
-        self.identity = json.loads(json.dumps({**teacher.identity, "stored_as": dtype}))
+        self.prompts = dict(teacher.prompts)
+        self.identity = self._identity()
         digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
-        name = str(teacher.identity.get("teacher", "teacher")).rstrip("/").rpartition("/")[2]
+        name = self.identity["teacher"].rstrip("/").rpartition("/")[2]
         self.folder = Path(root).expanduser() / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{digest[:16]}"
         self.damaged: list[str] = []
         self._shards: dict[str, Shard] = {}
         self._lock = threading.RLock()
         self._open()
+
+    def _identity(self) -> dict[str, object]:
+        return json.loads(json.dumps({**self.teacher.identity, "stored_as": self.dtype.name}))
 
     def keys(self, texts: Iterable[Text]) -> np.ndarray:
         """Return the key of each text's target, S16 of shape (n,)."""
@@ -151,7 +152,6 @@ class TargetCache:
 
     def fill(
         self,
-        teacher: Teacher,
         texts: Iterable[Text],
         *,
         on_plan: Callable[[Plan], None] | None = None,
@@ -166,7 +166,6 @@ class TargetCache:
         group in flight, and the next call goes on from there.
 
         Args:
-            teacher: must have the identity this cache was opened with.
             texts: any number of texts, repeats welcome. Processes that fill the same list at the same time share
                 the work; of the same stream, they do it twice.
             on_plan: called once before the long part, for a list only.
@@ -178,24 +177,20 @@ class TargetCache:
             The last progress.
 
         Raises:
-            CacheError: another teacher, a folder that cannot be written to, too little room.
+            CacheError: a folder that cannot be written to, too little room, or another model behind the teacher's name.
             TeacherError: the teacher returned NaN, infinite values, a wrong width or a wrong count;
                 the good vectors of the group are stored first.
         """
-        if json.loads(json.dumps({**teacher.identity, "stored_as": self.dtype.name})) != self.identity:
+        if self._identity() != self.identity or self.teacher.prompts != self.prompts:
             raise CacheError(
-                f"{self.folder.name} holds targets of another teacher or of other settings; open its own cache"
+                "the teacher's identity or prompts have changed since this cache was opened: open it again"
             )
-        if {role.value: teacher.prompts.get(role, "") for role in Role} != self.prompts:
-            raise CacheError("the teacher's prompts have changed since this cache was opened; open it again")
-        state = _Filling(on_progress, stop, getattr(teacher, "concurrency", 1))
-        if hasattr(teacher, "stop"):  # before the plan, which times a sample
-            teacher.stop = stop or threading.Event()
+        state = _Filling(on_progress, stop, self.teacher.concurrency)
         if isinstance(texts, Sequence):
-            texts = self._planned(teacher, texts, state, on_plan)
+            texts = self._planned(texts, state, on_plan)
         else:
-            self._check_unchanged(teacher, state)
-        for number, _ in enumerate(self._fill_groups(teacher, texts, state), start=1):
+            self._check_unchanged(state)
+        for number, _ in enumerate(self._fill_groups(texts, state), start=1):
             if merge and number % MERGE_EVERY == 0:
                 self.merge()
         if merge and state.encoded:
@@ -291,6 +286,10 @@ class TargetCache:
     # --- filling ---
 
     @property
+    def _one_at_a_time(self) -> bool:
+        return self.teacher.concurrency == 1 and self.teacher.batch_size is None
+
+    @property
     def _row_bytes(self) -> int:
         return self.dimension * self.dtype.itemsize + _shards.KEY.itemsize
 
@@ -303,7 +302,7 @@ class TargetCache:
         return len(unique), first[~self._known(unique)]
 
     def _planned(
-        self, teacher: Teacher, texts: Sequence[Text], state: _Filling, on_plan: Callable[[Plan], None] | None
+        self, texts: Sequence[Text], state: _Filling, on_plan: Callable[[Plan], None] | None
     ) -> Iterator[Text]:
         unique, todo = self._todo(texts)
         state.total, state.encoded_total = len(texts), len(todo)
@@ -311,7 +310,7 @@ class TargetCache:
         if len(todo):
             self.check_writable()
             state.writable = True
-            self._check_unchanged(teacher, state)
+            self._check_unchanged(state)
         if len(todo) and plan.bytes > (free := shutil.disk_usage(self.folder).free):
             raise CacheError(
                 f"{self.folder} has {free / 1e6:,.0f} MB free, the {len(todo):,} missing targets take "
@@ -319,15 +318,18 @@ class TargetCache:
             )
         state.done = len(texts) - len(todo)
         if len(todo) > 4 * SAMPLE_TEXTS:
-            # Timed on texts of every length, and stored like any other: the estimate costs nothing.
+            # Texts of every length, which are stored like any other. A local model's first few are slow.
             some = todo[:10_000]  # in the order of keys, so any of them are like all of them
             by_length = some[np.argsort([len(texts[i].text) for i in some], kind="stable")]
             sample = by_length[np.linspace(0, len(some) - 1, SAMPLE_TEXTS).astype(int)]
-            if not hasattr(teacher, "concurrency"):
-                teacher.encode([texts[sample[0]].text], texts[sample[0]].role)  # the first pass is slower
+            sample = np.roll(sample, SAMPLE_TEXTS // 2)  # its first texts are of middling length
+            timed = sample
+            if self._one_at_a_time:
+                self._fill_group([texts[i] for i in sample[:4]], state)
+                timed = sample[4:]
             started = time.perf_counter()
-            self._fill_group(teacher, [texts[i] for i in sample], state)
-            seconds = (time.perf_counter() - started) * (len(todo) - SAMPLE_TEXTS) / SAMPLE_TEXTS / state.at_once
+            self._fill_group([texts[i] for i in timed], state)
+            seconds = (time.perf_counter() - started) * (len(todo) - SAMPLE_TEXTS) / len(timed) / state.at_once
             plan = Plan(plan.texts, plan.unique, plan.missing, plan.bytes, seconds)
             todo = todo[~np.isin(todo, sample)]
         if on_plan:
@@ -336,11 +338,11 @@ class TargetCache:
         todo = np.roll(todo, -secrets.randbelow(len(todo) + 1))
         return (texts[i] for i in todo)
 
-    def _check_unchanged(self, teacher: Teacher, state: _Filling) -> None:
+    def _check_unchanged(self, state: _Filling) -> None:
         """See that the teacher gives its probe the vector that it gave at first; at first, store it."""
-        if state.stopped() or not hasattr(teacher, "probe"):
+        if state.stopped() or (probe := self.teacher.probe(stop=state.stop)) is None:
             return
-        text, vector = teacher.probe
+        text, vector = probe
         keys = self.keys([text])
         if not self._known(keys)[0]:
             self.check_writable()
@@ -355,37 +357,35 @@ class TargetCache:
                 "the teacher another name (`name`, --name) to begin another cache, or ask for the model of before."
             )
 
-    def _fill_groups(self, teacher: Teacher, texts: Iterable[Text], state: _Filling) -> Iterator[None]:
+    def _fill_groups(self, texts: Iterable[Text], state: _Filling) -> Iterator[None]:
         """Fill group after group, or as many at once as the teacher can take, and yield after each."""
-        if not hasattr(teacher, "concurrency"):
+        if self._one_at_a_time:
             for group in _groups(texts):
                 if state.stopped():
                     return
-                yield self._fill_group(teacher, group, state)
+                yield self._fill_group(group, state)
             return
         with ThreadPoolExecutor(state.at_once) as pool:  # whatever ends this, what is in flight is stored
             running: set[Future] = set()
-            for group in _groups_by_role(texts, teacher.batch_size):
+            for group in _groups_by_role(texts, self.teacher.batch_size or GROUP_TEXTS):
                 if state.stopped():
                     break
-                running.add(pool.submit(self._fill_group, teacher, group, state))
+                running.add(pool.submit(self._fill_group, group, state))
                 if len(running) == state.at_once:
                     done, running = wait(running, return_when=FIRST_COMPLETED)
                     yield from (future.result() for future in done)
             yield from (future.result() for future in as_completed(running))
 
-    def _fill_group(self, teacher: Teacher, group: list[Text], state: _Filling) -> None:
+    def _fill_group(self, group: list[Text], state: _Filling) -> None:
         keys = self.keys(group)
         unique, first = np.unique(keys, return_index=True)
         mine = state.claim(unique.tolist())
         try:
-            self._fill_claimed(teacher, group, keys, first[mine & ~self._known(unique)], state)
+            self._fill_claimed(group, keys, first[mine & ~self._known(unique)], state)
         finally:
             state.release(unique[mine].tolist())
 
-    def _fill_claimed(
-        self, teacher: Teacher, group: list[Text], keys: np.ndarray, todo: np.ndarray, state: _Filling
-    ) -> None:
+    def _fill_claimed(self, group: list[Text], keys: np.ndarray, todo: np.ndarray, state: _Filling) -> None:
         if todo.size and not state.writable:
             self.check_writable()
             state.writable = True
@@ -396,7 +396,7 @@ class TargetCache:
             if not rows:
                 continue
             try:
-                vectors = np.asarray(teacher.encode([group[i].text for i in rows], role))
+                vectors = np.asarray(self.teacher.encode([group[i].text for i in rows], role, stop=state.stop))
             except IncompleteError as error:
                 given = np.isfinite(error.vectors).all(axis=1)
                 state.failed += [(group[rows[i]], why) for i, why in error.failed.items()]
@@ -569,7 +569,8 @@ class _Filling:
         self.total: int | None = None
         self.encoded_total: int | None = None
         self.failed: list[tuple[Text, str]] = []  # and why
-        self.stopped = stop.is_set if stop is not None else lambda: False
+        self.stop = stop if stop is not None else threading.Event()
+        self.stopped = self.stop.is_set
         self.at_once = at_once
         self._on_progress, self._lock = on_progress, threading.Lock()
         self._claimed: set[bytes] = set()

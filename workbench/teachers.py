@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
+import json
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from workbench import models
+from workbench._util import need
 from workbench.data import Role, Text
 from workbench.errors import DataError, IncompleteError, TeacherError
 
@@ -30,29 +33,101 @@ _PROBES = (
 )
 
 
-class Teacher(Protocol):
-    """What the cache needs of a teacher.
+class _TeacherType(type):
+    """Makes `Teacher(source)` choose the class, and sees that no teacher is without an identity."""
 
-    One that can take several requests at once has, besides, `concurrency` (how many), `batch_size` (texts in each) and
-    `stop` (an event that ends its waiting). One whose model others may exchange has `probe`: a text, and its vector as
-    of now. One that could make only some targets raises `IncompleteError`.
+    def __call__(cls, *args, **options):
+        if cls is Teacher:
+            return _teacher(*args, **options)
+        teacher = super().__call__(*args, **options)
+        if "identity" not in vars(teacher):
+            raise TeacherError(f"{cls.__name__}.__init__ must call super().__init__(name, dimension, normalize=...)")
+        return teacher
+
+
+class Teacher(metaclass=_TeacherType):
+    """Turns texts of a role into target embeddings.
+
+    `Teacher(source, **options)` chooses the class by what `source` is:
+
+    - a model's name, a folder or a loaded `SentenceTransformer`: `LocalTeacher`
+    - `"openai:MODEL"`, or another provider's name in front: `extras.api_teachers.ApiTeacher`
+    - a function of texts: `FunctionTeacher`
+    - an array or tensor of vectors, with `texts=`: `ArrayTeacher`
+    - a teacher: that teacher itself
+
+    A class of your own calls `super().__init__` and defines `encode`. What it does not override keeps its default.
+
+    Args:
+        name: what the cache calls the teacher; change it whenever its vectors change.
+        dimension: width of the vectors.
+        normalize: whether the vectors have length 1; students are built accordingly.
+        prompts: role to the prompt in front of each text of that role; none by default.
+        settings: everything else that decides the vectors, as JSON values.
 
     Attributes:
-        identity: everything besides role, prompt and text that decides the vectors, as JSON values.
-        prompts: role to the prompt in front of each text of that role.
+        name: what messages call the teacher.
         dimension: width of the vectors.
+        prompts: the prompt of each role.
+        identity: everything besides role, prompt and text that decides the vectors. It names the cache's folder.
+        concurrency: how many calls of `encode` may run at the same time.
+        batch_size: texts in one call of `encode`; None leaves it to the cache.
+        usage: what was asked of an API so far; None for a teacher that costs nothing.
+
+    Raises:
+        TeacherError: an empty name, a dimension below 1, an unknown role, or a setting that JSON cannot hold.
     """
 
-    identity: Mapping[str, object]
-    prompts: Mapping[str, str]
-    dimension: int
+    concurrency: int = 1
+    batch_size: int | None = None
+    usage: object | None = None
 
-    def encode(self, texts: Sequence[str], role: Role) -> np.ndarray:
-        """Return the targets of texts of one role, float32 of shape (n, dimension)."""
-        ...
+    def __init__(
+        self, name: str, dimension: int, *, normalize: bool, prompts: Mapping[str, str] | None = None, **settings
+    ) -> None:
+        if not isinstance(name, str) or not name.strip():
+            raise TeacherError(f"a teacher needs a name, which its cache is kept under; got {name!r}")
+        if isinstance(dimension, bool) or not isinstance(dimension, int | np.integer) or dimension < 1:
+            raise TeacherError(f"the dimension of teacher {name!r} must be an integer above 0, not {dimension!r}")
+        self.name, self.dimension, self.prompts = name, int(dimension), checked_prompts(prompts)
+        self.identity = {"teacher": name, "normalize": bool(normalize), "dimension": self.dimension, **settings}
+        try:
+            json.dumps(self.identity)
+        except (TypeError, ValueError) as error:
+            raise TeacherError(f"the settings of teacher {name!r} must be JSON values: {error}") from None
+
+    def __init_subclass__(cls, **options) -> None:
+        super().__init_subclass__(**options)
+        if "encode" in vars(cls):
+            parameters = inspect.signature(cls.encode).parameters.values()
+            if not any(each.name == "stop" or each.kind is each.VAR_KEYWORD for each in parameters):
+                raise TypeError(f"define {cls.__name__}.encode(self, texts, role='document', *, stop=None)")
+
+    def encode(
+        self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: threading.Event | None = None
+    ) -> np.ndarray:
+        """Return the targets of texts of one role, float32 of shape (n, dimension).
+
+        Args:
+            texts: without their prompt.
+            role: of all of them.
+            stop: an event; a teacher that waits, for a server for example, stops waiting when it is set.
+
+        Raises:
+            IncompleteError: some texts have no target; the error holds the targets of the others.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define encode")
+
+    def probe(self, *, stop: threading.Event | None = None) -> tuple[Text, np.ndarray] | None:
+        """Return a text and its vector as of now, where another model may come to answer to the same name."""
+        return None
+
+    def estimate(self, texts: Sequence[Text]) -> object | None:
+        """Return what encoding texts will cost, as something to print; None for a teacher that costs nothing."""
+        return None
 
 
-class LocalTeacher:
+class LocalTeacher(Teacher):
     """A sentence-transformers model on this machine as the teacher.
 
     Args:
@@ -84,7 +159,7 @@ class LocalTeacher:
     ) -> None:
         if precision not in ("auto", "float32", "bfloat16"):
             raise TeacherError(f"precision {precision!r}: it must be auto, float32 or bfloat16")
-        given = checked_prompts(prompts)
+        checked_prompts(prompts)  # before a model is loaded
         files = models.resolve(name, revision)
         self.model = models.load(files, device=device, trust_remote_code=trust_remote_code)
         limit = self.model.max_seq_length
@@ -92,25 +167,24 @@ class LocalTeacher:
             if max_length < 3 or (limit and max_length > limit):
                 raise TeacherError(f"max_length {max_length}: {files.name} takes from 3 to {limit} tokens")
             self.model.max_seq_length = max_length
-        self.name = files.name
-        self.prompts = {
-            role.value: models.role_prompt(self.model, role) if prompts is None else given[role] for role in Role
-        }
-        self.dimension = self.model.get_embedding_dimension()
-        self.identity = {
+        super().__init__(
             # A folder goes by its own name: moved or copied, it is the same teacher.
-            "teacher": files.path.name if Path(files.name).is_absolute() else files.name,
-            "fingerprint": files.fingerprint,
-            "pooling": [module.__class__.__name__ + _pooling(module) for module in self.model.children()][1:],
-            "normalize": models.normalizes(self.model),
-            "max_length": self.model.max_seq_length,
-            "precision": precision,
-            "dimension": self.dimension,
-        }
+            files.path.name if Path(files.name).is_absolute() else files.name,
+            self.model.get_embedding_dimension(),
+            normalize=models.normalizes(self.model),
+            prompts=({role: models.role_prompt(self.model, role) for role in Role} if prompts is None else prompts),
+            fingerprint=files.fingerprint,
+            pooling=[module.__class__.__name__ + _pooling(module) for module in self.model.children()][1:],
+            max_length=self.model.max_seq_length,
+            precision=precision,
+        )
+        self.name = files.name
         self.dtype = self._choose_dtype(precision)
         self.model.to(self.dtype)
 
-    def encode(self, texts: Sequence[str], role: Role) -> np.ndarray:
+    def encode(
+        self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: threading.Event | None = None
+    ) -> np.ndarray:
         """Return the targets of texts of one role, float32 of shape (n, dimension)."""
         return models.encode(self.model, texts, role, prompt=self.prompts[role], precision="float32")
 
@@ -129,7 +203,7 @@ class LocalTeacher:
         return fast if cosine >= LEAST_COSINE else torch.float32
 
 
-class FunctionTeacher:
+class FunctionTeacher(Teacher):
     """Any function of texts and their role as the teacher.
 
     Args:
@@ -154,17 +228,18 @@ class FunctionTeacher:
     ) -> None:
         if not name.strip() or dimension < 1:
             raise TeacherError("a function needs a name, under which the cache keeps its vectors, and a width above 0")
-        self.prompts = checked_prompts(prompts)
-        self.name, self.dimension, self._function, self._normalize = name, dimension, function, normalize
-        self.identity = {"teacher": name, "kind": "function", "normalize": normalize, "dimension": dimension}
+        super().__init__(name, dimension, normalize=normalize, prompts=prompts, kind="function")
+        self._function, self._normalize = function, normalize
 
-    def encode(self, texts: Sequence[str], role: Role) -> np.ndarray:
+    def encode(
+        self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: threading.Event | None = None
+    ) -> np.ndarray:
         """Return the targets of texts of one role, float32 of shape (n, dimension)."""
         vectors = np.asarray(self._function([self.prompts[role] + text for text in texts], role), dtype=np.float32)
         return scaled(vectors) if self._normalize and vectors.ndim == 2 else vectors
 
 
-class ArrayTeacher:
+class ArrayTeacher(Teacher):
     """Vectors that exist already as the teacher: it knows their texts and no others.
 
     Args:
@@ -189,8 +264,7 @@ class ArrayTeacher:
                 f"{len(texts):,} texts and vectors of shape {getattr(vectors, 'shape', '?')} "
                 f"({getattr(vectors, 'dtype', 'no array')}): one row of real numbers for each text is needed"
             )
-        self.prompts = checked_prompts(None)
-        self.name, self.dimension, self._vectors, self._normalize = name, int(vectors.shape[1]), vectors, normalize
+        self._vectors, self._normalize = vectors, normalize
         self._rows: dict[tuple[Role, str], int] = {}
         digest = hashlib.sha256()
         for row, text in enumerate(texts):
@@ -202,13 +276,7 @@ class ArrayTeacher:
             digest.update(f"{text.role} {len(text.text)} {text.text}".encode())
         for start in range(0, len(vectors), 65_536):
             digest.update(np.ascontiguousarray(vectors[start : start + 65_536]).tobytes())
-        self.identity = {
-            "teacher": name,
-            "kind": "array",
-            "digest": digest.hexdigest(),
-            "normalize": normalize,
-            "dimension": self.dimension,
-        }
+        super().__init__(name, int(vectors.shape[1]), normalize=normalize, kind="array", digest=digest.hexdigest())
 
     @classmethod
     def from_rows(
@@ -256,7 +324,9 @@ class ArrayTeacher:
         """The texts that it has vectors of, each once."""
         return [Text(text, role) for role, text in self._rows]
 
-    def encode(self, texts: Sequence[str], role: Role) -> np.ndarray:
+    def encode(
+        self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: threading.Event | None = None
+    ) -> np.ndarray:
         """Return the targets of texts of one role, float32 of shape (n, dimension).
 
         Raises:
@@ -279,6 +349,27 @@ class ArrayTeacher:
         return vectors
 
 
+def _teacher(source: object = None, **options) -> Teacher:
+    """Return the teacher that `Teacher(source, **options)` asks for."""
+    if isinstance(source, Teacher):
+        if options:
+            raise TeacherError(f"{source.name} is a teacher already: it takes no {', '.join(options)}")
+        return source
+    if isinstance(source, str) and ":" in source[2:] and not Path(source).expanduser().exists():
+        provider, _, model = source.partition(":")
+        return need("workbench.extras.api_teachers", "api").ApiTeacher(model, provider=provider, **options)
+    if isinstance(source, str | Path):
+        return LocalTeacher(str(source), **options)
+    if hasattr(source, "shape") and "texts" in options:
+        return ArrayTeacher(vectors=source, **{"name": "vectors"} | options)
+    if callable(source):
+        return FunctionTeacher(source, **options)
+    raise TeacherError(
+        f"a teacher cannot be made of {type(source).__name__}: give a model's name or folder, a SentenceTransformer, "
+        "a function of texts, 'openai:MODEL', or vectors with texts="
+    )
+
+
 def scaled(vectors: np.ndarray) -> np.ndarray:
     """Return rows of length 1; a row of zeros, which has no direction, becomes NaN, and the cache will say so."""
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -289,7 +380,7 @@ def checked_prompts(prompts: Mapping[str, str] | None) -> dict[str, str]:
     """Return a prompt for each role, none where it is not said.
 
     Raises:
-        TeacherError: a role that there is not.
+        TeacherError: an unknown role.
     """
     if unknown := set(prompts or {}) - set(Role):
         raise TeacherError(f"prompts for {', '.join(sorted(unknown))}: the roles are query and document")

@@ -31,7 +31,7 @@ queries, documents = collection.query_texts(), collection.document_texts()
 lesson = docstring_corpus(pairs=profile.pairs, held_out=profile.held_out).train[: profile.lesson]
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
-_ = cache.fill(teacher, queries + documents + lesson)
+_ = cache.fill(queries + documents + lesson)
 
 # %%
 model = student.load(_course.learned(cache, lesson))

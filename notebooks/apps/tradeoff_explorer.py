@@ -30,7 +30,7 @@ corpus = docstring_corpus(pairs=profile.pairs, held_out=profile.held_out)
 collection, lesson = corpus.held_out, corpus.train[: profile.lesson]
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
-_ = cache.fill(teacher, collection.query_texts() + collection.document_texts() + lesson)
+_ = cache.fill(collection.query_texts() + collection.document_texts() + lesson)
 
 # %%
 sides = evaluate.mode_vectors(collection, cache, student.load(_course.learned(cache, lesson)))

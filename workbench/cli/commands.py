@@ -39,10 +39,10 @@ def run_cache(options: argparse.Namespace, stop: threading.Event) -> None:
     if options.dry_run:
         texts = list(texts)
         print(cache.plan(texts))
-        if hasattr(teacher, "estimate"):
+        if teacher.usage is not None:
             print(teacher.estimate(cache.missing(texts)))
         return
-    done = inputs.fill(teacher, cache, texts, stop)
+    done = inputs.fill(cache, texts, stop)
     print(f"{done.done:,} texts, {done.encoded:,} encoded now, {done.hits:,} already there; targets in {cache.folder}")
 
 
@@ -104,7 +104,7 @@ def run_distill(options: argparse.Namespace, stop: threading.Event) -> None:
     if options.dry_run:
         _plan(options, recipe, texts, teacher, cache, model)
         return
-    inputs.fill(teacher, cache, texts, stop)
+    inputs.fill(cache, texts, stop)
     if stop.is_set():
         return
     kept_out, train = inputs.split(texts, cache)
@@ -158,7 +158,7 @@ def _plan(options, recipe, texts, teacher, cache, model) -> None:
         except (TypeError, ValueError):
             raise TrainingError(f"--speeds {options.speeds}: expected DEVICE:TEACHER:STUDENT, texts a second") from None
     else:
-        paid = hasattr(teacher, "estimate")
+        paid = teacher.usage is not None
         who = "student" if paid else "teacher and student"
         print(f"Timing {who} on some of the texts ...", file=sys.stderr, flush=True)
         speeds = planning.measure(None if paid else teacher, model, texts, settings)
@@ -267,7 +267,7 @@ def run_evaluate(options: argparse.Namespace, stop: threading.Event) -> None:
     _, cache, base = _beside(options, model, about)
     model.max_seq_length = base.max_seq_length = options.max_length
     fingerprint = models.resolve(options.student).fingerprint
-    inputs.fill(teacher, cache, collection.query_texts() + collection.document_texts(), stop)
+    inputs.fill(cache, collection.query_texts() + collection.document_texts(), stop)
     if stop.is_set():
         return
     sides = evaluate.mode_vectors(collection, cache, model, base)

@@ -63,7 +63,7 @@ def run(
     teacher = LocalTeacher(recipe.teacher, max_length=recipe.max_length)
     cache = TargetCache(home() / "cache", teacher)
     with CacheBar("teacher") as bar:
-        cache.fill(teacher, texts + evaluated, on_plan=bar.plan, on_progress=bar.progress, stop=stop)
+        cache.fill(texts + evaluated, on_plan=bar.plan, on_progress=bar.progress, stop=stop)
     _stop_here(stop)
 
     model, start, trained = _student(recipe, folder, cache, texts, evaluated, stop, fresh)

@@ -167,11 +167,12 @@ def vectors_of(options: argparse.Namespace) -> ArrayTeacher | None:
     return ArrayTeacher.from_rows(rows, name, vector=options.vectors, role="role")
 
 
-def fill(teacher, cache, texts, stop):
+def fill(cache, texts, stop):
     """Fill the cache with a bar, and say what an API's teacher will cost and has cost."""
     from workbench._progress import CacheBar
 
-    if hasattr(teacher, "estimate"):
+    teacher = cache.teacher
+    if teacher.usage is not None:
         missing = cache.missing(texts) if isinstance(texts, Sequence) else None  # of a stream nobody knows
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and missing != []:
             raise TeacherError(
@@ -182,7 +183,7 @@ def fill(teacher, cache, texts, stop):
             print(teacher.estimate(missing), file=sys.stderr)
     try:
         with CacheBar("teacher") as bar:
-            return cache.fill(teacher, texts, on_plan=bar.plan, on_progress=bar.progress, stop=stop)
+            return cache.fill(texts, on_plan=bar.plan, on_progress=bar.progress, stop=stop)
     finally:
-        if hasattr(teacher, "usage"):
+        if teacher.usage is not None:
             print(teacher.usage, file=sys.stderr)

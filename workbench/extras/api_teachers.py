@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cached_property
 from urllib.parse import urlsplit
 
 import httpx
@@ -23,7 +22,7 @@ from workbench import models
 from workbench.cache import duration
 from workbench.data import Role, Text
 from workbench.errors import IncompleteError, TeacherError
-from workbench.teachers import checked_prompts
+from workbench.teachers import Teacher, checked_prompts
 
 _BUSY = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}  # worth another try
 _CONTENT = {400, 413, 422}  # about the texts, or how many there are
@@ -162,7 +161,7 @@ class Estimate:
         return f"to ask the API for: {self.texts:,} texts, {tokens}{cost}{least}"
 
 
-class ApiTeacher:
+class ApiTeacher(Teacher):
     """A model behind an HTTP API as the teacher; one instance serves many threads.
 
     Args:
@@ -186,8 +185,6 @@ class ApiTeacher:
         timeout: seconds until a request counts as lost.
         attempts: how often a request is tried.
         name: what the cache calls the teacher. If None, model and server; give one where a server moves.
-
-    Its attribute `stop`, an event, ends all waiting when set.
 
     Raises:
         TeacherError: a setting that makes no sense, a missing key, a server that does not answer or refuses.
@@ -236,28 +233,27 @@ class ApiTeacher:
             raise TeacherError("a budget needs the price of a million tokens: give `price` too")
         if max_tokens is not None and tokenizer is None:
             raise TeacherError("max_tokens needs a tokenizer that counts them: give `tokenizer` too")
-        self.model = self.name = model
-        self.prompts = checked_prompts(prompts)
+        self.model, self.prompts = model, checked_prompts(prompts)
         self.batch_size = min(batch_size, self._dialect.most)
         self.concurrency = concurrency
         self._normalize, self._dimensions, self._packed = normalize, dimensions, packed
         self._max_tokens, self._tokenizer = max_tokens, _tokenizer(tokenizer)
         self._price, self._budget, self._attempts = price, budget, attempts
-        self.stop = threading.Event()
+        self._probe = None
         self._pace = _Pace(requests_per_minute, tokens_per_minute)
         self._usage, self._lock, self._reserved, self._refused_in_row = Usage(), threading.Lock(), 0, 0
         self._client, self._secret = _client(self._dialect, url, key, timeout, concurrency)
         self.dimension = dimensions  # what an answer is checked against
-        if not dimensions:
-            self.dimension = len(self.probe[1])
-        self.identity = {
-            "teacher": name or model,
-            "server": None if name else str(self._client.base_url),
-            "roles": {role.value: dict(self._dialect.roles.get(role, {})) for role in Role},
-            "normalize": normalize,
-            "max_length": max_tokens and [max_tokens, tokenizer],
-            "dimension": self.dimension,
-        }
+        super().__init__(
+            name or model,
+            dimensions or len(self.probe()[1]),
+            normalize=normalize,
+            prompts=prompts,
+            server=None if name else str(self._client.base_url),
+            roles={role.value: dict(self._dialect.roles.get(role, {})) for role in Role},
+            max_length=max_tokens and [max_tokens, tokenizer],
+        )
+        self.name = model
 
     @property
     def usage(self) -> Usage:
@@ -273,18 +269,21 @@ class ApiTeacher:
     def _cost(self, tokens: int) -> float | None:
         return None if self._price is None else tokens * self._price / 1e6
 
-    def encode(self, texts: Sequence[str], role: Role) -> np.ndarray:
+    def encode(
+        self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: threading.Event | None = None
+    ) -> np.ndarray:
         """Return the targets of texts of one role, float32 of shape (n, dimension).
 
         Raises:
             IncompleteError: some have none; the error holds the others.
         """
+        stop = stop or threading.Event()
         vectors = np.full((len(texts), self.dimension), np.nan, dtype=np.float32)
         failed: dict[int, str] = {}
         for start in range(0, len(texts), self.batch_size):
             rows = list(range(start, min(start + self.batch_size, len(texts))))
             try:
-                self._encode_rows([texts[i] for i in rows], rows, role, vectors, failed)
+                self._encode_rows([texts[i] for i in rows], rows, role, vectors, failed, stop)
             except _OverError as error:
                 raise IncompleteError(str(error), vectors, failed, final=True) from None
         if failed:
@@ -296,10 +295,10 @@ class ApiTeacher:
             )
         return vectors
 
-    def _encode_rows(self, texts, rows, role, vectors, failed) -> None:
+    def _encode_rows(self, texts, rows, role, vectors, failed, stop) -> None:
         """Fill in the vectors of a request's texts; where it fails for good, those of its halves."""
         try:
-            vectors[rows] = self._retried(texts, role)
+            vectors[rows] = self._retried(texts, role, stop)
             with self._lock:
                 self._refused_in_row = 0
             return
@@ -307,7 +306,7 @@ class ApiTeacher:
             why = str(error)
         except _BusyError as error:
             why = str(error)
-            self._see_that_it_answers(why)
+            self._see_that_it_answers(why, stop)
         if len(texts) == 1:
             failed[rows[0]] = why
             with self._lock:
@@ -318,34 +317,36 @@ class ApiTeacher:
                 raise _OverError(f"{_HOPELESS} texts in a row failed, the last one: {why}")
             return
         half = len(texts) // 2
-        self._encode_rows(texts[:half], rows[:half], role, vectors, failed)
-        self._encode_rows(texts[half:], rows[half:], role, vectors, failed)
+        self._encode_rows(texts[:half], rows[:half], role, vectors, failed, stop)
+        self._encode_rows(texts[half:], rows[half:], role, vectors, failed, stop)
 
-    def _see_that_it_answers(self, why: str) -> None:
+    def _see_that_it_answers(self, why: str, stop: threading.Event) -> None:
         """Tell a server that is down from one that a certain text brings down."""
         try:
-            self._retried([_PROBE], Role.DOCUMENT)
+            self._retried([_PROBE], Role.DOCUMENT, stop)
         except (_BusyError, _RefusedError):
             raise _OverError(f"the server has failed {self._attempts} times in a row: {why}") from None
 
-    def _retried(self, texts: Sequence[str], role: Role) -> np.ndarray:
+    def _retried(self, texts: Sequence[str], role: Role, stop: threading.Event) -> np.ndarray:
         prepared = [self._prepared(text, role) for text in texts]
         try:
             for attempt in tenacity.Retrying(
                 retry=tenacity.retry_if_exception_type(_BusyError),
                 wait=_wait,
-                stop=tenacity.stop_after_attempt(self._attempts) | tenacity.stop_when_event_set(self.stop),
-                sleep=tenacity.sleep_using_event(self.stop),
+                stop=tenacity.stop_after_attempt(self._attempts) | tenacity.stop_when_event_set(stop),
+                sleep=tenacity.sleep_using_event(stop),
                 reraise=True,
             ):
                 with attempt:
-                    return self._request(prepared, role, again=attempt.retry_state.attempt_number > 1)
+                    return self._request(prepared, role, stop, again=attempt.retry_state.attempt_number > 1)
         except _BusyError:
-            if self.stop.is_set():
+            if stop.is_set():
                 raise _OverError("stopped") from None
             raise
 
-    def _request(self, prepared: list[tuple[str, int, bool]], role: Role, again: bool) -> np.ndarray:
+    def _request(
+        self, prepared: list[tuple[str, int, bool]], role: Role, stop: threading.Event, again: bool
+    ) -> np.ndarray:
         provider = self._dialect
         body = {"model": self.model, provider.texts: [text for text, _, _ in prepared]}
         body |= (
@@ -359,8 +360,8 @@ class ApiTeacher:
         self._reserve(tokens, again)
         used = made = cut = 0
         try:
-            self._pace.wait(tokens, self.stop)
-            if self.stop.is_set():
+            self._pace.wait(tokens, stop)
+            if stop.is_set():
                 raise _OverError("stopped")
             try:
                 response = self._client.post(provider.path, json=body)
@@ -441,15 +442,16 @@ class ApiTeacher:
         end = max(end for _, end in encoded["offset_mapping"][0])
         return whole[:end], len(encoded["input_ids"][0]), True
 
-    @cached_property
-    def probe(self) -> tuple[Text, np.ndarray]:
-        """A text and the vector that the server gives it, asked for once.
+    def probe(self, *, stop: threading.Event | None = None) -> tuple[Text, np.ndarray]:
+        """Return a text and the vector that the server gives it, asked for once.
 
         Raises:
             TeacherError: the server does not answer or refuses.
         """
         try:
-            return Text(_PROBE, Role.DOCUMENT), self._retried([_PROBE], Role.DOCUMENT)[0]
+            if self._probe is None:
+                self._probe = self._retried([_PROBE], Role.DOCUMENT, stop or threading.Event())[0]
+            return Text(_PROBE, Role.DOCUMENT), self._probe
         except (_BusyError, _RefusedError, _OverError) as error:
             where = self._client.base_url
             raise TeacherError(f"model {self.model!r} at {where} could not be asked: {error}") from None

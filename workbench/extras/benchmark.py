@@ -140,7 +140,7 @@ def of_teacher(cache: TargetCache, label: str = "teacher", name: str | None = No
 
     def run(texts: Sequence[str], role: Role) -> np.ndarray:
         roled = [Text(text, role) for text in texts]
-        cache.fill(teacher, roled)
+        cache.fill(roled)
         return np.asarray(cache.targets(roled), dtype=np.float32)
 
     identity = json.dumps([cache.identity, cache.prompts], sort_keys=True)

@@ -135,7 +135,7 @@ class _Worker:
         try:
             texts = [Text(*row) for row in zip(batch["text"], batch["role"], strict=True)]
             # A stream, not a list: no sample is timed for a plan that nobody reads.
-            done = self.cache.fill(self.teacher, (text for text in texts if text.text.strip()), merge=False)
+            done = self.cache.fill((text for text in texts if text.text.strip()), merge=False)
         except WorkbenchError as problem:
             error = str(problem)
         return {

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
 
 import ipywidgets
 
@@ -16,8 +15,6 @@ from workbench.cache import Plan, Progress, TargetCache, duration
 from workbench.data import Text
 from workbench.errors import WorkbenchError
 from workbench.widgets._view import View, note, shown, works_while_busy
-
-if TYPE_CHECKING:
 
 _REDRAW_SECONDS = 0.3
 _STATES = {
@@ -34,7 +31,7 @@ class CacheProgress(View):
     """Show a `TargetCache.fill`, and stop and resume it.
 
     Either pass its parts to a fill of your own, in a `with` block if the view shall tell an error or a
-    stop from an end: `cache.fill(teacher, texts, on_plan=view.plan, on_progress=view.progress,
+    stop from an end: `cache.fill(texts, on_plan=view.plan, on_progress=view.progress,
     stop=view.stop)`. Resume then takes the stop back, and the cell has to be run again if the fill has
     ended already. Or let `view.run(cache, texts)` fill in the background.
 
@@ -54,7 +51,7 @@ class CacheProgress(View):
         self._error: BaseException | None = None
         self._state = "ready"
         self._drawn = 0.0
-        self._job: tuple[TargetCache, Teacher, Iterable[Text]] | None = None
+        self._job: tuple[TargetCache, Iterable[Text]] | None = None
         self._filling: Future[Progress] | None = None  # the latest fill that `run` or Resume started
         self.bar = ipywidgets.FloatProgress(min=0, max=1, layout={"flex": "1 1 200px", "width": "auto"})
         self.stop_button = ipywidgets.Button(
@@ -209,7 +206,7 @@ class CacheProgress(View):
     def _fill(self, filling: Future[Progress], cache: TargetCache, texts: Iterable[Text]) -> None:
         result, error = None, None
         try:
-            result = cache.fill(teacher, texts, on_plan=self.plan, on_progress=self.progress, stop=self.stop)
+            result = cache.fill(texts, on_plan=self.plan, on_progress=self.progress, stop=self.stop)
         except BaseException as raised:  # whatever it is, wait() must not wait for ever
             error = raised
         with self._lock:  # whoever waits for the end sees it drawn, and whoever sees it drawn may start again
