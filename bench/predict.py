@@ -32,9 +32,9 @@ MODES = ("symmetric", "asymmetric")
 # 1 where a higher value should mean a smaller loss, -1 where a lower one should.
 WHOLE = {
     "document_cosine": 1, "document_overlap": 1, "document_cka": 1, "document_rank_correlation": 1,
-    "document_distance": -1, "document_procrustes": -1, "document_mean_offset": -1,
+    "document_relative_distance": -1, "document_procrustes": -1, "document_centroid_shift": -1,
     "document_effective_rank_student": 1, "document_hubness_student": -1,
-    "query_cosine": 1, "query_mean_offset": -1,
+    "query_cosine": 1, "query_centroid_shift": -1,
     "query_overlap_symmetric": 1, "query_nearest_rank_symmetric": -1,
     "query_overlap_asymmetric": 1, "query_nearest_rank_asymmetric": -1,
 }  # fmt: skip
@@ -60,7 +60,7 @@ def main() -> int:
     except WorkbenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    whole, single = predict(pd.DataFrame(points)), foretell_queries(queries)
+    whole, single = predict(pd.DataFrame(points)), predict_queries(queries)
     path = write_json(
         home() / "predict.json",
         {"points": evaluate.as_rows(pd.DataFrame(points)), "whole": rows(whole), "queries": rows(single)},
@@ -115,7 +115,7 @@ def point(
         # A median is 1 for every good student, so the mean of logarithms.
         found[f"query_nearest_rank_{mode}"] = np.exp(np.log(near["nearest_rank"]).mean())
     found["query_cosine"] = each["cosine"].mean()
-    found["query_mean_offset"] = agreement.centroid_shift(target[0], vectors[0])
+    found["query_centroid_shift"] = agreement.centroid_shift(target[0], vectors[0])
     return found, each.dropna()
 
 
@@ -124,7 +124,7 @@ def predict(points: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Index: measure. For each mode `all_MODE`, the Spearman correlation with the loss over all
-        points, its sign rotated so that 1 is perfect, and `same_MODE`, the share of pairs of students on the
+        points, its sign chosen so that 1 is perfect, and `same_MODE`, the share of pairs of students on the
         same collection that it puts in the right order (0.5 is chance).
     """
     result = {}
@@ -143,7 +143,7 @@ def predict(points: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(result, orient="index")
 
 
-def foretell_queries(tables: list[pd.DataFrame]) -> pd.DataFrame:
+def predict_queries(tables: list[pd.DataFrame]) -> pd.DataFrame:
     """Judge the measures of single queries: Spearman correlation with the query's loss, mean over points."""
     result = {}
     for name in ("cosine", "overlap", "nearest_rank"):

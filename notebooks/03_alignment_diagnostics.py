@@ -71,7 +71,7 @@ agreement.by(table, "role", "cosine")
 # %% [markdown]
 # ## 3.3 As a whole
 #
-# The table lists each measure and how to read it. `distance` is the distance between the two sets of vectors.
+# The table lists each measure and how to read it. `relative_distance` is the distance between the two sets of vectors.
 # `procrustes` is what remains after the best rotation; it needs four texts per dimension, so it is not defined for 400
 # texts. `cka` compares the similarity structure of the two spaces. For centered vectors $T$ and $S$,
 #

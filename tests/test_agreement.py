@@ -73,7 +73,7 @@ def test_a_model_agrees_with_itself():
 def test_rotated_is_told_from_different():
     vectors = cloud()
     rotated = agreement.summary(vectors, vectors @ rotation(16))["value"]
-    assert rotated["distance"] > 1 and rotated["procrustes"] < 1e-6
+    assert rotated["relative_distance"] > 1 and rotated["procrustes"] < 1e-6
     assert np.isclose(rotated["cka"], 1, atol=1e-4) and rotated["overlap"] > 0.99
     other = agreement.summary(vectors, cloud(seed=9))["value"]
     assert other["procrustes"] > 0.5 and other["cka"] < 0.5 and other["overlap"] < 0.2
@@ -84,7 +84,7 @@ def test_more_noise_means_less_agreement_by_every_measure():
     near, far = (agreement.summary(vectors, noisy(vectors, a))["value"] for a in (0.05, 0.3))
     for measure in ("cosine", "overlap", "cka", "rank_correlation"):
         assert near[measure] > far[measure]
-    for measure in ("squared_distance", "nearest_rank", "distance", "procrustes"):
+    for measure in ("squared_distance", "nearest_rank", "relative_distance", "procrustes"):
         assert near[measure] <= far[measure]
 
 
@@ -105,7 +105,7 @@ def test_spaces_of_different_widths():
     table = agreement.per_text(vectors, vectors[:, :16])
     assert table["cosine"].isna().all() and table["overlap"].notna().all()
     whole = agreement.summary(vectors, vectors[:, :16], table)["value"]
-    assert np.isnan(whole["distance"]) and whole[["cka", "procrustes"]].notna().all()
+    assert np.isnan(whole["relative_distance"]) and whole[["cka", "procrustes"]].notna().all()
 
 
 def test_queries_among_documents():

@@ -1,7 +1,8 @@
 """How far two models agree, text by text and as a whole. Arrays in, dataframes out, no drawing.
 
-Every function takes vectors whose rows are the same texts in the same order. Cosine and distance
-need both models in one space; everything else also compares spaces of different widths.
+Every function takes vectors whose rows are the same texts in the same order. `teacher` is the reference and `student`
+the other model; any two models do. Cosines and distances between the two need one width. All other measures also
+compare spaces of different widths.
 """
 
 from __future__ import annotations
@@ -45,15 +46,19 @@ def neighbors(
 
     Args:
         vectors: float of shape (n, d).
-        k: how many; at most one less than there are rows (all of them with `among`).
-        among: float of shape (m, d), to search these rows instead of the other rows of `vectors`.
-        exact: True, False for NN-descent (Dong et al. 2011, by pynndescent), None to choose by size.
+        k: number of neighbors, at most n - 1 (m with `among`).
+        among: float of shape (m, d); search these rows instead of the other rows of `vectors`.
+        exact: True, False for NN-descent (Dong et al. 2011, by pynndescent), or None to choose by size. Exact
+            neighbors of equal cosine are in the order of the rows.
         seed: of the approximate search.
+
+    Raises:
+        WorkbenchError: k is out of range, the widths differ, or an array is empty or contains NaN.
     """
     vectors = unit(vectors)
     pool = vectors if among is None else unit(among, "among")
     if pool.shape[1] != vectors.shape[1]:
-        raise WorkbenchError(f"vectors are {vectors.shape[1]} wide, those to search {pool.shape[1]}")
+        raise WorkbenchError(f"vectors are {vectors.shape[1]} wide and `among` is {pool.shape[1]} wide")
     most = len(pool) - (among is None)
     if not 1 <= k <= most:
         raise WorkbenchError(f"k is {k}: {len(pool)} texts allow 1 to {most}" if most else "one text has no neighbors")
@@ -91,27 +96,28 @@ def per_text(
     """Measure the agreement on every text.
 
     Args:
-        teacher: float of shape (n, d).
-        student: float of shape (n, e), the same texts; e may differ from d.
-        k: neighbors to compare; less is used where there are fewer texts, and 0 compares none.
-        among: the teacher's and the student's vectors of other texts to find neighbors in, such as
-            documents where the texts are queries. For asymmetric retrieval pass the teacher's
-            document vectors twice.
-        columns: n rows of anything known of the texts, to stand beside the measures.
+        teacher: the reference model's vectors, float of shape (n, d).
+        student: the other model's, float of shape (n, e), the same texts; e may differ from d.
+        k: neighbors to compare; fewer where there are fewer texts. 0 compares none.
+        among: both models' vectors of other texts to find neighbors in, such as documents where the texts are
+            queries. For asymmetric retrieval pass the reference's document vectors twice.
+        columns: dataframe of n rows that describe the texts, returned beside the measures.
         exact: see `neighbors`.
-        seed: of what is approximate.
+        seed: of approximate neighbors and sampled ranks.
 
     Returns:
-        One row a text, after `columns`:
-        `cosine` (-1 to 1; 1 is the same direction) and `squared_distance` (squared distance, the training loss;
-        0 is the same place; NaN where the widths differ);
-        `overlap`, the share of the k nearest neighbors that both models find (1 all, 0 none);
-        `nearest_rank`, the place in the student's ranking of the teacher's nearest neighbor (1 is
-        best). `attrs` says `k`, `neighbors` ("exact" or which method) and `ranks` ("exact" or how
-        they were estimated).
+        One row per text, after `columns`:
+        `cosine` (-1 to 1; 1 is the same direction) and `squared_distance` (squared L2 distance, the training loss;
+        0 is the same place), both NaN where the widths differ;
+        `overlap`, the share of the k nearest neighbors that both models find (0 to 1);
+        `nearest_rank`, the rank that the other model gives to the reference's nearest neighbor (1 is best).
+        `attrs` has `k`, `neighbors` ("exact" or the method) and `ranks` ("exact" or how they were estimated).
+
+    Raises:
+        WorkbenchError: the arrays do not have the same rows, are empty or contain NaN, or k is negative.
     """
     if k < 0:
-        raise WorkbenchError(f"k is {k}: take 10 neighbors, or 0 for none")
+        raise WorkbenchError(f"k is {k}; expected a number of neighbors such as 10, or 0 for none")
     teacher, student = paired(teacher, student)
     if columns is not None and len(columns) != len(teacher):
         raise WorkbenchError(f"columns have {len(columns):,} rows and there are {len(teacher):,} texts")
@@ -143,7 +149,7 @@ def per_text(
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the share of entries that the rows of two integer arrays (n, k) have in common, float (n,)."""
+    """Return the share of entries that the rows of two integer arrays of shape (n, k) share, float of shape (n,)."""
     both = np.sort(np.concatenate([first, second], axis=1), axis=1)
     return (both[:, 1:] == both[:, :-1]).sum(axis=1) / first.shape[1]
 
@@ -154,11 +160,11 @@ def by(table: pd.DataFrame, column: str, measure: str = "cosine", bins: int = 5)
     A numeric column of more than ten values is cut into `bins` groups of equal size.
 
     Returns:
-        One row a group: count, mean, standard deviation, quartiles and extremes.
+        One row per group: count, mean, standard deviation, quartiles and extremes.
     """
     for name in (column, measure):
         if name not in table:
-            raise WorkbenchError(f"there is no column {name!r}: choose from {', '.join(map(str, table.columns))}")
+            raise WorkbenchError(f"the table has no column {name!r}: choose from {', '.join(map(str, table.columns))}")
     groups = table[column]
     if pd.api.types.is_numeric_dtype(groups) and groups.nunique() > 10:
         groups = pd.qcut(groups, bins, duplicates="drop")
@@ -168,71 +174,33 @@ def by(table: pd.DataFrame, column: str, measure: str = "cosine", bins: int = 5)
 # --- the whole -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Measure:
-    """What `summary` knows of a measure: where it comes from and how to read it."""
-
-    name: str
-    good: str
-    bad: str
-    source: str
-
-
+# Name: good values, bad values, source.
+# fmt: off
 MEASURES = {
-    m.name: m
-    for m in (
-        Measure("cosine", "near 1: texts lie where the teacher puts them", "below 0.7: only roughly so", "mean"),
-        Measure(
-            "squared_distance",
-            "near 0",
-            "near 2: as far as unrelated texts",
-            "mean squared distance, the training loss",
-        ),
-        Measure("overlap", "near 1: both find the same neighbors", "below 0.3: searches differ", "mean at k"),
-        Measure("nearest_rank", "1", "far beyond k: the best hit drops out of sight", "median"),
-        Measure(
-            "cka", "near 1: one geometry up to rotation and scale", "below 0.8", "linear CKA, Kornblith et al. 2019"
-        ),
-        Measure(
-            "rank_correlation",
-            "near 1: pairs are ordered alike by similarity",
-            "below 0.6",
-            "Spearman over random pairs; Kriegeskorte et al. 2008",
-        ),
-        Measure(
-            "distance",
-            "near 0: in place without any turning",
-            "1 or more: no better than putting all texts at the origin",
-            "||T - S||^2 / ||T||^2",
-        ),
-        Measure(
-            "procrustes",
-            "near 0; far below `distance`, the student is rotated, not different",
-            "as large as `distance`: no rotation helps",
-            "orthogonal Procrustes (Schönemann 1966), fitted on one half of the texts, measured on the other",
-        ),
-        Measure(
-            "hubness_teacher",
-            "near 0: each text is a neighbor about equally often",
-            "above 2: a few texts are everyone's neighbors",
-            "skewness of k-occurrence, Radovanović et al. 2010",
-        ),
-        Measure("hubness_student", "as the teacher's", "well above the teacher's", "the same of the student"),
-        Measure(
-            "effective_rank_teacher",
-            "the dimensions that are really used",
-            "a handful: collapsed",
-            "exponential of the entropy of singular values, Roy and Vetterli 2007",
-        ),
-        Measure("effective_rank_student", "as the teacher's", "far below: the student collapsed", "the same"),
-        Measure(
-            "centroid_shift",
-            "near 0: the clouds share their center",
-            "above 0.2: one cloud stands aside, which hurts asymmetric search first",
-            "||mean(T) - mean(S)|| over the root mean square norm of T",
-        ),
-    )
+    "cosine": ("near 1: same directions", "below 0.7: only roughly similar", "mean"),
+    "squared_distance": ("near 0", "near 2: as far as unrelated texts", "mean squared L2 distance, the training loss"),
+    "overlap": ("near 1: both find the same neighbors", "below 0.3: searches differ", "mean at k"),
+    "nearest_rank": ("1", "far beyond k: the best hit drops out of sight", "median"),
+    "cka": ("near 1: one geometry up to rotation and scale", "below 0.8", "linear CKA, Kornblith et al. 2019"),
+    "rank_correlation": ("near 1: pairs are ordered alike by similarity", "below 0.6",
+                         "Spearman over random pairs; Kriegeskorte et al. 2008"),
+    "relative_distance": ("near 0: same places without rotation",
+                          "1 or more: no better than putting all texts at the origin", "||T - S||^2 / ||T||^2"),
+    "procrustes": ("near 0; far below `relative_distance`, the student is rotated, not different",
+                   "as large as `relative_distance`: no rotation helps",
+                   "orthogonal Procrustes (Schönemann 1966), fitted on one half of the texts, measured on the other"),
+    "hubness_teacher": ("near 0: each text is a neighbor about equally often",
+                        "above 2: a few texts are everyone's neighbors",
+                        "skewness of k-occurrence, Radovanović et al. 2010"),
+    "hubness_student": ("as the teacher's", "well above the teacher's", "the same of the student"),
+    "effective_rank_teacher": ("the number of dimensions in use", "a handful: collapsed",
+                               "exponential of the entropy of singular values, Roy and Vetterli 2007"),
+    "effective_rank_student": ("as the teacher's", "far below: the student collapsed", "the same of the student"),
+    "centroid_shift": ("near 0: both means coincide",
+                       "above 0.2: the means lie apart, which hurts asymmetric search first",
+                       "||mean(T) - mean(S)|| over the root mean square norm of T"),
 }
+# fmt: on
 
 
 def summary(
@@ -247,17 +215,20 @@ def summary(
     """Measure the agreement of two models as a whole.
 
     Args:
-        teacher: float of shape (n, d).
-        student: float of shape (n, e), the same texts.
-        table: what `per_text` returned for them, to save doing it again.
+        teacher: the reference model's vectors, float of shape (n, d).
+        student: the other model's, float of shape (n, e), the same texts.
+        table: the result of `per_text` for the same vectors; computed if None.
         k: neighbors for overlap and hubness.
         exact: see `neighbors`.
-        seed: of random pairs and of what is approximate.
+        seed: of random pairs and approximate neighbors.
 
     Returns:
-        Index: measure. Columns: `value`, `good` and `bad` (how to read it) and `source`. A measure
-        that is not defined (a distance between widths that differ, a rotation from too few texts)
-        is NaN. `attrs` says how neighbors were found.
+        Index: the names of `MEASURES`. Columns: `value`, `good` and `bad` (how to read it) and `source`. A measure
+        is NaN where it is not defined: a distance between different widths, a rotation from too few texts.
+        `attrs` are those of `per_text`.
+
+    Raises:
+        WorkbenchError: as `per_text`, or the table has another number of rows.
     """
     teacher, student = paired(teacher, student)
     if table is None:
@@ -271,7 +242,7 @@ def summary(
         "nearest_rank": table["nearest_rank"].median(),
         "cka": cka(teacher, student),
         "rank_correlation": rank_correlation(teacher, student, seed=seed),
-        "distance": relative_distance(teacher, student),
+        "relative_distance": relative_distance(teacher, student),
         "procrustes": procrustes(teacher, student, seed=seed),
         "hubness_teacher": hubness(teacher, k=k, exact=exact, seed=seed),
         "hubness_student": hubness(student, k=k, exact=exact, seed=seed),
@@ -279,16 +250,16 @@ def summary(
         "effective_rank_student": effective_rank(spectrum(student)),
         "centroid_shift": centroid_shift(teacher, student),
     }
-    rows = [(values[m.name], m.good, m.bad, m.source) for m in MEASURES.values()]
+    rows = [(values[name], *reading) for name, reading in MEASURES.items()]
     result = pd.DataFrame(rows, index=pd.Index(MEASURES, name="measure"), columns=["value", "good", "bad", "source"])
     result.attrs |= table.attrs
     return result
 
 
 def cka(first: np.ndarray, second: np.ndarray) -> float:
-    """Linear centered kernel alignment (Kornblith et al. 2019, eq. 2 with features): 0 to 1.
+    """Linear centered kernel alignment (Kornblith et al. 2019), 0 to 1.
 
-    Blind to rotation, scale and the position of the clouds; NaN if one cloud is a single point.
+    Rotation, scale and translation do not change it. NaN if all vectors of a model are the same.
     """
     first, second = paired(first, second)
     cross, one, two = _cross(first, second), _cross(first, first), _cross(second, second)
@@ -316,7 +287,7 @@ def rank_correlation(first: np.ndarray, second: np.ndarray, *, pairs: int = _PAI
 
 
 def relative_distance(teacher: np.ndarray, student: np.ndarray) -> float:
-    """Squared distance of the clouds, text by text, over the teacher's squared norm; NaN if widths differ."""
+    """Sum of squared distances over the sum of the reference's squared norms; NaN if the widths differ."""
     teacher, student = paired(teacher, student)
     if teacher.shape[1] != student.shape[1]:
         return np.nan
@@ -324,11 +295,11 @@ def relative_distance(teacher: np.ndarray, student: np.ndarray) -> float:
 
 
 def procrustes(teacher: np.ndarray, student: np.ndarray, *, seed: int = 0) -> float:
-    """Return what `relative_distance` becomes after the best orthogonal map of the student onto the teacher.
+    """Return `relative_distance` after the best orthogonal map of the other model onto the reference.
 
-    The map (Schönemann 1966) is fitted on a random half of the texts and judged on the other half,
-    since with as many texts as dimensions some rotation always fits. The narrower space is padded
-    with zeros. NaN with fewer than four texts a dimension.
+    The map (Schönemann 1966) is fitted on a random half of the texts and measured on the other half, since some
+    rotation always fits as many texts as dimensions. The narrower space is padded with zeros. NaN with fewer than
+    four texts per dimension.
     """
     teacher, student = paired(teacher, student)
     width = max(teacher.shape[1], student.shape[1])
@@ -342,7 +313,7 @@ def procrustes(teacher: np.ndarray, student: np.ndarray, *, seed: int = 0) -> fl
 
 
 def hubness(vectors: np.ndarray, *, k: int = 10, exact: bool | None = None, seed: int = 0) -> float:
-    """Skewness of how often a text is among the k nearest of others (Radovanović et al. 2010)."""
+    """Skewness of the number of k-nearest-neighbor lists that contain a text (Radovanović et al. 2010)."""
     from scipy.stats import skew
 
     k = min(k, len(vectors) - 1)
@@ -354,7 +325,7 @@ def hubness(vectors: np.ndarray, *, k: int = 10, exact: bool | None = None, seed
 
 
 def spectrum(vectors: np.ndarray) -> np.ndarray:
-    """Return the singular values of the centered vectors over their sum, float64 of shape (d,), falling."""
+    """Return the singular values of the centered vectors over their sum, float64 of shape (d,), largest first."""
     values = np.sqrt(np.maximum(np.linalg.eigvalsh(_cross(vectors, vectors))[::-1], 0))
     return values / values.sum() if values.sum() > 1e-6 else np.zeros_like(values)
 
@@ -366,7 +337,7 @@ def effective_rank(values: np.ndarray) -> float:
 
 
 def centroid_shift(teacher: np.ndarray, student: np.ndarray) -> float:
-    """Distance of the clouds' means over the teacher's root mean square norm; NaN if widths differ."""
+    """Distance between both means over the reference's root mean square norm; NaN if the widths differ."""
     teacher, student = paired(teacher, student)
     if teacher.shape[1] != student.shape[1]:
         return np.nan
@@ -391,7 +362,7 @@ def _blocks(vectors: np.ndarray, width: int) -> Iterator[tuple[int, np.ndarray]]
 
 
 def _ranks(vectors: np.ndarray, pool: np.ndarray, wanted: np.ndarray, among: np.ndarray, skip_self: bool) -> np.ndarray:
-    """Return the 1-based place of each wanted row of the pool, scaled up where `among` is a sample."""
+    """Return the 1-based rank of each wanted row of the pool, scaled up where `among` is a sample."""
     ranks = np.empty(len(vectors))
     part = torch.from_numpy(pool[among])
     for start, block in _blocks(vectors, len(among)):
