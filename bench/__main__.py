@@ -101,9 +101,9 @@ def training_speed(corpus: data.DocstringCorpus, count: int) -> dict[str, float]
         student.fit_head(model, train, targets)
         return model
 
-    settings = TrainingConfig(epochs=1, restarts=1, learning_rate=1e-4, evaluations=1)
+    config = TrainingConfig(batch_size=32, learning_rate=1e-4, epochs=1, evaluations=1)
     mine, theirs = start(), start()
-    result = train_student(mine, train, targets, settings)
+    result = train_student(mine, train, targets, config)
     seconds = _trainer_epoch(theirs, train, np.asarray(targets))
     return {
         "train_speedup": result.texts_per_second / (len(train) / seconds),

@@ -28,7 +28,7 @@ from workbench.pipeline import REDACT_IR, TOUR, Recipe
 from workbench.teachers import LocalTeacher
 from workbench.train import train_student, validate
 
-# The paper's settings with the tour's teacher, base and length, so that it runs on two cores.
+# The paper's recipe with the tour's teacher, base and length, so that it runs on two cores.
 PAPER = replace(REDACT_IR, name="as in the paper", teacher=TOUR.teacher, prompts=None, max_length=TOUR.max_length)
 
 
@@ -36,7 +36,7 @@ def variants() -> list[tuple[Recipe, bool]]:
     """Return recipes, each with whether the transformer is frozen."""
 
     def with_settings(recipe: Recipe, name: str, **changes: object) -> Recipe:
-        return replace(recipe, name=name, settings=replace(recipe.settings, **changes))
+        return replace(recipe, name=name, config=replace(recipe.config, **changes))
 
     start = replace(PAPER, name="+ closed-form start", start="closed-form")
     buckets = with_settings(start, "+ batches of like lengths", group_by_length=True)
@@ -84,9 +84,9 @@ def measure(options: argparse.Namespace) -> list[dict]:
         if recipe is not PAPER and not any(row["variant"] == "closed-form start alone" for row in rows):
             rows.append(row_of("closed-form start alone", model, held_out, wanted, share_of, start_seconds, np.nan))
         model[0].requires_grad_(not frozen)
-        settings = replace(recipe.settings, epochs=options.passes, restarts=1, evaluations=1)
+        config = replace(recipe.config, epochs=options.passes, restarts=1, evaluations=1)
         started = time.perf_counter()
-        speed = train_student(model, train, targets, settings).texts_per_second
+        speed = train_student(model, train, targets, config).texts_per_second
         seconds = start_seconds + time.perf_counter() - started
         rows.append(row_of(recipe.name, model, held_out, wanted, share_of, seconds, speed))
     return rows

@@ -163,10 +163,10 @@ def train(folder: Path, size: int) -> dict:
         if event.step == STEPS:
             stop.set()
 
-    settings = TrainingConfig(batch_size=32, epochs=1, restarts=1, precision="float32", checkpoint_steps=100)
+    config = TrainingConfig(batch_size=32, epochs=1, restarts=1, precision="float32", checkpoint_steps=100)
     student.fit_head(model, texts, targets)
     started = time.perf_counter()
-    train_student(model, texts, targets, settings, stop=stop, on_step=on_step, checkpoints=folder / "checkpoints")
+    train_student(model, texts, targets, config, stop=stop, on_step=on_step, checkpoints=folder / "checkpoints")
     return {
         "first_step_after_seconds": seconds[1] - started,
         "steps_a_second": (len(seconds) - 2) / (seconds[-1] - seconds[1]),

@@ -122,7 +122,7 @@ def trained(name, recipe, texts, teacher, cache, collections):
         return student.load(folder / "start"), student.load(folder / "student"), done["training"]
     measured = {"teacher": fill(teacher, cache, texts)}
     held_out, train = texts[::40], [t for i, t in enumerate(texts) if i % 40]
-    settings = recipe.settings.with_steps(recipe.steps, len(train))
+    config = recipe.config.with_steps(recipe.steps, len(train))
     targets = cache.targets(train)
     model = recipe.student(cache)
     started = time.perf_counter()
@@ -135,7 +135,7 @@ def trained(name, recipe, texts, teacher, cache, collections):
 
         def watch(event) -> None:
             bar(event)
-            seconds = event.step * settings.batch_size / event.texts_per_second if event.texts_per_second else 0
+            seconds = event.step * config.batch_size / event.texts_per_second if event.texts_per_second else 0
             if seconds - curve[-1]["seconds"] > CURVE_SECONDS or event.step == event.steps:
                 model.eval()
                 share = share_of(model)
@@ -147,7 +147,7 @@ def trained(name, recipe, texts, teacher, cache, collections):
             model,
             train,
             targets,
-            settings,
+            config,
             held_out=(held_out, cache.targets(held_out)),
             checkpoints=folder / "checkpoints",
             on_step=watch,
@@ -155,11 +155,11 @@ def trained(name, recipe, texts, teacher, cache, collections):
     measured |= {
         "curve": curve,
         "texts_per_second": round(result.texts_per_second, 1),
-        "settings": asdict(settings),
+        "config": asdict(config),
     }
     measured["held_out_loss"] = result.best_loss
     made = {"teacher": recipe.teacher, "base": recipe.base, "source": name}
-    student.save(model, folder / "student", provenance(cache, train, **made, settings=settings, result=result))
+    student.save(model, folder / "student", provenance(cache, train, **made, config=config, result=result))
     write_json(finished, {"identity": identity, "training": measured})
     return student.load(folder / "start"), model, measured
 

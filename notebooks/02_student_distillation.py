@@ -112,11 +112,11 @@ closed_form_folder = student.save(model, profile.folder / "start")
 
 
 # %%
-def learn(model, texts, targets, settings):
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=settings.weight_decay)
-    order = np.random.default_rng([settings.seed, 0]).permutation(len(texts))
-    batches = order.reshape(-1, settings.batch_size)
-    rates, losses = np.linspace(settings.learning_rate, settings.final_learning_rate, len(batches)), []
+def learn(model, texts, targets, config):
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=config.weight_decay)
+    order = np.random.default_rng([config.seed, 0]).permutation(len(texts))
+    batches = order.reshape(-1, config.batch_size)
+    rates, losses = np.linspace(config.learning_rate, config.final_learning_rate, len(batches)), []
     for batch, rate in zip(batches, rates, strict=True):
         optimizer.param_groups[0]["lr"] = rate
         features = batch_to_device(model.preprocess([texts[i].text for i in batch]), model.device)
@@ -124,7 +124,7 @@ def learn(model, texts, targets, settings):
         distances = (vectors - torch.tensor(targets[batch], device=model.device)).pow(2).sum(dim=1)
         optimizer.zero_grad()
         distances.mean().backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         optimizer.step()
         losses.append(float(distances.mean()))
     return losses
@@ -135,7 +135,7 @@ def learn(model, texts, targets, settings):
 # length. With these turned off it must produce the same student. Here are eight steps from the same start:
 
 # %%
-few = TrainingConfig(epochs=1, restarts=1, precision="float32", group_by_length=False)
+few = TrainingConfig(batch_size=32, learning_rate=1e-4, epochs=1, precision="float32", group_by_length=False)
 plain, ours = (student.load(closed_form_folder).eval() for _ in range(2))
 losses = learn(plain, train[:256], targets[:256], few)
 _ = train_student(ours, train[:256], targets[:256], few)
@@ -165,10 +165,10 @@ monitor = TrainingMonitor({"closed-form start": closed_form["loss"], "the teache
 monitor
 
 # %%
-settings = profile.settings
+config = profile.config
 with monitor:
     result = train_student(
-        model, train, targets, settings, held_out=(held_out, wanted), on_step=monitor, stop=monitor.stop
+        model, train, targets, config, held_out=(held_out, wanted), on_step=monitor, stop=monitor.stop
     )
     monitor.finished(result)
 result.history.dropna(subset="held_out_loss").set_index("step")[["held_out_loss", "cosine_query", "cosine_document"]]
@@ -215,7 +215,7 @@ ModelComparison(wanted[:], students, texts=held_out)
 
 # %%
 made = {"teacher": teacher.name, "base": TOUR.base, "source": "docstrings"}
-about = provenance(cache, train, **made, settings=settings, result=result)
+about = provenance(cache, train, **made, config=config, result=result)
 student.save(model, profile.folder / "student", about)
 
 # %% [markdown]

@@ -69,7 +69,7 @@ def taught(targets):
     model = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
     student.fit_head(model, train, targets)
     with TrainingBar() as bar:
-        train_student(model, train, targets, replace(profile.settings, epochs=1), on_step=bar)
+        train_student(model, train, targets, replace(profile.config, epochs=1), on_step=bar)
     return model
 
 

@@ -100,9 +100,9 @@ with CacheBar() as bar:
 # %%
 model = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
 student.fit_head(model, texts, cache.targets(texts))
-settings = _course.profile().settings
+config = _course.profile().config
 with TrainingBar() as bar:
-    train_student(model, texts, cache.targets(texts), settings, on_step=bar)
+    train_student(model, texts, cache.targets(texts), config, on_step=bar)
 
 # %% [markdown]
 # ## 7.3 Select, run, watch
@@ -171,7 +171,7 @@ averages.pivot_table(index=["benchmark", "average", "source"], columns="mode", v
 
 # %%
 print(f"{len(tasks.tasks(['BEIR']))} tasks in BEIR, {len(tasks.tasks(['MTEB(eng, v2)']))} in MTEB (English, v2)")
-print(planning.plan(REDACT_IR.settings, planning.Speeds("a device of 1,500 and 2,500", 1500, 2500), 6_700_000, 768))
+print(planning.plan(REDACT_IR.config, planning.Speeds("a device of 1,500 and 2,500", 1500, 2500), 6_700_000, 768))
 
 # %% [markdown]
 # ## What you learned

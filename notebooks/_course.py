@@ -27,14 +27,14 @@ class Profile:
         pairs: docstring pairs to learn from; all of them if None.
         held_out: docstring pairs to measure on.
         lesson: texts that a closed-form start learns from, where that is all; all of them if None.
-        settings: of training.
+        config: of training.
     """
 
     name: str
     pairs: int | None
     held_out: int
     lesson: int | None
-    settings: TrainingConfig
+    config: TrainingConfig
 
     @property
     def folder(self) -> Path:
@@ -43,8 +43,8 @@ class Profile:
 
 
 # In minutes on two cores. So few steps leave no time to make up for a higher learning rate.
-_TOUR = Profile("tour", 1000, 200, 1000, replace(TOUR.settings, epochs=1, learning_rate=1.5e-4))
-_FULL = Profile("full", None, 500, None, replace(TOUR.settings, epochs=4, evaluations=1))
+_TOUR = Profile("tour", 1000, 200, 1000, replace(TOUR.config, epochs=1, learning_rate=1.5e-4))
+_FULL = Profile("full", None, 500, None, replace(TOUR.config, epochs=4, evaluations=1))
 PROFILES = {profile.name: profile for profile in (_TOUR, _FULL)}
 
 

@@ -134,7 +134,7 @@ print(f"worst: {np.abs(full - full.astype(np.float16)).max():.1e}, largest coord
 # **1. From a random head.** After two passes its loss is still far above the closed form's.
 
 # %%
-few = replace(TOUR.settings, epochs=2, learning_rate=3e-4)
+few = replace(TOUR.config, epochs=2, learning_rate=3e-4)
 raw = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
 result = train_student(raw, pairs, cache.targets(pairs), few, held_out=(held_out, cache.targets(held_out)))
 wanted = cache.targets(held_out)[:]
@@ -183,7 +183,7 @@ print(f"spread of the loss of one text {apart.std():.3f}, of the mean of sixteen
 # %%
 for size in (1, 16):
     one = closed_form(pairs)
-    small = replace(TOUR.settings, epochs=1, batch_size=size, learning_rate=1e-4, group_by_length=False)
+    small = replace(TOUR.config, epochs=1, batch_size=size, learning_rate=1e-4, group_by_length=False)
     train_student(one, pairs[:160], cache.targets(pairs[:160]), small)
     print(f"batches of {size:2}: held-out loss {((models.encode(one, held_out) - wanted) ** 2).sum(axis=1).mean():.3f}")
 

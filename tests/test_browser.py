@@ -134,9 +134,9 @@ def test_training_monitor_stops_a_training_that_runs(lab, tiny_model, other_tiny
             f"texts, teacher = sentences(300), models.load({str(other_tiny_model)!r}, device='cpu')\n"
             "targets = teacher.encode([t.text for t in texts])\n"
             "monitor = TrainingMonitor({'closed-form start': 1.5})\nmonitor",
-            "settings = TrainingConfig(batch_size=8, epochs=400, restarts=1, evaluations=1, precision='float32')\n"
+            "config = TrainingConfig(batch_size=8, learning_rate=1e-4, epochs=400, restarts=1, evaluations=1, precision='float32')\n"
             "with monitor:\n"
-            "    result = train_student(model, texts[40:], targets[40:], settings, held_out=(texts[:40], targets[:40]),\n"
+            "    result = train_student(model, texts[40:], targets[40:], config, held_out=(texts[:40], targets[:40]),\n"
             "                     on_step=monitor, stop=monitor.stop)\n"
             "    monitor.finished(result)\n"
             "print('kept the student of step', result.best_step)",

@@ -162,9 +162,9 @@ def test_a_statement_is_kept_beside_the_student_and_published_nowhere(tmp_path, 
     student.save(model, tmp_path / "work", ABOUT)
     assert student.read_provenance(tmp_path / "work") == ABOUT and student.read_provenance(tmp_path) == {}
     folder = publish.save_student(student.load(tmp_path / "work"), tmp_path / "out")
-    assert not (folder / models.REPORT).exists()
+    assert not (folder / models.PROVENANCE).exists()
     assert (student.load(folder).encode([sentences(1)[0].text]) == model.encode([sentences(1)[0].text])).all()
-    (tmp_path / "work" / models.REPORT).write_text("[]")
+    (tmp_path / "work" / models.PROVENANCE).write_text("[]")
     with pytest.raises(ModelError, match="damaged"):
         student.read_provenance(tmp_path / "work")
     assert json.loads((folder / "config_sentence_transformers.json").read_text())["similarity_fn_name"] == "cosine"

@@ -63,7 +63,7 @@ def test_cache_distill_evaluate(home, tiny_model, other_tiny_model, capsys):
     assert "300 of 300 targets missing" in capsys.readouterr().out
     assert main.main(distill_arguments(tiny_model, other_tiny_model)) == 0
     assert "student saved to student" in capsys.readouterr().out
-    about = json.loads((home / "student" / "distillation.json").read_text())
+    about = json.loads((home / "student" / "provenance.json").read_text())
     assert about["finished"] and about["teacher_name"] == str(other_tiny_model)
     assert not list(home.glob(".student*"))
     assert main.main(["cache", "--texts", "texts.jsonl", "--teacher", str(other_tiny_model), "--max-length", "40"]) == 0
@@ -330,7 +330,7 @@ def test_evaluate_publish_push(home, tiny_model, other_tiny_model, tmp_path, cap
     (home / "other.json").write_text(json.dumps(report | {"fingerprint": "0"}))
     shutil.copytree(home / "student", home / "rotated")
     about = student.read_provenance(home / "student") | {"rotated": True}
-    (home / "rotated" / models.REPORT).write_text(json.dumps(about))
+    (home / "rotated" / models.PROVENANCE).write_text(json.dumps(about))
     for arguments, words in (
         ([*publish, "out"], "not empty"),
         ([*publish[:3], "--output", "new"], "a card without results"),

@@ -16,7 +16,7 @@ def test_profiles_go_by_name(monkeypatch, tmp_path):
     monkeypatch.setenv("WORKBENCH_PROFILE", "full")
     full = _course.profile()
     assert (tour.name, full.name) == ("tour", "full")
-    assert full.settings.epochs > tour.settings.epochs and full.pairs is None
+    assert full.config.epochs > tour.config.epochs and full.pairs is None
     assert len({tour.folder, full.folder}) == 2  # neither takes the other's student
     monkeypatch.setenv("WORKBENCH_PROFILE", "huge")
     with pytest.raises(WorkbenchError, match="'huge': choose from tour, full"):

@@ -107,11 +107,11 @@ def test_query_forms_are_pieces_of_documents():
 
 def test_recipes_can_be_printed_copied_and_changed():
     for name, recipe in pipeline.RECIPES.items():
-        assert recipe.name == name and json.loads(json.dumps(recipe.as_dict()))["settings"]["batch_size"]
+        assert recipe.name == name and json.loads(json.dumps(recipe.as_dict()))["config"]["batch_size"]
     paper, fast = pipeline.REDACT_IR, pipeline.REDACT_IR_FAST
-    assert (paper.start, paper.settings.group_by_length, paper.settings.precision) == ("random", False, "float32")
-    assert (fast.start, fast.settings.group_by_length, fast.settings.precision) == ("closed-form", True, "auto")
-    assert (paper.settings.batch_size, paper.settings.restarts, paper.settings.epochs) == (32, 3, 10)
+    assert (paper.start, paper.config.group_by_length, paper.config.precision) == ("random", False, "float32")
+    assert (fast.start, fast.config.group_by_length, fast.config.precision) == ("closed-form", True, "auto")
+    assert (paper.config.batch_size, paper.config.restarts, paper.config.epochs) == (32, 3, 10)
     assert not pipeline.REDACT_MT.bias and pipeline.REDACT_IR.bias
     with pytest.raises(TrainingError, match="nearest are redact-ir"):
         pipeline.recipe("redact_ir")
@@ -134,11 +134,11 @@ def test_few_texts_are_passed_over_more_often():
 
 
 def test_a_plan_is_arithmetic_on_measured_speeds():
-    plan = planning.plan(TrainingConfig(), planning.Speeds("A card", 1000, 2000), 6_700_000, 768)
+    plan = planning.plan(pipeline.REDACT_IR.config, planning.Speeds("A card", 1000, 2000), 6_700_000, 768)
     assert plan.passes == 30 and plan.steps == 30 * 209_375
     assert plan.teacher_seconds == 6700 and plan.student_seconds == 100_500
     assert plan.bytes == 6_700_000 * 1552 and "A card" in str(plan)
-    assert planning.plan(TrainingConfig(), plan.speeds, 100, 768, missing=10).bytes == 15_520
+    assert planning.plan(pipeline.REDACT_IR.config, plan.speeds, 100, 768, missing=10).bytes == 15_520
     with pytest.raises(TrainingError, match="above 0"):
         planning.Speeds("nothing", 0, 1)
 

@@ -179,7 +179,7 @@ def test_push_refuses_what_is_not_published(pair, tmp_path):
     with pytest.raises(ModelError, match="states no results"):
         publish.push(folder, "me/small", dry_run=True)
     with_card(folder)
-    for name in ("weights.pkl", ".env", ".cache/config.json", "secrets.json", models.REPORT, "notes.txt"):
+    for name in ("weights.pkl", ".env", ".cache/config.json", "secrets.json", models.PROVENANCE, "notes.txt"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("mine")
         with pytest.raises(ModelError, match="no part of a published model"):

@@ -84,8 +84,8 @@ def test_a_student_learns_its_teacher(cache, teacher):
     random = validate(model, held_out, wanted)["loss"]
     student.fit_head(model, corpus.train, targets)
     warm = validate(model, held_out, wanted)["loss"]
-    settings = replace(TOUR.settings, learning_rate=1e-4)  # so few steps want small ones
-    result = train_student(model, corpus.train, targets, settings, held_out=(held_out, wanted))
+    config = replace(TOUR.config, learning_rate=1e-4)  # so few steps want small ones
+    result = train_student(model, corpus.train, targets, config, held_out=(held_out, wanted))
     assert 1.8 < random < 2.2
     assert warm < 0.9
     assert result.best_loss < 0.98 * warm

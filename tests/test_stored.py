@@ -67,8 +67,8 @@ def test_cache_and_training_do_with_stored_texts_what_they_do_with_a_list(tmp_pa
         model = student.build(tiny_model, 16, max_length=24, normalize=False, device="cpu")
         # Targets are noise to the student, but for a direction that the check can find.
         targets = cache.targets(given)[:] * 0.01 + np.array([[len(t.text)] for t in texts]) / 100
-        settings = TrainingConfig(batch_size=16, epochs=1, restarts=1, precision="float32")
-        train_student(model, given, targets.astype(np.float32), settings)
+        config = TrainingConfig(batch_size=16, epochs=1, restarts=1, precision="float32")
+        train_student(model, given, targets.astype(np.float32), config)
         states.append(model.state_dict())
     for name, tensor in states[0].items():
         assert torch.equal(tensor, states[1][name])

@@ -12,11 +12,13 @@ import torch
 from conftest import sentences
 from sentence_transformers import SentenceTransformer
 
-from workbench import models, student
+from workbench import models, pipeline, student
+from workbench._checks import check
+from workbench._tokens import Tokens
 from workbench.data import Role, Text
 from workbench.errors import ModelError, TrainingError
 from workbench.models import encode
-from workbench.train import TrainingConfig, check, train_student, validate
+from workbench.train import TrainingConfig, train_student, validate
 
 TESTS = Path(__file__).parent
 FAST = TrainingConfig(
@@ -112,8 +114,8 @@ def test_training_lowers_the_held_out_loss_and_reports(tiny_model, lesson):
 def test_learning_rate_starts_again_in_each_cycle(tiny_model, lesson):
     train, targets, *_ = lesson
     events = []
-    settings = replace(FAST, restarts=3, epochs=1, batch_size=60)
-    train_student(build(tiny_model), train, targets, settings, on_step=events.append)
+    config = replace(FAST, restarts=3, epochs=1, batch_size=60)
+    train_student(build(tiny_model), train, targets, config, on_step=events.append)
     rates = [e.learning_rate for e in events[1:]]
     assert len(rates) == 12
     assert rates[0] == rates[4] == rates[8] == pytest.approx(2e-3)
@@ -123,9 +125,9 @@ def test_learning_rate_starts_again_in_each_cycle(tiny_model, lesson):
 def test_the_loop_is_the_method_in_plain_torch(tiny_model, lesson):
     """The package's loop and a few plain lines of torch end in the same student."""
     train, targets, *_ = lesson
-    settings = replace(FAST, batch_size=240, epochs=3, learning_rate=1e-3, final_learning_rate=1e-3)
+    config = replace(FAST, batch_size=240, epochs=3, learning_rate=1e-3, final_learning_rate=1e-3)
     ours, plain = build(tiny_model), build(tiny_model)
-    train_student(ours, train, targets, settings)
+    train_student(ours, train, targets, config)
 
     optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=0.01)
     features = plain.preprocess([t.text for t in train])
@@ -144,13 +146,13 @@ def test_the_loop_is_the_method_in_plain_torch(tiny_model, lesson):
 
 def test_resuming_gives_the_student_of_an_undisturbed_run(tiny_model, lesson, tmp_path):
     train, targets, held_out, wanted = lesson
-    settings = replace(FAST, dropout=0.1)  # so that the random state matters
+    config = replace(FAST, dropout=0.1)  # so that the random state matters
     runs = {}
     for name, stops in (("undisturbed", []), ("disturbed", [7, 31])):
         for stop_at in [*stops, None]:
             model, stop = build(tiny_model), threading.Event()
             result = train_student(
-                model, train, targets, settings, held_out=(held_out, wanted), checkpoints=tmp_path / name, stop=stop,
+                model, train, targets, config, held_out=(held_out, wanted), checkpoints=tmp_path / name, stop=stop,
                 on_step=lambda e, at=stop_at, stop=stop: e.step == at and stop.set(),
             )  # fmt: skip
             assert result.stopped == (stop_at is not None)
@@ -185,7 +187,7 @@ def test_a_stopped_run_keeps_the_best_student(tiny_model, lesson):
 def test_checkpoints_of_another_run_are_refused(tiny_model, lesson, tmp_path):
     train, targets, *_ = lesson
     train_student(build(tiny_model), train, targets, FAST, checkpoints=tmp_path)
-    with pytest.raises(TrainingError, match="another run .different settings."):
+    with pytest.raises(TrainingError, match="another run .different config."):
         train_student(build(tiny_model), train, targets, replace(FAST, seed=1), checkpoints=tmp_path)
     with pytest.raises(TrainingError, match="another run .different texts, targets."):
         train_student(build(tiny_model), train[:-8], targets[:-8], FAST, checkpoints=tmp_path)
@@ -210,7 +212,7 @@ def test_a_damaged_or_half_written_checkpoint(tiny_model, lesson, tmp_path):
 
     damage(newest)
     again = build(tiny_model)
-    with pytest.warns(UserWarning, match=f"{newest.name} is damaged.*goes on from {earlier.name}"):
+    with pytest.warns(UserWarning, match=f"{newest.name} is damaged.*continues from {earlier.name}"):
         train_student(again, train, targets, FAST, checkpoints=tmp_path)
     for name, tensor in undisturbed.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name])
@@ -229,14 +231,14 @@ from workbench.train import TrainingConfig, train_student
 torch.set_num_threads(1)
 model = student.build({base!r}, 48, max_length=40, device="cpu")
 targets = np.load({targets!r})
-settings = TrainingConfig(batch_size=8, learning_rate=2e-3, final_learning_rate=1e-4, epochs=1, restarts=1, precision="float32")
+config = TrainingConfig(batch_size=8, learning_rate=2e-3, final_learning_rate=1e-4, epochs=1, restarts=1, precision="float32")
 held_out = (sentences(60, seed=4), np.load({wanted!r}))
 class Stop:  # after ten steps, the first time
     steps = 0
     def is_set(self): return self.steps >= {steps}
 def count(event): Stop.steps += event.loss is not None
 result = train_student(
-    model, sentences(235, seed=3), targets, settings, held_out=held_out, checkpoints={folder!r}, on_step=count, stop=Stop()
+    model, sentences(235, seed=3), targets, config, held_out=held_out, checkpoints={folder!r}, on_step=count, stop=Stop()
 )
 import os
 if os.environ.get("RANK", "0") == "0":
@@ -319,7 +321,7 @@ def test_checks_warn_of_what_may_be_meant(tiny_model, lesson):
         {"precision": "int8"},
     ],
 )
-def test_settings_that_make_no_sense(wrong):
+def test_a_config_that_makes_no_sense(wrong):
     with pytest.raises(TrainingError):
         replace(FAST, **wrong)
 
@@ -337,3 +339,43 @@ def test_history_is_json(tiny_model, lesson):
     train, targets, *_ = lesson
     result = train_student(build(tiny_model), train, targets, replace(FAST, epochs=1, batch_size=80))
     assert json.loads(result.history.to_json(orient="records"))[0]["step"] == 0
+
+
+def test_the_default_is_the_tour_and_not_the_papers_thirty_passes():
+    assert TrainingConfig() == pipeline.TOUR.config
+    assert TrainingConfig().epochs * TrainingConfig().restarts == 2
+    assert pipeline.REDACT_IR.config.epochs * pipeline.REDACT_IR.config.restarts == 30
+
+
+def test_provenance_is_one_file_and_that_of_version_01_is_read(tiny_model, tmp_path):
+    old = student.read_provenance(TESTS / "v0.1" / "student")
+    assert old["teacher_name"] and old["base"]
+    shutil.copytree(TESTS / "v0.1" / "student", tmp_path / "old")
+    before = models.resolve(tmp_path / "old").fingerprint
+    (tmp_path / "old" / "distillation.json").rename(tmp_path / "old" / "provenance.json")
+    assert student.read_provenance(tmp_path / "old") == old
+    assert models.resolve(tmp_path / "old").fingerprint == before  # it is no part of the model
+    student.save(build(tiny_model), tmp_path / "new", {"base": "b", "teacher_name": "t"})
+    assert student.read_provenance(tmp_path / "new") == {"base": "b", "teacher_name": "t"}
+    assert student.read_provenance(tiny_model) == {}
+
+
+def test_a_text_is_tokenized_once(tiny_model, lesson, monkeypatch):
+    train, targets, *_ = lesson
+    model, seen = build(tiny_model), []
+    tokens = Tokens(model, train)
+    monkeypatch.setattr(Tokens, "__init__", lambda *_: seen.append(1))
+    student.fit_head(model, train, targets, tokens=tokens)
+    train_student(model, train, targets, replace(FAST, epochs=1), tokens=tokens)
+    assert not seen
+
+
+def test_pooled_features_are_the_backbones(tiny_model):
+    texts = sentences(50)
+    model = build(tiny_model, prompts={"query": "q: ", "document": ""})
+    backbone = SentenceTransformer(modules=list(model.children())[:2], device="cpu")
+    wanted = np.concatenate([backbone.encode([model.prompts[t.role.value] + t.text]) for t in texts])
+    np.testing.assert_allclose(
+        student.pooled(model, texts), wanted, atol=2e-2 if models.best_dtype("cpu") == torch.bfloat16 else 1e-5
+    )
+    np.testing.assert_array_equal(student.pooled(model, texts, np.arange(5, 9)), student.pooled(model, texts[5:9]))

@@ -1,4 +1,4 @@
-"""A training run on disk, so that a stopped or killed one gives the student of an undisturbed one.
+"""Checkpoints: a run that was stopped or killed continues to the same student, bit for bit.
 
 Weights, moments and random states are safetensors, the rest is json.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Checkpoints:
-    """Checkpoints of one run: a folder each, complete or absent; the newest two are kept, should one be damaged.
+    """Checkpoints of one run, a folder each, complete or absent. The newest two are kept, in case one is damaged.
 
     Args:
         folder: where they go.
@@ -89,19 +89,19 @@ class Checkpoints:
             shutil.rmtree(scratch, ignore_errors=True)
             raise TrainingError(
                 f"the checkpoint of step {run.step:,} cannot be written to {self.folder}: {error}. "
-                "The one before is intact; make room and run again, it goes on from there."
+                "The one before is intact: make room and run again to continue from it."
             ) from None
         complete = self._complete()
-        # A step beyond this one is of a run that was started anew from further back.
+        # A later step is of a run that was started over from an earlier one.
         kept = [folder for folder in complete if folder.name <= final.name][-2:]
         for other in set(complete) - set(kept):
             shutil.rmtree(other, ignore_errors=True)
 
     def restore(self) -> None:
-        """Take the run up from the newest intact checkpoint, if there is one.
+        """Continue the run from the newest intact checkpoint, if there is one.
 
         Raises:
-            TrainingError: it is of another run, or all are damaged.
+            TrainingError: the checkpoint is of another run, or all are damaged.
         """
         run, damage = self.run, None
         for newest in reversed(self._complete()):
@@ -113,17 +113,17 @@ class Checkpoints:
         else:
             if damage:
                 raise TrainingError(
-                    f"{damage}, and so is any other: delete it or pass resume=False (--fresh), and training starts anew"
+                    f"{damage}, and so is any other: delete it, or start over with resume=False (--fresh)"
                 )
             return
         if (identity := state["identity"]) != run.identity:
             changed = [name for name in run.identity if identity.get(name) != run.identity[name]]
             raise TrainingError(
                 f"{newest} is a checkpoint of another run (different {', '.join(changed)}): choose another folder, "
-                "or pass resume=False (--fresh) to start anew"
+                "or start over with resume=False (--fresh)"
             )
         if damage:
-            warnings.warn(f"{damage}; training goes on from {newest.name}", stacklevel=2)
+            warnings.warn(f"{damage}; training continues from {newest.name}", stacklevel=2)
         tensors = load_file(newest / "optimizer.safetensors")
         weights = load_file(newest / "student.safetensors")
         best = load_file(newest / "best.safetensors") if "best.safetensors" in state["files"] else None
@@ -146,13 +146,13 @@ class Checkpoints:
 
 
 def _checked(folder: Path) -> dict:
-    """Return the state of a checkpoint whose files are what it says of them."""
+    """Return the state of a checkpoint, after checking its files against their checksums."""
     state = json.loads((folder / "state.json").read_text())
     for name, digest in state["files"].items():
         if _digest(folder / name) != digest:
             raise ValueError(f"{name} does not match its checksum")
     if "identity" not in state:
-        raise ValueError("it does not say what it is of")
+        raise ValueError("it states no run")
     return state
 
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MPNET = "sentence-transformers/all-mpnet-base-v2"
 
-# What `workbench distill` writes beside a student; it is no part of the model.
-REPORT = "distillation.json"
+# Written beside a student, and no part of the model; the second name is that of version 0.1.
+PROVENANCE, OLD_PROVENANCE = "provenance.json", "distillation.json"
 
 # What loading a model can read. Weights come as safetensors only: a pickle can run code.
 _READ = (".json", ".txt", ".safetensors", ".model")
@@ -283,7 +283,9 @@ def _fingerprint(folder: Path) -> str:
     if not weights:
         found = "pickled weights only, which are not loaded" if any(folder.glob("*.bin")) else "no weights"
         raise ModelError(f"{folder} holds {found}: a model needs .safetensors weights")
-    read = sorted(p for p in folder.rglob("*") if p.suffix in _READ and p.is_file() and p.name != REPORT)
+    read = sorted(
+        p for p in folder.rglob("*") if p.suffix in _READ and p.is_file() and p.name not in (PROVENANCE, OLD_PROVENANCE)
+    )
     listing = "".join(f"{p.relative_to(folder).as_posix()} {_sha256(p)}\n" for p in read)
     return hashlib.sha256(listing.encode()).hexdigest()
 

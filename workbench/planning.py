@@ -88,24 +88,24 @@ class Plan:
         )
 
 
-def plan(settings: TrainingConfig, speeds: Speeds, texts: int, dimension: int, missing: int | None = None) -> Plan:
+def plan(config: TrainingConfig, speeds: Speeds, texts: int, dimension: int, missing: int | None = None) -> Plan:
     """Say what training on so many texts will take.
 
     Args:
-        settings: how to train.
+        config: how to train.
         speeds: measured, or known of another device.
         texts: how many different ones.
         dimension: width of the teacher's vectors, stored as float16.
         missing: how many the cache lacks; all if None.
     """
     missing = texts if missing is None else missing
-    passes = settings.epochs * settings.restarts
-    steps = -(-texts // settings.batch_size) * passes
+    passes = config.epochs * config.restarts
+    steps = -(-texts // config.batch_size) * passes
     return Plan(texts, missing, missing * (2 * dimension + 16), passes, steps, speeds)  # 16 bytes of key
 
 
 def measure(
-    teacher: Teacher | None, student: SentenceTransformer, texts: Sequence[Text], settings: TrainingConfig
+    teacher: Teacher | None, student: SentenceTransformer, texts: Sequence[Text], config: TrainingConfig
 ) -> Speeds:
     """Time teacher and student on some of the texts, on the device that the student is on.
 
@@ -113,14 +113,14 @@ def measure(
         teacher: encodes a sample of the texts; None leaves it alone, where asking it costs money.
         student: trained on them for a few steps, so it is of no use afterwards.
         texts: at least a batch.
-        settings: how it would be trained.
+        config: how it would be trained.
 
     Raises:
         TrainingError: there are too few texts.
     """
-    if len(texts) < settings.batch_size:
-        raise TrainingError(f"{len(texts):,} texts are too few to measure with; a batch has {settings.batch_size}")
-    chosen = np.random.default_rng(0).permutation(len(texts))[: max(MEASURED_TEXTS, settings.batch_size)]
+    if len(texts) < config.batch_size:
+        raise TrainingError(f"{len(texts):,} texts are too few to measure with; a batch has {config.batch_size}")
+    chosen = np.random.default_rng(0).permutation(len(texts))[: max(MEASURED_TEXTS, config.batch_size)]
     sample = [texts[i] for i in chosen]
     if teacher is None:
         teacher_speed, targets = None, models.encode(student, sample)  # its own vectors, where there are no others
@@ -131,7 +131,7 @@ def measure(
         for role, rows in models.by_role(sample).items():
             targets[rows] = teacher.encode([sample[i].text for i in rows], role)
         teacher_speed = len(sample) / (time.perf_counter() - started)
-    few = replace(settings, epochs=2, restarts=1, evaluations=1)
+    few = replace(config, epochs=2, restarts=1, evaluations=1)
     speed = train_student(student, sample, targets, few).texts_per_second
     return Speeds(device_name(student.device), teacher_speed, speed)
 

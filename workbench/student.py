@@ -1,4 +1,4 @@
-"""The student: build it, give its head a closed-form start, save and load it."""
+"""The student: build it, fit its head in closed form, save and load it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
 
 from workbench import models
+from workbench._tokens import Tokens
 from workbench.data import Text
 from workbench.errors import ModelError, TrainingError
 
 RIDGE_ALPHAS = tuple(10.0**power for power in range(-6, 2))
+LEAST_TEXTS = 10  # for a closed-form start
 
 
 def build(
@@ -37,22 +39,21 @@ def build(
 ) -> SentenceTransformer:
     """Build a student: the base's transformer without pooler, mean pooling, a linear head, Normalize if asked.
 
-    The head starts at random (see `fit_head` for the closed form) and is a module of the model,
-    so that it is saved with it. Mean pooling follows the paper, which found it better than CLS, last
-    token and max (arXiv 2509.12539).
+    The head starts at random; `fit_head` sets it in closed form. It is a module of the model, and is saved with it.
+    Mean pooling follows the paper, which found it better than CLS, last token and max (arXiv 2509.12539).
 
     Args:
         base: a model with a transformer; a name or a folder, see `models.resolve`.
         dimension: width of the teacher's vectors.
-        normalize: end in unit norm; right exactly if the teacher's vectors have it.
-        bias: whether the head has one.
+        normalize: end in unit norm. Use it if the teacher's vectors have unit norm.
+        bias: whether the head has a bias.
         max_length: texts are cut to this many tokens.
-        prompts: role to prompt, the teacher's: the student has to see what the teacher saw.
-        seed: of the head's random start.
+        prompts: role to prompt. Use the teacher's, so both models read the same input.
+        seed: of the head's random weights.
         device: torch device; the best one present if None.
 
     Raises:
-        ModelError: the base cannot be found or has no transformer.
+        ModelError: the base cannot be found, has no transformer, or takes fewer tokens than `max_length`.
     """
     loaded = models.load(base, device=device)
     transformer = loaded[0]
@@ -80,16 +81,15 @@ def build(
 
 @dataclass(frozen=True)
 class HeadFit:
-    """How a closed-form start came out.
+    """The result of `fit_head`.
 
     Attributes:
-        strength: the ridge strength that was chosen, as a multiple of the features' mean variance.
-        held_out_loss: mean squared L2 distance on the texts kept out of the fit, student's output
-            to target.
-        texts: texts the fit used.
+        alpha: the ridge strength that was chosen, as a multiple of the features' mean variance.
+        held_out_loss: mean squared L2 distance of output and target, on the texts kept out of the fit.
+        texts: number of texts in the final fit.
     """
 
-    strength: float
+    alpha: float
     held_out_loss: float
     texts: int
 
@@ -102,47 +102,49 @@ def fit_head(
     alphas: Sequence[float] = RIDGE_ALPHAS,
     sample: int = 20_000,
     seed: int = 0,
+    tokens: Tokens | None = None,
 ) -> HeadFit:
     """Set the student's head to the ridge regression of the targets on its pooled features.
 
-    W = (H'H + s n v I)^-1 H'Y on centered features H and targets Y (Hoerl and Kennard, 1970), where v
+    W = (H'H + a n v I)^-1 H'Y on centered features H and targets Y (Hoerl and Kennard, 1970), where v
     is the mean variance of the features; without a bias nothing is centered. A tenth of the texts
-    chooses the strength s by the loss after Normalize, the one that training will lower; then all
+    chooses the strength a by the loss after Normalize, which is the loss of training. Then all
     of them make the final fit.
 
     Args:
         student: changed in place.
-        texts: with their roles; n of them.
+        texts: n texts with their roles.
         targets: anything that indexes like an array of shape (n, dimension).
-        alphas: rescore_multiplier for s.
+        alphas: candidates for the ridge strength a.
         sample: at most this many texts are used.
         seed: of the sample.
+        tokens: of the texts, where they exist already.
 
     Raises:
-        TrainingError: fewer than 20 texts, or widths that do not fit.
+        TrainingError: fewer than 10 texts, or widths that do not fit.
     """
     if len(texts) != len(targets):
         raise TrainingError(f"{len(texts):,} texts and {len(targets):,} targets are out of step")
-    if len(texts) < 20:
-        raise TrainingError(f"{len(texts)} texts are too few for a closed-form start; 20 is the least")
+    if len(texts) < LEAST_TEXTS:
+        raise TrainingError(f"{len(texts)} texts are too few for a closed-form start; {LEAST_TEXTS} is the least")
     if not alphas or min(alphas) <= 0:
         raise TrainingError("ridge alphas must be positive numbers")
     head = head_of(student)
-    chosen = np.random.default_rng(seed).permutation(len(texts))[: max(20, sample)]
-    features = torch.from_numpy(pooled(student, [texts[i] for i in chosen])).double()
+    chosen = np.random.default_rng(seed).permutation(len(texts))[: max(LEAST_TEXTS, sample)]
+    features = torch.from_numpy(pooled(student, texts, chosen, tokens)).double()
     wanted = torch.from_numpy(np.asarray(targets[chosen], dtype=np.float32)).double()
     if wanted.shape[1] != head.out_features:
         raise TrainingError(f"the targets are {wanted.shape[1]} wide, the student's head {head.out_features}")
     kept = max(1, len(chosen) // 10)
     normalize = models.normalizes(student)
 
-    def loss(strength: float) -> float:
-        weight, bias = ridge(features[kept:], wanted[kept:], strength, head.bias)
+    def loss(alpha: float) -> float:
+        weight, bias = ridge(features[kept:], wanted[kept:], alpha, head.bias)
         output = features[:kept] @ weight.T + bias
         output = torch.nn.functional.normalize(output, dim=1) if normalize else output
         return float((output - wanted[:kept]).pow(2).sum(dim=1).mean())
 
-    losses = {strength: loss(strength) for strength in alphas}
+    losses = {alpha: loss(alpha) for alpha in alphas}
     best = min(losses, key=losses.get)
     weight, bias = ridge(features, wanted, best, head.bias)
     with torch.no_grad():
@@ -152,12 +154,54 @@ def fit_head(
     return HeadFit(best, losses[best], len(chosen))
 
 
-def pooled(student: SentenceTransformer, texts: Sequence[Text]) -> np.ndarray:
-    """Return the pooled features that the head sees, float32 of shape (n, width of the backbone)."""
-    training = student.training  # encoding the shared modules puts them into evaluation mode
-    backbone = SentenceTransformer(modules=list(student.children())[:2], device=str(student.device))
-    backbone.prompts = dict(student.prompts)
-    features = models.encode(backbone, texts)
+def ridge(
+    features: torch.Tensor, wanted: torch.Tensor, alpha: float, bias: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Solve the regression of `fit_head`: weight of shape (d, d') and bias of shape (d,), float64.
+
+    Args:
+        features: float64 of shape (n, d').
+        wanted: float64 of shape (n, d).
+        alpha: ridge strength, as a multiple of the features' mean variance.
+        bias: whether to center both first; without it the bias is zero.
+    """
+    mean_in = features.mean(dim=0) if bias else torch.zeros_like(features[0])
+    mean_out = wanted.mean(dim=0) if bias else torch.zeros_like(wanted[0])
+    centered = features - mean_in
+    gram = centered.T @ centered
+    gram.diagonal().add_(alpha * gram.diagonal().mean())
+    weight = torch.linalg.solve(gram, centered.T @ (wanted - mean_out)).T
+    return weight, mean_out - weight @ mean_in
+
+
+@torch.inference_mode()
+def pooled(
+    student: SentenceTransformer,
+    texts: Sequence[Text],
+    rows: np.ndarray | None = None,
+    tokens: Tokens | None = None,
+) -> np.ndarray:
+    """Return the pooled features that the head gets, float32 of shape (m, width of the backbone).
+
+    Args:
+        student: its first two modules are run.
+        texts: n texts.
+        rows: which of them, int of shape (m,); all if None.
+        tokens: of all texts, where they exist already.
+    """
+    rows = np.arange(len(texts)) if rows is None else rows
+    if tokens is None:
+        tokens, rows = Tokens(student, [texts[i] for i in rows]), np.arange(len(rows))
+    transformer, pooling = list(student.children())[:2]
+    device = student.device
+    features = np.empty((len(rows), transformer.get_embedding_dimension()), dtype=np.float32)
+    training = student.training
+    student.eval()
+    with models.autocast(device, "auto"):
+        budget = models.TOKEN_BUDGET.get(device.type, models.TOKEN_BUDGET_GPU)
+        for batch in models.length_buckets(tokens.lengths[rows], budget):
+            inputs = {name: tensor.to(device) for name, tensor in tokens.batch(rows[batch]).items()}
+            features[batch] = pooling(transformer(inputs))["sentence_embedding"].float().cpu().numpy()
     student.train(training)
     return features
 
@@ -171,19 +215,19 @@ def head_of(student: SentenceTransformer) -> Dense:
     modules = list(student.children())
     if len(modules) < 3 or not isinstance(modules[2], Dense):
         kinds = ", ".join(type(module).__name__ for module in modules)
-        raise ModelError(f"no student: Transformer, Pooling, Dense are expected, this model has {kinds}")
+        raise ModelError(f"no student: expected the modules Transformer, Pooling, Dense, found {kinds}")
     return modules[2]
 
 
-def save(student: SentenceTransformer, folder: str | Path, about: Mapping[str, object] | None = None) -> Path:
-    """Save a student so that plain `SentenceTransformer(folder)` loads it; whole or not at all.
+def save(student: SentenceTransformer, folder: str | Path, provenance: Mapping[str, object] | None = None) -> Path:
+    """Save a student as a folder that plain `SentenceTransformer(folder)` loads, completely or not at all.
 
-    An earlier student in `folder` is replaced; any other non-empty folder is refused.
+    An earlier student in `folder` is replaced; any other folder with content is refused.
 
     Args:
         student: any student.
         folder: new, empty, or of an earlier student.
-        about: what `train.provenance` returned, kept beside the student; a model card needs it.
+        provenance: what `train.provenance` returned, written as `provenance.json`; a model card needs it.
 
     Raises:
         ModelError: the folder holds something else, or cannot be written to.
@@ -194,8 +238,8 @@ def save(student: SentenceTransformer, folder: str | Path, about: Mapping[str, o
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
             written, replaced = Path(scratch, "new"), Path(scratch, "old")
             student.save_pretrained(str(written), create_model_card=False)
-            if about is not None:
-                (written / models.REPORT).write_text(json.dumps(dict(about), indent=2) + "\n")
+            if provenance is not None:
+                (written / models.PROVENANCE).write_text(json.dumps(dict(provenance), indent=2) + "\n")
             if folder.exists():
                 os.rename(folder, replaced)
             os.rename(written, folder)
@@ -206,10 +250,10 @@ def save(student: SentenceTransformer, folder: str | Path, about: Mapping[str, o
 
 
 def check_folder(folder: str | Path) -> Path:
-    """Return the absolute folder if a student may be saved there: it is new, empty, or holds a student.
+    """Return the absolute path of a folder that a student may be saved to: new, empty, or with a student.
 
     Raises:
-        ModelError: it holds something else, is a file, or is a folder that cannot be replaced.
+        ModelError: it holds something else, is a file, or cannot be replaced as a whole.
     """
     folder = Path(folder).expanduser().resolve()
     if folder.is_file():
@@ -230,19 +274,22 @@ def _holds_student(folder: Path) -> bool:
 
 
 def read_provenance(folder: str | Path) -> dict:
-    """Return what `save` was told about a student; nothing for a student from elsewhere.
+    """Return the provenance that `save` wrote beside a student; {} for a model from elsewhere.
+
+    Students of version 0.1 have it as `distillation.json`.
 
     Raises:
-        ModelError: it is there and cannot be read.
+        ModelError: the file cannot be read.
     """
-    path = Path(folder).expanduser() / models.REPORT
-    if not path.is_file():
+    files = [Path(folder).expanduser() / name for name in (models.PROVENANCE, models.OLD_PROVENANCE)]
+    path = next((file for file in files if file.is_file()), None)
+    if path is None:
         return {}
     try:
-        about = json.loads(path.read_text())
-        if not isinstance(about, dict) or not all(isinstance(about.get(k, ""), str) for k in ("teacher_name", "base")):
-            raise ValueError("it states no teacher")
-        return about
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict) or not all(isinstance(found.get(k, ""), str) for k in ("teacher_name", "base")):
+            raise ValueError("it names no teacher and base")
+        return found
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} is damaged ({error}): delete it, and name --teacher and --base") from None
 
@@ -251,7 +298,7 @@ def load(folder: str | Path, *, device: str | None = None) -> SentenceTransforme
     """Load a saved student.
 
     Raises:
-        ModelError: there is none, or it is no student.
+        ModelError: the folder holds no model, or one that was not built as a student.
     """
     student = models.load(folder, device=device)
     head_of(student)
@@ -260,7 +307,7 @@ def load(folder: str | Path, *, device: str | None = None) -> SentenceTransforme
 
 
 def _drop_pooler(transformer: Transformer) -> None:
-    """Leave out BERT's pooler, which mean pooling never asks: the paper's parameter counts have none either."""
+    """Remove BERT's pooler, which mean pooling does not use; the paper's parameter counts exclude it too."""
     backbone = transformer.model
     if "add_pooling_layer" not in signature(type(backbone)).parameters:
         return
@@ -268,23 +315,3 @@ def _drop_pooler(transformer: Transformer) -> None:
     # Saved with the module, also of a student that was loaded without one: then loading makes no pooler either.
     transformer.model_args = {"add_pooling_layer": False}
     transformer.config_keys = list(dict.fromkeys([*transformer.config_keys, "model_args"]))
-
-
-def ridge(
-    features: torch.Tensor, wanted: torch.Tensor, strength: float, bias: bool = True
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Solve the regression of `fit_head`: weight of shape (d, d') and bias of shape (d,), float64.
-
-    Args:
-        features: float64 of shape (n, d').
-        wanted: float64 of shape (n, d).
-        strength: as a multiple of the features' mean variance.
-        bias: whether to center both first; the bias is zero without.
-    """
-    mean_in = features.mean(dim=0) if bias else torch.zeros_like(features[0])
-    mean_out = wanted.mean(dim=0) if bias else torch.zeros_like(wanted[0])
-    centered = features - mean_in
-    gram = centered.T @ centered
-    gram.diagonal().add_(strength * gram.diagonal().mean())
-    weight = torch.linalg.solve(gram, centered.T @ (wanted - mean_out)).T
-    return weight, mean_out - weight @ mean_in

@@ -1,13 +1,13 @@
-"""Train a student against cached targets: squared L2 distance, and nothing else."""
+"""Train a student on the squared L2 distance to cached teacher embeddings."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import math
-import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,12 +19,14 @@ import torch
 from accelerate import Accelerator
 from sentence_transformers import SentenceTransformer
 
-from workbench import __version__, models
+from workbench import __version__
 from workbench._checkpoints import Checkpoints
+from workbench._checks import check
+from workbench._tokens import Tokens
 from workbench.data import Text
 from workbench.errors import TrainingError
-from workbench.models import by_role
-from workbench.student import head_of, pooled, ridge
+from workbench.models import autocast, by_role, encode
+from workbench.student import HeadFit
 
 if TYPE_CHECKING:
     from workbench.cache import TargetCache
@@ -34,39 +36,45 @@ _POOL_BATCHES = 50  # batches drawn together and sorted by length: random enough
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train. The defaults are the paper's where it states them (arXiv 2509.12539).
+    """How to train. The defaults take minutes on two cores for some thousand texts.
+
+    The learning rate is higher and the batch smaller than the paper's (arXiv 2509.12539): there are hundreds of steps
+    here where the paper has millions. `pipeline.REDACT_IR.config` has the paper's values.
 
     Attributes:
         batch_size: texts a step, over all processes together.
         learning_rate: at the start of each cycle; it falls linearly to `final_learning_rate`.
         final_learning_rate: at the end of each cycle.
-        epochs: passes over the texts in a cycle.
-        restarts: how often the learning rate starts again.
-        weight_decay: AdamW's.
+        epochs: passes over the texts in one cycle.
+        restarts: number of learning-rate cycles. Every text is read `epochs * restarts` times.
+        weight_decay: of AdamW.
         max_grad_norm: gradients are clipped to this norm; None for no clipping.
         dropout: probability in the backbone while training; None keeps the base's own. A regression
             on fixed targets gains nothing from it.
         precision: "auto" (bfloat16 autocast where the hardware is faster with it), "float32" or
             "bfloat16". Weights and optimizer stay in float32.
-        group_by_length: whether a batch has texts of like lengths, drawn at random within a pool of 50 batches; quicker, for
-            there is little padding.
+        group_by_length: whether a batch has texts of similar length, drawn at random within a pool of 50 batches;
+            faster, because there is little padding.
         evaluations: held-out evaluations an epoch, each with a checkpoint.
-        checkpoint_steps: a checkpoint after every so many steps besides; a kill loses no more.
+        checkpoint_steps: steps between further checkpoints; a kill loses no more than these.
         seed: of batches and dropout.
+
+    Raises:
+        TrainingError: a value is out of range.
     """
 
-    batch_size: int = 32
-    learning_rate: float = 1e-4
+    batch_size: int = 16
+    learning_rate: float = 3e-4
     final_learning_rate: float = 1e-5
-    epochs: int = 10
-    restarts: int = 3
+    epochs: int = 2
+    restarts: int = 1
     weight_decay: float = 0.01
     max_grad_norm: float | None = 1.0
     dropout: float | None = 0.0
     precision: str = "auto"
     group_by_length: bool = True
     evaluations: int = 2
-    checkpoint_steps: int = 500
+    checkpoint_steps: int = 200
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -85,14 +93,14 @@ class TrainingConfig:
             raise TrainingError(f"precision {self.precision!r}: it must be auto, float32 or bfloat16")
 
     def with_steps(self, least: int, texts: int) -> TrainingConfig:
-        """Return the settings with as many more epochs as so many texts need for `least` steps."""
+        """Return the configuration with enough epochs for `least` steps on so many texts."""
         in_pass = math.ceil(texts / self.batch_size) * self.restarts
         return replace(self, epochs=max(self.epochs, math.ceil(least / max(1, in_pass))))
 
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """One training step, as `on_step` gets it; held-out figures only where one was made.
+    """One training step, as `on_step` gets it; held-out figures only where an evaluation was made.
 
     Attributes:
         step: steps done; 0 is the start, before any.
@@ -103,7 +111,7 @@ class TrainingStep:
         texts_per_second: training speed since the start of this run, evaluations left out.
         held_out_loss: mean squared L2 distance on the held-out texts.
         cosine_query: mean cosine to the target over held-out queries.
-        cosine_document: the same over held-out documents.
+        cosine_document: mean cosine to the target over held-out documents.
     """
 
     step: int
@@ -140,17 +148,19 @@ def train_student(
     student: SentenceTransformer,
     texts: Sequence[Text],
     targets: np.ndarray,
-    settings: TrainingConfig = TrainingConfig(),
+    config: TrainingConfig = TrainingConfig(),
     *,
     held_out: tuple[Sequence[Text], np.ndarray] | None = None,
     checkpoints: str | Path | None = None,
     resume: bool = True,
     on_step: Callable[[TrainingStep], None] | None = None,
     stop: threading.Event | None = None,
+    tokens: Tokens | None = None,
+    digest: str | None = None,
 ) -> Result:
-    """Train `student` in place; it ends as the best student so far by held-out loss.
+    """Train `student` in place; it ends as the best student by held-out loss.
 
-    Runs as it is under `torchrun` or `accelerate launch`: every process takes its share of each
+    Runs unchanged under `torchrun` or `accelerate launch`: every process takes its share of each
     batch, and the first one evaluates and writes.
 
     Args:
@@ -158,184 +168,44 @@ def train_student(
         texts: n training texts with their roles.
         targets: anything that indexes like an array of shape (n, dimension), such as cached
             `Targets`.
-        settings: see `TrainingConfig`.
+        config: how to train.
         held_out: texts and targets kept out of training, to choose the best student by; without
             them the last one is kept.
         checkpoints: folder for checkpoints; None keeps nothing on disk.
-        resume: go on from a checkpoint there, if it is of this very run.
+        resume: continue from a checkpoint in that folder, if it is of this very run.
         on_step: called after every step and evaluation.
         stop: when set, training ends between two steps, with a checkpoint.
+        tokens: of the texts, where they exist already.
+        digest: identifies the texts in a checkpoint; a hash of the texts if None.
 
     Raises:
         TrainingError: a check before the start failed, a checkpoint is of another run, or the loss
-            stopped being a number.
+            became NaN or infinite.
     """
-    check(student, texts, targets, held_out, batch_size=settings.batch_size)
+    check(student, texts, targets, held_out, batch_size=config.batch_size, tokens=tokens)
     accelerator = Accelerator(cpu=student.device.type == "cpu")
-    if settings.batch_size % accelerator.num_processes:
-        raise TrainingError(
-            f"batch_size {settings.batch_size} cannot be shared by {accelerator.num_processes} processes"
-        )
-    torch.manual_seed(settings.seed + accelerator.process_index)
-    run = Run(student, texts, targets, settings, held_out, accelerator, on_step)
-    saver = Checkpoints(Path(checkpoints), run) if checkpoints else None
-    if saver and resume:
-        saver.restore()
-    with _dropout(student, settings.dropout):
+    if config.batch_size % accelerator.num_processes:
+        raise TrainingError(f"batch_size {config.batch_size} cannot be shared by {accelerator.num_processes} processes")
+    torch.manual_seed(config.seed + accelerator.process_index)
+    run = Run(
+        student, Tokens(student, texts) if tokens is None else tokens, targets, config, held_out, accelerator, on_step
+    )
+    saver = None
+    if checkpoints:
+        run.identity = {
+            "config": asdict(config),
+            "texts": digest or digest_of(texts),
+            "targets": hashlib.sha256(np.ascontiguousarray(targets[:: max(1, len(texts) // 64)])).hexdigest(),
+            "student": [[name, *tensor.shape] for name, tensor in student.state_dict().items()],
+            "processes": accelerator.num_processes,
+        }
+        saver = Checkpoints(Path(checkpoints), run)
+        if resume:
+            saver.restore()
+    with _dropout(student, config.dropout):
         stopped = run.train(saver, stop)
     run.keep_best()
     return Result(pd.DataFrame(run.history), run.best_step, run.best_loss, stopped, run.speed())
-
-
-def provenance(
-    cache: TargetCache,
-    texts: Sequence[Text],
-    *,
-    teacher: str,
-    base: str,
-    source: str,
-    start: str = "closed-form",
-    settings: TrainingConfig | None = None,
-    result: Result | None = None,
-    rotated: bool = False,
-) -> dict:
-    """Say how a student came to be, as JSON values: what `student.save` keeps and a model card is written from.
-
-    Args:
-        cache: of the targets.
-        texts: learned from.
-        teacher: the teacher's name.
-        base: name of the model that the student started from.
-        source: where the texts are from, in words or as the command line has it.
-        start: how the head started.
-        settings: trained with; None for a student that is nothing but its start.
-        result: of the training.
-        rotated: whether it learned `Targets.rotated`, so that the teacher's own vectors are of another space.
-    """
-    return {
-        "teacher": cache.identity,
-        "teacher_name": teacher,
-        "fingerprint": cache.identity.get("fingerprint"),
-        "base": base,
-        "texts": source,
-        "texts_by_role": {role: len(rows) for role, rows in by_role(texts).items()},
-        "start": start,
-        "rotated": rotated,
-        "settings": None if settings is None else asdict(settings),
-        "held_out_loss": None if result is None else result.best_loss,
-        "best_step": None if result is None else result.best_step,
-        "finished": result is None or not result.stopped,
-        "workbench": __version__,
-    }
-
-
-def validate(student: SentenceTransformer, texts: Sequence[Text], targets: np.ndarray) -> dict[str, float]:
-    """Compare a student with its targets.
-
-    Returns:
-        `loss` (mean squared L2 distance), `cosine` (mean), and `cosine_query` and
-        `cosine_document` for the roles that occur.
-    """
-    if not len(texts) or len(texts) != len(targets):
-        raise TrainingError(f"{len(texts):,} texts and {len(targets):,} targets are out of step, or none at all")
-    vectors = models.encode(student, texts)
-    wanted = np.asarray(targets[np.arange(len(texts))], dtype=np.float32)
-    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(wanted, axis=1)
-    cosines = (vectors * wanted).sum(axis=1) / np.maximum(norms, 1e-12)
-    figures = {
-        "loss": float(((vectors - wanted) ** 2).sum(axis=1).mean()),
-        "cosine": float(cosines.mean()),
-    }
-    return figures | {f"cosine_{role}": float(cosines[rows].mean()) for role, rows in by_role(texts).items()}
-
-
-# --- checks before anything expensive -------------------------------------------------------------
-
-
-def check(
-    student: SentenceTransformer,
-    texts: Sequence[Text],
-    targets: np.ndarray,
-    held_out: tuple[Sequence[Text], np.ndarray] | None = None,
-    *,
-    batch_size: int = 32,
-) -> None:
-    """Find what would spoil a training run before it starts.
-
-    Raises:
-        TrainingError: too few texts, texts and targets out of step, a wrong width, NaN, or targets
-            whose norms the student cannot reach. A role that does not occur is a warning.
-    """
-    width = head_of(student).out_features
-    normalize = models.normalizes(student)
-    for name, some, wanted in (("training", texts, targets), *((("held-out", *held_out),) if held_out else ())):
-        least = batch_size if name == "training" else 1
-        if len(some) < least:
-            raise TrainingError(f"{len(some):,} {name} texts are too few; {least} is the least")
-        if len(some) != len(wanted):
-            raise TrainingError(f"{len(some):,} {name} texts and {len(wanted):,} targets are out of step")
-        if wanted.shape[1] != width:
-            raise TrainingError(
-                f"the {name} targets are {wanted.shape[1]} wide and the student's vectors {width}: "
-                "build the student with the teacher's dimension"
-            )
-        blank = sum(not text.text.strip() for text in some)
-        if blank:
-            raise TrainingError(f"{blank:,} of {len(some):,} {name} texts are blank: leave them out")
-        for start in range(0, len(some), 8192):
-            norms = np.linalg.norm(wanted[np.arange(start, min(start + 8192, len(some)))], axis=1)
-            if not np.isfinite(norms).all():
-                where = start + int(np.argmin(np.isfinite(norms)))
-                raise TrainingError(f"{name} target {where:,} contains NaN or infinity ({some[where].text[:60]!r})")
-            if normalize and np.abs(norms - 1).max() > 0.01:
-                where = start + int(np.argmax(np.abs(norms - 1)))
-                raise TrainingError(
-                    f"the student's vectors have unit norm, but {name} target {where:,} has norm "
-                    f"{norms[where - start]:.3f}: build it with normalize=False"
-                )
-    if not normalize and np.abs(np.linalg.norm(targets[np.arange(min(256, len(texts)))], axis=1) - 1).max() < 0.01:
-        warnings.warn("all targets have unit norm: a student built with normalize=True fits better", stacklevel=3)
-    if absent := {"query", "document"} - set(by_role(texts)):
-        warnings.warn(f"no {absent.pop()} among the training texts; a student learns the roles it sees", stacklevel=3)
-    _check_in_step(student, texts, targets)
-
-
-def _check_in_step(student: SentenceTransformer, texts: Sequence[Text], targets: np.ndarray) -> None:
-    """The student's features must say something about their targets.
-
-    A permutation test on a sample: a ridge regression has to predict unseen targets better than it
-    does after shuffling them within each role, so that shifted or shuffled vectors are noticed
-    whatever the models.
-    """
-    if len(texts) < 200:
-        return
-    rng = np.random.default_rng(0)
-    chosen = rng.choice(len(texts), size=min(400, len(texts)), replace=False)
-    sample = [texts[i] for i in chosen]
-    features = torch.from_numpy(pooled(student, sample)).double()
-    wanted = torch.from_numpy(np.asarray(targets[chosen], dtype=np.float32)).double()
-    fitted = len(chosen) * 3 // 4
-    roles = by_role(sample)
-
-    def error(order: np.ndarray) -> float:
-        weight, bias = ridge(features[:fitted], wanted[order[:fitted]], 0.1)
-        return float((features[fitted:] @ weight.T + bias - wanted[order[fitted:]]).pow(2).sum(dim=1).mean())
-
-    def shuffled() -> np.ndarray:
-        order = np.arange(len(sample))
-        for rows in roles.values():
-            order[rows] = rng.permutation(rows)
-        return order
-
-    found, by_chance = error(np.arange(len(sample))), np.array([error(shuffled()) for _ in range(20)])
-    if found > by_chance.mean() - 3 * by_chance.std():
-        raise TrainingError(
-            f"texts and targets look out of step: {fitted} of them say no more about the others (squared error "
-            f"{found:.3f}) than after shuffling ({by_chance.mean():.3f}). Check that row i of the targets belongs to text i."
-        )
-
-
-# --- the loop -------------------------------------------------------------------------------------
 
 
 class Run:
@@ -344,42 +214,32 @@ class Run:
     def __init__(
         self,
         student: SentenceTransformer,
-        texts: Sequence[Text],
+        tokens: Tokens,
         targets: np.ndarray,
-        settings: TrainingConfig,
+        config: TrainingConfig,
         held_out: tuple[Sequence[Text], np.ndarray] | None,
         accelerator: Accelerator,
         on_step: Callable[[TrainingStep], None] | None,
     ) -> None:
-        self.student, self.targets, self.settings, self.held_out = student, targets, settings, held_out
-        self.accelerator, self.on_step = accelerator, on_step
-        self.tokens = _Tokens(student, texts)
-        self.lengths = self.tokens.lengths
-        self.steps_per_epoch = math.ceil(len(texts) / settings.batch_size)
-        self.steps = self.steps_per_epoch * settings.epochs * settings.restarts
+        self.student, self.tokens, self.targets, self.config = student, tokens, targets, config
+        self.held_out, self.accelerator, self.on_step = held_out, accelerator, on_step
+        self.steps_per_epoch = math.ceil(len(tokens) / config.batch_size)
+        self.steps = self.steps_per_epoch * config.epochs * config.restarts
         self.step = 0
         self.history: list[dict] = []
         self.best_loss: float | None = None
         self.best_step = 0
         self.best: dict[str, torch.Tensor] | None = None
-        self.identity = {
-            "settings": asdict(settings),
-            "texts": _digest(texts),
-            "targets": hashlib.sha256(np.ascontiguousarray(targets[:: max(1, len(texts) // 64)])).hexdigest(),
-            "student": [[name, *tensor.shape] for name, tensor in student.state_dict().items()],
-            "processes": accelerator.num_processes,
-        }
-        for parameter in _without_gradient(student):
-            parameter.requires_grad_(False)
+        self.identity: dict = {}
+        if (pooler := getattr(student[0].model, "pooler", None)) is not None:
+            pooler.requires_grad_(False)  # mean pooling never uses it: no gradient ever reaches it
         trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(
-            trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-        )
+        optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
         self.model, self.optimizer = accelerator.prepare(student, optimizer)
         self._trained_texts, self._seconds = 0, 0.0
 
     def train(self, saver: Checkpoints | None, stop: threading.Event | None) -> bool:
-        """Take steps until the end or until stopped; return whether it was stopped."""
+        """Take steps until the end or until stopped; return whether training was stopped."""
         self.student.train()
         if self.step == 0:
             self._evaluate(None)
@@ -397,7 +257,7 @@ class Run:
                         saver.write()
                 else:
                     self._record(loss)
-                    if saver and self.step % self.settings.checkpoint_steps == 0:
+                    if saver and self.step % self.config.checkpoint_steps == 0:
                         saver.write()
         return False
 
@@ -412,23 +272,23 @@ class Run:
         return self._trained_texts / self._seconds if self._seconds else 0.0
 
     def learning_rate(self) -> float:
-        """Return the rate of the next step: falling linearly, and anew in each cycle."""
-        settings = self.settings
-        in_cycle = self.steps_per_epoch * settings.epochs
+        """Return the rate of the next step: it falls linearly in each cycle."""
+        config = self.config
+        in_cycle = self.steps_per_epoch * config.epochs
         done = (self.step % in_cycle) / max(1, in_cycle - 1)
-        return settings.learning_rate + (settings.final_learning_rate - settings.learning_rate) * min(1.0, done)
+        return config.learning_rate + (config.final_learning_rate - config.learning_rate) * min(1.0, done)
 
     def _batches(self, epoch: int) -> list[np.ndarray]:
         """Return the epoch's batches, a function of seed and epoch alone."""
-        rng = np.random.default_rng([self.settings.seed, epoch])
-        size = self.settings.batch_size
-        order = rng.permutation(len(self.lengths))
-        if not self.settings.group_by_length:
+        rng = np.random.default_rng([self.config.seed, epoch])
+        size = self.config.batch_size
+        order = rng.permutation(len(self.tokens))
+        if not self.config.group_by_length:
             return [order[start : start + size] for start in range(0, len(order), size)]
         batches = []
         for start in range(0, len(order), size * _POOL_BATCHES):
             pool = order[start : start + size * _POOL_BATCHES]
-            pool = pool[np.argsort(self.lengths[pool], kind="stable")]
+            pool = pool[np.argsort(self.tokens.lengths[pool], kind="stable")]
             batches += [pool[i : i + size] for i in range(0, len(pool), size)]
         return [batches[i] for i in rng.permutation(len(batches))]
 
@@ -441,9 +301,9 @@ class Run:
         mine = batch[self.accelerator.process_index :: self.accelerator.num_processes]
         # A last batch can be smaller than the number of processes: an idle one adds nothing.
         rows = mine if len(mine) else batch[:1]
-        features = {name: tensor.to(device) for name, tensor in self._features(rows).items()}
+        features = {name: tensor.to(device) for name, tensor in self.tokens.batch(rows).items()}
         wanted = torch.from_numpy(np.asarray(self.targets[rows], dtype=np.float32)).to(device)
-        with models.autocast(device, self.settings.precision):
+        with autocast(device, self.config.precision):
             output = self.model(features)["sentence_embedding"]
         distances = (output.float() - wanted).pow(2).sum(dim=1)
         # The processes' gradients are averaged, so each counts its texts against the whole batch.
@@ -451,8 +311,8 @@ class Run:
         loss = distances.sum() * share
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
-        if self.settings.max_grad_norm is not None:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
+        if self.config.max_grad_norm is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         value = float(self.accelerator.reduce(loss.detach(), reduction="mean"))
         if not math.isfinite(value):
             raise TrainingError(
@@ -465,19 +325,10 @@ class Run:
         self._seconds += time.perf_counter() - started
         return value
 
-    def _features(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        longest = int(self.lengths[rows].max())
-        ids = np.full((len(rows), longest), self.student.tokenizer.pad_token_id or 0, dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for i, row in enumerate(rows):
-            ids[i, : self.lengths[row]] = self.tokens[row]
-            mask[i, : self.lengths[row]] = 1
-        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-
     def _evaluation_due(self) -> bool:
-        every = max(1, self.steps_per_epoch // self.settings.evaluations)
+        every = max(1, self.steps_per_epoch // self.config.evaluations)
         in_epoch = self.step % self.steps_per_epoch
-        # The last one of an epoch is at its end, whatever the rounding.
+        # The last evaluation of an epoch is at its end, whatever the rounding.
         return in_epoch == 0 or (in_epoch % every == 0 and self.steps_per_epoch - in_epoch >= every)
 
     def _evaluate(self, loss: float | None) -> None:
@@ -516,63 +367,90 @@ class Run:
         return asked
 
 
-class _Tokens:
-    """The token ids of all texts, in a file that goes with the process: memory does not grow with their lengths."""
-
-    def __init__(self, student: SentenceTransformer, texts: Sequence[Text]) -> None:
-        dtype = np.dtype(np.uint16 if len(student.tokenizer) <= 1 << 16 else np.uint32)
-        self.lengths = np.empty(len(texts), dtype=np.int32)
-        try:
-            with tempfile.TemporaryFile() as file:
-                for start in range(0, len(texts), 8192):
-                    prompted = [
-                        (student.prompts.get(text.role.value) or "") + text.text for text in texts[start : start + 8192]
-                    ]
-                    ids = student.tokenizer(
-                        prompted, truncation=True, max_length=student.max_seq_length, padding=False
-                    )["input_ids"]
-                    self.lengths[start : start + 8192] = [len(each) for each in ids]
-                    file.write(np.concatenate(ids).astype(dtype).tobytes())
-                file.flush()
-                self._ids = np.memmap(file, dtype=dtype, mode="r")
-        except OSError as error:
-            raise TrainingError(
-                f"the texts' tokens cannot be kept in {tempfile.gettempdir()}: {error.strerror or error}. TMPDIR names "
-                "another folder."
-            ) from None
-        self._ends = np.cumsum(self.lengths, dtype=np.int64)
-
-    def __getitem__(self, row: int) -> np.ndarray:
-        """Return one text's ids, of shape (tokens,)."""
-        return self._ids[self._ends[row] - self.lengths[row] : self._ends[row]]
+@contextlib.contextmanager
+def _dropout(student: SentenceTransformer, probability: float | None) -> Iterator[None]:
+    """Set the dropout probability inside a `with` block, None to leave it."""
+    before = {module: module.p for module in student.modules() if isinstance(module, torch.nn.Dropout)}
+    try:
+        for module in before if probability is not None else ():
+            module.p = probability
+        yield
+    finally:
+        for module, p in before.items():
+            module.p = p
 
 
-def _digest(texts: Sequence[Text]) -> str:
+def digest_of(texts: Sequence[Text]) -> str:
+    """Return a hash of texts and roles, in their order, as hex digits."""
     digest = hashlib.sha256()
     for number, text in enumerate(texts):
         digest.update(f"{chr(0) if number else ''}{text.role}:{text.text}".encode())
     return digest.hexdigest()
 
 
-def _without_gradient(student: SentenceTransformer) -> Iterator[torch.nn.Parameter]:
-    """Yield parameters that mean pooling never uses (BERT's pooler): no gradient ever reaches them."""
-    pooler = getattr(student[0].model, "pooler", None)
-    if pooler is not None:
-        yield from pooler.parameters()
+def provenance(
+    cache: TargetCache,
+    texts: Sequence[Text],
+    *,
+    teacher: str,
+    base: str,
+    source: str,
+    start: str = "closed-form",
+    config: TrainingConfig | None = None,
+    result: Result | None = None,
+    head_fit: HeadFit | None = None,
+    rotated: bool = False,
+) -> dict:
+    """Describe how a student was made, as JSON values: for `student.save`, and what a model card is written from.
+
+    Args:
+        cache: of the targets.
+        texts: the training texts.
+        teacher: the teacher's name.
+        base: name of the model that the student started from.
+        source: where the texts are from, in words or as the command line has it.
+        start: how the head started, "closed-form" or "random".
+        config: of the training; None for a student with a closed-form head and no training.
+        result: of the training.
+        head_fit: of the closed form.
+        rotated: whether the targets were `Targets.rotated`: then the teacher's own vectors are of another space.
+    """
+    evaluations = "[]" if result is None else result.history.dropna(subset=["held_out_loss"]).to_json(orient="records")
+    return {
+        "teacher": cache.identity,
+        "teacher_name": teacher,
+        "fingerprint": cache.identity.get("fingerprint"),
+        "base": base,
+        "texts": source,
+        "texts_by_role": {role: len(rows) for role, rows in by_role(texts).items()},
+        "start": start,
+        "head_fit": None if head_fit is None else asdict(head_fit),
+        "rotated": rotated,
+        "settings": None if config is None else asdict(config),
+        "held_out_loss": None if result is None else result.best_loss,
+        "best_step": None if result is None else result.best_step,
+        "texts_per_second": None if result is None else round(result.texts_per_second, 1),
+        "evaluations": json.loads(evaluations),
+        "finished": result is None or not result.stopped,
+        "workbench": __version__,
+    }
 
 
-class _dropout:
-    """Set the dropout probability inside a `with` block, None to leave it."""
+def validate(student: SentenceTransformer, texts: Sequence[Text], targets: np.ndarray) -> dict[str, float]:
+    """Compare a student with its targets.
 
-    def __init__(self, student: SentenceTransformer, probability: float | None) -> None:
-        self.probability = probability
-        self.before = {m: m.p for m in student.modules() if isinstance(m, torch.nn.Dropout)}
-
-    def __enter__(self) -> None:
-        if self.probability is not None:
-            for module in self.before:
-                module.p = self.probability
-
-    def __exit__(self, *_: object) -> None:
-        for module, probability in self.before.items():
-            module.p = probability
+    Returns:
+        `loss` (mean squared L2 distance), `cosine` (mean), and `cosine_query` and
+        `cosine_document` for the roles that occur.
+    """
+    if not len(texts) or len(texts) != len(targets):
+        raise TrainingError(f"{len(texts):,} texts and {len(targets):,} targets are out of step, or none at all")
+    vectors = encode(student, texts)
+    wanted = np.asarray(targets[np.arange(len(texts))], dtype=np.float32)
+    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(wanted, axis=1)
+    cosines = (vectors * wanted).sum(axis=1) / np.maximum(norms, 1e-12)
+    figures = {
+        "loss": float(((vectors - wanted) ** 2).sum(axis=1).mean()),
+        "cosine": float(cosines.mean()),
+    }
+    return figures | {f"cosine_{role}": float(cosines[rows].mean()) for role, rows in by_role(texts).items()}

@@ -82,9 +82,9 @@ def run_distill(options: argparse.Namespace, stop: threading.Event) -> None:
     for name in ("teacher", "base", "max_length", "start"):
         setattr(options, name, getattr(options, name) or getattr(recipe, name))
     changed = {name: value for name in _SETTINGS if (value := getattr(options, name)) is not None}
-    rate = changed.get("learning_rate", recipe.settings.learning_rate)
-    changed["final_learning_rate"] = min(recipe.settings.final_learning_rate, rate)
-    settings = replace(recipe.settings, **changed)
+    rate = changed.get("learning_rate", recipe.config.learning_rate)
+    changed["final_learning_rate"] = min(recipe.config.final_learning_rate, rate)
+    config = replace(recipe.config, **changed)
     output = student.check_folder(options.output)
     for option in ("base", "teacher"):
         if output == Path(getattr(options, option)).expanduser().resolve():
@@ -97,9 +97,9 @@ def run_distill(options: argparse.Namespace, stop: threading.Event) -> None:
     texts = inputs.kept(text for text in texts if text.text.strip())
     texts = texts if given else data.with_at_least(texts, recipe.texts)  # of what is made here nobody has vectors
     if options.epochs is None:
-        settings = settings.with_steps(recipe.steps, len(texts))
+        config = config.with_steps(recipe.steps, len(texts))
     teacher, cache = inputs.teacher_and_cache(options, recipe.prompts, given)
-    recipe = replace(recipe, base=options.base, max_length=options.max_length, settings=settings)
+    recipe = replace(recipe, base=options.base, max_length=options.max_length, config=config)
     model = recipe.student(cache)
     if options.dry_run:
         _plan(options, recipe, texts, teacher, cache, model)
@@ -118,7 +118,7 @@ def run_distill(options: argparse.Namespace, stop: threading.Event) -> None:
             model,
             train,
             targets,
-            settings,
+            config,
             held_out=(kept_out, cache.targets(kept_out)),
             checkpoints=checkpoints,
             resume=not options.fresh,
@@ -134,7 +134,7 @@ def run_distill(options: argparse.Namespace, stop: threading.Event) -> None:
         base=base,
         source=source,
         start=options.start,
-        settings=settings,
+        config=config,
         result=result,
     )
     student.save(model, output, about)
@@ -150,7 +150,7 @@ def run_distill(options: argparse.Namespace, stop: threading.Event) -> None:
 def _plan(options, recipe, texts, teacher, cache, model) -> None:
     from workbench import planning
 
-    settings = recipe.settings
+    config = recipe.config
     if options.speeds:
         device, *speeds = options.speeds.rsplit(":", 2)
         try:
@@ -161,12 +161,12 @@ def _plan(options, recipe, texts, teacher, cache, model) -> None:
         paid = teacher.usage is not None
         who = "student" if paid else "teacher and student"
         print(f"Timing {who} on some of the texts ...", file=sys.stderr, flush=True)
-        speeds = planning.measure(None if paid else teacher, model, texts, settings)
+        speeds = planning.measure(None if paid else teacher, model, texts, config)
         if paid:
             print(teacher.estimate(cache.missing(texts)))
     stored = cache.plan(texts)
     print(f"recipe   {recipe.name}: {options.teacher} to a student of {options.base}, {options.max_length} tokens")
-    print(planning.plan(settings, speeds, stored.unique, cache.dimension, stored.missing))
+    print(planning.plan(config, speeds, stored.unique, cache.dimension, stored.missing))
     print("Nothing was stored.")
 
 

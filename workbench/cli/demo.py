@@ -107,7 +107,7 @@ def _student(recipe, folder, cache, texts, evaluated, stop, fresh):
         if done["identity"] == identity:
             print(f"The student in {folder / 'student'} is of this very run: using it again.")
             return student.load(folder / "student"), student.load(folder / "closed-form"), done["training"]
-    settings = recipe.settings.with_steps(recipe.steps, len(texts))
+    config = recipe.config.with_steps(recipe.steps, len(texts))
     targets, wanted = cache.targets(texts), cache.targets(evaluated)
     model = recipe.student(cache)
     print("Solving for the head in closed form ...", flush=True)
@@ -119,7 +119,7 @@ def _student(recipe, folder, cache, texts, evaluated, stop, fresh):
             model,
             texts,
             targets,
-            settings,
+            config,
             held_out=(evaluated, wanted),
             checkpoints=folder / "checkpoints",
             resume=not fresh,
@@ -137,7 +137,7 @@ def _student(recipe, folder, cache, texts, evaluated, stop, fresh):
         "evaluations": json.loads(evaluations.to_json(orient="records")),
     }
     made = {"teacher": recipe.teacher, "base": recipe.base, "source": "docstrings"}
-    about = provenance(cache, texts, **made, settings=settings, result=result)
+    about = provenance(cache, texts, **made, config=config, result=result)
     student.save(model, folder / "student", about)
     write_json(finished, {"identity": identity, "training": measured})
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
