@@ -56,7 +56,7 @@ def curves(folder: Path, teacher: LocalTeacher, cache: TargetCache, model) -> li
         cache.fill(queries + documents, on_plan=bar.plan, on_progress=bar.progress)
     sides = evaluate.mode_vectors(collection, cache, model)
     points = quantize.grid(cache.dimension)
-    ids = list(collection.queries), list(collection.documents)
+    ids = list(collection.queries), list(collection.corpus)
     rotation = quantize.principal_rotation(sides["teacher"][1])
     rotated = {mode: tuple(vectors @ rotation for vectors in pair) for mode, pair in sides.items()}
     tables = []

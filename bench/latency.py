@@ -104,7 +104,7 @@ def _each(encode: Encode, batches: list[list[str]]) -> None:
 
 def share(collection: data.RetrievalDataset, exact: Encode, int8: Encode) -> dict:
     """Return int8's share of the float32 student's nDCG@10, both sides encoded by one of them."""
-    ids = list(collection.queries), list(collection.documents)
+    ids = list(collection.queries), list(collection.corpus)
     texts = [text.text for text in collection.query_texts()], [text.text for text in collection.document_texts()]
     scores, vectors = {}, {}
     for name, encode in (("teacher", exact), ("int8", int8)):

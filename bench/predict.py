@@ -95,7 +95,7 @@ def point(
     collection: RetrievalDataset, where: str, name: str, target: tuple, vectors: tuple
 ) -> tuple[dict, pd.DataFrame]:
     """Measure one student on one collection."""
-    ids = list(collection.queries), list(collection.documents)
+    ids = list(collection.queries), list(collection.corpus)
     scores = {"teacher": evaluate.score(collection.qrels, *ids, *target)}
     scores["symmetric"] = evaluate.score(collection.qrels, *ids, *vectors)
     scores["asymmetric"] = evaluate.score(collection.qrels, *ids, vectors[0], target[1])

@@ -86,7 +86,7 @@ sides = evaluate.mode_vectors(collection, cache, plain)
 # size.
 
 # %%
-ids = list(collection.queries), list(collection.documents)
+ids = list(collection.queries), list(collection.corpus)
 grid = quantize.grid(cache.dimension)
 as_it_is = quantize.sweep(collection.qrels, *ids, sides, grid, timed=20_000)
 print(quantize.format_table(as_it_is))
@@ -191,7 +191,7 @@ print(
 again = CompressedIndex.load(path)
 scores, positions = again.search(queries[:1], 3, space=cache.identity)
 print(next(iter(collection.queries.values())))
-pd.DataFrame({"score": scores[0], "document": [list(collection.documents.values())[i][:90] for i in positions[0]]})
+pd.DataFrame({"score": scores[0], "document": [list(collection.corpus.values())[i][:90] for i in positions[0]]})
 
 # %% [markdown]
 # > **Caution.** Never compute the ranges from the current batch. With a single query, the minimum and the maximum of

@@ -85,7 +85,7 @@ for collection in collections:
 
 # %%
 collection = corpus.held_out
-ids = list(collection.queries), list(collection.documents)
+ids = list(collection.queries), list(collection.corpus)
 sides = evaluate.mode_vectors(collection, cache, model)
 
 # %%

@@ -59,7 +59,7 @@ def closed_form(texts):
 
 
 def ndcg(query_vectors, document_vectors):
-    ids = list(collection.queries), list(collection.documents)
+    ids = list(collection.queries), list(collection.corpus)
     return evaluate.score(collection.qrels, *ids, query_vectors, document_vectors)["ndcg_at_10"].mean()
 
 
@@ -257,7 +257,7 @@ scores = s_queries @ t_documents.T
 found = np.argsort(-scores, axis=1)[:, :20]
 again = np.take_along_axis(t_queries @ t_documents.T, found, axis=1)
 ordered = np.take_along_axis(found, np.argsort(-again, axis=1), axis=1)
-ids = list(collection.queries), list(collection.documents)
+ids = list(collection.queries), list(collection.corpus)
 reranked = evaluate.score_ranking(collection.qrels, *ids, ordered)["ndcg_at_10"].mean()
 print(
     f"student {ndcg(s_queries, t_documents):.3f}, put in order {reranked:.3f}, teacher {ndcg(t_queries, t_documents):.3f}"
@@ -354,7 +354,7 @@ for count in (len(per_query), len(per_query) // 2):
 # the subjects of the others. A lead of one or two passages in this list means little.
 
 # %%
-subjects = np.array([name.rpartition("-")[0] for name in collection.documents])
+subjects = np.array([name.rpartition("-")[0] for name in collection.corpus])
 classifier = LogisticRegression(max_iter=1000).fit(s_documents[::2], subjects[::2])
 true, guessed = subjects[1::2], classifier.predict(s_documents[1::2])
 wrong = pd.Series(list(zip(true, guessed, strict=True)))[true != guessed]

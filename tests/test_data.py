@@ -2,11 +2,14 @@ import json
 import subprocess
 import sys
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from workbench import data, docstrings
+from workbench._stored import StoredTexts
 from workbench.data import Role, Text
 from workbench.docstrings import docstring_corpus
 from workbench.errors import DataError
@@ -31,7 +34,7 @@ def write_beir(folder, documents=None, queries=None, qrels=None):
 def test_beir_reads_titles_roles_and_judged_queries(tmp_path):
     collection = data.beir(write_beir(tmp_path / "small"))
     assert collection.name == "small"
-    assert collection.documents == {"d1": "T one", "d2": "two"}
+    assert collection.corpus == {"d1": "T one", "d2": "two"}
     assert collection.queries == {"q1": "which"}
     assert collection.qrels == {"q1": {"d1": 2, "d2": 0}}
     assert [t.role for t in collection.query_texts()] == [Role.QUERY]
@@ -41,7 +44,7 @@ def test_beir_reads_titles_roles_and_judged_queries(tmp_path):
 def test_beir_keeps_empty_documents_and_says_so(tmp_path):
     folder = write_beir(tmp_path, documents=[{"_id": "d1", "text": "one"}, {"_id": "d2", "title": "", "text": ""}])
     with pytest.warns(UserWarning, match="1 of 2 documents are empty"):
-        assert data.beir(folder).documents["d2"] == ""
+        assert data.beir(folder).corpus["d2"] == ""
 
 
 @pytest.mark.parametrize(
@@ -91,6 +94,51 @@ def test_beir_missing_folder_file_and_split(tmp_path):
 @pytest.mark.parametrize("text", ["العربية نص طويل", "日本語の文章です", "👩‍🔬🧪 emoji", "x" * 100_000, "Ωμέγα", ""])
 def test_texts_of_every_script_are_texts(text):
     assert Text(text, "query").role is Role.QUERY
+
+
+def test_a_string_is_a_document_wherever_texts_are_wanted(tmp_path):
+    assert Text("a") == Text("a", "document")
+    query, wanted = Text("q", "query"), [Text("a"), Text("q", "query"), Text("")]
+    given = ["a", query, ""]
+    makers = (list, tuple, iter, lambda x: np.array(x, dtype=object), pd.Series)
+    assert all(data.as_texts(make(given)) == wanted for make in makers)
+    assert (
+        data.as_texts(np.array(["a", "b"]))
+        == data.as_texts(pd.Series(["a", "b"], dtype="str"))
+        == list(map(Text, "ab"))
+    )
+    assert data.as_texts(wanted) is wanted
+    stored = StoredTexts.write(wanted, tmp_path / "texts.arrow")
+    assert data.as_texts(stored) is stored
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (None, "queries: expected a list of strings, got NoneType"),
+        (3, "got int"),
+        (b"bytes", "got bytes"),
+        ({"a": "b"}, "got dict"),
+        ("one", "got one text where a list of texts is expected"),
+        (Text("one"), "put it in a list"),
+        ([], "queries: got no texts; at least one is needed"),
+        (iter([]), "got no texts"),
+        (pd.DataFrame({"body": ["x"], "id": [1]}), r"got a table; choose one of its columns \(body, id\)"),
+        (["a", None], "queries: item 1 is missing"),
+        (pd.Series(["a", None]), "item 1 is missing"),
+        (pd.Series(["a", None], dtype="string"), "item 1 is missing"),
+        ([3.0], "item 0 is of type float, and a string is expected"),
+        ([float("nan")], "item 0 is missing"),
+        (["a", b"b"], "item 1 is of type bytes"),
+        (["a", ["b", "c"]], "item 1 is of type list"),
+        (np.eye(2), "item 0 is of type ndarray"),
+        ([{"text": "a"}], "item 0 is of type dict"),
+        (["a", "b\0"], "queries, item 1: a document is binary"),
+    ],
+)
+def test_what_is_no_list_of_texts_gets_a_sentence(given, message):
+    with pytest.raises(DataError, match=message):
+        data.as_texts(given, "queries")
 
 
 def test_text_refuses_what_cannot_be_embedded():
@@ -144,9 +192,9 @@ def test_docstrings_are_deterministic_disjoint_and_cannot_be_copied():
     assert one == two
     assert len(one.train) > 300
     assert {t.role for t in one.train} == set(Role)
-    held_out = set(one.held_out.documents.values()) | set(one.held_out.queries.values())
+    held_out = set(one.held_out.corpus.values()) | set(one.held_out.queries.values())
     assert not held_out & {t.text for t in one.train}
-    for query, document in zip(one.held_out.queries.values(), one.held_out.documents.values(), strict=True):
+    for query, document in zip(one.held_out.queries.values(), one.held_out.corpus.values(), strict=True):
         assert query.rstrip(".") not in document
         assert 4 <= len(query.split()) <= 40 <= len(document) * 2
 
@@ -184,12 +232,12 @@ def test_docstrings_errors():
 
 def test_the_tutorial_collection_is_what_it_says():
     collection = data.tutorial()
-    assert 150 <= len(collection.documents) <= 250
+    assert 150 <= len(collection.corpus) <= 250
     assert len(collection.queries) >= 50
     forms = {m["form"] for m in collection.query_metadata.values()}
     assert forms == {"keywords", "question", "description", "misspelling"}
-    assert len({identifier.rpartition("-")[0] for identifier in collection.documents}) == 12
+    assert len({identifier.rpartition("-")[0] for identifier in collection.corpus}) == 12
     grades = {g for judged in collection.qrels.values() for g in judged.values()}
     assert grades == {1, 2, 3}
     assert all(max(judged.values()) >= 2 for judged in collection.qrels.values())
-    assert len(set(collection.documents.values())) == len(collection.documents)
+    assert len(set(collection.corpus.values())) == len(collection.corpus)

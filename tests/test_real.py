@@ -131,7 +131,7 @@ def test_a_real_collection_of_paragraphs(cache, teacher):
     scores = evaluate.score(
         judged,
         list(judged),
-        list(collection.documents),
+        list(collection.corpus),
         np.asarray(cache.targets(queries)),
         np.asarray(cache.targets(documents)),
     )
@@ -143,4 +143,4 @@ def test_a_real_collection_of_paragraphs(cache, teacher):
 @pytest.mark.filterwarnings("ignore:cranfield")
 def test_every_real_collection_is_read(name):
     collection = data.beir(SHARED / name)
-    assert collection.documents and set(collection.queries) == set(collection.qrels)
+    assert collection.corpus and set(collection.queries) == set(collection.qrels)

@@ -25,11 +25,11 @@ def world(queries=12, documents=60, d=16, seed=0):
     texts[3] = "x" * 100_000
     collection = RetrievalDataset(
         "<b>made</b>",
-        documents={f"d{i}{EVIL if i == 5 else ''}": text for i, text in enumerate(texts)},
+        corpus={f"d{i}{EVIL if i == 5 else ''}": text for i, text in enumerate(texts)},
         queries={f"q{i}": f"{EVIL} query {i} شكرا" for i in range(queries)},
         qrels={},
     )
-    ids = list(collection.documents)
+    ids = list(collection.corpus)
     document_vectors = rng.standard_normal((documents, d)).astype(np.float32)
     answers = rng.integers(0, documents, queries)
     query_vectors = (document_vectors[answers] + 0.7 * rng.standard_normal((queries, d))).astype(np.float32)
@@ -52,7 +52,7 @@ def view_of(made, **options):
 
 def check_results(view, made, query_vectors, k=10):
     collection, sides = made
-    ids = list(collection.documents)
+    ids = list(collection.corpus)
     for mode, (asks, answers) in MODES.items():
         cosines, positions = ranking.top_k(query_vectors[asks][None], sides[answers][1], k)
         mine = view.results[view.results["mode"] == mode]
@@ -72,7 +72,7 @@ def test_results_and_scores_are_those_of_a_search(made):
             assert pd.isna(row.grade) if row.document_id not in grades else row.grade == grades[row.document_id]
     for mode, (asks, answers) in MODES.items():
         whole = evaluate.score(
-            collection.qrels, list(collection.queries), list(collection.documents), sides[asks][0], sides[answers][1]
+            collection.qrels, list(collection.queries), list(collection.corpus), sides[asks][0], sides[answers][1]
         )
         assert (view.scores[mode] == whole["ndcg_at_10"]).all()
     assert (view.scores["student_gain"] == view.scores["student"] - view.scores["teacher"]).all()
@@ -266,7 +266,7 @@ def test_what_does_not_fit_is_refused_before_the_work(made, monkeypatch):
     (tq, td), (sq, sd) = sides["teacher"], sides["student"]
     nan = td.copy()
     nan[4, 2] = np.nan
-    empty = RetrievalDataset("none", collection.documents, {}, {})
+    empty = RetrievalDataset("none", collection.corpus, {}, {})
     for arguments, message in [
         ((collection, (tq[:-1], td), (sq, sd)), r"teacher, queries: shape \(11, 16\).*\(12, d\)"),
         ((collection, (tq, td), (sq, sd[:-1])), r"student, documents: shape \(59, 16\)"),

@@ -8,7 +8,7 @@ import json
 import random
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -37,7 +37,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """One text and its role.
+    """One text and its role, a document unless it is said to be a query.
 
     Raises:
         DataError: the text is no string, is longer than `MAX_CHARACTERS`, is binary, or has
@@ -45,7 +45,7 @@ class Text:
     """
 
     text: str
-    role: Role
+    role: Role = Role.DOCUMENT
 
     def __post_init__(self) -> None:
         try:
@@ -73,26 +73,69 @@ def text_problem(text: object) -> str | None:
     return None
 
 
+def as_texts(texts: Iterable[str | Text], what: str = "texts") -> Sequence[Text]:
+    """Return texts as a sequence of `Text`, position by position; a plain string is a document.
+
+    Args:
+        texts: strings and `Text`s, mixed: a list, tuple, array, pandas Series, stored texts or a generator (which is
+            read into a list).
+        what: what an error calls them.
+
+    Raises:
+        DataError: `texts` is something else or empty, or an item is neither a string nor a `Text` (with its position).
+    """
+    from workbench._stored import StoredTexts
+
+    if isinstance(texts, StoredTexts):
+        return texts
+    if isinstance(texts, str | Text):
+        raise DataError(f"{what}: got one text where a list of texts is expected; put it in a list")
+    columns = getattr(texts, "columns", None)
+    if columns is not None:
+        raise DataError(f"{what}: got a table; choose one of its columns ({', '.join(map(str, columns))})")
+    if isinstance(texts, bytes | bytearray | Mapping) or not isinstance(texts, Iterable):
+        raise DataError(f"{what}: expected a list of strings, got {type(texts).__name__}")
+    found = texts if isinstance(texts, list) else list(texts)
+    if not found:
+        raise DataError(f"{what}: got no texts; at least one is needed")
+    return found if all(type(text) is Text for text in found) else [_as_text(*each, what) for each in enumerate(found)]
+
+
+def _as_text(position: int, item: object, what: str) -> Text:
+    if isinstance(item, Text):
+        return item
+    if not isinstance(item, str):
+        missing = item is None or type(item).__name__ == "NAType" or (isinstance(item, float) and item != item)
+        raise DataError(
+            f"{what}: item {position:,} is {'missing' if missing else f'of type {type(item).__name__}'}, and a string is "
+            "expected"
+        )
+    try:
+        return Text(str(item))
+    except DataError as error:
+        raise DataError(f"{what}, item {position:,}: {error}") from None
+
+
 @dataclass(frozen=True)
 class RetrievalDataset:
     """A retrieval collection: documents, queries and graded judgments.
 
     Attributes:
         name: what reports call it.
-        documents: document id to text (a title, if there is one, in front).
+        corpus: document id to text (a title, if there is one, in front).
         queries: query id to text, judged queries only.
         qrels: query id to document id to grade; a grade of 0 means judged and not relevant.
     """
 
     name: str
-    documents: dict[str, str]
+    corpus: dict[str, str]
     queries: dict[str, str]
     qrels: dict[str, dict[str, int]]
     query_metadata: dict[str, dict] = field(default_factory=dict)
 
     def document_texts(self) -> list[Text]:
-        """Return the documents, in the order of `documents`."""
-        return [Text(text, Role.DOCUMENT) for text in self.documents.values()]
+        """Return the documents, in the order of `corpus`."""
+        return [Text(text, Role.DOCUMENT) for text in self.corpus.values()]
 
     def query_texts(self) -> list[Text]:
         """Return the queries, in the order of `queries`."""

@@ -76,7 +76,7 @@ def docstring_corpus(
     train = [t for query, body in rest[:pairs] for t in (Text(query, Role.QUERY), Text(body, Role.DOCUMENT))]
     collection = RetrievalDataset(
         "docstrings",
-        documents={f"d{i}": body for i, (_, body) in enumerate(kept_out)},
+        corpus={f"d{i}": body for i, (_, body) in enumerate(kept_out)},
         queries={f"q{i}": query for i, (query, _) in enumerate(kept_out)},
         qrels={f"q{i}": {f"d{i}": 1} for i in range(len(kept_out))},
     )

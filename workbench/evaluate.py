@@ -174,7 +174,7 @@ def mode_vectors(
 
 def score_modes(collection: RetrievalDataset, sides: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
     """Return what `evaluate.summarize` says of the modes that `vectors` embedded."""
-    ids = list(collection.queries), list(collection.documents)
+    ids = list(collection.queries), list(collection.corpus)
     return summarize({mode: score(collection.qrels, *ids, *side) for mode, side in sides.items()})
 
 
@@ -206,7 +206,7 @@ def report(
         curves: what `quantize.sweep` returned.
         more: to be said besides.
     """
-    said = {"collection": collection.name, "documents": len(collection.documents), "queries": len(collection.queries)}
+    said = {"collection": collection.name, "documents": len(collection.corpus), "queries": len(collection.queries)}
     return said | more | {"rows": as_rows(rows)} | ({} if curves is None else {"curves": as_rows(curves)})
 
 

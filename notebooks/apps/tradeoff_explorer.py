@@ -41,7 +41,7 @@ spaces = {
 }
 
 # %%
-ids = list(collection.queries), list(collection.documents)
+ids = list(collection.queries), list(collection.corpus)
 points = quantize.grid(cache.dimension)
 curves = {name: quantize.sweep(collection.qrels, *ids, some, points, timed=20_000) for name, some in spaces.items()}
 

@@ -272,11 +272,11 @@ def run_evaluate(options: argparse.Namespace, stop: threading.Event) -> None:
         return
     sides = evaluate.mode_vectors(collection, cache, model, base)
     rows = evaluate.score_modes(collection, sides)
-    print(f"{collection.name}: {len(collection.documents):,} documents, {len(collection.queries):,} judged queries\n")
+    print(f"{collection.name}: {len(collection.corpus):,} documents, {len(collection.queries):,} judged queries\n")
     print(evaluate.format_table(rows))
     curves = None
     if options.curves:
-        ids = list(collection.queries), list(collection.documents)
+        ids = list(collection.queries), list(collection.corpus)
         own = {mode: pair for mode, pair in sides.items() if mode != "base"}
         points = quantize.grid(cache.dimension)
         with tqdm(total=len(own) * len(points), unit="points", desc="curves", leave=False) as bar:

@@ -69,7 +69,7 @@ def run(
     model, start, trained = _student(recipe, folder, cache, texts, evaluated, stop, fresh)
     base = models.load(recipe.base)
     base.max_seq_length = recipe.max_length
-    print(f"Searching {len(held_out.documents):,} documents with {len(held_out.queries):,} queries ...", flush=True)
+    print(f"Searching {len(held_out.corpus):,} documents with {len(held_out.queries):,} queries ...", flush=True)
     rows = evaluate.compare_modes(held_out, cache, base, model)
     closed_form = evaluate.compare_modes(held_out, cache, base, start)
     closed_form = closed_form[closed_form["mode"].isin(["symmetric", "asymmetric"])]

@@ -236,7 +236,7 @@ def _retrieval(folder: Path, split: str) -> dict:
     from datasets import Dataset
 
     collection = data.beir(folder, split)
-    ids, texts = list(collection.documents), list(collection.documents.values())
+    ids, texts = list(collection.corpus), list(collection.corpus.values())
     return {
         "corpus": Dataset.from_dict({"id": ids, "title": [""] * len(ids), "text": texts}),
         "queries": Dataset.from_dict({"id": list(collection.queries), "text": list(collection.queries.values())}),

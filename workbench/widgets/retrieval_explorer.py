@@ -97,9 +97,9 @@ class RetrievalExplorer(View):
         if k < 1:
             raise WorkbenchError(f"k is {k}; at least 1 is needed")
         vectors = _vectors(collection, teacher, student)
-        self.k = min(int(k), len(collection.documents))
-        self._query_ids, self._document_ids = list(collection.queries), list(collection.documents)
-        self._query_texts, self._document_texts = list(collection.queries.values()), list(collection.documents.values())
+        self.k = min(int(k), len(collection.corpus))
+        self._query_ids, self._document_ids = list(collection.queries), list(collection.corpus)
+        self._query_texts, self._document_texts = list(collection.queries.values()), list(collection.corpus.values())
         self._place = {identifier: place for place, identifier in enumerate(self._query_ids)}
         self._qrels = collection.qrels
         self.scores = self._scored(vectors)
@@ -342,10 +342,10 @@ class RetrievalExplorer(View):
 
 def _vectors(collection: RetrievalDataset, teacher: tuple, student: tuple) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return float32 vectors (queries, documents) of both sides, or say why they do not fit the collection."""
-    for what, there in (("queries", collection.queries), ("documents", collection.documents)):
+    for what, there in (("queries", collection.queries), ("documents", collection.corpus)):
         if not there:
             raise WorkbenchError(f"collection {collection.name!r} has no {what}: there is nothing to explore")
-    counts = {"queries": len(collection.queries), "documents": len(collection.documents)}
+    counts = {"queries": len(collection.queries), "documents": len(collection.corpus)}
     arrays = {}
     for side, pair in (("teacher", teacher), ("student", student)):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
