@@ -1,0 +1,64 @@
+"""What `import workbench as wb` gives: few names, loaded lazily, each with an example that runs."""
+
+import doctest
+import inspect
+import subprocess
+import sys
+
+import pytest
+from conftest import sentences
+
+import workbench as wb
+from workbench import _util
+
+
+def test_a_dozen_names_each_with_a_docstring():
+    assert 10 <= len(wb.__all__) <= 16
+    for name in wb.__all__:
+        assert len(inspect.getdoc(getattr(wb, name))) > 40, name
+    assert set(wb.__all__) <= set(dir(wb))
+
+
+def test_importing_it_is_quick_and_brings_no_torch():
+    """A third of a second is what a shell completion can wait for; the check is of what is imported, not of the time."""
+    code = (
+        "import sys; import workbench as wb; wb.__all__; wb.Text('a'); wb.read_texts(['a', 'b'])\n"
+        "heavy = {'torch', 'transformers', 'sentence_transformers', 'plotly', 'pandas', 'datasets', 'umap'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() in ("[]", "['pandas']")
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(AttributeError, match="has no 'distil'; it has Text"):
+        wb.distil  # noqa: B018
+    assert wb.data.Text is wb.Text  # modules too
+
+
+@pytest.fixture
+def names(tmp_path, tiny_model, other_tiny_model, monkeypatch):
+    """What the examples in the docstrings may use: texts, a teacher and a student, all tiny."""
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes").mkdir()
+    for number, text in enumerate(sentences(30)):
+        (tmp_path / "notes" / f"{number}.txt").write_text(text.text)
+    assert _util.home() == tmp_path
+    return {
+        "wb": wb,
+        "texts": sentences(60),
+        "teacher": wb.Teacher(str(other_tiny_model)),
+        "student": wb.load_model(str(other_tiny_model)),
+        "base": str(tiny_model),
+        "folder": str(tmp_path),
+    }
+
+
+@pytest.mark.parametrize("name", wb.__all__)
+def test_the_example_runs(name, names, capsys):
+    examples = doctest.DocTestParser().get_examples(inspect.getdoc(getattr(wb, name)))
+    assert examples, f"{name} has no example"
+    test = doctest.DocTest(examples, dict(names), name, None, None, None)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    assert runner.run(test).failed == 0, capsys.readouterr().out

@@ -1,0 +1,127 @@
+"""A view of your own texts in one call: embed them with two models and open the view."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from workbench.data import RetrievalDataset, Role, Text, crop_queries, read_dataset, read_texts
+from workbench.errors import DataError, WorkbenchError
+from workbench.evaluate import embed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from workbench.widgets import AgreementExplorer, NeighborInspector, RetrievalExplorer
+
+EXAMPLE_QUERIES = 50
+
+
+def explore(
+    models: Mapping[str, object], texts: object, *, columns: pd.DataFrame | None = None, k: int = 10
+) -> AgreementExplorer | NeighborInspector:
+    """Show where two models agree on texts: a map, a histogram and a table, linked.
+
+    Two models that differ in width share no map. They get the view that compares their neighbors instead, and a warning
+    says so.
+
+    Args:
+        models: two names, each with a model: a `Teacher`, a loaded model, a folder or a model's name. The first is the
+            reference.
+        texts: what `read_texts` takes, or a list of texts.
+        columns: one row a text, anything known of the texts, to color and sort by.
+        k: neighbors to compare.
+
+    Example:
+        >>> view = wb.explore({"teacher": teacher, "student": student}, texts)
+
+    Raises:
+        WorkbenchError: there are not two models, or the texts cannot be used.
+    """
+    if not isinstance(models, Mapping) or len(models) != 2:
+        raise WorkbenchError('explore compares two models: {"teacher": model, "student": another}')
+    texts = read_texts(texts)
+    (first, reference), (second, other) = ((name, embed(model, texts)) for name, model in models.items())
+    if reference.shape[1] != other.shape[1]:
+        from workbench.widgets import NeighborInspector
+
+        warnings.warn(
+            f"{first} has {reference.shape[1]} dimensions and {second} has {other.shape[1]}: they share no map, so their "
+            "neighbors are compared",
+            stacklevel=2,
+        )
+        return NeighborInspector(reference, other, texts, k=min(k, max(1, len(texts) - 1)))
+    from workbench.widgets import AgreementExplorer
+
+    return AgreementExplorer(reference, other, texts, columns=columns, k=k)
+
+
+def search(
+    source: object, documents: object, queries: object, *, passages: int | None = None, k: int = 10
+) -> RetrievalExplorer:
+    """Search texts with two models side by side; type a query, or pick one.
+
+    One model embeds the documents and the other the queries (asymmetric search). Each model on both sides is shown beside
+    it. Of texts without queries, sentences become example queries, and each is judged relevant to the text that it is from.
+
+    Args:
+        source: a retrieval data set, or what `read_texts` takes.
+        documents: the model that embeds documents: a `Teacher`, a loaded model, a folder or a model's name.
+        queries: the model that embeds queries, of the same width.
+        passages: cut long texts into passages of about so many words.
+        k: results to show.
+
+    Example:
+        >>> view = wb.search(texts, documents=teacher, queries=student)
+
+    Raises:
+        WorkbenchError: the widths differ, or the texts cannot be used.
+    """
+    from workbench.widgets import RetrievalExplorer
+
+    dataset = _dataset(source, passages)
+    asked, searched = dataset.query_texts(), dataset.document_texts()
+    widths = {
+        name: embed(model, asked[:1]).shape[1] for name, model in (("documents", documents), ("queries", queries))
+    }
+    if len(set(widths.values())) > 1:
+        raise WorkbenchError(
+            f"the model for documents has {widths['documents']} dimensions and the one for queries {widths['queries']}: "
+            "they share no space. Distill a student of the first (wb.distill), or compare the two with wb.explore"
+        )
+    sides = [(embed(model, asked), embed(model, searched)) for model in (documents, queries)]
+    encode = {
+        name: lambda text, model=model: embed(model, [Text(text, Role.QUERY)])[0]
+        for name, model in (("teacher", documents), ("student", queries))
+    }
+    return RetrievalExplorer(dataset, *sides, encode=encode, k=k)
+
+
+def _dataset(source: object, passages: int | None) -> RetrievalDataset:
+    if isinstance(source, RetrievalDataset):
+        return source
+    if isinstance(source, str | Path) and (source == "tutorial" or (Path(source) / "corpus.jsonl").is_file()):
+        return read_dataset(source)
+    texts = read_texts(source, passages=passages)
+    corpus = {f"d{i}": text for i, text in enumerate(t.text for t in texts if t.role is Role.DOCUMENT)}
+    if not corpus:
+        raise DataError("there are only queries among the texts: a search needs documents")
+    name = Path(source).stem if isinstance(source, str | Path) else "texts"
+    queries, qrels = {f"q{i}": t.text for i, t in enumerate(t for t in texts if t.role is Role.QUERY)}, {}
+    if not queries:
+        queries, qrels = _examples(list(corpus), list(corpus.values()))
+    return RetrievalDataset(name, corpus, queries, qrels)
+
+
+def _examples(ids: Sequence[str], texts: Sequence[str]) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
+    """Return queries made of sentences of some texts, and their judgments; short texts stand for themselves."""
+    queries, qrels = {}, {}
+    for place in np.linspace(0, len(ids) - 1, min(EXAMPLE_QUERIES, len(ids))).astype(int):
+        made = crop_queries([Text(texts[place])])
+        query = made[0].text if made else texts[place]
+        queries[f"q{place}"], qrels[f"q{place}"] = query, {ids[place]: 1}
+    return queries, qrels
