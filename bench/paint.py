@@ -59,7 +59,7 @@ def explorer(lab: Lab, count: int) -> dict[str, float]:
         f"explorer{count}",
         [
             VECTORS + f"teacher, student = clouds({count})\n"
-            "from workbench.widgets.agreement_explorer import AgreementExplorer",
+            "from workbench.widgets import AgreementExplorer",
             "view = AgreementExplorer(teacher, student, [f'text {i}' for i in range(len(teacher))], umap=False)\nview",
         ],
     )
@@ -109,7 +109,7 @@ def retrieval(lab: Lab, count: int) -> dict[str, float]:
         [
             VECTORS + f"documents, queries = clouds({count}), clouds(50)\n"
             "from workbench.data import RetrievalDataset\n"
-            "from workbench.widgets.retrieval_explorer import RetrievalExplorer\n"
+            "from workbench.widgets import RetrievalExplorer\n"
             "collection = RetrievalDataset('random', {str(i): f'document {i}' for i in range(len(documents[0]))},\n"
             "                        {str(i): f'query {i}' for i in range(50)},\n"
             "                        {str(i): {str(i): 1} for i in range(50)})\n"

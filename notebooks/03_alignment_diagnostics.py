@@ -124,7 +124,7 @@ explorer
 # > correlation: how well the length of a drawn line follows the true distance. Trust the histogram first.
 
 # %%
-explorer.selection = explorer.table.nsmallest(10, "cosine")
+explorer.select(explorer.table.nsmallest(10, "cosine"))
 explorer.selection[["role", "cosine", "overlap", "text"]]
 
 # %% [markdown]
@@ -132,7 +132,7 @@ explorer.selection[["role", "cosine", "overlap", "text"]]
 
 # %%
 inspector = NeighborInspector(t, s, texts)
-inspector.pick(int(np.argmin(table["overlap"])))
+inspector.select(int(np.argmin(table["overlap"])))
 inspector
 
 # %% [markdown]

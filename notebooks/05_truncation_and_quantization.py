@@ -229,7 +229,7 @@ encode_ms
 
 # %%
 explorer = TradeoffExplorer({"as it is": as_it_is, "rotated": rotated}, encode_ms=encode_ms)
-explorer.pick(192, "int8", "asymmetric", "rotated")
+explorer.select(dimensions=192, precision="int8", mode="asymmetric", space="rotated")
 explorer
 
 # %%

@@ -56,7 +56,7 @@ def test_agreement_explorer(lab):
         "explorer",
         [
             DATA.replace("COUNT", "400"),
-            "from workbench.widgets.agreement_explorer import AgreementExplorer\n"
+            "from workbench.widgets import AgreementExplorer\n"
             "view = AgreementExplorer(teacher, student, texts)\nview",
         ],
     )
@@ -108,7 +108,7 @@ def test_neighbor_inspector(lab):
         "inspector",
         [
             DATA.replace("COUNT", "200"),
-            "from workbench.widgets.neighbor_inspector import NeighborInspector\n"
+            "from workbench.widgets import NeighborInspector\n"
             "view = NeighborInspector(teacher, student, texts)\nview",
         ],
     )
@@ -129,7 +129,7 @@ def test_training_monitor_stops_a_training_that_runs(lab, tiny_model, other_tiny
         [
             TESTS + "from conftest import sentences\nfrom workbench import models, student\n"
             "from workbench.train import TrainingConfig, train_student\n"
-            "from workbench.widgets.training_monitor import TrainingMonitor\n"
+            "from workbench.widgets import TrainingMonitor\n"
             f"model = student.build({str(tiny_model)!r}, 48, max_length=40, device='cpu')\n"
             f"texts, teacher = sentences(300), models.load({str(other_tiny_model)!r}, device='cpu')\n"
             "targets = teacher.encode([t.text for t in texts])\n"
@@ -162,7 +162,7 @@ def test_cache_progress_stops_and_resumes(lab):
         [
             TESTS + "import time\nfrom conftest import HashTeacher, sentences\n"
             "from workbench.cache import TargetCache\n"
-            "from workbench.widgets.cache_progress import CacheProgress\n"
+            "from workbench.widgets import CacheProgress\n"
             "class Slow(HashTeacher):\n"
             "    def encode(self, texts, role, *, stop=None):\n"
             "        time.sleep(len(texts) / 1000)\n"
@@ -190,9 +190,9 @@ def test_retrieval_explorer(lab):
     notebook = lab.open(
         "retrieval",
         [
-            TESTS + "import numpy as np\nfrom conftest import HashTeacher\nfrom workbench import corpora\n"
+            TESTS + "import numpy as np\nfrom conftest import HashTeacher\nfrom workbench import data\n"
             "from workbench.data import Role\n"
-            "from workbench.widgets.retrieval_explorer import RetrievalExplorer\n"
+            "from workbench.widgets import RetrievalExplorer\n"
             "collection, teacher = data.tutorial(), HashTeacher(64)\n"
             "embed = lambda texts: np.stack([teacher.vector(t.text, t.role) for t in texts]).astype('float32')\n"
             "queries, documents = embed(collection.query_texts()), embed(collection.document_texts())\n"
@@ -224,7 +224,7 @@ def test_model_comparison(lab):
         "comparison",
         [
             DATA.replace("COUNT", "200"),
-            "from workbench.widgets.model_comparison import ModelComparison\n"
+            "from workbench.widgets import ModelComparison\n"
             "start = (teacher + .8 * rng.standard_normal(teacher.shape)).astype('float32')\n"
             "view = ModelComparison(teacher, {'student': student, 'start': start}, texts=[t.text for t in texts])\nview",
         ],
@@ -245,7 +245,7 @@ def test_tradeoff_explorer(lab):
         [
             "import numpy as np\n"
             "from workbench.quantize import sweep, grid, principal_rotation\n"
-            "from workbench.widgets.tradeoff_explorer import TradeoffExplorer\n"
+            "from workbench.widgets import TradeoffExplorer\n"
             "rng = np.random.default_rng(0)\n"
             "spread = np.linspace(2, .1, 192)[rng.permutation(192)]\n"
             "documents = rng.standard_normal((400, 192)) * spread\n"
@@ -293,8 +293,8 @@ def test_benchmark_board(lab, task_folders):
             "import numpy as np, warnings\n"
             "warnings.simplefilter('ignore')\n"
             "from sklearn.feature_extraction.text import HashingVectorizer\n"
-            "from workbench import benchmark, tasks\n"
-            "from workbench.widgets.benchmark_board import BenchmarkBoard\n"
+            "from workbench.extras import benchmark, tasks\n"
+            "from workbench.widgets import BenchmarkBoard\n"
             "words = HashingVectorizer(n_features=256)\n"
             "def model(label, noise):\n"
             "    rng = np.random.default_rng(0)\n"
@@ -336,7 +336,7 @@ def test_charts_are_there_again_after_a_reload(lab):
         "reload",
         [
             DATA.replace("COUNT", "60"),
-            "from workbench.widgets.model_comparison import ModelComparison\n"
+            "from workbench.widgets import ModelComparison\n"
             "view = ModelComparison(teacher, {'student': student}, texts=[t.text for t in texts])\nview",
         ],
     )

@@ -4,8 +4,7 @@ import pytest
 from workbench import agreement, evaluate, ranking
 from workbench.data import RetrievalDataset
 from workbench.quantize import PRECISIONS, CompressedIndex, IndexSpec
-from workbench.widgets.neighbor_inspector import NeighborInspector
-from workbench.widgets.retrieval_explorer import RetrievalExplorer
+from workbench.widgets import NeighborInspector, RetrievalExplorer
 
 
 def duplicates(kinds=7, copies=9, d=24, seed=0):
@@ -74,7 +73,7 @@ def test_every_view_measure_and_score_orders_ties_alike():
             assert list(row[9:]) == sorted(row[9:])
     explorer = RetrievalExplorer(collection, (queries, documents), (queries, documents), k=k)
     for i in range(3):
-        explorer.open(f"q{i}")
+        explorer.select(f"q{i}")
         results = explorer.results[explorer.results["mode"] == "teacher"]
         assert list(results["document_id"]) == [names[p] for p in expected[i]]
     others = plain(documents, documents, exclude_self=True)[:, :k]
@@ -82,7 +81,7 @@ def test_every_view_measure_and_score_orders_ties_alike():
     texts = [f"text {i}" for i in range(len(documents))]
     inspector = NeighborInspector(documents, documents, texts, k=k)
     for i in (0, 5, 40, 62):
-        inspector.pick(i)
+        inspector.select(i)
         found = inspector.neighbors[inspector.neighbors["model"] == "student"]
         assert list(found["position"]) == list(others[i])
     explorer.close()

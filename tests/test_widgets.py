@@ -1,15 +1,26 @@
+import functools
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import traitlets
 
+from workbench import widgets
 from workbench.data import Role, Text
 from workbench.errors import WorkbenchError
-from workbench.widgets.agreement_explorer import AgreementExplorer
-from workbench.widgets.neighbor_inspector import NeighborInspector
-from workbench.widgets.table import Table
+from workbench.widgets import (
+    AgreementExplorer,
+    CacheProgress,
+    ModelComparison,
+    NeighborInspector,
+    Table,
+    TrainingMonitor,
+    _view,
+)
 
 RNG = np.random.default_rng(0)
 TEACHER = RNG.standard_normal((60, 12)).astype(np.float32)
@@ -22,6 +33,20 @@ def explorer():
     view = AgreementExplorer(TEACHER, STUDENT, TEXTS, umap=False, columns=pd.DataFrame({"topic": list("abc") * 20}))
     yield view
     view.close()
+
+
+def test_views_are_imported_when_they_are_named():
+    code = (
+        "import sys, workbench.widgets as w; assert not {'plotly', 'torch', 'ipywidgets'} & set(sys.modules)\n"
+        "assert len(w.__all__) == 9 and set(w.__all__) <= set(dir(w))\n"
+        "from workbench.widgets import AgreementExplorer, Table\n"
+        "assert AgreementExplorer is w.AgreementExplorer"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    for name in widgets.__all__:
+        assert getattr(widgets, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = widgets.Nothing
 
 
 def test_table_sorts_pages_and_selects():
@@ -42,19 +67,94 @@ def test_table_sorts_pages_and_selects():
 
 
 def test_selection_goes_to_every_part(explorer):
-    explorer.selection = [3, 1, 2]
+    explorer.select([3, 1, 2])
     assert explorer.selected == (1, 2, 3) and explorer.rows.selected == (1, 2, 3)
     assert list(explorer.chart.data[1].selectedpoints) == list(explorer.chart.data[2].selectedpoints) == [1, 2, 3]
     assert sum(explorer.histogram.data[1].y) == 3 and len(explorer.rows.positions) == 3
     assert len(explorer.selection) == 3 and "3 selected" in explorer.status.value
-    explorer.selection = explorer.table["cosine"] < explorer.table["cosine"].median()
+    explorer.select(explorer.table["cosine"] < explorer.table["cosine"].median())
     assert len(explorer.selected) == 30
-    explorer.selection = explorer.table.nsmallest(2, "cosine")
+    explorer.select(explorer.table.nsmallest(2, "cosine"))
     assert set(explorer.selected) == set(explorer.table["cosine"].argsort()[:2])
-    explorer.selection = []
+    explorer.select([])
     assert explorer.selection.empty and len(explorer.rows.positions) == 60
     with pytest.raises(WorkbenchError, match="positions 0 to 59"):
-        explorer.selection = [60]
+        explorer.select([60])
+
+
+def test_views_of_the_same_texts_are_linked(explorer):
+    inspector = NeighborInspector(TEACHER, STUDENT, TEXTS)
+    comparison = ModelComparison(TEACHER, {"near": STUDENT, "far": -STUDENT}, texts=TEXTS)
+    for view in (inspector, comparison):
+        traitlets.link((explorer, "selected"), (view, "selected"))
+    explorer.rows._received(None, {"kind": "pick", "key": 7}, None)
+    assert inspector.position == 7 and inspector.selected == comparison.selected == (7,)
+    (row,) = comparison.texts.selected
+    assert comparison.texts._frame["position"].iloc[row] == 7
+    inspector.rows._received(None, {"kind": "pick", "key": 9}, None)
+    assert explorer.selected == (9,) and list(explorer.selection.index) == [9] and explorer.rows.selected == (9,)
+    comparison.texts._received(None, {"kind": "pick", "key": 0}, None)
+    first = comparison.texts._frame["position"].iloc[0]
+    assert explorer.selected == (first,) and inspector.position == first
+    explorer.select(explorer.table["cosine"] > 0.9)
+    assert len(explorer.selected) > 1 and inspector.selected == explorer.selected == comparison.selected
+    assert inspector.position == explorer.selected[0]
+    explorer.select()
+    assert inspector.selected == () and len(inspector.neighbors) == 20  # what was shown stays
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([60], "positions 0 to 59"),
+        ([-1], "positions 0 to 59"),
+        ([1.5], "whole numbers, not '1.5'"),
+        (["a"], "whole numbers, not 'a'"),
+        (None, "a list of positions, not None"),
+        (np.ones(59, bool), "mask has 59 values, and there are 60 rows"),
+        (pd.DataFrame(index=[99]), "there is no row 99; there are 60, such as 0"),
+    ],
+)
+def test_every_selection_has_the_same_errors(explorer, rows, words):
+    inspector = NeighborInspector(TEACHER, STUDENT, TEXTS)
+    comparison = ModelComparison(TEACHER, {"near": STUDENT}, texts=TEXTS)
+    for view in (explorer, inspector, comparison, explorer.rows):
+        view.select([7, 3, 7])
+        with pytest.raises(WorkbenchError, match=words):
+            view.select(rows)
+        assert view.selected == (3, 7)
+        if isinstance(rows, list):
+            with pytest.raises(WorkbenchError, match=words):
+                view.selected = tuple(rows)
+
+
+def test_closing_a_view_closes_its_parts():
+    for view in (
+        AgreementExplorer(TEACHER, STUDENT, TEXTS, umap=False),
+        NeighborInspector(TEACHER, STUDENT, TEXTS),
+        TrainingMonitor(),
+        CacheProgress(),
+    ):
+        parts = list(_view._parts(view))
+        assert len(parts) > 3
+        closed = []
+        for part in parts:
+            part.close = functools.partial(closed.append, part)
+        view.close()
+        assert closed == parts
+    with pytest.raises(TypeError, match="abstract method '?summary"):
+        _view.View()
+
+
+@pytest.mark.parametrize("make", [list, tuple, pd.Series, np.array, lambda texts: [Text(t, Role.QUERY) for t in texts]])
+def test_texts_are_strings_or_texts_in_any_sequence(make):
+    texts = make([f"text {i}" for i in range(60)])
+    AgreementExplorer(TEACHER, STUDENT, texts, umap=False)
+    NeighborInspector(TEACHER, STUDENT, texts)
+    ModelComparison(TEACHER, {"near": STUDENT}, texts=texts)
+    for view in (AgreementExplorer, NeighborInspector, lambda t, s, texts: ModelComparison(t, {"s": s}, texts=texts)):
+        with pytest.raises(WorkbenchError, match="60 texts and 59 vectors: rows must be the same texts"):
+            view(TEACHER[:59], STUDENT[:59], texts)
 
 
 def test_brush_and_search(explorer):
@@ -75,12 +175,17 @@ def test_explorer_takes_tensors_and_series():
 
 @pytest.mark.parametrize(
     ("wanted", "words"),
-    [(["a"], "whole numbers, not 'a'"), (3, "a list of positions, not 3"), ([1.5], "whole numbers"), ([-1], "0 to 59")],
+    [
+        (["a"], "whole numbers, not 'a'"),
+        (None, "a list of positions, not None"),
+        ([1.5], "whole numbers"),
+        ([-1], "0 to 59"),
+    ],
 )
 def test_selection_says_what_it_takes(explorer, wanted, words):
-    explorer.selection = [7]
+    explorer.select([7])
     with pytest.raises(WorkbenchError, match=words):
-        explorer.selection = wanted
+        explorer.select(wanted)
     assert explorer.selected == (7,)
 
 
@@ -112,7 +217,7 @@ def test_neighbors_of_many_texts_come_after_the_map(monkeypatch):
     assert started.wait(30) and view.table["overlap"].isna().all() and "being found" in view.status.value
     view.rows.sort("overlap")
     view.color.value = "overlap"
-    view.selection = [5]
+    view.select([5])
     with pytest.raises(WorkbenchError, match="neighbors are not ready"):
         view.wait(0.01)
     go_on.set()
@@ -120,7 +225,7 @@ def test_neighbors_of_many_texts_come_after_the_map(monkeypatch):
     pd.testing.assert_frame_equal(view.table, exact.table)
     assert view.selected == (5,) and "Neighbors: exact" in view.status.value
     assert np.array_equal(view.chart.data[1].marker.color, exact.table["overlap"])
-    view.selection = []
+    view.select([])
     assert list(view.table["overlap"].iloc[view.rows.positions]) == sorted(view.table["overlap"])
 
 
@@ -179,7 +284,7 @@ def test_bad_input_is_named(student, texts, columns, message):
 
 def test_neighbors_of_one_text():
     inspector = NeighborInspector(TEACHER, STUDENT[:, :6], TEXTS, k=5)
-    inspector.pick(7)
+    inspector.select(7)
     rows = inspector.neighbors[inspector.neighbors["model"] == "teacher"]
     cosines = (TEACHER @ TEACHER[7]) / np.linalg.norm(TEACHER, axis=1) / np.linalg.norm(TEACHER[7])
     cosines[7] = -2
@@ -188,7 +293,7 @@ def test_neighbors_of_one_text():
     )
     inspector.rows._received(None, {"kind": "pick", "key": 9}, None)
     assert inspector.position == 9
-    with pytest.raises(WorkbenchError, match="texts 0 to 59"):
-        inspector.pick(60)
+    with pytest.raises(WorkbenchError, match="positions 0 to 59"):
+        inspector.select(60)
     with pytest.raises(WorkbenchError, match="at least 2"):
         NeighborInspector(TEACHER[:1], STUDENT[:1], TEXTS[:1])

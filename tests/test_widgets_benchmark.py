@@ -6,7 +6,7 @@ import pytest
 from tests.conftest import HashTeacher
 from workbench.errors import WorkbenchError
 from workbench.extras import benchmark, tasks
-from workbench.widgets.benchmark_board import BenchmarkBoard
+from workbench.widgets import BenchmarkBoard
 
 pytest.importorskip("mteb")
 NASTY = "<img src=x onerror=alert(1)>"
@@ -69,21 +69,22 @@ def test_own_averages_need_every_task_of_the_row(board):
 def test_a_click_runs_in_the_background_and_stop_ends_it(board):
     board.stop_button.click()
     board.run_button.click()
-    board._thread.join(60)
+    assert len(board.wait(60)) == 4
     assert len(board.outcomes) == 4 and "done" in board.status.value
     block = threading.Event()
     slow = model("slow", "slow")
     wait = benchmark.EvalModel("slow", "slow", "slow", 16, lambda t, r: (block.wait(30), slow.embed(t, r))[1])
-    board._entrants["slow"] = wait
+    board._models["slow"] = wait
     board.models.options = [*board.models.options, ("slow", "slow")]
     board.models.value = ("slow",)
     board.run_button.click()
     board.stop_button.click()
-    with pytest.raises(WorkbenchError, match="going on"):
+    with pytest.raises(WorkbenchError, match="is running"):
         board.run()
     block.set()
-    board._thread.join(60)
-    assert "stopped" in board.status.value and not board.run_button.disabled
+    with pytest.raises(benchmark.Stopped, match="stopped after 0 of 2"):
+        board.wait(60)
+    assert "stopped after 0 of 2" in board.status.value and not board.run_button.disabled
 
 
 def test_refuses(board, task_folders, tmp_path):

@@ -14,8 +14,7 @@ from workbench import models, student
 from workbench.cache import Plan, Progress, TargetCache
 from workbench.errors import TeacherError, WorkbenchError
 from workbench.train import TrainingConfig, TrainingStep, train_student, validate
-from workbench.widgets.cache_progress import CacheProgress
-from workbench.widgets.training_monitor import TrainingMonitor
+from workbench.widgets import CacheProgress, TrainingMonitor
 
 EVIL = "<script>alert(1)</script>"
 FAST = TrainingConfig(

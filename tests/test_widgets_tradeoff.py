@@ -4,7 +4,7 @@ import pytest
 
 from workbench.errors import WorkbenchError
 from workbench.quantize import CompressedIndex, IndexSpec, grid, pareto_mask, sweep
-from workbench.widgets.tradeoff_explorer import TradeoffExplorer
+from workbench.widgets import TradeoffExplorer
 
 RNG = np.random.default_rng(0)
 DOCUMENTS = RNG.standard_normal((200, 32)).astype(np.float32)
@@ -64,12 +64,12 @@ def test_controls_charts_and_table_follow_each_other(view):
     assert view.position == 0 and view.dimensions.value == view.choice["dimensions"]
     view.cost.value = "query time"
     assert list(view.front.data[-1].x) == [view.choice["total_ms"]]
-    view.pick(8, "binary", "asymmetric", "as it is")
+    view.select(dimensions=8, precision="binary", mode="asymmetric", space="as it is")
     assert view.precision.value == "binary" and len(view.curves.data) == 2
     assert list(view.curves.data[0].x) == [8, 16, 32]
 
 
-def test_a_click_on_the_chart_picks(view):
+def test_a_click_on_the_chart_selects(view):
     trace, positions = view.front.data[1], view._points[0]
     from plotly.callbacks import InputDeviceState, Points
 
@@ -78,7 +78,7 @@ def test_a_click_on_the_chart_picks(view):
 
 
 def test_its_code_runs(view):
-    view.pick(16, "int8")
+    view.select(dimensions=16, precision="int8")
     names = {"documents": DOCUMENTS, "queries": QUERIES}
     exec(view.code, names)
     expected = CompressedIndex(DOCUMENTS, IndexSpec(16, "int8")).search(QUERIES, 10)
@@ -94,7 +94,7 @@ def test_what_was_not_measured_says_so(rows):
     assert view.choice["dimensions"] == 32 and view.position != before
     assert view.dimensions.value == 32  # the controls say what is shown
     with pytest.raises(WorkbenchError, match="was not measured"):
-        view.pick(17, "int8")
+        view.select(dimensions=17, precision="int8")
     view.dimensions.value = 8
     assert view.status.value == "" and view.point == IndexSpec(8, "int8")
 

@@ -22,7 +22,7 @@ from workbench.cache import TargetCache
 from workbench.docstrings import docstring_corpus
 from workbench.pipeline import TOUR
 from workbench.teachers import LocalTeacher
-from workbench.widgets.tradeoff_explorer import TradeoffExplorer
+from workbench.widgets import TradeoffExplorer
 
 # %%
 profile = _course.profile()

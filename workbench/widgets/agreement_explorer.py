@@ -1,10 +1,9 @@
-"""The joint map, a histogram and a table of the same texts: what is chosen in one is chosen in all."""
+"""The joint map, a histogram and a table of the same texts: what is selected in one is selected in all."""
 
 from __future__ import annotations
 
-import html
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -12,13 +11,24 @@ import ipywidgets
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-import traitlets
 
 from workbench import agreement, projection
 from workbench._util import paired
 from workbench.data import Text
 from workbench.errors import WorkbenchError
-from workbench.widgets._view import CATEGORIES, COLORS, View, cut, figure, hover, note
+from workbench.widgets._selection import Selection
+from workbench.widgets._view import (
+    CATEGORIES,
+    COLORS,
+    View,
+    error_line,
+    hover,
+    note,
+    same_texts,
+    shown,
+    wrapped,
+)  # fmt: skip
+from workbench.widgets.chart import figure, remove_outline
 from workbench.widgets.table import Table
 
 MOST_TEXTS = 50_000
@@ -30,17 +40,17 @@ _BINS = 40
 _MODEL = "model"
 
 
-class AgreementExplorer(View):
+class AgreementExplorer(Selection, View):
     """Show where each text lies for the teacher and for the student, and how far apart.
 
-    Lasso or click on the map, brush the histogram, pick or search in the table. A map by PCA is there
+    Lasso or click on the map, brush the histogram, select or search in the table. A map by PCA is there
     at once; one by UMAP takes its place when it has been fitted in the background, where the neighbors
     of many texts are found too. `wait` waits for both.
 
     Args:
         teacher: float of shape (n, d).
         student: float of shape (n, d), the same texts.
-        texts: n texts, `str` or `Text` (which brings a column `role`).
+        texts: n texts, `str` or `Text`; where they have several roles, `table` has a column `role`.
         columns: n rows of anything else that is known of the texts, to color and to sort by.
         k: neighbors that `overlap` compares.
         umap: whether to fit a UMAP.
@@ -50,13 +60,11 @@ class AgreementExplorer(View):
 
     Attributes:
         table: dataframe of the texts shown with all measures; its index is the position in the input.
-        selected: positions in `table`, a tuple of int; to be observed.
+        selected: positions of the selected rows of `table`, a tuple of int; to be set and observed, see `select`.
 
     Raises:
         WorkbenchError: the arrays are not vectors of these texts in one space.
     """
-
-    selected = traitlets.Tuple()
 
     def __init__(
         self,
@@ -72,11 +80,10 @@ class AgreementExplorer(View):
         seed: int = 0,
     ) -> None:
         self._stop = threading.Event()  # first: `close` is called even where what follows fails
-        teacher, student, texts = *paired(teacher, student), list(texts)
+        teacher, student = paired(teacher, student)
+        texts = same_texts(texts, teacher)
         if k < 1:
             raise WorkbenchError(f"k is {k}: at least 1 neighbor is needed")
-        if len(texts) != len(teacher):
-            raise WorkbenchError(f"{len(texts):,} texts and {len(teacher):,} vectors: rows must be the same texts")
         if columns is not None and len(columns) != len(teacher):
             raise WorkbenchError(f"columns have {len(columns):,} rows and there are {len(teacher):,} texts")
         chosen = agreement.sample(len(teacher), most, seed)
@@ -88,8 +95,7 @@ class AgreementExplorer(View):
         later = len(teacher) > _AT_ONCE
         measured = agreement.per_text(teacher, student, k=0 if later else k, columns=known, seed=seed)
         self.table = measured[[*(c for c in measured if c != "text"), "text"]]
-        self.table.index = chosen
-        self._from: str | None = None
+        self.table.index = self._index = pd.Index(chosen)
         self._build()
         self.observe(self._selection_changed, "selected")
         if later:
@@ -103,30 +109,8 @@ class AgreementExplorer(View):
 
     @property
     def selection(self) -> pd.DataFrame:
-        """The selected rows of `table`; set it with positions, a mask, or rows of `table`."""
+        """The selected rows of `table`."""
         return self.table.iloc[list(self.selected)]
-
-    @selection.setter
-    def selection(self, wanted: pd.DataFrame | pd.Index | Iterable) -> None:
-        if isinstance(wanted, pd.DataFrame | pd.Series) and not _is_mask(wanted):
-            wanted = wanted.index
-        if isinstance(wanted, pd.Index):
-            positions = self.table.index.get_indexer(wanted)
-        else:
-            try:
-                array = np.asarray(list(wanted))
-            except TypeError:
-                raise WorkbenchError(f"a selection is a list of positions, not {wanted!r}") from None
-            if array.size and array.dtype.kind not in "biu":
-                raise WorkbenchError(f"a selection is of positions, whole numbers, not {cut(array.flat[0], 40)!r}")
-            if array.dtype == bool:
-                if len(array) != len(self.table):
-                    raise WorkbenchError(f"the mask has {len(array):,} values and {len(self.table):,} texts are shown")
-                array = np.flatnonzero(array)
-            positions = array.astype(int)
-        if len(positions) and (positions.min() < 0 or positions.max() >= len(self.table)):
-            raise WorkbenchError(f"a selection is of positions 0 to {len(self.table) - 1:,}, or of rows of the table")
-        self._select(positions, "code")
 
     @property
     def map(self) -> projection.JointMap:
@@ -141,10 +125,8 @@ class AgreementExplorer(View):
         return self._map
 
     def close(self) -> None:
-        """End a fit that is under way and free the figures."""
+        """End a fit that is under way, and close the view."""
         self._stop.set()
-        for part in self.children:
-            part.close()
         super().close()
 
     def summary(self) -> str:
@@ -184,8 +166,8 @@ class AgreementExplorer(View):
         teacher_points.on_selection(lambda _, points, __: setattr(self, "_half", points.point_inds))
         student_points.on_selection(lambda _, points, __: self._drawn(self.chart, [*self._half, *points.point_inds]))
         for points in (teacher_points, student_points):
-            points.on_click(lambda _, hit, __: hit.point_inds and self._select(hit.point_inds, "map"))
-        student_points.on_deselect(lambda *_: self._select([], "map"))
+            points.on_click(lambda _, hit, __: hit.point_inds and self.select(hit.point_inds))
+        student_points.on_deselect(lambda *_: self.select())
         self._half: list[int] = []
 
         low = float(np.floor(20 * min(self.table["cosine"].min(), 0.95)) / 20)
@@ -200,10 +182,10 @@ class AgreementExplorer(View):
         self.histogram.add_bar(x=centers, y=np.zeros(_BINS), name="selected", marker_color=COLORS["student"])
         self.histogram.update_traces(unselected={"marker": {"opacity": 1}}, hovertemplate="%{y} texts near %{x:.3f}")
         self.histogram.data[0].on_selection(lambda _, points, __: self._brushed(points.point_inds))
-        self.histogram.data[0].on_deselect(lambda *_: self._select([], "map"))
+        self.histogram.data[0].on_deselect(lambda *_: self.select())
 
         self.rows = Table(self.table)
-        self.rows.observe(lambda change: self._select(change["new"], "table"), "selected")
+        self.rows.observe(lambda change: self.select(change["new"]), "selected")
 
         names = [c for c in self.table if c != "text" and (_numeric(self.table[c]) or self.table[c].nunique() <= 50)]
         self.color = ipywidgets.Dropdown(options=[_MODEL, *names], description="Color", tooltip="color points by")
@@ -227,17 +209,16 @@ class AgreementExplorer(View):
         self.color.observe(lambda _: self._paint(), "value")
         self.lines.observe(lambda _: self._place(), "value")
         self.search.observe(lambda change: self._search(change["new"]), "value")
-        self.page.on_click(lambda _: self._select([row["key"] for row in self.rows._rows], "table"))
-        self.clear.on_click(lambda _: self._select([], "code"))
+        self.page.on_click(lambda _: self.rows.select([row["key"] for row in self.rows._rows]))
+        self.clear.on_click(lambda _: self.select())
         self.give_up.on_click(lambda _: self._stop.set())
         self._settled, self._measured = threading.Event(), threading.Event()
         self._settled.set()
         self._measured.set()
         self._fitting = ipywidgets.HBox([self.progress, self.give_up], layout={"display": "none"})
-        wrap = {"flex_flow": "row wrap", "align_items": "center"}
         super().__init__(
-            ipywidgets.HBox([self.color, self.lines, self.search, self.page, self.clear], layout=wrap),
-            ipywidgets.HBox([self._fitting, self.status], layout=wrap),
+            wrapped(self.color, self.lines, self.search, self.page, self.clear, align_items="center"),
+            wrapped(self._fitting, self.status, align_items="center"),
             self.chart, self.legend, self.histogram, self.rows,
         )  # fmt: skip
         self._place()
@@ -258,7 +239,7 @@ class AgreementExplorer(View):
     def _fitted(self, future: Future) -> None:
         self._fitting.layout.display = "none"
         if error := future.exception():
-            self.status.value = f'<span class="error">{html.escape(str(error))} The map is by PCA.</span>'
+            self.status.value = error_line(error, after=" The map is by PCA.")
         elif (found := future.result()) is not None:
             self._map = found
             self._place()
@@ -276,7 +257,7 @@ class AgreementExplorer(View):
                 self._paint()
             self._say()
         except Exception as error:
-            self.status.value = f'<span class="error">Neighbors: {html.escape(str(error))}</span>'
+            self.status.value = error_line(error, "Neighbors: ")
         finally:
             self._measured.set()
 
@@ -316,46 +297,40 @@ class AgreementExplorer(View):
                         color=self.table[name].to_numpy(dtype=float),
                         colorscale="Cividis",
                         showscale=model == "student",
-                        colorbar={"title": {"text": html.escape(str(name))}, "thickness": 12},
+                        colorbar={"title": {"text": hover(name)}, "thickness": 12},
                     )
                 else:
                     codes, kinds = pd.factorize(self.table[name].astype(str))
                     palette = np.array(CATEGORIES)
                     trace.marker.update(color=palette[np.minimum(codes, len(palette) - 1)], showscale=False)
                     legend = " &nbsp; ".join(
-                        f'<span style="color:{CATEGORIES[min(i, len(CATEGORIES) - 1)]}">■</span> {html.escape(cut(kind, 40))}'
+                        f'<span style="color:{CATEGORIES[min(i, len(CATEGORIES) - 1)]}">■</span> {shown(kind, 40)}'
                         for i, kind in enumerate(kinds[:20])
                     )
-        self.legend.value = f"{html.escape(str(name))}: {legend}" if legend else ""
+        self.legend.value = f"{shown(name)}: {legend}" if legend else ""
 
     # --- selection ---
 
-    def _select(self, positions: Iterable[int], origin: str) -> None:
-        self._from = origin
-        self.selected = tuple(sorted({int(p) for p in positions}))
-
     def _drawn(self, chart: go.FigureWidget, positions: Sequence[int]) -> None:
-        """Take over a lasso or a brush, and take its outline away.
+        """Take over a lasso or a brush, and remove its outline.
 
-        As long as there is an outline, plotly selects by it again whenever the figure changes. The
-        browser alone knows of it, so there is no public way; and once it is gone the browser reports
-        an empty selection, which is why an empty one means nothing (a double click clears).
+        An empty selection means nothing, since the browser reports one when the outline is gone (a double click clears).
         """
         if len(positions):
-            chart._send_relayout_msg({"selections": []})
-            self._select(positions, "map")
+            remove_outline(chart)
+            self.select(positions)
 
     def _brushed(self, bins: Sequence[int]) -> None:
         self._drawn(self.histogram, np.flatnonzero(np.isin(self._bin, bins)))
 
     def _search(self, words: str) -> None:
         if not words.strip():
-            self._select([], "search")
+            self.select()
             return
         found = self.table["text"].str.contains(words.strip(), case=False, regex=False)
-        self._select(np.flatnonzero(found), "search")
+        self.select(np.flatnonzero(found))
         if not found.any():
-            self.status.value = f"No text contains “{html.escape(cut(words, 80))}”."
+            self.status.value = f"No text contains “{shown(words, 80)}”."
 
     def _selection_changed(self, _: object) -> None:
         chosen = list(self.selected)
@@ -366,9 +341,9 @@ class AgreementExplorer(View):
         with self.histogram.batch_update():
             self.histogram.data[1].y = self._counts(chosen)
             self.histogram.data[0].selectedpoints = None
-        if self._from != "table":  # there the rows should stay under the pointer
-            self.rows.only(chosen or None)
-        self.rows.selected = self.selected
+        if set(chosen) != set(self.rows.selected):  # else selected in the table, where rows stay under the pointer
+            self.rows.filter(chosen or None)
+            self.rows.selected = self.selected
         self._say()
 
     def _counts(self, chosen: list[int] | None = None) -> np.ndarray:
@@ -403,11 +378,11 @@ class AgreementExplorer(View):
         )
 
 
-def _known(texts: Sequence[str | Text], columns: pd.DataFrame | None) -> pd.DataFrame:
-    known = pd.DataFrame({"text": [t.text if isinstance(t, Text) else str(t) for t in texts]})
+def _known(texts: Sequence[Text], columns: pd.DataFrame | None) -> pd.DataFrame:
+    known = pd.DataFrame({"text": [text.text for text in texts]})
     known["length"] = known["text"].str.len()
-    if all(isinstance(t, Text) for t in texts):
-        known["role"] = [t.role.value for t in texts]
+    if len({text.role for text in texts}) > 1:
+        known["role"] = [text.role.value for text in texts]
     for name in () if columns is None else columns.columns:
         if name in (*known, *_MEASURED, _MODEL) or list(columns.columns).count(name) > 1:
             raise WorkbenchError(
@@ -423,7 +398,3 @@ _MEASURED = ("cosine", "squared_distance", *_OF_NEIGHBORS)
 
 def _numeric(column: pd.Series) -> bool:
     return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
-
-
-def _is_mask(wanted: pd.DataFrame | pd.Series) -> bool:
-    return isinstance(wanted, pd.Series) and wanted.dtype == bool

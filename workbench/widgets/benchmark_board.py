@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import html
-import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,17 +15,20 @@ import plotly.graph_objects as go
 from workbench.errors import BenchmarkError, WorkbenchError
 from workbench.extras import benchmark
 from workbench.extras.benchmark import EvalModel, Progress, TaskResult
-from workbench.widgets._view import CATEGORIES, View, cut, figure, hover, note, shown, works_while_busy
+from workbench.widgets._job import Job
+from workbench.widgets._view import CATEGORIES, cut, hover, html_table, note, shown, wrapped
+from workbench.widgets.chart import figure
 from workbench.widgets.table import Table
 
 if TYPE_CHECKING:
     from mteb import AbsTask
 
 _VIEWS = ("share of the teacher", "beside published scores", "beside published averages")
+_NO_SCORES = pd.DataFrame(columns=["kind", "metric"], index=pd.Index([], name="task"))
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 
 
-class BenchmarkBoard(View):
+class BenchmarkBoard(Job):
     """Run models on tasks and compare them with their teacher and with published figures.
 
     Args:
@@ -48,6 +49,9 @@ class BenchmarkBoard(View):
         WorkbenchError: there are no models or tasks, or two models share a label.
     """
 
+    _noun = "run"
+    _stopped_by = (benchmark.Stopped,)
+
     def __init__(
         self,
         models: Sequence[EvalModel],
@@ -57,65 +61,61 @@ class BenchmarkBoard(View):
         published: pd.DataFrame | None = None,
         aliases: Mapping[str, str] | None = None,
     ) -> None:
-        self._entrants = {model.label: model for model in models}
+        self._models = {model.label: model for model in models}
         self._tasks = {task.metadata.name: task for task in tasks}
-        if not self._entrants or not self._tasks:
+        if not self._models or not self._tasks:
             raise WorkbenchError("at least one model and one task are needed")
-        if len(self._entrants) < len(models):
+        if len(self._models) < len(models):
             raise WorkbenchError("two models share a label: give each its own")
         self.folder = folder
         self.outcomes: list[TaskResult] = []
+        self._progress: Progress | None = None
         self._compared: dict[tuple[str, str], tuple[list[TaskResult], pd.DataFrame]] = {}
-        self.stop = threading.Event()
         self._published = benchmark.published() if published is None else published
         self._aliases = dict(aliases or {})
-        self._thread: threading.Thread | None = None
-        self._lock = threading.RLock()  # a run reports on one thread while the view is used on another
+        super().__init__("End soon; finished evaluations are kept")
         self._build()
 
     def run(self, labels: Sequence[str] | None = None, tasks: Sequence[str] | None = None) -> list[TaskResult]:
-        """Run models on tasks and wait for the end.
+        """Run models on tasks and wait for the end; interrupting this stops the run.
 
         Args:
-            labels: which models; those picked in the view if None.
-            tasks: names of tasks; those picked if None.
+            labels: which models; those selected in the view if None.
+            tasks: names of tasks; those selected if None.
 
         Returns:
             The outcomes of this run; `outcomes` keeps those of earlier ones too.
 
         Raises:
-            BenchmarkError: as `benchmark.run`, or a run is going on, or a name is unknown.
+            WorkbenchError: as `benchmark.run`, or a run is going on, or a name is unknown.
         """
+        self.start(labels, tasks)
+        try:
+            return self.wait()
+        except KeyboardInterrupt:
+            self.stop.set()
+            raise
+
+    def start(self, labels: Sequence[str] | None = None, tasks: Sequence[str] | None = None) -> None:
+        """Run in the background; arguments and errors as of `run`, and `wait` returns the outcomes."""
         labels, names = labels or self.models.value, tasks or self.tasks.value
-        for wanted, known in ((labels, self._entrants), (names, self._tasks)):
+        for wanted, known in ((labels, self._models), (names, self._tasks)):
             if unknown := [name for name in wanted if name not in known]:
                 raise BenchmarkError(f"{unknown[0]!r} is not on this board; it has {', '.join(known)}")
-        if self._thread is not None and self._thread.is_alive() and self._thread is not threading.current_thread():
-            raise BenchmarkError("a run is going on: stop it first")
-        self.stop.clear()
-        self._set_running(True)
-        try:
-            done = benchmark.run(
-                [self._entrants[label] for label in labels],
-                [self._tasks[name] for name in names],
-                self.folder,
-                on_progress=self._progress,
-                on_outcome=self._put,
-                stop=self.stop,
+        models, tasks = [self._models[label] for label in labels], [self._tasks[name] for name in names]
+
+        def work() -> list[TaskResult]:
+            self._progress = None
+            return benchmark.run(
+                models, tasks, self.folder, on_progress=self._report, on_outcome=self._put, stop=self.stop
             )
-        except BaseException as error:
-            kind = "note" if isinstance(error, benchmark.Stopped) else "error"
-            self.status.value = f'<span class="{kind}">{shown(error, 1000)}</span>'
-            raise
-        finally:
-            self._set_running(False)
-        self.status.value = f"{len(done)} evaluations done; results in mteb's format are in {shown(self.folder)}."
-        return done
+
+        self._start(work)
 
     @property
     def scores(self) -> pd.DataFrame:
         """What `benchmark.scores` says of the outcomes."""
-        return benchmark.scores(self.outcomes)
+        return benchmark.scores(self.outcomes) if self.outcomes else _NO_SCORES
 
     @property
     def differences(self) -> pd.DataFrame:
@@ -129,29 +129,11 @@ class BenchmarkBoard(View):
             if self._compared.get(key, (None,))[0] != pair:  # the bootstraps are made once
                 self._compared[key] = pair, benchmark.differences(pair)
             rows.append(self._compared[key][1])
-        return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
-
-    def close(self) -> None:
-        """Stop a run and free the parts."""
-        if hasattr(self, "stop_button"):
-            self.stop.set()
-            for part in (self.rows, self.kinds, self.chart):
-                part.close()
-        super().close()
+        return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["task", "label"])
 
     def summary(self) -> str:
         """Return the scores as a table of HTML."""
-        if not self.outcomes:
-            return "No task has been run yet."
-        table = self.scores
-        head = "".join(f'<th dir="auto">{shown(name, 60)}</th>' for name in ("task", *table.columns))
-        body = ""
-        for name, row in zip(table.index, table.itertuples(index=False), strict=True):
-            cells = (f"{v:.3f}" if isinstance(v, float) else shown(v, 60) for v in row)
-            body += (
-                f'<tr><td dir="auto">{shown(name, 60)}</td>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-            )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return html_table(self.scores.reset_index()) if self.outcomes else "No task has been run yet."
 
     def figures(self) -> list[go.Figure]:
         """Return the figure that is shown."""
@@ -169,80 +151,72 @@ class BenchmarkBoard(View):
                 layout={"flex": "1 1 260px", "width": "auto"},
             )
 
-        self.models, self.tasks = pick(list(self._entrants), "Models"), pick(list(self._tasks), "Tasks")
-        self.run_button = ipywidgets.Button(description="Run", icon="play", tooltip="Evaluate what is picked")
-        self.stop_button = ipywidgets.Button(
-            description="Stop", icon="stop", tooltip="End soon; finished evaluations are kept", disabled=True
-        )
+        self.models, self.tasks = pick(list(self._models), "Models"), pick(list(self._tasks), "Tasks")
+        self.run_button = ipywidgets.Button(description="Run", icon="play", tooltip="Evaluate what is selected")
         self.run_button.on_click(lambda _: self._run_clicked())
-        self.stop_button.on_click(lambda _: self.stop.set())
-        self.bar = ipywidgets.FloatProgress(min=0, max=1, layout={"flex": "1 1 200px", "width": "auto"})
-        self.status = note("Pick models and tasks with Ctrl or Shift, then Run.")
         self.rows, self.kinds = Table(label="tasks"), Table(label="kinds of task and averages")
         self.view = ipywidgets.ToggleButtons(options=_VIEWS, description="Show", style={"button_width": "auto"})
         self.view.observe(lambda _: self._draw(), "value")
         # A height of its own for each view would end plotly's following of the page's width.
         self.chart, self.caption = figure(height=190 + 40 * max(6, len(self._tasks))), note()
-        wrap = {"flex_flow": "row wrap", "align_items": "center", "width": "100%"}
-        super().__init__(
-            ipywidgets.HBox([self.models, self.tasks], layout=wrap),
-            ipywidgets.HBox([self.run_button, self.stop_button, self.bar], layout=wrap),
-            self.status,
-            self.rows,
-            self.kinds,
-            self.view,
-            self.chart,
-            self.caption,
-        )
-        works_while_busy(self.stop_button)
+        lists = wrapped(self.models, self.tasks, align_items="center", width="100%")
+        row = wrapped(self.run_button, self.stop_button, self.bar, align_items="center", width="100%")
+        parts = lists, row, self.status, self.rows, self.kinds, self.view, self.chart, self.caption
+        self.children = (*self.children, *parts)
         self._draw()
 
     def _run_clicked(self) -> None:
-        def work() -> None:
-            with contextlib.suppress(WorkbenchError):  # the status says it
-                self.run()
+        with contextlib.suppress(WorkbenchError):  # one is running, and the status line says so
+            self.start()
 
-        if self._thread is None or not self._thread.is_alive():
-            self._set_running(True)
-            self._thread = threading.Thread(target=work, daemon=True)
-            self._thread.start()
+    # --- what is said of a run ---
 
-    def _set_running(self, running: bool) -> None:
-        self.run_button.disabled, self.stop_button.disabled = running, not running
+    def _share(self) -> float:
+        return self._progress.done / self._progress.total if self._progress else self.bar.value
 
-    def _progress(self, progress: Progress) -> None:
-        self.bar.value = progress.done / progress.total
-        if progress.task is not None:
-            texts = f", {progress.texts:,} texts" if progress.texts else ""
-            self.status.value = f"{progress.done} of {progress.total} done; now {shown(progress.label, 60)} on {shown(progress.task, 60)}{texts}"
+    def _headline(self) -> str:
+        progress = self._progress
+        if self._state == "done":
+            return f"{progress.total} evaluations done; results in mteb's format are in {shown(self.folder)}."
+        if self._state == "stopped":
+            return shown(self._error, 1000)
+        if self._state == "ready" or progress is None or progress.task is None:
+            return "Select models and tasks with Ctrl or Shift, then Run." if self._state == "ready" else ""
+        texts = f", {progress.texts:,} texts" if progress.texts else ""
+        now = f"{shown(progress.label, 60)} on {shown(progress.task, 60)}{texts}"
+        return f"{progress.done} of {progress.total} done; now {now}"
+
+    def _show(self) -> None:
+        super()._show()
+        self.run_button.disabled = self._state == "running"
+        self.stop_button.disabled = self._state != "running"
+
+    def _report(self, progress: Progress) -> None:
+        with self._reporting():
+            self._progress = progress
+            if self._due():
+                self._show()
 
     def _put(self, outcome: TaskResult) -> None:
-        with self._lock:
+        with self._reporting():
             key = outcome.task, outcome.label
             self.outcomes = [each for each in self.outcomes if (each.task, each.label) != key] + [outcome]
             self._draw()
 
     def _draw(self) -> None:
         with self._lock:
-            self.rows.show(self._score_rows())
-            self.kinds.show(
-                benchmark.by_kind(self.outcomes).rename_axis("kind").reset_index() if self.outcomes else pd.DataFrame()
-            )
-            draw = dict(zip(_VIEWS, (self._shares, self._beside, self._averages), strict=True))[self.view.value]
+            self._show()
+            self.rows.show(self.scores.reset_index())
+            if self.outcomes:
+                self.kinds.show(benchmark.by_kind(self.outcomes).rename_axis("kind").reset_index())
             self.chart.data, self.chart.layout.shapes = (), ()
-            draw()
-
-    def _score_rows(self) -> pd.DataFrame:
-        if not self.outcomes:
-            return pd.DataFrame({"task": [], "kind": [], "metric": []})
-        return self.scores.reset_index()
+            dict(zip(_VIEWS, (self._shares, self._beside, self._averages), strict=True))[self.view.value]()
 
     # --- figures ---
 
     def _shares(self) -> None:
-        found = self.differences if self.outcomes else pd.DataFrame()
-        names = list(dict.fromkeys(found["task"])) if len(found) else []
-        labels = list(dict.fromkeys(found["label"])) if len(found) else []
+        found = self.differences
+        names, labels = (found[column].unique().tolist() for column in ("task", "label"))
         for number, label in enumerate(labels):
             rows = found[found["label"] == label]
             share = rows["share_of_teacher"].to_numpy(dtype=float)
@@ -265,30 +239,16 @@ class BenchmarkBoard(View):
         )
 
     def _beside(self) -> None:
-        known = self._published[self._published["task"].notna()]
+        known, scores = self._published[self._published["task"].notna()], self.scores
         lower = {name.lower(): name for name in known["task"]}
-        ours = (
-            {name: lower.get(self._aliases.get(name, name).lower()) for name in self.scores.index}
-            if self.outcomes
-            else {}
-        )
+        ours = {name: lower.get(self._aliases.get(name, name).lower()) for name in scores.index}
         ours = {name: task for name, task in ours.items() if task}
         tasks = list(dict.fromkeys(ours.values()))
-        rows = known[known["task"].isin(tasks)]
-        models = list(dict.fromkeys(zip(rows["model"], rows["mode"], strict=True)))
-        for number, (model, mode) in enumerate(models):
-            mine = rows[(rows["model"] == model) & (rows["mode"] == mode)]
-            self._points(
-                f"{model}, {mode}" if mode != "symmetric" else model, number, mine["score"].to_numpy(dtype=float),
-                [tasks.index(task) for task in mine["task"]], text=list(mine["source"]), size=8, hollow=True,
-            )  # fmt: skip
+        known = known[known["task"].isin(tasks)]
+        self._published_points(known, [tasks.index(task) for task in known["task"]])
         for number, label in enumerate(self._labels()):
-            scores = {task: self.scores[label].get(name) for name, task in ours.items()}
-            scores = {task: score for task, score in scores.items() if pd.notna(score)}
-            self._points(
-                f"{label} (here)", number, list(scores.values()), [tasks.index(task) for task in scores],
-                text=["run here"] * len(scores), size=13,
-            )  # fmt: skip
+            found = {tasks.index(task): scores[label].get(name) for name, task in ours.items()}
+            self._own_points(number, label, {place: score for place, score in found.items() if pd.notna(score)})
         self._axes(tasks, "score")
         self.caption.value = (
             "Hollow: published, each with its source. Filled: run here, with the length and precision of these models."
@@ -300,21 +260,11 @@ class BenchmarkBoard(View):
         known = self._published[self._published["average"].isin(["by task", "by kind"])]
         groups = list(dict.fromkeys(zip(known["benchmark"], known["average"], known["source"], strict=True)))
         names = [f"{bench}, mean {average}" for bench, average, _ in groups]
-        models = list(dict.fromkeys(zip(known["model"], known["mode"], strict=True)))
-        for number, (model, mode) in enumerate(models):
-            mine = known[(known["model"] == model) & (known["mode"] == mode)]
-            places = [groups.index(key) for key in zip(mine["benchmark"], mine["average"], mine["source"], strict=True)]
-            self._points(
-                f"{model}, {mode}" if mode != "symmetric" else model, number, mine["score"].to_numpy(dtype=float), places,
-                text=list(mine["source"]), size=8, hollow=True,
-            )  # fmt: skip
+        keys = zip(known["benchmark"], known["average"], known["source"], strict=True)
+        self._published_points(known, [groups.index(key) for key in keys])
         for number, label in enumerate(self._labels()):
-            own = {
-                place: value for place, group in enumerate(groups) if (value := self._own_average(label, *group[:2]))
-            }
-            if own:
-                text = ["run here"] * len(own)
-                self._points(f"{label} (here)", number, list(own.values()), list(own), text=text, size=13)
+            found = {place: self._own_average(label, *group[:2]) for place, group in enumerate(groups)}
+            self._own_points(number, label, {place: mean for place, mean in found.items() if mean is not None})
         self._axes(names, "mean score")
         self.caption.value = (
             "Each row is an average of its own, over other tasks or taken in another way than the next: compare within a "
@@ -343,10 +293,21 @@ class BenchmarkBoard(View):
     def _shift(number: int, count: int) -> float:
         return (number - (count - 1) / 2) * min(0.2, 0.7 / max(1, count))
 
+    def _published_points(self, rows: pd.DataFrame, places: Sequence[int]) -> None:
+        rows = rows.assign(place=places)
+        for number, ((model, mode), mine) in enumerate(rows.groupby(["model", "mode"], sort=False)):
+            name = model if mode == "symmetric" else f"{model}, {mode}"
+            self._points(name, number, mine["score"], mine["place"], text=list(mine["source"]), size=8, hollow=True)
+
+    def _own_points(self, number: int, label: str, scores: Mapping[int, float]) -> None:
+        if scores:
+            x, y = list(scores.values()), list(scores)
+            self._points(f"{label} (here)", number, x, y, text=["run here"] * len(x), size=13)
+
     def _points(self, name, number, x, y, *, text, size=9, hollow=False, error=None) -> None:
         symbol = _SYMBOLS[number % len(_SYMBOLS)]
         self.chart.add_scatter(
-            x=x, y=y, mode="markers", name=html.escape(cut(name, 40), quote=False), text=text, error_x=error,
+            x=x, y=y, mode="markers", name=hover(name, 40), text=text, error_x=error,
             marker={"size": size, "color": CATEGORIES[number % len(CATEGORIES)], "symbol": symbol + "-open" * hollow},
             hovertemplate="%{text}<br>%{x:.3f}<extra>%{fullData.name}</extra>",
         )  # fmt: skip
@@ -355,7 +316,7 @@ class BenchmarkBoard(View):
         self.chart.update_xaxes(title_text=title)
         self.chart.update_yaxes(
             tickvals=list(range(len(names))),
-            ticktext=[html.escape(cut(name, 34), quote=False) for name in names],
+            ticktext=[hover(name, 34) for name in names],
             range=[len(names) - 0.5, -0.5] if names else [0.5, -0.5],
         )
 

@@ -1,8 +1,7 @@
-"""Several students of one teacher in one table, and the texts on which two of them part."""
+"""Several students of one teacher in one table, and the texts on which two of them differ most."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 
 import ipywidgets
@@ -15,14 +14,16 @@ from workbench._util import paired
 from workbench.data import Text
 from workbench.errors import WorkbenchError
 from workbench.evaluate import summarize
-from workbench.widgets._view import COLORS, View, cut, figure, hover, note, shown
+from workbench.widgets._selection import Selection
+from workbench.widgets._view import COLORS, View, cut, hover, html_table, note, same_texts, shown, wrapped
+from workbench.widgets.chart import figure
 from workbench.widgets.table import Table
 
 _RETRIEVAL = ("ndcg_at_10", "share_of_teacher", "share_low", "share_high")
 _RESAMPLES = 2000
 
 
-class ModelComparison(View):
+class ModelComparison(Selection, View):
     """Compare students, or a student at several stages, with their teacher and with each other.
 
     Args:
@@ -40,6 +41,7 @@ class ModelComparison(View):
         table: one row a model (index: its name): first what is known of retrieval (`ndcg_at_10` and
             `share_of_teacher` with its 95 % interval `share_low` to `share_high`), then the measures
             of `agreement.summary`, `cosine` with its 95 % interval `cosine_low` to `cosine_high`.
+        selected: positions of the selected texts, a tuple of int; to be set and observed, see `select`.
 
     Raises:
         WorkbenchError: there are no students, their rows are not the teacher's texts, or what is
@@ -65,8 +67,8 @@ class ModelComparison(View):
             raise WorkbenchError('a student cannot be named "teacher": rename it')
         if retrieval is not None and scores is not None:
             raise WorkbenchError("give retrieval or scores, not both: the one is computed from the other")
-        if texts is not None and len(texts) != len(teacher):
-            raise WorkbenchError(f"{len(texts):,} texts and {len(teacher):,} vectors: rows must be the same texts")
+        self._texts = None if texts is None else [text.text for text in same_texts(texts, teacher)]
+        self._index = pd.RangeIndex(len(teacher))
         vectors = {}
         for name, student in students.items():
             try:
@@ -74,7 +76,6 @@ class ModelComparison(View):
             except WorkbenchError as error:
                 raise WorkbenchError(f"student {name!r}: {error}") from None
         found = _retrieval(retrieval, scores, seed)
-        self._texts = None if texts is None else [t.text if isinstance(t, Text) else str(t) for t in texts]
         self._seed = seed
         self._ndcg = {} if scores is None else {mode: scores[mode]["ndcg_at_10"].to_numpy() for mode in scores}
         self._cosines: dict[str, np.ndarray] = {}
@@ -92,14 +93,14 @@ class ModelComparison(View):
         self._build()
 
     def differences(self, first: str, second: str) -> pd.DataFrame:
-        """Say where two students part.
+        """Return the texts on which two students differ, the greatest difference first.
 
         Args:
             first: name of a student.
             second: name of another.
 
         Returns:
-            One row a text (index: its position), the greatest difference first: `difference` (cosine
+            One row a text (index: its position): `difference` (cosine
             of the first student to the teacher less the second's), `first`, `second` and, where the
             texts are known, `text`. `attrs` has `mean`, `low` and `high`, the mean difference and its
             95 % interval by the paired percentile bootstrap over texts; with the scores of both also
@@ -123,23 +124,10 @@ class ModelComparison(View):
         table.attrs |= attrs
         return table
 
-    def close(self) -> None:
-        """Free the figure and the tables too."""
-        for part in self.children:  # none where the arguments were refused
-            part.close()
-        super().close()
-
     def summary(self) -> str:
         """Return the main columns of the table and the difference that is shown."""
         columns = [c for c in (*_RETRIEVAL, "cosine", "overlap", "nearest_rank", "cka") if c in self.table]
-        head = "".join(f"<th>{column}</th>" for column in columns)
-        body = "".join(
-            f'<tr><td dir="auto">{shown(name, 80)}</td>'
-            + "".join(f"<td>{'' if np.isnan(value) else f'{value:.3f}'}</td>" for value in row)
-            + "</tr>"
-            for name, row in zip(self.table.index, self.table[columns].to_numpy(dtype=float), strict=True)
-        )
-        return f"<table><thead><tr><th>model</th>{head}</tr></thead><tbody>{body}</tbody></table><p>{self.status.value}</p>"
+        return f"{html_table(self.table[columns].astype(float).reset_index())}<p>{self.status.value}</p>"
 
     def figures(self) -> list[go.Figure]:
         """Return the models with their intervals."""
@@ -152,16 +140,14 @@ class ModelComparison(View):
         self.first = ipywidgets.Dropdown(options=names, value=names[0][1], description="Model")
         self.second = ipywidgets.Dropdown(options=names, value=names[-1][1], description="against")
         self.status, self.texts = note(), Table(label="texts")
-        super().__init__(
-            self.rows,
-            self.chart,
-            ipywidgets.HBox([self.first, self.second], layout={"flex_flow": "row wrap"}),
-            self.status,
-            self.texts,
-        )
+        super().__init__(self.rows, self.chart, wrapped(self.first, self.second), self.status, self.texts)
         for choice in (self.first, self.second):
-            choice.observe(lambda _: self._part(), "value")
-        self._part()
+            choice.observe(lambda _: self._compare(), "value")
+        self.texts.observe(
+            lambda change: self._places.size and self.select(self._places[list(change["new"])]), "selected"
+        )
+        self.observe(lambda _: self._mark(), "selected")
+        self._compare()
 
     def _intervals(self) -> go.FigureWidget:
         known = "share_of_teacher" in self.table
@@ -179,18 +165,26 @@ class ModelComparison(View):
             hovertemplate="%{text}<br>%{x:.3f} (%{customdata[0]:.3f} to %{customdata[1]:.3f})<extra></extra>",
         )  # fmt: skip
         # Numbers with names beside them: two long names that are cut alike must not share a line.
-        names = [html.escape(cut(name, 40)) for name in rows.index]
+        names = [hover(name, 40) for name in rows.index]
         chart.update_yaxes(tickvals=places, ticktext=names, range=[len(rows) - 0.5, -0.5])
         return chart
 
-    def _part(self) -> None:
+    def _mark(self) -> None:
+        """Select in the table, which is sorted, what is selected in the view."""
+        here = np.flatnonzero(np.isin(self._places, self.selected))
+        if set(here) != set(self.texts.selected):  # else selected in the table, where rows stay under the pointer
+            self.texts.select(here)
+            self.texts.reveal(here[0] if here.size else 0)
+
+    def _compare(self) -> None:
         first, second = self.first.value, self.second.value
+        self._places = np.empty(0, dtype=int)  # text of each row of the table
         if first == second:
             self.texts.show(pd.DataFrame())
             self.status.value = (
-                "Pick two different models to see where they part."
+                "Select two different models to see where they differ."
                 if len(self._cosines) > 1
-                else "There is one student, so there is nothing to set it against."
+                else "There is one student, so there is nothing to compare it with."
             )
             return
         table = self.differences(first, second)
@@ -204,6 +198,8 @@ class ModelComparison(View):
         self.status.value = f"{names}: {words}."
         columns = {"first": "cosine of the first", "second": "cosine of the second"}
         self.texts.show(table.rename(columns=columns).rename_axis("position").reset_index())
+        self._places = table.index.to_numpy()
+        self._mark()
 
 
 def _retrieval(rows: pd.DataFrame | None, scores: Mapping[str, pd.DataFrame] | None, seed: int) -> pd.DataFrame | None:

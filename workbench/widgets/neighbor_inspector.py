@@ -13,14 +13,16 @@ from workbench import ranking
 from workbench._util import paired, unit
 from workbench.data import Text
 from workbench.errors import WorkbenchError
-from workbench.widgets._view import View, figure, note, shown
+from workbench.widgets._selection import Selection
+from workbench.widgets._view import Markup, View, html_table, note, same_texts, shown, wrapped
+from workbench.widgets.chart import figure
 from workbench.widgets.table import Table
 
 _MARKS = {"both": ("=", "found by both"), "teacher": ("−", "lost by the student"), "student": ("+", "new")}
 
 
-class NeighborInspector(View):
-    """Pick a text, and see what both models find nearest to it.
+class NeighborInspector(Selection, View):
+    """Select a text, and see what both models find nearest to it.
 
     Args:
         teacher: float of shape (n, d).
@@ -29,6 +31,7 @@ class NeighborInspector(View):
         k: neighbors to show.
 
     Attributes:
+        selected: positions of the selected texts, of which the first is shown; to be set and observed, see `select`.
         position: position of the text that is shown.
 
     Raises:
@@ -37,12 +40,12 @@ class NeighborInspector(View):
 
     def __init__(self, teacher: np.ndarray, student: np.ndarray, texts: Sequence[str | Text], *, k: int = 10) -> None:
         teacher, student = paired(teacher, student)
-        if len(texts) != len(teacher):
-            raise WorkbenchError(f"{len(texts):,} texts and {len(teacher):,} vectors: rows must be the same texts")
+        texts = same_texts(texts, teacher)
         if len(texts) < 2:
             raise WorkbenchError("one text has no neighbors: at least 2 are needed")
         self._vectors = {"teacher": unit(teacher), "student": unit(student)}
-        self._texts = pd.DataFrame({"text": [t.text if isinstance(t, Text) else str(t) for t in texts]})
+        self._texts = pd.DataFrame({"text": [text.text for text in texts]})
+        self._index = self._texts.index
         self.position = 0
         self.search = ipywidgets.Text(placeholder="words in the text, then Enter", description="Search")
         self.search.continuous_update = False
@@ -52,42 +55,17 @@ class NeighborInspector(View):
         self._lists = ipywidgets.HTML(), ipywidgets.HTML()
         for part in self._lists:
             part.layout = {"flex": "1 1 380px", "min_width": "300px"}
-        super().__init__(
-            ipywidgets.HBox([self.search, self.k], layout={"flex_flow": "row wrap"}),
-            self.rows,
-            self.query,
-            self.status,
-            ipywidgets.HBox(list(self._lists), layout={"flex_flow": "row wrap"}),
-        )
+        super().__init__(wrapped(self.search, self.k), self.rows, self.query, self.status, wrapped(*self._lists))
         self.search.observe(lambda change: self._search(change["new"]), "value")
-        self.k.observe(lambda _: self.pick(self.position), "value")
-        self.rows.observe(lambda change: change["new"] and self.pick(change["new"][0]), "selected")
-        self.pick(0)
+        self.k.observe(lambda _: self._show(), "value")
+        self.rows.observe(lambda change: self.select(change["new"]), "selected")
+        self.observe(self._selection_changed, "selected")
+        self.select(0)
 
     @property
     def neighbors(self) -> pd.DataFrame:
         """One row a neighbor: model, rank (1 is nearest), position, cosine, found ("both" or the model), text."""
         return self._neighbors
-
-    def pick(self, position: int) -> None:
-        """Show the text at a position."""
-        if not 0 <= position < len(self._texts):
-            raise WorkbenchError(f"position {position}: there are texts 0 to {len(self._texts) - 1:,}")
-        self.position = int(position)
-        found = {model: self._nearest(vectors) for model, vectors in self._vectors.items()}
-        shared = set(found["teacher"][0]) & set(found["student"][0])
-        self._neighbors = pd.DataFrame(
-            [
-                (model, rank, int(p), float(cosine), "both" if p in shared else model, self._texts["text"][p])
-                for model, (positions, cosines) in found.items()
-                for rank, (p, cosine) in enumerate(zip(positions, cosines, strict=True), 1)
-            ],
-            columns=["model", "rank", "position", "cosine", "found", "text"],
-        )
-        self.query.value = f'<div dir="auto"><b>{shown(self._texts["text"][position], 600)}</b></div>'
-        self.status.value = f"{len(shared)} of {self.k.value} neighbors in common (= both, − lost, + new)"
-        for part, model in zip(self._lists, found, strict=True):
-            part.value = self._list(model)
 
     def summary(self) -> str:
         """Return both lists."""
@@ -100,6 +78,30 @@ class NeighborInspector(View):
             chart.add_scatter(x=rows["rank"], y=rows["cosine"], mode="lines+markers", name=model)
         return [chart]
 
+    # --- inside ---
+
+    def _selection_changed(self, _: object) -> None:
+        self.rows.selected = self.selected
+        if self.selected:
+            self.position = self.selected[0]
+            self._show()
+
+    def _show(self) -> None:
+        found = {model: self._nearest(vectors) for model, vectors in self._vectors.items()}
+        shared = set(found["teacher"][0]) & set(found["student"][0])
+        self._neighbors = pd.DataFrame(
+            [
+                (model, rank, int(p), float(cosine), "both" if p in shared else model, self._texts["text"][p])
+                for model, (positions, cosines) in found.items()
+                for rank, (p, cosine) in enumerate(zip(positions, cosines, strict=True), 1)
+            ],
+            columns=["model", "rank", "position", "cosine", "found", "text"],
+        )
+        self.query.value = f'<div dir="auto"><b>{shown(self._texts["text"][self.position], 600)}</b></div>'
+        self.status.value = f"{len(shared)} of {self.k.value} neighbors in common (= both, − lost, + new)"
+        for part, model in zip(self._lists, found, strict=True):
+            part.value = self._list(model)
+
     def _nearest(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         k = self.k.value
         cosines, positions = (part[0] for part in ranking.top_k_unit(vectors[self.position][None], vectors, k + 1))
@@ -107,21 +109,20 @@ class NeighborInspector(View):
         return positions[others][:k], cosines[others][:k]
 
     def _list(self, model: str) -> str:
-        rows = "".join(
-            f'<tr><td title="{_MARKS[row.found][1]}" style="opacity:{0.6 if row.found == "both" else 1}">'
-            f"{_MARKS[row.found][0]}</td><td>{row.rank}</td><td>{row.cosine:.3f}</td>"
-            f'<td dir="auto" style="overflow-wrap:anywhere;line-height:1.3">'
-            f"{shown(row.text, 160) if row.found == 'both' else f'<mark>{shown(row.text, 160)}</mark>'}</td></tr>"
-            for row in self._neighbors[self._neighbors["model"] == model].itertuples()
-        )
-        return (
-            f'<table><caption style="text-align:left"><b>{model}</b></caption>'
-            f"<thead><tr><th></th><th>rank</th><th>cosine</th><th>text</th></tr></thead><tbody>{rows}</tbody></table>"
-        )
+        rows = []
+        for row in self._neighbors[self._neighbors["model"] == model].itertuples():
+            mark, title = _MARKS[row.found]
+            opacity, text = (
+                (0.6, shown(row.text, 160)) if row.found == "both" else (1, f"<mark>{shown(row.text, 160)}</mark>")
+            )
+            mark = Markup(f'<span title="{title}" style="opacity:{opacity}">{mark}</span>')
+            text = Markup(f'<span style="overflow-wrap:anywhere;line-height:1.3">{text}</span>')
+            rows.append((mark, row.rank, row.cosine, text))
+        return html_table(pd.DataFrame(rows, columns=["", "rank", "cosine", "text"]), caption=model)
 
     def _search(self, words: str) -> None:
         words = words.strip()
         found = self._texts["text"].str.contains(words, case=False, regex=False)
-        self.rows.only(np.flatnonzero(found) if words else None)
+        self.rows.filter(np.flatnonzero(found) if words else None)
         if words and found.any():
-            self.pick(int(np.argmax(found)))
+            self.select(int(np.argmax(found)))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import threading
 import time
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
+import anywidget
 import ipywidgets
 import numpy as np
 import pandas as pd
@@ -17,32 +18,26 @@ from workbench import evaluate, ranking
 from workbench._util import checked, unit
 from workbench.data import RetrievalDataset, text_problem
 from workbench.errors import WorkbenchError
-from workbench.widgets._view import COLORS, View, figure, hover, note, shown
+from workbench.widgets._selection import Selection
+from workbench.widgets._view import (
+    COLORS,
+    MODES,
+    STATIC,
+    View,
+    cut,
+    error_line,
+    hover,
+    html_table,
+    note,
+    shown,
+    wrapped,
+)
+from workbench.widgets.chart import figure
 from workbench.widgets.table import Table
 
-# Mode: whose query vector, whose document vectors, what the page calls it.
-_MODES = {
-    "teacher": ("teacher", "teacher", "teacher"),
-    "student": ("student", "student", "student, symmetric"),
-    "asymmetric": ("student", "teacher", "student, asymmetric"),
-}
 _SIDES = ("teacher", "student")
-_HEAD, _ROW, _GAP = 66, 76, 44  # pixels; the lines between the columns need rows of one height
+_GAINS = ("symmetric", "asymmetric")
 _POINTS = 2_000  # with more, points are drawn by WebGL
-
-_STYLE = f"""<style>
-.retrieval {{ display: grid; grid-template-columns: minmax(0, 1fr) {_GAP}px minmax(0, 1fr) {_GAP}px minmax(0, 1fr);
-  direction: ltr; line-height: 1.3; font-size: 12px; }}
-.retrieval header {{ height: {_HEAD}px; overflow: hidden; }}
-.retrieval ol {{ list-style: none; margin: 0; padding: 0; }}
-.retrieval li {{ height: {_ROW - 6}px; margin: 0 0 6px; padding: 3px 6px; box-sizing: border-box; overflow: hidden;
-  border: 1px solid var(--line, #8886); border-radius: 3px; }}
-.retrieval li > div {{ overflow: hidden; }}
-.retrieval .facts {{ white-space: nowrap; text-overflow: ellipsis; font-variant-numeric: tabular-nums; }}
-.retrieval .text {{ overflow-wrap: anywhere; display: -webkit-box; -webkit-box-orient: vertical;
-  -webkit-line-clamp: 3; }}
-.retrieval svg {{ margin-top: {_HEAD}px; }}
-</style>"""
 _LEGEND = (
     "Lines join the same document: solid it rises or stays, dashed it falls. Against the column to the left: "
     "↑ ↓ places gained and lost, = same place, + new; − is not in the column to the right. ★ judged relevant, "
@@ -50,10 +45,23 @@ _LEGEND = (
 )
 
 
-class RetrievalExplorer(View):
-    """Pick or type a query, and see what each of the three ways to search finds.
+class Results(anywidget.AnyWidget):
+    """Ranked lists side by side, with lines between those that hold the same document.
 
-    The modes are "teacher" (teacher's query, teacher's documents), "student" (student's both) and
+    Attributes:
+        content: `columns`, each with title, color, facts, times and rows, and `links`, for each column but the last pairs
+            of ranks in it and in the next. The browser puts all of it on the page as text.
+    """
+
+    _esm = STATIC / "results.js"
+    _css = STATIC / "results.css"
+    content = traitlets.Dict().tag(sync=True)
+
+
+class RetrievalExplorer(Selection, View):
+    """Select or type a query, and see what each of the three ways to search finds.
+
+    The modes are "teacher" (teacher's query, teacher's documents), "symmetric" (student's both) and
     "asymmetric" (student's query, teacher's documents).
 
     Args:
@@ -67,10 +75,12 @@ class RetrievalExplorer(View):
         k: results to show for each mode; n if that is less.
 
     Attributes:
+        selected: positions of the selected queries, of which the first is shown, empty for a typed one; to be set and
+            observed, see `select`, which takes ids too.
         query: id of the query that is shown, None for a typed one; to be observed.
         text: text of the query that is shown; to be observed.
         scores: one row a query (index: its id) with nDCG@10 of the modes, 0 to 1, and
-            `student_gain` and `asymmetric_gain`, the difference to the teacher's; NaN without judgments.
+            `symmetric_gain` and `asymmetric_gain`, the difference to the teacher's; NaN without judgments.
         results: one row a result of the query shown: mode, rank (1 is best), document_id, cosine
             and grade (missing where it was not judged).
         times: one row a mode: encode_ms (NaN where the vector was there) and search_ms.
@@ -100,7 +110,7 @@ class RetrievalExplorer(View):
         self.k = min(int(k), len(collection.corpus))
         self._query_ids, self._document_ids = list(collection.queries), list(collection.corpus)
         self._query_texts, self._document_texts = list(collection.queries.values()), list(collection.corpus.values())
-        self._place = {identifier: place for place, identifier in enumerate(self._query_ids)}
+        self._index = pd.Index(self._query_ids, name="query")
         self._qrels = collection.qrels
         self.scores = self._scored(vectors)
         # Once for all searches: a norm of every document costs more than the search does.
@@ -109,20 +119,14 @@ class RetrievalExplorer(View):
         self._lock = threading.RLock()
         self._position: int | None = None
         self._build()
-        self._open(0)
+        self.select(0)
 
     # --- what code can do ---
 
-    def open(self, query_id: str | None = None) -> None:
-        """Show a query of the collection by its id; an unknown one raises WorkbenchError."""
-        if query_id is None:  # ipywidgets' own method of this name, which connects the widget to its page
-            super().open()
-            return
-        if query_id not in self._place:
-            raise WorkbenchError(
-                f"the collection has no query {query_id!r}; its {len(self._place):,} ids are like {self._query_ids[0]!r}"
-            )
-        self._open(self._place[query_id])
+    def select(self, rows: object = ()) -> None:
+        """Show a query of the collection, by its id or its position."""
+        with self._lock:
+            super().select(rows)
 
     def ask(self, text: str) -> None:
         """Encode a text and show what it finds.
@@ -153,15 +157,18 @@ class RetrievalExplorer(View):
                 vectors[side] = unit(vector.reshape(1, -1), f"the {side}'s vector of the query")[0]
             self._show(None, text, vectors, times)
 
-    def close(self) -> None:
-        """Free the figure and the table too."""
-        for part in self.children:  # none where the arguments were refused
-            part.close()
-        super().close()
-
     def summary(self) -> str:
         """Return the means of the modes and the results of the query shown."""
-        return f"<p>{self._overall()}</p>{self.heading.value}{self.lists.value}<p>{_LEGEND}</p>"
+        lists = {
+            f"{column['title']}: {column['facts']}": [
+                " ".join([row["cosine"], *(mark["text"] for mark in row["marks"]), f"{row['id']}: {row['text']}"])
+                for row in column["rows"]
+            ]
+            for column in self.lists.content["columns"]
+            if column["rows"]
+        }
+        table = html_table(pd.DataFrame({"rank": range(1, self.k + 1), **lists}))
+        return f"<p>{self._overall()}</p>{self.heading.value}{table}<p>{_LEGEND}</p>"
 
     def figures(self) -> list[go.Figure]:
         """Return the gains and losses of all judged queries."""
@@ -182,20 +189,21 @@ class RetrievalExplorer(View):
         for field in (self.box, self.find):
             field.layout = {"flex": "1 1 320px", "max_width": "560px"}
         table = pd.DataFrame({"id": self._query_ids, "query": self._query_texts})
-        for mode in _MODES:
+        for mode in MODES:
             table[f"nDCG@10 {mode}"] = self.scores[mode].to_numpy()
-        for mode in ("student", "asymmetric"):
+        for mode in _GAINS:
             table[f"{mode} − teacher"] = self.scores[f"{mode}_gain"].to_numpy()
         self.rows = Table(table, label="queries", page_rows=6, many=False)
         self.chart = self._gains()
-        self.status, self.heading, self.lists = note(), ipywidgets.HTML(), ipywidgets.HTML()
+        self.status, self.heading, self.lists = note(), ipywidgets.HTML(), Results()
         super().__init__(
-            ipywidgets.HBox([self.box, self.find], layout={"flex_flow": "row wrap"}),
+            wrapped(self.box, self.find),
             self.status, self.rows, self.chart, self.heading, self.lists, note(_LEGEND),
         )  # fmt: skip
         self.box.observe(lambda change: self._typed(change["new"]), "value")
         self.find.observe(lambda change: self._find(change["new"]), "value")
-        self.rows.observe(lambda change: change["new"] and self._open(change["new"][0]), "selected")
+        self.rows.observe(lambda change: self.select(change["new"]), "selected")
+        self.observe(lambda _: self._selection_changed(), "selected")
 
     def _gains(self) -> go.FigureWidget:
         chart = figure(
@@ -203,33 +211,32 @@ class RetrievalExplorer(View):
             x="judged queries, each mode from its greatest loss to its greatest gain",
             y="nDCG@10 − teacher's",
         )
-        for mode, symbol in (("student", "circle"), ("asymmetric", "diamond")):
+        for mode, symbol in zip(_GAINS, ("circle", "diamond"), strict=True):
             gains = self.scores[f"{mode}_gain"].to_numpy()
             order = np.argsort(gains, kind="stable")  # NaN last
             order = order[: np.isfinite(gains).sum()]
             trace = go.Scattergl if len(order) > _POINTS else go.Scatter
             chart.add_trace(
                 trace(
-                    x=np.arange(1, len(order) + 1), y=gains[order], mode="markers", name=_MODES[mode][2],
+                    x=np.arange(1, len(order) + 1), y=gains[order], mode="markers", name=evaluate.LABELS[mode],
                     marker={"color": COLORS[mode], "symbol": symbol, "size": 7},
                     text=[hover(self._query_texts[place]) for place in order],
                     hovertemplate="%{text}<br>%{y:+.3f}<extra></extra>",
                 )
             )  # fmt: skip
             chart.data[-1].on_click(
-                lambda _, hit, __, order=order: hit.point_inds and self._open(int(order[hit.point_inds[0]]))
+                lambda _, hit, __, order=order: hit.point_inds and self.select(order[hit.point_inds[:1]])
             )
         return chart
 
     def _scored(self, vectors: dict[str, tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
-        scores = pd.DataFrame(np.nan, index=pd.Index(self._query_ids, name="query"), columns=list(_MODES))
+        scores = pd.DataFrame(np.nan, index=self._index, columns=list(MODES))
         if any(identifier in self._qrels for identifier in self._query_ids):
-            for mode, (asks, answers, _) in _MODES.items():
-                found = evaluate.score(
-                    self._qrels, self._query_ids, self._document_ids, vectors[asks][0], vectors[answers][1]
-                )
+            for mode, (asks, answers) in MODES.items():
+                ids = self._query_ids, self._document_ids
+                found = evaluate.score(self._qrels, *ids, vectors[asks][0], vectors[answers][1])
                 scores[mode] = found["ndcg_at_10"].reindex(self._query_ids)
-        for mode in ("student", "asymmetric"):
+        for mode in _GAINS:
             scores[f"{mode}_gain"] = scores[mode] - scores["teacher"]
         return scores
 
@@ -241,17 +248,18 @@ class RetrievalExplorer(View):
         try:
             self.ask(text)
         except WorkbenchError as error:
-            self.status.value = f'<span class="error">{shown(error)}</span>'
+            self.status.value = error_line(error)
 
     def _find(self, words: str) -> None:
         words = words.strip().lower()
         here = [place for place, text in enumerate(self._query_texts) if words in text.lower()]
-        self.rows.only(here if words else None)
+        self.rows.filter(here if words else None)
 
-    def _open(self, position: int) -> None:
+    def _selection_changed(self) -> None:
         with self._lock:
-            if position == self._position:
+            if not self.selected or self.selected[0] == self._position:
                 return
+            position = self.selected[0]
             vectors = {side: queries[position] for side, queries in self._queries.items()}
             self._show(position, self._query_texts[position], vectors, {})
 
@@ -260,7 +268,7 @@ class RetrievalExplorer(View):
         query_id = None if position is None else self._query_ids[position]
         grades = {} if query_id is None else self._qrels.get(query_id, {})
         found, times, rows = {}, [], []
-        for mode, (asks, answers, _) in _MODES.items():
+        for mode, (asks, answers) in MODES.items():
             if asks not in vectors:
                 continue
             start = time.perf_counter()
@@ -276,36 +284,51 @@ class RetrievalExplorer(View):
         self.results = pd.DataFrame(rows, columns=["mode", "rank", "document_id", "cosine", "grade"])
         self.results["grade"] = self.results["grade"].astype("Int64")
         self._position = position
-        self.rows.selected = () if position is None else (position,)
+        if position is None:
+            self.selected = ()
+        self.rows.selected = self.selected
         if self.box.value not in ("", text):
             self.box.value = ""  # so that the same words can be asked again
         name = "typed" if query_id is None else shown(query_id, 60)
         self.heading.value = f'<div style="line-height:1.4;overflow-wrap:anywhere"><code>{name}</code> <b dir="auto">{shown(text, 600)}</b></div>'
-        self.lists.value = self._columns(found)
+        self.lists.content = self._content(found)
         typing = "" if self._encode else " Queries cannot be typed: the view was given no <code>encode</code>."
         self.status.value = self._overall() + typing
         self.query, self.text = query_id, text
 
-    # --- words and lines ---
+    # --- words and lists ---
 
     def _overall(self) -> str:
         judged = self.scores["teacher"].notna().sum()
-        means = "; ".join(f"{_MODES[mode][2]} {self.scores[mode].mean():.3f}" for mode in _MODES) if judged else "none"
+        means = (
+            "; ".join(f"{evaluate.LABELS[mode]} {self.scores[mode].mean():.3f}" for mode in MODES) if judged else "none"
+        )
         return f"Mean nDCG@10 of {judged:,} judged queries: {means}. {len(self._document_ids):,} documents."
 
-    def _columns(self, found: dict[str, dict[int, int]]) -> str:
-        modes = list(_MODES)
-        parts = []
-        for left, mode, right in zip([None, *modes], modes, [*modes[1:], None], strict=False):
-            if left is not None:
-                parts.append(_lines(found.get(left, {}), found.get(mode, {}), self.k))
-            parts.append(self._column(mode, found.get(left), found.get(mode), found.get(right), found.get("teacher")))
-        return f'{_STYLE}<div class="retrieval">{"".join(parts)}</div>'
+    def _content(self, found: Mapping[str, Mapping[int, int]]) -> dict:
+        """Return what `Results` shows; `found` has document position to rank by mode."""
+        modes = list(MODES)
+        columns = [
+            self._column(mode, found.get(left), found.get(mode), found.get(right), found.get("teacher"))
+            for left, mode, right in zip([None, *modes], modes, [*modes[1:], None], strict=False)
+        ]
+        links = []
+        for left, right in pairwise(found.get(mode, {}) for mode in modes):
+            links.append([[rank, right[place]] for place, rank in left.items() if place in right])
+        return {"columns": columns, "links": links}
 
-    def _column(self, mode: str, left: dict | None, here: dict | None, right: dict | None, teacher: dict | None) -> str:
-        title = f'<b style="display:inline-block;border-bottom:3px solid {COLORS[mode]}">{_MODES[mode][2]}</b>'
+    def _column(
+        self, mode: str, left: dict | None, here: dict | None, right: dict | None, teacher: dict | None
+    ) -> dict:
+        column = {
+            "title": evaluate.LABELS[mode],
+            "color": COLORS[mode],
+            "facts": "no encoder for this query",
+            "times": "",
+            "rows": [],
+        }
         if here is None:
-            return f"<section><header>{title}<br>no encoder for this query</header></section>"
+            return column
         facts = []
         if self._position is not None and np.isfinite(value := self.scores[mode].iloc[self._position]):
             facts.append(f"nDCG@10 {value:.3f}")
@@ -313,31 +336,32 @@ class RetrievalExplorer(View):
             facts.append(f"{len(teacher.keys() & here.keys())} of the teacher's {len(teacher)}")
         spent = self.times.set_index("mode").loc[mode]
         encoding = "" if np.isnan(spent["encode_ms"]) else f"encode {spent['encode_ms']:.1f} ms, "
-        rows = self.results[self.results["mode"] == mode]
-        items = "".join(self._item(place, row, left, right) for place, row in zip(here, rows.itertuples(), strict=True))
-        return (
-            f'<section aria-label="{_MODES[mode][2]}"><header>{title}<br>{" · ".join(facts)}<br>'
-            f"{encoding}search {spent['search_ms']:.1f} ms</header><ol>{items}</ol></section>"
-        )
+        rows = []
+        for place, row in zip(here, self.results[self.results["mode"] == mode].itertuples(), strict=True):
+            identifier, text = cut(row.document_id, 60), self._document_texts[place]
+            rows.append(
+                {
+                    "rank": row.rank, "cosine": f"{row.cosine:.3f}", "marks": _marks(place, row, left, right),
+                    "id": identifier, "text": cut(text, 200), "title": f"{identifier}: {cut(text, 800)}",
+                }
+            )  # fmt: skip
+        times = f"{encoding}search {spent['search_ms']:.1f} ms"
+        return column | {"facts": " · ".join(facts), "times": times, "rows": rows}
 
-    def _item(self, place: int, row: tuple, left: dict | None, right: dict | None) -> str:
-        marks = []
-        if left is not None:
-            if place not in left:
-                marks.append('<mark title="new: not in the column to the left">+ new</mark>')
-            else:
-                moved = left[place] - row.rank
-                marks.append(f"{'↑' if moved > 0 else '↓'}{abs(moved)}" if moved else "=")
-        if right is not None and place not in right:
-            marks.append('<mark title="not in the column to the right">− lost</mark>')
-        if not pd.isna(row.grade):
-            marks.append(f"<b>{'★' if row.grade > 0 else '☆'} grade {int(row.grade)}</b>")
-        text, identifier = self._document_texts[place], html.escape(str(row.document_id))
-        return (
-            f'<li title="{identifier}: {shown(text, 800)}"><div class="facts"><b>{row.rank}</b> {row.cosine:.3f} '
-            f"{' '.join(marks)} <code>{shown(row.document_id, 60)}</code></div>"
-            f'<div class="text" dir="auto">{shown(text, 200)}</div></li>'
-        )
+
+def _marks(place: int, row: tuple, left: Mapping | None, right: Mapping | None) -> list[dict]:
+    """Return the marks of a result: its move from the column to the left, its loss to the right, its grade."""
+    marks = []
+    if left is not None and place not in left:
+        marks.append({"text": "+ new", "kind": "mark", "title": "new: not in the column to the left"})
+    elif left is not None:
+        moved = left[place] - row.rank
+        marks.append({"text": f"{'↑' if moved > 0 else '↓'}{abs(moved)}" if moved else "=", "kind": "span"})
+    if right is not None and place not in right:
+        marks.append({"text": "− lost", "kind": "mark", "title": "not in the column to the right"})
+    if not pd.isna(row.grade):
+        marks.append({"text": f"{'★' if row.grade > 0 else '☆'} grade {int(row.grade)}", "kind": "b"})
+    return marks
 
 
 def _vectors(collection: RetrievalDataset, teacher: tuple, student: tuple) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -365,23 +389,3 @@ def _vectors(collection: RetrievalDataset, teacher: tuple, student: tuple) -> di
         side: tuple(checked(v, f"{side}, {what}") for what, v in zip(counts, arrays[side], strict=True))
         for side in _SIDES
     }
-
-
-def _lines(left: dict[int, int], right: dict[int, int], k: int) -> str:
-    """Return a drawing of curves between the rows of the documents that two columns share."""
-    curves = []
-    for place, rank in left.items():
-        if place not in right:
-            continue
-        start, end = (_ROW * (r - 0.5) - 3 for r in (rank, right[place]))
-        moved = rank - right[place]
-        color = COLORS["asymmetric"] if moved > 0 else COLORS["teacher"] if moved < 0 else "currentColor"
-        dashes = ' stroke-dasharray="5 4"' if moved < 0 else ""
-        curves.append(
-            f'<path d="M0 {start:.0f} C{_GAP / 2:.0f} {start:.0f} {_GAP / 2:.0f} {end:.0f} {_GAP} {end:.0f}" fill="none" '
-            f'stroke="{color}" stroke-width="2"{dashes}/>'
-        )
-    return (
-        f'<svg width="{_GAP}" height="{_ROW * k}" role="img" aria-label="{len(curves)} documents in both columns">'
-        f"{''.join(curves)}</svg>"
-    )

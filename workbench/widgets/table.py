@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import anywidget
 import numpy as np
@@ -11,28 +10,28 @@ import pandas as pd
 import traitlets
 
 from workbench.errors import WorkbenchError
-from workbench.widgets._view import cut
+from workbench.widgets._selection import Selection
+from workbench.widgets._view import STATIC, cell
 
 
-class Table(anywidget.AnyWidget):
+class Table(Selection, anywidget.AnyWidget):
     """Rows of a dataframe, a page at a time; only the page travels to the browser, as text.
 
     Click or press Enter on a heading to sort. Click a row, or press Enter on it, to select it; with
     Ctrl to add, with Shift to select a range. Arrow keys move between rows.
 
     Attributes:
-        selected: positions (not index labels) of the selected rows, a tuple of int; code may set it.
+        selected: positions of the selected rows in the dataframe, a tuple of int; to be set and observed.
     """
 
-    _esm = Path(__file__).parent / "static" / "table.js"
-    _css = Path(__file__).parent / "static" / "table.css"
+    _esm = STATIC / "table.js"
+    _css = STATIC / "table.css"
     _columns = traitlets.List().tag(sync=True)
     _rows = traitlets.List().tag(sync=True)
     _page = traitlets.Int(0).tag(sync=True)
     _pages = traitlets.Int(1).tag(sync=True)
     _order = traitlets.List([None, False]).tag(sync=True)
     _label = traitlets.Unicode("").tag(sync=True)
-    selected = traitlets.Tuple()
 
     def __init__(
         self, frame: pd.DataFrame | None = None, *, label: str = "texts", page_rows: int = 15, many: bool = True
@@ -50,8 +49,8 @@ class Table(anywidget.AnyWidget):
 
     def show(self, frame: pd.DataFrame) -> None:
         """Show another dataframe from its first page, with nothing selected."""
-        self._frame = frame
-        self._only: np.ndarray | None = None
+        self._frame, self._index = frame, frame.index
+        self._filter: np.ndarray | None = None
         self._columns = [
             {"name": str(name), "numeric": bool(pd.api.types.is_numeric_dtype(frame[name]))} for name in frame.columns
         ]
@@ -72,15 +71,16 @@ class Table(anywidget.AnyWidget):
             self._page = int(place[0]) // self._page_rows
             self._fill()
 
-    def only(self, positions: Iterable[int] | None) -> None:
+    def filter(self, positions: Iterable[int] | None) -> None:
         """Show these rows alone; None shows all."""
-        self._only = None if positions is None else np.asarray(list(positions), dtype=int)
+        self._filter = None if positions is None else np.asarray(list(positions), dtype=int)
         self._arrange()
 
     def sort(self, column: str | None, descending: bool = False) -> None:
         """Sort by a column, rows without a value last."""
         if column is not None and column not in [c["name"] for c in self._columns]:
-            raise WorkbenchError(f"there is no column {column!r}")
+            names = ", ".join(c["name"] for c in self._columns)
+            raise WorkbenchError(f"there is no column {column!r}; there are {names}")
         self._order = [column, bool(descending)]
         self._arrange()
 
@@ -90,7 +90,7 @@ class Table(anywidget.AnyWidget):
         return self._shown
 
     def _arrange(self) -> None:
-        shown = np.arange(len(self._frame)) if self._only is None else self._only
+        shown = np.arange(len(self._frame)) if self._filter is None else self._filter
         column, descending = self._order
         if column is not None and len(shown):
             place = [str(name) for name in self._frame.columns].index(column)
@@ -107,7 +107,7 @@ class Table(anywidget.AnyWidget):
         here = self._shown[first : first + self._page_rows]
         chosen = set(self.selected)
         part = self._frame.iloc[here]
-        cells = [[_cell(value) for value in row] for row in part.itertuples(index=False, name=None)]
+        cells = [[cell(value) for value in row] for row in part.itertuples(index=False, name=None)]
         with self.hold_sync():
             self._pages = max(1, -(-len(self._shown) // self._page_rows))
             self._label = f"{len(self._shown):,} {self._what}" + (f", {len(chosen):,} selected" if chosen else "")
@@ -142,13 +142,3 @@ class Table(anywidget.AnyWidget):
             self.selected = tuple(set(self.selected) ^ {key})
         else:
             self.selected = () if self.selected == (key,) and self._many else (key,)
-
-
-def _cell(value: object) -> str:
-    if value is None or value is pd.NA or (isinstance(value, float | np.floating) and np.isnan(value)):
-        return ""
-    if isinstance(value, float | np.floating):
-        return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
-    if isinstance(value, int | np.integer) and not isinstance(value, bool):
-        return f"{value:,}"
-    return cut(value, 200)

@@ -1,4 +1,4 @@
-"""What shorter and coarser vectors cost: pick dimensions, precision and mode, see quality, size and time."""
+"""What shorter and coarser vectors cost: select dimensions, precision and mode, see quality, size and time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from tqdm import tqdm
 from workbench import quantize
 from workbench.errors import WorkbenchError
 from workbench.quantize import PRECISIONS, IndexSpec
-from workbench.widgets._view import CATEGORIES, COLORS, View, figure, note, shown
+from workbench.widgets._selection import Selection
+from workbench.widgets._view import CATEGORIES, COLORS, MODES, View, error_line, html_table, note, shown, wrapped
+from workbench.widgets.chart import figure
 from workbench.widgets.table import Table
 
 _NEEDED = ("mode", "dimensions", "precision", "share_of_teacher", "share_low", "share_high", "ndcg_at_10",
@@ -24,11 +26,9 @@ _COSTS = {"size": "bytes_per_document", "query time": "total_ms"}
 _AXES = {"bytes_per_document": "bytes a document", "total_ms": "milliseconds a query"}
 _SYMBOLS = dict(zip(PRECISIONS, ("circle", "diamond", "square", "triangle-up"), strict=True))
 _SIZES = {"a million": 10**6, "a hundred million": 10**8, "ten billion": 10**10}
-# Mode: whose queries, whose documents.
-_SIDES = {"teacher": ("teacher", "teacher"), "symmetric": ("student", "student"), "asymmetric": ("student", "teacher")}
 
 
-class TradeoffExplorer(View):
+class TradeoffExplorer(Selection, View):
     """Choose a point on the curves of quality, size and query time.
 
     Args:
@@ -40,6 +40,7 @@ class TradeoffExplorer(View):
         table: one row a point: the columns of `curves`, `space`, `total_ms` (search and encoding) and
             `front`, whether no other point of its mode and space is at least as good, as small and as
             quick, and better in one of these.
+        selected: positions of the selected points, of which the first is shown; to be set and observed, see `select`.
         position: row of the point that is shown.
 
     Raises:
@@ -73,11 +74,11 @@ class TradeoffExplorer(View):
         self.table["front"] = False
         for _, rows in self.table.groupby(["mode", "space"]):
             self.table.loc[rows.index, "front"] = quantize.pareto_mask(rows, list(_COSTS.values()))
+        self._index = self.table.index
         self.position = -1
         self._busy = False
         self._build()
-        full = self.table[self.table["mode"] == modes[-1]]
-        self._pick(int(full.index[0]))
+        self.select(int(np.argmax(self.table["mode"] == modes[-1])))
 
     @property
     def choice(self) -> pd.Series:
@@ -93,7 +94,7 @@ class TradeoffExplorer(View):
     def code(self) -> str:
         """Python that builds and searches the index that is shown."""
         row = self.choice
-        asks, answers = _SIDES.get(row["mode"], (row["mode"],) * 2)
+        asks, answers = MODES.get(row["mode"], (row["mode"],) * 2)
         where = f", in the space {row['space']!r}" if row["space"] else ""
         return (
             "from workbench.quantize import CompressedIndex, IndexSpec\n\n"
@@ -102,44 +103,38 @@ class TradeoffExplorer(View):
             "scores, positions = index.search(queries, 10)\n"
         )
 
-    def pick(self, dimensions: int, precision: str, mode: str | None = None, space: str | None = None) -> None:
-        """Show a point; mode and space stay as they are if None.
+    def select(self, rows: object = (), **values: object) -> None:
+        """Show a point: a row of `table`, or the one with these values of `dimensions`, `precision`, `mode` and `space`.
+
+        Those that are not given stay as they are.
 
         Raises:
             WorkbenchError: it was not measured.
         """
-        now = self.choice
-        wanted = {
-            "dimensions": dimensions,
-            "precision": precision,
-            "mode": now["mode"] if mode is None else mode,
-            "space": now["space"] if space is None else space,
-        }
+        if not values:
+            super().select(rows)
+            return
+        if unknown := values.keys() - self._controls:
+            raise WorkbenchError(f"{unknown.pop()!r} is no control: give any of {', '.join(self._controls)}")
+        wanted = {name: self.choice[name] for name in self._controls} | values
         found = np.flatnonzero(np.logical_and.reduce([self.table[name] == value for name, value in wanted.items()]))
         if not found.size:
             raise WorkbenchError(f"{_name(pd.Series(wanted))} was not measured: the table has what was")
-        self._pick(int(found[0]))
-
-    def close(self) -> None:
-        """Free the figures and the table too."""
-        charts = self.figures() if self.children else []  # none where the arguments were refused
-        for part in (*self.children, *charts):
-            part.close()
-        super().close()
+        super().select(found[:1])
 
     def summary(self) -> str:
         """Return what is said of the point shown, and the points of its mode that no other beats."""
         best = self.table[(self.table["mode"] == self.choice["mode"]) & (self.table["space"] == self.choice["space"])]
         best = best[best["front"]].sort_values("bytes_per_document")
-        rows = "".join(
-            f"<tr><td>{row.dimensions}</td><td>{row.precision}</td><td>{row.share_of_teacher:.1%}</td>"
-            f"<td>{row.bytes_per_document:,}</td><td>{row.total_ms:.3f}</td></tr>"
-            for row in best.itertuples()
+        names = {
+            "share_of_teacher": "share of teacher",
+            "bytes_per_document": "bytes a document",
+            "total_ms": "ms a query",
+        }
+        table = best[["dimensions", "precision", *names]].rename(columns=names)
+        return self.answer.value + html_table(
+            table.assign(**{"share of teacher": best["share_of_teacher"].map("{:.1%}".format)})
         )
-        head = "".join(
-            f"<th>{h}</th>" for h in ("dimensions", "precision", "share of teacher", "bytes a document", "ms a query")
-        )
-        return f"{self.answer.value}<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
     def figures(self) -> list[go.Figure]:
         """Return both charts."""
@@ -196,14 +191,15 @@ class TradeoffExplorer(View):
             for c in (self.front, self.curves)
         ]
         super().__init__(
-            ipywidgets.HBox([left, wide[0]], layout={"flex_flow": "row wrap"}),
-            ipywidgets.HBox([self.answer, wide[1]], layout={"flex_flow": "row wrap"}),
+            wrapped(left, wide[0]),
+            wrapped(self.answer, wide[1]),
             self.rows,
         )
+        self.observe(lambda _: self._selection_changed(), "selected")
         for control in self._controls.values():
             control.observe(lambda _: self._controlled(), "value")
         self.cost.observe(lambda _: self._draw_front(), "value")
-        self.rows.observe(lambda change: change["new"] and self._pick(change["new"][0]), "selected")
+        self.rows.observe(lambda change: self._busy or self.select(change["new"]), "selected")
 
     def _shown_columns(self) -> pd.DataFrame:
         columns = ["space", "mode", "dimensions", "precision", "share_of_teacher", "share_low", "share_high",
@@ -218,15 +214,15 @@ class TradeoffExplorer(View):
         if self._busy:
             return
         try:
-            self.pick(**{name: control.value for name, control in self._controls.items()})
+            self.select(**{name: control.value for name, control in self._controls.items()})
         except WorkbenchError as error:
             self._set_controls()
-            self.status.value = f'<span class="error">{shown(error)}</span>'
+            self.status.value = error_line(error)
 
-    def _pick(self, position: int) -> None:
-        if position == self.position or self._busy:
+    def _selection_changed(self) -> None:
+        if not self.selected or self.selected[0] == self.position:
             return
-        before, self.position = (self.choice["space"] if self.position >= 0 else None), position
+        before, self.position = (self.choice["space"] if self.position >= 0 else None), self.selected[0]
         self._set_controls()
         self.status.value = ""
         self.answer.value = self._answer()
@@ -240,7 +236,7 @@ class TradeoffExplorer(View):
             for name, control in self._controls.items():
                 value = self.choice[name]
                 control.value = value.item() if isinstance(value, np.generic) else value
-            self.rows.selected = (self.position,)
+            self.rows.selected = self.selected
             self.rows.reveal(self.position)
         finally:
             self._busy = False
@@ -279,7 +275,7 @@ class TradeoffExplorer(View):
             self.front.add_traces(traces)
             self.front.update_xaxes(title_text=_AXES[cost])
         for trace, positions in zip(self.front.data[1:-1:2], self._points, strict=True):
-            trace.on_click(lambda _, hit, __, p=positions: hit.point_inds and self._pick(int(p[hit.point_inds[0]])))
+            trace.on_click(lambda _, hit, __, p=positions: hit.point_inds and self.select(p[hit.point_inds[:1]]))
         self._ring()
 
     def _ring(self) -> None:
@@ -310,9 +306,8 @@ class TradeoffExplorer(View):
             self.curves.add_traces(traces)
 
     def _color(self, mode: str) -> str:
-        known = COLORS | {"symmetric": COLORS["student"]}
-        others = [m for m in self.table["mode"].unique() if m not in known]
-        return known[mode] if mode in known else CATEGORIES[(3 + others.index(mode)) % len(CATEGORIES)]
+        others = [m for m in self.table["mode"].unique() if m not in COLORS]
+        return COLORS[mode] if mode in COLORS else CATEGORIES[(3 + others.index(mode)) % len(CATEGORIES)]
 
     def _answer(self) -> str:
         row = self.choice
@@ -322,19 +317,18 @@ class TradeoffExplorer(View):
         less = f"{times:.3g} times less than {width} dimensions in float32" if times > 1 else "all that there is"
         spent = self._encode_ms.get(row["mode"])
         encoding = f", {spent:.1f} ms to encode the query" if spent is not None else ", encoding the query not included"
-        sizes = "".join(
-            f"<tr><td>{words}</td><td>{_size(count * row['bytes_per_document'])}</td><td>{_size(count * whole)}</td></tr>"
-            for words, count in _SIZES.items()
-        )
+        sizes = [
+            (words, _size(count * row["bytes_per_document"]), _size(count * whole)) for words, count in _SIZES.items()
+        ]
+        table = pd.DataFrame(sizes, columns=["documents", "index", "float32 in full"])
         return (
             f"<p><b>{shown(_name(row))}</b>: {row['share_of_teacher']:.1%} of the teacher's nDCG@10 in full (95 % interval "
             f"{row['share_low']:.1%} to {row['share_high']:.1%}), {row['bytes_per_document']:,} bytes a document, "
             f"{less}. A search among "
             f"{row['documents']:,} documents takes {row['query_ms']:.3f} ms{encoding}; a flat index takes time in "
             "proportion to its documents.</p>"
-            '<table style="text-align:left;border-spacing:10px 0"><thead><tr><th>documents</th><th>index</th>'
-            f"<th>float32 in full</th></tr></thead><tbody>{sizes}</tbody></table>"
-            f'<pre style="white-space:pre-wrap;word-break:normal;line-height:1.35;font-family:monospace;margin-top:12px">{html.escape(self.code)}</pre>'
+            + html_table(table, style="text-align:left;border-spacing:10px 0")
+            + f'<pre style="white-space:pre-wrap;word-break:normal;line-height:1.35;font-family:monospace;margin-top:12px">{html.escape(self.code)}</pre>'
         )
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import operator
-import threading
 import time
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 
-import ipywidgets
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -19,20 +16,20 @@ import plotly.graph_objects as go
 from workbench.cache import duration
 from workbench.errors import WorkbenchError
 from workbench.train import Result, TrainingStep
-from workbench.widgets._view import CATEGORIES, COLORS, View, cut, figure, hover, note, shown, works_while_busy
+from workbench.widgets._job import Job
+from workbench.widgets._view import CATEGORIES, COLORS, hover, shown, wrapped
+from workbench.widgets.chart import figure
 
-_REDRAW_SECONDS = 0.35
 _MOST_POINTS = 500  # a curve
 _NAMES = [field.name for field in fields(TrainingStep)]
 
 
-class TrainingMonitor(View):
-    """Show a `distill`: pass the monitor itself as `on_step` and `monitor.stop` as `stop`.
+class TrainingMonitor(Job):
+    """Show a training: pass the monitor itself as `on_step` and `monitor.stop` as `stop`.
 
-    The end is seen at the last step; after a stop, call `finished` with the result, or have the
-    training in a `with monitor:` block, which tells an error too. A monitor may see several runs: one
-    that starts at step 0 takes the place of what is drawn, one resumed from a checkpoint goes on. After
-    a stop, call `stop.clear()` before the next.
+    The end is seen at the last step. After a stop, call `finished` with the result, or train in a `with monitor:` block,
+    which tells an error too. A monitor may see several runs: one that starts at step 0 replaces what is drawn, one
+    resumed from a checkpoint goes on. After a stop, call `monitor.resume()` before the next.
 
     Args:
         lines: held-out losses to beat by name, mean squared L2 distance, drawn as horizontal lines.
@@ -45,69 +42,41 @@ class TrainingMonitor(View):
         WorkbenchError: a line is no finite number.
     """
 
+    _noun = "training"
+
     def __init__(self, lines: Mapping[str, float] | None = None) -> None:
         self.lines: dict[str, float] = {}
         for name, value in (lines or {}).items():
             if (loss := _number(value)) is None:
                 raise WorkbenchError(f"the line {name!r} is {value!r}: give a loss, a finite number")
             self.lines[str(name)] = loss
-        self.stop = threading.Event()
-        self._lock = threading.RLock()  # training reports on one thread while Stop is pressed on another
         self._rows: list[tuple[TrainingStep, float | None]] = []  # with the smoothed loss, in the order of steps
         self._held_out: list[tuple[TrainingStep, None]] = []  # the evaluations among them
-        self._now: tuple[TrainingStep, float | None] | None = None  # a resumed run can be behind the last step drawn
-        self._state = "ready"
+        self._last: tuple[TrainingStep, float | None] | None = None  # a resumed run can be behind the last step drawn
         self._result: Result | None = None
-        self._error: BaseException | None = None
-        self._broken: Exception | None = None
-        self._drawn = 0.0
         self._began: tuple[float, int] | None = None  # seconds, step: for the time left, evaluations included
-        self.bar = ipywidgets.FloatProgress(min=0, max=1, layout={"flex": "1 1 200px", "width": "auto"})
-        self.stop_button = ipywidgets.Button(
-            description="Stop", icon="stop", tooltip="End training after this step and keep the best student so far"
-        )
-        self.stop_button.on_click(lambda _: self._stop_clicked())
-        self.status = note()
+        super().__init__("End training after this step and keep the best student so far")
         self.chart = self._empty_chart()
-        row = ipywidgets.HBox(
-            [self.bar, self.stop_button],
-            layout={"flex_flow": "row wrap", "align_items": "center", "width": "100%"},
-        )
-        super().__init__(row, self.status, self.chart)
-        works_while_busy(self.stop_button)
+        row = wrapped(self.bar, self.stop_button, align_items="center", width="100%")
+        self.children = (*self.children, row, self.status, self.chart)
         self._draw()
 
     def __call__(self, event: TrainingStep) -> None:
         """Take one event; nothing that goes wrong here reaches the training."""
-        with self._drawing():
+        with self._reporting():
             self._put(event)
-            if self._state == "finished" or time.monotonic() - self._drawn >= _REDRAW_SECONDS:
+            if self._due():
                 self._draw()
 
     def finished(self, result: Result | None = None) -> None:
         """Say that training has ended, and with which student.
 
         Args:
-            result: what `distill` returned; None for what the events tell.
+            result: what `train_student` returned; None for what the events tell.
         """
-        with self._drawing():
-            self._result, self._began = result, None
-            if result is None:
-                self._state = "finished" if self._now and self._at_end(self._now[0]) else "stopped"
-            else:
-                self._state = "stopped" if result.stopped else "finished"
-            self._draw()
-
-    def __enter__(self) -> TrainingMonitor:
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        with self._drawing():
-            if error is not None:
-                self._state, self._error, self._began = "failed", error, None
-                self._draw()
-            elif self._result is None:
-                self.finished()
+        with self._reporting():
+            self._result = result
+            self._end(None)
 
     @property
     def history(self) -> pd.DataFrame:
@@ -115,48 +84,30 @@ class TrainingMonitor(View):
         with self._lock:
             return pd.DataFrame([asdict(event) for event, _ in self._rows], columns=_NAMES)
 
-    def close(self) -> None:
-        """Remove the view; the training goes on."""
-        if hasattr(self, "chart"):  # collected after a refused argument, it has none
-            self.chart.close()
-        super().close()
-
-    def summary(self) -> str:
-        """Return state and figures of the training."""
-        with self._lock:
-            lines = [self._said(), *self._figures()]
-            if self._error is not None:
-                lines.append(f'<span class="error">{type(self._error).__name__}: {shown(self._error, 1000)}</span>')
-            if self._broken is not None:
-                lines.append(f'<span class="error">Not all could be shown: {shown(self._broken)}</span>')
-        return "<br>".join(lines)
-
     def figures(self) -> list[go.Figure]:
         """Return the curves, up to the last event."""
-        with self._drawing():
+        with self._reporting():
             self._draw()
         return [self.chart]
 
     # --- events ---
 
-    @contextlib.contextmanager
-    def _drawing(self) -> Iterator[None]:
-        """Hold the lock; what goes wrong in the view must not end the training that reports to it."""
-        with self._lock:
-            try:
-                yield
-            except Exception as error:
-                self._broken = error
-                with contextlib.suppress(Exception):
-                    self.status.value = self.summary()
+    def _end(self, error: BaseException | None) -> None:
+        self._began = None
+        super()._end(error)
+
+    def _cut_short(self) -> bool:
+        if self._result is not None:
+            return self._result.stopped
+        return self._last is None or not self._at_end(self._last[0])
 
     def _put(self, event: TrainingStep) -> None:
         step = operator.index(event.step)
         if step == 0:
             self._rows.clear()
             self._held_out.clear()
-            self._broken = None
-        if self._began is None or self._now is None or step <= self._now[0].step:
+            self._trouble = None
+        if self._began is None or self._last is None or step <= self._last[0].step:
             self._began = (time.monotonic(), step)
         place = _place(self._rows, step)
         before = self._rows[place - 1][1] if place else None
@@ -169,13 +120,13 @@ class TrainingMonitor(View):
             span = min(50.0, max(5.0, (_number(event.steps) or 0) / 50))
             losses = place + (self._rows[0][0].step > 0)  # step 0 has none
             smooth = before + (loss - before) / min(float(losses), span)
-        self._now = (event, smooth)
-        _insert(self._rows, place, self._now)
+        self._last = (event, smooth)
+        _insert(self._rows, place, self._last)
         if any(_number(v) is not None for v in (event.held_out_loss, event.cosine_query, event.cosine_document)):
             _insert(self._held_out, _place(self._held_out, step), (event, None))
-        self._state, self._result, self._error = "training", None, None
+        self._state, self._result, self._error = "running", None, None
         if self._at_end(event):
-            self._state, self._began = "finished", None
+            self._state, self._began = "done", None
 
     @staticmethod
     def _at_end(event: TrainingStep) -> bool:
@@ -190,30 +141,30 @@ class TrainingMonitor(View):
         losses = [(loss, step) for loss, step in losses if loss is not None]
         return min(losses)[::-1] if losses else None
 
-    def _stop_clicked(self) -> None:
-        self.stop.set()  # before the lock: it must work whatever the training is doing
-        with self._drawing():
-            self._show_state()
-
     # --- what is shown ---
 
-    def _said(self) -> str:
+    def _share(self) -> float:
+        steps = _number(self._last[0].steps) if self._last else None
+        return min(1.0, self._last[0].step / steps) if steps else 0.0
+
+    def _headline(self) -> str:
         best = self._best()
         kept = "the last student is kept" if best is None else f"the student of step {best[0]:,} is kept"
         return {
-            "ready": "Training will end before its first step." if self.stop.is_set() else "No training yet.",
-            "training": "Stopping: training ends after this step and keeps the best student."
-            if self.stop.is_set()
-            else "Training.",
+            "ready": "No training yet.",
+            "running": "Training.",
+            "stopping": "Stopping: training ends after this step and keeps the best student."
+            if self._state == "running"
+            else "Training will end before its first step.",
             "stopped": f"Stopped: {kept}.",
-            "finished": f"Finished: {kept}.",
+            "done": f"Finished: {kept}.",
             "failed": "Failed.",
-        }[self._state]
+        }[self._now]
 
     def _figures(self) -> list[str]:
-        if self._now is None:
+        if self._last is None:
             return []
-        event, smooth = self._now
+        event, smooth = self._last
         steps, epoch, rate = _number(event.steps), _number(event.epoch), _number(event.learning_rate)
         speed, best = _number(event.texts_per_second), self._best()
         now = [f"step {event.step:,}" + ("" if steps is None else f" of {steps:,.0f}")]
@@ -225,7 +176,7 @@ class TrainingMonitor(View):
             now.append(f"learning rate {rate:.2e}")
         if speed:
             now.append(f"{speed:,.0f} texts/s")
-        if self._state == "training" and self._began and steps is not None and event.step > self._began[1]:
+        if self._state == "running" and self._began and steps is not None and event.step > self._began[1]:
             seconds, first = self._began
             left = (time.monotonic() - seconds) / (event.step - first) * (steps - event.step)
             now.append(f"{duration(left)} left")
@@ -243,14 +194,6 @@ class TrainingMonitor(View):
             beaten = " (beaten)" if best is not None and best[1] < value else ""
             held_out.append(f"{shown(name, 60)} {value:.4f}{beaten}")
         return [" · ".join(parts) for parts in (now, held_out) if parts]
-
-    def _show_state(self) -> None:
-        last = self._now[0] if self._now else None
-        steps = _number(last.steps) if last else None
-        self.bar.value = min(1.0, last.step / steps) if steps else 0.0
-        self.bar.bar_style = {"finished": "success", "failed": "danger", "stopped": "warning"}.get(self._state, "")
-        self.stop_button.disabled = self.stop.is_set() or self._state in ("finished", "stopped", "failed")
-        self.status.value = self.summary()
 
     def _empty_chart(self) -> go.FigureWidget:
         chart = figure(height=460, x="training step", y="squared L2 distance, mean over texts")
@@ -281,7 +224,7 @@ class TrainingMonitor(View):
         add("cosine, documents", CATEGORIES[2], "2", mode="lines+markers")
         add("learning rate", COLORS["base"], "3", showlegend=False)
         for number, (name, value) in enumerate(self.lines.items()):
-            label = f"{hover(cut(name, 40))} {value:.4f}"
+            label = f"{hover(name, 40)} {value:.4f}"
             # Labels at both ends in turn, so that lines close to each other can be told apart.
             text, side = ([label, ""], "top right") if number % 2 else (["", label], "top left")
             chart.add_scatter(
@@ -292,8 +235,7 @@ class TrainingMonitor(View):
         return chart
 
     def _draw(self) -> None:
-        self._drawn = time.monotonic()  # before what may fail, so that a failure is no more frequent than a success
-        self._show_state()
+        self._show()
         rows, held_out = _thin(self._rows), _thin(self._held_out)
         curves = [
             [(event.step, event.loss) for event, _ in rows],
