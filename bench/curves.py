@@ -54,7 +54,8 @@ def curves(folder: Path, teacher: LocalTeacher, cache: TargetCache, model) -> li
     queries, documents = collection.query_texts(), collection.document_texts()
     with CacheBar() as bar:
         cache.fill(queries + documents, on_plan=bar.plan, on_progress=bar.progress)
-    sides = evaluate.mode_vectors(collection, cache, model)
+    sides = {"teacher": evaluate.vectors(cache, collection), "symmetric": evaluate.vectors(model, collection)}
+    sides["asymmetric"] = sides["symmetric"][0], sides["teacher"][1]
     points = quantize.grid(cache.dimension)
     ids = list(collection.queries), list(collection.corpus)
     rotation = quantize.principal_rotation(sides["teacher"][1])

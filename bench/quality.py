@@ -185,13 +185,9 @@ def mean_share(collections, cache):
 def rows_of(recipe, collections, cache, model, modes=("symmetric", "asymmetric")) -> list[dict]:
     """Return a row for each collection and mode."""
     rows = []
+    name = "base" if "base" in modes else "student"
     for c in collections:
-        if "base" in modes:
-            sides = {"teacher": tuple(np.asarray(cache.targets(t)) for t in (c.query_texts(), c.document_texts()))}
-            sides["base"] = encode(model, c.query_texts()), encode(model, c.document_texts())
-        else:
-            sides = evaluate.mode_vectors(c, cache, model)
-        scored = evaluate.score_modes(c, sides)
+        scored = evaluate.compare({"teacher": cache, name: model}, c)
         for row in scored[scored["mode"].isin(modes)].to_dict("records"):
             rows.append({"collection": c.name, "recipe": "teacher" if row["mode"] == "teacher" else recipe} | row)
             print(

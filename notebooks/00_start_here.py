@@ -111,7 +111,7 @@ print(f"mean cosine of a question to its teacher's vector: {(t * s).sum(axis=1)[
 # The teacher embeds the passages once. The student embeds each question as it comes. This is *asymmetric* search.
 
 # %%
-rows = evaluate.compare_modes(collection, cache, base, small)
+rows = evaluate.compare({"teacher": cache, "base": base, "student": small}, collection)
 rows.set_index("mode")[["ndcg_at_10", "share_of_teacher"]].style.format("{:.3f}")
 
 # %% [markdown]

@@ -187,15 +187,13 @@ result.history.dropna(subset="held_out_loss").set_index("step")[["held_out_loss"
 # %%
 base = models.load(TOUR.base)
 base.max_seq_length = TOUR.max_length
-rows = evaluate.compare_modes(corpus.held_out, cache, base, model)
+start = student.load(closed_form_folder)
+compared = {"teacher": cache, "base": base, "closed-form start": start, "student": model}
+rows = evaluate.compare(compared, corpus.held_out)
 print(evaluate.format_table(rows))
 
-# %%
-start = student.load(closed_form_folder)
-print(evaluate.format_table(evaluate.compare_modes(corpus.held_out, cache, base, start)))
-
 # %% [markdown]
-# The upper table is the trained student, the lower one its closed-form start. With a few hundred queries the intervals
+# The table shows the untrained base, the closed-form start and the trained student beside the teacher. With a few hundred queries the intervals
 # are wide, so compare the intervals before the means.
 #
 # > **Caution.** The best student was selected on these same texts (by its loss, not by search), so it looks a little

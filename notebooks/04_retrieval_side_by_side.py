@@ -68,7 +68,8 @@ print(folder)
 # %%
 base = models.load(TOUR.base)
 base.max_seq_length = TOUR.max_length
-print(evaluate.format_table(evaluate.compare_modes(collection, cache, base, model)))
+rows = evaluate.compare({"teacher": cache, "base": base, "student": model}, collection)
+print(evaluate.format_table(rows))
 
 # %% [markdown]
 # > **Think first.** In asymmetric search the student embeds only the queries. Why can it still be worse than symmetric

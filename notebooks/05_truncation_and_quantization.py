@@ -75,7 +75,8 @@ def taught(targets):
 
 # %%
 plain = taught(cache.targets(train))
-sides = evaluate.mode_vectors(collection, cache, plain)
+sides = {"teacher": evaluate.vectors(cache, collection), "symmetric": evaluate.vectors(plain, collection)}
+sides["asymmetric"] = sides["symmetric"][0], sides["teacher"][1]
 {mode: (queries.shape, documents.shape) for mode, (queries, documents) in sides.items()}
 
 # %% [markdown]

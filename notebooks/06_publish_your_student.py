@@ -76,7 +76,7 @@ base = models.load(TOUR.base)
 base.max_seq_length = TOUR.max_length
 reports = []
 for collection in collections:
-    rows = evaluate.compare_modes(collection, cache, base, model)
+    rows = evaluate.compare({"teacher": cache, "base": base, "student": model}, collection)
     reports.append(evaluate.report(collection, rows, max_length=TOUR.max_length))
     print(f"{collection.name}\n{evaluate.format_table(rows)}\n")
 
@@ -86,7 +86,9 @@ for collection in collections:
 # %%
 collection = corpus.held_out
 ids = list(collection.queries), list(collection.corpus)
-sides = evaluate.mode_vectors(collection, cache, model)
+large_vectors, small_vectors = evaluate.vectors(cache, collection), evaluate.vectors(model, collection)
+asymmetric = small_vectors[0], large_vectors[1]
+sides = {"teacher": large_vectors, "symmetric": small_vectors, "asymmetric": asymmetric}
 
 # %%
 curves = quantize.sweep(collection.qrels, *ids, sides, quantize.grid(cache.dimension, least=192))

@@ -173,12 +173,10 @@ def closed_form(targets):
 base = models.load(TOUR.base)
 base.max_seq_length = TOUR.max_length
 rows = {
-    name: evaluate.compare_modes(collection, at, base, closed_form(at.targets(documents))).set_index("mode")[
-        "ndcg_at_10"
-    ]
+    name: evaluate.compare({"teacher": at, "base": base, "student": closed_form(at.targets(documents))}, collection)
     for name, at in {"through the API": cache, "directly": direct}.items()
 }
-pd.DataFrame(rows).style.format("{:.3f}")
+pd.DataFrame({name: table.set_index("mode")["ndcg_at_10"] for name, table in rows.items()}).style.format("{:.3f}")
 
 # %% [markdown]
 # > **Think first.** Why does a black box make the asymmetric row possible, and how can it take it away again?

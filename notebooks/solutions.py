@@ -84,10 +84,10 @@ print(f"{cosines.min():.2f}  {documents[cosines.argmin()].text}")
 # %%
 lessons = {"passages and docstrings": documents + pairs, "passages": documents, "docstrings": pairs}
 rows = {
-    name: evaluate.compare_modes(collection, cache, base, closed_form(texts)).set_index("mode")["ndcg_at_10"]
+    name: evaluate.compare({"teacher": cache, "base": base, "student": closed_form(texts)}, collection)
     for name, texts in lessons.items()
 }
-pd.DataFrame(rows).style.format("{:.3f}")
+pd.DataFrame({name: table.set_index("mode")["ndcg_at_10"] for name, table in rows.items()}).style.format("{:.3f}")
 
 # %% [markdown]
 # **3. The base's own vectors among the teacher's passages.** Padded to the same width, the vectors can be compared, but

@@ -1,8 +1,15 @@
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from sentence_transformers import SentenceTransformer
 
-from workbench import evaluate, ranking
+from tests.conftest import HashTeacher
+from workbench import agreement, evaluate, models, ranking
+from workbench.cache import TargetCache
+from workbench.data import RetrievalDataset
 from workbench.errors import WorkbenchError
 
 
@@ -80,3 +87,137 @@ def test_score_errors():
     one = pd.DataFrame({m: [1.0] for m in evaluate.MEASURES.values()}, index=["a"])
     with pytest.raises(WorkbenchError, match="other queries"):
         evaluate.summarize({"teacher": one, "symmetric": one.rename({"a": "b"})})
+
+
+def test_one_bootstrap_is_that_of_scipy():
+    from scipy.stats import bootstrap
+
+    rng = np.random.default_rng(1)
+    mine, theirs = rng.uniform(size=(2, 301))
+    expected = bootstrap(
+        (mine, theirs),
+        lambda a, b, axis: a.mean(axis=axis) / b.mean(axis=axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=500,
+        method="percentile",
+        rng=np.random.default_rng(3),
+        batch=256,
+    ).confidence_interval
+    means = evaluate.bootstrap_means([mine, theirs], 500, seed=3)
+    np.testing.assert_allclose(evaluate.interval(means[0] / means[1]), expected, rtol=1e-12)
+
+
+# --- compare ---------------------------------------------------------------------------------------
+
+TEXTS = [f"text number {i}" for i in range(40)]
+RNG = np.random.default_rng(0)
+WANTED = RNG.standard_normal((40, 12)).astype(np.float32)
+NEAR = WANTED + 0.3 * RNG.standard_normal((40, 12)).astype(np.float32)
+DATASET = RetrievalDataset(
+    "small",
+    {f"d{i}": TEXTS[i] for i in range(30)},
+    {f"q{i}": TEXTS[30 + i] for i in range(10)},
+    {f"q{i}": {f"d{i}": 1, f"d{i + 10}": 2} for i in range(10)},
+)
+
+
+def pair(vectors):
+    return vectors[30:], vectors[:30]
+
+
+def test_compare_on_texts_gives_the_measures_of_agreement():
+    table = evaluate.compare({"student": NEAR, "teacher": WANTED, "narrow": WANTED[:, :8]}, TEXTS, k=5)
+    assert list(table["model"]) == ["student", "teacher", "narrow"] and list(table["dimension"]) == [12, 12, 8]
+    assert table.attrs["reference"] == "teacher" and table.attrs["k"] == 5 and table.attrs["texts"] == 40
+    whole = agreement.summary(WANTED, NEAR, k=5)["value"]
+    measures = ["cosine", "squared_distance", "overlap", "rank_correlation", "cka"]
+    np.testing.assert_allclose(table.loc[0, measures].astype(float), whole[measures].astype(float))
+    assert list(table.loc[1, measures]) == [1, 0, 1, 1, 1]
+    assert table.loc[2, ["cosine", "squared_distance"]].isna().all() and table.loc[2, "overlap"] > 0.3
+    (note,) = table.attrs["notes"]
+    assert note == "narrow has 8 dimensions and teacher 12: cosine and squared_distance are NaN"
+    assert set(table.attrs["reading"]) == set(measures) and "Kornblith" in table.attrs["reading"]["cka"]
+    first = evaluate.compare({"student": NEAR, "other": WANTED}, pd.Series(TEXTS))
+    assert first.attrs["reference"] == "student" and first.loc[0, "cosine"] == 1
+    assert evaluate.compare({"a": NEAR, "b": WANTED}, TEXTS, reference="b").attrs["reference"] == "b"
+
+
+def test_compare_on_a_data_set_gives_each_mode():
+    given = {"teacher": pair(WANTED), "base": pair(NEAR[:, :8]), "student": pair(NEAR), "flat": pair(NEAR[:, :4])}
+    rows = evaluate.compare(given, DATASET)
+    assert rows[["model", "mode"]].values.tolist() == [
+        ["teacher", "teacher"], ["base", "base"], ["student", "symmetric"], ["student", "asymmetric"], ["flat", "symmetric"],
+    ]  # fmt: skip
+    ids = list(DATASET.queries), list(DATASET.corpus)
+    by_hand = {
+        "teacher": evaluate.score(DATASET.qrels, *ids, *pair(WANTED)),
+        "asymmetric": evaluate.score(DATASET.qrels, *ids, NEAR[30:], WANTED[:30]),
+    }
+    expected = evaluate.summarize(by_hand).set_index("mode").loc["asymmetric"]
+    pd.testing.assert_series_equal(rows.loc[3, expected.index], expected, check_names=False, check_dtype=False)
+    assert [note.split()[0] for note in rows.attrs["notes"]] == ["base", "flat"]
+    shown = evaluate.format_table(rows)
+    assert "untrained base" in shown and "student, asymmetric" in shown and "flat, symmetric" in shown
+    assert "student, asymmetric" in evaluate.format_table(rows.drop(columns="model"))
+    assert evaluate.report(DATASET, rows)["rows"][3]["mode"] == "asymmetric"
+
+
+def test_compare_takes_any_form_of_a_model(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
+    model = SentenceTransformer(str(tiny_model), device="cpu")
+    vectors = model.encode_document(TEXTS)
+    teacher = HashTeacher(dimension=32)
+    cache = TargetCache(tmp_path / "other", teacher)
+    given = {"array": vectors, "loaded": model, "folder": tiny_model, "path": str(tiny_model),
+             "tensor": torch.tensor(vectors), "lists": vectors.tolist(), "teacher": teacher, "cache": cache}  # fmt: skip
+    table = evaluate.compare(given, TEXTS, reference="array").set_index("model")
+    np.testing.assert_allclose(table.loc[["loaded", "folder", "path", "tensor", "lists"], "cosine"], 1, atol=1e-5)
+    assert abs(table.loc["teacher", "cosine"]) < 0.5 and table.loc["teacher", "cosine"] == table.loc["cache", "cosine"]
+    # A teacher is asked once for each text: what it made is in a cache, and used again.
+    assert len(teacher.encoded) == 2 * len(TEXTS)
+    evaluate.compare(given, TEXTS)
+    assert len(teacher.encoded) == 2 * len(TEXTS) and len(cache) == len(TEXTS)
+    queries, documents = evaluate.vectors(model, DATASET)
+    np.testing.assert_allclose(queries, models.encode(model, TEXTS[30:], "query"), atol=1e-5)
+    np.testing.assert_allclose(documents, models.encode(model, TEXTS[:30]), atol=1e-5)
+
+
+def test_compare_reads_files_and_folders(tmp_path, task_folders):
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": t, "role": "document"}) + "\n" for t in TEXTS))
+    assert evaluate.compare({"a": WANTED, "b": NEAR}, tmp_path / "texts.jsonl").attrs["texts"] == 40
+    rng = np.random.default_rng(0)
+    pairs = {name: (rng.standard_normal((12, 4)), rng.standard_normal((30, 4))) for name in ("teacher", "student")}
+    rows = evaluate.compare(pairs, str(task_folders / "search"))
+    assert rows.attrs["dataset"] == "search" and list(rows["mode"]) == ["teacher", "symmetric", "asymmetric"]
+
+
+class Refusing(HashTeacher):
+    def encode(self, texts, role="document", *, stop=None):
+        raise AssertionError("nothing is encoded before all is checked")
+
+
+@pytest.mark.parametrize(
+    ("given", "data", "more", "message"),
+    [
+        ({"a": WANTED}, TEXTS, {}, "at least two models by name.* got 1 models"),
+        ([WANTED, NEAR], TEXTS, {}, "at least two models by name.* got an object of type list"),
+        ({"a": WANTED, "b": NEAR}, TEXTS, {"reference": "c"}, "reference 'c' is not one of the models: choose from a, b"),
+        ({"a": WANTED, "b": NEAR}, TEXTS, {"k": 0}, "k is 0"),
+        ({"t": Refusing(), "b": NEAR[:39]}, TEXTS, {}, "model 'b': 39 vectors were given for 40 texts"),
+        ({"t": Refusing(), "b": NEAR}, DATASET, {}, "model 'b': expected a pair of arrays for a data set"),
+        ({"t": Refusing(), "b": pair(NEAR)[::-1]}, DATASET, {}, "model 'b': 30 vectors were given for 10 queries"),
+        ({"t": Refusing(), "b": (NEAR[30:, :5], NEAR[:30])}, DATASET, {}, "queries are 5 wide and documents 12"),
+        ({"t": Refusing(), "b": None}, TEXTS, {}, "model 'b': expected a text-embedding model, got None"),
+        ({"t": Refusing(), "b": "no/such-model"}, TEXTS, {}, "model 'b'"),
+        ({"t": Refusing(), "b": NEAR * np.nan}, TEXTS, {}, "model 'b': .*NaN"),
+        ({"t": Refusing(), "b": NEAR}, "text", {}, "text"),
+        ({"t": Refusing(), "b": NEAR}, ["a", None], {}, "item 1"),
+        ({"t": Refusing(), "b": NEAR}, [], {}, "no texts"),
+        ({"t": Refusing(), "b": NEAR}, 5, {}, "int"),
+    ],
+)  # fmt: skip
+def test_compare_refuses_before_anything_is_embedded(given, data, more, message, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
+    with pytest.raises(WorkbenchError, match=message):
+        evaluate.compare(given, data, **more)

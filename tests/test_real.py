@@ -91,7 +91,7 @@ def test_a_student_learns_its_teacher(cache, teacher):
     assert result.best_loss < 0.98 * warm
     base = models.load(TOUR.base)
     base.max_seq_length = TOUR.max_length
-    rows = evaluate.compare_modes(corpus.held_out, cache, base, model).set_index("mode")
+    rows = evaluate.compare({"teacher": cache, "base": base, "student": model}, corpus.held_out).set_index("mode")
     assert rows.loc["teacher", "ndcg_at_10"] > 0.7
     assert rows.loc["asymmetric", "share_of_teacher"] > 0.8
     assert rows.loc["symmetric", "share_of_teacher"] > 0.8
@@ -103,7 +103,7 @@ def test_the_teacher_finds_its_way_through_the_tutorial(cache, teacher):
     base = models.load(TOUR.base)
     model = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
     student.fit_head(model, collection.document_texts(), cache.targets(collection.document_texts()))
-    rows = evaluate.compare_modes(collection, cache, base, model).set_index("mode")
+    rows = evaluate.compare({"teacher": cache, "base": base, "student": model}, collection).set_index("mode")
     assert rows.loc["teacher", "ndcg_at_10"] > 0.6
     assert rows.loc["symmetric", "ndcg_at_10"] > 0.3
 

@@ -1,128 +1,23 @@
-"""Scores, and the four rows every comparison shows. Arrays in, dataframes out."""
+"""Scores, and the comparison of any models on any texts. Arrays in, dataframes out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-import ir_measures
 import numpy as np
 import pandas as pd
-from ir_measures import RR, R, nDCG
-from sentence_transformers import SentenceTransformer
 
-from workbench import ranking
+from workbench import agreement, ranking
+from workbench._util import checked, home
 from workbench.cache import TargetCache
-from workbench.data import RetrievalDataset
+from workbench.data import RetrievalDataset, Text, as_texts, beir, read_texts
 from workbench.errors import WorkbenchError
-from workbench.models import encode
+from workbench.models import as_model, encode
+from workbench.teachers import Teacher
 
-# Measure and its column, as trec_eval computes them (recall and MRR count grades of 1 and more).
-MEASURES = {nDCG @ 10: "ndcg_at_10", R @ 100: "recall_at_100", RR @ 10: "mrr_at_10"}
-_DEPTH = 100
-
-
-def score(
-    qrels: Mapping[str, Mapping[str, int]],
-    query_ids: Sequence[str],
-    document_ids: Sequence[str],
-    queries: np.ndarray,
-    documents: np.ndarray,
-) -> pd.DataFrame:
-    """Search and score every judged query.
-
-    Args:
-        qrels: query id to document id to grade.
-        query_ids: ids of the rows of `queries`.
-        document_ids: ids of the rows of `documents`.
-        queries: float of shape (q, d).
-        documents: float of shape (n, d).
-
-    Returns:
-        One row a query (index: query id) with `ndcg_at_10`, `recall_at_100` and `mrr_at_10`,
-        fractions from 0 to 1, by `ir_measures`. Queries are ranked among all documents.
-    """
-    if len(query_ids) != len(queries) or len(document_ids) != len(documents):
-        raise WorkbenchError("ids and vectors are out of step: one id for each row is needed")
-    return score_ranking(qrels, query_ids, document_ids, ranking.top_k(queries, documents, _DEPTH)[1])
-
-
-def score_ranking(
-    qrels: Mapping[str, Mapping[str, int]], query_ids: Sequence[str], document_ids: Sequence[str], positions: np.ndarray
-) -> pd.DataFrame:
-    """Score results that some search has found.
-
-    Args:
-        qrels: query id to document id to grade.
-        query_ids: ids of the rows of `positions`.
-        document_ids: ids of all documents.
-        positions: int of shape (q, k), positions of documents, best first.
-
-    Returns:
-        As `score`.
-    """
-    # Measures order equal scores by id; a falling rank keeps the order of the search instead.
-    run = {
-        query: {document_ids[p]: float(len(found) - rank) for rank, p in enumerate(found)}
-        for query, found in zip(query_ids, positions, strict=True)
-    }
-    rows: dict[str, dict[str, float]] = {query: {} for query in query_ids if query in qrels}
-    for value in ir_measures.iter_calc(list(MEASURES), {q: dict(qrels[q]) for q in rows}, run):
-        rows[value.query_id][MEASURES[value.measure]] = value.value
-    return pd.DataFrame.from_dict(rows, orient="index", columns=list(MEASURES.values()))
-
-
-def summarize(
-    scores: Mapping[str, pd.DataFrame], *, teacher: str = "teacher", resamples: int = 2000, seed: int = 0
-) -> pd.DataFrame:
-    """Summarize per-query scores beside the teacher's.
-
-    Args:
-        scores: mode to what `score` returned for it, all on the same queries.
-        teacher: the mode that the others are measured against.
-        resamples: bootstrap resamples of the queries.
-        seed: of the resampling.
-
-    Returns:
-        One row a mode: the mean of each measure, `share_of_teacher` (ratio of mean nDCG@10), and
-        its 95 % interval `share_low` to `share_high` by the paired percentile bootstrap over queries
-        (Efron and Tibshirani, 1993), in which one draw of queries serves both models.
-    """
-    from scipy.stats import bootstrap
-
-    base = scores[teacher]["ndcg_at_10"]
-    rows = []
-    for mode, table in scores.items():
-        if not table.index.equals(base.index):
-            raise WorkbenchError(f"mode {mode!r} was scored on other queries than {teacher!r}")
-        mine = table["ndcg_at_10"]
-        row = {
-            "mode": mode,
-            **table.mean().to_dict(),
-            "share_of_teacher": np.nan,
-            "share_low": np.nan,
-            "share_high": np.nan,
-        }
-        if base.mean() > 0:
-            row["share_of_teacher"] = mine.mean() / base.mean()
-            if mode == teacher or len(base) < 2:
-                row["share_low"] = row["share_high"] = row["share_of_teacher"]
-            else:
-                with np.errstate(invalid="ignore", divide="ignore"):
-                    interval = bootstrap(
-                        (mine.to_numpy(), base.to_numpy()),
-                        lambda a, b, axis: a.mean(axis=axis) / b.mean(axis=axis),
-                        paired=True,
-                        vectorized=True,
-                        n_resamples=resamples,
-                        method="percentile",
-                        rng=np.random.default_rng(seed),
-                        batch=256,
-                    ).confidence_interval
-                row["share_low"], row["share_high"] = interval.low, interval.high
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
+MEASURES = {"nDCG@10": "ndcg_at_10", "R@100": "recall_at_100", "RR@10": "mrr_at_10"}  # ir_measures' name to column
 LABELS = {
     "teacher": "teacher",
     "base": "untrained base",
@@ -135,86 +30,341 @@ COLUMNS = {
     "mrr_at_10": "MRR@10",
     "share_of_teacher": "share of teacher",
 }
+_DEPTH = 100
+_AGREEMENT = ("cosine", "squared_distance", "overlap", "rank_correlation", "cka")
+Vectors = np.ndarray | tuple[np.ndarray, np.ndarray]
 
 
-def mode_vectors(
-    collection: RetrievalDataset,
-    cache: TargetCache,
-    student: SentenceTransformer,
-    base: SentenceTransformer | None = None,
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Embed a collection once for every mode.
+# --- scores of one search --------------------------------------------------------------------------
+
+
+def score(
+    qrels: Mapping[str, Mapping[str, int]],
+    query_ids: Sequence[str],
+    document_ids: Sequence[str],
+    queries: np.ndarray,
+    documents: np.ndarray,
+) -> pd.DataFrame:
+    """Search by cosine and score every judged query.
 
     Args:
-        collection: documents and queries.
-        cache: holds the teacher's vectors of the collection (fill it first).
-        student: embeds queries and documents.
-        base: what the student started from; left out if None.
+        qrels: query id to document id to grade.
+        query_ids: ids of the rows of `queries`.
+        document_ids: ids of the rows of `documents`.
+        queries: float of shape (q, d).
+        documents: float of shape (n, d).
 
     Returns:
-        Mode to its vectors of queries and of documents, float32 of shapes (q, d) and (n, d): teacher,
-        base, symmetric, asymmetric.
+        One row per query (index: query id) with `ndcg_at_10`, `recall_at_100` and `mrr_at_10`, from 0 to 1, computed
+        by `ir_measures` as trec_eval does. Each query is ranked among all documents. Recall and MRR count grades of
+        1 and more.
 
     Raises:
-        WorkbenchError: the student is not as wide as the teacher.
+        WorkbenchError: ids and vectors differ in number, or the vectors cannot be searched (see `ranking.top_k`).
     """
-    queries, documents = collection.query_texts(), collection.document_texts()
-    if student.get_embedding_dimension() != cache.dimension:
+    if len(query_ids) != len(queries) or len(document_ids) != len(documents):
         raise WorkbenchError(
-            f"the student's vectors are {student.get_embedding_dimension()} wide, the teacher's {cache.dimension}: "
-            "it was distilled from another teacher, or truncated since"
+            f"ids and vectors are out of step: {len(query_ids):,} query ids for {len(queries):,} vectors, "
+            f"{len(document_ids):,} document ids for {len(documents):,}"
         )
-    sides = {"teacher": (np.asarray(cache.targets(queries)), np.asarray(cache.targets(documents)))}
-    if base is not None:
-        sides["base"] = encode(base, queries), encode(base, documents)
-    sides["symmetric"] = encode(student, queries), encode(student, documents)
-    sides["asymmetric"] = sides["symmetric"][0], sides["teacher"][1]
-    return sides
+    return score_ranking(qrels, query_ids, document_ids, ranking.top_k(queries, documents, _DEPTH)[1])
 
 
-def score_modes(collection: RetrievalDataset, sides: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
-    """Return what `evaluate.summarize` says of the modes that `vectors` embedded."""
-    ids = list(collection.queries), list(collection.corpus)
-    return summarize({mode: score(collection.qrels, *ids, *side) for mode, side in sides.items()})
-
-
-def compare_modes(
-    collection: RetrievalDataset, cache: TargetCache, base: SentenceTransformer, student: SentenceTransformer
+def score_ranking(
+    qrels: Mapping[str, Mapping[str, int]], query_ids: Sequence[str], document_ids: Sequence[str], positions: np.ndarray
 ) -> pd.DataFrame:
-    """Score teacher, untrained base, student on both sides, and student on the teacher's documents.
+    """Score the results of any search.
 
     Args:
-        collection: documents, queries and judgments.
-        cache: holds the teacher's vectors of the collection (fill it first).
-        base: what the student started from; it searches in a space of its own.
-        student: embeds queries, and in the symmetric mode documents too.
+        qrels: query id to document id to grade.
+        query_ids: ids of the rows of `positions`.
+        document_ids: ids of all documents.
+        positions: int of shape (q, k), positions of documents, best first.
 
     Returns:
-        What `evaluate.summarize` returns, for the modes teacher, base, symmetric and asymmetric.
+        As `score`.
     """
-    return score_modes(collection, mode_vectors(collection, cache, student, base))
+    import ir_measures
+
+    # ir_measures orders equal scores by id. A score that falls with the rank keeps the order of the search.
+    run = {
+        query: {document_ids[p]: float(len(found) - rank) for rank, p in enumerate(found)}
+        for query, found in zip(query_ids, positions, strict=True)
+    }
+    rows: dict[str, dict[str, float]] = {query: {} for query in query_ids if query in qrels}
+    measures = [ir_measures.parse_measure(name) for name in MEASURES]
+    for value in ir_measures.iter_calc(measures, {q: dict(qrels[q]) for q in rows}, run):
+        rows[value.query_id][MEASURES[str(value.measure)]] = value.value
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(MEASURES.values()))
 
 
-def report(
-    collection: RetrievalDataset, rows: pd.DataFrame, curves: pd.DataFrame | None = None, **more: object
-) -> dict:
-    """Return what was measured on a collection as JSON values: what `workbench evaluate` writes and a card reads.
+def bootstrap_means(columns: Sequence[np.ndarray], resamples: int = 2000, seed: int = 0) -> np.ndarray:
+    """Return the means of paired columns on the same bootstrap resamples of their rows.
+
+    The 2.5 % and 97.5 % quantiles of a difference or a ratio of two of the means are its 95 % interval by the paired
+    percentile bootstrap (Efron and Tibshirani, 1993).
 
     Args:
-        collection: that was searched.
-        rows: what `compare` returned.
-        curves: what `quantize.sweep` returned.
-        more: to be said besides.
+        columns: m arrays of shape (n,); row i of each belongs to the same query or text.
+        resamples: number of resamples, of n rows each.
+        seed: of the resampling.
+
+    Returns:
+        float64 of shape (m, resamples).
     """
-    said = {"collection": collection.name, "documents": len(collection.corpus), "queries": len(collection.queries)}
+    columns = np.stack([np.asarray(column, dtype=np.float64) for column in columns])
+    rng, count = np.random.default_rng(seed), columns.shape[1]
+    means = np.empty((len(columns), resamples))
+    batch = max(1, 4_000_000 // count)
+    for start in range(0, resamples, batch):
+        draws = rng.integers(0, count, (min(batch, resamples - start), count))
+        for mean, column in zip(means, columns, strict=True):
+            mean[start : start + len(draws)] = column[draws].mean(axis=1)
+    return means
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Return the 2.5 % and the 97.5 % quantile of resampled values; NaN if one of them is not defined."""
+    low, high = np.quantile(values, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def summarize(
+    scores: Mapping[str, pd.DataFrame], *, teacher: str = "teacher", resamples: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Average scores per query, and compare them with the teacher's.
+
+    Args:
+        scores: mode to the result of `score`, all on the same queries.
+        teacher: the mode that the others are compared with.
+        resamples: bootstrap resamples of the queries.
+        seed: of the resampling.
+
+    Returns:
+        One row per mode: the mean of each measure, `share_of_teacher` (ratio of mean nDCG@10), and its 95 % interval
+        `share_low` to `share_high` by `bootstrap_means` over queries. All three are NaN if the teacher's mean is 0.
+
+    Raises:
+        WorkbenchError: a mode was scored on other queries than the teacher.
+    """
+    base, rows = scores[teacher]["ndcg_at_10"], []
+    for mode, table in scores.items():
+        if not table.index.equals(base.index):
+            raise WorkbenchError(f"mode {mode!r} was scored on other queries than {teacher!r}")
+        share = low = high = np.nan
+        if base.mean() > 0:
+            low = high = share = table["ndcg_at_10"].mean() / base.mean()
+            if mode != teacher and len(base) > 1:
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    low, high = interval(np.divide(*bootstrap_means([table["ndcg_at_10"], base], resamples, seed)))
+        figures = {"share_of_teacher": share, "share_low": low, "share_high": high}
+        rows.append({"mode": mode, **table.mean().to_dict(), **figures})
+    return pd.DataFrame(rows)
+
+
+# --- any models on any texts -----------------------------------------------------------------------
+
+
+def compare(
+    models: Mapping[str, Any], data: Any, *, reference: str | None = None, k: int = 10, seed: int = 0
+) -> pd.DataFrame:
+    """Compare models with a reference, on texts or on a retrieval data set.
+
+    Args:
+        models: name to model, at least two. A model is a name, a folder or a loaded `SentenceTransformer`; a
+            `Teacher`, whose vectors are kept in a cache; a `TargetCache`; or vectors, an array of shape (n, d) for
+            texts and a pair (queries, documents) for a data set.
+        data: a list of texts, a file or folder of texts (see `data.read_texts`), a `RetrievalDataset`, or a folder in
+            BEIR's layout.
+        reference: name of the model that the others are compared with: "teacher" or else the first if None.
+        k: neighbors to compare on texts.
+        seed: of random pairs, approximate neighbors and the bootstrap.
+
+    Returns:
+        On texts, one row per model: `model`, `dimension`, and its agreement with the reference: `cosine`,
+        `squared_distance`, `overlap`, `rank_correlation` and `cka`. `attrs["reading"]` says how to read each.
+
+        On a data set, one row per model and mode: `model`, `mode` and the columns of `summarize`. The modes are
+        "teacher" (the reference), "symmetric" (the model embeds queries and documents) and "asymmetric" (its
+        queries, the reference's documents), the last only where both are equally wide. A model named "base" has one
+        row of mode "base".
+
+        `attrs["reference"]` is the reference's name, and `attrs["notes"]` says for what reason a value is NaN or a
+        row is missing.
+
+    Raises:
+        WorkbenchError: there are fewer than two models, the reference is not one of them, a model or the data cannot
+            be read, or vectors and texts differ in number. All this is checked before anything is embedded.
+
+    Example:
+        >>> import numpy as np
+        >>> from workbench.evaluate import compare
+        >>> vectors = np.eye(3)
+        >>> compare({"teacher": vectors, "student": vectors + 0.1}, ["one", "two", "three"], k=1)["cosine"].round(2)
+        0    1.00
+        1    0.99
+        2    0.99
+        Name: cosine, dtype: float64
+    """
+    if not isinstance(models, Mapping) or len(models) < 2:
+        given = f"{len(models)} models" if isinstance(models, Mapping) else f"an object of type {type(models).__name__}"
+        raise WorkbenchError(f'expected at least two models by name, {{"teacher": ..., "student": ...}}, got {given}')
+    if reference is None:
+        reference = "teacher" if "teacher" in models else next(iter(models))
+    elif reference not in models:
+        raise WorkbenchError(f"reference {reference!r} is not one of the models: choose from {', '.join(models)}")
+    if k < 1:
+        raise WorkbenchError(f"k is {k}; expected a number of neighbors such as 10")
+    data = _data(data)
+    ready = {}
+    for name, model in models.items():
+        try:
+            ready[name] = _prepared(model, data)
+        except WorkbenchError as error:
+            raise WorkbenchError(f"model {name!r}: {error}") from None
+    widths = {name: _width(model) for name, model in ready.items()}
+    embedded = {name: vectors(model, data) for name, model in ready.items()}
+    retrieval = isinstance(data, RetrievalDataset)
+    table = (_retrieved if retrieval else _agreed)(embedded, data, reference, k, seed)
+    missing = "no asymmetric row" if retrieval else "cosine and squared_distance are NaN"
+    table.attrs |= {"reference": reference}
+    table.attrs["notes"] = [
+        f"{name} has {width} dimensions and {reference} {widths[reference]}: {missing}"
+        for name, width in widths.items()
+        if width != widths[reference]
+    ]
+    return table
+
+
+def vectors(model: Any, data: Any) -> Vectors:
+    """Embed texts or a retrieval data set with anything that `compare` takes as a model.
+
+    Args:
+        model: see `compare`. What a cache lacks is encoded by its teacher and kept.
+        data: see `compare`.
+
+    Returns:
+        float32 of shape (n, d) for texts; a pair for a data set, the vectors of its queries and of its documents.
+
+    Raises:
+        WorkbenchError: the model or the data cannot be read, or vectors and texts differ in number.
+    """
+    data = _data(data)
+    model = _prepared(model, data)
+    if isinstance(model, np.ndarray | tuple):
+        return model
+    retrieval = isinstance(data, RetrievalDataset)
+    texts = data.query_texts() + data.document_texts() if retrieval else data
+    if isinstance(model, TargetCache):
+        model.fill(texts)
+        found = np.asarray(model.targets(texts), dtype=np.float32)
+    else:
+        found = encode(model, texts)
+    return (found[: len(data.queries)], found[len(data.queries) :]) if retrieval else found
+
+
+def _data(data: Any) -> RetrievalDataset | Sequence[Text]:
+    if isinstance(data, RetrievalDataset):
+        return data
+    if isinstance(data, str | Path):
+        return beir(data) if (Path(data) / "corpus.jsonl").is_file() else list(read_texts(data))
+    return as_texts(data)
+
+
+def _prepared(model: Any, data: RetrievalDataset | Sequence[Text]) -> Any:
+    """Return a loaded model, a cache, or checked vectors; nothing is embedded."""
+    if isinstance(model, Teacher):
+        return TargetCache(home() / "cache", model)
+    if isinstance(model, TargetCache):
+        return model
+    if not (isinstance(model, list | tuple) or hasattr(model, "__array__")):
+        return as_model(model)
+    if not isinstance(data, RetrievalDataset):
+        return _counted(model, len(data), "texts")
+    if not isinstance(model, tuple) or len(model) != 2:
+        raise WorkbenchError("expected a pair of arrays for a data set: (vectors of queries, vectors of documents)")
+    pair = _counted(model[0], len(data.queries), "queries"), _counted(model[1], len(data.corpus), "documents")
+    if pair[0].shape[1] != pair[1].shape[1]:
+        raise WorkbenchError(f"queries are {pair[0].shape[1]} wide and documents {pair[1].shape[1]}")
+    return pair
+
+
+def _counted(array: Any, count: int, what: str) -> np.ndarray:
+    array = checked(array, what)
+    if len(array) != count:
+        raise WorkbenchError(f"{len(array):,} vectors were given for {count:,} {what}: expected one per text, in order")
+    return array
+
+
+def _width(model: Any) -> int:
+    if isinstance(model, TargetCache):
+        return model.dimension
+    if isinstance(model, np.ndarray | tuple):
+        return model[0].shape[-1]
+    return model.get_embedding_dimension()
+
+
+def _agreed(embedded: Mapping[str, np.ndarray], texts: Sequence[Text], reference: str, k: int, seed: int):
+    """Return a row of agreement per model."""
+    own, rows, attrs = embedded[reference], [], {}
+    for name, other in embedded.items():
+        found = dict.fromkeys(_AGREEMENT, 1.0) | {"squared_distance": 0.0}
+        if name != reference:
+            per_text = agreement.per_text(own, other, k=k, seed=seed)
+            found = per_text[["cosine", "squared_distance", "overlap"]].mean().to_dict()
+            found["rank_correlation"] = agreement.rank_correlation(own, other, seed=seed)
+            found["cka"], attrs = agreement.cka(own, other), per_text.attrs
+        rows.append({"model": name, "dimension": other.shape[1], **found})
+    table = pd.DataFrame(rows)
+    reading = {name: "good: {}; bad: {} ({})".format(*agreement.MEASURES[name]) for name in _AGREEMENT}
+    table.attrs |= {"texts": len(texts), "k": attrs["k"], "neighbors": attrs["neighbors"], "reading": reading}
+    return table
+
+
+def _retrieved(embedded: Mapping[str, tuple], data: RetrievalDataset, reference: str, k: int, seed: int):
+    """Return a row of retrieval per model and mode."""
+    own, sides = embedded[reference], {}
+    for name, pair in embedded.items():
+        mode = "teacher" if name == reference else "base" if name == "base" else "symmetric"
+        sides[name, mode] = pair
+        if mode == "symmetric" and pair[0].shape[1] == own[1].shape[1]:
+            sides[name, "asymmetric"] = pair[0], own[1]
+    ids = list(data.queries), list(data.corpus)
+    scores = {key: score(data.qrels, *ids, *pair) for key, pair in sides.items()}
+    rows = summarize(scores, teacher=(reference, "teacher"), seed=seed)
+    rows["mode"] = [mode for _, mode in sides]
+    rows.insert(0, "model", [name for name, _ in sides])
+    rows.attrs |= {"dataset": data.name, "queries": len(scores[reference, "teacher"]), "documents": len(data.corpus)}
+    return rows
+
+
+# --- tables ----------------------------------------------------------------------------------------
+
+
+def report(dataset: RetrievalDataset, rows: pd.DataFrame, curves: pd.DataFrame | None = None, **more: object) -> dict:
+    """Return the results on a data set as JSON values, as `workbench evaluate` writes and a model card reads them.
+
+    Args:
+        dataset: the data set that was searched.
+        rows: the result of `compare`.
+        curves: the result of `quantize.sweep`.
+        more: further entries.
+    """
+    said = {"collection": dataset.name, "documents": len(dataset.corpus), "queries": len(dataset.queries)}
     return said | more | {"rows": as_rows(rows)} | ({} if curves is None else {"curves": as_rows(curves)})
 
 
-def format_table(rows: pd.DataFrame, labels: Mapping[str, str] = LABELS) -> str:
-    """Format rows for a terminal, shares with their 95 % interval."""
-    shown = pd.DataFrame({"": [labels.get(mode, mode) for mode in rows["mode"]]})
+def format_table(rows: pd.DataFrame) -> str:
+    """Format the retrieval rows of `compare` or `summarize` for a terminal, shares with their 95 % interval."""
+    labels = [LABELS.get(mode, mode) for mode in rows["mode"]]
+    if "model" in rows:
+        names = zip(rows["model"], rows["mode"], labels, strict=True)
+        labels = [
+            f"{n}, {m}" if m in ("symmetric", "asymmetric") else n if m == "teacher" else label for n, m, label in names
+        ]
+    shown = pd.DataFrame({"": labels})
     for column, title in COLUMNS.items():
-        shown[title] = [f"{value:.3f}" if column != "share_of_teacher" else f"{value:.1%}" for value in rows[column]]
+        shown[title] = rows[column].map("{:.1%}".format if column == "share_of_teacher" else "{:.3f}".format).to_numpy()
     shown["95 % interval"] = [
         "" if low == high else f"{low:.1%} to {high:.1%}"
         for low, high in zip(rows["share_low"], rows["share_high"], strict=True)
@@ -223,7 +373,7 @@ def format_table(rows: pd.DataFrame, labels: Mapping[str, str] = LABELS) -> str:
 
 
 def as_rows(rows: pd.DataFrame) -> list[dict]:
-    """Return rows as JSON values; what is not defined (a share of nothing) is null."""
+    """Return rows as JSON values; NaN and infinity are null."""
     return [{name: _json(value) for name, value in row.items()} for row in rows.to_dict("records")]
 
 

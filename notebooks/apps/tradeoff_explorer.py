@@ -33,7 +33,9 @@ cache = TargetCache(home() / "cache", teacher)
 _ = cache.fill(collection.query_texts() + collection.document_texts() + lesson)
 
 # %%
-sides = evaluate.mode_vectors(collection, cache, student.load(_course.learned(cache, lesson)))
+model = student.load(_course.learned(cache, lesson))
+sides = {"teacher": evaluate.vectors(cache, collection), "symmetric": evaluate.vectors(model, collection)}
+sides["asymmetric"] = sides["symmetric"][0], sides["teacher"][1]
 rotation = quantize.principal_rotation(cache.targets(lesson)[:])
 spaces = {
     "as it is": sides,

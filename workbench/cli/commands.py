@@ -266,18 +266,25 @@ def run_evaluate(options: argparse.Namespace, stop: threading.Event) -> None:
         raise WorkbenchError(f"--json {path} is a folder: name a file")
     _, cache, base = _beside(options, model, about)
     model.max_seq_length = base.max_seq_length = options.max_length
+    if model.get_embedding_dimension() != cache.dimension:
+        raise WorkbenchError(
+            f"{options.student} has vectors of {model.get_embedding_dimension()} dimensions and its teacher of "
+            f"{cache.dimension}: it was distilled from another teacher, or truncated since"
+        )
     fingerprint = models.resolve(options.student).fingerprint
     inputs.fill(cache, collection.query_texts() + collection.document_texts(), stop)
     if stop.is_set():
         return
-    sides = evaluate.mode_vectors(collection, cache, model, base)
-    rows = evaluate.score_modes(collection, sides)
+    compared = {"teacher": cache, "base": base, "student": model}
+    compared = {name: evaluate.vectors(each, collection) for name, each in compared.items()}
+    rows = evaluate.compare(compared, collection)
     print(f"{collection.name}: {len(collection.corpus):,} documents, {len(collection.queries):,} judged queries\n")
     print(evaluate.format_table(rows))
     curves = None
     if options.curves:
         ids = list(collection.queries), list(collection.corpus)
-        own = {mode: pair for mode, pair in sides.items() if mode != "base"}
+        large, small = compared["teacher"], compared["student"]
+        own = {"teacher": large, "symmetric": small, "asymmetric": (small[0], large[1])}
         points = quantize.grid(cache.dimension)
         with tqdm(total=len(own) * len(points), unit="points", desc="curves", leave=False) as bar:
             curves = quantize.sweep(

@@ -10,8 +10,6 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import pandas as pd
-
 from workbench import data, evaluate, models, student
 from workbench._progress import CacheBar, TrainingBar
 from workbench._util import home, write_json
@@ -22,11 +20,6 @@ from workbench.errors import TrainingError
 from workbench.pipeline import TOUR, TOUR_DOCUMENTS, Recipe
 from workbench.teachers import LocalTeacher
 from workbench.train import provenance, train_student
-
-LABELS = evaluate.LABELS | {
-    "closed-form symmetric": "closed-form start, symmetric",
-    "closed-form asymmetric": "closed-form start, asymmetric",
-}
 
 
 def tour_texts() -> tuple[list[Text], data.RetrievalDataset]:
@@ -70,18 +63,17 @@ def run(
     base = models.load(recipe.base)
     base.max_seq_length = recipe.max_length
     print(f"Searching {len(held_out.corpus):,} documents with {len(held_out.queries):,} queries ...", flush=True)
-    rows = evaluate.compare_modes(held_out, cache, base, model)
-    closed_form = evaluate.compare_modes(held_out, cache, base, start)
-    closed_form = closed_form[closed_form["mode"].isin(["symmetric", "asymmetric"])]
+    compared = {"teacher": cache, "base": base, "student": model, "closed-form start": start}
+    shown = evaluate.compare(compared, held_out)
+    closed_form = shown["model"] == "closed-form start"
     seconds = time.perf_counter() - started
-    shown = pd.concat([rows, closed_form.assign(mode="closed-form " + closed_form["mode"])])
     print(f"\nHeld-out docstrings: find the text that a summary was taken from ({recipe.name}).\n")
-    print(evaluate.format_table(shown, LABELS))
+    print(evaluate.format_table(shown))
     report = write_json(
         home() / "demo.json",
         {
-            "rows": evaluate.as_rows(rows),
-            "closed_form_rows": evaluate.as_rows(closed_form),
+            "rows": evaluate.as_rows(shown[~closed_form]),
+            "closed_form_rows": evaluate.as_rows(shown[closed_form]),
             "training": trained,
             "recipe": recipe.as_dict(),
             "texts": len(texts),

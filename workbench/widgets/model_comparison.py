@@ -13,14 +13,13 @@ from workbench import agreement
 from workbench._util import paired
 from workbench.data import Text
 from workbench.errors import WorkbenchError
-from workbench.evaluate import summarize
+from workbench.evaluate import bootstrap_means, interval, summarize
 from workbench.widgets._selection import Selection
 from workbench.widgets._view import COLORS, View, cut, hover, html_table, note, same_texts, shown, wrapped
 from workbench.widgets.chart import figure
 from workbench.widgets.table import Table
 
 _RETRIEVAL = ("ndcg_at_10", "share_of_teacher", "share_low", "share_high")
-_RESAMPLES = 2000
 
 
 class ModelComparison(Selection, View):
@@ -225,12 +224,7 @@ def _interval(values: np.ndarray, seed: int) -> tuple[float, float]:
     """Return the 95 % percentile bootstrap interval of a mean; NaN where there is none."""
     if len(values) < 2 or np.isnan(values).any():
         return np.nan, np.nan
-    from scipy.stats import bootstrap
-
-    found = bootstrap(
-        (values,), np.mean, n_resamples=_RESAMPLES, method="percentile", batch=64, rng=np.random.default_rng(seed)
-    ).confidence_interval
-    return float(found.low), float(found.high)
+    return interval(bootstrap_means([values], seed=seed)[0])
 
 
 def _difference(values: np.ndarray, prefix: str, seed: int) -> dict[str, float]:
