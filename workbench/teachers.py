@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from workbench import models
-from workbench._util import need
+from workbench._util import as_float32, need
 from workbench.data import Role, Text
 from workbench.errors import DataError, IncompleteError, TeacherError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 # A lower precision is the default only where it moves the vectors less than this, in mean cosine.
 LEAST_COSINE = 0.999
@@ -131,25 +136,28 @@ class LocalTeacher(Teacher):
     """A sentence-transformers model on this machine as the teacher.
 
     Args:
-        name: a folder, a packaged model or a model on the hub; see `models.resolve`.
+        model: a folder, a packaged model, a model on the hub (see `models.resolve`), or a loaded
+            `SentenceTransformer`, which is copied if `max_length` or `precision` would change it.
+        name: what the cache calls a loaded model; by default, the folder or name that it was loaded from.
         max_length: texts are cut to this many tokens; the model's own limit if None.
         prompts: role to prompt; the model's own prompts if None, `{}` for none at all.
-        precision: "auto", "float32" or "bfloat16". "auto" takes bfloat16 where the hardware is
-            faster with it and this model's vectors keep a mean cosine of 0.999 to the float32 ones,
-            tried out on a few probe texts.
-        device: torch device; the best one present if None.
+        precision: "auto", "float32" or "bfloat16". "auto" takes bfloat16 where the hardware is faster with it and
+            this model's vectors keep a mean cosine of 0.999 to the float32 ones, measured on a few probe texts. A
+            loaded model keeps its own precision.
+        device: torch device; the best one present if None. This and what follows are for a model that is not loaded.
         revision: the hub's branch, tag or commit.
         trust_remote_code: run code that comes with the model; off unless asked for.
 
     Raises:
-        ModelError: the model cannot be found or loaded.
+        ModelError: the model cannot be found or loaded, or is not a text-embedding model.
         TeacherError: a setting makes no sense for it.
     """
 
     def __init__(
         self,
-        name: str,
+        model: str | Path | SentenceTransformer,
         *,
+        name: str | None = None,
         max_length: int | None = None,
         prompts: Mapping[str, str] | None = None,
         precision: str = "auto",
@@ -160,25 +168,38 @@ class LocalTeacher(Teacher):
         if precision not in ("auto", "float32", "bfloat16"):
             raise TeacherError(f"precision {precision!r}: it must be auto, float32 or bfloat16")
         checked_prompts(prompts)  # before a model is loaded
-        files = models.resolve(name, revision)
-        self.model = models.load(files, device=device, trust_remote_code=trust_remote_code)
+        if isinstance(model, str | Path):
+            files = models.resolve(model, revision)
+            self.model = models.load(files, device=device, trust_remote_code=trust_remote_code)
+            shown, digest = files.name, files.fingerprint
+            # A folder goes by its own name: moved or copied, it is the same teacher.
+            label = name or (files.path.name if Path(files.name).is_absolute() else files.name)
+        else:
+            if device or revision or trust_remote_code:
+                raise TeacherError("device, revision and trust_remote_code are for a model's name, not a loaded model")
+            self.model = models.as_model(model)
+            shown = label = name or _origin(self.model)
+            digest = fingerprint(self.model)
+            own = str(next(self.model.parameters()).dtype).removeprefix("torch.")
+            precision = own if precision == "auto" else precision
+            if precision != own or max_length not in (None, self.model.max_seq_length):
+                self.model = copy.deepcopy(self.model)
         limit = self.model.max_seq_length
-        if max_length is not None:
+        if max_length is not None and max_length != limit:
             if max_length < 3 or (limit and max_length > limit):
-                raise TeacherError(f"max_length {max_length}: {files.name} takes from 3 to {limit} tokens")
+                raise TeacherError(f"max_length {max_length}: {shown} takes from 3 to {limit} tokens")
             self.model.max_seq_length = max_length
         super().__init__(
-            # A folder goes by its own name: moved or copied, it is the same teacher.
-            files.path.name if Path(files.name).is_absolute() else files.name,
+            label,
             self.model.get_embedding_dimension(),
             normalize=models.normalizes(self.model),
-            prompts=({role: models.role_prompt(self.model, role) for role in Role} if prompts is None else prompts),
-            fingerprint=files.fingerprint,
+            prompts={role: models.role_prompt(self.model, role) for role in Role} if prompts is None else prompts,
+            fingerprint=digest,
             pooling=[module.__class__.__name__ + _pooling(module) for module in self.model.children()][1:],
             max_length=self.model.max_seq_length,
             precision=precision,
         )
-        self.name = files.name
+        self.name = shown
         self.dtype = self._choose_dtype(precision)
         self.model.to(self.dtype)
 
@@ -204,39 +225,54 @@ class LocalTeacher(Teacher):
 
 
 class FunctionTeacher(Teacher):
-    """Any function of texts and their role as the teacher.
+    """Any function of texts as the teacher.
 
     Args:
-        function: texts (with their prompt in front) and a role to vectors, of shape (n, dimension).
-        name: what the cache calls it; change it whenever the function changes.
-        dimension: width of its vectors.
+        function: takes a list of texts (with their prompt in front), and their role too if it has a second required
+            argument or one that is named `role`. It returns vectors of shape (n, dimension): an array, a tensor or
+            lists.
+        name: what the cache calls it; change it whenever the function changes. The function's module and name if
+            None; a lambda has none.
+        dimension: width of its vectors; if None, found by calling the function with one short text.
         prompts: role to prompt.
         normalize: scale vectors to length 1, as a student's are.
 
     Raises:
-        TeacherError: no name, or a prompt of an unknown role.
+        TeacherError: no name, a prompt of an unknown role, or a function that does not return one vector per text.
     """
 
     def __init__(
         self,
-        function: Callable[[list[str], Role], np.ndarray],
-        name: str,
-        dimension: int,
+        function: Callable[..., object],
+        name: str | None = None,
+        dimension: int | None = None,
         *,
         prompts: Mapping[str, str] | None = None,
         normalize: bool = True,
     ) -> None:
-        if not name.strip() or dimension < 1:
-            raise TeacherError("a function needs a name, under which the cache keeps its vectors, and a width above 0")
+        if not callable(function):
+            raise TeacherError(f"expected a function of texts, got {type(function).__name__}")
+        if name is None:
+            qualified = getattr(function, "__qualname__", "<lambda>")
+            if "<lambda>" in qualified:
+                raise TeacherError("this function has no name of its own: give name=, which its cache is kept under")
+            name = f"{function.__module__}.{qualified}"
+        self._function, self._takes_role = function, _takes_role(function)
+        if dimension is None:
+            dimension = checked_targets(self._called(["What is the width of a vector?"], Role.DOCUMENT), 1).shape[1]
         super().__init__(name, dimension, normalize=normalize, prompts=prompts, kind="function")
-        self._function, self._normalize = function, normalize
+        self._normalize = normalize
 
     def encode(
         self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: threading.Event | None = None
     ) -> np.ndarray:
         """Return the targets of texts of one role, float32 of shape (n, dimension)."""
-        vectors = np.asarray(self._function([self.prompts[role] + text for text in texts], role), dtype=np.float32)
-        return scaled(vectors) if self._normalize and vectors.ndim == 2 else vectors
+        returned = self._called([self.prompts[role] + text for text in texts], Role(role))
+        vectors = checked_targets(returned, len(texts), self.dimension)
+        return scaled(vectors) if self._normalize else vectors
+
+    def _called(self, texts: list[str], role: Role) -> object:
+        return self._function(texts, role) if self._takes_role else self._function(texts)
 
 
 class ArrayTeacher(Teacher):
@@ -244,7 +280,8 @@ class ArrayTeacher(Teacher):
 
     Args:
         texts: with their roles; n of them.
-        vectors: anything that indexes like an array of shape (n, dimension), a memory-mapped file too.
+        vectors: anything that indexes like an array of shape (n, dimension), a memory-mapped file too; or a tensor,
+            or lists.
         name: what the cache calls it, together with a digest of texts and vectors.
         normalize: scale vectors to length 1, as a student's are.
 
@@ -252,7 +289,16 @@ class ArrayTeacher(Teacher):
         TeacherError: there are not as many texts as vectors, or a text has two different vectors.
     """
 
-    def __init__(self, texts: Sequence[Text], vectors: np.ndarray, name: str, *, normalize: bool = True) -> None:
+    def __init__(
+        self, texts: Sequence[Text], vectors: np.ndarray, name: str = "vectors", *, normalize: bool = True
+    ) -> None:
+        if isinstance(texts, str) or not isinstance(texts, Sequence):
+            texts = list(texts) if isinstance(texts, Iterable) and not isinstance(texts, str) else [texts]
+        if isinstance(vectors, list | tuple) or hasattr(vectors, "detach"):
+            try:
+                vectors = as_float32(vectors)
+            except (TypeError, ValueError) as error:
+                raise TeacherError(f"expected vectors of one width, one for each text ({error})") from None
         if (
             getattr(vectors, "ndim", 0) != 2
             or len(vectors) != len(texts)
@@ -268,6 +314,7 @@ class ArrayTeacher(Teacher):
         self._rows: dict[tuple[Role, str], int] = {}
         digest = hashlib.sha256()
         for row, text in enumerate(texts):
+            text = text if isinstance(text, Text) else Text(text, Role.DOCUMENT)
             first = self._rows.setdefault((text.role, text.text), row)
             if first != row and not np.array_equal(vectors[first], vectors[row]):
                 raise TeacherError(
@@ -351,6 +398,7 @@ class ArrayTeacher(Teacher):
 
 def _teacher(source: object = None, **options) -> Teacher:
     """Return the teacher that `Teacher(source, **options)` asks for."""
+    kind = type(source).__name__
     if isinstance(source, Teacher):
         if options:
             raise TeacherError(f"{source.name} is a teacher already: it takes no {', '.join(options)}")
@@ -359,15 +407,53 @@ def _teacher(source: object = None, **options) -> Teacher:
         provider, _, model = source.partition(":")
         return need("workbench.extras.api_teachers", "api").ApiTeacher(model, provider=provider, **options)
     if isinstance(source, str | Path):
-        return LocalTeacher(str(source), **options)
-    if hasattr(source, "shape") and "texts" in options:
-        return ArrayTeacher(vectors=source, **{"name": "vectors"} | options)
-    if callable(source):
+        return LocalTeacher(source, **options)
+    if "texts" in options:
+        return ArrayTeacher(vectors=source, **options)
+    if isinstance(source, np.ndarray | torch.Tensor | list | tuple):
+        raise TeacherError(f"a teacher of vectors ({kind}) needs the text of each: give texts=")
+    if isinstance(source, torch.nn.Module):
+        return LocalTeacher(source, **options)
+    if callable(source) and not isinstance(source, type):
         return FunctionTeacher(source, **options)
     raise TeacherError(
-        f"a teacher cannot be made of {type(source).__name__}: give a model's name or folder, a SentenceTransformer, "
-        "a function of texts, 'openai:MODEL', or vectors with texts="
+        f"a teacher cannot be made of {'None' if source is None else f'an object of type {kind}'}: give a model's name "
+        "or folder, a SentenceTransformer, a function of texts (such as another model's encode), 'openai:MODEL', or "
+        "vectors with texts="
     )
+
+
+def fingerprint(model: SentenceTransformer) -> str:
+    """Return the SHA-256 (hex) over a loaded model's weights, tokenizer, prompts and module settings."""
+    modules = [[type(module).__name__, getattr(module, "get_config_dict", dict)()] for module in model.children()]
+    settings = [model.max_seq_length, dict(model.prompts), modules]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    if (tokenizer := getattr(model.tokenizer, "backend_tokenizer", None)) is not None:
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.no_truncation()  # both are set anew by every call
+        tokenizer.no_padding()
+        digest.update(tokenizer.to_str().encode())
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(key.encode() + as_float32(tensor).tobytes())
+    return digest.hexdigest()
+
+
+def checked_targets(returned: object, count: int, dimension: int | None = None) -> np.ndarray:
+    """Return what a teacher returned (an array, a tensor, lists) as float32 of shape (count, dimension).
+
+    Raises:
+        TeacherError: it is not numbers, or the count or the width is wrong.
+    """
+    try:
+        vectors = as_float32(returned)
+    except (TypeError, ValueError) as error:
+        raise TeacherError(f"the teacher did not return vectors of one width: {error}") from None
+    if vectors.ndim != 2 or vectors.shape != (count, dimension or vectors.shape[1]):
+        raise TeacherError(
+            f"the teacher returned an array of shape {vectors.shape} for {count:,} texts; expected "
+            f"({count}, {dimension or 'dimension'})"
+        )
+    return vectors
 
 
 def scaled(vectors: np.ndarray) -> np.ndarray:
@@ -385,6 +471,22 @@ def checked_prompts(prompts: Mapping[str, str] | None) -> dict[str, str]:
     if unknown := set(prompts or {}) - set(Role):
         raise TeacherError(f"prompts for {', '.join(sorted(unknown))}: the roles are query and document")
     return {role.value: (prompts or {}).get(role, "") for role in Role}
+
+
+def _takes_role(function: Callable) -> bool:
+    """Say whether a function takes a role after the texts: as a required argument, by that name, or in `*args`."""
+    try:
+        taken = list(inspect.signature(function).parameters.values())[1:]
+    except (TypeError, ValueError):  # some functions that are not written in Python
+        return False
+    taken = [each for each in taken if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD, each.VAR_POSITIONAL)]
+    return bool(taken) and (taken[0].name == "role" or taken[0].default is taken[0].empty)
+
+
+def _origin(model: SentenceTransformer) -> str:
+    """Return the last part of the name or folder that a model was loaded from."""
+    backbone = model.transformers_model
+    return Path(getattr(getattr(backbone, "config", None), "name_or_path", "")).name or "SentenceTransformer"
 
 
 def _pooling(module: torch.nn.Module) -> str:

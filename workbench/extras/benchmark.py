@@ -27,6 +27,7 @@ from workbench.data import DATA, Role, Text
 from workbench.errors import BenchmarkError
 from workbench.extras.tasks import need_mteb
 from workbench.models import encode
+from workbench.teachers import fingerprint
 
 if TYPE_CHECKING:
     from mteb import AbsTask
@@ -112,20 +113,13 @@ def of_model(model: SentenceTransformer, label: str, name: str | None = None) ->
         label: what tables call it.
         name: what result files call it; the label if None.
     """
-    modules = [[type(module).__name__, getattr(module, "get_config_dict", dict)()] for module in model.children()]
-    settings = [model.max_seq_length, dict(model.prompts), modules]
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    if hasattr(model.tokenizer, "backend_tokenizer"):
-        digest.update(model.tokenizer.backend_tokenizer.to_str().encode())
-    for key, tensor in sorted(model.state_dict().items()):
-        digest.update(key.encode() + tensor.detach().cpu().float().numpy().tobytes())
 
     def run(texts: Sequence[str], role: Role) -> np.ndarray:
         return encode(model, [Text(text, role) for text in texts])
 
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return EvalModel(
-        label, name or label, digest.hexdigest()[:16], model.get_embedding_dimension(), run, parameters=parameters
+        label, name or label, fingerprint(model)[:16], model.get_embedding_dimension(), run, parameters=parameters
     )
 
 
