@@ -13,7 +13,8 @@ import pytest
 from conftest import HashTeacher, sentences
 
 from workbench import _shards
-from workbench.cache import GROUP_TEXTS, TargetCache
+from workbench._fill import GROUP_TEXTS
+from workbench.cache import TargetCache
 from workbench.data import Role, Text
 from workbench.errors import CacheError, TeacherError, WorkbenchError
 

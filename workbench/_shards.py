@@ -8,8 +8,6 @@ needs nothing beside it to do so.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import threading
 from pathlib import Path
 
@@ -17,7 +15,8 @@ import numpy as np
 import xxhash
 from safetensors.numpy import save
 
-from workbench.errors import CacheError
+from workbench._util import write_whole
+from workbench.errors import CacheError, WorkbenchError
 
 KEY = np.dtype("S16")
 _SUFFIX = ".safetensors"
@@ -46,24 +45,12 @@ def write(folder: Path, keys: np.ndarray, vectors: np.ndarray) -> Path:
             "vectors": np.ascontiguousarray(vectors[order]),
         }
     )
-    final = folder / (xxhash.xxh3_128_hexdigest(content) + _SUFFIX)
-    scratch = None
     try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writing-", delete=False) as file:
-            scratch = Path(file.name)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(final)
-        _sync_folder(folder)
-    except OSError as error:
-        if scratch:
-            scratch.unlink(missing_ok=True)
+        return write_whole(folder / (xxhash.xxh3_128_hexdigest(content) + _SUFFIX), content)
+    except WorkbenchError as error:
         raise CacheError(
-            f"{len(content):,} bytes cannot be written to {folder}: {error.strerror or error}. Everything stored "
-            "before is intact; make room or rights and run again, it goes on from there."
+            f"{error}. Everything stored before is intact; make room or rights and run again, it goes on from there."
         ) from None
-    return final
 
 
 class Shard:
@@ -131,13 +118,3 @@ class Shard:
 def listing(folder: Path) -> list[Path]:
     """Return the shards of a folder, oldest name order."""
     return sorted(p for p in folder.glob(f"*{_SUFFIX}") if not p.name.startswith(".") and p.is_file())
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # folders cannot be opened there
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -6,89 +6,23 @@ import contextlib
 import copy
 import hashlib
 import json
-import os
 import re
-import secrets
-import shutil
-import tempfile
 import threading
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 
 import numpy as np
 
 from workbench import _shards
+from workbench._fill import Fill, Pair, Plan, Progress
 from workbench._shards import DamagedShard, Shard
-from workbench._util import orthogonal
-from workbench.data import Role, Text
-from workbench.errors import CacheError, IncompleteError, TeacherError
+from workbench._util import orthogonal, remove_leftovers, write_whole
+from workbench.data import Text, as_texts
+from workbench.errors import CacheError, WorkbenchError
 from workbench.teachers import Teacher
 
-GROUP_TEXTS = 512  # what a kill can lose
-GROUP_CHARACTERS = 64_000_000
 MERGED_ROWS = 65_536
-MERGE_EVERY = 32  # groups
-SAMPLE_TEXTS = 32
-SAME_MODEL = 0.999  # cosine; servers that batch in half precision repeat themselves to about 0.9999
-_ABANDONED_SECONDS = 3600
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a fill has before it.
-
-    Attributes:
-        texts: texts asked for.
-        unique: distinct targets among them.
-        missing: targets that the teacher has yet to make.
-        bytes: what storing them will take.
-        seconds: estimated teacher time; None until a sample was timed.
-    """
-
-    texts: int
-    unique: int
-    missing: int
-    bytes: int
-    seconds: float | None = None
-
-    def __str__(self) -> str:
-        if not self.missing:
-            return f"all {self.unique:,} targets are cached"
-        line = f"{self.missing:,} of {self.unique:,} targets missing, {self.bytes / 1e6:,.1f} MB to store"
-        return line if self.seconds is None else f"{line}, about {duration(self.seconds)}"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """The state of a fill, handed to `on_progress` after each batch group.
-
-    Attributes:
-        done: texts accounted for so far, hits and repeats included.
-        total: texts in all; None while a stream has not ended.
-        encoded: targets made by the teacher in this run.
-        encoded_total: targets this run has to make; None for a stream.
-        bytes: of targets that were stored in this run.
-        texts_per_second: speed of the teacher in this run.
-        seconds_left: estimate; None for a stream.
-    """
-
-    done: int
-    total: int | None
-    encoded: int
-    encoded_total: int | None
-    bytes: int
-    texts_per_second: float
-    seconds_left: float | None
-
-    @property
-    def hits(self) -> int:
-        """Texts that needed no teacher: cached before, or repeated."""
-        return self.done - self.encoded
 
 
 class TargetCache:
@@ -114,7 +48,7 @@ class TargetCache:
         self.dtype = np.dtype(dtype)
         self.dimension = teacher.dimension
         self.prompts = dict(teacher.prompts)
-        self.identity = self._identity()
+        self.identity = self._stated()
         digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
         name = self.identity["teacher"].rstrip("/").rpartition("/")[2]
         self.folder = Path(root).expanduser() / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{digest[:16]}"
@@ -123,12 +57,15 @@ class TargetCache:
         self._lock = threading.RLock()
         self._open()
 
-    def _identity(self) -> dict[str, object]:
+    def _stated(self) -> dict[str, object]:
         return json.loads(json.dumps({**self.teacher.identity, "stored_as": self.dtype.name}))
 
-    def keys(self, texts: Iterable[Text]) -> np.ndarray:
-        """Return the key of each text's target, S16 of shape (n,)."""
-        return np.fromiter(map(self._key, texts), dtype=_shards.KEY)
+    def keys(self, texts: Iterable[str | Text]) -> np.ndarray:
+        """Return the key of each text's target, S16 of shape (n,).
+
+        Hashing many texts takes time: `plan`, `missing`, `fill` and `targets` take keys that exist already.
+        """
+        return np.fromiter(map(self._key, _listed(texts)), dtype=_shards.KEY)
 
     def _key(self, text: Text) -> bytes:
         parts = (text.role.value, self.prompts[text.role], text.text)
@@ -136,39 +73,63 @@ class TargetCache:
         message = b"".join(len(b := part.encode()).to_bytes(8, "little") + b for part in parts)
         return hashlib.sha256(message).digest()[: _shards.KEY.itemsize]
 
+    def _given(self, texts: Iterable[str | Text], keys: np.ndarray | None) -> tuple[Sequence[Text], np.ndarray]:
+        texts = _listed(texts)
+        keys = self.keys(texts) if keys is None else np.asarray(keys)
+        if keys.dtype != _shards.KEY or keys.shape != (len(texts),):
+            raise CacheError(f"got {keys.shape} keys for {len(texts):,} texts: give what `keys(texts)` returned")
+        return texts, keys
+
     def __len__(self) -> int:
         """Return how many targets are stored (twice stored, twice counted)."""
         self._refresh()
         return sum(len(shard) for shard in self._shards.values())
 
-    def plan(self, texts: Sequence[Text]) -> Plan:
-        """Say what filling these texts would take; nothing is encoded."""
-        unique, todo = self._todo(texts)
-        return Plan(len(texts), unique, len(todo), len(todo) * self._row_bytes)
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that one target and its key take on disk."""
+        return self.dimension * self.dtype.itemsize + _shards.KEY.itemsize
 
-    def missing(self, texts: Sequence[Text]) -> list[Text]:
+    def plan(self, texts: Iterable[str | Text], *, keys: np.ndarray | None = None) -> Plan:
+        """Say what filling these texts would take; nothing is encoded."""
+        texts, keys = self._given(texts, keys)
+        unique, todo = self.unknown(keys)
+        return Plan(len(texts), unique, len(todo), len(todo) * self.row_bytes)
+
+    def missing(self, texts: Iterable[str | Text], *, keys: np.ndarray | None = None) -> list[Text]:
         """Return the texts whose targets the teacher has yet to make, each once."""
-        return [texts[i] for i in np.sort(self._todo(texts)[1])]
+        texts, keys = self._given(texts, keys)
+        return [texts[i] for i in np.sort(self.unknown(keys)[1])]
+
+    def unknown(self, keys: np.ndarray) -> tuple[int, np.ndarray]:
+        """Return the number of different keys, and where each missing one first occurs, int of shape (m,).
+
+        Sorted by hash, so any part of them is an unbiased sample of lengths and roles.
+        """
+        unique, first = np.unique(keys, return_index=True)
+        return len(unique), first[~self.known(unique)]
 
     def fill(
         self,
-        texts: Iterable[Text],
+        texts: Iterable[str | Text],
         *,
+        keys: np.ndarray | None = None,
         on_plan: Callable[[Plan], None] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         stop: threading.Event | None = None,
         merge: bool = True,
     ) -> Progress:
-        """Encode and store every target that is missing, group after group.
+        """Encode and store every target that is missing, group after group; each text is encoded once.
 
-        A list is planned before it is encoded; any other iterable streams through in groups, so
-        that memory does not grow with its length. Each finished group is durable: a kill loses the
-        group in flight, and the next call goes on from there.
+        What has a length is planned before it is encoded. An iterator streams through in groups, so memory does not
+        grow with its length. Each finished group is durable: a kill loses the group in flight, and the next call goes
+        on from there.
 
         Args:
-            texts: any number of texts, repeats welcome. Processes that fill the same list at the same time share
-                the work; of the same stream, they do it twice.
-            on_plan: called once before the long part, for a list only.
+            texts: any number of texts, also repeated. Processes that fill the same list at the same time share the
+                work; of the same stream, they do it twice.
+            keys: what `keys(texts)` returned, if it was called before.
+            on_plan: called once before the long part, not for a stream.
             on_progress: called after each group.
             stop: when set, the fill ends after the group in flight.
             merge: join small shards now and then; of many processes, let one do it.
@@ -178,41 +139,38 @@ class TargetCache:
 
         Raises:
             CacheError: a folder that cannot be written to, too little room, or another model behind the teacher's name.
-            TeacherError: the teacher returned NaN, infinite values, a wrong width or a wrong count;
-                the good vectors of the group are stored first.
+            DataError: something that is not texts.
+            TeacherError: the teacher returned NaN, infinite values, a wrong width or a wrong count; the good vectors of
+                the group are stored first.
         """
-        if self._identity() != self.identity or self.teacher.prompts != self.prompts:
+        if self._stated() != self.identity or self.teacher.prompts != self.prompts:
             raise CacheError(
                 "the teacher's identity or prompts have changed since this cache was opened: open it again"
             )
-        state = _Filling(on_progress, stop, self.teacher.concurrency)
-        if isinstance(texts, Sequence):
-            texts = self._planned(texts, state, on_plan)
-        else:
-            self._check_unchanged(state)
-        for number, _ in enumerate(self._fill_groups(texts, state), start=1):
-            if merge and number % MERGE_EVERY == 0:
-                self.merge()
-        if merge and state.encoded:
-            self.merge()
-        if state.failed:
-            text, why = state.failed[0]
-            count = "1 text" if len(state.failed) == 1 else f"{len(state.failed):,} texts"
-            raise TeacherError(
-                f"{count} got no target, first {text.text[:60]!r}: {why}. All others are stored; the "
-                "same call asks again for these alone."
-            )
-        return state.report()
+        fill = Fill(self, on_progress, stop)
+        if isinstance(texts, Iterable) and not isinstance(texts, Sized):
+            fill.check_unchanged()
+            return fill.run(self._pairs(texts), merge)
+        return fill.run(fill.listed(*self._given(texts, keys), on_plan), merge)
 
-    def targets(self, texts: Iterable[Text]) -> Targets:
-        """Return the targets of these texts as a memory-mapped array, each shard's checksum verified.
+    def _pairs(self, texts: Iterable[str | Text]) -> Iterator[Pair]:
+        for text in texts:
+            text = text if isinstance(text, Text) else as_texts([text])[0]
+            yield text, self._key(text)
+
+    def targets(self, texts: Iterable[str | Text], *, keys: np.ndarray | None = None) -> Targets:
+        """Return the targets of these texts as a memory-mapped array; each shard's checksum is verified.
+
+        Args:
+            texts: n texts.
+            keys: what `keys(texts)` returned, if it was called before.
 
         Raises:
             CacheError: some are missing; the message says how many and names the first.
         """
-        texts = texts if isinstance(texts, Sequence) else list(texts)
+        texts, keys = self._given(texts, keys)
         with self._lock:
-            where, rows = self._locate(self.keys(texts))
+            where, rows = self._locate(keys)
             opened = list(self._shards.values())
         if (missing := np.flatnonzero(where < 0)).size:
             first = texts[missing[0]]
@@ -232,27 +190,23 @@ class TargetCache:
         return self.damaged[before:]
 
     def check_writable(self) -> None:
-        """Make the folder, try it with a few bytes, and state whose it is.
+        """Make the folder, write a few bytes to it, and write `identity.json`.
 
         Raises:
             CacheError: it cannot be written to.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for leftover in self.folder.glob(".writing-*"):  # of a process that was killed
-                with contextlib.suppress(FileNotFoundError):  # of another that has just finished
-                    if time.time() - leftover.stat().st_mtime > _ABANDONED_SECONDS:
-                        leftover.unlink()
-            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".writing-") as file:
-                file.write(b"\0" * 4096)
-            if not (statement := self.folder / "identity.json").exists():
-                with tempfile.NamedTemporaryFile("w", dir=self.folder, prefix=".writing-", delete=False) as file:
-                    json.dump(self.identity, file, indent=1)
-                os.replace(file.name, statement)
+            remove_leftovers(self.folder)
+            write_whole(self.folder / ".writable", b"\0" * 4096).unlink(missing_ok=True)
+            if not (stated := self.folder / "identity.json").exists():
+                write_whole(stated, json.dumps(self.identity, indent=1).encode())
         except OSError as error:
             raise CacheError(
                 f"the cache folder {self.folder} cannot be written to: {error.strerror or error}"
             ) from None
+        except WorkbenchError as error:
+            raise CacheError(f"the cache folder {self.folder} cannot be written to: {error}") from None
 
     def merge(self) -> None:
         """Join small shards into large ones, so that opening and reading stay quick.
@@ -283,165 +237,22 @@ class TargetCache:
                     shard.path.unlink(missing_ok=True)
             self._refresh()
 
-    # --- filling ---
-
-    @property
-    def _one_at_a_time(self) -> bool:
-        return self.teacher.concurrency == 1 and self.teacher.batch_size is None
-
-    @property
-    def _row_bytes(self) -> int:
-        return self.dimension * self.dtype.itemsize + _shards.KEY.itemsize
-
-    def _todo(self, texts: Sequence[Text]) -> tuple[int, np.ndarray]:
-        """Return how many distinct targets texts have, and where each missing one first occurs, int of shape (m,).
-
-        In the order of keys: lengths and roles are mixed, so that rates are true.
-        """
-        unique, first = np.unique(self.keys(texts), return_index=True)
-        return len(unique), first[~self._known(unique)]
-
-    def _planned(
-        self, texts: Sequence[Text], state: _Filling, on_plan: Callable[[Plan], None] | None
-    ) -> Iterator[Text]:
-        unique, todo = self._todo(texts)
-        state.total, state.encoded_total = len(texts), len(todo)
-        plan = Plan(len(texts), unique, len(todo), len(todo) * self._row_bytes)
-        if len(todo):
-            self.check_writable()
-            state.writable = True
-            self._check_unchanged(state)
-        if len(todo) and plan.bytes > (free := shutil.disk_usage(self.folder).free):
-            raise CacheError(
-                f"{self.folder} has {free / 1e6:,.0f} MB free, the {len(todo):,} missing targets take "
-                f"{plan.bytes / 1e6:,.0f} MB: make room, or choose another folder"
-            )
-        state.done = len(texts) - len(todo)
-        if len(todo) > 4 * SAMPLE_TEXTS:
-            # Texts of every length, which are stored like any other. A local model's first few are slow.
-            some = todo[:10_000]  # in the order of keys, so any of them are like all of them
-            by_length = some[np.argsort([len(texts[i].text) for i in some], kind="stable")]
-            sample = by_length[np.linspace(0, len(some) - 1, SAMPLE_TEXTS).astype(int)]
-            sample = np.roll(sample, SAMPLE_TEXTS // 2)  # its first texts are of middling length
-            timed = sample
-            if self._one_at_a_time:
-                self._fill_group([texts[i] for i in sample[:4]], state)
-                timed = sample[4:]
-            started = time.perf_counter()
-            self._fill_group([texts[i] for i in timed], state)
-            seconds = (time.perf_counter() - started) * (len(todo) - SAMPLE_TEXTS) / len(timed) / state.at_once
-            plan = Plan(plan.texts, plan.unique, plan.missing, plan.bytes, seconds)
-            todo = todo[~np.isin(todo, sample)]
-        if on_plan:
-            on_plan(plan)
-        # Each process begins elsewhere, so that two that fill one list share the work rather than repeat it.
-        todo = np.roll(todo, -secrets.randbelow(len(todo) + 1))
-        return (texts[i] for i in todo)
-
-    def _check_unchanged(self, state: _Filling) -> None:
-        """See that the teacher gives its probe the vector that it gave at first; at first, store it."""
-        if state.stopped() or (probe := self.teacher.probe(stop=state.stop)) is None:
-            return
-        text, vector = probe
-        keys = self.keys([text])
-        if not self._known(keys)[0]:
-            self.check_writable()
-            _shards.write(self.folder, keys, vector[None].astype(self.dtype))
-            return
-        before = self.targets([text])[0]
-        cosine = float(before @ vector / (np.linalg.norm(before) * np.linalg.norm(vector)))
-        if cosine < SAME_MODEL:
-            raise CacheError(
-                f"another model answers to the name {self.identity['teacher']!r} than when {self.folder.name} was begun: "
-                f"the same text has another vector (cosine {cosine:.3f}). Its targets would not fit the old ones: give "
-                "the teacher another name (`name`, --name) to begin another cache, or ask for the model of before."
-            )
-
-    def _fill_groups(self, texts: Iterable[Text], state: _Filling) -> Iterator[None]:
-        """Fill group after group, or as many at once as the teacher can take, and yield after each."""
-        if self._one_at_a_time:
-            for group in _groups(texts):
-                if state.stopped():
-                    return
-                yield self._fill_group(group, state)
-            return
-        with ThreadPoolExecutor(state.at_once) as pool:  # whatever ends this, what is in flight is stored
-            running: set[Future] = set()
-            for group in _groups_by_role(texts, self.teacher.batch_size or GROUP_TEXTS):
-                if state.stopped():
-                    break
-                running.add(pool.submit(self._fill_group, group, state))
-                if len(running) == state.at_once:
-                    done, running = wait(running, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in done)
-            yield from (future.result() for future in as_completed(running))
-
-    def _fill_group(self, group: list[Text], state: _Filling) -> None:
-        keys = self.keys(group)
-        unique, first = np.unique(keys, return_index=True)
-        mine = state.claim(unique.tolist())
-        try:
-            self._fill_claimed(group, keys, first[mine & ~self._known(unique)], state)
-        finally:
-            state.release(unique[mine].tolist())
-
-    def _fill_claimed(self, group: list[Text], keys: np.ndarray, todo: np.ndarray, state: _Filling) -> None:
-        if todo.size and not state.writable:
-            self.check_writable()
-            state.writable = True
-        started = time.perf_counter()
-        kept_keys, kept_vectors, problems, over = [], [], [], None
-        for role in Role:
-            rows = [i for i in todo if group[i].role is role]
-            if not rows:
-                continue
-            try:
-                vectors = np.asarray(self.teacher.encode([group[i].text for i in rows], role, stop=state.stop))
-            except IncompleteError as error:
-                given = np.isfinite(error.vectors).all(axis=1)
-                state.failed += [(group[rows[i]], why) for i, why in error.failed.items()]
-                vectors, rows = error.vectors[given], [row for row, has in zip(rows, given, strict=True) if has]
-                over = error if error.final else None
-            if vectors.shape != (len(rows), self.dimension):
-                raise TeacherError(
-                    f"the teacher returned an array of shape {vectors.shape} for {len(rows)} texts; "
-                    f"({len(rows)}, {self.dimension}) was expected. Nothing of this group was stored."
-                )
-            with np.errstate(over="ignore"):
-                stored = vectors.astype(self.dtype)
-            good = np.isfinite(stored).all(axis=1)
-            if not good.all():
-                bad = rows[int(np.argmin(good))]
-                cause = "beyond the range of float16; open the cache with dtype='float32'"
-                cause = cause if np.isfinite(vectors).all() else "NaN or infinite"
-                problems.append(f"{int((~good).sum())} {role} vectors are {cause} (first: {group[bad].text[:60]!r})")
-            kept_keys.append(keys[rows][good])
-            kept_vectors.append(stored[good])
-        if made := sum(map(len, kept_keys)):
-            _shards.write(self.folder, np.concatenate(kept_keys), np.concatenate(kept_vectors))
-        if problems:
-            raise TeacherError("; ".join(problems) + ". The other vectors of the group were stored.")
-        # Not the file's size: another process may have merged it away by now.
-        state.add(len(group) - (todo.size - made), made, made * self._row_bytes, time.perf_counter() - started)
-        if over and not state.stopped():
-            raise TeacherError(f"{over}. What was made before is stored, and the same call goes on from there.")
-
     # --- reading ---
 
     def _open(self) -> None:
-        statement = self.folder / "identity.json"
-        if statement.is_file():
+        path = self.folder / "identity.json"
+        if path.is_file():
             try:
-                stated = json.loads(statement.read_text())
+                stated = json.loads(path.read_text())
                 if not isinstance(stated, dict) or "teacher" not in stated:
-                    raise ValueError("it states no teacher")
+                    raise ValueError("it names no teacher")
             except (OSError, ValueError) as error:
-                warnings.warn(f"{statement} was unreadable ({error}) and is written anew", stacklevel=3)
+                warnings.warn(f"{path} could not be read ({error}) and is written anew", stacklevel=3)
                 with contextlib.suppress(OSError):
-                    statement.unlink(missing_ok=True)
+                    path.unlink(missing_ok=True)
             else:
                 if stated != self.identity:
-                    raise CacheError(f"{statement} states another teacher than the folder's name: move the folder away")
+                    raise CacheError(f"{path} names another teacher than the folder's name: move the folder away")
         self._refresh()
 
     def _refresh(self) -> None:
@@ -501,8 +312,13 @@ class TargetCache:
                 if not left:
                     return where[place], rows[place]
 
-    def _known(self, keys: np.ndarray) -> np.ndarray:
+    def known(self, keys: np.ndarray) -> np.ndarray:
+        """Return which targets are stored, bool of shape (n,)."""
         return self._locate(keys)[0] >= 0
+
+
+def _listed(texts: Iterable[str | Text]) -> Sequence[Text]:
+    return as_texts(texts) if not isinstance(texts, list | tuple) or texts else []
 
 
 class Targets:
@@ -555,79 +371,3 @@ class Targets:
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         """Read all of it into memory."""
         return self[:].astype(dtype or np.float32, copy=False)
-
-
-class _Filling:
-    """Counts a fill and reports it."""
-
-    def __init__(
-        self, on_progress: Callable[[Progress], None] | None, stop: threading.Event | None, at_once: int
-    ) -> None:
-        self.done = self.encoded = self.bytes = 0
-        self.seconds = 0.0
-        self.writable = False  # checked before the first thing that has to be stored
-        self.total: int | None = None
-        self.encoded_total: int | None = None
-        self.failed: list[tuple[Text, str]] = []  # and why
-        self.stop = stop if stop is not None else threading.Event()
-        self.stopped = self.stop.is_set
-        self.at_once = at_once
-        self._on_progress, self._lock = on_progress, threading.Lock()
-        self._claimed: set[bytes] = set()
-
-    def claim(self, keys: list[bytes]) -> np.ndarray:
-        """Say which targets no other thread is making now, bool of shape (n,), and keep them from the others."""
-        if self.at_once == 1:
-            return np.ones(len(keys), dtype=bool)
-        with self._lock:
-            mine = np.array([key not in self._claimed for key in keys], dtype=bool)
-            self._claimed.update(keys)
-        return mine
-
-    def release(self, keys: list[bytes]) -> None:
-        with self._lock:
-            self._claimed.difference_update(keys)
-
-    def add(self, done: int, encoded: int, written: int, seconds: float) -> None:
-        with self._lock:
-            self.done += done
-            self.encoded += encoded
-            self.bytes += written
-            self.seconds += seconds / self.at_once if encoded else 0
-            if self._on_progress:
-                self._on_progress(self.report())
-
-    def report(self) -> Progress:
-        speed = self.encoded / self.seconds if self.seconds else 0.0
-        left = None
-        if self.total is not None and (speed or self.done >= self.total):
-            left = (self.total - self.done) / speed if speed else 0.0
-        return Progress(self.done, self.total, self.encoded, self.encoded_total, self.bytes, speed, left)
-
-
-def _groups(texts: Iterable[Text]) -> Iterator[list[Text]]:
-    stream = iter(texts)
-    while group := list(islice(stream, 1)):
-        characters = len(group[0].text)
-        while len(group) < GROUP_TEXTS and characters < GROUP_CHARACTERS and (more := next(stream, None)):
-            group.append(more)
-            characters += len(more.text)
-        yield group
-
-
-def _groups_by_role(texts: Iterable[Text], size: int) -> Iterator[list[Text]]:
-    """Make groups that are one request each."""
-    open_groups: dict[Role, list[Text]] = {role: [] for role in Role}
-    for text in texts:
-        open_groups[text.role].append(text)
-        if len(open_groups[text.role]) == size:
-            yield open_groups[text.role]
-            open_groups[text.role] = []
-    yield from (group for group in open_groups.values() if group)
-
-
-def duration(seconds: float) -> str:
-    """Write seconds as a person would: 40 s, 3 min, 2.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -14,7 +14,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from workbench import models
-from workbench.cache import duration
+from workbench._util import duration
 from workbench.data import Text
 from workbench.errors import TrainingError
 from workbench.teachers import Teacher

@@ -6,13 +6,13 @@ import copy
 import hashlib
 import inspect
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from workbench import models
 from workbench._util import as_float32, need
@@ -20,6 +20,7 @@ from workbench.data import Role, Text
 from workbench.errors import DataError, IncompleteError, TeacherError
 
 if TYPE_CHECKING:
+    import torch
     from sentence_transformers import SentenceTransformer
 
 # A lower precision is the default only where it moves the vectors less than this, in mean cosine.
@@ -210,6 +211,8 @@ class LocalTeacher(Teacher):
         return models.encode(self.model, texts, role, prompt=self.prompts[role], precision="float32")
 
     def _choose_dtype(self, precision: str) -> torch.dtype:
+        import torch
+
         if precision != "auto":
             return getattr(torch, precision)
         fast = models.best_dtype(self.model.device)
@@ -410,9 +413,9 @@ def _teacher(source: object = None, **options) -> Teacher:
         return LocalTeacher(source, **options)
     if "texts" in options:
         return ArrayTeacher(vectors=source, **options)
-    if isinstance(source, np.ndarray | torch.Tensor | list | tuple):
+    if isinstance(source, np.ndarray | list | tuple) or hasattr(source, "detach"):
         raise TeacherError(f"a teacher of vectors ({kind}) needs the text of each: give texts=")
-    if isinstance(source, torch.nn.Module):
+    if (torch := sys.modules.get("torch")) and isinstance(source, torch.nn.Module):
         return LocalTeacher(source, **options)
     if callable(source) and not isinstance(source, type):
         return FunctionTeacher(source, **options)
@@ -479,7 +482,9 @@ def _takes_role(function: Callable) -> bool:
         taken = list(inspect.signature(function).parameters.values())[1:]
     except (TypeError, ValueError):  # some functions that are not written in Python
         return False
-    taken = [each for each in taken if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD, each.VAR_POSITIONAL)]
+    taken = [
+        each for each in taken if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD, each.VAR_POSITIONAL)
+    ]
     return bool(taken) and (taken[0].name == "role" or taken[0].default is taken[0].empty)
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from workbench import data, evaluate, models, student
 from workbench._progress import CacheBar, TrainingBar
-from workbench._util import home, write_json
-from workbench.cache import TargetCache, duration
+from workbench._util import duration, home, write_json
+from workbench.cache import TargetCache
 from workbench.data import Role, Text
 from workbench.docstrings import docstring_corpus
 from workbench.errors import TrainingError

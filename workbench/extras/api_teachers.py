@@ -19,7 +19,7 @@ import numpy as np
 import tenacity
 
 from workbench import models
-from workbench.cache import duration
+from workbench._util import duration
 from workbench.data import Role, Text
 from workbench.errors import IncompleteError, TeacherError
 from workbench.teachers import Teacher, checked_prompts

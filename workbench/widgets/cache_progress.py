@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 
 import ipywidgets
 
-from workbench.cache import Plan, Progress, TargetCache, duration
+from workbench._util import duration
+from workbench.cache import Plan, Progress, TargetCache
 from workbench.data import Text
 from workbench.errors import WorkbenchError
 from workbench.widgets._job import Job

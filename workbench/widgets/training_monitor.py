@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.cache import duration
+from workbench._util import duration
 from workbench.errors import WorkbenchError
 from workbench.train import Result, TrainingStep
 from workbench.widgets._job import Job

@@ -1,0 +1,301 @@
+"""One run of `TargetCache.fill`: plan it, group the texts, ask the teacher, store what it returns, count."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from workbench import _shards
+from workbench._util import check_room, duration
+from workbench.data import Role, Text
+from workbench.errors import CacheError, IncompleteError, TeacherError, WorkbenchError
+from workbench.teachers import checked_targets
+
+if TYPE_CHECKING:
+    from workbench.cache import TargetCache
+
+GROUP_TEXTS = 512  # what a kill can lose
+GROUP_CHARACTERS = 64_000_000
+MERGE_EVERY = 32  # groups
+SAMPLE_TEXTS = 32
+WARM_UP_TEXTS = 4  # a local model's first pass is slow, so these are not timed
+SAME_MODEL = 0.999  # cosine; servers that batch in half precision repeat themselves to about 0.9999
+
+Pair = tuple[Text, bytes]  # a text and the key of its target
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a fill has to do.
+
+    Attributes:
+        texts: number of texts given.
+        unique: number of different targets that they have.
+        missing: targets that the teacher has yet to make.
+        bytes: what storing them will take.
+        seconds: estimated time of the teacher; None until a sample was timed.
+    """
+
+    texts: int
+    unique: int
+    missing: int
+    bytes: int
+    seconds: float | None = None
+
+    def __str__(self) -> str:
+        if not self.missing:
+            return f"all {self.unique:,} targets are cached"
+        line = f"{self.missing:,} of {self.unique:,} targets missing, {self.bytes / 1e6:,.1f} MB to store"
+        return line if self.seconds is None else f"{line}, about {duration(self.seconds)}"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The state of a fill, handed to `on_progress` after each group of texts.
+
+    Attributes:
+        done: texts accounted for so far, including those that were cached or repeated.
+        total: number of texts; None while a stream has not ended.
+        encoded: targets that the teacher made in this run.
+        encoded_total: targets that this run has to make; None for a stream.
+        bytes: of targets that were stored in this run.
+        texts_per_second: speed of the teacher in this run.
+        seconds_left: estimate; None for a stream.
+    """
+
+    done: int
+    total: int | None
+    encoded: int
+    encoded_total: int | None
+    bytes: int
+    texts_per_second: float
+    seconds_left: float | None
+
+    @property
+    def hits(self) -> int:
+        """Texts that needed no teacher: cached before, or repeated."""
+        return self.done - self.encoded
+
+
+class Fill:
+    """One run of `TargetCache.fill`, whose arguments it takes."""
+
+    def __init__(
+        self, cache: TargetCache, on_progress: Callable[[Progress], None] | None, stop: threading.Event | None
+    ) -> None:
+        self.cache, self.teacher = cache, cache.teacher
+        self.stop = stop if stop is not None else threading.Event()
+        self.failed: list[tuple[Text, str]] = []  # texts without a target, and why
+        self._done = self._encoded = self._bytes = 0
+        self._seconds = 0.0
+        self._total: int | None = None
+        self._encoded_total: int | None = None
+        self._on_progress, self._lock = on_progress, threading.Lock()
+        self._writable = False  # checked before the first target has to be stored
+        self._claimed: set[bytes] = set()
+
+    @property
+    def _one_at_a_time(self) -> bool:
+        return self.teacher.concurrency == 1 and self.teacher.batch_size is None
+
+    def listed(self, texts: Sequence[Text], keys: np.ndarray, on_plan: Callable[[Plan], None] | None) -> Iterator[Pair]:
+        """Plan a list, and return the pairs that have to be filled."""
+        unique, todo = self.cache.unknown(keys)
+        self._total, self._encoded_total = len(texts), len(todo)
+        plan = Plan(len(texts), unique, len(todo), len(todo) * self.cache.row_bytes)
+        if len(todo):
+            self._make_writable()
+            self.check_unchanged()
+            try:
+                check_room(self.cache.folder, plan.bytes, f"the {len(todo):,} missing targets")
+            except WorkbenchError as error:
+                raise CacheError(str(error)) from None
+        self._done = len(texts) - len(todo)
+        if len(todo) > 4 * SAMPLE_TEXTS and not self.stop.is_set():
+            some = todo[:10_000]  # in the order of keys, so any of them are like all of them
+            by_length = some[np.argsort([len(texts[i].text) for i in some], kind="stable")]
+            sample = by_length[np.linspace(0, len(some) - 1, SAMPLE_TEXTS).astype(int)]
+            seconds = self._timed([(texts[i], keys[i]) for i in np.roll(sample, SAMPLE_TEXTS // 2)])
+            plan = replace(plan, seconds=seconds * (len(todo) - SAMPLE_TEXTS))
+            todo = todo[~np.isin(todo, sample)]
+        if on_plan:
+            on_plan(plan)
+        # Each process starts at another place, so that two that fill one list share the work.
+        todo = np.roll(todo, -secrets.randbelow(len(todo) + 1))
+        return ((texts[i], keys[i]) for i in todo)
+
+    def _timed(self, sample: list[Pair]) -> float:
+        """Fill a sample of all lengths and return the seconds that a text takes."""
+        if self._one_at_a_time:
+            self._fill_group(sample[:WARM_UP_TEXTS])
+            sample = sample[WARM_UP_TEXTS:]
+        started = time.perf_counter()
+        self._fill_group(sample)
+        return (time.perf_counter() - started) / len(sample) / self.teacher.concurrency
+
+    def check_unchanged(self) -> None:
+        """Compare the teacher's probe with the vector that is stored for it; store it if there is none.
+
+        Raises:
+            CacheError: they differ.
+        """
+        if self.stop.is_set() or (probe := self.teacher.probe(stop=self.stop)) is None:
+            return
+        text, vector = probe
+        keys = self.cache.keys([text])
+        if not self.cache.known(keys)[0]:
+            self._make_writable()
+            _shards.write(self.cache.folder, keys, vector[None].astype(self.cache.dtype))
+            return
+        before = self.cache.targets([text])[0]
+        cosine = float(before @ vector / (np.linalg.norm(before) * np.linalg.norm(vector)))
+        if cosine < SAME_MODEL:
+            raise CacheError(
+                f"another model answers to the name {self.cache.identity['teacher']!r} than when "
+                f"{self.cache.folder.name} was begun: the same text has another vector (cosine {cosine:.3f}). Its "
+                "targets would not fit the old ones: give the teacher another name (`name`, --name) to begin another "
+                "cache, or ask for the earlier model."
+            )
+
+    def run(self, pairs: Iterable[Pair], merge: bool) -> Progress:
+        """Fill group after group, joining small shards now and then, and return the last progress."""
+        for number, _ in enumerate(self._groups(pairs), start=1):
+            if merge and number % MERGE_EVERY == 0:
+                self.cache.merge()
+        if merge and self._encoded:
+            self.cache.merge()
+        if self.failed:
+            text, why = self.failed[0]
+            count = "1 text" if len(self.failed) == 1 else f"{len(self.failed):,} texts"
+            raise TeacherError(
+                f"{count} got no target, first {text.text[:60]!r}: {why}. All others are stored; the "
+                "same call asks again for these alone."
+            )
+        return self._progress()
+
+    def _groups(self, pairs: Iterable[Pair]) -> Iterator[None]:
+        """Fill group after group, or as many at once as the teacher can take, and yield after each."""
+        if self._one_at_a_time:
+            for group in _groups(pairs):
+                if self.stop.is_set():
+                    return
+                yield self._fill_group(group)
+            return
+        with ThreadPoolExecutor(self.teacher.concurrency) as pool:  # whatever ends this, what is in flight is stored
+            running: set[Future] = set()
+            for group in _groups_by_role(pairs, self.teacher.batch_size or GROUP_TEXTS):
+                if self.stop.is_set():
+                    break
+                running.add(pool.submit(self._fill_group, group))
+                if len(running) == self.teacher.concurrency:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
+            yield from (future.result() for future in as_completed(running))
+
+    def _fill_group(self, group: list[Pair]) -> None:
+        texts = [text for text, _ in group]
+        keys = np.array([key for _, key in group], dtype=_shards.KEY)
+        unique, first = np.unique(keys, return_index=True)
+        mine = self._claim(unique.tolist())
+        try:
+            self._fill_claimed(texts, keys, first[mine & ~self.cache.known(unique)])
+        finally:
+            with self._lock:
+                self._claimed.difference_update(unique[mine].tolist())
+
+    def _claim(self, keys: list[bytes]) -> np.ndarray:
+        """Keep targets from the other threads; return which none of them is making, bool of shape (n,)."""
+        with self._lock:
+            mine = np.array([key not in self._claimed for key in keys], dtype=bool)
+            self._claimed.update(keys)
+        return mine
+
+    def _fill_claimed(self, texts: list[Text], keys: np.ndarray, todo: np.ndarray) -> None:
+        """Make and store the targets of the rows `todo`: what is good is stored before anything is raised."""
+        if todo.size:
+            self._make_writable()
+        started = time.perf_counter()
+        kept_keys, kept_vectors, problems, over = [], [], [], None
+        for role in Role:
+            rows = [i for i in todo if texts[i].role is role]
+            if not rows:
+                continue
+            try:
+                returned = self.teacher.encode([texts[i].text for i in rows], role, stop=self.stop)
+            except IncompleteError as error:
+                given = np.isfinite(error.vectors).all(axis=1)
+                self.failed += [(texts[rows[i]], why) for i, why in error.failed.items()]
+                returned, rows = error.vectors[given], [row for row, has in zip(rows, given, strict=True) if has]
+                over = error if error.final else None
+            try:
+                vectors = checked_targets(returned, len(rows), self.cache.dimension)
+            except TeacherError as error:
+                raise TeacherError(f"{error}. Nothing of this group was stored.") from None
+            with np.errstate(over="ignore"):
+                stored = vectors.astype(self.cache.dtype)
+            good = np.isfinite(stored).all(axis=1)
+            if not good.all():
+                bad = rows[int(np.argmin(good))]
+                cause = "beyond the range of float16; open the cache with dtype='float32'"
+                cause = cause if np.isfinite(vectors).all() else "NaN or infinite"
+                problems.append(f"{int((~good).sum())} {role} vectors are {cause} (first: {texts[bad].text[:60]!r})")
+            kept_keys.append(keys[rows][good])
+            kept_vectors.append(stored[good])
+        if made := sum(map(len, kept_keys)):
+            _shards.write(self.cache.folder, np.concatenate(kept_keys), np.concatenate(kept_vectors))
+        if problems:
+            raise TeacherError("; ".join(problems) + ". The other vectors of the group were stored.")
+        self._count(len(texts) - (todo.size - made), made, time.perf_counter() - started)
+        if over and not self.stop.is_set():
+            raise TeacherError(f"{over}. What was made before is stored, and the same call goes on from there.")
+
+    def _make_writable(self) -> None:
+        if not self._writable:
+            self.cache.check_writable()
+            self._writable = True
+
+    def _count(self, done: int, encoded: int, seconds: float) -> None:
+        with self._lock:
+            self._done += done
+            self._encoded += encoded
+            self._bytes += encoded * self.cache.row_bytes
+            self._seconds += seconds / self.teacher.concurrency if encoded else 0
+            if self._on_progress:
+                self._on_progress(self._progress())
+
+    def _progress(self) -> Progress:
+        speed = self._encoded / self._seconds if self._seconds else 0.0
+        left = None
+        if self._total is not None and (speed or self._done >= self._total):
+            left = (self._total - self._done) / speed if speed else 0.0
+        return Progress(self._done, self._total, self._encoded, self._encoded_total, self._bytes, speed, left)
+
+
+def _groups(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+    stream = iter(pairs)
+    while group := list(islice(stream, 1)):
+        characters = len(group[0][0].text)
+        while len(group) < GROUP_TEXTS and characters < GROUP_CHARACTERS and (more := next(stream, None)):
+            group.append(more)
+            characters += len(more[0].text)
+        yield group
+
+
+def _groups_by_role(pairs: Iterable[Pair], size: int) -> Iterator[list[Pair]]:
+    """Make groups that are one request each."""
+    open_groups: dict[Role, list[Pair]] = {role: [] for role in Role}
+    for pair in pairs:
+        group = open_groups[pair[0].role]
+        group.append(pair)
+        if len(group) == size:
+            yield group
+            open_groups[pair[0].role] = []
+    yield from (group for group in open_groups.values() if group)
