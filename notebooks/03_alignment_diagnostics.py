@@ -71,9 +71,10 @@ agreement.by(table, "role", "cosine")
 # %% [markdown]
 # ## 3.3 As a whole
 #
-# The table lists each measure and how to read it. `relative_distance` is the distance between the two sets of vectors.
-# `procrustes` is what remains after the best rotation; it needs four texts per dimension, so it is not defined for 400
-# texts. `cka` compares the similarity structure of the two spaces. For centered vectors $T$ and $S$,
+# The table lists each measure and how to read it. `relative_distance` is the squared distance between the two sets of
+# vectors, relative to the teacher's norm. `procrustes` is what remains of it after the best rotation; it needs four
+# texts per dimension, so it is not defined for 400 texts. `cka` compares the similarity structure of the two spaces.
+# For centered vectors $T$ and $S$,
 #
 # $$ \mathrm{CKA} = \frac{\lVert T^\top S \rVert_F^2}{\lVert T^\top T \rVert_F\, \lVert S^\top S \rVert_F} $$
 

@@ -240,7 +240,8 @@ print(explorer.code)
 # ## What you learned
 #
 # - Size is dimensions times bits. Along both, quality falls slowly at first and fast at the end.
-# - A rotation by principal components prepares a teacher for truncation that was not trained for it, at no cost.
+# - A rotation by principal components prepares a teacher for truncation at no cost, even if it was not trained for
+#   that.
 # - The student follows its teacher's curve, most closely in symmetric search.
 #
 # ## Exercises

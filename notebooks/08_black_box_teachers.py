@@ -179,7 +179,8 @@ rows = {
 pd.DataFrame({name: table.set_index("mode")["ndcg_at_10"] for name, table in rows.items()}).style.format("{:.3f}")
 
 # %% [markdown]
-# > **Think first.** Why does a black box make the asymmetric row possible, and how can it take it away again?
+# > **Think first.** Why does a black-box teacher make the asymmetric row possible, and how can its provider take it
+# > away again?
 #
 # Documents stay in the provider's space, and queries are embedded here at no cost. If the provider retires the model,
 # only the student can add new documents to the old ones.
