@@ -193,8 +193,8 @@ rows = evaluate.compare(compared, corpus.held_out)
 print(evaluate.format_table(rows))
 
 # %% [markdown]
-# The table shows the untrained base, the closed-form start and the trained student beside the teacher. With a few hundred queries the intervals
-# are wide, so compare the intervals before the means.
+# The table shows the untrained base, the closed-form start and the trained student beside the teacher. With a few
+# hundred queries the intervals are wide, so compare the intervals before the means.
 #
 # > **Caution.** The best student was selected on these same texts (by its loss, not by search), so it looks a little
 # > better here than it is. For an unbiased figure, measure on texts that played no part in the selection.
