@@ -185,7 +185,7 @@ queries, documents = rotated_sides["asymmetric"]
 index = CompressedIndex(documents, IndexSpec(192, "int8"), space=cache.identity)
 path = index.save(profile.folder / "index.safetensors")
 print(
-    f"{path.stat().st_size:,} bytes for {len(index)} documents; {len(index) * index.point.bytes_per_document:,} are codes"
+    f"{path.stat().st_size:,} bytes for {len(index)} documents; {len(index) * index.spec.bytes_per_document:,} are codes"
 )
 
 # %%

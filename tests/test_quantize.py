@@ -1,3 +1,6 @@
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -22,7 +25,7 @@ def test_codes_have_their_size_and_survive_the_disk(point, tmp_path):
     assert point.bytes_per_document == point.dimensions * bits / 8
     assert 0 < path.stat().st_size - len(DOCUMENTS) * point.bytes_per_document < 2000
     again = CompressedIndex.load(path)
-    assert again.point == point and len(again) == 600 and again.space == {"teacher": "t"}
+    assert again.spec == point and len(again) == 600 and again.space == {"teacher": "t"}
     for before, after in zip(found, again.search(QUERIES, 5), strict=True):
         np.testing.assert_array_equal(before, after)
 
@@ -128,7 +131,7 @@ def test_curve_refuses_what_would_mislead():
     once = sweep(qrels, *ids, {"teacher": pair, "again": pair}, iter([IndexSpec(), IndexSpec(64), IndexSpec(8)]))
     assert once[["mode", "dimensions"]].values.tolist() == [[m, d] for m in ("teacher", "again") for d in (64, 8)]
     for sides, points, more, words in (
-        ({"teacher": pair}, [], {}, "no points"),
+        ({"teacher": pair}, [], {}, "no specs"),
         (
             {"teacher": pair, "short": (QUERIES, DOCUMENTS[:500])},
             [IndexSpec()],
@@ -165,9 +168,9 @@ def test_curve_has_a_row_for_each_mode_and_point():
         (lambda: IndexSpec(65).of(64), "65 dimensions are asked for and the vectors have 64"),
         (lambda: CompressedIndex(DOCUMENTS, IndexSpec(20, "binary")), "not a multiple of 8, take 16"),
         (lambda: IndexSpec(0), "at least 1"),
-        (lambda: IndexSpec(16.5), "a whole number is needed"),
+        (lambda: IndexSpec(16.5), "an integer is needed"),
         (lambda: truncate(DOCUMENTS, -1), "at least 1"),
-        (lambda: CompressedIndex(DOCUMENTS).search(QUERIES, 1.5), "a whole number is needed"),
+        (lambda: CompressedIndex(DOCUMENTS).search(QUERIES, 1.5), "an integer is needed"),
         (lambda: IndexSpec(8, "int4"), "choose from float32, float16, int8, binary"),
         (lambda: CompressedIndex(DOCUMENTS * np.nan), "NaN"),
         (lambda: CompressedIndex(DOCUMENTS).search(QUERIES[:, :8]), "8 wide and the index is of vectors 64 wide"),
@@ -204,3 +207,40 @@ def test_more_results_than_documents():
     for precision in PRECISIONS:
         scores, positions = CompressedIndex(DOCUMENTS[:3], IndexSpec(precision=precision)).search(QUERIES, 10)
         assert scores.shape == (40, 3) and all(set(row) == {0, 1, 2} for row in positions)
+
+
+def test_ties_go_on_beyond_what_was_searched_at_first():
+    many = np.repeat(DOCUMENTS[:3], 50, axis=0)[np.random.default_rng(2).permutation(150)]
+    for precision in PRECISIONS:
+        for queries in (DOCUMENTS[:3], DOCUMENTS[np.arange(60) % 3]):  # faiss multiplies few and many differently
+            found = CompressedIndex(many, IndexSpec(64, precision)).search(queries, 4)[1]
+            for query, row in zip(queries, found, strict=True):
+                assert list(row) == list(np.flatnonzero((many == query).all(axis=1))[:4])
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "expected"),
+    [
+        ("int8", IndexSpec(8, "int8"), [[28, 31, 3, 18], [15, 24, 1, 7], [0, 29, 37, 4]]),
+        ("binary", IndexSpec(16, "binary"), [[14, 30, 21, 15], [14, 30, 9, 24], [7, 38, 27, 29]]),
+    ],
+)
+def test_an_index_of_version_0_1_is_read(name, spec, expected):
+    index = CompressedIndex.load(Path(__file__).parent / "v0.1" / f"index-{name}.safetensors")
+    assert (len(index), index.width, index.spec, index.space["teacher"]) == (40, 16, spec, "teacher")
+    queries = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
+    assert index.search(queries, 4)[1].tolist() == expected  # as version 0.1 searched it
+
+
+def test_without_faiss_a_sentence_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(WorkbenchError, match=r"faiss needs the package .*\[quantize\]"):
+        CompressedIndex(DOCUMENTS)
+    assert IndexSpec(16).of(64).bytes_per_document == 64 and truncate(DOCUMENTS, 16).shape == (600, 16)
+
+
+def test_what_cannot_be_written_leaves_nothing(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(WorkbenchError, match="cannot be written"):
+        CompressedIndex(DOCUMENTS).save(tmp_path / "folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import operator
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import faiss
 import numpy as np
 import pandas as pd
 import xxhash
@@ -18,8 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from workbench import evaluate, ranking
-from workbench._util import checked, unit
+from workbench._util import checked, need, unit, write_whole
 from workbench.errors import WorkbenchError
+
+if TYPE_CHECKING:
+    import faiss
 
 PRECISIONS = {"float32": 32, "float16": 16, "int8": 8, "binary": 1}  # bits a dimension
 _FORMAT = "workbench-index-1"
@@ -29,12 +31,15 @@ _BLOCK_VALUES = 20_000_000  # signs that are unpacked at once, 80 MB
 
 @dataclass(frozen=True)
 class IndexSpec:
-    """A point on the curve of size and quality.
+    """How the vectors of an index are truncated and quantized.
 
     Attributes:
-        dimensions: the first so many are kept; None keeps all.
-        precision: "float32", "float16", "int8" (256 levels between the least and the greatest value
-            of each dimension among the documents) or "binary" (signs).
+        dimensions: number of leading dimensions that are kept; None keeps all.
+        precision: "float32", "float16", "int8" (256 levels between the minimum and the maximum of each dimension
+            among the documents) or "binary" (signs).
+
+    Raises:
+        WorkbenchError: the precision is unknown, or dimensions is not an integer above 0.
     """
 
     dimensions: int | None = None
@@ -42,55 +47,62 @@ class IndexSpec:
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise WorkbenchError(f"precision {self.precision!r}: choose from {', '.join(PRECISIONS)}")
+            raise WorkbenchError(f"precision {self.precision!r} is unknown: choose from {', '.join(PRECISIONS)}")
         if self.dimensions is not None:
             object.__setattr__(self, "dimensions", _whole("dimensions", self.dimensions))
 
     def of(self, width: int) -> IndexSpec:
-        """Return this point for vectors of a width, or say why it has none there."""
+        """Return this spec with its dimensions filled in for vectors of a width; WorkbenchError if it does not fit."""
         dimensions = width if self.dimensions is None else self.dimensions
         if dimensions > width:
-            raise WorkbenchError(f"{dimensions} dimensions are asked for and the vectors have {width}")
+            raise WorkbenchError(
+                f"{dimensions} dimensions are asked for and the vectors have {width}: take {width} or fewer"
+            )
         if self.precision == "binary" and dimensions % 8:
             raise WorkbenchError(
-                f"binary codes fill whole bytes: {dimensions} is not a multiple of 8, take {max(8, dimensions // 8 * 8)}"
+                f"binary codes need a multiple of 8 dimensions: {dimensions} is not a multiple of 8, take {max(8, dimensions // 8 * 8)}"
             )
         return IndexSpec(dimensions, self.precision)
 
     @property
     def bytes_per_document(self) -> int:
-        """Size of one document's code; `dimensions` must be given."""
+        """Bytes of one document's code; `dimensions` must not be None."""
         return self.dimensions * PRECISIONS[self.precision] // 8
 
 
 class CompressedIndex:
-    """Documents as codes in a faiss index, and queries that are coded as the documents are.
+    """Truncated and quantized documents in a faiss index.
 
-    Vectors are cut to the first dimensions and brought back to unit norm, so that scores are
-    cosines of what is left. Documents may be the teacher's and queries the student's.
+    Vectors are cut to their first dimensions and scaled to unit norm, so scores are cosines of the truncated vectors.
+    Queries are quantized with the documents' ranges. Documents may be the teacher's and queries the student's.
 
     Args:
         documents: float of shape (n, d).
-        point: how many dimensions, in which precision.
-        space: what names the space, as JSON values: the teacher's identity, or for documents of a
-            student the fingerprint that `models.resolve` gives; kept with the index, and queries that
-            name another are refused.
+        spec: dimensions and precision; all dimensions in float32 if None.
+        space: JSON values that identify the vector space: the teacher's identity, or for a student's documents the
+            fingerprint of `models.resolve`. They are stored with the index, and a search that names another space
+            is refused.
+
+    Attributes:
+        width: dimensions of the vectors before truncation, d.
+        spec: with its dimensions filled in.
+        space: as given.
 
     Raises:
-        WorkbenchError: the vectors have no such point.
+        WorkbenchError: the spec does not fit the vectors, or faiss (the extra `quantize`) is not installed.
     """
 
-    def __init__(self, documents: np.ndarray, point: IndexSpec | None = None, *, space: Mapping | None = None) -> None:
+    def __init__(self, documents: np.ndarray, spec: IndexSpec | None = None, *, space: Mapping | None = None) -> None:
         documents = checked(documents, "documents")
         self.width = documents.shape[1]
-        self.point = (point or IndexSpec()).of(self.width)
+        self.spec = (spec or IndexSpec()).of(self.width)
         self.space = _as_json(space or {})
-        self._index = _empty(self.point)
-        documents = truncate(documents, self.point.dimensions)
-        if self.point.precision == "binary":
+        self._index = _empty(self.spec)
+        documents = truncate(documents, self.spec.dimensions)
+        if self.spec.precision == "binary":
             self._index.add(_signs(documents))
         else:
-            self._index.train(documents)  # int8 finds its ranges here; the others need none
+            self._index.train(documents)  # finds the ranges of int8
             self._index.add(documents)
 
     def __len__(self) -> int:
@@ -102,60 +114,58 @@ class CompressedIndex:
         """Find the k best documents for each query.
 
         Args:
-            queries: float of shape (q, d), d the width before truncation.
-            k: how many; all documents if there are fewer.
-            space: what names the queries' space; None does not ask.
-            rescore_multiplier: with binary codes, rescore_multiplier * k documents are found by Hamming distance and
-                put in order by the cosine of the query, not coded, and the documents' signs
-                (Yamada et al. 2021, without the learning).
+            queries: float of shape (q, d), not truncated.
+            k: number of results; all documents if there are fewer.
+            space: JSON values that identify the queries' space; not checked if None.
+            rescore_multiplier: with binary codes, rescore_multiplier * k candidates are found by Hamming distance and
+                ordered by the cosine of the float32 query with the documents' signs (the reranking of Yamada et al.
+                2021, without its training).
 
         Returns:
-            Scores, float32, and positions, int64, both of shape (q, min(k, n)), best first.
+            Scores, float32, and positions, int64, both of shape (q, min(k, n)), best first. Equal scores are in the
+            order of the documents.
+
+        Raises:
+            WorkbenchError: the queries have another width or name another space, or k is below 1.
         """
         space = None if space is None else _as_json(space)
         if space is not None and space != self.space:
             other = [name for name in {**self.space, **space} if self.space.get(name) != space.get(name)]
             raise WorkbenchError(
                 f"the index was built in another space than the queries' ({', '.join(map(str, other))} differ): encode "
-                "its documents again, with the model that these queries belong to"
+                "its documents again with a model of the queries' space"
             )
         queries = checked(queries, "queries")
         if queries.shape[1] != self.width:
             raise WorkbenchError(f"queries are {queries.shape[1]} wide and the index is of vectors {self.width} wide")
         k, rescore_multiplier = min(_whole("k", k), len(self)), _whole("rescore_multiplier", rescore_multiplier)
-        queries = truncate(queries, self.point.dimensions)
-        if self.point.precision != "binary":
+        queries = truncate(queries, self.spec.dimensions)
+        if self.spec.precision != "binary":
             return self._search(self._as_documents(queries), k, min(2 * k, len(self)))
         _, found = self._index.search(_signs(queries), min(k * rescore_multiplier, len(self)))
-        codes = faiss.vector_to_array(self._index.xb).reshape(len(self), -1)
+        codes = _codes(self._index)
         exact = np.empty(found.shape, dtype=np.float32)
-        block = max(1, _BLOCK_VALUES // (found.shape[1] * self.point.dimensions))
+        block = max(1, _BLOCK_VALUES // (found.shape[1] * self.spec.dimensions))
         for rows in (slice(start, start + block) for start in range(0, len(queries), block)):
             signs = np.unpackbits(codes[found[rows]], axis=-1).astype(np.float32) * 2 - 1
-            exact[rows] = np.einsum("qcd,qd->qc", signs, queries[rows]) / np.sqrt(self.point.dimensions)
+            exact[rows] = np.einsum("qcd,qd->qc", signs, queries[rows]) / np.sqrt(self.spec.dimensions)
         return ranking.order(exact, found.astype(np.int64), k)
 
     def save(self, path: str | Path) -> Path:
-        """Write codes, ranges and what they belong to into one safetensors file, whole or not at all."""
+        """Write codes, ranges, spec and space into one safetensors file, completely or not at all; return its path."""
         tensors = {"codes": _codes(self._index)}
-        if self.point.precision == "int8":
-            tensors["ranges"] = faiss.vector_to_array(self._index.sq.trained)
-        about = {"format": _FORMAT, "point": asdict(self.point), "width": self.width, "space": self.space}
-        path = Path(path)
-        scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        if self.spec.precision == "int8":
+            tensors["ranges"] = _faiss().vector_to_array(self._index.sq.trained)
+        stated = json.dumps({"format": _FORMAT, "point": asdict(self.spec), "width": self.width, "space": self.space})
+        metadata = {"about": stated, "checksum": _checksum(stated, tensors)}
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stated = json.dumps(about)
-            save_file(tensors, scratch, {"about": stated, "checksum": _checksum(stated, tensors)})
-            os.replace(scratch, path)
-        except (OSError, SafetensorError) as error:
-            scratch.unlink(missing_ok=True)
+            return write_whole(path, lambda scratch: save_file(tensors, scratch, metadata))
+        except SafetensorError as error:
             raise WorkbenchError(f"{path} cannot be written: {error}") from None
-        return path
 
     @classmethod
     def load(cls, path: str | Path) -> CompressedIndex:
-        """Read an index that `save` wrote; anything else, and a damaged one, raises WorkbenchError."""
+        """Read an index that `save` wrote; WorkbenchError if the file is damaged or something else."""
         try:
             with safe_open(path, "numpy") as file:
                 stated = file.metadata() or {}
@@ -164,13 +174,13 @@ class CompressedIndex:
             if not isinstance(about, dict) or about.get("format") != _FORMAT:
                 raise WorkbenchError(f"{path} is no index of this workbench")
             if stated.get("checksum") != _checksum(stated["about"], tensors):
-                raise WorkbenchError(f"{path} is damaged: its checksum is another. Build it again from the vectors.")
+                raise WorkbenchError(f"{path} is damaged (its checksum is another): build it again from the vectors")
             index = cls.__new__(cls)
-            index.point, index.width, index.space = IndexSpec(**about["point"]), about["width"], about["space"]
-            index._index = _filled(index.point, tensors["codes"], tensors.get("ranges"))
+            index.spec, index.width, index.space = IndexSpec(**about["point"]), about["width"], about["space"]
+            index._index = _filled(index.spec, tensors["codes"], tensors.get("ranges"))
         except WorkbenchError:
             raise
-        except Exception as error:  # a file can be wrong in more ways than its reader names
+        except Exception as error:  # safetensors, JSON, numpy and faiss each have their own
             raise WorkbenchError(f"{path} is no index that can be read: {error}") from None
         return index
 
@@ -185,23 +195,23 @@ class CompressedIndex:
         return best
 
     def _as_documents(self, queries: np.ndarray) -> np.ndarray:
-        if self.point.precision == "float32":
+        if self.spec.precision == "float32":
             return queries
         return self._index.sa_decode(self._index.sa_encode(queries))
 
 
 def truncate(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:
-    """Return the first dimensions of each row at unit norm, float32 of shape (n, dimensions); None keeps all."""
+    """Return the first dimensions of each row, scaled to unit norm, float32 of shape (n, dimensions); None keeps all."""
     vectors = checked(vectors, "vectors")
     return np.ascontiguousarray(unit(vectors[:, : IndexSpec(dimensions).of(vectors.shape[1]).dimensions]))
 
 
 def principal_rotation(vectors: np.ndarray) -> np.ndarray:
-    """Return the rotation that sorts a space by how much of it each direction holds, float32 of shape (d, d).
+    """Return the rotation onto the principal axes, largest first, float32 of shape (d, d).
 
-    `vectors @ rotation` has the same distances and cosines, and the first m dimensions keep more of the
-    inner products than any other m directions (Eckart and Young 1936). A teacher that was not
-    trained for truncation gains it this way, and so does a student that learns the rotated targets.
+    `vectors @ rotation` has the same distances and cosines, and its first m dimensions preserve the inner products
+    better than any other m directions (Eckart and Young 1936). Rotated vectors of a teacher that was not trained for
+    truncation can be truncated, and so can those of a student that is trained on the rotated targets.
 
     Args:
         vectors: float of shape (n, d); n should be several times d.
@@ -217,30 +227,33 @@ def sweep(
     query_ids: Sequence[str],
     document_ids: Sequence[str],
     sides: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    points: Iterable[IndexSpec],
+    specs: Iterable[IndexSpec],
     *,
     timed: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Measure quality, size and query time of each point for each mode.
+    """Measure quality, size and query time of each index spec for each mode.
 
     Args:
         qrels: query id to document id to grade.
         query_ids: ids of the rows of all query vectors.
         document_ids: ids of the rows of all document vectors.
-        sides: mode to its vectors of queries and documents; "teacher" is what shares refer to.
-        points: what to measure.
-        timed: search times are measured among so many documents, the collection's repeated; among the
-            collection's as they are if None. A small collection says little of a large one's times.
-        on_progress: called after each row with the rows done and the rows in all.
+        sides: mode to its vectors (queries, documents). Shares refer to "teacher".
+        specs: what to measure, such as `grid(width)`.
+        timed: number of documents to measure search times with: the given ones, repeated or cut. All given ones if
+            None. Times of a small collection do not predict those of a large one.
+        on_progress: called after each row with the number of rows done and of all rows.
         seed: of the bootstrap.
 
     Returns:
-        One row a mode and point: `mode`, `dimensions`, `precision`, the columns of
-        `evaluate.summarize` with the share of the teacher's uncompressed nDCG@10 and its 95 %
-        interval, `bytes_per_document`, and `query_ms`, the median milliseconds of one search among
-        `documents`, one query at a time, without the encoding and the same for every mode.
+        One row per mode and spec: `mode`, `dimensions`, `precision`, the columns of `evaluate.summarize` with the
+        share of the teacher's uncompressed nDCG@10, `bytes_per_document`, and `query_ms`: the median milliseconds to
+        search `documents` documents for one query, without encoding it. It is measured once per spec, for all modes.
+
+    Raises:
+        WorkbenchError: `sides` has no "teacher", vectors and ids differ in number, a spec does not fit, or the
+            teacher finds no judged document.
     """
     if "teacher" not in sides:
         raise WorkbenchError(f'sides has no "teacher", only {", ".join(sides) or "nothing"}')
@@ -252,49 +265,49 @@ def sweep(
                 f"{len(query_ids):,} and {len(document_ids):,}"
             )
     asked, searched = sides["teacher"]
-    points = list(points)
-    if not points:
-        raise WorkbenchError("there are no points to measure: give some, such as those of grid(width)")
-    points = {mode: list(dict.fromkeys(p.of(d.shape[1]) for p in points)) for mode, (_, d) in sides.items()}
+    specs = list(specs)
+    if not specs:
+        raise WorkbenchError("no specs were given: give some, such as grid(width)")
+    specs = {mode: list(dict.fromkeys(p.of(d.shape[1]) for p in specs)) for mode, (_, d) in sides.items()}
     timed = len(searched) if timed is None else _whole("timed", timed)
     whole = {"uncompressed": evaluate.score(qrels, query_ids, document_ids, *sides["teacher"])}
     if not whole["uncompressed"]["ndcg_at_10"].sum() > 0:
         raise WorkbenchError(
-            "the teacher finds nothing that was judged: do the ids of the judgments fit the collection?"
+            "the teacher finds nothing that was judged: check that the ids of the judgments are those of the collection"
         )
     try:
         repeated = np.resize(searched, (timed, searched.shape[1]))
-        query_ms = {point: _ms(CompressedIndex(repeated, point), asked) for point in points["teacher"]}
+        query_ms = {spec: _ms(CompressedIndex(repeated, spec), asked) for spec in specs["teacher"]}
     except (MemoryError, ValueError):
         raise WorkbenchError(f"{timed:,} documents do not fit into memory: time fewer") from None
     measured, about = {}, []
     for mode, (queries, documents) in sides.items():
-        for point in points[mode]:
-            index = CompressedIndex(documents, point)
+        for spec in specs[mode]:
+            index = CompressedIndex(documents, spec)
             positions = index.search(queries)[1]
-            label = f"{mode} {point.dimensions} {point.precision}"
+            label = f"{mode} {spec.dimensions} {spec.precision}"
             measured[label] = evaluate.score_ranking(qrels, query_ids, document_ids, positions)
             about.append(
                 {
                     "mode": mode,
-                    **asdict(point),
-                    "bytes_per_document": point.bytes_per_document,
+                    **asdict(spec),
+                    "bytes_per_document": spec.bytes_per_document,
                     "documents": timed,
-                    "query_ms": query_ms.get(point, np.nan),
+                    "query_ms": query_ms.get(spec, np.nan),
                 }
             )
             if on_progress:
-                on_progress(len(about), sum(map(len, points.values())))
+                on_progress(len(about), sum(map(len, specs.values())))
     rows = evaluate.summarize(whole | measured, teacher="uncompressed", seed=seed).iloc[1:].drop(columns="mode")
     return pd.concat([pd.DataFrame(about), rows.reset_index(drop=True)], axis=1)
 
 
 def grid(width: int, least: int = 48) -> list[IndexSpec]:
-    """Return points to measure: the width, its halves down to `least`, in every precision that fits.
+    """Return index specs for a `sweep`: the width and its halves down to `least`, in every precision that fits.
 
     Args:
         width: of the vectors.
-        least: no point has fewer dimensions, but the whole width is always there.
+        least: fewest dimensions; the full width is always included.
     """
     dimensions = [_whole("width", width)]
     while dimensions[-1] % 2 == 0 and dimensions[-1] // 2 >= least:
@@ -303,14 +316,13 @@ def grid(width: int, least: int = 48) -> list[IndexSpec]:
 
 
 def pareto_mask(rows: pd.DataFrame, costs: Sequence[str] = ("bytes_per_document", "query_ms")) -> np.ndarray:
-    """Say which points no other point dominates, bool of shape (n,).
+    """Return which rows are on the Pareto front, bool of shape (n,).
 
-    A point is dominated by one that is at least as good in `share_of_teacher` and in every cost, and better
-    in one of them (Pareto's order).
+    A row is dominated by another that is at least as good in `share_of_teacher` and in every cost, and better in one.
 
     Args:
         rows: from `sweep`.
-        costs: columns of which less is better.
+        costs: columns in which less is better.
     """
     values = np.column_stack([-rows["share_of_teacher"], *(rows[cost] for cost in costs)])
     no_worse = (values[:, None] >= values[None]).all(axis=2)
@@ -319,7 +331,7 @@ def pareto_mask(rows: pd.DataFrame, costs: Sequence[str] = ("bytes_per_document"
 
 
 def format_table(rows: pd.DataFrame) -> str:
-    """Format what `sweep` returned for a terminal: a line a point, the modes' shares of the teacher side by side."""
+    """Format the rows of `sweep` for a terminal: a line per spec, the shares of the modes side by side."""
     index = ["dimensions", "precision", "bytes_per_document"]
     wide = rows.pivot_table(index=index, columns="mode", values="share_of_teacher", sort=False)
     return wide.map("{:.1%}".format).reset_index().rename_axis(columns=None).to_string(index=False)
@@ -339,14 +351,14 @@ def _whole(name: str, value: object) -> int:
     try:
         number = operator.index(value)
     except TypeError:
-        raise WorkbenchError(f"{name} is {value!r}: a whole number is needed") from None
+        raise WorkbenchError(f"{name} is {value!r}: an integer is needed") from None
     if number < 1:
         raise WorkbenchError(f"{name} is {number}: at least 1 is needed")
     return number
 
 
 def _as_json(space: Mapping) -> dict:
-    """Return what names a space as it comes back from a file."""
+    """Return a space as it will be read back from a file."""
     try:
         return json.loads(json.dumps(dict(space)))
     except (TypeError, ValueError) as error:
@@ -365,29 +377,37 @@ def _signs(vectors: np.ndarray) -> np.ndarray:
     return np.packbits(vectors > 0, axis=1)
 
 
-def _empty(point: IndexSpec) -> faiss.Index | faiss.IndexBinary:
-    if point.precision == "binary":
-        return faiss.IndexBinaryFlat(point.dimensions)
-    if point.precision == "float32":
-        return faiss.IndexFlatIP(point.dimensions)
+def _faiss():
+    return need("faiss", "quantize")
+
+
+def _empty(spec: IndexSpec) -> faiss.Index | faiss.IndexBinary:
+    faiss = _faiss()
+    if spec.precision == "binary":
+        index = faiss.IndexBinaryFlat(spec.dimensions)
+        index.use_heap = False  # keeps the first of equal documents as candidates
+        return index
+    if spec.precision == "float32":
+        return faiss.IndexFlatIP(spec.dimensions)
     kinds = {"float16": faiss.ScalarQuantizer.QT_fp16, "int8": faiss.ScalarQuantizer.QT_8bit}
-    return faiss.IndexScalarQuantizer(point.dimensions, kinds[point.precision], faiss.METRIC_INNER_PRODUCT)
+    return faiss.IndexScalarQuantizer(spec.dimensions, kinds[spec.precision], faiss.METRIC_INNER_PRODUCT)
 
 
 def _codes(index: faiss.Index | faiss.IndexBinary) -> np.ndarray:
+    faiss = _faiss()
     held = index.xb if isinstance(index, faiss.IndexBinaryFlat) else index.codes
     return faiss.vector_to_array(held).reshape(index.ntotal, -1)
 
 
-def _filled(point: IndexSpec, codes: np.ndarray, ranges: np.ndarray | None) -> faiss.Index | faiss.IndexBinary:
-    """Return an index of codes that were made before."""
-    index = _empty(point)
+def _filled(spec: IndexSpec, codes: np.ndarray, ranges: np.ndarray | None) -> faiss.Index | faiss.IndexBinary:
+    """Return an index that holds existing codes."""
+    index = _empty(spec)
     codes = np.ascontiguousarray(codes, np.uint8)
-    if point.precision == "binary":
+    if spec.precision == "binary":
         index.add(codes)
         return index
     if ranges is not None:
-        faiss.copy_array_to_vector(ranges.astype(np.float32), index.sq.trained)
+        _faiss().copy_array_to_vector(ranges.astype(np.float32), index.sq.trained)
     index.is_trained = True
     index.add_sa_codes(codes)
     return index
