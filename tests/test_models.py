@@ -6,8 +6,9 @@ import zipfile
 import pytest
 from conftest import make_tiny_model  # noqa: F401
 
-from workbench import models
+from workbench import _model_files, models, student
 from workbench.errors import ModelError
+from workbench.teachers import LocalTeacher
 
 
 def test_a_folder_is_a_model(tiny_model):
@@ -32,8 +33,8 @@ def test_an_unknown_name_lists_what_was_tried():
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    package = models._Package(("no-such-distribution",), "00")
-    monkeypatch.setitem(models._PACKAGES, models.MINILM, package)
+    package = _model_files._Package(("no-such-distribution",), "00")
+    monkeypatch.setitem(_model_files._PACKAGES, models.MINILM, package)
     with pytest.raises(ModelError, match=r"(?s)no-such-distribution is not installed; `make models`"):
         models.resolve("all-MiniLM-L6-v2")
 
@@ -54,6 +55,28 @@ def test_broken_weights_are_a_clear_error(tiny_model, tmp_path):
         models.load(copy)
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", {"architectures": ["BertForSequenceClassification"]}, "is a CrossEncoder or classifier"),
+        ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "is a SparseEncoder"),
+    ],
+)
+def test_models_of_another_kind_are_refused_before_they_are_loaded(tiny_model, tmp_path, file, content, message):
+    copy = shutil.copytree(tiny_model, tmp_path / "copy")
+    (copy / "modules.json").unlink()
+    (copy / file).write_text(json.dumps(content))
+    (copy / "model.safetensors").write_bytes(b"never read")
+    for use in (
+        models.load,
+        models.as_model,
+        lambda path: LocalTeacher(str(path)),
+        lambda path: student.build(path, 8),
+    ):
+        with pytest.raises(ModelError, match=message):
+            use(copy)
+
+
 def _zip(path, members):
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
@@ -68,7 +91,7 @@ def _zip(path, members):
 def test_unpacking_checks_the_hash_and_leaves_nothing_behind(tmp_path):
     parts = _zip(tmp_path / "m.zip", {"m/model.safetensors": b"weights", "m/config.json": b"{}"})
     with pytest.raises(ModelError, match=r"not the published model.*expected 00"):
-        models._unpack(parts, tmp_path / "home" / "m", "00")
+        _model_files._unpack(parts, tmp_path / "home" / "m", "00")
     assert not list((tmp_path / "home").iterdir())
 
 
@@ -80,7 +103,7 @@ def test_unpacking_never_leaves_its_folder(tmp_path):
         "m/../evil.json": b"{}", "/m/absolute.json": b"{}", "m/desktop.ini": b"x",
     }  # fmt: skip
     parts = _zip(tmp_path / "m.zip", members)
-    target = models._unpack(parts, tmp_path / "home" / "m", hashlib.sha256(b"weights").hexdigest())
+    target = _model_files._unpack(parts, tmp_path / "home" / "m", hashlib.sha256(b"weights").hexdigest())
     found = {p.relative_to(tmp_path / "home").as_posix() for p in (tmp_path / "home").rglob("*") if p.is_file()}
     assert {"m/model.safetensors", "m/1_Pooling/config.json"} <= found
     assert not any("evil" in name or name.endswith((".py", ".ini")) for name in found)
@@ -90,7 +113,7 @@ def test_unpacking_never_leaves_its_folder(tmp_path):
 def test_pieces_that_are_no_zip(tmp_path):
     (tmp_path / "1").write_bytes(b"no zip at all")
     with pytest.raises(ModelError, match="do not join to a zip"):
-        models._unpack([tmp_path / "1"], tmp_path / "m", "00")
+        _model_files._unpack([tmp_path / "1"], tmp_path / "m", "00")
 
 
 def test_swapped_weights_are_noticed_though_size_and_time_are_the_same(tmp_path, monkeypatch):

