@@ -1,13 +1,12 @@
-"""The joint map: teacher and student in one picture, each text as two points.
+"""The joint map: both models' vectors in one plane, two points per text.
 
-One projection is fitted on both models' vectors together. Two maps fitted apart could not be
-compared: each would choose its own directions.
+One projection is fitted on both models' vectors together. Two separate projections would each choose their own
+directions and could not be compared.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ import xxhash
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from workbench._util import home, paired, unit
+from workbench._util import home, paired, unit, write_whole
 from workbench.errors import WorkbenchError
 
 _UMAP_INPUT = 50  # dimensions kept by PCA before UMAP, as is usual for speed
@@ -31,14 +30,14 @@ _LEAST_TEXTS = 8  # fewer make no neighborhoods; PCA serves them
 
 @dataclass(frozen=True)
 class JointMap:
-    """Two points a text.
+    """A map with two points per text.
 
     Attributes:
         teacher: float32 of shape (n, 2).
         student: float32 of shape (n, 2).
         method: "PCA" or "UMAP".
-        displacement_correlation: Spearman correlation, over the texts, of the drawn distance between a text's two
-            points with their true distance. Near 1 the length of a line can be trusted, near 0 not.
+        displacement_correlation: Spearman correlation over the texts between two distances of a text's two vectors,
+            the one on the map and the true one. Near 1, trust the length of a line on the map; near 0, do not.
     """
 
     teacher: np.ndarray
@@ -48,7 +47,7 @@ class JointMap:
 
 
 def pca(teacher: np.ndarray, student: np.ndarray) -> JointMap:
-    """Project both models' unit vectors, float (n, d) each, onto their two common principal components."""
+    """Project both models' unit vectors, float of shape (n, d) each, onto their two common principal components."""
     points, _, _ = _components(teacher, student, 2)
     return _joint(points, teacher, student, "PCA")
 
@@ -66,9 +65,9 @@ def umap(
 ) -> JointMap | None:
     """Fit one UMAP (McInnes et al. 2018) on both models' unit vectors.
 
-    The fit runs in a process of its own, so that a notebook stays responsive and `stop` works at
-    once. Starting from the PCA with a fixed seed, it gives the same map for the same vectors on the
-    same machine, and is kept under the checksum of its input.
+    The fit runs in its own process, so a notebook stays responsive and `stop` takes effect at once. It starts from
+    the PCA with a fixed seed: the same vectors give the same map on the same machine. The map is stored under the
+    checksum of its input.
 
     Args:
         teacher: float of shape (n, d).
@@ -76,13 +75,16 @@ def umap(
         neighbors: UMAP's n_neighbors.
         min_dist: UMAP's min_dist.
         seed: of the optimization.
-        folder: where maps are kept; None for `maps` in the workbench's folder.
-        on_progress: called with the share of the optimization that is done, 0 to 1.
-        stop: when set, the fit is given up.
+        folder: where maps are stored; `maps` in the workbench's folder if None.
+        on_progress: called with the fraction of the optimization that is done, 0 to 1.
+        stop: ends the fit when it is set.
 
     Returns:
-        The map; None if it was stopped. Fewer than 8 texts, or vectors that are all the same, are
-        projected by PCA, and `method` says so.
+        The map; None if it was stopped. Fewer than 8 texts, or vectors that are all the same, are projected by PCA,
+        and `method` says so.
+
+    Raises:
+        WorkbenchError: the vectors have different shapes, the fit failed, or the map cannot be written.
     """
     points, wide, total = _components(teacher, student, _UMAP_INPUT)
     if len(teacher) < _LEAST_TEXTS or total < 1e-6:
@@ -95,7 +97,7 @@ def umap(
         digest.update(array.tobytes())
     folder = Path(folder or home() / "maps")
     kept = folder / f"{digest.hexdigest()}.safetensors"
-    with contextlib.suppress(OSError, SafetensorError, KeyError):  # damaged or none: fitted (again)
+    with contextlib.suppress(OSError, SafetensorError, KeyError):  # missing or damaged: fit it
         if len(drawn := load_file(kept)["points"]) == len(wide):
             return _joint(drawn, teacher, student, "UMAP")
     try:
@@ -104,14 +106,14 @@ def umap(
             save_file(given, Path(scratch) / "input", {name: str(value) for name, value in settings.items()})
             if not _run(Path(scratch), on_progress, stop):
                 return None
-            os.replace(Path(scratch) / "output", kept)
+            write_whole(kept, (Path(scratch) / "output").read_bytes())
     except (OSError, SafetensorError) as error:
-        raise WorkbenchError(f"the map cannot be kept in {folder}: {error}") from None
+        raise WorkbenchError(f"the map cannot be written to {folder}: {error}") from None
     return _joint(load_file(kept)["points"], teacher, student, "UMAP")
 
 
 def umap_in_background(*arguments, stop: threading.Event, **options) -> Future:
-    """Run `umap` in a thread; the future gives its result, and `stop` ends it."""
+    """Run `umap` in a thread and return a future of its result; `stop` ends it."""
     future: Future = Future()
 
     def work() -> None:
@@ -125,7 +127,7 @@ def umap_in_background(*arguments, stop: threading.Event, **options) -> Future:
 
 
 def _components(teacher: np.ndarray, student: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return both clouds, one after the other, on 2 and on `count` common components, and their spread."""
+    """Project both models' vectors, stacked, onto 2 and onto `count` common components; also return the variance."""
     teacher, student = paired(teacher, student)
     if teacher.shape[1] != student.shape[1]:
         raise WorkbenchError(
@@ -154,13 +156,13 @@ def _joint(points: np.ndarray, teacher: np.ndarray, student: np.ndarray, method:
     drawn = np.linalg.norm(points[:half] - points[half:], axis=1)
     true = np.linalg.norm(unit(teacher) - unit(student), axis=1)
     varies = half > 2 and np.ptp(drawn) > 1e-6 and np.ptp(true) > 1e-6
-    displacement_correlation = float(spearmanr(drawn, true).statistic) if varies else np.nan
+    correlation = float(spearmanr(drawn, true).statistic) if varies else np.nan
     points = points.astype(np.float32)
-    return JointMap(points[:half], points[half:], method, displacement_correlation)
+    return JointMap(points[:half], points[half:], method, correlation)
 
 
 def rows(joint: JointMap, chosen: np.ndarray) -> JointMap:
-    """Return the map of some of its texts."""
+    """Return the map of the texts at some positions, int of shape (m,)."""
     return replace(joint, teacher=joint.teacher[chosen], student=joint.student[chosen])
 
 
@@ -168,7 +170,7 @@ def rows(joint: JointMap, chosen: np.ndarray) -> JointMap:
 
 
 def _run(scratch: Path, on_progress: Callable[[float], None] | None, stop: threading.Event | None) -> bool:
-    """Fit in a child process; False if stopped."""
+    """Fit in a child process; return False if it was stopped."""
     command = [sys.executable, "-W", "ignore", "-m", "workbench.projection", str(scratch)]
     with (
         (scratch / "errors").open("w+") as errors,
@@ -196,7 +198,7 @@ def _kill_when(stop: threading.Event | None, child: subprocess.Popen) -> None:
 
 
 class _Shares:
-    """A file for tqdm that prints shares instead of bars."""
+    """A file for tqdm that prints fractions instead of bars."""
 
     def write(self, text: str) -> None:
         done, _, total = text.strip().partition("/")
@@ -218,12 +220,12 @@ def _fit(scratch: Path) -> None:
         min_dist=float(settings["min_dist"]),
         init=start,
         random_state=int(settings["seed"]),
-        n_jobs=1,  # what a seed needs to be repeatable
+        n_jobs=1,  # a seed is only repeatable with one job
         verbose=True,
         tqdm_kwds={"file": _Shares(), "bar_format": "{n_fmt}/{total_fmt}\n", "ascii": True},
     ).fit_transform(wide)
     if not np.isfinite(fitted).all():
-        raise WorkbenchError("UMAP gave points that are not numbers")
+        raise WorkbenchError("UMAP returned NaN or infinity")
     save_file({"points": np.ascontiguousarray(fitted, dtype=np.float32)}, scratch / "output")
 
 

@@ -384,9 +384,7 @@ def _faiss():
 def _empty(spec: IndexSpec) -> faiss.Index | faiss.IndexBinary:
     faiss = _faiss()
     if spec.precision == "binary":
-        index = faiss.IndexBinaryFlat(spec.dimensions)
-        index.use_heap = False  # keeps the first of equal documents as candidates
-        return index
+        return faiss.IndexBinaryFlat(spec.dimensions)
     if spec.precision == "float32":
         return faiss.IndexFlatIP(spec.dimensions)
     kinds = {"float16": faiss.ScalarQuantizer.QT_fp16, "int8": faiss.ScalarQuantizer.QT_8bit}
