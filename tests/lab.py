@@ -90,13 +90,13 @@ class Lab:
             if not answers(f"{self.url}/api/status?token={TOKEN}", self._server):
                 raise RuntimeError(f"JupyterLab did not start: {(folder / 'lab.log').read_text()[-2000:]}")
             self._playwright = sync_playwright().start()
-            self._browser = launched(self._playwright)
+            self.browser = launched(self._playwright)
         except BaseException:
             self._server.terminate()
             raise
 
     def close(self) -> None:
-        self._browser.close()
+        self.browser.close()
         self._playwright.stop()
         self._server.terminate()
         self._server.wait(20)
@@ -110,7 +110,7 @@ class Lab:
                 cells=[nbformat.v4.new_code_cell(cell) for cell in cells],
             )
             nbformat.write(notebook, self.folder / f"{name}.ipynb")
-        page = self._browser.new_page(viewport={"width": width, "height": 1400})
+        page = self.browser.new_page(viewport={"width": width, "height": 1400})
         return Notebook(page, f"{self.url}/lab/tree/{name}.ipynb?token={TOKEN}&reset", name)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab import Lab, has_chromium
+from workbench.widgets._view import STATIC
 
 pytestmark = pytest.mark.browser
 
@@ -56,8 +57,7 @@ def test_agreement_explorer(lab):
         "explorer",
         [
             DATA.replace("COUNT", "400"),
-            "from workbench.widgets import AgreementExplorer\n"
-            "view = AgreementExplorer(teacher, student, texts)\nview",
+            "from workbench.widgets import AgreementExplorer\nview = AgreementExplorer(teacher, student, texts)\nview",
         ],
     )
     notebook.run_all()
@@ -108,8 +108,7 @@ def test_neighbor_inspector(lab):
         "inspector",
         [
             DATA.replace("COUNT", "200"),
-            "from workbench.widgets import NeighborInspector\n"
-            "view = NeighborInspector(teacher, student, texts)\nview",
+            "from workbench.widgets import NeighborInspector\nview = NeighborInspector(teacher, student, texts)\nview",
         ],
     )
     notebook.run_all()
@@ -217,6 +216,47 @@ def test_retrieval_explorer(lab):
     notebook.eventually("view.text", lambda text: text.startswith("how to <script>"))
     notebook.eventually("view.query", lambda q: q is None)
     nothing_ran(notebook)
+
+
+def test_lists_show_whatever_a_document_holds_as_text(lab):
+    """The front end of the lists alone, with ids, texts, marks and titles that would be markup."""
+    evil = '<script>window.broken = true</script><img src=x onerror="window.broken=true">'
+    mark = {"text": f"+ {evil}", "kind": "mark", "title": evil}
+    texts = [evil, "شكرا جزيلا", "😀 emoji 👩‍👩‍👧"]
+    rows = [
+        {"rank": rank, "cosine": "0.900", "marks": [mark], "id": evil, "text": text, "title": f"{evil}: {text}"}
+        for rank, text in enumerate(texts, 1)
+    ]
+    column = {"title": evil, "color": "#D55E00", "facts": evil, "times": evil, "rows": rows}
+    content = {"columns": [column] * 3, "links": [[[1, 1], [2, 3], [3, 2]], [[1, 2]]]}
+    page = lab.browser.new_page()
+    page.set_content(f"<style>{(STATIC / 'results.css').read_text()}</style><main></main>")
+    page.evaluate(
+        """async ([source, content]) => {
+          const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+          const { render } = (await import(url)).default;
+          const model = { content, get: (name) => model[name], on: (_, draw) => { model.draw = draw; }, off: () => {} };
+          window.model = model;
+          render({ model, el: document.querySelector("main") });
+        }""",
+        [(STATIC / "results.js").read_text(), content],
+    )
+    page.wait_for_timeout(300)
+    assert page.evaluate("() => window.broken") is None and page.locator("main script, main img").count() == 0
+    assert page.locator("section").count() == 3 and page.locator("li").count() == 9
+    assert page.locator("section").first.get_attribute("aria-label") == evil
+    assert page.locator("li .text").all_inner_texts() == texts * 3
+    assert page.locator("li").first.get_attribute("title") == f"{evil}: {evil}"
+    assert [evil in text for text in page.locator("header, .facts").all_text_contents()] == [True] * 12
+    directions = page.eval_on_selector_all("li .text", "all => all.map(e => getComputedStyle(e).direction)")
+    assert directions == ["ltr", "rtl", "ltr"] * 3
+    labels = [svg.get_attribute("aria-label") for svg in page.locator("svg").all()]
+    assert labels == ["3 documents in both columns", "1 documents in both columns"]
+    dashed = page.eval_on_selector_all("path", "all => all.map(e => e.hasAttribute('stroke-dasharray'))")
+    assert dashed == [False, True, False, True]  # rank 2 to 3 falls, 3 to 2 rises
+    page.evaluate("() => { model.content = {}; model.draw(); }")
+    assert page.locator(".retrieval > *").count() == 0
+    page.close()
 
 
 def test_model_comparison(lab):

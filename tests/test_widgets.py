@@ -245,6 +245,7 @@ def test_colors(explorer, column):
 
 def test_texts_are_escaped_everywhere(explorer):
     inspector = NeighborInspector(TEACHER, STUDENT, TEXTS)
+    assert "<mark>text" in inspector.summary() and ">=</span>" in inspector.summary()
     for view in (explorer, inspector):
         assert "<script>bad" not in view.summary()
         assert "<script>bad" not in view.to_html()

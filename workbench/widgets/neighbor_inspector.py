@@ -118,7 +118,8 @@ class NeighborInspector(Selection, View):
             mark = Markup(f'<span title="{title}" style="opacity:{opacity}">{mark}</span>')
             text = Markup(f'<span style="overflow-wrap:anywhere;line-height:1.3">{text}</span>')
             rows.append((mark, row.rank, row.cosine, text))
-        return html_table(pd.DataFrame(rows, columns=["", "rank", "cosine", "text"]), caption=model)
+        # As objects, since pandas' own strings would be escaped.
+        return html_table(pd.DataFrame(rows, columns=["", "rank", "cosine", "text"], dtype=object), caption=model)
 
     def _search(self, words: str) -> None:
         words = words.strip()
