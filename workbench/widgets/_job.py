@@ -12,7 +12,8 @@ from typing import Self
 import ipywidgets
 
 from workbench.errors import WorkbenchError
-from workbench.widgets._view import View, error_line, note, works_while_busy
+from workbench.widgets._html import error_line
+from workbench.widgets._view import View, note, works_while_busy
 
 REDRAW_SECONDS = 0.35
 _BAR_STYLES = {"done": "success", "failed": "danger", "stopped": "warning"}
@@ -95,10 +96,6 @@ class Job(View):
             self.stop.set()
         super().close()
 
-    def summary(self) -> str:
-        """Return state and figures of the work."""
-        return self._said()
-
     def __enter__(self) -> Self:
         return self
 
@@ -147,6 +144,10 @@ class Job(View):
         return self._state != "running" or time.monotonic() - self._drawn >= REDRAW_SECONDS
 
     # --- what a view of one kind of work says ---
+
+    def summary(self) -> str:
+        """Return state and figures of the work."""
+        return self._said()
 
     def _cut_short(self) -> bool:
         """Say whether work that ended without an error was stopped."""

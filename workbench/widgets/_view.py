@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import abc
-import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import anywidget
 import ipywidgets
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.data import Text, as_texts
@@ -27,7 +25,6 @@ COLORS = {
 CATEGORIES = ["#3A8FD0", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#999999"]
 # Mode of retrieval: whose queries, whose documents.
 MODES = {"teacher": ("teacher", "teacher"), "symmetric": ("student", "student"), "asymmetric": ("student", "teacher")}
-SHOWN_CHARACTERS = 300
 STATIC = Path(__file__).parent / "static"
 STYLE = (STATIC / "view.css").read_text(encoding="utf-8")
 
@@ -113,14 +110,18 @@ def wrapped(*parts: ipywidgets.Widget, **layout: object) -> ipywidgets.HBox:
     return ipywidgets.HBox(parts, layout={"flex_flow": "row wrap"} | layout)
 
 
+def search_box(placeholder: str, found: Callable[[str], None], description: str = "Search") -> ipywidgets.Text:
+    """Return a field that calls `found` with what was typed on Enter."""
+    box = ipywidgets.Text(placeholder=placeholder, description=description, continuous_update=False)
+    box.observe(lambda change: found(change["new"]), "value")
+    return box
+
+
 def note(text: str = "") -> ipywidgets.HTML:
     """Return a small line of text (HTML: escape what is not your own), read out when it changes."""
     line = ipywidgets.HTML(text)
     line.add_class("note")
     return line
-
-
-# --- texts ---
 
 
 def same_texts(texts: Sequence[str | Text], vectors: np.ndarray) -> Sequence[Text]:
@@ -133,56 +134,6 @@ def same_texts(texts: Sequence[str | Text], vectors: np.ndarray) -> Sequence[Tex
     if len(texts) != len(vectors):
         raise WorkbenchError(f"{len(texts):,} texts and {len(vectors):,} vectors: rows must be the same texts")
     return texts
-
-
-class Markup(str):
-    """A string that is HTML already."""
-
-
-def cut(text: object, most: int = SHOWN_CHARACTERS) -> str:
-    """Cut a long text; what goes where markup is not read needs nothing else."""
-    text = str(text)
-    return text if len(text) <= most else text[:most] + " …"
-
-
-def shown(text: object, most: int = SHOWN_CHARACTERS) -> str:
-    """Return text for HTML: cut to `most` characters and escaped, so that markup is shown and not run."""
-    return html.escape(cut(text, most))
-
-
-def hover(text: object, most: int = 120) -> str:
-    """Return text for plotly's labels, which read a little markup: cut, escaped and in one line."""
-    return html.escape(cut(text, most), quote=False).replace("\n", " ")
-
-
-def error_line(error: BaseException | str, before: str = "", after: str = "") -> str:
-    """Return an error as a line of HTML."""
-    return f'<span class="error">{before}{shown(error, 1000)}{after}</span>'
-
-
-def cell(value: object) -> str:
-    """Return a value as a table shows it: numbers to three decimals, nothing for a missing one, long texts cut."""
-    if value is None or value is pd.NA or (isinstance(value, float | np.floating) and np.isnan(value)):
-        return ""
-    if isinstance(value, float | np.floating):
-        return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
-    if isinstance(value, int | np.integer) and not isinstance(value, bool):
-        return f"{value:,}"
-    return cut(value, 200)
-
-
-def html_table(frame: pd.DataFrame, caption: str = "", style: str = "") -> str:
-    """Return the columns of a dataframe as a table of HTML; whatever is not `Markup` is escaped."""
-    head = "".join(f'<th dir="auto">{shown(name, 120)}</th>' for name in frame.columns)
-    rows = "".join(
-        "<tr>" + "".join(f'<td dir="auto">{v if isinstance(v, Markup) else shown(cell(v))}</td>' for v in row) + "</tr>"
-        for row in frame.itertuples(index=False, name=None)
-    )
-    caption = f'<caption style="text-align:left"><b>{shown(caption)}</b></caption>' if caption else ""
-    return f'<table style="{style}">{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
-
-
-# --- the kernel ---
 
 
 def works_while_busy(widget: ipywidgets.Widget) -> None:

@@ -16,18 +16,9 @@ from workbench import agreement, projection
 from workbench._util import paired
 from workbench.data import Text
 from workbench.errors import WorkbenchError
+from workbench.widgets._html import error_line, hover, shown
 from workbench.widgets._selection import Selection
-from workbench.widgets._view import (
-    CATEGORIES,
-    COLORS,
-    View,
-    error_line,
-    hover,
-    note,
-    same_texts,
-    shown,
-    wrapped,
-)  # fmt: skip
+from workbench.widgets._view import CATEGORIES, COLORS, View, note, same_texts, search_box, wrapped
 from workbench.widgets.chart import figure, remove_outline
 from workbench.widgets.table import Table
 
@@ -195,20 +186,15 @@ class AgreementExplorer(Selection, View):
             description="Lines",
             tooltip="lines from each text's teacher point to its student point",
         )
-        self.search = ipywidgets.Text(placeholder="words in the text, then Enter", description="Search")
-        self.search.continuous_update = False
-        self.page = ipywidgets.Button(
-            description="Select page", tooltip="select the rows that the table shows", layout={"width": "auto"}
-        )
-        self.clear = ipywidgets.Button(
-            description="Clear", tooltip="select nothing, show all texts", layout={"width": "auto"}
-        )
-        self.give_up = ipywidgets.Button(description="Stop UMAP", tooltip="keep the PCA map")
+        self.search = search_box("words in the text, then Enter", self._search)
+        button, auto = ipywidgets.Button, {"width": "auto"}
+        self.page = button(description="Select page", tooltip="select the rows that the table shows", layout=auto)
+        self.clear = button(description="Clear", tooltip="select nothing, show all texts", layout=auto)
+        self.give_up = button(description="Stop UMAP", tooltip="keep the PCA map")
         self.progress = ipywidgets.FloatProgress(max=1, description="UMAP", layout={"width": "220px"})
         self.legend, self.status = note(), note()
         self.color.observe(lambda _: self._paint(), "value")
         self.lines.observe(lambda _: self._place(), "value")
-        self.search.observe(lambda change: self._search(change["new"]), "value")
         self.page.on_click(lambda _: self.rows.select([row["key"] for row in self.rows._rows]))
         self.clear.on_click(lambda _: self.select())
         self.give_up.on_click(lambda _: self._stop.set())
@@ -227,14 +213,8 @@ class AgreementExplorer(Selection, View):
     def _fit(self, teacher: np.ndarray, student: np.ndarray, **options: object) -> None:
         self._fitting.layout.display = ""
         self._settled.clear()
-        future = projection.umap_in_background(
-            teacher,
-            student,
-            stop=self._stop,
-            on_progress=lambda share: setattr(self.progress, "value", share),
-            **options,
-        )
-        future.add_done_callback(self._fitted)
+        options |= {"stop": self._stop, "on_progress": lambda share: setattr(self.progress, "value", share)}
+        projection.umap_in_background(teacher, student, **options).add_done_callback(self._fitted)
 
     def _fitted(self, future: Future) -> None:
         self._fitting.layout.display = "none"
@@ -324,12 +304,10 @@ class AgreementExplorer(Selection, View):
         self._drawn(self.histogram, np.flatnonzero(np.isin(self._bin, bins)))
 
     def _search(self, words: str) -> None:
-        if not words.strip():
-            self.select()
-            return
-        found = self.table["text"].str.contains(words.strip(), case=False, regex=False)
+        words = words.strip()
+        found = self.table["text"].str.contains(words, case=False, regex=False) if words else pd.Series(dtype=bool)
         self.select(np.flatnonzero(found))
-        if not found.any():
+        if words and not found.any():
             self.status.value = f"No text contains “{shown(words, 80)}”."
 
     def _selection_changed(self, _: object) -> None:
@@ -354,11 +332,8 @@ class AgreementExplorer(Selection, View):
     def _say(self) -> None:
         selection = ""
         if self.selected:
-            lines = (
-                f" (lines for {_LINES:,} of them)"
-                if len(self.selected) > _LINES == len(self.chart.data[0].x) // 3
-                else ""
-            )
+            some = len(self.selected) > _LINES == len(self.chart.data[0].x) // 3
+            lines = f" (lines for {_LINES:,} of them)" if some else ""
             selection = f"{len(self.selected):,} selected{lines}, mean cosine {self.selection['cosine'].mean():.3f}. "
         self.status.value = f"{selection}{self._sampled()} {self._about_map()}"
 
@@ -385,9 +360,7 @@ def _known(texts: Sequence[Text], columns: pd.DataFrame | None) -> pd.DataFrame:
         known["role"] = [text.role.value for text in texts]
     for name in () if columns is None else columns.columns:
         if name in (*known, *_MEASURED, _MODEL) or list(columns.columns).count(name) > 1:
-            raise WorkbenchError(
-                f"the column {name!r} is there twice, or the view has one of that name itself: rename it"
-            )
+            raise WorkbenchError(f"the column {name!r} is there twice, or the view has one of that name: rename it")
         known[name] = columns[name].to_numpy()
     return known
 

@@ -15,8 +15,9 @@ import plotly.graph_objects as go
 from workbench.errors import BenchmarkError, WorkbenchError
 from workbench.extras import benchmark
 from workbench.extras.benchmark import EvalModel, Progress, TaskResult
+from workbench.widgets._html import cut, hover, html_table, shown
 from workbench.widgets._job import Job
-from workbench.widgets._view import CATEGORIES, cut, hover, html_table, note, shown, wrapped
+from workbench.widgets._view import CATEGORIES, note, wrapped
 from workbench.widgets.chart import figure
 from workbench.widgets.table import Table
 
@@ -142,7 +143,7 @@ class BenchmarkBoard(Job):
     # --- parts ---
 
     def _build(self) -> None:
-        def pick(names: Sequence[str], what: str) -> ipywidgets.SelectMultiple:
+        def choices(names: Sequence[str], what: str) -> ipywidgets.SelectMultiple:
             return ipywidgets.SelectMultiple(
                 options=[(cut(name, 60), name) for name in names],
                 value=tuple(names),
@@ -151,7 +152,7 @@ class BenchmarkBoard(Job):
                 layout={"flex": "1 1 260px", "width": "auto"},
             )
 
-        self.models, self.tasks = pick(list(self._models), "Models"), pick(list(self._tasks), "Tasks")
+        self.models, self.tasks = choices(list(self._models), "Models"), choices(list(self._tasks), "Tasks")
         self.run_button = ipywidgets.Button(description="Run", icon="play", tooltip="Evaluate what is selected")
         self.run_button.on_click(lambda _: self._run_clicked())
         self.rows, self.kinds = Table(label="tasks"), Table(label="kinds of task and averages")
@@ -220,9 +221,10 @@ class BenchmarkBoard(Job):
         for number, label in enumerate(labels):
             rows = found[found["label"] == label]
             share = rows["share_of_teacher"].to_numpy(dtype=float)
+            shift = (number - (len(labels) - 1) / 2) * min(0.2, 0.7 / len(labels))
             ends = np.nan_to_num(np.stack([rows["share_high"] - share, share - rows["share_low"]]))
             self._points(
-                label, number, share, [names.index(name) + self._shift(number, len(labels)) for name in rows["task"]],
+                label, number, share, [names.index(name) + shift for name in rows["task"]],
                 text=[f"{hover(task)}: {score:.3f}, teacher {teacher:.3f}" for task, score, teacher in
                       zip(rows["task"], rows["score"], rows["teacher"], strict=True)],
                 error={"type": "data", "symmetric": False, "array": ends[0], "arrayminus": ends[1]},
@@ -288,10 +290,6 @@ class BenchmarkBoard(Job):
 
     def _labels(self) -> list[str]:
         return list(dict.fromkeys(each.label for each in self.outcomes))
-
-    @staticmethod
-    def _shift(number: int, count: int) -> float:
-        return (number - (count - 1) / 2) * min(0.2, 0.7 / max(1, count))
 
     def _published_points(self, rows: pd.DataFrame, places: Sequence[int]) -> None:
         rows = rows.assign(place=places)

@@ -11,8 +11,9 @@ from workbench._util import duration
 from workbench.cache import Plan, Progress, TargetCache
 from workbench.data import Text
 from workbench.errors import WorkbenchError
+from workbench.widgets._html import error_line, shown
 from workbench.widgets._job import Job
-from workbench.widgets._view import error_line, shown, works_while_busy, wrapped
+from workbench.widgets._view import works_while_busy, wrapped
 
 _WORDS = {
     "ready": "Nothing is being filled yet.",

@@ -14,8 +14,9 @@ from workbench._util import paired
 from workbench.data import Text
 from workbench.errors import WorkbenchError
 from workbench.evaluate import bootstrap_means, interval, summarize
+from workbench.widgets._html import cut, hover, html_table, shown
 from workbench.widgets._selection import Selection
-from workbench.widgets._view import COLORS, View, cut, hover, html_table, note, same_texts, shown, wrapped
+from workbench.widgets._view import COLORS, View, note, same_texts, wrapped
 from workbench.widgets.chart import figure
 from workbench.widgets.table import Table
 

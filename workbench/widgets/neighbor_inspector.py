@@ -13,8 +13,9 @@ from workbench import ranking
 from workbench._util import paired, unit
 from workbench.data import Text
 from workbench.errors import WorkbenchError
+from workbench.widgets._html import Markup, html_table, shown
 from workbench.widgets._selection import Selection
-from workbench.widgets._view import Markup, View, html_table, note, same_texts, shown, wrapped
+from workbench.widgets._view import View, note, same_texts, search_box, wrapped
 from workbench.widgets.chart import figure
 from workbench.widgets.table import Table
 
@@ -47,8 +48,7 @@ class NeighborInspector(Selection, View):
         self._texts = pd.DataFrame({"text": [text.text for text in texts]})
         self._index = self._texts.index
         self.position = 0
-        self.search = ipywidgets.Text(placeholder="words in the text, then Enter", description="Search")
-        self.search.continuous_update = False
+        self.search = search_box("words in the text, then Enter", self._search)
         self.k = ipywidgets.BoundedIntText(min(k, len(texts) - 1), min=1, max=len(texts) - 1, description="k")
         self.rows = Table(self._texts, page_rows=6, many=False)
         self.status, self.query = note(), ipywidgets.HTML()
@@ -56,7 +56,6 @@ class NeighborInspector(Selection, View):
         for part in self._lists:
             part.layout = {"flex": "1 1 380px", "min_width": "300px"}
         super().__init__(wrapped(self.search, self.k), self.rows, self.query, self.status, wrapped(*self._lists))
-        self.search.observe(lambda change: self._search(change["new"]), "value")
         self.k.observe(lambda _: self._show(), "value")
         self.rows.observe(lambda change: self.select(change["new"]), "selected")
         self.observe(self._selection_changed, "selected")
@@ -116,7 +115,7 @@ class NeighborInspector(Selection, View):
                 (0.6, shown(row.text, 160)) if row.found == "both" else (1, f"<mark>{shown(row.text, 160)}</mark>")
             )
             mark = Markup(f'<span title="{title}" style="opacity:{opacity}">{mark}</span>')
-            text = Markup(f'<span style="overflow-wrap:anywhere;line-height:1.3">{text}</span>')
+            text = Markup(f'<div style="overflow-wrap:anywhere;line-height:1.3">{text}</div>')
             rows.append((mark, row.rank, row.cosine, text))
         # As objects, since pandas' own strings would be escaped.
         return html_table(pd.DataFrame(rows, columns=["", "rank", "cosine", "text"], dtype=object), caption=model)

@@ -18,20 +18,9 @@ from workbench import evaluate, ranking
 from workbench._util import checked, unit
 from workbench.data import RetrievalDataset, text_problem
 from workbench.errors import WorkbenchError
+from workbench.widgets._html import cut, error_line, hover, html_table, shown
 from workbench.widgets._selection import Selection
-from workbench.widgets._view import (
-    COLORS,
-    MODES,
-    STATIC,
-    View,
-    cut,
-    error_line,
-    hover,
-    html_table,
-    note,
-    shown,
-    wrapped,
-)
+from workbench.widgets._view import COLORS, MODES, STATIC, View, note, search_box, wrapped
 from workbench.widgets.chart import figure
 from workbench.widgets.table import Table
 
@@ -177,15 +166,9 @@ class RetrievalExplorer(Selection, View):
     # --- parts ---
 
     def _build(self) -> None:
-        self.box = ipywidgets.Text(
-            description="Ask",
-            placeholder="type a query, then Enter",
-            disabled=not self._encode,
-            continuous_update=False,
-        )
-        self.find = ipywidgets.Text(
-            description="Find", placeholder="words in a query of the collection, then Enter", continuous_update=False
-        )
+        self.box = search_box("type a query, then Enter", self._typed, "Ask")
+        self.box.disabled = not self._encode
+        self.find = search_box("words in a query of the collection, then Enter", self._find, "Find")
         for field in (self.box, self.find):
             field.layout = {"flex": "1 1 320px", "max_width": "560px"}
         table = pd.DataFrame({"id": self._query_ids, "query": self._query_texts})
@@ -200,8 +183,6 @@ class RetrievalExplorer(Selection, View):
             wrapped(self.box, self.find),
             self.status, self.rows, self.chart, self.heading, self.lists, note(_LEGEND),
         )  # fmt: skip
-        self.box.observe(lambda change: self._typed(change["new"]), "value")
-        self.find.observe(lambda change: self._find(change["new"]), "value")
         self.rows.observe(lambda change: self.select(change["new"]), "selected")
         self.observe(lambda _: self._selection_changed(), "selected")
 

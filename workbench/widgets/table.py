@@ -10,8 +10,9 @@ import pandas as pd
 import traitlets
 
 from workbench.errors import WorkbenchError
+from workbench.widgets._html import cell
 from workbench.widgets._selection import Selection
-from workbench.widgets._view import STATIC, cell
+from workbench.widgets._view import STATIC
 
 
 class Table(Selection, anywidget.AnyWidget):

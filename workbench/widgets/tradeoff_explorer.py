@@ -15,8 +15,9 @@ from tqdm import tqdm
 from workbench import quantize
 from workbench.errors import WorkbenchError
 from workbench.quantize import PRECISIONS, IndexSpec
+from workbench.widgets._html import error_line, html_table, shown
 from workbench.widgets._selection import Selection
-from workbench.widgets._view import CATEGORIES, COLORS, MODES, View, error_line, html_table, note, shown, wrapped
+from workbench.widgets._view import CATEGORIES, COLORS, MODES, View, note, wrapped
 from workbench.widgets.chart import figure
 from workbench.widgets.table import Table
 
@@ -124,7 +125,7 @@ class TradeoffExplorer(Selection, View):
 
     def summary(self) -> str:
         """Return what is said of the point shown, and the points of its mode that no other beats."""
-        best = self.table[(self.table["mode"] == self.choice["mode"]) & (self.table["space"] == self.choice["space"])]
+        best = self._alike("mode", "space")
         best = best[best["front"]].sort_values("bytes_per_document")
         names = {
             "share_of_teacher": "share of teacher",
@@ -155,12 +156,7 @@ class TradeoffExplorer(Selection, View):
             options=[(s[:30] or "one", s) for s in spaces], description="Space", **label
         )
         self.cost = ipywidgets.Dropdown(options=list(_COSTS), description="Against", **label)
-        self._controls = {
-            "dimensions": self.dimensions,
-            "precision": self.precision,
-            "mode": self.mode,
-            "space": self.space,
-        }
+        self._controls = {name: getattr(self, name) for name in ("dimensions", "precision", "mode", "space")}
         self.status, self.answer = note(), ipywidgets.HTML()
         legend = note("● float32 &nbsp;◆ float16 &nbsp;■ int8 &nbsp;▲ binary. Lines join what nothing cheaper beats.")
         self.front = figure(height=380, y="share of the teacher's nDCG@10")
@@ -170,31 +166,14 @@ class TradeoffExplorer(Selection, View):
         self.front.update_xaxes(type="log", minor_ticks="", nticks=8, exponentformat="none", tickformat=",~r")
         self.curves.update_xaxes(type="log", tickvals=dimensions, ticktext=[f"{d:,}" for d in dimensions])
         self.rows = Table(self._shown_columns(), label="points", page_rows=8, many=False)
-        left = ipywidgets.VBox(
-            [
-                self.dimensions,
-                self.precision,
-                self.mode,
-                *([self.space] if len(spaces) > 1 else []),
-                self.cost,
-                legend,
-                self.status,
-            ],
-            layout={"flex": "1 1 300px", "min_width": "280px", "max_width": "420px"},
-        )
+        controls = self.dimensions, self.precision, self.mode, *([self.space] if len(spaces) > 1 else []), self.cost
+        narrow = {"flex": "1 1 300px", "min_width": "280px", "max_width": "420px"}
+        left = ipywidgets.VBox([*controls, legend, self.status], layout=narrow)
         self.answer.layout = {"flex": "1 1 380px", "min_width": "300px"}
         # The height is said again, for a chart that fits its place would else shrink with it when the row is laid out anew.
-        wide = [
-            ipywidgets.Box(
-                [c], layout={"flex": "2 1 440px", "min_width": "300px", "min_height": f"{c.layout.height}px"}
-            )
-            for c in (self.front, self.curves)
-        ]
-        super().__init__(
-            wrapped(left, wide[0]),
-            wrapped(self.answer, wide[1]),
-            self.rows,
-        )
+        size = {"flex": "2 1 440px", "min_width": "300px"}
+        wide = [ipywidgets.Box([c], layout=size | {"min_height": f"{c.layout.height}px"}) for c in self.figures()]
+        super().__init__(wrapped(left, wide[0]), wrapped(self.answer, wide[1]), self.rows)
         self.observe(lambda _: self._selection_changed(), "selected")
         for control in self._controls.values():
             control.observe(lambda _: self._controlled(), "value")
@@ -244,32 +223,26 @@ class TradeoffExplorer(Selection, View):
     def _draw_front(self) -> None:
         """Every point of the space shown; the points of a mode that nothing cheaper beats are joined."""
         cost = _COSTS[self.cost.value]
-        here = self.table[self.table["space"] == self.choice["space"]]
+        here = self._alike("space")
         traces, self._points = [], []
         for mode, rows in here.groupby("mode", sort=False):
             best = rows[quantize.pareto_mask(rows, [cost])].sort_values(cost)
-            traces.append(
-                go.Scatter(
-                    x=best[cost], y=best["share_of_teacher"], mode="lines", name=html.escape(mode), hoverinfo="skip",
-                    line={"color": self._color(mode), "width": 2, "shape": "hv"},
-                )
-            )  # fmt: skip
-            traces.append(
-                go.Scatter(
-                    x=rows[cost], y=rows["share_of_teacher"], mode="markers", showlegend=False,
-                    marker={"color": self._color(mode), "size": 8, "symbol": rows["precision"].map(_SYMBOLS).tolist(),
-                            "opacity": np.where(rows.index.isin(best.index), 1, 0.4)},
-                    text=[_name(row) for _, row in rows.iterrows()],
-                    hovertemplate="%{text}<br>%{y:.1%} at %{x}<extra></extra>",
-                )
-            )  # fmt: skip
+            traces.append(go.Scatter(
+                x=best[cost], y=best["share_of_teacher"], mode="lines", name=html.escape(mode), hoverinfo="skip",
+                line={"color": self._color(mode), "width": 2, "shape": "hv"},
+            ))  # fmt: skip
+            traces.append(go.Scatter(
+                x=rows[cost], y=rows["share_of_teacher"], mode="markers", showlegend=False,
+                marker={"color": self._color(mode), "size": 8, "symbol": rows["precision"].map(_SYMBOLS).tolist(),
+                        "opacity": np.where(rows.index.isin(best.index), 1, 0.4)},
+                text=[_name(row) for _, row in rows.iterrows()],
+                hovertemplate="%{text}<br>%{y:.1%} at %{x}<extra></extra>",
+            ))  # fmt: skip
             self._points.append(rows.index.to_numpy())
-        traces.append(
-            go.Scatter(
-                x=[], y=[], mode="markers", name="shown", hoverinfo="skip",
-                marker={"size": 17, "color": "rgba(0,0,0,0)", "line": {"color": "#CC79A7", "width": 3}},
-            )
-        )  # fmt: skip
+        traces.append(go.Scatter(
+            x=[], y=[], mode="markers", name="shown", hoverinfo="skip",
+            marker={"size": 17, "color": "rgba(0,0,0,0)", "line": {"color": "#CC79A7", "width": 3}},
+        ))  # fmt: skip
         with self.front.batch_update():
             self.front.data = ()
             self.front.add_traces(traces)
@@ -285,25 +258,25 @@ class TradeoffExplorer(Selection, View):
 
     def _draw_curves(self) -> None:
         """Share by dimensions at the precision shown, the modes side by side."""
-        here = self.table[
-            (self.table["space"] == self.choice["space"]) & (self.table["precision"] == self.choice["precision"])
-        ]
+        here = self._alike("space", "precision")
         traces = []
         for mode, rows in here.groupby("mode", sort=False):
             rows = rows.sort_values("dimensions")
             share = rows["share_of_teacher"]
-            traces.append(
-                go.Scatter(
-                    x=rows["dimensions"], y=share, mode="lines+markers", name=html.escape(mode),
-                    line={"color": self._color(mode)},
-                    error_y={"type": "data", "symmetric": False, "array": rows["share_high"] - share,
-                             "arrayminus": share - rows["share_low"], "thickness": 1},
-                    hovertemplate="%{x} dimensions: %{y:.1%}<extra></extra>",
-                )
-            )  # fmt: skip
+            traces.append(go.Scatter(
+                x=rows["dimensions"], y=share, mode="lines+markers", name=html.escape(mode),
+                line={"color": self._color(mode)},
+                error_y={"type": "data", "symmetric": False, "array": rows["share_high"] - share,
+                         "arrayminus": share - rows["share_low"], "thickness": 1},
+                hovertemplate="%{x} dimensions: %{y:.1%}<extra></extra>",
+            ))  # fmt: skip
         with self.curves.batch_update():
             self.curves.data = ()
             self.curves.add_traces(traces)
+
+    def _alike(self, *names: str) -> pd.DataFrame:
+        """Return the points that share these values with the one shown."""
+        return self.table[(self.table[list(names)] == self.choice[list(names)]).all(axis=1)]
 
     def _color(self, mode: str) -> str:
         others = [m for m in self.table["mode"].unique() if m not in COLORS]

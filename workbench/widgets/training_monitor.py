@@ -16,8 +16,9 @@ import plotly.graph_objects as go
 from workbench._util import duration
 from workbench.errors import WorkbenchError
 from workbench.train import Result, TrainingStep
+from workbench.widgets._html import hover, shown
 from workbench.widgets._job import Job
-from workbench.widgets._view import CATEGORIES, COLORS, hover, shown, wrapped
+from workbench.widgets._view import CATEGORIES, COLORS, wrapped
 from workbench.widgets.chart import figure
 
 _MOST_POINTS = 500  # a curve

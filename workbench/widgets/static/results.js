@@ -25,7 +25,7 @@ function item(row) {
 }
 
 function list(column) {
-  const title = element("b", {}, element("span", { textContent: column.title }));
+  const title = element("b", { textContent: column.title });
   title.style.borderColor = column.color;
   const header = element("header", {}, title, element("br"), column.facts, element("br"), column.times);
   const section = element("section", {}, header, element("ol", {}, ...column.rows.map(item)));
