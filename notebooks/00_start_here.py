@@ -26,8 +26,7 @@ from workbench.cache import TargetCache
 from workbench.docstrings import docstring_corpus
 from workbench.pipeline import TOUR
 from workbench.teachers import LocalTeacher
-from workbench.widgets.agreement_explorer import AgreementExplorer
-from workbench.widgets.retrieval_explorer import RetrievalExplorer
+from workbench.widgets import AgreementExplorer, RetrievalExplorer
 
 # %% [markdown]
 # ## 0.1 A large model and a small one

@@ -22,7 +22,7 @@ from workbench import data, models
 from workbench._util import home
 from workbench.cache import TargetCache
 from workbench.teachers import LocalTeacher
-from workbench.widgets.cache_progress import CacheProgress
+from workbench.widgets import CacheProgress
 
 # %% [markdown]
 # ## 1.1 Texts with roles

@@ -28,9 +28,7 @@ from workbench.docstrings import docstring_corpus
 from workbench.pipeline import TOUR
 from workbench.teachers import LocalTeacher
 from workbench.train import TrainingConfig, provenance, train_student, validate
-from workbench.widgets.cache_progress import CacheProgress
-from workbench.widgets.model_comparison import ModelComparison
-from workbench.widgets.training_monitor import TrainingMonitor
+from workbench.widgets import CacheProgress, ModelComparison, TrainingMonitor
 
 # %% [markdown]
 # ## 2.1 Training texts and held-out texts

@@ -28,8 +28,7 @@ from workbench.cache import TargetCache
 from workbench.docstrings import docstring_corpus
 from workbench.pipeline import TOUR
 from workbench.teachers import LocalTeacher
-from workbench.widgets.agreement_explorer import AgreementExplorer
-from workbench.widgets.neighbor_inspector import NeighborInspector
+from workbench.widgets import AgreementExplorer, NeighborInspector
 
 # %% [markdown]
 # ## 3.1 Two sets of vectors for the same texts

@@ -27,7 +27,7 @@ from workbench.data import Role
 from workbench.docstrings import docstring_corpus
 from workbench.pipeline import TOUR
 from workbench.teachers import LocalTeacher
-from workbench.widgets.retrieval_explorer import RetrievalExplorer
+from workbench.widgets import RetrievalExplorer
 
 # %% [markdown]
 # ## 4.1 A data set small enough to judge by eye

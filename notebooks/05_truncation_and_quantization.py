@@ -31,7 +31,7 @@ from workbench.pipeline import TOUR
 from workbench.quantize import CompressedIndex, IndexSpec
 from workbench.teachers import LocalTeacher
 from workbench.train import train_student
-from workbench.widgets.tradeoff_explorer import TradeoffExplorer
+from workbench.widgets import TradeoffExplorer
 
 # %% [markdown]
 # ## 5.1 How large is an index?

@@ -34,7 +34,7 @@ from workbench.docstrings import docstring_corpus
 from workbench.extras import card, publish
 from workbench.pipeline import TOUR
 from workbench.teachers import LocalTeacher
-from workbench.widgets.tradeoff_explorer import TradeoffExplorer
+from workbench.widgets import TradeoffExplorer
 
 # %%
 profile = _course.profile()

@@ -31,7 +31,7 @@ from workbench.extras import benchmark, tasks
 from workbench.pipeline import REDACT_IR, TOUR
 from workbench.teachers import LocalTeacher
 from workbench.train import train_student
-from workbench.widgets.benchmark_board import BenchmarkBoard
+from workbench.widgets import BenchmarkBoard
 
 # %% [markdown]
 # ## 7.1 A folder is a task

@@ -30,7 +30,7 @@ from workbench.errors import TeacherError
 from workbench.extras.api_teachers import ApiTeacher
 from workbench.pipeline import TOUR
 from workbench.teachers import ArrayTeacher, FunctionTeacher, LocalTeacher
-from workbench.widgets.cache_progress import CacheProgress
+from workbench.widgets import CacheProgress
 
 # %% [markdown]
 # ## 8.1 A server

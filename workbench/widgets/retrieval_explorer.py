@@ -27,10 +27,10 @@ from workbench.widgets.table import Table
 _SIDES = ("teacher", "student")
 _GAINS = ("symmetric", "asymmetric")
 _POINTS = 2_000  # with more, points are drawn by WebGL
-_LEGEND = (
-    "Lines join the same document: solid it rises or stays, dashed it falls. Against the column to the left: "
-    "↑ ↓ places gained and lost, = same place, + new; − is not in the column to the right. ★ judged relevant, "
-    "☆ judged not relevant."
+_LINES = "Lines join the same document: solid it rises or stays, dashed it falls."
+_MARKS = (
+    "Against the column to the left: ↑ ↓ places gained and lost, = same place, + new; − is not in the column to the "
+    "right. ★ judged relevant, ☆ judged not relevant."
 )
 
 
@@ -149,7 +149,7 @@ class RetrievalExplorer(Selection, View):
     def summary(self) -> str:
         """Return the means of the modes and the results of the query shown."""
         lists = {
-            f"{column['title']}: {column['facts']}": [
+            f"{column['title']}: {column['facts']}".rstrip(": "): [
                 " ".join([row["cosine"], *(mark["text"] for mark in row["marks"]), f"{row['id']}: {row['text']}"])
                 for row in column["rows"]
             ]
@@ -157,7 +157,7 @@ class RetrievalExplorer(Selection, View):
             if column["rows"]
         }
         table = html_table(pd.DataFrame({"rank": range(1, self.k + 1), **lists}))
-        return f"<p>{self._overall()}</p>{self.heading.value}{table}<p>{_LEGEND}</p>"
+        return f"<p>{self._overall()}</p>{self.heading.value}{table}<p>{_MARKS}</p>"
 
     def figures(self) -> list[go.Figure]:
         """Return the gains and losses of all judged queries."""
@@ -181,7 +181,7 @@ class RetrievalExplorer(Selection, View):
         self.status, self.heading, self.lists = note(), ipywidgets.HTML(), Results()
         super().__init__(
             wrapped(self.box, self.find),
-            self.status, self.rows, self.chart, self.heading, self.lists, note(_LEGEND),
+            self.status, self.rows, self.chart, self.heading, self.lists, note(f"{_LINES} {_MARKS}"),
         )  # fmt: skip
         self.rows.observe(lambda change: self.select(change["new"]), "selected")
         self.observe(lambda _: self._selection_changed(), "selected")
