@@ -8,7 +8,7 @@ from workbench import models, student
 from workbench.errors import ModelError
 from workbench.extras import card, publish
 
-ABOUT = {
+PROVENANCE = {
     "teacher": {"teacher": "lab/teacher", "normalize": True, "max_length": 96},
     "teacher_name": "lab/teacher",
     "fingerprint": "0123456789abcdef0123",
@@ -30,7 +30,7 @@ REPORT = {"collection": "moths", "documents": 1400, "queries": 20, "rows": ROWS}
 
 
 def written(**more):
-    return card.card(**({"about": ABOUT, "results": [REPORT], "name": "me/small", "dimension": 768} | more))
+    return card.card(**({"provenance": PROVENANCE, "results": [REPORT], "name": "me/small", "dimension": 768} | more))
 
 
 def test_the_hub_can_read_it():
@@ -62,7 +62,7 @@ def test_it_states_what_was_measured_beside_its_baselines():
 
 def test_it_says_which_collection_was_learned_from(tmp_path):
     (tmp_path / "moths").mkdir()
-    own = written(about=ABOUT | {"texts": str(tmp_path / "moths")}).text
+    own = written(provenance=PROVENANCE | {"texts": str(tmp_path / "moths")}).text
     assert "has learned from the documents of moths" in own and "has learned from the documents" not in written().text
 
 
@@ -82,24 +82,26 @@ def test_curves_and_speed_are_stated_where_they_were_measured():
 def test_where_things_lay_stays_private(tmp_path):
     folder = tmp_path / "secret" / "teacher"
     folder.mkdir(parents=True)
-    text = written(about=ABOUT | {"teacher_name": str(folder), "texts": str(folder / "mine.parquet")}).content
+    text = written(provenance=PROVENANCE | {"teacher_name": str(folder), "texts": str(folder / "mine.parquet")}).content
     assert "secret" not in text and "mine.parquet" in text
     assert ModelCard(text).data.base_model == ["lab/base"]
     for relative in ("../clients/acme/base", "clients/acme/base", "~/acme/base"):
-        text = written(about=ABOUT | {"base": relative, "texts": relative}).content
+        text = written(provenance=PROVENANCE | {"base": relative, "texts": relative}).content
         assert "acme" not in text and ModelCard(text).data.base_model is None
-    assert "lab/data" in written(about=ABOUT | {"texts": "hub:lab/data:text:query"}).text
+    assert "lab/data" in written(provenance=PROVENANCE | {"texts": "hub:lab/data:text:query"}).text
 
 
 def test_hostile_names_stay_text():
     hostile = 'a/b"); import os; os.system("id")\n# Pwned <script>|'
-    text = written(about=ABOUT | {"teacher_name": hostile, "base": hostile, "settings": {hostile: 1}}).text
+    text = written(provenance=PROVENANCE | {"teacher_name": hostile, "base": hostile, "settings": {hostile: 1}}).text
     assert "\n# Pwned" not in text and "<script>" not in text.replace("\\<script\\>", "")
     assert "teacher = SentenceTransformer" not in text  # no code is made of what is no name
 
 
 def test_a_short_name_is_given_in_full():
-    assert ModelCard(written(about=ABOUT | {"base": "all-MiniLM-L6-v2"}).content).data.base_model == [models.MINILM]
+    assert ModelCard(written(provenance=PROVENANCE | {"base": "all-MiniLM-L6-v2"}).content).data.base_model == [
+        models.MINILM
+    ]
 
 
 def test_lengths_are_the_models():
@@ -126,11 +128,11 @@ def test_texts_cannot_break_out_of_their_cells():
         ({"results": [REPORT | {"curves": [{"share_of_teacher": 1.0}]}]}, "not as it was written"),
         ({"latency": {"int8": [{"share": 1}]}}, "not as it was written"),
         ({"latency": ["x"]}, "not as it was written"),
-        ({"about": ABOUT | {"teacher": None}}, "not as it was written"),
-        ({"about": ABOUT | {"settings": ["x"]}}, "not as it was written"),
+        ({"provenance": PROVENANCE | {"teacher": None}}, "not as it was written"),
+        ({"provenance": PROVENANCE | {"settings": ["x"]}}, "not as it was written"),
         ({"name": "../.."}, "no model's name"),
         ({"results": []}, "without results"),
-        ({"about": {}}, "how this student was made"),
+        ({"provenance": {}}, "how this student was made"),
         ({"results": [{"collection": "moths"}]}, "moths is no comparison"),
         ({"results": [{"collection": "moths", "rows": ROWS[:2]}]}, "moths is no comparison"),
         ({"results": ["moths"]}, "no comparison"),
@@ -157,10 +159,10 @@ def test_its_code_runs(tmp_path, monkeypatch, tiny_model, other_tiny_model):
     assert names["model"].similarity_fn_name == "cosine"
 
 
-def test_a_statement_is_kept_beside_the_student_and_published_nowhere(tmp_path, tiny_model):
+def test_provenance_is_kept_beside_the_student_and_published_nowhere(tmp_path, tiny_model):
     model = student.build(tiny_model, 48, max_length=40, device="cpu")
-    student.save(model, tmp_path / "work", ABOUT)
-    assert student.read_provenance(tmp_path / "work") == ABOUT and student.read_provenance(tmp_path) == {}
+    student.save(model, tmp_path / "work", PROVENANCE)
+    assert student.read_provenance(tmp_path / "work") == PROVENANCE and student.read_provenance(tmp_path) == {}
     folder = publish.save_student(student.load(tmp_path / "work"), tmp_path / "out")
     assert not (folder / models.PROVENANCE).exists()
     assert (student.load(folder).encode([sentences(1)[0].text]) == model.encode([sentences(1)[0].text])).all()

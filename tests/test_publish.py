@@ -7,7 +7,7 @@ from conftest import sentences
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Normalize
 
-from workbench import evaluate, models, student
+from workbench import _util, evaluate, models, student
 from workbench.errors import ModelError, WorkbenchError
 from workbench.extras import publish
 from workbench.quantize import principal_rotation, truncate
@@ -108,7 +108,7 @@ def test_refuses_what_cannot_be_published(pair, tiny_model, tmp_path):
 
 
 def test_what_a_killed_run_left_is_removed_and_files_are_readable(pair, tmp_path):
-    old, new = (tmp_path / f".out-publishing-{name}" for name in ("old", "new"))
+    old, new = (tmp_path / f"{_util.WRITING}{name}" for name in ("old", "new"))
     for folder in (old, new):
         folder.mkdir()
     os.utime(old, (0, 0))
@@ -118,6 +118,17 @@ def test_what_a_killed_run_left_is_removed_and_files_are_readable(pair, tmp_path
     assert {p.stat().st_mode & 0o777 for p in folder.rglob("*") if p.is_file()} == {
         (tmp_path / "plain").stat().st_mode & 0o777
     }
+
+
+def test_what_appears_under_the_name_meanwhile_is_kept(pair, tmp_path, monkeypatch):
+    def slow(*_, **__):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "mine.txt").write_text("keep me")
+
+    monkeypatch.setattr(pair[1], "save_pretrained", slow)
+    with pytest.raises(ModelError, match="not empty"):
+        publish.save_student(pair[1], tmp_path / "out")
+    assert [p.name for p in tmp_path.rglob("*")] == ["out", "mine.txt"]
 
 
 def test_an_export_that_breaks_leaves_nothing(pair, tmp_path, monkeypatch):
@@ -212,7 +223,7 @@ def test_mteb_scores_the_pair_as_we_do(pair, tmp_path):
     from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
     from mteb.abstasks.task_metadata import TaskMetadata
 
-    unknown = ("reference", "date", "domains", "task_subtypes", "license", "annotations_creators", "provider",
+    unknown = ("reference", "date", "domains", "task_subtypes", "license", "annotations_creators", "dialect",
                "sample_creation", "bibtex_citation")  # fmt: skip
     qrels = {f"q{i}": {f"d{i}": 1} for i in range(5)}
 

@@ -1,21 +1,14 @@
-"""Ship a student: alone or with its teacher as one model, as ONNX for runtimes without torch, to the hub."""
+"""Publish a student: alone, with its teacher as one model, or as ONNX for runtimes without torch; send it to the hub."""
 
 from __future__ import annotations
 
-import glob
-import importlib
 import json
 import logging
-import os
 import re
-import shutil
-import tempfile
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -27,22 +20,21 @@ from sentence_transformers.base.modules import Router
 from sentence_transformers.models import Dense, Normalize, Transformer
 from tokenizers import Tokenizer
 
-from workbench._util import orthogonal, unit
+from workbench._util import need, orthogonal, unit, whole_folder
 from workbench.errors import ModelError
 from workbench.extras.card import ONNX_FOLDER
 from workbench.models import length_buckets
 
 FLOAT32, INT8, TOKENIZER, PROMPTS = "model.onnx", "model_int8.onnx", "tokenizer.json", "prompts.json"
 CARD = "README.md"
-# What a published folder is made of, by the names that the libraries give.
+# The only file names that are sent: those that the libraries give.
 _SENT = re.compile(
     r"README\.md|LICENSE|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|model(_int8)?\.onnx|"
     r"(config|config_sentence_transformers|modules|router_config|sentence_bert_config|prompts|processor_config|"
     r"tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|unigram)\.json|"
     r"vocab\.txt|merges\.txt|sentencepiece\.bpe\.model|spiece\.model|tokenizer\.model"
 )
-TOKEN_BUDGET = 256  # padded tokens a run of onnxruntime; more is slower, for its activations leave the caches
-_ABANDONED_SECONDS = 3600
+TOKEN_BUDGET = 256  # padded tokens per run of onnxruntime; with more, its activations leave the CPU's caches
 _LEAST_COSINE = 0.999  # of an exported graph to the model that it was exported from
 _PROBES = ["wing", "How long should bread dough rest before it is baked?", "Interest is paid each month. " * 40]
 
@@ -52,16 +44,17 @@ def save_student(
 ) -> Path:
     """Save a student to be published; plain `SentenceTransformer(folder)` loads it.
 
-    `student.save` is for work: it replaces what was there. This one never does.
+    Unlike `student.save`, it never replaces anything.
 
     Args:
         student: any student, truncated or not.
         folder: new or empty.
         card: from `card.card`; becomes README.md.
-        onnx: whether to put the whole student as ONNX beside it, in the folder `onnx_whole`.
+        onnx: also write the whole student as ONNX, in the subfolder `onnx_whole`.
 
     Raises:
-        ModelError: as `save_onnx`; the folder is not empty or cannot be written to.
+        ModelError: the folder is not empty, or the export failed (see `save_onnx`).
+        WorkbenchError: the folder cannot be written, or the onnx extra is missing.
     """
     return _release(student, student, folder, card, onnx)
 
@@ -77,22 +70,22 @@ def save_pair(
 ) -> Path:
     """Save teacher and student as one model: `encode_query` is the student, `encode_document` the teacher.
 
-    Plain `SentenceTransformer(folder)` loads it; plain `encode` takes the teacher's side.
+    Plain `SentenceTransformer(folder)` loads it; plain `encode` runs the teacher.
 
     Args:
         teacher: as loaded, in the precision to keep.
         student: of this teacher.
         folder: new or empty.
-        prompts: role to prompt; the student's own, which are the teacher's, if None.
+        prompts: role to prompt; the student's own if None.
         card: from `card.card`; becomes README.md.
-        onnx: whether to put the whole student as ONNX beside it, in the folder `onnx_whole`.
+        onnx: also write the whole student as ONNX, in the subfolder `onnx_whole`.
 
     Raises:
-        ModelError: the widths differ; as `save_onnx`; the folder is not empty or cannot be written to.
+        ModelError: the two models' dimensions differ; otherwise as `save_student`.
     """
     wide, mine = teacher.get_embedding_dimension(), student.get_embedding_dimension()
     if wide != mine:
-        raise ModelError(f"the teacher's vectors are {wide} wide and the student's {mine}: they share no space")
+        raise ModelError(f"the teacher's vectors are {wide} wide and the student's {mine}: they share no vector space")
     router = Router.for_query_document(list(student.children()), list(teacher.children()), default_route="document")
     pair = SentenceTransformer(
         modules=[router],
@@ -107,7 +100,7 @@ def _release(
     model: SentenceTransformer, student: SentenceTransformer, folder: str | Path, card: ModelCard | None, onnx: bool
 ) -> Path:
     """Save a model with its card and, if asked for, the student in it as ONNX."""
-    with _whole_or_nothing(folder) as scratch:
+    with _new_folder(folder) as scratch:
         model.save_pretrained(str(scratch), create_model_card=False)
         if onnx:
             (scratch / ONNX_FOLDER).mkdir()
@@ -120,19 +113,19 @@ def _release(
 def truncated(
     model: SentenceTransformer, dimensions: int | None = None, rotation: np.ndarray | None = None
 ) -> SentenceTransformer:
-    """Return a model that ends in a rotation, the first dimensions of it, and unit norm again.
+    """Return a model whose vectors are rotated, cut to their first dimensions, and scaled to unit norm.
 
-    sentence-transformers does not save `truncate_dim`; a model that was truncated needs no such option
-    and loads at its new width anywhere. Shorten teacher and student alike and they share a space again.
+    The option `truncate_dim` of sentence-transformers is not saved with a model. This model keeps its new width
+    wherever it is loaded. Truncate teacher and student with the same rotation, and they share a vector space again.
 
     Args:
         model: shares its modules with the result.
-        dimensions: how many are kept; all if None.
-        rotation: float of shape (d, d), as `quantize.principal_rotation` returns it; none if None.
+        dimensions: number of dimensions to keep; all if None.
+        rotation: float of shape (d, d), from `quantize.principal_rotation`; no rotation if None.
 
     Raises:
-        ModelError: more dimensions than there are.
-        WorkbenchError: the rotation is of another width or no rotation.
+        ModelError: `dimensions` is less than 1 or more than the model has.
+        WorkbenchError: the rotation is not an orthogonal matrix of shape (d, d).
     """
     width = model.get_embedding_dimension()
     dimensions = width if dimensions is None else dimensions
@@ -151,29 +144,30 @@ def truncated(
 
 
 def is_truncated(student: SentenceTransformer) -> bool:
-    """Say whether `truncated` made this student: it has modules behind head and Normalize."""
+    """Return whether `truncated` made this student: it has modules after the head and Normalize."""
     return len(list(student.children())) > 4
 
 
 def save_onnx(model: SentenceTransformer, folder: str | Path, *, int8: bool = True) -> Path:
-    """Export a whole model, pooling, head and normalization included, for `OnnxModel` or any other runtime.
+    """Export a whole model, including pooling, head and normalization, for `OnnxModel` or any other runtime.
 
     The graphs take `input_ids` and `attention_mask`, int64 of shape (batch, tokens), and return
-    `sentence_embedding`, float32 of shape (batch, dimension). int8 means weights with a range for each
-    output channel and activations with a range for each call; the token table, the head and the
-    feed-forward layers' second multiplication, which lose most by it, stay float32.
+    `sentence_embedding`, float32 of shape (batch, dimension). In int8, each output channel of the weights has its own
+    range, and each call sets the range of the activations. The token table, the head and the second multiplication of
+    the feed-forward layers stay float32, because they lose most by it.
 
     Args:
-        model: a student, or a teacher to compare with; left as it is.
-        folder: new or empty; gets `model.onnx`, `model_int8.onnx` if asked for, `tokenizer.json`, which
-            cuts and pads, and `prompts.json`, whose texts go in front before tokenizing.
-        int8: whether to write the int8 graph too.
+        model: a student, or a teacher to compare with; it is not changed.
+        folder: new or empty. Gets `model.onnx`, `tokenizer.json` (which truncates and pads), `prompts.json` (put in
+            front of a text before tokenizing) and, if asked for, `model_int8.onnx`.
+        int8: also write the int8 graph.
 
     Raises:
-        ModelError: the model does not start with a transformer, the onnx packages are missing, the graph
-            gives other vectors than the model, or the folder is not empty or cannot be written to.
+        ModelError: the model does not start with a transformer, the graph's vectors differ from the model's, or the
+            folder is not empty.
+        WorkbenchError: the folder cannot be written, or the onnx extra is missing.
     """
-    with _whole_or_nothing(folder) as scratch:
+    with _new_folder(folder) as scratch:
         _write_onnx(model, scratch, int8)
     return Path(folder)
 
@@ -181,8 +175,8 @@ def save_onnx(model: SentenceTransformer, folder: str | Path, *, int8: bool = Tr
 def _write_onnx(model: SentenceTransformer, folder: Path, int8: bool) -> None:
     if not isinstance(model[0], Transformer):
         raise ModelError(f"only a model that starts with a transformer is exported, not {type(model[0]).__name__}")
-    quantization = _package("onnxruntime.quantization")
-    _package("onnxscript")  # torch's exporter needs it
+    quantization = need("onnxruntime.quantization", "onnx")
+    need("onnxscript", "onnx")  # torch's exporter needs it
     _export(model, folder / FLOAT32)
     if int8:
         with _quiet():
@@ -204,31 +198,32 @@ def _write_onnx(model: SentenceTransformer, folder: Path, int8: bool) -> None:
     model.train(training)
     given = unit(OnnxModel(folder).encode(_PROBES, role=""))
     if (least := float((wanted * given).sum(axis=1).min())) < _LEAST_COSINE:
-        raise ModelError(f"the exported graph gives other vectors than the model: cosine {least:.4f} on a probe text")
+        raise ModelError(f"the exported graph's vectors differ from the model's: cosine {least:.4f} on a probe text")
 
 
 def _sensitive(path: Path) -> list[str]:
-    """Name the multiplications that narrow: the feed-forward layers' second, whose inputs have outliers."""
-    graph = importlib.import_module("onnx").load(path).graph
+    """Return the names of the multiplications that narrow: the feed-forward layers' second, whose inputs have outliers."""
+    graph = need("onnx", "onnx").load(path).graph
     shapes = {weight.name: tuple(weight.dims) for weight in graph.initializer}
     multiplied = ((node.name, shapes.get(node.input[1], ())) for node in graph.node if node.op_type == "MatMul")
     return [name for name, shape in multiplied if len(shape) == 2 and shape[0] > shape[1]]
 
 
 class OnnxModel:
-    """A model that `save_onnx` wrote, run by onnxruntime on the CPU; torch takes no part.
+    """A model that `save_onnx` wrote, run by onnxruntime on the CPU without torch.
 
     Args:
-        folder: that `save_onnx` wrote.
+        folder: the folder that `save_onnx` wrote.
         int8: run the int8 graph.
-        threads: for one call; None leaves it to onnxruntime.
+        threads: number of threads per call; onnxruntime chooses if None.
 
     Raises:
-        ModelError: a file is missing or cannot be read, or onnxruntime is not installed.
+        ModelError: a file is missing or cannot be read.
+        WorkbenchError: onnxruntime is not installed.
     """
 
     def __init__(self, folder: str | Path, *, int8: bool = False, threads: int | None = None) -> None:
-        runtime = _package("onnxruntime")
+        runtime = need("onnxruntime", "onnx")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         path = Path(folder, INT8 if int8 else FLOAT32)
@@ -236,16 +231,16 @@ class OnnxModel:
             self.tokenizer = Tokenizer.from_file(str(Path(folder, TOKENIZER)))
             self.prompts = json.loads(Path(folder, PROMPTS).read_text())
             self.session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # both libraries raise what is only an Exception
+        except Exception as error:  # both libraries raise plain Exception
             raise ModelError(f"{path} is no exported model that can be read: {error}") from None
 
     def encode(self, texts: Sequence[str], role: str = "document", *, token_budget: int = TOKEN_BUDGET) -> np.ndarray:
         """Return the vectors of texts, float32 of shape (n, d).
 
         Args:
-            texts: any number, any order; texts of like length share a run.
-            role: whose prompt goes in front.
-            token_budget: padded tokens a run, see `models.length_buckets`.
+            texts: n texts in any order; texts of similar length share a run.
+            role: the role whose prompt is put in front.
+            token_budget: padded tokens per run, see `models.length_buckets`.
         """
         prompt = self.prompts.get(role) or ""
         encoded = self.tokenizer.encode_batch([prompt + text for text in texts])  # padded to the longest of all
@@ -261,22 +256,22 @@ class OnnxModel:
 
 
 def push(folder: str | Path, name: str, *, private: bool = True, dry_run: bool = False) -> pd.DataFrame:
-    """Send a published folder to the hub, or only say what would be sent.
+    """Send a published folder to the hub, or only list what would be sent.
 
-    The hub's own client finds your token (`HF_TOKEN` in the environment, or `hf auth login`).
+    The hub's client finds your token (`HF_TOKEN` in the environment, or `hf auth login`).
 
     Args:
-        folder: that `save_student` or `save_pair` wrote, with a card.
-        name: of the model on the hub, "owner/name"; made if it is not there.
-        private: whether a model that is made is private.
-        dry_run: send nothing, and ask the hub for nothing.
+        folder: written by `save_student` or `save_pair`, with a card.
+        name: the model's name on the hub, "owner/name"; it is created if it does not exist.
+        private: whether a new model is private.
+        dry_run: list the files, without any request to the hub.
 
     Returns:
-        What is sent: one row a file, `file` and `bytes`.
+        The files that are sent, one row each: `file` and `bytes`.
 
     Raises:
-        ModelError: there is no folder, no card with results, or a file that is no part of a model; the
-            name is none; the hub cannot be reached or refuses.
+        ModelError: the folder is missing, has no card with results, or holds a file that is not part of a model; the
+            name is not of the form owner/name; the hub cannot be reached or refuses.
     """
     folder = Path(folder).expanduser().resolve()
     try:
@@ -284,16 +279,13 @@ def push(folder: str | Path, name: str, *, private: bool = True, dry_run: bool =
         if "/" not in name:
             raise HFValidationError
     except HFValidationError:
-        raise ModelError(f"{name!r} is no name on the hub: owner/name is needed") from None
+        raise ModelError(f"{name!r} is not a name on the hub: expected owner/name") from None
     if not folder.is_dir():
         raise ModelError(f"there is no folder {folder}: publish the student first")
     files = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     for path in files:
-        if (
-            path.is_symlink()
-            or not _SENT.fullmatch(path.name)
-            or any(p.startswith(".") for p in path.relative_to(folder).parts)
-        ):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if hidden or path.is_symlink() or not _SENT.fullmatch(path.name):
             raise ModelError(f"{path} is no part of a published model: nothing was sent")
     if not any(path.name == "modules.json" for path in files):
         raise ModelError(f"{folder} holds no published model")
@@ -308,35 +300,22 @@ def push(folder: str | Path, name: str, *, private: bool = True, dry_run: bool =
         raise ModelError(f"{folder / CARD} states no results: publish the student with the reports of its evaluation")
     if f'SentenceTransformer("{name}")' not in card.content:
         warnings.warn(f"the code of the card loads another name than {name}: publish it with that name", stacklevel=2)
-    listing = pd.DataFrame(
-        {
-            "file": [path.relative_to(folder).as_posix() for path in files],
-            "bytes": [path.stat().st_size for path in files],
-        }
-    )
+    rows = [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in files]
+    listing = pd.DataFrame(rows, columns=["file", "bytes"])
     if dry_run:
         return listing
     try:
         api = HfApi()
         api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=listing["file"].tolist())
-    except Exception as error:  # the client raises its own errors and those of its transport
+    except Exception as error:  # the client raises its own errors and its transport's
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(
-            f"{name} was not sent, or not all of it: {reason}. The same call goes on from there."
-        ) from None
+        raise ModelError(f"{name} was not sent, or only in part: {reason}. Call it again to send the rest.") from None
     return listing
 
 
-def _package(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ModelError(f"{error.name} is not installed: pip install 'teacher-aligned-workbench[onnx]'") from None
-
-
 class _Whole(torch.nn.Module):
-    """All modules of a model in one call, as a graph needs them."""
+    """All modules of a model in one forward call."""
 
     def __init__(self, model: SentenceTransformer) -> None:
         super().__init__()
@@ -373,7 +352,7 @@ def _export(model: SentenceTransformer, path: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporters warn of operators that no student has."""
+    """Silence the exporters' warnings about operators that no student has."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -385,10 +364,10 @@ def _quiet() -> Iterator[None]:
 
 
 def check_folder(folder: str | Path) -> Path:
-    """Return the absolute folder if it is new or empty; what is there is never replaced.
+    """Return the absolute folder if it is new or empty.
 
     Raises:
-        ModelError: something is there.
+        ModelError: the folder is not empty, or a file has this name.
     """
     folder = Path(folder).expanduser().resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -397,22 +376,8 @@ def check_folder(folder: str | Path) -> Path:
 
 
 @contextmanager
-def _whole_or_nothing(folder: str | Path) -> Iterator[Path]:
-    """Give a folder to write into; it gets its name when all is written, and goes if anything fails."""
-    folder = check_folder(folder)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.parent.glob(f".{glob.escape(folder.name)}-publishing-*"):  # of a process that was killed
-            if time.time() - leftover.stat().st_mtime > _ABANDONED_SECONDS:
-                shutil.rmtree(leftover, ignore_errors=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-publishing-") as scratch:
-            written = Path(scratch, "new")
-            written.mkdir()
-            yield written
-            readable = written.stat().st_mode & 0o666  # some libraries write files for their owner alone
-            for path in written.rglob("*"):
-                if path.is_file():
-                    path.chmod(readable)
-            os.rename(written, folder)  # an empty folder of that name is replaced
-    except OSError as error:
-        raise ModelError(f"{folder} cannot be written: {error}") from None
+def _new_folder(folder: str | Path) -> Iterator[Path]:
+    """Give a folder to write into, which gets its name when it is complete, if nothing has that name by then."""
+    with whole_folder(check_folder(folder)) as scratch:
+        yield scratch
+        check_folder(folder)
