@@ -43,7 +43,7 @@ def test_views_are_imported_when_they_are_named():
         "assert AgreementExplorer is w.AgreementExplorer"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    for name in widgets.__all__:
+    for name in set(widgets.__all__) - {"BenchmarkBoard"}:  # which needs mteb
         assert getattr(widgets, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = widgets.Nothing
@@ -142,6 +142,9 @@ def test_closing_a_view_closes_its_parts():
             part.close = functools.partial(closed.append, part)
         view.close()
         assert closed == parts
+    for name in set(widgets.__all__) - {"BenchmarkBoard"}:
+        kind = getattr(widgets, name)
+        kind.__new__(kind).close()  # as the garbage collector does where arguments were refused
     with pytest.raises(TypeError, match="abstract method '?summary"):
         _view.View()
 

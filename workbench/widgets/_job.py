@@ -29,6 +29,7 @@ class Job(View):
     """
 
     _noun = "job"
+    _future: Future | None = None  # the result of the latest work that was started here
     _stopped_by: tuple[type[Exception], ...] = ()  # errors by which the work says that it was stopped
 
     def __init__(self, tooltip: str) -> None:
@@ -39,7 +40,6 @@ class Job(View):
         self._trouble: Exception | None = None  # of the view
         self._drawn = 0.0
         self._work: Callable[[], object] | None = None
-        self._future: Future | None = None  # the result of the latest work that was started here
         self.bar = ipywidgets.FloatProgress(min=0, max=1, layout={"flex": "1 1 200px", "width": "auto"})
         self.stop_button = ipywidgets.Button(description="Stop", icon="stop", tooltip=tooltip)
         self.stop_button.on_click(lambda _: self._stop_clicked())

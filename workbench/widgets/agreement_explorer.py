@@ -57,6 +57,8 @@ class AgreementExplorer(Selection, View):
         WorkbenchError: the arrays are not vectors of these texts in one space.
     """
 
+    _stop = threading.Event()  # nobody's: a view whose arguments were refused is closed too
+
     def __init__(
         self,
         teacher: np.ndarray,
@@ -70,7 +72,7 @@ class AgreementExplorer(Selection, View):
         folder: str | Path | None = None,
         seed: int = 0,
     ) -> None:
-        self._stop = threading.Event()  # first: `close` is called even where what follows fails
+        self._stop = threading.Event()
         teacher, student = paired(teacher, student)
         texts = same_texts(texts, teacher)
         if k < 1:
