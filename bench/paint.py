@@ -58,8 +58,7 @@ def explorer(lab: Lab, count: int) -> dict[str, float]:
     notebook = lab.open(
         f"explorer{count}",
         [
-            VECTORS + f"teacher, student = clouds({count})\n"
-            "from workbench.widgets import AgreementExplorer",
+            VECTORS + f"teacher, student = clouds({count})\nfrom workbench.widgets import AgreementExplorer",
             "view = AgreementExplorer(teacher, student, [f'text {i}' for i in range(len(teacher))], umap=False)\nview",
         ],
     )

@@ -115,19 +115,17 @@ def served():
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Let waits between attempts be short."""
-    import tenacity
-
-    monkeypatch.setattr(tenacity, "wait_random_exponential", lambda **_: tenacity.wait_fixed(0.01))
+    monkeypatch.setattr(api_teachers, "_backoff", lambda attempt: 0.01)
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_vectors_arrive(served, packed):
-    teacher, server = served(packed=packed, dimensions=None)
+@pytest.mark.parametrize("encoding_format", ["base64", "float"])
+def test_vectors_arrive(served, encoding_format):
+    teacher, server = served(encoding_format=encoding_format, dimensions=None)
     assert teacher.dimension == 16
     texts = [f"text {i} ü 日" for i in range(150)]
     np.testing.assert_allclose(teacher.encode(texts, Role.QUERY), vectors_of(texts), atol=1e-6)
     assert [len(body["input"]) for body in server.bodies] == [64, 64, 22]
-    assert {body["encoding_format"] for body in server.bodies} == {"base64" if packed else "float"}
+    assert {body["encoding_format"] for body in server.bodies} == {encoding_format}
     assert teacher.usage.texts == 151 and teacher.usage.retries == 0 and teacher.usage.failed == 0
 
 
@@ -334,7 +332,7 @@ def test_no_secret_is_ever_shown(served, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_dialects(provider, monkeypatch):
+def test_providers(provider, monkeypatch):
     """Each provider's request, as its documentation has it, and its answer."""
     monkeypatch.setenv(PROVIDERS[provider].key, SECRET)
     seen = []
@@ -389,6 +387,7 @@ def test_dialects(provider, monkeypatch):
         ({"url": "http://localhost", "price": -5}, "price is -5"),
         ({"url": "http://localhost", "batch_size": 0}, "batch_size is 0"),
         ({"url": "http://localhost", "dimensions": -1}, "dimensions is -1"),
+        ({"url": "http://localhost", "encoding_format": "int8"}, "must be base64 or float"),
         ({"url": "http://localhost", "budget": 3}, "needs the price"),
         ({"url": "http://localhost", "max_tokens": 3}, "needs a tokenizer"),
         ({"url": "http://localhost", "prompts": {"quary": "x"}}, "the roles are query and document"),

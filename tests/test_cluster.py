@@ -16,7 +16,7 @@ from workbench.cache import TargetCache
 from workbench.errors import DataError, WorkbenchError
 from workbench.extras import cluster
 
-ray = pytest.importorskip("ray", reason="Ray, of the extra `scale`, is not installed")
+ray = pytest.importorskip("ray", reason="Ray, of the extra `ray`, is not installed")
 TEXTS = sentences(6000)
 
 
@@ -115,5 +115,5 @@ def test_bad_input_is_noticed_before_any_work(tmp_path, folder):
         cluster.files(tmp_path)
     with pytest.raises(WorkbenchError, match="ask for fewer workers"):
         cluster.fill(tmp_path, HashTeacher, folder, workers=1000)
-    with pytest.raises(WorkbenchError, match="no cluster"):
+    with pytest.raises(WorkbenchError, match="at least one worker"):
         cluster.fill(tmp_path, HashTeacher, folder, workers=0)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workbench._util import home
+from workbench._util import home, need
 from workbench.errors import DataError, TeacherError, TrainingError
 
 if TYPE_CHECKING:
@@ -110,27 +110,25 @@ def local_teacher(options: argparse.Namespace, prompts: dict[str, str] | None = 
 
 
 def is_api(options: argparse.Namespace) -> bool:
-    """Say whether the teacher is DIALECT:MODEL."""
-    from workbench.extras.api_teachers import PROVIDERS
+    """Say whether the teacher is PROVIDER:MODEL."""
+    from workbench.extras.providers import PROVIDERS
 
     provider, colon, _ = options.teacher.partition(":")
     api = bool(colon) and provider in PROVIDERS
     if not api and (given := [name for name in _API_OPTIONS if getattr(options, name) is not None]):
         raise TeacherError(
-            f"--{given[0].replace('_', '-')} is for a teacher behind an API, --teacher DIALECT:MODEL with one of "
+            f"--{given[0].replace('_', '-')} is for a teacher behind an API, --teacher PROVIDER:MODEL with one of "
             f"{', '.join(PROVIDERS)}; {options.teacher} is none"
         )
     return api
 
 
 def _api_teacher(options: argparse.Namespace, prompts: dict[str, str] | None):
-    from workbench.extras.api_teachers import ApiTeacher
-
     provider, _, name = options.teacher.partition(":")
     given = {each: value for each in _API_OPTIONS if (value := getattr(options, each)) is not None}
     if options.tokenizer:
         given["max_tokens"] = options.max_length
-    teacher = ApiTeacher(name, provider=provider, prompts=prompts, **given)
+    teacher = need("workbench.extras.api_teachers", "api").ApiTeacher(name, provider=provider, prompts=prompts, **given)
     teacher.name = options.teacher
     return teacher
 

@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     def teacher_options(sub: argparse.ArgumentParser, teacher: str | None, length: int | None) -> None:
         sub.add_argument(
             "--teacher", default=teacher,
-            help="the large model: a folder, a packaged model, a name on the hub, or DIALECT:MODEL behind an API "
+            help="the large model: a folder, a packaged model, a name on the hub, or PROVIDER:MODEL behind an API "
                  "(openai, which most servers speak, cohere, voyage, jina)",
         )  # fmt: skip
         sub.add_argument("--max-length", type=_positive, default=length, help="tokens read of each text")
@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     cache.add_argument("--dry-run", action="store_true", help="only say how many texts are missing")
     cache.add_argument(
         "--workers", type=_positive,
-        help="so many teachers at once, on the Ray cluster of RAY_ADDRESS or on this machine (extra `scale`)",
+        help="so many teachers at once, on the Ray cluster of RAY_ADDRESS or on this machine (extra `ray`)",
     )  # fmt: skip
     cache.add_argument("--gpus-per-worker", type=float, default=0, help="GPUs of each of these teachers")
     teacher_options(cache, None, 128)

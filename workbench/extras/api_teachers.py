@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import math
-import os
-import re
+import random
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from urllib.parse import urlsplit
+from dataclasses import dataclass, replace
 
 import httpx
 import numpy as np
-import tenacity
 
 from workbench import models
 from workbench._util import duration
 from workbench.data import Role, Text
 from workbench.errors import IncompleteError, TeacherError
+from workbench.extras.providers import PROVIDERS, ProviderSpec, client, message, read, retry_after
 from workbench.teachers import Teacher, checked_prompts
 
 _BUSY = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}  # worth another try
@@ -30,79 +25,6 @@ _HOPELESS = 20  # texts in a row that a server refuses before the rest is not ev
 _SLACK = 1.01  # at exactly the limit, a request that comes a little early is one too many
 _LONGEST_WAIT = 600  # seconds; a server that asks for more is left alone
 _PROBE = "a text to see whether the server answers"
-
-
-@dataclass(frozen=True)
-class ProviderSpec:
-    """How a provider wants its requests.
-
-    Attributes:
-        url: in front of `path`.
-        key: the environment's variable with the secret.
-        path: of the endpoint.
-        texts: the field with the texts.
-        roles: what a request has besides for queries and for documents.
-        dimensions: the field with the width.
-        extra: what every request has besides.
-        plain: what asks for lists of numbers.
-        packed: what asks for base64 of little-endian float32.
-        most: texts in a request.
-    """
-
-    url: str
-    key: str
-    path: str = "/embeddings"
-    texts: str = "input"
-    roles: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    dimensions: str = "dimensions"
-    extra: Mapping[str, object] = field(default_factory=dict)
-    plain: Mapping[str, object] = field(default_factory=dict)
-    packed: Mapping[str, object] = field(default_factory=dict)
-    most: int = 2048
-
-
-def _roles(name: str, query: str, document: str) -> dict[str, dict[str, str]]:
-    return {"query": {name: query}, "document": {name: document}}
-
-
-PROVIDERS = {
-    # Spoken by OpenAI, vLLM, TEI, Ollama, LM Studio, llama.cpp and others.
-    "openai": ProviderSpec(
-        "https://api.openai.com/v1",
-        "OPENAI_API_KEY",
-        plain={"encoding_format": "float"},
-        packed={"encoding_format": "base64"},
-    ),
-    "cohere": ProviderSpec(
-        "https://api.cohere.com/v2",
-        "CO_API_KEY",
-        path="/embed",
-        texts="texts",
-        roles=_roles("input_type", "search_query", "search_document"),
-        dimensions="output_dimension",
-        extra={"truncate": "END"},
-        plain={"embedding_types": ["float"]},
-        packed={"embedding_types": ["float"]},
-        most=96,
-    ),
-    "voyage": ProviderSpec(
-        "https://api.voyageai.com/v1",
-        "VOYAGE_API_KEY",
-        roles=_roles("input_type", "query", "document"),
-        dimensions="output_dimension",
-        extra={"truncation": True},
-        packed={"encoding_format": "base64"},
-        most=1000,
-    ),
-    "jina": ProviderSpec(
-        "https://api.jina.ai/v1",
-        "JINA_API_KEY",
-        roles=_roles("task", "retrieval.query", "retrieval.passage"),
-        extra={"truncate": True},
-        plain={"embedding_type": "float"},
-        packed={"embedding_type": "base64"},
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -171,7 +93,7 @@ class ApiTeacher(Teacher):
         key: the environment's variable with the secret. If None, the provider's own, which is sent to the provider's
             own server only.
         dimensions: width of the vectors. If given it is asked for; else a first request finds it out.
-        packed: ask for base64 rather than lists of numbers; both are understood whatever comes.
+        encoding_format: "base64" or "float" (lists of numbers), which is asked for; either is understood.
         prompts: role to prompt, put in front of each text before it is sent.
         normalize: scale vectors to length 1, as a student's are.
         tokenizer: counts tokens: a folder, a packaged model or one on the hub.
@@ -198,7 +120,7 @@ class ApiTeacher(Teacher):
         url: str | None = None,
         key: str | None = None,
         dimensions: int | None = None,
-        packed: bool = True,
+        encoding_format: str = "base64",
         prompts: Mapping[str, str] | None = None,
         normalize: bool = True,
         tokenizer: str | None = None,
@@ -213,44 +135,48 @@ class ApiTeacher(Teacher):
         attempts: int = 6,
         name: str | None = None,
     ) -> None:
-        self._dialect = _dialect(provider)
-        above_zero = {
-            "batch_size": batch_size,
-            "concurrency": concurrency,
-            "requests_per_minute": requests_per_minute,
-            "tokens_per_minute": tokens_per_minute,
-            "timeout": timeout,
-            "attempts": attempts,
-            "dimensions": dimensions,
-            "max_tokens": max_tokens,
-            "budget": budget,
-            "price": price,
-        }
-        for what, value in above_zero.items():
+        numbers = dict(
+            batch_size=batch_size,
+            concurrency=concurrency,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+            timeout=timeout,
+            attempts=attempts,
+            dimensions=dimensions,
+            max_tokens=max_tokens,
+            budget=budget,
+            price=price,
+        )
+        for what, value in numbers.items():
             if value is not None and not 0 < value < math.inf:
                 raise TeacherError(f"{what} is {value}: it must be above 0")
         if budget is not None and not price:
             raise TeacherError("a budget needs the price of a million tokens: give `price` too")
         if max_tokens is not None and tokenizer is None:
             raise TeacherError("max_tokens needs a tokenizer that counts them: give `tokenizer` too")
+        if encoding_format not in ("base64", "float"):
+            raise TeacherError(f"encoding_format {encoding_format!r}: it must be base64 or float")
+        if isinstance(provider, str) and provider not in PROVIDERS:
+            raise TeacherError(f"there is no provider {provider!r}; there are {', '.join(PROVIDERS)}")
+        spec = self._provider = PROVIDERS[provider] if isinstance(provider, str) else provider
         self.model, self.prompts = model, checked_prompts(prompts)
-        self.batch_size = min(batch_size, self._dialect.most)
-        self.concurrency = concurrency
-        self._normalize, self._dimensions, self._packed = normalize, dimensions, packed
-        self._max_tokens, self._tokenizer = max_tokens, _tokenizer(tokenizer)
+        self.batch_size, self.concurrency = min(batch_size, spec.most), concurrency
+        self._normalize, self._max_tokens, self._tokenizer = normalize, max_tokens, _tokenizer(tokenizer)
         self._price, self._budget, self._attempts = price, budget, attempts
-        self._probe = None
         self._pace = _Pace(requests_per_minute, tokens_per_minute)
         self._usage, self._lock, self._reserved, self._refused_in_row = Usage(), threading.Lock(), 0, 0
-        self._client, self._secret = _client(self._dialect, url, key, timeout, concurrency)
-        self.dimension = dimensions  # what an answer is checked against
+        self._client, self._secret = client(spec, url, key, timeout, concurrency)
+        self._fields = {"model": model, **spec.extra, **spec.formats.get(encoding_format, {})}
+        if dimensions:
+            self._fields[spec.dimensions] = dimensions
+        self.dimension, self._probe = dimensions, None  # what an answer is checked against, and the first one
         super().__init__(
             name or model,
             dimensions or len(self.probe()[1]),
             normalize=normalize,
             prompts=prompts,
             server=None if name else str(self._client.base_url),
-            roles={role.value: dict(self._dialect.roles.get(role, {})) for role in Role},
+            roles={role.value: dict(spec.roles.get(role, {})) for role in Role},
             max_length=max_tokens and [max_tokens, tokenizer],
         )
         self.name = model
@@ -329,33 +255,23 @@ class ApiTeacher(Teacher):
 
     def _retried(self, texts: Sequence[str], role: Role, stop: threading.Event) -> np.ndarray:
         prepared = [self._prepared(text, role) for text in texts]
-        try:
-            for attempt in tenacity.Retrying(
-                retry=tenacity.retry_if_exception_type(_BusyError),
-                wait=_wait,
-                stop=tenacity.stop_after_attempt(self._attempts) | tenacity.stop_when_event_set(stop),
-                sleep=tenacity.sleep_using_event(stop),
-                reraise=True,
-            ):
-                with attempt:
-                    return self._request(prepared, role, stop, again=attempt.retry_state.attempt_number > 1)
-        except _BusyError:
-            if stop.is_set():
-                raise _OverError("stopped") from None
-            raise
+        for attempt in range(1, self._attempts + 1):
+            try:
+                return self._request(prepared, role, stop, again=attempt > 1)
+            except _BusyError as error:
+                if not stop.is_set() and attempt < self._attempts:
+                    stop.wait(_backoff(attempt) if error.after is None else error.after)
+                if stop.is_set():
+                    raise _OverError("stopped") from None
+                if attempt == self._attempts:
+                    raise
+        raise AssertionError("attempts is at least 1")
 
     def _request(
         self, prepared: list[tuple[str, int, bool]], role: Role, stop: threading.Event, again: bool
     ) -> np.ndarray:
-        provider = self._dialect
-        body = {"model": self.model, provider.texts: [text for text, _, _ in prepared]}
-        body |= (
-            dict(provider.roles.get(role, {}))
-            | dict(provider.extra)
-            | (provider.packed if self._packed else provider.plain)
-        )
-        if self._dimensions:
-            body[provider.dimensions] = self._dimensions
+        provider = self._provider
+        body = {**self._fields, provider.texts: [text for text, _, _ in prepared], **provider.roles.get(role, {})}
         tokens = sum(count for _, count, _ in prepared)
         self._reserve(tokens, again)
         used = made = cut = 0
@@ -370,7 +286,7 @@ class ApiTeacher(Teacher):
             self._raise_for(response)
             used = tokens
             try:
-                vectors, used = _read(response, len(prepared), tokens)
+                vectors, used = read(response, len(prepared), tokens)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise _BusyError(f"an answer that cannot be read ({self._safe(str(error))[:200]})") from None
             if self.dimension and vectors.shape[1] != self.dimension:
@@ -407,21 +323,19 @@ class ApiTeacher(Teacher):
         code = response.status_code
         if code < 300:
             return
-        message = f"HTTP {code} {self._safe(_message(response))}".rstrip()
-        if code == 429 and "insufficient_quota" in response.text:
-            raise _OverError(f"the account's quota is used up ({message})")
-        if code in _BUSY:
-            after = _retry_after(response)
-            if after is not None:
-                if after > _LONGEST_WAIT:
-                    raise _OverError(f"the server asks to be left alone for {after:.0f} s ({message})")
-                self._pace.pause(after)
-            raise _BusyError(message, after)
+        said = f"HTTP {code} {self._safe(message(response))}".rstrip()
         if code in _CONTENT:
-            raise _RefusedError(message)
-        if code in (401, 403):
-            raise _OverError(f"{message}: the key in the environment is not the right one")
-        raise _OverError(message)
+            raise _RefusedError(said)
+        if code == 429 and "insufficient_quota" in response.text:
+            raise _OverError(f"the account's quota is used up ({said})")
+        if code not in _BUSY:
+            hint = ": the key in the environment is not the right one" if code in (401, 403) else ""
+            raise _OverError(said + hint)
+        if (after := retry_after(response)) is not None:
+            if after > _LONGEST_WAIT:
+                raise _OverError(f"the server asks to be left alone for {after:.0f} s ({said})")
+            self._pace.pause(after)
+        raise _BusyError(said, after)
 
     def _prepared(self, text: str, role: Role) -> tuple[str, int, bool]:
         """Return what is sent for a text, how many tokens that is, and whether it was cut."""
@@ -499,71 +413,9 @@ class _Pace:
             self._free = max(self._free, time.monotonic() + seconds)
 
 
-def _wait(state: tenacity.RetryCallState) -> float:
-    error = state.outcome.exception()
-    if getattr(error, "after", None) is not None:
-        return error.after
-    return tenacity.wait_random_exponential(multiplier=0.5, max=30)(state)
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    """Return the seconds of a Retry-After header, a number or a date (RFC 9110, 10.2.3)."""
-    value = response.headers.get("retry-after", "").strip()
-    if not value:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (TypeError, ValueError):
-        return None
-
-
-def _message(response: httpx.Response) -> str:
-    """Return what a server says of a failure, on one line."""
-    try:
-        said = response.json()
-        said = said.get("error", said.get("detail", said.get("message", said))) if isinstance(said, dict) else said
-        said = said.get("message", said) if isinstance(said, dict) else said
-    except ValueError:
-        said = response.text
-    return " ".join(str(said).split())[:300]
-
-
-def _read(response: httpx.Response, count: int, tokens: int) -> tuple[np.ndarray, int]:
-    """Return the vectors of an answer in the order of its texts, and the tokens that it says were used."""
-    answer = response.json()
-    if "data" in answer:
-        items = {int(item["index"]): item["embedding"] for item in answer["data"]}
-        if len(answer["data"]) != count or set(items) != set(range(count)):
-            raise ValueError(f"{len(answer['data'])} vectors for {count} texts, or not one for each")
-        vectors = [items[i] for i in range(count)]
-    else:
-        vectors = answer["embeddings"]["float"]
-        if len(vectors) != count:
-            raise ValueError(f"{len(vectors)} vectors for {count} texts")
-    rows = [
-        np.frombuffer(base64.b64decode(v, validate=True), dtype="<f4")
-        if isinstance(v, str)
-        else np.asarray(v, np.float32)
-        for v in vectors
-    ]
-    if len({row.shape for row in rows}) != 1 or rows[0].ndim != 1 or not rows[0].size:
-        raise ValueError("vectors of different widths")
-    billed = (answer.get("meta") or {}).get("billed_units") or {}
-    usage = answer.get("usage") or {}
-    used = usage.get("total_tokens") or usage.get("prompt_tokens") or billed.get("input_tokens") or tokens
-    return np.stack(rows).astype(np.float32), int(used)
-
-
-def _dialect(provider: str | ProviderSpec) -> ProviderSpec:
-    if isinstance(provider, ProviderSpec):
-        return provider
-    if provider not in PROVIDERS:
-        raise TeacherError(f"there is no provider {provider!r}; there are {', '.join(PROVIDERS)}")
-    return PROVIDERS[provider]
+def _backoff(attempt: int) -> float:
+    """Return the seconds before another try: random, so that many clients do not come back together."""
+    return random.uniform(0, min(30.0, 0.5 * 2**attempt))
 
 
 def _tokenizer(name: str | None):
@@ -572,38 +424,3 @@ def _tokenizer(name: str | None):
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(models.resolve(name).path, trust_remote_code=False)
-
-
-def _client(
-    provider: ProviderSpec, url: str | None, key: str | None, timeout: float, concurrency: int
-) -> tuple[httpx.Client, str | None]:
-    """Return a client, and the secret that no message may show."""
-    where = (url or provider.url).rstrip("/")
-    try:
-        parts = urlsplit(where)
-        secretive = parts.username or parts.password or parts.query or parts.fragment
-        if parts.scheme not in ("http", "https") or not parts.hostname or secretive or parts.port == 0:
-            raise ValueError
-        httpx.URL(where)
-    except (ValueError, httpx.InvalidURL):
-        shown = re.sub(r"[?#].*", "", where.rpartition("@")[2])
-        raise TeacherError(
-            f"url {shown!r}: expected http:// or https://, a host and a path, and no secret in it"
-        ) from None
-    wanted = key or (provider.key if where == provider.url else None)
-    secret = os.environ.get(wanted, "").strip() if wanted else None
-    if wanted and not secret:
-        raise TeacherError(f"{wanted} is not in the environment: set it to the key of {parts.hostname}")
-    if secret and not re.fullmatch(r"[!-~]+", secret):
-        raise TeacherError(
-            f"{wanted} holds characters that no key has, such as spaces, line ends or letters beyond ASCII"
-        )
-    if secret and parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
-        raise TeacherError(f"the key of {wanted} would travel to {parts.hostname} unencrypted: use https")
-    client = httpx.Client(
-        base_url=where,
-        headers={"Authorization": f"Bearer {secret}"} if secret else {},
-        timeout=timeout,
-        limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
-    )
-    return client, secret

@@ -1,4 +1,4 @@
-"""Fill a cache with many teachers at once, on a Ray cluster (extra `scale`)."""
+"""Fill a cache with many teachers at once, on a Ray cluster (extra `ray`)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workbench._util import need
 from workbench.cache import Progress, TargetCache
 from workbench.data import Text, parquet_file, text_files
 from workbench.errors import DataError, WorkbenchError
@@ -31,11 +32,11 @@ def files(folder: str | Path) -> list[Path]:
     """Return a folder's .parquet files of texts.
 
     Raises:
-        DataError: there is none, or one without the columns `text` and `role`.
+        DataError: the folder has none, or one lacks the columns `text` and `role`.
     """
     paths = [path for path in text_files(folder) if path.suffix == ".parquet"]
     if not paths:
-        raise DataError(f"no .parquet files in {folder}: the cluster reads no others")
+        raise DataError(f"no .parquet files in {folder}: a cluster reads texts from .parquet files only")
     for path in paths:
         parquet_file(path, "text", "role").close()
     return paths
@@ -55,16 +56,16 @@ def fill(
 ) -> Progress:
     """Encode and store every target that is missing, each worker with a teacher of its own.
 
-    Workers write shards by the same code as `TargetCache.fill`, so one that dies loses the group in flight: Ray starts
-    another and hands it the batch again, of which it encodes what is not stored. The cluster needs a processor more
-    than the workers take, to read texts with.
+    Workers call `TargetCache.fill`. One that dies loses the group in flight: Ray starts another and hands it the batch
+    again, of which it encodes what is not stored. The cluster needs one processor more than the workers take, to read
+    texts.
 
     Args:
         root: folder of all caches, one that every machine of the cluster sees under this path.
         teacher: makes a teacher; called once in each worker, and here, to open the cache.
-        texts: a folder with .parquet files that every machine of the cluster sees under this path, or any data set of
-            Ray's; with the columns `text` and `role`.
-        workers: teachers at once.
+        texts: a folder with .parquet files that every machine of the cluster sees under this path, or a `ray.data.Dataset`;
+            with the columns `text` and `role`.
+        workers: number of parallel workers, each with its own teacher.
         cpus: processors for each.
         gpus: GPUs for each, 1 for a teacher on a GPU.
         dtype: as for `TargetCache`.
@@ -107,7 +108,7 @@ def fill(
             done, encoded, written = done + row["done"], encoded + row["encoded"], written + row["bytes"]
             speed = encoded / (time.perf_counter() - started)
             left = (total - done) / speed if speed else None
-            # All that is not known to be there may have to be encoded.
+            # Every text that no worker has looked up yet may have to be encoded.
             progress = Progress(done, total, encoded, total - done + encoded, written, speed, left)
             if on_progress:
                 on_progress(progress)
@@ -127,8 +128,7 @@ class _Worker:
     """One teacher and the cache that it writes to, in a process of the cluster."""
 
     def __init__(self, root: str, teacher: Callable[[], Teacher], dtype: str) -> None:
-        self.teacher = teacher()
-        self.cache = TargetCache(root, self.teacher, dtype=dtype)
+        self.cache = TargetCache(root, teacher(), dtype=dtype)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list]:
         done, error = Progress(0, 0, 0, 0, 0, 0.0, None), ""
@@ -151,21 +151,20 @@ def import_ray():
     """Return Ray, quiet.
 
     Raises:
-        WorkbenchError: it is not installed.
+        WorkbenchError: Ray is not installed.
     """
-    try:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        import ray.data
-    except ImportError:
-        raise WorkbenchError('Ray is not installed: pip install -e ".[scale]"') from None
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    need("ray.data", "ray")
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    return ray
+    return need("ray", "ray")
 
 
 def join_cluster(ray, workers: int, cpus: float, gpus: float) -> None:
     """Join the cluster of RAY_ADDRESS, or start one on this machine, and see that the workers fit."""
     if workers < 1 or cpus < 0 or gpus < 0:
-        raise WorkbenchError(f"{workers} workers with {cpus} processors and {gpus} GPUs each: that is no cluster")
+        raise WorkbenchError(
+            f"{workers} workers with {cpus} processors and {gpus} GPUs each: expected at least one worker"
+        )
     wanted = {"CPU": workers * cpus + 1, "GPU": workers * gpus}
     if not ray.is_initialized():
         own = not os.environ.get("RAY_ADDRESS")
