@@ -27,7 +27,7 @@ from workbench import data, models, planning, student
 from workbench._progress import CacheBar, TrainingBar
 from workbench._util import home
 from workbench.cache import TargetCache
-from workbench.extras import benchmark, tasks
+from workbench.extras import benchmark, benchmark_tables, tasks
 from workbench.pipeline import REDACT_IR, TOUR
 from workbench.teachers import LocalTeacher
 from workbench.train import train_student
@@ -135,8 +135,8 @@ outcomes = board.run()
 # times. There the interval covers only the variation between these repeats, not between texts.
 
 # %%
-differences = benchmark.differences(outcomes)
-differences[["task", "label", "score", "teacher", "difference", "low", "high", "units"]].round(3)
+differences = benchmark_tables.differences(outcomes)
+differences[["task", "label", "score", "teacher", "difference", "low", "high", "samples"]].round(3)
 
 # %% [markdown]
 # An interval that includes 0 means that these data cannot separate the two models. It does not mean that they are
@@ -148,7 +148,7 @@ differences[["task", "label", "score", "teacher", "difference", "low", "high", "
 # differ.
 
 # %%
-benchmark.by_kind(outcomes).round(3)
+benchmark_tables.by_kind(outcomes).round(3)
 
 # %% [markdown]
 # The paper and the published models average over different sets, and in different ways: 53.9 over 14 sets and 53.55
@@ -157,7 +157,7 @@ benchmark.by_kind(outcomes).round(3)
 
 # %%
 board.view.value = "beside published averages"
-published = benchmark.published()
+published = benchmark_tables.published()
 averages = published[published["average"].isin(["by task", "by kind"])]
 averages.pivot_table(index=["benchmark", "average", "source"], columns="mode", values="score").round(4)
 

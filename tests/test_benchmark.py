@@ -1,4 +1,5 @@
 import json
+import sys
 import threading
 
 import numpy as np
@@ -8,8 +9,8 @@ from sentence_transformers import SentenceTransformer
 from tests.conftest import HashTeacher, lines
 from workbench import data, evaluate
 from workbench.cache import TargetCache
-from workbench.errors import BenchmarkError
-from workbench.extras import benchmark, tasks
+from workbench.errors import BenchmarkError, WorkbenchError
+from workbench.extras import benchmark, benchmark_tables, tasks
 from workbench.models import encode
 
 mteb = pytest.importorskip("mteb")
@@ -46,13 +47,13 @@ def test_task_folders_become_tasks_of_their_kind(task_folders):
     assert tasks.local(task_folders / "topics", kind="Clustering").metadata.type == "Clustering"
 
 
-def test_every_entrant_gets_a_score_and_units_that_mean_it(outcomes):
+def test_every_model_gets_a_score_and_samples_that_mean_it(outcomes):
     done, folder = outcomes
     assert len(done) == 15 and all(-1 <= each.score <= 1 for each in done)
     for each in done:
-        assert each.units is not None
-        if "values" in each.units:
-            assert np.mean(each.units["values"]) == pytest.approx(each.score, abs=1e-3)
+        assert each.per_sample is not None
+        if "values" in each.per_sample:
+            assert np.mean(each.per_sample["values"]) == pytest.approx(each.score, abs=1e-3)
     (path,) = folder.rglob("workbench__mine/*/search.json")
     assert json.loads(path.read_text())["scores"]["test"][0]["main_score"] == pytest.approx(
         next(each.score for each in done if each.task == "search" and each.label == "symmetric"), abs=1e-5
@@ -69,12 +70,12 @@ def test_retrieval_is_what_we_measure_ourselves(task_folders, models, outcomes):
         ours = evaluate.score(collection.qrels, *ids, mine[0], documents)["ndcg_at_10"]
         theirs = next(each for each in outcomes[0] if each.task == "search" and each.label == label)
         assert theirs.score == pytest.approx(ours.mean(), abs=1e-4)
-        third = theirs.units["values"][theirs.units["ids"].index("q3")]
+        third = theirs.per_sample["values"][theirs.per_sample["ids"].index("q3")]
         assert third == pytest.approx(ours["q3"], abs=1e-6)
 
 
 def test_the_pair_is_the_student_where_there_are_no_documents(outcomes):
-    table = benchmark.scores(outcomes[0])
+    table = benchmark_tables.scores(outcomes[0])
     alike = table[table["kind"] != "Retrieval"]
     assert (alike["symmetric"] == alike["asymmetric"]).all()
     assert table.loc["search", "symmetric"] != table.loc["search", "asymmetric"]
@@ -232,7 +233,7 @@ def test_refuses_a_kind_that_the_folder_is_not_for(task_folders):
         tasks.local(task_folders / "search", kind="STS")
 
 
-def test_refuses_entrants(models, task_folders, tmp_path):
+def test_refuses_models(models, task_folders, tmp_path):
     _, small, _ = models[0]
     found = tasks.tasks([task_folders / "search"])
     with pytest.raises(BenchmarkError, match="the label 'symmetric'"):
@@ -254,7 +255,7 @@ def test_means_are_over_the_same_tasks():
     done = [benchmark.TaskResult(*each) for each in (
         ("a", "STS", "m", "teacher", 0.9), ("b", "STS", "m", "teacher", 0.1), ("a", "STS", "m", "symmetric", 0.8),
     )]  # fmt: skip
-    means = benchmark.by_kind(done)
+    means = benchmark_tables.by_kind(done)
     assert means.loc["mean over tasks", "tasks"] == 1 and means.loc["STS", "symmetric share"] == pytest.approx(8 / 9)
 
 
@@ -273,20 +274,20 @@ def test_intervals_and_averages():
         outcome("c", "STS", "teacher", [0.5, 0.5]),
         outcome("c", "STS", "symmetric", [0.5, 0.5]),
     ]
-    rows = benchmark.differences(done).set_index("task")
+    rows = benchmark_tables.differences(done).set_index("task")
     assert rows.loc["a", ["share_low", "share_high"]].astype(float).to_numpy() == pytest.approx([0.9, 0.9])
     assert rows.loc["a", "low"] < rows.loc["a", "difference"] < rows.loc["a", "high"] < 0
-    assert rows.loc["a", "units"] == 200 and rows.loc["b", "share_of_teacher"] == 0.5
-    means = benchmark.by_kind(done)
+    assert rows.loc["a", "samples"] == 200 and rows.loc["b", "share_of_teacher"] == 0.5
+    means = benchmark_tables.by_kind(done)
     assert means.loc["mean over tasks", "teacher"] == pytest.approx((large.mean() + 0.8 + 0.5) / 3)
     assert means.loc["mean over kinds", "teacher"] == pytest.approx(((large.mean() + 0.8) / 2 + 0.5) / 2)
     assert means.loc["Retrieval", "tasks"] == 2 and means.loc["STS", "symmetric share"] == 1
     with pytest.raises(BenchmarkError, match="no score of 'teacher' on a"):
-        benchmark.differences(done[1:])
+        benchmark_tables.differences(done[1:])
 
 
 def test_published_figures_agree_with_their_own_averages():
-    table = benchmark.published()
+    table = benchmark_tables.published()
     assert table["source"].notna().all() and table["score"].between(0, 1).all()
     per_task = table[(table["benchmark"] == "BEIR") & table["task"].notna()]
     for model, mode, count, bench in (
@@ -300,3 +301,16 @@ def test_published_figures_agree_with_their_own_averages():
         assert len(mine) == count and mine["score"].mean() == pytest.approx(stated["score"].item(), abs=6e-4)
     known = {task.metadata.name for task in mteb.get_benchmark("BEIR").tasks}
     assert set(per_task["task"]) <= known
+
+
+def test_without_mteb_a_sentence_names_the_extra(monkeypatch, task_folders, models):
+    monkeypatch.setitem(sys.modules, "mteb", None)
+    for call in (lambda: tasks.tasks(["SciFact"]), lambda: benchmark.run(models[0], ["task"], "folder")):
+        with pytest.raises(WorkbenchError, match=r"mteb needs the package .*\[benchmark\]"):
+            call()
+
+
+def test_a_model_may_be_named(tiny_model):
+    named = benchmark.of_model(tiny_model, "named")
+    loaded = benchmark.of_model(SentenceTransformer(str(tiny_model), device="cpu"), "loaded")
+    assert named.revision == loaded.revision and named.dimension == 32

@@ -198,7 +198,7 @@ def run_benchmark(options: argparse.Namespace, stop: threading.Event) -> None:
     from tqdm import tqdm
 
     from workbench import evaluate, models, student
-    from workbench.extras import benchmark, tasks
+    from workbench.extras import benchmark, benchmark_tables, tasks
 
     folder, report = Path(options.results or home() / "benchmarks"), Path(options.json or home() / "benchmark.json")
     if folder.is_file() or report.is_dir():
@@ -225,15 +225,15 @@ def run_benchmark(options: argparse.Namespace, stop: threading.Event) -> None:
     ]
     with tqdm(total=len(models) * len(found), unit=" evaluations") as bar:
 
-        def show(progress: benchmark.Progress) -> None:
+        def show(progress: benchmark.EvalProgress) -> None:
             bar.update(progress.done - bar.n)
             if progress.task:
                 bar.set_postfix_str(f"{progress.label} on {progress.task}, {progress.texts:,} texts")
 
         outcomes = benchmark.run(models, found, folder, on_progress=show, stop=stop)
-    shown = benchmark.scores(outcomes)
-    differences, by_kind = benchmark.differences(outcomes), benchmark.by_kind(outcomes)
-    print(f"\n{shown.round(4).to_string()}\n\n{benchmark.share_table(differences)}\n")
+    shown = benchmark_tables.scores(outcomes)
+    differences, by_kind = benchmark_tables.differences(outcomes), benchmark_tables.by_kind(outcomes)
+    print(f"\n{shown.round(4).to_string()}\n\n{benchmark_tables.share_table(differences)}\n")
     print(by_kind.round(4).to_string())
     path = write_json(
         report,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench import data
+from workbench._util import need
 from workbench.errors import BenchmarkError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def tasks(names: Iterable[str | Path], split: str = "test") -> list[AbsTask]:
             text, or one comes twice.
         DataError: a file has a line that cannot be read.
     """
-    mteb = need_mteb()
+    mteb = need("mteb", "benchmark")
     known = {task.metadata.name for task in mteb.get_tasks()}
     benchmarks = {benchmark.name: benchmark for benchmark in mteb.get_benchmarks()}
     found: dict[str, AbsTask] = {}
@@ -96,7 +97,7 @@ def local(folder: str | Path, split: str = "test", kind: str | None = None) -> A
             scores that are all the same.
         DataError: a file has a line that cannot be read.
     """
-    need_mteb()
+    need("mteb", "benchmark")
     folder = Path(folder).expanduser().resolve()
     own = _kind(folder, split)
     kind = kind or own
@@ -111,19 +112,6 @@ def local(folder: str | Path, split: str = "test", kind: str | None = None) -> A
         raise BenchmarkError(f"{folder}: result files of that name have another meaning, rename the folder")
     _read(folder, split, kind)
     return _task(folder, split, kind, _digest(files, f"{kind} {split}"))
-
-
-def need_mteb():
-    """Return the module, or say how to get it.
-
-    Raises:
-        BenchmarkError: it is not installed.
-    """
-    try:
-        import mteb
-    except ImportError as error:
-        raise BenchmarkError(f'benchmarks need mteb ({error}): pip install -e ".[benchmark]"') from None
-    return mteb
 
 
 def _kind(folder: Path, split: str) -> str:

@@ -13,8 +13,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.errors import BenchmarkError, WorkbenchError
-from workbench.extras import benchmark
-from workbench.extras.benchmark import EvalModel, Progress, TaskResult
+from workbench.extras import benchmark, benchmark_tables
+from workbench.extras.benchmark import EvalModel, EvalProgress, TaskResult
 from workbench.widgets._html import cut, hover, html_table, shown
 from workbench.widgets._job import Job
 from workbench.widgets._view import CATEGORIES, note, wrapped
@@ -36,7 +36,7 @@ class BenchmarkBoard(Job):
         models: from `benchmark.of_model`, `of_teacher` and `of_pair`; the teacher is labeled "teacher".
         tasks: from `workbench.extras.tasks.tasks`.
         folder: for results; what is there already is shown at once when it is run.
-        published: what `benchmark.published` returned; None for the figures that come with the workbench.
+        published: what `benchmark_tables.published` returned; None for the figures that come with the workbench.
         aliases: name of a task here to the name that it has among the published figures, where they differ by more
             than capitals.
 
@@ -70,9 +70,9 @@ class BenchmarkBoard(Job):
             raise WorkbenchError("two models share a label: give each its own")
         self.folder = folder
         self.outcomes: list[TaskResult] = []
-        self._progress: Progress | None = None
+        self._progress: EvalProgress | None = None
         self._compared: dict[tuple[str, str], tuple[list[TaskResult], pd.DataFrame]] = {}
-        self._published = benchmark.published() if published is None else published
+        self._published = benchmark_tables.published() if published is None else published
         self._aliases = dict(aliases or {})
         super().__init__("End soon; finished evaluations are kept")
         self._build()
@@ -115,12 +115,12 @@ class BenchmarkBoard(Job):
 
     @property
     def scores(self) -> pd.DataFrame:
-        """What `benchmark.scores` says of the outcomes."""
-        return benchmark.scores(self.outcomes) if self.outcomes else _NO_SCORES
+        """What `benchmark_tables.scores` says of the outcomes."""
+        return benchmark_tables.scores(self.outcomes) if self.outcomes else _NO_SCORES
 
     @property
     def differences(self) -> pd.DataFrame:
-        """What `benchmark.differences` says of the outcomes, for tasks that the teacher has run."""
+        """What `benchmark_tables.differences` says of the outcomes, for tasks that the teacher has run."""
         held = {each.task: each for each in self.outcomes if each.label == "teacher"}
         rows = []
         for each in self.outcomes:
@@ -128,7 +128,7 @@ class BenchmarkBoard(Job):
                 continue
             pair, key = [held[each.task], each], (each.task, each.label)
             if self._compared.get(key, (None,))[0] != pair:  # the bootstraps are made once
-                self._compared[key] = pair, benchmark.differences(pair)
+                self._compared[key] = pair, benchmark_tables.differences(pair)
             rows.append(self._compared[key][1])
         return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["task", "label"])
 
@@ -192,7 +192,7 @@ class BenchmarkBoard(Job):
         self.run_button.disabled = self._state == "running"
         self.stop_button.disabled = self._state != "running"
 
-    def _report(self, progress: Progress) -> None:
+    def _report(self, progress: EvalProgress) -> None:
         with self._reporting():
             self._progress = progress
             if self._due():
@@ -209,7 +209,7 @@ class BenchmarkBoard(Job):
             self._show()
             self.rows.show(self.scores.reset_index())
             if self.outcomes:
-                self.kinds.show(benchmark.by_kind(self.outcomes).rename_axis("kind").reset_index())
+                self.kinds.show(benchmark_tables.by_kind(self.outcomes).rename_axis("kind").reset_index())
             self.chart.data, self.chart.layout.shapes = (), ()
             dict(zip(_VIEWS, (self._shares, self._beside, self._averages), strict=True))[self.view.value]()
 
@@ -285,7 +285,7 @@ class BenchmarkBoard(Job):
         mine = [each for each in self.outcomes if each.label == label and each.task in wanted]
         if not wanted or len(mine) < len(wanted):
             return None
-        means = benchmark.by_kind(mine)
+        means = benchmark_tables.by_kind(mine)
         return float(means.loc["mean over kinds" if average == "by kind" else "mean over tasks", label])
 
     def _labels(self) -> list[str]:
