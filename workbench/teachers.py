@@ -1,4 +1,4 @@
-"""Teachers: whatever turns texts of a role into target embeddings."""
+"""Teachers turn texts of a role into target embeddings: a local model, a function, or vectors that exist."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import hashlib
 import inspect
 import json
 import sys
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from workbench import models
 from workbench._util import as_float32, need
-from workbench.data import Role, Text
+from workbench.data import Role, Text, as_texts
 from workbench.errors import DataError, IncompleteError, TeacherError
 
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
 
-# A lower precision is the default only where it moves the vectors less than this, in mean cosine.
+# bfloat16 is the default only where the mean cosine to the float32 vectors is at least this.
 LEAST_COSINE = 0.999
 
 _PROBES = (
@@ -109,9 +109,7 @@ class Teacher(metaclass=_TeacherType):
             if not any(each.name == "stop" or each.kind is each.VAR_KEYWORD for each in parameters):
                 raise TypeError(f"define {cls.__name__}.encode(self, texts, role='document', *, stop=None)")
 
-    def encode(
-        self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: threading.Event | None = None
-    ) -> np.ndarray:
+    def encode(self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: Event | None = None) -> np.ndarray:
         """Return the targets of texts of one role, float32 of shape (n, dimension).
 
         Args:
@@ -124,7 +122,7 @@ class Teacher(metaclass=_TeacherType):
         """
         raise NotImplementedError(f"{type(self).__name__} does not define encode")
 
-    def probe(self, *, stop: threading.Event | None = None) -> tuple[Text, np.ndarray] | None:
+    def probe(self, *, stop: Event | None = None) -> tuple[Text, np.ndarray] | None:
         """Return a text and its vector as of now, where another model may come to answer to the same name."""
         return None
 
@@ -204,9 +202,7 @@ class LocalTeacher(Teacher):
         self.dtype = self._choose_dtype(precision)
         self.model.to(self.dtype)
 
-    def encode(
-        self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: threading.Event | None = None
-    ) -> np.ndarray:
+    def encode(self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: Event | None = None) -> np.ndarray:
         """Return the targets of texts of one role, float32 of shape (n, dimension)."""
         return models.encode(self.model, texts, role, prompt=self.prompts[role], precision="float32")
 
@@ -266,9 +262,7 @@ class FunctionTeacher(Teacher):
         super().__init__(name, dimension, normalize=normalize, prompts=prompts, kind="function")
         self._normalize = normalize
 
-    def encode(
-        self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: threading.Event | None = None
-    ) -> np.ndarray:
+    def encode(self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: Event | None = None) -> np.ndarray:
         """Return the targets of texts of one role, float32 of shape (n, dimension)."""
         returned = self._called([self.prompts[role] + text for text in texts], Role(role))
         vectors = checked_targets(returned, len(texts), self.dimension)
@@ -295,29 +289,22 @@ class ArrayTeacher(Teacher):
     def __init__(
         self, texts: Sequence[Text], vectors: np.ndarray, name: str = "vectors", *, normalize: bool = True
     ) -> None:
-        if isinstance(texts, str) or not isinstance(texts, Sequence):
-            texts = list(texts) if isinstance(texts, Iterable) and not isinstance(texts, str) else [texts]
+        texts = as_texts(texts)
         if isinstance(vectors, list | tuple) or hasattr(vectors, "detach"):
             try:
                 vectors = as_float32(vectors)
             except (TypeError, ValueError) as error:
                 raise TeacherError(f"expected vectors of one width, one for each text ({error})") from None
-        if (
-            getattr(vectors, "ndim", 0) != 2
-            or len(vectors) != len(texts)
-            or not len(texts)
-            or not vectors.shape[1]
-            or vectors.dtype.kind not in "fiu"
-        ):
+        shape, dtype = getattr(vectors, "shape", ()), getattr(vectors, "dtype", None)
+        if len(shape) != 2 or shape[0] != len(texts) or not shape[1] or dtype.kind not in "fiu":
             raise TeacherError(
-                f"{len(texts):,} texts and vectors of shape {getattr(vectors, 'shape', '?')} "
-                f"({getattr(vectors, 'dtype', 'no array')}): one row of real numbers for each text is needed"
+                f"{len(texts):,} texts and vectors of shape {shape} ({dtype}): expected one row of real numbers for "
+                "each text"
             )
         self._vectors, self._normalize = vectors, normalize
         self._rows: dict[tuple[Role, str], int] = {}
         digest = hashlib.sha256()
         for row, text in enumerate(texts):
-            text = text if isinstance(text, Text) else Text(text, Role.DOCUMENT)
             first = self._rows.setdefault((text.role, text.text), row)
             if first != row and not np.array_equal(vectors[first], vectors[row]):
                 raise TeacherError(
@@ -342,10 +329,10 @@ class ArrayTeacher(Teacher):
         """Take texts and vectors from rows, such as those of `data.hub_rows` or `pandas.DataFrame.to_dict("records")`.
 
         Args:
-            rows: mappings.
+            rows: mappings from field to value.
             name: what the cache calls it.
             text: the field with the text.
-            vector: the field with the vector, or its numbers.
+            vector: the field with the vector, a list or array of numbers.
             role: of all texts, or the field that has it.
             normalize: scale vectors to length 1.
 
@@ -354,17 +341,13 @@ class ArrayTeacher(Teacher):
         """
         texts, vectors = [], []
         for number, row in enumerate(rows):
-            for field in (text, vector):
-                if field not in row:
-                    raise TeacherError(f"row {number:,} has no field {field!r}; it has {', '.join(map(str, row))}")
+            if absent := [field for field in (text, vector) if field not in row]:
+                raise TeacherError(f"row {number:,} has no field {absent[0]!r}; it has {', '.join(map(str, row))}")
             try:
                 texts.append(Text(row[text], row.get(role, role)))
-            except DataError as error:
+                vectors.append(as_float32(row[vector]).ravel())
+            except (DataError, TypeError, ValueError) as error:
                 raise TeacherError(f"row {number:,}: {error}") from None
-            try:
-                vectors.append(np.asarray(row[vector], dtype=np.float32).ravel())
-            except (TypeError, ValueError):
-                raise TeacherError(f"row {number:,}: {vector!r} is no vector of numbers") from None
             if vectors[0].shape != vectors[-1].shape:
                 raise TeacherError(f"row {number:,} is {len(vectors[-1])} wide, the first {len(vectors[0])}")
         return cls(texts, np.array(vectors, dtype=np.float32), name, normalize=normalize)
@@ -374,14 +357,11 @@ class ArrayTeacher(Teacher):
         """The texts that it has vectors of, each once."""
         return [Text(text, role) for role, text in self._rows]
 
-    def encode(
-        self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: threading.Event | None = None
-    ) -> np.ndarray:
+    def encode(self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: Event | None = None) -> np.ndarray:
         """Return the targets of texts of one role, float32 of shape (n, dimension).
 
         Raises:
-            IncompleteError: it does not know some of them, or only a vector that is none: NaN, infinite, or zeros where
-                lengths are to be scaled.
+            IncompleteError: some texts are not known, or their vectors are NaN, infinite, or zero and to be scaled.
         """
         rows = [self._rows.get((Role(role), text), -1) for text in texts]
         vectors = np.full((len(texts), self.dimension), np.nan, dtype=np.float32)
@@ -392,9 +372,9 @@ class ArrayTeacher(Teacher):
         if not (good := np.isfinite(vectors).all(axis=1)).all():
             why = "the array has no vector of it", "its vector in the array is zero, NaN or infinite"
             failed = {int(i): why[int(known[i])] for i in np.flatnonzero(~good)}
-            first = texts[min(failed)]
+            text = texts[min(failed)][:60]
             raise IncompleteError(
-                f"{self.name} has no vector of {len(failed):,} texts, first {first[:60]!r}", vectors, failed
+                f"{self.name} has no vector of {len(failed):,} texts, first {text!r}", vectors, failed
             )
         return vectors
 
@@ -460,13 +440,13 @@ def checked_targets(returned: object, count: int, dimension: int | None = None) 
 
 
 def scaled(vectors: np.ndarray) -> np.ndarray:
-    """Return rows of length 1; a row of zeros, which has no direction, becomes NaN, and the cache will say so."""
+    """Return rows of length 1; a row of zeros has no direction and becomes NaN, which the cache refuses."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def checked_prompts(prompts: Mapping[str, str] | None) -> dict[str, str]:
-    """Return a prompt for each role, none where it is not said.
+    """Return a prompt for each role, "" where none is given.
 
     Raises:
         TeacherError: an unknown role.
