@@ -11,8 +11,9 @@ from workbench.cache import TargetCache
 from workbench.data import Role, Text
 from workbench.errors import ModelError, TeacherError
 from workbench.extras.api_teachers import ApiTeacher
+from workbench.models import fingerprint
 from workbench.pipeline import TOUR
-from workbench.teachers import ArrayTeacher, FunctionTeacher, LocalTeacher, Teacher, fingerprint
+from workbench.teachers import ArrayTeacher, FunctionTeacher, LocalTeacher, Teacher
 
 KNOWS = HashTeacher()
 

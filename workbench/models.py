@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import json
 import sys
 import warnings
 from collections.abc import Sequence
@@ -11,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench._model_files import MINILM, MPNET, OLD_PROVENANCE, PROVENANCE, ModelFiles, full_name, read_json, resolve
+from workbench._util import as_float32
 from workbench.data import Role, Text
 from workbench.errors import DataError, ModelError
 
@@ -246,3 +250,18 @@ def normalizes(model: SentenceTransformer) -> bool:
     from sentence_transformers.models import Normalize
 
     return isinstance(list(model.children())[-1], Normalize)
+
+
+def fingerprint(model: SentenceTransformer) -> str:
+    """Return the SHA-256 (hex) over a loaded model's weights, tokenizer, prompts and module settings."""
+    modules = [[type(module).__name__, getattr(module, "get_config_dict", dict)()] for module in model.children()]
+    settings = [model.max_seq_length, dict(model.prompts), modules]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    if (tokenizer := getattr(model.tokenizer, "backend_tokenizer", None)) is not None:
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.no_truncation()  # both are set anew by every call
+        tokenizer.no_padding()
+        digest.update(tokenizer.to_str().encode())
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(key.encode() + as_float32(tensor).tobytes())
+    return digest.hexdigest()

@@ -29,8 +29,7 @@ LEAST_COSINE = 0.999
 _PROBES = (
     "How long should bread dough rest before it is baked?",
     "wing flutter at transonic speeds",
-    "The committee agreed on Tuesday to publish the minutes of its last three meetings, with the names "
-    "of the speakers taken out, so that the public can follow how the decision was reached.",
+    "The committee agreed on Tuesday to publish the minutes of its last three meetings, without the speakers' names.",
     "x",
     "Return the indices of the maximum values along an axis.",
     "La bibliothèque ferme à dix-huit heures.",
@@ -72,9 +71,7 @@ class Teacher(metaclass=_TeacherType):
         settings: everything else that decides the vectors, as JSON values.
 
     Attributes:
-        name: what messages call the teacher.
-        dimension: width of the vectors.
-        prompts: the prompt of each role.
+        name, dimension, prompts: as given; there is a prompt for each role.
         identity: everything besides role, prompt and text that decides the vectors. It names the cache's folder.
         concurrency: how many calls of `encode` may run at the same time.
         batch_size: texts in one call of `encode`; None leaves it to the cache.
@@ -102,8 +99,7 @@ class Teacher(metaclass=_TeacherType):
         except (TypeError, ValueError) as error:
             raise TeacherError(f"the settings of teacher {name!r} must be JSON values: {error}") from None
 
-    def __init_subclass__(cls, **options) -> None:
-        super().__init_subclass__(**options)
+    def __init_subclass__(cls) -> None:
         if "encode" in vars(cls):
             parameters = inspect.signature(cls.encode).parameters.values()
             if not any(each.name == "stop" or each.kind is each.VAR_KEYWORD for each in parameters):
@@ -141,8 +137,7 @@ class LocalTeacher(Teacher):
         max_length: texts are cut to this many tokens; the model's own limit if None.
         prompts: role to prompt; the model's own prompts if None, `{}` for none at all.
         precision: "auto", "float32" or "bfloat16". "auto" takes bfloat16 where the hardware is faster with it and
-            this model's vectors keep a mean cosine of 0.999 to the float32 ones, measured on a few probe texts. A
-            loaded model keeps its own precision.
+            the vectors of a few probe texts keep a mean cosine of 0.999; a loaded model keeps its own.
         device: torch device; the best one present if None. This and what follows are for a model that is not loaded.
         revision: the hub's branch, tag or commit.
         trust_remote_code: run code that comes with the model; off unless asked for.
@@ -178,7 +173,7 @@ class LocalTeacher(Teacher):
                 raise TeacherError("device, revision and trust_remote_code are for a model's name, not a loaded model")
             self.model = models.as_model(model)
             shown = label = name or _origin(self.model)
-            digest = fingerprint(self.model)
+            digest = models.fingerprint(self.model)
             own = str(next(self.model.parameters()).dtype).removeprefix("torch.")
             precision = own if precision == "auto" else precision
             if precision != own or max_length not in (None, self.model.max_seq_length):
@@ -194,7 +189,10 @@ class LocalTeacher(Teacher):
             normalize=models.normalizes(self.model),
             prompts={role: models.role_prompt(self.model, role) for role in Role} if prompts is None else prompts,
             fingerprint=digest,
-            pooling=[module.__class__.__name__ + _pooling(module) for module in self.model.children()][1:],
+            pooling=[
+                type(module).__name__ + (f":{module.pooling_mode}" if hasattr(module, "pooling_mode") else "")
+                for module in list(self.model.children())[1:]
+            ],
             max_length=self.model.max_seq_length,
             precision=precision,
         )
@@ -227,11 +225,9 @@ class FunctionTeacher(Teacher):
     """Any function of texts as the teacher.
 
     Args:
-        function: takes a list of texts (with their prompt in front), and their role too if it has a second required
-            argument or one that is named `role`. It returns vectors of shape (n, dimension): an array, a tensor or
-            lists.
-        name: what the cache calls it; change it whenever the function changes. The function's module and name if
-            None; a lambda has none.
+        function: from a list of texts (with their prompt in front) to vectors of shape (n, dimension): an array, a
+            tensor or lists. It is given the role too if its second argument is required or is named `role`.
+        name: what the cache calls it; change it with the function. Its module and name if None; a lambda has none.
         dimension: width of its vectors; if None, found by calling the function with one short text.
         prompts: role to prompt.
         normalize: scale vectors to length 1, as a student's are.
@@ -249,8 +245,6 @@ class FunctionTeacher(Teacher):
         prompts: Mapping[str, str] | None = None,
         normalize: bool = True,
     ) -> None:
-        if not callable(function):
-            raise TeacherError(f"expected a function of texts, got {type(function).__name__}")
         if name is None:
             qualified = getattr(function, "__qualname__", "<lambda>")
             if "<lambda>" in qualified:
@@ -277,8 +271,7 @@ class ArrayTeacher(Teacher):
 
     Args:
         texts: with their roles; n of them.
-        vectors: anything that indexes like an array of shape (n, dimension), a memory-mapped file too; or a tensor,
-            or lists.
+        vectors: an array of shape (n, dimension), also memory-mapped, a tensor or lists.
         name: what the cache calls it, together with a digest of texts and vectors.
         normalize: scale vectors to length 1, as a student's are.
 
@@ -330,11 +323,10 @@ class ArrayTeacher(Teacher):
 
         Args:
             rows: mappings from field to value.
-            name: what the cache calls it.
+            name, normalize: as for the class.
             text: the field with the text.
             vector: the field with the vector, a list or array of numbers.
             role: of all texts, or the field that has it.
-            normalize: scale vectors to length 1.
 
         Raises:
             TeacherError: a row without such a field, or vectors of different widths.
@@ -406,21 +398,6 @@ def _teacher(source: object = None, **options) -> Teacher:
     )
 
 
-def fingerprint(model: SentenceTransformer) -> str:
-    """Return the SHA-256 (hex) over a loaded model's weights, tokenizer, prompts and module settings."""
-    modules = [[type(module).__name__, getattr(module, "get_config_dict", dict)()] for module in model.children()]
-    settings = [model.max_seq_length, dict(model.prompts), modules]
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    if (tokenizer := getattr(model.tokenizer, "backend_tokenizer", None)) is not None:
-        tokenizer = copy.deepcopy(tokenizer)
-        tokenizer.no_truncation()  # both are set anew by every call
-        tokenizer.no_padding()
-        digest.update(tokenizer.to_str().encode())
-    for key, tensor in sorted(model.state_dict().items()):
-        digest.update(key.encode() + as_float32(tensor).tobytes())
-    return digest.hexdigest()
-
-
 def checked_targets(returned: object, count: int, dimension: int | None = None) -> np.ndarray:
     """Return what a teacher returned (an array, a tensor, lists) as float32 of shape (count, dimension).
 
@@ -432,10 +409,8 @@ def checked_targets(returned: object, count: int, dimension: int | None = None) 
     except (TypeError, ValueError) as error:
         raise TeacherError(f"the teacher did not return vectors of one width: {error}") from None
     if vectors.ndim != 2 or vectors.shape != (count, dimension or vectors.shape[1]):
-        raise TeacherError(
-            f"the teacher returned an array of shape {vectors.shape} for {count:,} texts; expected "
-            f"({count}, {dimension or 'dimension'})"
-        )
+        expected = f"expected ({count}, {dimension or 'dimension'})"
+        raise TeacherError(f"the teacher returned an array of shape {vectors.shape} for {count:,} texts; {expected}")
     return vectors
 
 
@@ -472,7 +447,3 @@ def _origin(model: SentenceTransformer) -> str:
     """Return the last part of the name or folder that a model was loaded from."""
     backbone = model.transformers_model
     return Path(getattr(getattr(backbone, "config", None), "name_or_path", "")).name or "SentenceTransformer"
-
-
-def _pooling(module: torch.nn.Module) -> str:
-    return f":{module.pooling_mode}" if hasattr(module, "pooling_mode") else ""

@@ -25,8 +25,7 @@ from workbench.cache import TargetCache
 from workbench.data import Role, Text
 from workbench.errors import BenchmarkError
 from workbench.extras import per_sample
-from workbench.models import ModelFiles, as_model, encode
-from workbench.teachers import fingerprint
+from workbench.models import ModelFiles, as_model, encode, fingerprint
 
 if TYPE_CHECKING:
     from mteb import AbsTask
