@@ -67,8 +67,8 @@ def main() -> int:
 
 
 def measure(options: argparse.Namespace) -> list[dict]:
-    texts = data.sample(options.texts, options.sample)
-    collections = [data.beir(folder) for folder in options.collections]
+    texts = data.read_texts(options.texts, sample=options.sample)
+    collections = [data.read_dataset(folder) for folder in options.collections]
     teacher = LocalTeacher(PAPER.teacher, max_length=PAPER.max_length)
     cache = TargetCache(home() / "cache", teacher)
     fill(teacher, cache, texts + [t for c in collections for t in c.query_texts() + c.document_texts()])

@@ -50,7 +50,7 @@ def main() -> int:
 
 def curves(folder: Path, teacher: LocalTeacher, cache: TargetCache, model) -> list[pd.DataFrame]:
     """Return the curves of one collection, in the space as it is and rotated."""
-    collection = data.beir(folder)
+    collection = data.read_dataset(folder)
     queries, documents = collection.query_texts(), collection.document_texts()
     with CacheBar() as bar:
         cache.fill(queries + documents, on_plan=bar.plan, on_progress=bar.progress)

@@ -37,7 +37,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         model = student.load(options.student, device="cpu")
-        collections = [data.beir(folder) for folder in options.collections] or [data.tutorial()]
+        collections = [data.read_dataset(folder) for folder in options.collections] or [data.tutorial()]
         with tempfile.TemporaryDirectory() as folder:
             report = {"machine": machine(), "fingerprint": models.resolve(options.student).fingerprint}
             report |= measure(model, collections, Path(folder))

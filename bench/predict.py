@@ -74,7 +74,7 @@ def main() -> int:
 
 def measured(folder: Path, teacher: LocalTeacher, cache: TargetCache, named: dict[str, str]):
     """Yield measures and losses of each student, and the same query by query."""
-    collection = data.beir(folder)
+    collection = data.read_dataset(folder)
     queries, documents = collection.query_texts(), collection.document_texts()
     with CacheBar() as bar:
         cache.fill(queries + documents, on_plan=bar.plan, on_progress=bar.progress)

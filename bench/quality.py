@@ -61,7 +61,7 @@ def main() -> int:
 def measure(options: argparse.Namespace) -> None:
     folders = sorted(path for path in (options.data / "retrieval").iterdir() if (path / "corpus.jsonl").is_file())
     wanted = options.collections or [folder.name for folder in folders]
-    collections = [data.beir(folder) for folder in folders if folder.name in wanted]
+    collections = [data.read_dataset(folder) for folder in folders if folder.name in wanted]
     teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
     cache = TargetCache(home() / "cache", teacher)
     fill(teacher, cache, [t for c in collections for t in c.query_texts() + c.document_texts()])
@@ -71,7 +71,7 @@ def measure(options: argparse.Namespace) -> None:
     for name in options.recipes:
         # Texts that a student learns from, and the collections that it is measured on.
         if name == "broad":
-            jobs = [("broad", TOUR, data.sample(options.data / "texts", options.texts), collections)]
+            jobs = [("broad", TOUR, data.read_texts(options.data / "texts", sample=options.texts), collections)]
         elif name == "joint":
             jobs = [("joint", IN_DOMAIN, in_domain(collections), collections)]
         else:
@@ -108,7 +108,7 @@ def fill(teacher: LocalTeacher, cache: TargetCache, texts: list) -> dict:
 def in_domain(collections: list) -> list:
     """Return the documents of collections, and pieces of them where they are few."""
     documents = [t for c in collections for t in c.document_texts() if t.text]
-    return data.with_at_least(documents, IN_DOMAIN.texts)
+    return data.add_cropped_queries(documents, IN_DOMAIN.texts)
 
 
 def trained(name, recipe, texts, teacher, cache, collections):

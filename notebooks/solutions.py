@@ -362,7 +362,7 @@ print(f"{(true == guessed).mean():.0%} of {len(true)} right; confused (true, gue
 wrong.value_counts().head(5)
 
 # %% [markdown]
-# **3.** `data.beir` reports what is wrong with a folder, line by line, before anything runs. Its documentation
+# **3.** `data.read_dataset` reports what is wrong with a folder, line by line, before anything runs. Its documentation
 # describes the layout.
 #
 # ## 8 Black-box teachers

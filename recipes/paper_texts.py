@@ -76,7 +76,7 @@ def fetch(
     """Stream sources into `folder`, as parquet files of `PART_ROWS` rows with the columns `text`, `role` and `source`.
 
     A file appears when it is whole, and what is there is not fetched again: after a failure or a stop the same call
-    goes on behind the last whole file. `data.read_folder` reads the result.
+    goes on behind the last whole file. `data.read_texts` reads the result.
 
     Args:
         sources: such as `PAPER`.

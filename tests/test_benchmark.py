@@ -62,7 +62,7 @@ def test_every_model_gets_a_score_and_samples_that_mean_it(outcomes):
 
 def test_retrieval_is_what_we_measure_ourselves(task_folders, models, outcomes):
     _, model, _, cache = models
-    collection = data.beir(task_folders / "search")
+    collection = data.read_dataset(task_folders / "search")
     ids = list(collection.queries), list(collection.corpus)
     mine = encode(model, collection.query_texts()), encode(model, collection.document_texts())
     large = np.asarray(cache.targets(collection.document_texts()), dtype=np.float32)

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 
+import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -31,8 +32,8 @@ def write_beir(folder, documents=None, queries=None, qrels=None):
     return folder
 
 
-def test_beir_reads_titles_roles_and_judged_queries(tmp_path):
-    collection = data.beir(write_beir(tmp_path / "small"))
+def test_a_beir_folder_reads_titles_roles_and_judged_queries(tmp_path):
+    collection = data.read_dataset(write_beir(tmp_path / "small"))
     assert collection.name == "small"
     assert collection.corpus == {"d1": "T one", "d2": "two"}
     assert collection.queries == {"q1": "which"}
@@ -41,10 +42,10 @@ def test_beir_reads_titles_roles_and_judged_queries(tmp_path):
     assert [t.role for t in collection.document_texts()] == [Role.DOCUMENT] * 2
 
 
-def test_beir_keeps_empty_documents_and_says_so(tmp_path):
+def test_a_beir_folder_keeps_empty_documents_and_says_so(tmp_path):
     folder = write_beir(tmp_path, documents=[{"_id": "d1", "text": "one"}, {"_id": "d2", "title": "", "text": ""}])
     with pytest.warns(UserWarning, match="1 of 2 documents are empty"):
-        assert data.beir(folder).corpus["d2"] == ""
+        assert data.read_dataset(folder).corpus["d2"] == ""
 
 
 @pytest.mark.parametrize(
@@ -66,29 +67,29 @@ def test_beir_keeps_empty_documents_and_says_so(tmp_path):
         ({"queries": [{"_id": "q1", "text": "  "}]}, "judged query 'q1' is empty"),
     ],
 )
-def test_beir_names_the_file_and_line_of_what_is_wrong(tmp_path, change, message):
+def test_a_beir_folder_names_the_file_and_line_of_what_is_wrong(tmp_path, change, message):
     with pytest.raises(DataError, match=message):
-        data.beir(write_beir(tmp_path, **change))
+        data.read_dataset(write_beir(tmp_path, **change))
 
 
-def test_beir_malformed_json_and_encoding(tmp_path):
+def test_a_beir_folder_malformed_json_and_encoding(tmp_path):
     folder = write_beir(tmp_path)
     (folder / "corpus.jsonl").write_text('{"_id": "d1", "text": "one"}\n{"_id": "d2", "te\n')
     with pytest.raises(DataError, match=r"corpus.jsonl, line 2: not JSON"):
-        data.beir(folder)
+        data.read_dataset(folder)
     (folder / "corpus.jsonl").write_bytes(b'{"_id": "d1", "text": "\xff\xfe\xfa"}\n')
     with pytest.raises(DataError, match=r"line 1: not UTF-8"):
-        data.beir(folder)
+        data.read_dataset(folder)
 
 
-def test_beir_missing_folder_file_and_split(tmp_path):
+def test_a_beir_folder_missing_folder_file_and_split(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
-        data.beir(tmp_path / "nowhere")
+        data.read_dataset(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"splits found: test"):
-        data.beir(write_beir(tmp_path), split="dev")
+        data.read_dataset(write_beir(tmp_path), split="dev")
     (tmp_path / "queries.jsonl").unlink()
     with pytest.raises(DataError, match="queries.jsonl is missing"):
-        data.beir(tmp_path)
+        data.read_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["العربية نص طويل", "日本語の文章です", "👩‍🔬🧪 emoji", "x" * 100_000, "Ωμέγα", ""])
@@ -150,40 +151,324 @@ def test_text_refuses_what_cannot_be_embedded():
         Text(b"x", Role.QUERY)
 
 
-def test_read_texts_from_parquet_and_jsonl(tmp_path):
-    rows = [{"text": "one", "role": "query"}, {"text": "  ", "role": "query"}, {"text": "two", "role": "document"}]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
-    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    for name in ("t.parquet", "t.jsonl"):
-        with pytest.warns(UserWarning, match="skipped 1 blank"):
-            assert [t.text for t in data.read_texts(tmp_path / name)] == ["one", "two"]
+ROWS = [{"text": "one", "role": "query"}, {"text": "  ", "role": "query"}, {"text": "two", "role": None}]
+WANTED = [Text("one", "query"), Text("two")]
 
 
-def test_read_texts_errors(tmp_path):
-    pq.write_table(pa.table({"body": ["x"]}), tmp_path / "t.parquet")
-    with pytest.raises(DataError, match="no column role or text; it has body"):
-        list(data.read_texts(tmp_path / "t.parquet"))
-    (tmp_path / "bad.parquet").write_bytes(b"no parquet")
-    with pytest.raises(DataError, match="cannot be read as parquet"):
-        list(data.read_texts(tmp_path / "bad.parquet"))
-    (tmp_path / "t.jsonl").write_text('{"text": "x", "role": "query"}\n{"text": "x", "role": "passage"}\n')
-    with pytest.raises(DataError, match="line 2: role 'passage'"):
-        list(data.read_texts(tmp_path / "t.jsonl"))
-    with pytest.raises(DataError, match="no such file"):
-        list(data.read_texts(tmp_path / "nothing.jsonl"))
-    (tmp_path / "t.csv").touch()
-    with pytest.raises(DataError, match=r"\.parquet or \.jsonl"):
-        list(data.read_texts(tmp_path / "t.csv"))
+def write(path, content, encoding="utf-8"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode(encoding))
+    return path
 
 
-def test_hub_texts_reads_a_local_data_set_and_explains_failure(tmp_path):
+def formats(folder):
+    pq.write_table(pa.Table.from_pylist(ROWS), folder / "t.parquet")
+    write(folder / "t.jsonl", "\n".join(map(json.dumps, ROWS)))
+    write(folder / "lines.json", "\n".join(map(json.dumps, ROWS)))
+    write(folder / "t.json", json.dumps(ROWS))
+    write(folder / "t.csv", "role,text\nquery,one\nquery,  \n\n,two\n")
+    write(folder / "t.tsv", "text\trole\none\tquery\n\t\ntwo\tdocument\n")
+    return sorted(folder.iterdir())
+
+
+def test_every_format_of_file_gives_the_same_texts(tmp_path):
+    paths = formats(tmp_path)
+    assert len(paths) == 6
+    for path in paths:
+        with pytest.warns(UserWarning, match="^1 blank texts of 3 left out"):
+            assert data.read_texts(path) == WANTED, path
+        with pytest.warns(UserWarning, match="1 blank texts"):
+            assert data.read_texts(str(path), role="query") == [Text("one", "query"), Text("two", "query")]
+        with pytest.warns(UserWarning, match="1 blank texts"):
+            assert list(data.stream_texts(path)) == WANTED
+        assert data.read_texts(path, limit=1) == WANTED[:1]
+    with pytest.warns(UserWarning, match="^6 blank and 10 duplicate texts of 18 left out"):
+        assert sorted(data.read_texts(tmp_path), key=lambda t: t.text) == WANTED
+
+
+def test_lists_tables_and_data_sets_give_texts(monkeypatch):
+    frame = pd.DataFrame(ROWS)
+    dataset = datasets.Dataset.from_list(ROWS)
+    sources = [
+        ROWS, frame, frame.astype("string"), dataset, dataset.to_iterable_dataset(), datasets.DatasetDict(train=dataset),
+        ["two", Text("one", "query"), None], (each for each in [Text("one", "query"), "", "two"]),
+    ]  # fmt: skip
+    for source in sources:
+        with pytest.warns(UserWarning, match="1 blank texts of 3 left out"):
+            assert sorted(data.read_texts(source), key=lambda t: t.text) == WANTED
+    with pytest.warns(UserWarning, match="1 blank texts of 3"):
+        assert data.read_texts(frame["text"]) == [Text("one"), Text("two")]
+    assert data.read_texts(("a", "b")) == data.read_texts(np.array(["a", "b"])) == [Text("a"), Text("b")]
+    assert data.read_texts(pd.DataFrame({"body": ["a"], "id": [1]})) == [Text("a")]  # the only column of strings
+    assert data.read_texts(pd.DataFrame({"body": ["a"], "id": ["b"]}), column="id") == [Text("b")]
+    assert len(data.read_texts("tutorial")) == len(data.read_texts(data.tutorial())) == 192
+    some = docstring_corpus(held_out=5, libraries=["traitlets"])
+    monkeypatch.setattr(docstrings, "docstring_corpus", lambda: some)
+    assert data.read_texts("docstrings", limit=3) == some.train[:3]
+
+
+def test_duplicates_are_those_of_the_same_role():
+    texts = ["a", Text("a", "query"), "b", "a", "a "]
+    with pytest.warns(UserWarning, match="^1 duplicate texts of 5 left out"):
+        assert data.read_texts(texts) == [Text("a"), Text("a", "query"), Text("b"), Text("a ")]
+    assert list(data.stream_texts(texts)) == data.as_texts(texts)
+
+
+def test_a_folder_of_notes_is_one_text_a_file(tmp_path):
+    write(tmp_path / "b.md", "# Rivers\n\nThey flow.\n")
+    write(tmp_path / "below" / "a.txt", "caf\xe9 \u6f22")
+    write(tmp_path / "picture.png", b"\x89PNG\r\n\0\0")
+    write(tmp_path / "below" / "renamed.txt", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+    write(tmp_path / "empty.jsonl", b"")
+    write(tmp_path / ".hidden" / "c.txt", "hidden")
+    with pytest.warns(
+        UserWarning, match="3 empty, binary or other files left out .empty.jsonl, picture.png, below/ren"
+    ):
+        assert data.read_texts(tmp_path) == [Text("# Rivers\n\nThey flow."), Text("caf\xe9 \u6f22")]
+    write_beir(tmp_path / "inner", qrels=[])
+    with pytest.warns(UserWarning, match="3 empty"):
+        assert len(data.read_texts(tmp_path)) == 4  # with the documents, without queries and judgments
+
+
+def test_only_the_documents_of_a_beir_folder_are_read(tmp_path):
+    assert data.read_texts(write_beir(tmp_path)) == [Text("T one"), Text("two")]
+
+
+def test_long_texts_are_cut_at_sentence_ends(tmp_path):
+    sentences_ = [f"Sentence number {i} has a few more words, {'and more ' * (i % 7)}in it." for i in range(100)]
+    long = "\n".join(sentences_)
+    pieces = [text.text for text in data.read_texts([long, "Short. Very short."], passages=50)]
+    assert pieces[-1] == "Short. Very short."
+    assert " ".join(pieces[:-1]).split() == long.split()
+    assert all(piece.endswith("in it.") and 38 <= len(piece.split()) <= 62 for piece in pieces[:-1])
+    assert 27 <= len(pieces) - 1 <= 33
+    assert data.cut("one two. " * 5, 10) == ["one two. " * 5]
+    assert [len(piece.split()) for piece in data.cut("word " * 45, 20)] == [20, 25]
+    assert data.cut("\u6f22\u5b57\u3067\u3059\u3002" * 6, 10) == ["\u6f22\u5b57\u3067\u3059\u3002" * 2] * 3
+    for words in (9, -1, True, "many", 20.5):
+        with pytest.raises(DataError, match="number of words is expected"):
+            data.read_texts(["text"], passages=words)
+    path = write(tmp_path / "book.txt", "A sentence of a long book.\n" * 100_000)
+    numbered = write(tmp_path / "numbered.txt", "".join(f"Sentence {i} of a book.\n" for i in range(100_000)))
+    with pytest.warns(UserWarning, match="duplicate"):
+        assert len(data.read_texts(path, passages=60)) < 10
+    passages = data.read_texts(numbered, passages=60)
+    assert 8_000 < len(passages) < 9_500 and " ".join(t.text for t in passages).split() == numbered.read_text().split()
+    with pytest.warns(UserWarning, match="1 blank"):  # a part of a cell and of a blank row
+        assert len(data.read_texts(pd.Series([long, " "]), passages=50)) == len(pieces) - 1
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding"),
+    [
+        ("text,id\ncaf\xe9,1\n\u6f22,2\n", "utf-8-sig"),
+        ("text,id\ncaf\xe9,1\n\u6f22,2\n", "utf-16"),
+        ("text,id\r\ncaf\xe9,1\r\n\u6f22,2\r\n", "utf-16"),
+        ("text,id\ncaf\xe9,1\n\u6f22,2\n", "utf-32"),
+        ("id;text\n1;caf\xe9\n2;\u6f22\n", "utf-8"),
+        ("id\ttext\n1\tcaf\xe9\n2\t\u6f22\n", "utf-8"),
+        ("id|body\n1|caf\xe9\n2|\u6f22", "utf-8-sig"),
+        ('id;"body, all of it"\n1;caf\xe9\n2;\u6f22', "utf-8"),
+        ("caption\ncaf\xe9\n\u6f22", "utf-8"),
+    ],
+)
+def test_tables_are_read_whatever_separates_their_columns_and_with_marks(tmp_path, content, encoding):
+    assert data.read_texts(write(tmp_path / "t.csv", content, encoding)) == [Text("caf\xe9"), Text("\u6f22")]
+
+
+def test_other_encodings_are_named_and_read_when_asked_for(tmp_path):
+    path = write(tmp_path / "t.csv", "text\none\ncaf\xe9\n", "latin-1")
+    with pytest.raises(DataError, match=r"t.csv, line 3: not UTF-8 .*Windows-1252.*pass encoding='cp1252'"):
+        data.read_texts(path)
+    assert data.read_texts(path, encoding="cp1252")[1].text == "caf\xe9"
+    for kind in ("utf-16-le", "utf-16-be"):
+        path = write(tmp_path / "u.txt", "caf\xe9 is what it says, in most of it", kind)
+        with pytest.raises(DataError, match=f"UTF-16 without a byte-order mark: pass encoding='{kind}'"):
+            data.read_texts(path)
+        assert data.read_texts(path, encoding=kind)[0].text.startswith("caf\xe9")
+    with pytest.raises(DataError, match="encoding 'klingon' is unknown"):
+        data.read_texts(path, encoding="klingon")
+    with pytest.raises(DataError, match="is not ascii text"):
+        data.read_texts(path, encoding="ascii")
+    folder = tmp_path / "mixed"
+    write(folder / "a.txt", "caf\xe9", "latin-1")
+    write(folder / "b.txt", "na\xefve \u6f22", "utf-8")
+    assert [t.text for t in data.read_texts(folder, encoding="latin-1")] == ["caf\xe9", "na\xefve \u6f22"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", "", "t.csv is empty"),
+        ("t.csv", "\n\n", "t.csv is empty"),
+        ("t.csv", "text\n", "there are no texts"),
+        ("t.csv", 'text\n \n" "\n', "all 2 texts are blank"),
+        ("t.csv", "a,b\nx,y\n", r"has no column 'text'; it has a, b. Choose the column with column="),
+        ("t.csv", "id,n\n1,2\n", r"separated by ','\) has no column 'text'; it has id, n"),
+        ("t.csv", "id;title, text\nx;y, z\n", "no column 'text'"),
+        (
+            "t.csv",
+            "text,id\nHello, world,1\n",
+            "line 2: 3 fields, and the header has 2; a field with ',' in it needs quotes",
+        ),
+        ("t.csv", 'text,id\n"a\nb",1\nc,d,e\n', "line 4: 3 fields"),
+        ("t.csv", 'text,id\na,1\n"open,1\nb,2\n', "line 3: not a table .*are quotes opened and closed"),
+        ("t.csv", "This is the first of my sentences\nThis is the second\n", "seems to have no header"),
+        ("t.csv", b"\x89PNG\r\n\0\0", "t.csv is binary"),
+        ("t.txt", b"\xff\xd8\xff\0\0\x10JFIF", "t.txt is binary"),
+        ("t.png", b"\x89PNG\r\n\0\0", r"t.png: texts are read from files that end in .csv, .tsv, .txt"),
+        ("t.jsonl", "", "t.jsonl is empty"),
+        ("t.jsonl", '{"text": "x"}\n{"body": "y"}', "line 2: no 'text'; it has body"),
+        ("t.jsonl", '{"text": "x"}\n{"text": 3}', "line 2: a document is of type int, not a string"),
+        ("t.jsonl", '{"text": "x"}\n[1, 2]', "line 2: a document is of type list"),
+        ("t.jsonl", '{"text": "x", "role": "query"}\n{"text": "x", "role": "user"}', "line 2: role 'user'.*role= sets"),
+        ("t.jsonl", '{"text": "x"}\n{"te', "line 2: not JSON"),
+        ("t.json", '{"a": {"b": 1}', "t.json: not JSON"),
+        ("t.json", '\n{"a":\n 1}', "a list of strings or objects is expected, not dict"),
+        ("t.json", "[]", "there are no texts"),
+        ("t.parquet", "no parquet", "cannot be read as parquet"),
+    ],
+)
+def test_a_file_that_cannot_be_read_says_why_and_where(tmp_path, name, content, message):
+    with pytest.raises(DataError, match=message):
+        data.read_texts(write(tmp_path / name, content))
+
+
+def test_parquet_columns(tmp_path):
+    pq.write_table(pa.table({"body": ["x"], "id": [1]}), tmp_path / "t.parquet")
+    assert data.read_texts(tmp_path / "t.parquet") == [Text("x")]
+    pq.write_table(pa.table({"body": ["x"], "title": ["y"]}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="no column 'text'; it has body, title"):
+        data.read_texts(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="no column 'txt'; it has body, title"):
+        data.read_texts(tmp_path / "t.parquet", column="txt")
+    assert data.read_texts(tmp_path / "t.parquet", column="title") == [Text("y")]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (None, "expected a list of strings, a table, or the name of a file or folder; got NoneType"),
+        (7, "got int"),
+        (b"text", "got bytes"),
+        ({"a": "b"}, "got dict"),
+        (Text("one"), "got Text"),
+        ([], "there are no texts$"),
+        (iter([]), "an iterator can be read once only"),
+        (["a", 3], "item 1: a document is of type int, not a string"),
+        ([["a", "b"], ["c"]], "item 0: a document is of type list"),
+        ([b"a"], "type bytes"),
+        (np.eye(3), "item 0: a document is of type ndarray"),
+        (["", None, "  "], "all 3 texts are blank"),
+        ([{"text": "a"}, {"body": "b"}], "item 1: no 'text'; it has body"),
+        (["a", "b\0"], "item 1: a document is binary"),
+        (pd.DataFrame({"body": ["x"], "title": ["y"]}), "the table has no column 'text'; it has body, title"),
+        (pd.DataFrame({"n": [1]}), "the table has no column 'text'; it has n"),
+        (pd.DataFrame({"text": [1]}), "row 0: a document is of type int"),
+        ("A whole text where a name is expected.", "no such file or folder.*One text goes in a list"),
+        ("long " * 1000, "no such file or folder"),
+        ("nowhere/notes", "no texts at nowhere/notes: there is no such file or folder"),
+        ("nul\0", "no such file"),
+        ("hub:name", "expected hub:NAME:COLUMN:ROLE"),
+    ],
+)
+def test_what_holds_no_texts_gets_a_sentence(source, message):
+    with pytest.raises(DataError, match=message):
+        data.read_texts(source)
+
+
+def test_a_generator_can_be_read_once(tmp_path):
+    generator = (text for text in ["a", "b"])
+    assert len(data.read_texts(generator)) == 2
+    with pytest.raises(DataError, match="an iterator can be read once only"):
+        data.read_texts(generator)
+    with pytest.raises(DataError, match="an iterator can be read once only"):
+        data.as_texts(generator)
+    with pytest.raises(DataError, match="no texts in .*: it has no files that end in"):
+        data.read_texts(tmp_path)
+    for options in ({"limit": 0}, {"limit": -1}, {"sample": 0}, {"sample": 5, "limit": 5}):
+        with pytest.raises(DataError, match="give one of them, at least 1"):
+            data.read_texts(["a"], **options)
+
+
+def test_a_long_field_is_no_trouble(tmp_path):
+    path = write(tmp_path / "t.csv", f'text\n"{"word, " * 100_000}"\n')
+    assert len(data.read_texts(path)[0].text) == 600_000
+    big = write(tmp_path / "big.txt", "x" * (4 * data.MAX_CHARACTERS + 1))
+    with pytest.raises(DataError, match="has 40 MB, and a .txt file is read as one text: passages=200"):
+        data.read_texts(big)
+
+
+def test_many_texts_go_to_a_file_and_duplicates_are_found_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(data, "IN_MEMORY", 50)
+    path = write(tmp_path / "t.csv", "role,text\n" + "".join(f"query,text {i % 90}\n" for i in range(300)))
+    with pytest.warns(UserWarning, match="210 duplicate texts of 300"):
+        texts = data.read_texts(path)
+    assert isinstance(texts, StoredTexts) and list(texts) == [Text(f"text {i}", "query") for i in range(90)]
+    assert not list((tmp_path / "home").iterdir()), "what is mapped stays readable"
+    assert isinstance(data.read_texts(path, limit=49), list)
+
+
+def test_a_sample_is_even_and_nested(tmp_path):
+    for name, count in (("large", 500), ("small", 10)):
+        rows = [{"text": f"{name} {i}", "role": "query" if i % 2 else "document"} for i in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    drawn = data.read_texts(tmp_path, sample=100)
+    assert len(drawn) == len(set(drawn)) == 100
+    sources = [text.text.split()[0] for text in drawn]
+    assert sources.count("small") == 10 and "small" in sources[:50] and "small" in sources[50:]
+    assert abs(sum(text.role is Role.QUERY for text in drawn) - 50) <= 1
+    assert set(drawn) < set(data.read_texts(tmp_path, sample=200))
+    assert [text.text for text in drawn[:3]] == ["large 79", "large 56", "large 11"]
+    (tmp_path / "again.jsonl").write_text((tmp_path / "large.jsonl").read_text())
+    with pytest.warns(UserWarning, match="500 duplicate texts of 1,010 left out"):
+        assert len(data.read_texts(tmp_path, sample=9999)) == 510
+    rows = [f"text {i}" for i in range(5000)]
+    assert data.read_texts(rows, sample=20) == data.read_texts(rows[::-1], sample=20)
+
+
+def test_cropped_queries_are_pieces_of_documents():
+    long = Text("A river runs by the old stone bridge. Too short. " + "word " * 60 + ".", Role.DOCUMENT)
+    made = data.crop_queries([long, Text("no query of a query is ever made", Role.QUERY), Text("", Role.DOCUMENT)], 8)
+    assert 1 < len(made) <= 8 and len(set(made)) == len(made)
+    for query in made:
+        assert query.role is Role.QUERY and query.text in long.text and 5 <= len(query.text.split()) <= 25
+    assert data.crop_queries([Text("x y", Role.DOCUMENT), long], 8) == made  # whatever is around
+    assert data.crop_queries([long], 8, seed=1) != made
+    few = [
+        Text(f"The mill number {i} grinds the corn of the valley. It stands by the old river {i}.", "document")
+        for i in range(20)
+    ]
+    more = data.add_cropped_queries(few, 60)
+    assert more[:20] == few and 20 < len(more) <= 60 and {t.role for t in more[20:]} == {Role.QUERY}
+    assert data.add_cropped_queries(few, 20) == few and data.add_cropped_queries([], 20) == []
+
+
+def test_data_sets_of_the_hub(tmp_path):
     (tmp_path / "part.jsonl").write_text('{"question": "why"}\n{"question": ""}\n{"question": "how"}\n')
-    texts = list(data.hub_texts(str(tmp_path), "question", "query"))
+    with pytest.warns(UserWarning, match="1 blank texts of 3"):
+        texts = data.read_texts(f"hub:{tmp_path}:question:query")
     assert texts == [Text("why", Role.QUERY), Text("how", Role.QUERY)]
     with pytest.raises(DataError, match="no column 'body'; it has question"):
-        list(data.hub_texts(str(tmp_path), "body", "query"))
+        data.read_texts(f"hub:{tmp_path}:body:query")
     with pytest.raises(DataError, match="needs no hub"):
-        list(data.hub_texts("nobody/no-such-data-set", "text", "query"))
+        data.read_texts("nobody/no-such-data-set", column="text")
+    with pytest.raises(DataError, match="data set nobody/no-such-data-set .test. could not be read"):
+        list(data.stream_texts("nobody/no-such-data-set", column="text", split="test"))
+    with pytest.raises(DataError, match="no split 'dev'; it has train"):
+        data.read_texts(datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS)), split="dev")
+
+
+@pytest.mark.parametrize("source", [None, 3, ["a"], b"x"])
+def test_a_data_set_of_another_kind_gets_a_sentence(source):
+    with pytest.raises(DataError, match="read from a folder in BEIR layout; got"):
+        data.read_dataset(source)
+
+
+def test_a_data_set_by_name_or_as_it_is():
+    dataset = data.read_dataset("tutorial")
+    assert dataset == data.tutorial() and data.read_dataset(dataset) is dataset
 
 
 def test_docstrings_are_deterministic_disjoint_and_cannot_be_copied():

@@ -122,7 +122,7 @@ def test_nothing_is_lost_to_faults(tmp_path):
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"real collections are not at {SHARED}")
 def test_a_real_collection_of_paragraphs(cache, teacher):
-    collection = data.beir(SHARED / "xquad_en")
+    collection = data.read_dataset(SHARED / "xquad_en")
     queries, documents = collection.query_texts()[:300], collection.document_texts()
     cache.fill(queries + documents)
     judged = {q: collection.qrels[q] for q in list(collection.queries)[:300]}
@@ -142,5 +142,5 @@ def test_a_real_collection_of_paragraphs(cache, teacher):
 @pytest.mark.parametrize("name", ["cisi", "cranfield", "med", "npl_vaswani", "scifact", "xquad_en"])
 @pytest.mark.filterwarnings("ignore:cranfield")
 def test_every_real_collection_is_read(name):
-    collection = data.beir(SHARED / name)
+    collection = data.read_dataset(SHARED / name)
     assert collection.corpus and set(collection.queries) == set(collection.qrels)

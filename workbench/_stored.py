@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from workbench.data import Role, Text
-from workbench.errors import DataError
+from workbench._texts import Role, Text
+from workbench._util import home, write_whole
+from workbench.errors import DataError, WorkbenchError
 
 _SCHEMA = pa.schema([("text", pa.large_string()), ("query", pa.bool_())])
 _ROWS = 16_384
 
 
 class StoredTexts(Sequence[Text]):
-    """Texts in an Arrow file, memory-mapped: a sequence like a list of them, made as they are asked for.
+    """Texts in a memory-mapped Arrow file: a sequence like a list, whose items are read when they are asked for.
 
     Args:
         path: what `write` wrote.
@@ -44,23 +44,21 @@ class StoredTexts(Sequence[Text]):
         Raises:
             DataError: the file cannot be written; a file of that name stays what it was.
         """
-        path, stream = Path(path), iter(texts)
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        stream = iter(texts)
+
+        def content(scratch: Path) -> None:
             with pa.OSFile(str(scratch), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as file:
                 while rows := list(islice(stream, _ROWS)):
                     columns = [[t.text for t in rows], [t.role is Role.QUERY for t in rows]]
-                    file.write_batch(
-                        pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, _SCHEMA, strict=True)], _SCHEMA)
-                    )
-            scratch.replace(path)
-        except BaseException as error:
-            with contextlib.suppress(OSError):
-                scratch.unlink()
-            if not isinstance(error, OSError):
-                raise
-            raise DataError(f"the texts cannot be stored in {path}: {error.strerror or error}") from None
+                    arrays = [pa.array(c, f.type) for c, f in zip(columns, _SCHEMA, strict=True)]
+                    file.write_batch(pa.record_batch(arrays, _SCHEMA))
+
+        try:
+            write_whole(path, content)
+        except DataError:
+            raise
+        except WorkbenchError as error:
+            raise DataError(f"the texts cannot be stored: {error}") from None
         return cls(path)
 
     def subset(self, rows: np.ndarray) -> StoredTexts:
@@ -94,3 +92,15 @@ class StoredTexts(Sequence[Text]):
                     raise DataError(f"the stored texts are damaged: {error}") from None
                 for text, query in zip(columns["text"], columns["query"], strict=True):
                     yield Text(text, Role.QUERY if query else Role.DOCUMENT)
+
+
+def hold(texts: Iterable[Text], in_memory: int) -> Sequence[Text]:
+    """Return texts as a list if there are fewer than `in_memory`, else from a file that goes with the process."""
+    stream = iter(texts)
+    few = list(islice(stream, in_memory))
+    if len(few) < in_memory:
+        return few
+    home().mkdir(parents=True, exist_ok=True)
+    # What is mapped stays readable without its name.
+    with tempfile.TemporaryDirectory(dir=home(), prefix=".texts-", ignore_cleanup_errors=True) as scratch:
+        return StoredTexts.write(chain(few, stream), Path(scratch, "texts.arrow"))

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.data import RetrievalDataset, Role, Text
+from workbench._retrieval import RetrievalDataset
+from workbench._texts import Role, Text
 from workbench.errors import DataError
 
 # Large, carefully documented libraries that this project's own dependencies bring along, so that the

@@ -27,7 +27,7 @@ class Recipe:
         start: of the head, "closed-form" or "random".
         config: how to train.
         steps: of training at least: there are more passes over few texts (`TrainingConfig.with_steps`).
-        texts: to learn from at least: fewer documents are joined by pieces of theirs (`data.with_at_least`).
+        texts: to learn from at least: fewer documents are joined by pieces of theirs (`data.add_cropped_queries`).
     """
 
     name: str

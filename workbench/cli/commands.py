@@ -93,9 +93,11 @@ def run_distill(options: argparse.Namespace, stop: threading.Event) -> None:
     if not given and not inputs.is_api(options):
         models.resolve(options.teacher)
     source = str(Path(options.texts).resolve()) if Path(options.texts).exists() else options.texts
-    texts = given.texts[: options.limit] if given else inputs.texts_of(options.texts, options.limit, options.sample)
-    texts = inputs.kept(text for text in texts if text.text.strip())
-    texts = texts if given else data.with_at_least(texts, recipe.texts)  # of what is made here nobody has vectors
+    if given:
+        texts = data.read_texts(given.texts[: options.limit])
+    else:
+        texts = data.read_texts(options.texts, limit=options.limit, sample=options.sample)
+    texts = texts if given else data.add_cropped_queries(texts, recipe.texts)  # of what is made here nobody has vectors
     if options.epochs is None:
         config = config.with_steps(recipe.steps, len(texts))
     teacher, cache = inputs.teacher_and_cache(options, recipe.prompts, given)
@@ -254,7 +256,7 @@ def run_evaluate(options: argparse.Namespace, stop: threading.Event) -> None:
 
     from workbench import data, evaluate, models, quantize, student
 
-    collection = data.tutorial() if options.collection == "tutorial" else data.beir(options.collection, options.split)
+    collection = data.read_dataset(options.collection, options.split)
     model = student.load(options.student)
     about = student.read_provenance(options.student)
     if about.get("rotated"):

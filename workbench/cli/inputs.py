@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,37 +21,23 @@ if TYPE_CHECKING:
     from workbench.data import Text
     from workbench.teachers import ArrayTeacher, Teacher
 
-_IN_MEMORY = 100_000  # texts
 _API_OPTIONS = (
     "url", "key", "name", "dimensions", "tokenizer", "price", "budget", "requests_per_minute", "tokens_per_minute",
     "concurrency",
 )  # fmt: skip
 
 
-def texts_of(source: str, limit: int | None, sample: int | None = None) -> Iterable:
-    """Turn the --texts option into texts: a list where it is small, a stream where it may not be."""
+def texts_of(source: str, limit: int | None, sample: int | None = None) -> Iterable[Text]:
+    """Turn the --texts option into texts: a list where they are few, a stream where they may be many."""
     from workbench import data
 
-    folder = Path(source).is_dir() and not (Path(source) / "corpus.jsonl").exists()
-    if sample is not None:
-        if limit is not None or not folder:
-            raise DataError("--sample draws from a folder of .parquet or .jsonl files, and without --limit")
-        return data.sample(source, sample)
-    if folder and any(path.suffix in data.TEXT_SUFFIXES for path in Path(source).iterdir()):
-        return islice(data.read_folder(source), limit)
-
-    if source.startswith("hub:"):
-        return data.hub_texts(*_hub_name(source), limit=limit)
-    if source == "docstrings":
-        from workbench.docstrings import docstring_corpus
-
-        return docstring_corpus().train[:limit]
-    if source == "tutorial":
-        return data.tutorial().document_texts()[:limit]
-    if Path(source).is_dir():
-        return [text for text in data.beir(source).document_texts() if text.text][:limit]
-    texts = islice(data.read_texts(source), limit)
-    return list(texts) if Path(source).is_file() and Path(source).stat().st_size < 1 << 28 else texts
+    if sample is not None and limit is not None:
+        raise DataError("--sample draws from all texts: give it without --limit")
+    path = Path(source).expanduser()
+    files = path.rglob("*") if path.is_dir() else [path]
+    if sample is None and (source.startswith("hub:") or sum(f.stat().st_size for f in files if f.is_file()) > 1 << 28):
+        return data.stream_texts(source, limit=limit)
+    return data.read_texts(source, limit=limit, sample=sample)
 
 
 def _hub_name(source: str) -> list[str]:
@@ -61,20 +45,6 @@ def _hub_name(source: str) -> list[str]:
     if len(parts) != 3:
         raise DataError(f"--texts {source}: expected hub:NAME:COLUMN:ROLE")
     return parts
-
-
-def kept(texts: Iterable[Text]) -> Sequence[Text]:
-    """Return texts as a list where they are few, else from a file that goes with the process."""
-    from workbench._stored import StoredTexts
-
-    stream = iter(texts)
-    few = list(islice(stream, _IN_MEMORY))
-    if len(few) < _IN_MEMORY:
-        return few
-    home().mkdir(parents=True, exist_ok=True)
-    # What is mapped stays readable without its name.
-    with tempfile.TemporaryDirectory(dir=home(), prefix=".texts-", ignore_cleanup_errors=True) as scratch:
-        return StoredTexts.write(chain(few, stream), Path(scratch) / "texts.arrow")
 
 
 def split(texts: Sequence[Text], cache: TargetCache) -> tuple[Sequence[Text], Sequence[Text]]:
@@ -151,7 +121,7 @@ def vectors_of(options: argparse.Namespace) -> ArrayTeacher | None:
             vectors = np.load(options.vectors, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise TeacherError(f"{options.vectors} cannot be read as an array: {error}") from None
-        texts = list(texts_of(source, None))
+        texts = list(data.stream_texts(source))
         if vectors.ndim == 2 and len(texts) < len(vectors):
             warnings.warn("blank texts have no vector: leave out their rows of --vectors too", stacklevel=2)
         return ArrayTeacher(texts, vectors, name)

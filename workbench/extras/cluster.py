@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workbench._files import parquet_file
 from workbench._util import need
 from workbench.cache import Progress, TargetCache
-from workbench.data import Text, parquet_file, text_files
+from workbench.data import Text
 from workbench.errors import DataError, WorkbenchError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def files(folder: str | Path) -> list[Path]:
     Raises:
         DataError: the folder has none, or one lacks the columns `text` and `role`.
     """
-    paths = [path for path in text_files(folder) if path.suffix == ".parquet"]
+    paths = sorted(path for path in Path(folder).glob("*.parquet") if path.name[0] != ".")
     if not paths:
         raise DataError(f"no .parquet files in {folder}: a cluster reads texts from .parquet files only")
     for path in paths:

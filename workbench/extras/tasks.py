@@ -223,7 +223,7 @@ def _read(folder: Path, split: str, kind: str) -> dict:
 def _retrieval(folder: Path, split: str) -> dict:
     from datasets import Dataset
 
-    collection = data.beir(folder, split)
+    collection = data.read_dataset(folder, split)
     ids, texts = list(collection.corpus), list(collection.corpus.values())
     return {
         "corpus": Dataset.from_dict({"id": ids, "title": [""] * len(ids), "text": texts}),

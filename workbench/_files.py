@@ -1,0 +1,415 @@
+"""The formats of files of texts, each as a stream of rows; nothing here holds a whole large file."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench._texts import MAX_CHARACTERS, Text
+from workbench._util import need
+from workbench.errors import DataError, WorkbenchError
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+Row = tuple[str, object, object]  # where it is, its text, its role (None: not said)
+
+SUFFIXES = (".csv", ".tsv", ".txt", ".md", ".parquet", ".jsonl", ".ndjson", ".json")
+_BLOCK_CHARACTERS = 1_000_000  # of a text file that is cut into passages
+_LINE_BYTES = 8 * MAX_CHARACTERS
+_JSON_BYTES = 1 << 30  # of a .json file, which is parsed whole
+_BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
+         codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # fmt: skip
+
+
+def file_rows(path: Path, column: str | None, encoding: str | None, cut: bool) -> Iterator[Row]:
+    """Stream the texts of one file.
+
+    Args:
+        path: of the file; its suffix says the format.
+        column: the column with the texts; None for `text`, or the only column of strings.
+        encoding: of files that are not UTF-8 (or UTF-16 with a byte-order mark).
+        cut: whether the texts will be cut into passages, so a long text file may come in blocks.
+
+    Raises:
+        DataError: the file is of another kind, empty, damaged or in another encoding, or has no such column.
+    """
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES and not path.stat().st_size:
+        raise DataError(f"{path} is empty")
+    if suffix == ".parquet":
+        return _parquet_texts(path, column)
+    if suffix in (".csv", ".tsv"):
+        return _table_rows(path, column, encoding)
+    if suffix in (".txt", ".md"):
+        return _text_rows(path, encoding, cut)
+    if path.name == "corpus.jsonl" and (path.parent / "queries.jsonl").is_file():  # a BEIR folder: with titles
+        return corpus_rows(path)
+    if suffix in (".jsonl", ".ndjson"):
+        return record_rows(json_lines(path, encoding), column, str(path))
+    if suffix == ".json":
+        return record_rows(_json_items(path, encoding), column, str(path))
+    raise DataError(f"{path}: texts are read from files that end in {', '.join(SUFFIXES)}")
+
+
+def exists(path: Path) -> bool:
+    """Say whether there is such a file or folder."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the files of texts in a folder and below, by name, and those that are left out.
+
+    Files of other kinds, empty and binary files are left out, and all but the corpus of a BEIR folder. Hidden files
+    and folders are in neither list.
+    """
+    found, left_out = [], []
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        if {"corpus.jsonl", "queries.jsonl"} <= set(names):
+            folders[:], names = [], ["corpus.jsonl"]
+        for path in (Path(root, name) for name in sorted(names) if name[0] != "."):
+            readable = path.suffix.lower() in SUFFIXES and path.is_file() and path.stat().st_size
+            if readable and path.suffix.lower() != ".parquet":
+                with path.open("rb") as file:
+                    readable = not _is_binary(file.read(4096))
+            (found if readable else left_out).append(path)
+    return found, left_out
+
+
+def choose_column(names: Sequence[str], strings: Sequence[str], column: str | None, what: str) -> str:
+    """Return the column that holds the texts: the one that is asked for, `text`, or the only one of strings.
+
+    Raises:
+        DataError: none of them is there.
+    """
+    has = f"it has {', '.join(map(str, names))}"
+    if column is not None:
+        if column in names:
+            return column
+        raise DataError(f"{what} has no column {column!r}; {has}")
+    if "text" in names:
+        return "text"
+    if len(strings := [name for name in strings if name != "role"]) == 1:
+        return strings[0]
+    raise DataError(f"{what} has no column 'text'; {has}. Choose the column with column=")
+
+
+def record_rows(records: Iterable[tuple[str, object]], column: str | None, what: str) -> Iterator[Row]:
+    """Take the texts of records, which are strings, `Text`s or mappings, each with where it is."""
+    chosen = None
+    for where, record in records:
+        if not isinstance(record, dict):
+            yield (where, record.text, record.role) if isinstance(record, Text) else (where, record, None)
+            continue
+        if chosen is None:
+            strings = [name for name, value in record.items() if isinstance(value, str)]
+            chosen = choose_column(list(record), strings, column, what)
+        if chosen not in record:
+            raise DataError(f"{where}: no {chosen!r}; it has {', '.join(map(str, record))}")
+        yield where, record[chosen], record.get("role")
+
+
+# --- lines --------------------------------------------------------------------------------------
+
+
+def lines_of(path: Path, encoding: str | None = None) -> Iterator[str]:
+    """Stream the lines of a text file with their ends: UTF-8, UTF-16 with a byte-order mark, or the encoding given.
+
+    Raises:
+        DataError: the file is missing, binary, or in another encoding (with the line and what it looks like).
+    """
+    if not path.is_file():
+        raise DataError(f"{path} is missing")
+    with path.open("rb") as file:
+        head = file.read(4096)
+        file.seek(0)
+        marked = next((name for mark, name in _BOMS.items() if head.startswith(mark)), None)
+        if marked in (None, "utf-8-sig") and encoding is None:
+            if not marked and b"\0" in head:
+                raise DataError(f"{path} is binary, or text in {_guess(head)}: if it is text, pass encoding=")
+            for number, line in enumerate(iter(lambda: file.readline(_LINE_BYTES), b""), start=1):
+                if len(line) == _LINE_BYTES:
+                    raise DataError(f"{path}, line {number}: longer than {_LINE_BYTES:,} bytes; is it a text file?")
+                try:
+                    yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise DataError(
+                        f"{path}, line {number}: not UTF-8 text ({error.reason} at byte {error.start}). It looks like "
+                        f"{_guess(line)}"
+                    ) from None
+            return
+        try:
+            with io.TextIOWrapper(file, encoding or marked, newline="") as text:
+                for number, line in enumerate(text):
+                    yield line.removeprefix("\ufeff") if number == 0 else line
+        except LookupError:
+            raise DataError(f"encoding {encoding!r} is unknown; cp1252, utf-16 or shift_jis are some") from None
+        except UnicodeError as error:
+            raise DataError(f"{path} is not {encoding or marked} text: {error}") from None
+
+
+def is_utf8(path: Path) -> bool:
+    """Say whether a whole file is UTF-8 text."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                decoder.decode(block)
+            decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _is_binary(head: bytes) -> bool:
+    return b"\0" in head and not any(map(head.startswith, _BOMS)) and "UTF-16" not in _guess(head)
+
+
+def _guess(raw: bytes) -> str:
+    even, odd = raw[::2].count(0), raw[1::2].count(0)
+    if max(even, odd) > len(raw) // 4 and min(even, odd) < len(raw) // 50 + 1:
+        kind = "utf-16-le" if odd > even else "utf-16-be"
+        return f"UTF-16 without a byte-order mark: pass encoding='{kind}'"
+    if b"\0" in raw:
+        return "an unknown encoding"
+    return "Latin-1 or Windows-1252 (older Windows programs write it): pass encoding='cp1252'"
+
+
+# --- formats ------------------------------------------------------------------------------------
+
+
+def _text_rows(path: Path, encoding: str | None, cut: bool) -> Iterator[Row]:
+    if not cut and path.stat().st_size > 4 * MAX_CHARACTERS:
+        raise DataError(
+            f"{path} has {path.stat().st_size / 1e6:,.0f} MB, and a {path.suffix} file is read as one text: "
+            "passages=200 cuts it into passages"
+        )
+    block, size = [], 0
+    for line in lines_of(path, encoding):
+        block.append(line)
+        size += len(line)
+        if cut and size > _BLOCK_CHARACTERS:
+            yield str(path), "".join(block), None
+            block, size = [], 0
+    yield str(path), "".join(block).strip(), None
+
+
+def _table_rows(path: Path, column: str | None, encoding: str | None) -> Iterator[Row]:
+    lines = lines_of(path, encoding)
+    head = list(islice(lines, 100))
+    if not "".join(head).strip():
+        raise DataError(f"{path} is empty")
+    csv.field_size_limit(max(csv.field_size_limit(), 4 * MAX_CHARACTERS))
+    delimiter = _delimiter(head, column or "text", "\t" if path.suffix.lower() == ".tsv" else ",")
+    names, *some = _records(head, delimiter)
+    strings = [name for i, name in enumerate(names) if not all(_is_number(r[i]) for r in some if i < len(r))]
+    chosen = choose_column(names, strings if some else names, column, f"{path} (columns separated by {delimiter!r})")
+    if chosen not in (column, "text") and len(chosen.split()) > 5:
+        raise DataError(
+            f"{path} seems to have no header: its first line is {chosen[:60]!r}. Put a line `text` above it"
+        )
+    place, role = names.index(chosen), names.index("role") if "role" in names else None
+    reader = csv.reader(chain(head, lines), delimiter=delimiter, strict=True)
+    before = 0
+    try:
+        for number, record in enumerate(reader):
+            where, before = f"{path}, line {before + 1}", reader.line_num
+            if not number or not record:
+                continue
+            if len(record) > len(names):
+                raise DataError(
+                    f"{where}: {len(record)} fields, and the header has {len(names)}; a field with {delimiter!r} in it "
+                    "needs quotes"
+                )
+            record += [None] * (len(names) - len(record))
+            yield where, record[place], None if role is None else record[role]
+    except csv.Error as error:
+        raise DataError(f"{path}, line {before + 1}: not a table ({error}); are quotes opened and closed?") from None
+
+
+def _delimiter(head: list[str], wanted: str, usual: str) -> str:
+    """Return what separates the columns: it gives the column that is wanted, or rows as wide as the header."""
+    found = {each: _records(head, each) for each in dict.fromkeys((usual, ",", ";", "\t", "|"))}
+    for each, records in found.items():
+        if wanted in records[0]:
+            return each
+    fits = [each for each, records in found.items() if len({len(r) for r in records}) == 1 and len(records[0]) > 1]
+    return fits[0] if fits else usual
+
+
+def _records(head: list[str], delimiter: str) -> list[list[str]]:
+    records = [record for record in csv.reader(head, delimiter=delimiter) if record]
+    return records[:-1] if len(head) == 100 and len(records) > 1 else records  # the last may go on after the head
+
+
+def _is_number(field: str) -> bool:
+    try:
+        float(field or 0)
+    except ValueError:
+        return False
+    return True
+
+
+def json_lines(path: Path, encoding: str | None = None) -> Iterator[tuple[str, object]]:
+    """Stream the values of a JSON-lines file, each with where it is.
+
+    Raises:
+        DataError: the file is missing or empty, or a line is not JSON.
+    """
+    empty = True
+    for number, line in enumerate(lines_of(path, encoding), start=1):
+        if line.strip():
+            empty, where = False, f"{path}, line {number}"
+            yield where, _json(line, where)
+    if empty:
+        raise DataError(f"{path} is empty")
+
+
+def json_objects(path: Path) -> Iterator[tuple[str, dict]]:
+    """Stream the objects of a JSON-lines file; see `json_lines`.
+
+    Raises:
+        DataError: as `json_lines`, or a line is not an object.
+    """
+    for where, row in json_lines(path):
+        if not isinstance(row, dict):
+            raise DataError(f"{where}: a JSON object is expected, not {type(row).__name__}")
+        yield where, row
+
+
+def corpus_rows(path: Path) -> Iterator[Row]:
+    """Stream the documents of a BEIR folder's corpus.jsonl, each with its title in front."""
+    for where, row in json_objects(path):
+        title, text = row.get("title") or "", row.get("text")
+        yield where, f"{title} {text}".strip() if isinstance(title, str) and isinstance(text, str) else text, None
+
+
+def _json_items(path: Path, encoding: str | None) -> Iterator[tuple[str, object]]:
+    first = next((line for line in lines_of(path, encoding) if line.strip()), "")
+    try:
+        if isinstance(json.loads(first), dict):  # an object a line
+            yield from json_lines(path, encoding)
+            return
+    except (ValueError, RecursionError):
+        pass
+    if path.stat().st_size > _JSON_BYTES:
+        raise DataError(f"{path} is larger than 1 GB: write one object a line, into a .jsonl file")
+    if not (whole := "".join(lines_of(path, encoding))).strip():
+        raise DataError(f"{path} is empty")
+    items = _json(whole, str(path))
+    if not isinstance(items, list):
+        raise DataError(f"{path}: a list of strings or objects is expected, not {type(items).__name__}")
+    yield from ((f"{path}, item {number}", item) for number, item in enumerate(items, start=1))
+
+
+def _json(text: str, where: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+    except (ValueError, RecursionError) as error:  # numbers and nesting beyond what Python reads
+        raise DataError(f"{where}: not JSON that can be read ({error})") from None
+
+
+def parquet_file(path: Path, *columns: str) -> pq.ParquetFile:
+    """Open a parquet file and see that it has the columns.
+
+    Raises:
+        DataError: the file is missing or damaged, or has no such column.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} cannot be read as parquet: {error}") from None
+    if missing := set(columns) - set(file.schema_arrow.names):
+        raise DataError(
+            f"{path} has no column {' or '.join(sorted(missing))}; it has {', '.join(file.schema_arrow.names)}"
+        )
+    return file
+
+
+def parquet_rows(path: Path, *columns: str) -> Iterator[tuple[str, dict]]:
+    """Stream columns of a parquet file, each row with where it is.
+
+    Raises:
+        DataError: the file is missing, empty or damaged, or has no such column.
+    """
+    import pyarrow as pa
+
+    file = parquet_file(path, *columns)
+    if not file.metadata.num_rows:
+        raise DataError(f"{path} is empty")
+    number = 0
+    try:
+        for batch in file.iter_batches(batch_size=4096, columns=list(columns)):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}, row {number}", row
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is damaged after row {number:,}: {error}") from None
+
+
+def _parquet_texts(path: Path, column: str | None) -> Iterator[Row]:
+    with parquet_file(path) as file:
+        names = file.schema_arrow.names
+        kinds = [str(getattr(kind, "value_type", kind)) for kind in file.schema_arrow.types]
+    strings = [
+        name for name, kind in zip(names, kinds, strict=True) if kind in ("string", "large_string", "string_view")
+    ]
+    chosen = choose_column(names, strings, column, str(path))
+    for where, row in parquet_rows(path, *dict.fromkeys([chosen, *({"role"} & set(names))])):
+        yield where, row[chosen], row.get("role")
+
+
+def hub_rows(
+    name: str,
+    *columns: str,
+    config: str | None = None,
+    split: str = "train",
+    skip: int = 0,
+    limit: int | None = None,
+) -> Iterator[dict]:
+    """Stream rows of a data set of the Hugging Face hub; nothing is downloaded whole.
+
+    Args:
+        name: the data set's name on the hub, or a local folder that `datasets` can read.
+        *columns: those of each row to keep; all if none is named.
+        config: the data set's configuration, where it has several.
+        split: the split to read.
+        skip: rows to leave out at first.
+        limit: stop after this many rows.
+
+    Raises:
+        DataError: the data set cannot be reached, or has no such column.
+        WorkbenchError: the extra `hub` is not installed.
+    """
+    load_dataset = need("datasets", "hub").load_dataset
+    try:
+        rows = load_dataset(name, config, split=split, streaming=True)
+        rows = rows.skip(skip) if skip else rows
+        for row in rows if limit is None else rows.take(limit):
+            if missing := [column for column in columns if column not in row]:
+                raise DataError(f"data set {name}: no column {missing[0]!r}; it has {', '.join(row)}")
+            yield {column: row[column] for column in columns or row}
+    except WorkbenchError:
+        raise
+    except Exception as error:  # datasets raises a dozen kinds, most of them bare
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(
+            f"data set {name} ({split}) could not be read: {reason}. Check the name, the network and, "
+            "for a gated data set, HF_TOKEN; a local file or folder needs no hub."
+        ) from None

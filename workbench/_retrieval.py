@@ -1,0 +1,145 @@
+"""Retrieval data sets and the BEIR layout; everyone else imports these names from `workbench.data`."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from workbench._files import exists, json_objects
+from workbench._texts import Role, Text, text_problem
+from workbench.errors import DataError
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+
+
+@dataclass(frozen=True)
+class RetrievalDataset:
+    """A retrieval data set: documents, queries and graded judgments.
+
+    Attributes:
+        name: what reports call it.
+        corpus: document id to text (a title, if there is one, in front).
+        queries: query id to text, judged queries only.
+        qrels: query id to document id to grade; a grade of 0 means judged and not relevant.
+        query_metadata: query id to what its source says about it.
+    """
+
+    name: str
+    corpus: dict[str, str]
+    queries: dict[str, str]
+    qrels: dict[str, dict[str, int]]
+    query_metadata: dict[str, dict] = field(default_factory=dict)
+
+    def document_texts(self) -> list[Text]:
+        """Return the documents, in the order of `corpus`."""
+        return [Text(text, Role.DOCUMENT) for text in self.corpus.values()]
+
+    def query_texts(self) -> list[Text]:
+        """Return the queries, in the order of `queries`."""
+        return [Text(text, Role.QUERY) for text in self.queries.values()]
+
+
+def tutorial() -> RetrievalDataset:
+    """Return the small data set of everyday passages that this project ships in `data/tutorial`."""
+    return read_dataset(DATA / "tutorial")
+
+
+def read_dataset(source: str | Path | RetrievalDataset, split: str = "test") -> RetrievalDataset:
+    """Read a folder in BEIR layout: corpus.jsonl, queries.jsonl and qrels/<split>.tsv.
+
+    Documents without any text are kept (a ranking must be able to contain them) and counted in a warning; queries
+    without judgments in this split are left out, as in BEIR.
+
+    Args:
+        source: the folder, whose name becomes the data set's, or "tutorial"; a `RetrievalDataset` is returned as it is.
+        split: which judgments to read.
+
+    Raises:
+        DataError: a file is missing or empty, a line is not a JSON object (with its number), an id comes twice, a text
+            is unusable, or judgments name unknown ids.
+
+    Example:
+        >>> import workbench as wb
+        >>> len(wb.read_dataset("tutorial").corpus)
+        192
+    """
+    if isinstance(source, RetrievalDataset):
+        return source
+    if not isinstance(source, str | Path):
+        raise DataError(f"a retrieval data set is read from a folder in BEIR layout; got {type(source).__name__}")
+    folder = Path(source).expanduser()
+    if source == "tutorial" and not exists(folder):
+        return tutorial()
+    if not exists(folder) or not folder.is_dir():
+        raise DataError(
+            f"no data set at {folder}: there is no such folder. It needs corpus.jsonl, queries.jsonl and qrels/"
+        )
+    corpus: dict[str, str] = {}
+    for where, row in json_objects(folder / "corpus.jsonl"):
+        title, text = _string(where, row, "title", ""), _string(where, row, "text")
+        corpus[_id(where, row, corpus)] = f"{title} {text}".strip()
+    if blank := sum(not text for text in corpus.values()):
+        warnings.warn(f"{folder.name}: {blank} of {len(corpus):,} documents are empty", stacklevel=2)
+    queries: dict[str, str] = {}
+    metadata: dict[str, dict] = {}
+    for where, row in json_objects(folder / "queries.jsonl"):
+        name = _id(where, row, queries)
+        queries[name] = _string(where, row, "text").strip()
+        metadata[name] = row.get("metadata") or {}
+    qrels = _qrels(folder / "qrels" / f"{split}.tsv", queries, corpus)
+    queries = {name: text for name, text in queries.items() if name in qrels}
+    if empty := [name for name, text in queries.items() if not text]:
+        raise DataError(f"{folder / 'queries.jsonl'}: judged query {empty[0]!r} is empty")
+    return RetrievalDataset(folder.name, corpus, queries, qrels, {name: metadata[name] for name in queries})
+
+
+def _id(where: str, row: dict, seen: dict) -> str:
+    if row.get("_id") is None:
+        raise DataError(f"{where}: no '_id'")
+    if (name := str(row["_id"])) in seen:
+        raise DataError(f"{where}: id {name!r} comes twice; ids must be unique")
+    return name
+
+
+def _string(where: str, row: dict, key: str, default: str | None = None) -> str:
+    value = row.get(key)
+    if value is None:
+        if default is None:
+            raise DataError(f"{where}: no {key!r}")
+        return default
+    if problem := text_problem(value):
+        raise DataError(f"{where}: {key!r} {problem}")
+    return value
+
+
+_GRADE = re.compile(r"-?\d{1,4}(\.0+)?")
+
+
+def _qrels(path: Path, queries: dict[str, str], corpus: dict[str, str]) -> dict[str, dict[str, int]]:
+    if not path.is_file():
+        splits = ", ".join(sorted(p.stem for p in path.parent.glob("*.tsv"))) or "none"
+        raise DataError(f"{path} is missing (splits found: {splits})")
+    qrels: dict[str, dict[str, int]] = {}
+    unknown: list[str] = []
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
+    for number, line in enumerate(lines, start=1):
+        parts = [part.strip() for part in line.split("\t")]
+        if not line.strip() or (number == 1 and len(parts) == 3 and not _GRADE.fullmatch(parts[2])):
+            continue  # a header, whatever its names
+        where = f"{path}, line {number}"
+        if len(parts) != 3 or not _GRADE.fullmatch(parts[2]):
+            raise DataError(f"{where}: expected query-id, corpus-id and an integer score, tab-separated")
+        query, document, grade = parts[0], parts[1], int(float(parts[2]))
+        if qrels.get(query, {}).get(document, grade) != grade:
+            raise DataError(f"{where}: query {query!r} and document {document!r} were judged differently before")
+        for kind, name, known in (("query", query, queries), ("document", document, corpus)):
+            if name not in known:
+                unknown.append(f"line {number}: {kind} {name!r}")
+        qrels.setdefault(query, {})[document] = grade
+    if unknown:
+        raise DataError(f"{path}: {len(unknown):,} unknown ids, first {unknown[0]}")
+    if not qrels:
+        raise DataError(f"{path} has no judgments")
+    return qrels
