@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from conftest import sentences
 
-from workbench import _model_files, models, student
+from workbench import _model_files, data, models, student
 from workbench._util import PROJECT
 from workbench.cli import inputs, main
 from workbench.data import Role
@@ -130,7 +130,7 @@ def test_many_texts_are_kept_in_a_file_and_the_student_is_the_same(
     arguments = distill_arguments(tiny_model, other_tiny_model)
     assert main.main(arguments) == 0
     listed = models.resolve(home / "student").fingerprint
-    monkeypatch.setattr(inputs, "_IN_MEMORY", 100)
+    monkeypatch.setattr(data, "IN_MEMORY", 100)
     subsets = []
     subset = StoredTexts.subset
     monkeypatch.setattr(StoredTexts, "subset", lambda self, rows: subsets.append(len(rows)) or subset(self, rows))

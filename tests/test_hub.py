@@ -234,7 +234,7 @@ from workbench import data
 from workbench.errors import DataError
 for name in sys.argv[1:]:
     try:
-        print([text.text for text in data.hub_texts(name, "text", "document", limit=3)])
+        print([text.text for text in data.read_texts(name, column="text", limit=3)])
     except DataError as error:
         print(error)
 """

@@ -36,7 +36,7 @@ def test_the_mixture_is_streamed_with_its_roles(hub, tmp_path):
         paper_texts.PAPER, tmp_path / "texts", elsewhere=hub, on_progress=lambda source, done: seen.append(done)
     )
     assert len(list(folder.iterdir())) == 3 * len(paper_texts.PAPER) and seen == [3, 6, 7] * 10
-    texts = list(data.read_texts(folder))
+    texts = list(data.stream_texts(folder))
     assert len(texts) == 60 and max(len(text.text) for text in texts) == paper_texts.CHARACTERS
     roles = {text.text.partition(" of ")[2]: text.role for text in texts if " of " in text.text}
     assert roles == {source.name: source.role for source in paper_texts.PAPER}
@@ -53,7 +53,7 @@ def test_a_source_that_fails_costs_only_itself(hub, tmp_path):
     seen = []
     paper_texts.fetch(paper_texts.PAPER, tmp_path / "texts", elsewhere=hub, on_progress=lambda *done: seen.append(done))
     assert {done for source, done in seen if source == paper_texts.PAPER[0]} >= {3, 6}  # what was there is told too
-    assert len(list(data.read_texts(tmp_path / "texts"))) == 60
+    assert len(list(data.stream_texts(tmp_path / "texts"))) == 60
 
 
 def test_a_stop_leaves_no_half_a_file(hub, tmp_path):

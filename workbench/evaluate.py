@@ -12,7 +12,7 @@ import pandas as pd
 from workbench import agreement, ranking
 from workbench._util import checked, home
 from workbench.cache import TargetCache
-from workbench.data import RetrievalDataset, Text, as_texts, beir, read_texts
+from workbench.data import RetrievalDataset, Text, as_texts, read_dataset, read_texts
 from workbench.errors import WorkbenchError
 from workbench.models import as_model, encode
 from workbench.teachers import Teacher
@@ -267,7 +267,7 @@ def _data(data: Any) -> RetrievalDataset | Sequence[Text]:
     if isinstance(data, RetrievalDataset):
         return data
     if isinstance(data, str | Path):
-        return beir(data) if (Path(data) / "corpus.jsonl").is_file() else list(read_texts(data))
+        return read_dataset(data) if (Path(data) / "qrels").is_dir() else read_texts(data)
     return as_texts(data)
 
 
