@@ -1,10 +1,10 @@
-"""Load published forms in new environments that hold nothing but the library that each form is for.
+"""Load each published form in a new environment that has only the library which the form needs.
 
     python -m bench.clean FOLDER...
 
-FOLDER is what `workbench publish` wrote. The code of its card is run as it stands there: Python for
-sentence-transformers in one environment, Python for onnxruntime in another, at the versions pinned in
-constraints.txt. Prints the versions and exit codes; takes minutes and gigabytes.
+FOLDER is what `workbench publish` wrote. The code of its card is run unchanged: the part for sentence-transformers in
+one environment, the part for onnxruntime in another, with the versions pinned in constraints.txt. Prints versions and
+exit codes. Takes minutes, and gigabytes of disk.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> int:
 
 
 def environment(folder: Path, packages: list[str]) -> Path:
-    """Make an environment of these packages and of what they need."""
+    """Make an environment of these packages and their dependencies."""
     venv.create(folder / "env", with_pip=True)
     python = folder / "env" / "bin" / "python"
     pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "-c", PROJECT / "constraints.txt"]
@@ -53,7 +53,7 @@ def environment(folder: Path, packages: list[str]) -> Path:
 
 
 def card_code(folder: Path, library: str) -> str:
-    """Return the code of a card that is for a library, on the folder as it lies here; it tells the versions."""
+    """Return the card's code for a library, changed to load the local folder and to print the versions."""
     card = ModelCard.load(folder / "README.md")
     parts = [part.split("```")[0] for part in card.text.split("```python\n")[1:]]
     mine = [part for part in parts if ("onnxruntime" in part) == (library == "onnxruntime")]

@@ -1,9 +1,9 @@
-"""Queries a second of teacher and student, tokenizing included, and what int8 costs in quality.
+"""Queries per second of teacher and student, including tokenization, and the loss of quality by int8.
 
     python -m bench.latency STUDENT [COLLECTION...]
 
-The first collection's queries are timed, in their own order; without one, the tutorial collection's. int8's share
-is its nDCG@10 against the same student's in float32, each encoding queries and documents. Writes build/latency.json.
+The first collection's queries are timed in their order; without a collection, the tutorial's. int8's share is its
+nDCG@10 divided by that of the same student in float32, each encoding queries and documents. Writes build/latency.json.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def measure(model, collections: Sequence[data.RetrievalDataset], folder: Path) -
     publish.save_onnx(teacher, folder / "teacher", int8=False)
     publish.save_onnx(model, folder / "student")
     queries = [text.text for text in collections[0].query_texts()][:128]
-    # In a process of its own: once torch has computed in one, its threads slow onnxruntime's.
+    # In a separate process: after torch has computed in a process, its threads slow onnxruntime down.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         report = process.submit(onnx_speeds, folder, queries).result()
     torch_teacher = lambda texts: teacher.encode(texts, batch_size=len(texts), show_progress_bar=False)  # noqa: E731
@@ -87,7 +87,7 @@ def onnx_speeds(folder: Path, queries: list[str]) -> dict[str, float]:
 
 
 def speeds(encoders: Mapping[str, Encode], queries: list[str]) -> dict[str, float]:
-    """Return queries a second of each encoder, one at a time and by 32."""
+    """Return queries per second of each encoder, one at a time and in batches of 32."""
     report = {}
     for size in SIZES:
         batches = [queries[i : i + size] for i in range(0, len(queries), size)]

@@ -82,7 +82,7 @@ def test_strings_and_texts_mix_and_each_keeps_its_role(tiny_model):
     )
     np.testing.assert_array_equal(models.encode(tiny_model, tuple(mixed[2:])), models.encode(model, mixed[2:]))
     assert models.encode(model, []).shape == (0, 32)
-    for wrong, said in (("bread", "put it in a list"), ([1], "of type int"), ([None], "NoneType"), ([["a"]], "list")):
+    for wrong, said in (("bread", "put it in a list"), ([1], "of type int"), ([None], "item 0 is missing"), ([["a"]], "list")):
         with pytest.raises(DataError, match=said):
             models.encode(model, wrong)
 

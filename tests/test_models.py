@@ -60,6 +60,8 @@ def test_broken_weights_are_a_clear_error(tiny_model, tmp_path):
     [
         ("config.json", {"architectures": ["BertForSequenceClassification"]}, "is a CrossEncoder or classifier"),
         ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "is a SparseEncoder"),
+        ("config.json", {"model_type": "clip", "vision_config": {}}, "is a model of images"),
+        ("1_Pooling/config.json", {"model_type": "clip"}, "is a model of images"),
     ],
 )
 def test_models_of_another_kind_are_refused_before_they_are_loaded(tiny_model, tmp_path, file, content, message):

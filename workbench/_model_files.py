@@ -231,8 +231,7 @@ def _unlisted_problem(name: str, snapshot: Path) -> str:
 def _missing_files(folder: Path) -> list[str]:
     """Return the files and folders that a model's own lists name and that are not there."""
     missing = []
-    modules = read_json(folder / "modules.json")
-    for module in modules if isinstance(modules, list) else []:
+    for module in read_json(folder / "modules.json", list):
         path, kind = str(module.get("path", "")), str(module.get("type", ""))
         # Normalize has no files, and git keeps no empty folder.
         if path and not kind.endswith(".Normalize") and not any((folder / path).glob("*")):
@@ -243,12 +242,13 @@ def _missing_files(folder: Path) -> list[str]:
     return missing
 
 
-def read_json(path: Path):
-    """Return what a JSON file holds, {} if it is missing or damaged."""
+def read_json(path: Path, kind: type = dict):
+    """Return what a JSON file holds; an empty value if it is missing, damaged or not of this kind."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
+        return kind()
+    return found if isinstance(found, kind) else kind()
 
 
 def _verify(weights: Path, expected: str) -> None:
@@ -281,7 +281,6 @@ def _sha256(path: Path) -> str:
     stat = path.stat()
     memory = home() / "models" / "sha256.json"
     known = read_json(memory)
-    known = known if isinstance(known, dict) else {}
     # The change time cannot be set back as the modification time can, so a swapped file is noticed.
     stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
     if isinstance(entry := known.get(str(path)), dict) and entry.get("stamp") == stamp and "sha256" in entry:

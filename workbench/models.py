@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -15,8 +16,8 @@ import numpy as np
 
 from workbench._model_files import MINILM, MPNET, OLD_PROVENANCE, PROVENANCE, ModelFiles, full_name, read_json, resolve
 from workbench._util import as_float32
-from workbench.data import Role, Text
-from workbench.errors import DataError, ModelError
+from workbench.data import Role, Text, as_texts
+from workbench.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MINILM", "MPNET", "OLD_PROVENANCE", "PROVENANCE", "ModelFiles", "as_model", "autocast", "best_dtype", "by_role",
-    "encode", "full_name", "length_buckets", "load", "normalizes", "resolve", "role_prompt", "token_lengths",
+    "encode", "fingerprint", "full_name", "length_buckets", "load", "normalizes", "resolve", "role_prompt", "token_lengths",
 ]  # fmt: skip
+
+_IMAGE_MODELS = ("clip", "siglip", "siglip2", "altclip", "chinese_clip", "align")  # `model_type` in config.json
 
 
 def load(
@@ -109,12 +112,14 @@ def _check_kind(files: ModelFiles) -> None:
     """Refuse a model of another kind by its configuration, before its weights are read."""
     kind = read_json(files.path / "config_sentence_transformers.json").get("model_type", "SentenceTransformer")
     sentence_transformer = (files.path / "modules.json").is_file()
-    if not sentence_transformer:
-        architectures = read_json(files.path / "config.json").get("architectures") or [""]
-        if str(architectures[0]).endswith(("ForSequenceClassification", "ForTokenClassification")):
-            kind = "CrossEncoder or classifier"
+    configs = [read_json(path) for path in (files.path / "config.json", *files.path.glob("*/config.json"))]
+    architectures = configs[0].get("architectures") or [""]
+    if not sentence_transformer and re.search("For(Sequence|Token)Classification$", str(architectures[0])):
+        kind = "CrossEncoder or classifier, which gives no text vectors"
+    elif any(config.get("model_type") in _IMAGE_MODELS for config in configs):
+        kind = "model of images and their captions"
     if kind != "SentenceTransformer":
-        raise ModelError(f"expected a text-embedding model, but {files.name} is a {kind}: it gives no text vectors")
+        raise ModelError(f"expected a text-embedding model, but {files.name} is a {kind}")
     if not sentence_transformer:
         warnings.warn(
             f"{files.name} has no modules.json, so its pooling is not known: sentence-transformers takes the mean of "
@@ -197,15 +202,11 @@ def encode(
         unit norm to float32 precision, whatever the model computed in.
 
     Raises:
-        DataError: `texts` is a single string, or an item is neither str nor Text.
+        DataError: as `data.as_texts`, except that no texts give an array of shape (0, dimension).
         ModelError: `model` is not a text-embedding model.
     """
     model = as_model(model)
-    if isinstance(texts, (str, Text)):
-        raise DataError("expected a list of texts, got a single text: put it in a list")
-    texts = list(texts)
-    if wrong := next((type(text).__name__ for text in texts if not isinstance(text, (str, Text))), None):
-        raise DataError(f"expected texts (str or Text), got an item of type {wrong}")
+    texts = [] if isinstance(texts, list | tuple) and not texts else as_texts(texts)
     budget = token_budget or TOKEN_BUDGET.get(model.device.type, TOKEN_BUDGET_GPU)
     vectors = np.empty((len(texts), model.get_embedding_dimension()), dtype=np.float32)
     training = model.training
@@ -213,7 +214,7 @@ def encode(
         for side, rows in (by_role(texts) if role is None else {role: np.arange(len(texts))}).items():
             run = model.encode_query if side == "query" else model.encode_document
             start = role_prompt(model, side) if prompt is None else prompt
-            plain = [text if isinstance(text, str) else text.text for text in (texts[i] for i in rows)]
+            plain = [texts[i].text for i in rows]
             for batch in length_buckets(token_lengths(model, [start + text for text in plain]), budget):
                 vectors[rows[batch]] = run(
                     [plain[i] for i in batch], prompt=start, batch_size=len(batch), show_progress_bar=False
