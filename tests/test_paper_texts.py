@@ -1,5 +1,4 @@
 import json
-import threading
 
 import paper_texts
 import pyarrow as pa
@@ -56,19 +55,33 @@ def test_a_source_that_fails_costs_only_itself(hub, tmp_path):
     assert len(list(data.stream_texts(tmp_path / "texts"))) == 60
 
 
-def test_a_stop_leaves_no_half_a_file(hub, tmp_path):
-    stop = threading.Event()
-    stop.set()
-    with pytest.raises(DataError, match="stopped"):
-        paper_texts.fetch(paper_texts.PAPER, tmp_path / "texts", elsewhere=hub, stop=stop)
+def test_an_interrupt_leaves_no_half_a_file(hub, tmp_path, monkeypatch, capsys):
+    def interrupt(source, done):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        paper_texts.fetch(paper_texts.PAPER, tmp_path / "texts", elsewhere=hub, on_progress=interrupt)
     assert list((tmp_path / "texts").iterdir()) == []
+    monkeypatch.setattr(paper_texts, "fetch", lambda *given, **options: interrupt(*given))
+    assert paper_texts.main(["--output", str(tmp_path / "texts")]) == 130
+    assert "the same command continues" in capsys.readouterr().err
+
+
+def test_the_script_lists_its_sources_and_reports_errors(tmp_path, capsys):
+    assert paper_texts.main(["--output", str(tmp_path / "texts"), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "3,000,000  document  HuggingFaceFW-fineweb-sample-10BT-text" in out and "5,680,922  in all" in out
+    assert not (tmp_path / "texts").exists()
+    (tmp_path / "file").touch()
+    assert paper_texts.main(["--output", str(tmp_path / "file" / "texts")]) == 1
+    assert "error: " in capsys.readouterr().err
 
 
 def test_sources_are_refused(hub, tmp_path):
     with pytest.raises(DataError, match="join them"):
         paper_texts.fetch(paper_texts.PAPER[:1] * 2, tmp_path)
     odd = paper_texts.Source(paper_texts.PAPER[1].data, "other", Role.DOCUMENT, 5)
-    with pytest.raises(DataError, match="'other' has 0, which is no text"):
+    with pytest.raises(DataError, match="'other' has 0, which is not a text"):
         paper_texts.fetch([odd], tmp_path / "texts", elsewhere=hub)
     wrong = paper_texts.Source(paper_texts.PAPER[1].data, "body", Role.DOCUMENT, 5)
     with pytest.raises(DataError, match="no column 'body'"):
