@@ -35,15 +35,12 @@ PAPER = replace(REDACT_IR, name="as in the paper", teacher=TOUR.teacher, prompts
 def variants() -> list[tuple[Recipe, bool]]:
     """Return recipes, each with whether the transformer is frozen."""
 
-    def with_settings(recipe: Recipe, name: str, **changes: object) -> Recipe:
-        return replace(recipe, name=name, config=replace(recipe.config, **changes))
-
-    start = replace(PAPER, name="+ closed-form start", start="closed-form")
-    buckets = with_settings(start, "+ batches of like lengths", group_by_length=True)
-    fast = with_settings(buckets, "+ bfloat16", precision="auto")
-    tour = with_settings(fast, "+ the tour's rate and batches", learning_rate=3e-4, batch_size=16)
-    low = with_settings(fast, "+ bfloat16, a tenth of the rate", learning_rate=1e-5, final_learning_rate=1e-6)
-    head = replace(fast, name="+ bfloat16, transformer frozen")
+    start = PAPER.change(name="+ closed-form start", start="closed-form")
+    buckets = start.change(name="+ batches of like lengths", group_by_length=True)
+    fast = buckets.change(name="+ bfloat16", precision="auto")
+    tour = fast.change(name="+ the tour's rate and batches", learning_rate=3e-4, batch_size=16)
+    low = fast.change(name="+ bfloat16, a tenth of the rate", learning_rate=1e-5, final_learning_rate=1e-6)
+    head = fast.change(name="+ bfloat16, transformer frozen")
     return [(recipe, recipe is head) for recipe in (PAPER, start, buckets, fast, tour, low, head)]
 
 
@@ -71,7 +68,7 @@ def measure(options: argparse.Namespace) -> list[dict]:
     collections = [data.read_dataset(folder) for folder in options.collections]
     teacher = LocalTeacher(PAPER.teacher, max_length=PAPER.max_length)
     cache = TargetCache(home() / "cache", teacher)
-    fill(teacher, cache, texts + [t for c in collections for t in c.query_texts() + c.document_texts()])
+    fill(cache, texts + [t for c in collections for t in c.query_texts() + c.document_texts()])
     held_out, train = texts[::20], [t for i, t in enumerate(texts) if i % 20]
     targets, wanted = cache.targets(train), cache.targets(held_out)
     share_of, rows = mean_share(collections, cache), []
@@ -84,7 +81,7 @@ def measure(options: argparse.Namespace) -> list[dict]:
         if recipe is not PAPER and not any(row["variant"] == "closed-form start alone" for row in rows):
             rows.append(row_of("closed-form start alone", model, held_out, wanted, share_of, start_seconds, np.nan))
         model[0].requires_grad_(not frozen)
-        config = replace(recipe.config, epochs=options.passes, restarts=1, evaluations=1)
+        config = recipe.change(epochs=options.passes, restarts=1, evaluations=1).config
         started = time.perf_counter()
         speed = train_student(model, train, targets, config).texts_per_second
         seconds = start_seconds + time.perf_counter() - started

@@ -16,26 +16,22 @@ Targets, checkpoints and finished students are kept: a stopped run goes on with 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from bench.__main__ import machine
-from workbench import data, evaluate, models, student
-from workbench._progress import CacheBar, TrainingBar
+from workbench import data, evaluate, models, pipeline, student
 from workbench._util import home, write_json
 from workbench.cache import TargetCache
 from workbench.errors import WorkbenchError
 from workbench.models import encode
 from workbench.pipeline import IN_DOMAIN, TOUR
 from workbench.teachers import LocalTeacher
-from workbench.train import provenance, train_student
 
 CURVE_SECONDS = 240  # of training between two points of the curve
 
@@ -64,7 +60,7 @@ def measure(options: argparse.Namespace) -> None:
     collections = [data.read_dataset(folder) for folder in folders if folder.name in wanted]
     teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
     cache = TargetCache(home() / "cache", teacher)
-    fill(teacher, cache, [t for c in collections for t in c.query_texts() + c.document_texts()])
+    fill(cache, [t for c in collections for t in c.query_texts() + c.document_texts()])
     base = models.load(TOUR.base)
     base.max_seq_length = TOUR.max_length
     rows, training = rows_of("base", collections, cache, base, ["teacher", "base"]), []
@@ -77,7 +73,7 @@ def measure(options: argparse.Namespace) -> None:
         else:
             jobs = [(f"in-domain-{c.name}", IN_DOMAIN, in_domain([c]), [c]) for c in collections]
         for student_name, recipe, texts, measured_on in jobs:
-            start, model, took = trained(student_name, recipe, texts, teacher, cache, measured_on)
+            start, model, took = trained(student_name, recipe, texts, cache, measured_on)
             training.append({"student": student_name, **took})
             rows += rows_of(f"{name}, closed-form start", measured_on, cache, start)
             rows += rows_of(name, measured_on, cache, model)
@@ -97,11 +93,10 @@ def measure(options: argparse.Namespace) -> None:
     print(f"written to {write_json(home() / 'quality.json', report)}")
 
 
-def fill(teacher: LocalTeacher, cache: TargetCache, texts: list) -> dict:
+def fill(cache: TargetCache, texts: list) -> dict:
     """Return how many targets were made and how long it took."""
     started = time.perf_counter()
-    with CacheBar() as bar:
-        done = cache.fill(texts, on_plan=bar.plan, on_progress=bar.progress)
+    done = pipeline.fill(cache, texts)
     return {"texts": len(texts), "encoded": done.encoded, "seconds": round(time.perf_counter() - started, 1)}
 
 
@@ -111,57 +106,46 @@ def in_domain(collections: list) -> list:
     return data.add_cropped_queries(documents, IN_DOMAIN.texts)
 
 
-def trained(name, recipe, texts, teacher, cache, collections):
+def trained(name, recipe, texts, cache, collections):
     """Return a closed-form start, its student, and what making them took."""
     folder = home() / "quality" / name
     texts = list({(t.role, t.text): t for t in texts}.values())
-    digest = hashlib.sha256(cache.keys(texts).tobytes()).hexdigest()
-    identity = json.loads(json.dumps([recipe.as_dict(), cache.identity, digest]))
-    finished = folder / "run.json"
-    if finished.is_file() and (done := json.loads(finished.read_text()))["identity"] == identity:
-        return student.load(folder / "start"), student.load(folder / "student"), done["training"]
-    measured = {"teacher": fill(teacher, cache, texts)}
-    held_out, train = texts[::40], [t for i, t in enumerate(texts) if i % 40]
-    config = recipe.config.with_steps(recipe.steps, len(train))
-    targets = cache.targets(train)
-    model = recipe.student(cache)
+    measured, share_of = {"teacher": fill(cache, texts)}, mean_share(collections, cache)
+    curve, live = [], []  # the student in training
     started = time.perf_counter()
-    student.fit_head(model, train, targets)
-    measured["start_seconds"] = round(time.perf_counter() - started, 1)
-    student.save(model, folder / "start")
-    share_of = mean_share(collections, cache)
-    curve = [{"seconds": 0.0, "step": 0, "asymmetric": share_of(model)}]
-    with TrainingBar() as bar:
 
-        def watch(event) -> None:
-            bar(event)
-            seconds = event.step * config.batch_size / event.texts_per_second if event.texts_per_second else 0
-            if seconds - curve[-1]["seconds"] > CURVE_SECONDS or event.step == event.steps:
-                model.eval()
-                share = share_of(model)
-                model.train()
-                curve.append({"seconds": round(seconds, 1), "step": event.step, "asymmetric": share})
-                print(f"after {seconds:.0f} s: {share:.1%} asymmetric in the mean", flush=True)
+    def begin(model) -> None:
+        measured["start_seconds"] = round(time.perf_counter() - started, 1)
+        live.append(model)
+        curve.append({"seconds": 0.0, "step": 0, "asymmetric": share_of(model)})
 
-        result = train_student(
-            model,
-            train,
-            targets,
-            config,
-            held_out=(held_out, cache.targets(held_out)),
-            checkpoints=folder / "checkpoints",
-            on_step=watch,
-        )
-    measured |= {
-        "curve": curve,
-        "texts_per_second": round(result.texts_per_second, 1),
-        "config": asdict(config),
-    }
-    measured["held_out_loss"] = result.best_loss
-    made = {"teacher": recipe.teacher, "base": recipe.base, "source": name}
-    student.save(model, folder / "student", provenance(cache, train, **made, config=config, result=result))
-    write_json(finished, {"identity": identity, "training": measured})
-    return student.load(folder / "start"), model, measured
+    def watch(step) -> None:
+        seconds = step.step * recipe.config.batch_size / step.texts_per_second if step.texts_per_second else 0
+        if seconds - curve[-1]["seconds"] > CURVE_SECONDS or step.step == step.steps:
+            live[0].eval()
+            share = share_of(live[0])
+            live[0].train()
+            curve.append({"seconds": round(seconds, 1), "step": step.step, "asymmetric": share})
+            print(f"after {seconds:.0f} s: {share:.1%} asymmetric in the mean", flush=True)
+
+    held_out, train = texts[::40], [t for i, t in enumerate(texts) if i % 40]
+    made = pipeline.run(
+        train,
+        cache,
+        recipe,
+        folder / "student",
+        source=name,
+        held_out=held_out,
+        start_output=folder / "start",
+        on_start=begin,
+        on_step=watch,
+    )
+    record = folder / "training.json"
+    if made.result is not None:
+        measured |= {"curve": curve, "config": made.provenance["settings"]}
+        measured |= {key: made.provenance[key] for key in ("texts_per_second", "held_out_loss")}
+        write_json(record, measured)
+    return student.load(folder / "start"), made.student, json.loads(record.read_text())
 
 
 def mean_share(collections, cache):

@@ -210,9 +210,8 @@ ModelComparison(wanted[:], students, texts=held_out)
 # student was made. Notebook 6 publishes it.
 
 # %%
-made = {"teacher": teacher.name, "base": TOUR.base, "source": "docstrings"}
-about = provenance(cache, train, **made, config=config, result=result)
-student.save(model, profile.folder / "student", about)
+made = {"base": TOUR.base, "source": "docstrings", "head_fit": warm, "config": config, "result": result}
+student.save(model, profile.folder / "student", provenance(cache, train, **made))
 
 # %% [markdown]
 # ## What you learned

@@ -29,13 +29,13 @@ def home(tmp_path, monkeypatch, tiny_model):
 def distill_arguments(tiny_model, other_tiny_model):
     return [
         "distill", "--texts", "texts.jsonl", "--teacher", str(other_tiny_model), "--base", str(tiny_model),
-        "--max-length", "40", "--output", "student", "--epochs", "1",
+        "--max-length", "40", "--output", "student", "--epochs", "1", "--recipe", "tour",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["demo"], ["cache"], ["distill"], ["evaluate"], ["benchmark"], ["fetch"], ["publish"], ["push"], ["lab"]],
+    [[], ["demo"], ["cache"], ["distill"], ["evaluate"], ["benchmark"], ["publish"], ["push"], ["lab"]],
 )
 def test_help_explains(command, capsys):
     with pytest.raises(SystemExit) as done:
@@ -134,7 +134,7 @@ def test_many_texts_are_kept_in_a_file_and_the_student_is_the_same(
     subsets = []
     subset = StoredTexts.subset
     monkeypatch.setattr(StoredTexts, "subset", lambda self, rows: subsets.append(len(rows)) or subset(self, rows))
-    assert main.main(arguments) == 0
+    assert main.main([*arguments, "--fresh"]) == 0
     assert subsets == [285]
     assert models.resolve(home / "student").fingerprint == listed
     assert not list((home / "home").glob(".texts-*"))
@@ -224,13 +224,6 @@ def test_benchmark_runs_everyone_and_goes_on(home, tiny_model, other_tiny_model,
     assert "the nearest names are SciFact" in capsys.readouterr().err
     assert main.main([*arguments, "--teacher", str(tiny_model)]) == 1
     assert "not from these weights" in capsys.readouterr().err
-
-
-def test_fetch_lists_its_sources(home, capsys):
-    assert main.main(["fetch", "--output", "texts", "--dry-run"]) == 0
-    out = capsys.readouterr().out
-    assert "3,000,000  document  HuggingFaceFW-fineweb-sample-10BT-text" in out and "5,680,922  in all" in out
-    assert not (home / "texts").exists()
 
 
 def test_evaluate_refuses_a_student_of_other_weights(home, tiny_model, other_tiny_model, capsys):

@@ -42,7 +42,7 @@ def test_notebooks_take_a_student_of_their_own_teacher_only(monkeypatch, tmp_pat
     assert _course.learned(mine, lesson) == trained
     assert _course.learned(other, lesson) == start
     (trained / "model.safetensors").write_bytes(b"cut short")
-    with pytest.warns(UserWarning, match="is left aside .* delete it, or make it anew with notebook 2"):
+    with pytest.warns(UserWarning, match="is not used .* delete it, or run notebook 2 again"):
         assert _course.learned(mine, lesson).name == "closed-form"
     made = (start / "model.safetensors").stat().st_mtime_ns
     with pytest.warns(UserWarning):

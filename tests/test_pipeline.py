@@ -1,10 +1,16 @@
 import json
+import threading
+from pathlib import Path
 
 import pytest
+from sentence_transformers import SentenceTransformer
 
 from tests.conftest import HashTeacher, sentences
 from workbench import pipeline, planning, student
-from workbench.errors import TrainingError
+from workbench._tokens import Tokens
+from workbench.cache import TargetCache
+from workbench.data import Text
+from workbench.errors import DataError, TrainingError
 from workbench.train import TrainingConfig
 
 
@@ -17,7 +23,7 @@ def test_recipes_can_be_printed_copied_and_changed():
     assert (paper.config.batch_size, paper.config.restarts, paper.config.epochs) == (32, 3, 10)
     assert not pipeline.REDACT_MT.bias and pipeline.REDACT_IR.bias
     with pytest.raises(TrainingError, match="nearest are redact-ir"):
-        pipeline.recipe("redact_ir")
+        pipeline.find_recipe("redact_ir")
 
 
 def test_few_texts_are_passed_over_more_often():
@@ -47,3 +53,135 @@ def test_speeds_are_measured_with_the_real_thing(tiny_model):
     assert 100 <= len(teacher.encoded) <= 108
     with pytest.raises(TrainingError, match="too few"):
         planning.measure(teacher, model, sentences(5), TrainingConfig())
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch, tiny_model, other_tiny_model):
+    """Options of `distill` for tiny models, a few steps, and a folder of its own."""
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "home"))
+    return {
+        "teacher": str(other_tiny_model), "base": str(tiny_model), "max_length": 40, "epochs": 1, "progress": False,
+        "precision": "float32",
+    }  # fmt: skip
+
+
+def forbid(monkeypatch, what):
+    def never(*_, **__):
+        raise AssertionError("this must not run again")
+
+    monkeypatch.setattr(what, never)
+
+
+def test_texts_become_a_student_and_the_same_call_returns_it(tiny, monkeypatch):
+    texts = sentences(60, seed=8)
+    first = pipeline.distill(texts, **tiny)
+    assert isinstance(first, SentenceTransformer) and first.get_embedding_dimension() == 48 and not first.training
+    forbid(monkeypatch, "workbench.pipeline.train_student")
+    forbid(monkeypatch, "workbench.student.fit_head")
+    again = pipeline.distill(texts, **tiny)
+    for name, tensor in first.state_dict().items():
+        assert tensor.equal(again.state_dict()[name])
+    (folder,) = (Path(pipeline.home()) / "students").iterdir()
+    found = student.read_provenance(folder)
+    assert folder.name.startswith("in-domain-") and found["finished"] and found["base"] == tiny["base"]
+    assert found["head_fit"]["texts"] > 0 and found["settings"]["epochs"] == 1
+    with pytest.raises(AssertionError, match="not run again"):
+        pipeline.distill(texts, **tiny | {"seed": 1})
+
+
+def test_plain_strings_and_one_role_are_enough(tiny, tmp_path):
+    plain = [f"{text.text} and the garden by the river" for text in sentences(20, seed=8)]
+    student_of = pipeline.distill(plain, **tiny, output=tmp_path / "mine")
+    assert student_of.encode_query(["a garden"]).shape == (1, 48)
+    roles = student.read_provenance(tmp_path / "mine")["texts_by_role"]
+    assert 15 <= roles["document"] <= 20 and roles["query"] > 20  # cropped from the documents
+    queries = [Text(text, "query") for text in plain]
+    with pytest.warns(UserWarning, match="no document among"):
+        pipeline.distill(queries, **tiny, output=tmp_path / "queries")
+
+
+@pytest.mark.parametrize(
+    ("texts", "kind", "words"),
+    [
+        (["one sentence about bread"], TrainingError, "1 different text is too few .* at least 20"),
+        (["the same"] * 50, TrainingError, "1 different text is too few"),
+        ([f"text {i}" for i in range(19)], TrainingError, "19 different texts are too few"),
+        ([], DataError, "no texts"),
+        ([" "] * 30, DataError, "no texts"),
+        ([1, 2], DataError, "int"),
+        (None, DataError, "NoneType|None"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*blank")
+def test_what_cannot_be_distilled_is_said_in_a_sentence(tiny, texts, kind, words):
+    with pytest.raises(kind, match=words):
+        pipeline.distill(texts, **tiny)
+
+
+def test_wrong_changes_are_said_in_a_sentence(tiny):
+    with pytest.raises(TrainingError, match="no learning_rat.* it has base, .*learning_rate"):
+        pipeline.distill(sentences(30), **tiny, learning_rat=1)
+    with pytest.raises(TrainingError, match="must be closed-form or random"):
+        pipeline.distill(sentences(30), **tiny, start="warm")
+    with pytest.raises(TrainingError, match="no recipe 'turo'; the nearest are tour"):
+        pipeline.distill(sentences(30), **tiny, recipe="turo")
+    changed = pipeline.TOUR.change(learning_rate=1e-6, epochs=3, base=None)
+    assert (
+        changed.config.final_learning_rate == 1e-6 and changed.config.epochs == 3 and changed.base == pipeline.TOUR.base
+    )
+    assert pipeline.IN_DOMAIN.change(epochs=3).steps == 0  # the passes that were asked for
+    assert pipeline.find_recipe(None, 300).name == "in-domain" and pipeline.find_recipe(None, 9000).name == "tour"
+
+
+def test_a_stopped_run_continues_without_fitting_the_head_again(tiny, tmp_path, monkeypatch):
+    texts, stop = sentences(200, seed=8), threading.Event()
+    cache = TargetCache(tmp_path / "cache", tiny["teacher"])
+    recipe = pipeline.TOUR.change(base=tiny["base"], max_length=40, precision="float32", epochs=2)
+
+    def run(output, **more):
+        return pipeline.run(texts, cache, recipe, tmp_path / output, progress=False, **more)
+
+    whole = run("whole", start_output=tmp_path / "start")
+    assert (tmp_path / "start" / "modules.json").is_file()
+    stopped = run("parts", stop=stop, on_step=lambda step: step.step == 7 and stop.set())
+    assert stopped.result.stopped and not stopped.provenance["finished"]
+    forbid(monkeypatch, "workbench.student.fit_head")
+    done = run("parts")
+    assert done.provenance["finished"] and done.provenance["head_fit"] == whole.provenance["head_fit"]
+    for name, tensor in whole.student.state_dict().items():
+        assert tensor.equal(done.student.state_dict()[name])
+    assert not list(tmp_path.glob(".parts*"))
+    stop.set()
+    with pytest.raises(TrainingError, match="stopped; what is finished is kept"):
+        run("other", stop=stop)
+
+
+def test_a_damaged_student_is_made_again(tiny, tmp_path):
+    texts = sentences(40, seed=8)
+    pipeline.distill(texts, **tiny, output=tmp_path / "mine")
+    (tmp_path / "mine" / "model.safetensors").write_bytes(b"cut short")
+    with pytest.warns(UserWarning, match="mine is made again"):
+        pipeline.distill(texts, **tiny, output=tmp_path / "mine")
+    assert student.load(tmp_path / "mine")
+
+
+def test_a_closed_form_head_alone_is_a_student(tiny, tmp_path):
+    cache = TargetCache(tmp_path / "cache", tiny["teacher"])
+    recipe = pipeline.TOUR.change(base=tiny["base"], max_length=40)
+    made = pipeline.run(sentences(40), cache, recipe, tmp_path / "start", train=False, progress=False)
+    assert made.result is None and made.provenance["settings"] is None and made.provenance["head_fit"]["texts"] == 40
+
+
+def test_each_text_is_hashed_and_tokenized_once(tiny, tmp_path, monkeypatch):
+    forbid(monkeypatch, "workbench.train.digest_of")
+    hashed, tokenized, of_texts = [], [], Tokens.__init__
+    key = TargetCache._key
+    monkeypatch.setattr(TargetCache, "_key", lambda self, text: hashed.append(text) or key(self, text))
+    monkeypatch.setattr(
+        Tokens, "__init__", lambda self, model, texts: tokenized.append(len(texts)) or of_texts(self, model, texts)
+    )
+    cache = TargetCache(tmp_path / "cache", tiny["teacher"])
+    recipe = pipeline.TOUR.change(base=tiny["base"], max_length=40)
+    texts = sentences(240)
+    pipeline.run(texts, cache, recipe, tmp_path / "one", progress=False)
+    assert len(hashed) == len(texts) and tokenized == [228]  # twelve are held out

@@ -91,10 +91,10 @@ class Checkpoints:
                 f"the checkpoint of step {run.step:,} cannot be written to {self.folder}: {error}. "
                 "The one before is intact: make room and run again to continue from it."
             ) from None
-        complete = self._complete()
+        found = complete(self.folder)
         # A later step is of a run that was started over from an earlier one.
-        kept = [folder for folder in complete if folder.name <= final.name][-2:]
-        for other in set(complete) - set(kept):
+        kept = [folder for folder in found if folder.name <= final.name][-2:]
+        for other in set(found) - set(kept):
             shutil.rmtree(other, ignore_errors=True)
 
     def restore(self) -> None:
@@ -104,7 +104,7 @@ class Checkpoints:
             TrainingError: the checkpoint is of another run, or all are damaged.
         """
         run, damage = self.run, None
-        for newest in reversed(self._complete()):
+        for newest in reversed(complete(self.folder)):
             try:
                 state = _checked(newest)
                 break
@@ -141,8 +141,10 @@ class Checkpoints:
         run.step, run.best_step, run.best_loss = state["step"], state["best_step"], state["best_loss"]
         run.history, run.best = state["history"], best
 
-    def _complete(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("step-*") if (path / "state.json").is_file())
+
+def complete(folder: Path) -> list[Path]:
+    """Return the complete checkpoints of a folder, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
 
 
 def _checked(folder: Path) -> dict:

@@ -1,104 +1,330 @@
-"""Named settings: what to distill from what, and how."""
+"""The one way from texts to a student: fill the cache, fit the head, train, save."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
-from difflib import get_close_matches
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from pathlib import Path
 
+import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from workbench import models, student
-from workbench.cache import TargetCache
-from workbench.errors import TrainingError
-from workbench.train import TrainingConfig
+from workbench import _checkpoints, data, models, student
+from workbench._progress import CacheBar, TrainingBar
+from workbench._recipes import (
+    IN_DOMAIN,
+    RECIPES,
+    REDACT_IR,
+    REDACT_IR_FAST,
+    REDACT_MT,
+    REDACT_MT_FAST,
+    TOUR,
+    TOUR_DOCUMENTS,
+    Recipe,
+    find_recipe,
+)
+from workbench._stored import StoredTexts, hold
+from workbench._tokens import Tokens
+from workbench._util import home, write_json
+from workbench.cache import Progress, TargetCache
+from workbench.data import Role, Text
+from workbench.errors import TeacherError, TrainingError, WorkbenchError
+from workbench.teachers import Teacher
+from workbench.train import Result, TrainingStep, provenance, train_student
+
+__all__ = [
+    "IN_DOMAIN", "RECIPES", "REDACT_IR", "REDACT_IR_FAST", "REDACT_MT", "REDACT_MT_FAST", "TOUR", "TOUR_DOCUMENTS",
+    "Distilled", "Recipe", "distill", "fill", "find_recipe", "prepare", "run", "teacher_of",
+]  # fmt: skip
+
+LEAST_TEXTS = 20  # different texts that a student can be made of
+_CROPPED = 1000  # documents that queries are cropped from, where there are no queries
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Everything that decides a student besides its texts.
+class Distilled:
+    """What `run` made.
 
     Attributes:
-        name: what reports call it.
-        teacher: model that makes the targets.
-        base: model whose transformer the student starts from.
-        max_length: tokens that teacher and student read of a text.
-        bias: whether the student's head has one.
-        prompts: role to the teacher's prompt; what the teacher's own files say if None.
-        start: of the head, "closed-form" or "random".
-        config: how to train.
-        steps: of training at least: there are more passes over few texts (`TrainingConfig.with_steps`).
-        texts: to learn from at least: fewer documents are joined by pieces of theirs (`data.add_cropped_queries`).
+        student: in evaluation mode; the best one so far where training was stopped.
+        folder: where it was saved.
+        provenance: how it was made, as in `provenance.json`.
+        result: of the training; None if there was none in this run.
     """
 
-    name: str
-    teacher: str = models.MPNET
-    base: str = models.MINILM
-    max_length: int = 128
-    bias: bool = True
-    prompts: dict[str, str] | None = None
-    start: str = "closed-form"
-    config: TrainingConfig = field(default_factory=TrainingConfig)
-    steps: int = 0
-    texts: int = 0
-
-    def as_dict(self) -> dict:
-        """Return the recipe as JSON values."""
-        return asdict(self)
-
-    def student(self, cache: TargetCache) -> SentenceTransformer:
-        """Return the student for a cache's targets, its head still at random."""
-        return student.build(
-            self.base,
-            cache.dimension,
-            normalize=cache.identity["normalize"],
-            bias=self.bias,
-            max_length=self.max_length,
-            prompts=cache.prompts,
-            seed=self.config.seed,
-        )
+    student: SentenceTransformer
+    folder: Path
+    provenance: dict
+    result: Result | None = None
 
 
-# Minutes on two cores.
-TOUR = Recipe("tour", max_length=96)
-# For the documents of one subject, within half an hour on two cores. Few of them are read again and again, and a few
-# hundred are too few by themselves.
-IN_DOMAIN = replace(
-    TOUR, name="in-domain", config=replace(TOUR.config, epochs=4, evaluations=1), steps=1200, texts=1000
-)
-# The documents of the tour: queries are six times shorter, so all of them are used.
-TOUR_DOCUMENTS = 2000
+def distill(
+    texts: object,
+    teacher: object = None,
+    *,
+    base: str | None = None,
+    recipe: str | Recipe | None = None,
+    output: str | Path | None = None,
+    held_out: Sequence[Text | str] | None = None,
+    progress: bool = True,
+    stop: threading.Event | None = None,
+    resume: bool = True,
+    **changes: object,
+) -> SentenceTransformer:
+    """Train a small model to embed texts where a large one does, and return it.
 
-_PAPER = TrainingConfig(
-    batch_size=32, learning_rate=1e-4, final_learning_rate=1e-5, epochs=10, restarts=3, checkpoint_steps=500
-)
-_SEARCH = {"query": "Represent this sentence for searching relevant passages: "}
+    Targets are cached and training writes checkpoints: the same call continues where an earlier one was stopped, and
+    returns the finished student at once.
 
-# The paper's two students (arXiv 2509.12539): its teachers, prompts, heads, batch size, learning rates and restarts. It
-# states neither training length nor precision: 128 tokens and float32 are ours. Weeks on two cores.
-REDACT_IR = Recipe(
-    "redact-ir",
-    teacher="Snowflake/snowflake-arctic-embed-m-v1.5",
-    prompts=_SEARCH,
-    start="random",
-    config=replace(_PAPER, group_by_length=False, precision="float32"),
-)
-REDACT_MT = replace(REDACT_IR, name="redact-mt", teacher="mixedbread-ai/mxbai-embed-large-v1", bias=False)
-
-# The same with what `python -m bench.ablation` shows to help: the closed-form start, batches of like lengths and bfloat16.
-_FASTER = {"start": "closed-form", "config": _PAPER}
-REDACT_IR_FAST = replace(REDACT_IR, name="redact-ir-fast", **_FASTER)
-REDACT_MT_FAST = replace(REDACT_MT, name="redact-mt-fast", **_FASTER)
-
-RECIPES = {recipe.name: recipe for recipe in (TOUR, IN_DOMAIN, REDACT_IR, REDACT_IR_FAST, REDACT_MT, REDACT_MT_FAST)}
-
-
-def recipe(name: str) -> Recipe:
-    """Return a recipe by its name.
+    Args:
+        texts: what `data.read_texts` takes: a list of strings or `Text`s, a file, a folder, a data set; at least 20
+            different ones. Plain strings are documents. Without any query, queries are cropped from them.
+        teacher: a model's name or folder, "openai:MODEL", or anything else that `Teacher` takes; the recipe's if None.
+        base: the small model to start from; the recipe's if None.
+        recipe: "tour", "in-domain" or another of `RECIPES`, or a `Recipe`. By default in-domain (many passes) for
+            fewer than 5,000 texts, and tour (two passes) for more.
+        output: folder for the student; by default one below `students/` in the workbench's folder.
+        held_out: texts to choose the best student by; a twentieth of `texts`, 500 at most, if None.
+        progress: show bars.
+        stop: when set, the run ends at the next safe point.
+        resume: use what an earlier call of the same identity made; False starts over.
+        **changes: values of the recipe to change, such as `max_length=64`, `epochs=1` or `seed=7`.
 
     Raises:
-        TrainingError: there is none; the message has the nearest names.
+        DataError: no texts, or something that is not texts.
+        TrainingError: too few texts, a value that makes no sense, or the run was stopped before training.
+        ModelError: a model cannot be found or loaded.
+        TeacherError: the teacher cannot be used.
+
+    Example:
+        >>> student = wb.distill(texts, teacher, base=base, max_length=40, epochs=1, progress=False)
+        >>> student.encode_query("where does the river begin?").shape == (teacher.dimension,)
+        True
     """
-    if name not in RECIPES:
-        near = get_close_matches(name, RECIPES, cutoff=0.3) or RECIPES
-        raise TrainingError(f"there is no recipe {name!r}; the nearest are {', '.join(near)}")
-    return RECIPES[name]
+    lesson, recipe = prepare(data.read_texts(texts), recipe, base=base, **changes)
+    cache = TargetCache(home() / "cache", teacher_of(teacher, recipe))
+    return run(
+        lesson,
+        cache,
+        recipe,
+        output,
+        source=str(texts) if isinstance(texts, str | Path) else "a list of texts",
+        held_out=None if held_out is None else data.as_texts(held_out, "held_out"),
+        progress=progress,
+        resume=resume,
+        stop=stop,
+    ).student
+
+
+def run(
+    texts: Sequence[Text],
+    cache: TargetCache,
+    recipe: Recipe,
+    output: str | Path | None = None,
+    *,
+    source: str = "",
+    held_out: Sequence[Text] | None = None,
+    start_output: str | Path | None = None,
+    train: bool = True,
+    progress: bool = True,
+    resume: bool = True,
+    on_start: Callable[[SentenceTransformer], None] | None = None,
+    on_step: Callable[[TrainingStep], None] | None = None,
+    stop: threading.Event | None = None,
+) -> Distilled:
+    """Make the student of a recipe, or load the one that an earlier call of the same identity finished.
+
+    The identity covers recipe, teacher, base and the exact texts. Under `torchrun` the first process writes.
+
+    Args:
+        texts: to learn from, see `prepare`.
+        cache: of the teacher's targets; missing ones are made.
+        recipe: how to make the student. Its `steps` are turned into passes here.
+        output: folder for the student; one below `students/` in the workbench's folder, named by the identity, if None.
+        source: where the texts are from, for the provenance.
+        held_out: to choose the best student by; a twentieth of `texts`, 500 at most, if None, and none if empty.
+        start_output: folder for the student as it is before training; not saved if None.
+        train: False leaves it at the closed-form head.
+        progress: show bars and what an API teacher will cost.
+        resume: continue from a checkpoint, or load a finished student; False starts over.
+        on_start: called before training with the student, which training changes in place.
+        on_step: called after every training step and evaluation.
+        stop: when set, the run ends at the next safe point.
+
+    Raises:
+        TrainingError: too few texts, or it was stopped before training.
+        ModelError: the output folder holds something else.
+    """
+    split_off = held_out is None
+    keys = cache.keys(texts)
+    kept = keys[:0] if split_off else cache.keys(held_out)  # each text is hashed once
+    recipe = replace(recipe, config=recipe.config.with_steps(recipe.steps, len(texts)), teacher=cache.teacher.name)
+    base = models.resolve(recipe.base)
+    parts = [recipe.as_dict(), cache.identity, base.fingerprint, train, split_off]
+    parts += [hashlib.sha256(some.tobytes()).hexdigest() for some in (keys, kept)]
+    identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    output = student.check_folder(output or home() / "students" / f"{recipe.name}-{identity[:12]}")
+    start_output = start_output and student.check_folder(start_output)
+    if resume and (finished := _finished(output, identity)) and (not start_output or _finished(start_output, identity)):
+        return finished
+
+    for some, known in ((texts, keys), (held_out, kept)):
+        if some:
+            fill(cache, some, keys=known, progress=progress, stop=stop)
+        if stop is not None and stop.is_set():
+            raise TrainingError("stopped; what is finished is kept, and the same command goes on from here")
+    if split_off and train:
+        texts, keys, held_out, kept = _split(texts, keys)
+    targets = cache.targets(texts, keys=keys)
+    model = recipe.student(cache)
+    tokens = Tokens(model, texts)
+
+    # Hidden, and named after the output: it is found again, and never taken for the student.
+    checkpoints = output.with_name(f".{output.name}-checkpoints") / identity[:12]
+    head_fit, first = None, int(os.environ.get("RANK", "0")) == 0
+    made = {"base": base.name, "source": source, "start": recipe.start}
+
+    def describe(**more: object) -> dict:
+        return provenance(cache, texts, **made, head_fit=head_fit, **more) | {"run": identity}
+
+    if train and resume and _checkpoints.complete(checkpoints):  # its weights replace these ones
+        with contextlib.suppress(OSError, ValueError):
+            head_fit = student.HeadFit(**json.loads((checkpoints / "head_fit.json").read_text()))
+    else:
+        if recipe.start == "closed-form" or not train:
+            head_fit = student.fit_head(model, texts, targets, tokens=tokens)
+        if first and train and head_fit:
+            write_json(checkpoints / "head_fit.json", asdict(head_fit))
+        if first and start_output:
+            student.save(model, start_output, describe())
+    if not train:
+        return Distilled(model.eval(), student.save(model, output, describe()), describe())
+
+    if on_start:
+        on_start(model)
+    with TrainingBar() if progress else contextlib.nullcontext() as bar:
+        shown = [each for each in (bar, on_step) if each]
+        result = train_student(
+            model,
+            texts,
+            targets,
+            recipe.config,
+            held_out=(held_out, cache.targets(held_out, keys=kept)) if held_out else None,
+            checkpoints=checkpoints,
+            resume=resume,
+            on_step=lambda step: [show(step) for show in shown],
+            stop=stop,
+            tokens=tokens,
+            digest=hashlib.sha256(keys.tobytes()).hexdigest(),
+        )
+    found = describe(config=recipe.config, result=result)
+    if first:
+        student.save(model, output, found)
+        if not result.stopped:
+            shutil.rmtree(checkpoints.parent, ignore_errors=True)
+    return Distilled(model, output, found, result)
+
+
+def _finished(folder: Path, identity: str) -> Distilled | None:
+    """Return the student of this very run, if it is there and whole."""
+    try:
+        found = student.read_provenance(folder)
+        if found.get("run") != identity or not found.get("finished"):
+            return None
+        return Distilled(student.load(folder).eval(), folder, found)
+    except WorkbenchError as error:
+        warnings.warn(f"{folder} is made again: {error}", stacklevel=3)
+        return None
+
+
+def fill(
+    cache: TargetCache,
+    texts: Iterable[Text],
+    *,
+    keys: np.ndarray | None = None,
+    progress: bool = True,
+    stop: threading.Event | None = None,
+) -> Progress:
+    """Fill a cache with a bar; say what an API teacher will cost and has cost.
+
+    Arguments are those of `TargetCache.fill`.
+
+    Raises:
+        TeacherError: several processes would each pay an API.
+    """
+    teacher = cache.teacher
+    if teacher.usage is not None:
+        missing = cache.missing(texts, keys=keys) if isinstance(texts, Sequence) else None  # unknown for a stream
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and missing != []:
+            raise TeacherError(
+                "each process would ask the API by itself, with a budget and limits of its own: run workbench cache with "
+                "these texts first, in one process"
+            )
+        if progress and missing is not None:
+            print(teacher.estimate(missing), file=sys.stderr)
+    if not progress:
+        return cache.fill(texts, keys=keys, stop=stop)
+    try:
+        with CacheBar("teacher") as bar:
+            return cache.fill(texts, keys=keys, on_plan=bar.plan, on_progress=bar.progress, stop=stop)
+    finally:
+        if teacher.usage is not None:
+            print(teacher.usage, file=sys.stderr)
+
+
+def teacher_of(source: object, recipe: Recipe) -> Teacher:
+    """Return the teacher of a source, the recipe's if None; a named model gets the recipe's prompts and length."""
+    source = recipe.teacher if source is None else source
+    if not isinstance(source, str | Path):
+        return Teacher(source)
+    local = ":" not in str(source)[2:] or Path(source).expanduser().exists()
+    return Teacher(source, prompts=recipe.prompts, **({"max_length": recipe.max_length} if local else {}))
+
+
+def prepare(
+    texts: Sequence[Text], recipe: str | Recipe | None = None, *, crop: bool = True, **changes: object
+) -> tuple[Sequence[Text], Recipe]:
+    """Return the texts that a student learns from, and the recipe.
+
+    Queries are cropped from documents where there are fewer texts than the recipe wants, or no query among them.
+
+    Args:
+        texts: what `data.read_texts` returned.
+        recipe: see `find_recipe`.
+        crop: whether to add queries.
+        **changes: see `Recipe.change`.
+
+    Raises:
+        TrainingError: fewer than 20 texts, or a value of the recipe that makes no sense.
+    """
+    recipe = find_recipe(recipe, len(texts)).change(**changes)
+    if len(texts) < LEAST_TEXTS:
+        raise TrainingError(
+            f"{len(texts)} different text{'s are' if len(texts) > 1 else ' is'} too few to distill from: at least "
+            f"{LEAST_TEXTS} are needed, and some hundreds make a useful student"
+        )
+    if crop and len(texts) < recipe.texts:
+        return data.add_cropped_queries(texts, recipe.texts), recipe
+    if crop and not any(text.role is Role.QUERY for text in texts):
+        return hold(chain(texts, data.crop_queries(texts[:_CROPPED])), data.IN_MEMORY), recipe
+    return texts, recipe
+
+
+def _split(texts: Sequence[Text], keys: np.ndarray) -> tuple[Sequence[Text], np.ndarray, list[Text], np.ndarray]:
+    """Return training texts and held-out texts, each with keys: a twentieth, 500 at most, whatever the texts' order."""
+    unique, first = np.unique(keys, return_index=True)
+    kept_out = min(500, len(unique) // 20)
+    if not kept_out:
+        raise TrainingError(f"{len(unique)} different texts are too few: at least {LEAST_TEXTS} are needed")
+    rows = np.flatnonzero(keys > unique[kept_out - 1])
+    rest = texts.subset(rows) if isinstance(texts, StoredTexts) else [texts[i] for i in rows]
+    return rest, keys[rows], [texts[i] for i in first[:kept_out]], unique[:kept_out]

@@ -43,8 +43,8 @@ class Speeds:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is ahead.
+class TrainingPlan:
+    """What a training will take.
 
     Attributes:
         texts: different texts to learn from.
@@ -88,7 +88,9 @@ class Plan:
         )
 
 
-def plan(config: TrainingConfig, speeds: Speeds, texts: int, dimension: int, missing: int | None = None) -> Plan:
+def plan(
+    config: TrainingConfig, speeds: Speeds, texts: int, dimension: int, missing: int | None = None
+) -> TrainingPlan:
     """Say what training on so many texts will take.
 
     Args:
@@ -101,7 +103,7 @@ def plan(config: TrainingConfig, speeds: Speeds, texts: int, dimension: int, mis
     missing = texts if missing is None else missing
     passes = config.epochs * config.restarts
     steps = -(-texts // config.batch_size) * passes
-    return Plan(texts, missing, missing * (2 * dimension + 16), passes, steps, speeds)  # 16 bytes of key
+    return TrainingPlan(texts, missing, missing * (2 * dimension + 16), passes, steps, speeds)  # 16 bytes of key
 
 
 def measure(

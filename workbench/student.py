@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
@@ -19,8 +16,9 @@ from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
 
 from workbench import models
 from workbench._tokens import Tokens
+from workbench._util import whole_folder
 from workbench.data import Text
-from workbench.errors import ModelError, TrainingError
+from workbench.errors import ModelError, TrainingError, WorkbenchError
 
 RIDGE_ALPHAS = tuple(10.0**power for power in range(-6, 2))
 LEAST_TEXTS = 10  # for a closed-form start
@@ -106,10 +104,9 @@ def fit_head(
 ) -> HeadFit:
     """Set the student's head to the ridge regression of the targets on its pooled features.
 
-    W = (H'H + a n v I)^-1 H'Y on centered features H and targets Y (Hoerl and Kennard, 1970), where v
-    is the mean variance of the features; without a bias nothing is centered. A tenth of the texts
-    chooses the strength a by the loss after Normalize, which is the loss of training. Then all
-    of them make the final fit.
+    W = (H'H + a n v I)^-1 H'Y on centered features H and targets Y (Hoerl and Kennard, 1970), where v is the mean
+    variance of the features; without a bias nothing is centered. A tenth of the texts chooses the strength a by the
+    loss after Normalize, which is the loss of training. Then all of them make the final fit.
 
     Args:
         student: changed in place.
@@ -176,10 +173,7 @@ def ridge(
 
 @torch.inference_mode()
 def pooled(
-    student: SentenceTransformer,
-    texts: Sequence[Text],
-    rows: np.ndarray | None = None,
-    tokens: Tokens | None = None,
+    student: SentenceTransformer, texts: Sequence[Text], rows: np.ndarray | None = None, tokens: Tokens | None = None
 ) -> np.ndarray:
     """Return the pooled features that the head gets, float32 of shape (m, width of the backbone).
 
@@ -234,17 +228,11 @@ def save(student: SentenceTransformer, folder: str | Path, provenance: Mapping[s
     """
     folder = check_folder(folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-            written, replaced = Path(scratch, "new"), Path(scratch, "old")
-            student.save_pretrained(str(written), create_model_card=False)
+        with whole_folder(folder) as scratch:
+            student.save_pretrained(str(scratch), create_model_card=False)
             if provenance is not None:
-                (written / models.PROVENANCE).write_text(json.dumps(dict(provenance), indent=2) + "\n")
-            if folder.exists():
-                os.rename(folder, replaced)
-            os.rename(written, folder)
-            shutil.rmtree(replaced, ignore_errors=True)
-    except (OSError, SafetensorError) as error:
+                (scratch / models.PROVENANCE).write_text(json.dumps(dict(provenance), indent=2) + "\n")
+    except (OSError, SafetensorError, WorkbenchError) as error:
         raise ModelError(f"the student cannot be saved to {folder}: {error}") from None
     return folder
 

@@ -83,9 +83,8 @@ class TrainingConfig:
                 raise TrainingError(f"{name} is {getattr(self, name)}; at least 1 is needed")
         if not 0 < self.final_learning_rate <= self.learning_rate:
             raise TrainingError("learning rates must satisfy 0 < final_learning_rate <= learning_rate")
-        if not (
-            0 <= self.seed < 2**32 and self.weight_decay >= 0 and (self.max_grad_norm is None or self.max_grad_norm > 0)
-        ):
+        clipped = self.max_grad_norm is None or self.max_grad_norm > 0
+        if not (0 <= self.seed < 2**32 and self.weight_decay >= 0 and clipped):
             raise TrainingError("seed, weight_decay and max_grad_norm must not be negative (seed below 2**32)")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise TrainingError(f"dropout is {self.dropout}; from 0 to below 1 is possible")
@@ -166,11 +165,9 @@ def train_student(
     Args:
         student: from `student.build`, best after `student.fit_head`.
         texts: n training texts with their roles.
-        targets: anything that indexes like an array of shape (n, dimension), such as cached
-            `Targets`.
+        targets: anything that indexes like an array of shape (n, dimension), such as cached `Targets`.
         config: how to train.
-        held_out: texts and targets kept out of training, to choose the best student by; without
-            them the last one is kept.
+        held_out: texts and targets to choose the best student by; without them the last one is kept.
         checkpoints: folder for checkpoints; None keeps nothing on disk.
         resume: continue from a checkpoint in that folder, if it is of this very run.
         on_step: called after every step and evaluation.
@@ -179,8 +176,7 @@ def train_student(
         digest: identifies the texts in a checkpoint; a hash of the texts if None.
 
     Raises:
-        TrainingError: a check before the start failed, a checkpoint is of another run, or the loss
-            became NaN or infinite.
+        TrainingError: a check failed, a checkpoint is of another run, or the loss became NaN or infinite.
     """
     check(student, texts, targets, held_out, batch_size=config.batch_size, tokens=tokens)
     accelerator = Accelerator(cpu=student.device.type == "cpu")
@@ -383,8 +379,8 @@ def _dropout(student: SentenceTransformer, probability: float | None) -> Iterato
 def digest_of(texts: Sequence[Text]) -> str:
     """Return a hash of texts and roles, in their order, as hex digits."""
     digest = hashlib.sha256()
-    for number, text in enumerate(texts):
-        digest.update(f"{chr(0) if number else ''}{text.role}:{text.text}".encode())
+    for text in texts:
+        digest.update(f"{text.role}:{text.text}\0".encode())
     return digest.hexdigest()
 
 
@@ -392,7 +388,6 @@ def provenance(
     cache: TargetCache,
     texts: Sequence[Text],
     *,
-    teacher: str,
     base: str,
     source: str,
     start: str = "closed-form",
@@ -404,9 +399,8 @@ def provenance(
     """Describe how a student was made, as JSON values: for `student.save`, and what a model card is written from.
 
     Args:
-        cache: of the targets.
+        cache: of the targets; it knows the teacher.
         texts: the training texts.
-        teacher: the teacher's name.
         base: name of the model that the student started from.
         source: where the texts are from, in words or as the command line has it.
         start: how the head started, "closed-form" or "random".
@@ -418,7 +412,7 @@ def provenance(
     evaluations = "[]" if result is None else result.history.dropna(subset=["held_out_loss"]).to_json(orient="records")
     return {
         "teacher": cache.identity,
-        "teacher_name": teacher,
+        "teacher_name": cache.teacher.name,
         "fingerprint": cache.identity.get("fingerprint"),
         "base": base,
         "texts": source,

@@ -1,0 +1,151 @@
+"""Recipes: everything that decides a student besides its texts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from sentence_transformers import SentenceTransformer
+
+from workbench import models, student
+from workbench.errors import TrainingError
+from workbench.train import TrainingConfig
+
+if TYPE_CHECKING:
+    from workbench.cache import TargetCache
+
+FEW_TEXTS = 5000  # below this many, "in-domain" is the default recipe: many passes, cropped queries
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a student besides its texts.
+
+    Example:
+        >>> from workbench.pipeline import TOUR
+        >>> recipe = TOUR.change(base=base, epochs=1, seed=7)
+        >>> recipe.config.epochs
+        1
+
+    Attributes:
+        name: what reports call it.
+        teacher: model that makes the targets.
+        base: model whose transformer the student starts from.
+        max_length: tokens that teacher and student read of a text.
+        bias: whether the student's head has a bias.
+        prompts: role to the teacher's prompt; the prompts of the teacher's own files if None.
+        start: of the head, "closed-form" or "random".
+        config: how to train.
+        steps: least number of training steps: few texts are passed over more often (`TrainingConfig.with_steps`).
+        texts: least number of texts: queries cropped from the documents make up for what is missing.
+    """
+
+    name: str
+    teacher: str = models.MPNET
+    base: str = models.MINILM
+    max_length: int = 128
+    bias: bool = True
+    prompts: dict[str, str] | None = None
+    start: str = "closed-form"
+    config: TrainingConfig = field(default_factory=TrainingConfig)
+    steps: int = 0
+    texts: int = 0
+
+    def __post_init__(self) -> None:
+        if self.start not in ("closed-form", "random"):
+            raise TrainingError(f"start {self.start!r}: it must be closed-form or random")
+
+    def as_dict(self) -> dict:
+        """Return the recipe as JSON values."""
+        return asdict(self)
+
+    def change(self, **changes: object) -> Recipe:
+        """Return the recipe with other values, of its own fields or of its training configuration.
+
+        None leaves a value as it is. A given number of `epochs` is not raised to `steps`, and the final learning rate
+        never exceeds the first one.
+
+        Raises:
+            TrainingError: no such value, or one that is out of range.
+        """
+        changes = {name: value for name, value in changes.items() if value is not None}
+        own, training = ({each.name for each in fields(kind)} for kind in (Recipe, TrainingConfig))
+        if unknown := sorted(set(changes) - own - training):
+            raise TrainingError(
+                f"a recipe has no {', '.join(unknown)}; it has {', '.join(sorted((own | training) - {'config'}))}"
+            )
+        if "epochs" in changes:
+            changes.setdefault("steps", 0)
+        if "learning_rate" in changes:
+            lowest = min(self.config.final_learning_rate, changes["learning_rate"])
+            changes.setdefault("final_learning_rate", lowest)
+        config = replace(self.config, **{name: value for name, value in changes.items() if name in training})
+        return replace(self, **{"config": config} | {name: value for name, value in changes.items() if name in own})
+
+    def student(self, cache: TargetCache) -> SentenceTransformer:
+        """Return an untrained student for a cache's targets; its head is random."""
+        return student.build(
+            self.base,
+            cache.dimension,
+            normalize=cache.identity["normalize"],
+            bias=self.bias,
+            max_length=self.max_length,
+            prompts=cache.prompts,
+            seed=self.config.seed,
+        )
+
+
+# Minutes on two cores.
+TOUR = Recipe("tour", max_length=96)
+# For the documents of one subject, within half an hour on two cores. Few of them are read again and again, and a few
+# hundred are too few by themselves.
+IN_DOMAIN = replace(
+    TOUR, name="in-domain", config=replace(TOUR.config, epochs=4, evaluations=1), steps=1200, texts=1000
+)
+# The documents of the tour: queries are six times shorter, so all of them are used.
+TOUR_DOCUMENTS = 2000
+
+_PAPER = TrainingConfig(
+    batch_size=32, learning_rate=1e-4, final_learning_rate=1e-5, epochs=10, restarts=3, checkpoint_steps=500
+)
+_SEARCH = {"query": "Represent this sentence for searching relevant passages: "}
+
+# The paper's two students (arXiv 2509.12539): its teachers, prompts, heads, batch size, learning rates and restarts. It
+# states neither training length nor precision: 128 tokens and float32 are ours. Weeks on two cores.
+REDACT_IR = Recipe(
+    "redact-ir",
+    teacher="Snowflake/snowflake-arctic-embed-m-v1.5",
+    prompts=_SEARCH,
+    start="random",
+    config=replace(_PAPER, group_by_length=False, precision="float32"),
+)
+REDACT_MT = replace(REDACT_IR, name="redact-mt", teacher="mixedbread-ai/mxbai-embed-large-v1", bias=False)
+
+# The same with what `python -m bench.ablation` shows to help: the closed-form start, batches of similar lengths and
+# bfloat16.
+_FASTER = {"start": "closed-form", "config": _PAPER}
+REDACT_IR_FAST = replace(REDACT_IR, name="redact-ir-fast", **_FASTER)
+REDACT_MT_FAST = replace(REDACT_MT, name="redact-mt-fast", **_FASTER)
+
+RECIPES = {recipe.name: recipe for recipe in (TOUR, IN_DOMAIN, REDACT_IR, REDACT_IR_FAST, REDACT_MT, REDACT_MT_FAST)}
+
+
+def find_recipe(name: str | Recipe | None, texts: int = 0) -> Recipe:
+    """Return a recipe by its name.
+
+    Args:
+        name: of the recipe, or a recipe; None chooses "in-domain" for fewer than 5,000 texts and "tour" for more.
+        texts: how many there are.
+
+    Raises:
+        TrainingError: an unknown name; the message has the nearest ones.
+    """
+    if isinstance(name, Recipe):
+        return name
+    if name is None:
+        return IN_DOMAIN if texts < FEW_TEXTS else TOUR
+    if name not in RECIPES:
+        near = get_close_matches(str(name), RECIPES, cutoff=0.3) or RECIPES
+        raise TrainingError(f"no recipe {name!r}; the nearest are {', '.join(near)}")
+    return RECIPES[name]
