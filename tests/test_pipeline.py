@@ -107,7 +107,7 @@ def test_plain_strings_and_one_role_are_enough(tiny, tmp_path):
         (["the same"] * 50, TrainingError, "1 different text is too few"),
         ([f"text {i}" for i in range(19)], TrainingError, "19 different texts are too few"),
         ([], DataError, "no texts"),
-        ([" "] * 30, DataError, "no texts"),
+        ([" "] * 30, DataError, "all 30 texts are blank"),
         ([1, 2], DataError, "int"),
         (None, DataError, "NoneType|None"),
     ],
