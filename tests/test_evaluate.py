@@ -186,6 +186,8 @@ def test_compare_takes_any_form_of_a_model(tiny_model, tmp_path, monkeypatch):
 def test_compare_reads_files_and_folders(tmp_path, task_folders):
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": t, "role": "document"}) + "\n" for t in TEXTS))
     assert evaluate.compare({"a": WANTED, "b": NEAR}, tmp_path / "texts.jsonl").attrs["texts"] == 40
+    frame = pd.DataFrame({"text": TEXTS, "length": 1})
+    assert evaluate.compare({"a": WANTED, "b": NEAR}, frame).attrs["texts"] == 40
     rng = np.random.default_rng(0)
     pairs = {name: (rng.standard_normal((12, 4)), rng.standard_normal((30, 4))) for name in ("teacher", "student")}
     rows = evaluate.compare(pairs, str(task_folders / "search"))

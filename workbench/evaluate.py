@@ -198,13 +198,11 @@ def compare(
 
     Example:
         >>> import numpy as np
-        >>> from workbench.evaluate import compare
-        >>> vectors = np.eye(3)
-        >>> compare({"teacher": vectors, "student": vectors + 0.1}, ["one", "two", "three"], k=1)["cosine"].round(2)
-        0    1.00
-        1    0.99
-        2    0.99
-        Name: cosine, dtype: float64
+        >>> import workbench as wb
+        >>> wanted = np.eye(3)
+        >>> table = wb.compare({"teacher": wanted, "student": wanted + 0.1}, ["one", "two", "three"])
+        >>> table["cosine"].round(2).tolist()
+        [1.0, 0.99]
     """
     if not isinstance(models, Mapping) or len(models) < 2:
         given = f"{len(models)} models" if isinstance(models, Mapping) else f"an object of type {type(models).__name__}"
@@ -266,9 +264,10 @@ def vectors(model: Any, data: Any) -> Vectors:
 def _data(data: Any) -> RetrievalDataset | Sequence[Text]:
     if isinstance(data, RetrievalDataset):
         return data
-    if isinstance(data, str | Path):
-        return read_dataset(data) if (Path(data) / "qrels").is_dir() else read_texts(data)
-    return as_texts(data)
+    if isinstance(data, str | Path) and (Path(data).expanduser() / "qrels").is_dir():
+        return read_dataset(data)
+    # Only sources that are no sequence are read: `read_texts` drops duplicates, and arrays have a row for each text.
+    return read_texts(data) if isinstance(data, str | Path | pd.DataFrame) else as_texts(data)
 
 
 def _prepared(model: Any, data: RetrievalDataset | Sequence[Text]) -> Any:
