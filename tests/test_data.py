@@ -13,7 +13,7 @@ from workbench import data, docstrings
 from workbench._stored import StoredTexts
 from workbench.data import Role, Text
 from workbench.docstrings import docstring_corpus
-from workbench.errors import DataError
+from workbench.errors import DataError, WorkbenchError
 
 
 def write_beir(folder, documents=None, queries=None, qrels=None):
@@ -190,7 +190,7 @@ def test_lists_tables_and_data_sets_give_texts(monkeypatch):
     frame = pd.DataFrame(ROWS)
     dataset = datasets.Dataset.from_list(ROWS)
     sources = [
-        ROWS, frame, frame.astype("string"), dataset, dataset.to_iterable_dataset(), datasets.DatasetDict(train=dataset),
+        ROWS, frame, pa.Table.from_pylist(ROWS), frame.astype("string"), dataset, dataset.to_iterable_dataset(), datasets.DatasetDict(train=dataset),
         ["two", Text("one", "query"), None], (each for each in [Text("one", "query"), "", "two"]),
     ]  # fmt: skip
     for source in sources:
@@ -458,6 +458,15 @@ def test_data_sets_of_the_hub(tmp_path):
         list(data.stream_texts("nobody/no-such-data-set", column="text", split="test"))
     with pytest.raises(DataError, match="no split 'dev'; it has train"):
         data.read_texts(datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS)), split="dev")
+
+
+def test_the_hub_needs_an_extra_and_the_rest_does_not(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert data.read_texts(write(tmp_path / "t.csv", "text\na\n")) == [Text("a")]
+    with pytest.raises(
+        WorkbenchError, match=r"needs the package datasets: pip install 'teacher-aligned-workbench\[hub\]'"
+    ):
+        data.read_texts("owner/name", column="text")
 
 
 @pytest.mark.parametrize("source", [None, 3, ["a"], b"x"])

@@ -178,6 +178,8 @@ def _row_parts(
         return
     if isinstance(source, RetrievalDataset):
         source = source.document_texts()
+    if type(source).__module__.startswith("pyarrow."):
+        source = source.to_pandas()
     if type(source).__module__.startswith("datasets."):
         yield "", _dataset_rows(source, column, split)
     elif (names := getattr(source, "columns", None)) is not None:

@@ -1,4 +1,4 @@
-"""A training corpus that is on every machine: the docstrings of installed libraries."""
+"""A training corpus that every machine has: the docstrings of installed libraries."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from workbench._retrieval import RetrievalDataset
 from workbench._texts import Role, Text
 from workbench.errors import DataError
 
-# Large, carefully documented libraries that this project's own dependencies bring along, so that the
-# corpus is the same wherever the same versions are installed.
+# Large, carefully documented libraries among this project's own dependencies (`make setup` installs all of them). The
+# corpus is the same wherever their versions are the same.
 DOCSTRING_LIBRARIES = (
     "IPython", "accelerate", "datasets", "fsspec", "huggingface_hub", "jupyter_server", "networkx",
     "numpy", "pandas", "pyarrow", "rich", "scipy", "sentence_transformers", "sklearn", "tornado",
@@ -29,8 +29,8 @@ class DocstringCorpus:
     """Pairs of a docstring's summary (query) and the rest of it (document), split once.
 
     Attributes:
-        train: the training texts, both roles, pair after pair.
-        held_out: the other pairs as a collection; each query's one relevant document is its own.
+        train: the training texts of both roles, pair after pair.
+        held_out: the other pairs as a retrieval data set; the relevant document of a query is the rest of its docstring.
     """
 
     train: list[Text]
@@ -42,14 +42,14 @@ def docstring_corpus(
 ) -> DocstringCorpus:
     """Build a corpus from the docstrings of installed libraries, without importing any of them.
 
-    A docstring's first sentence becomes a query; the rest of its prose becomes the document, with
-    the signature, the object's name, code and the summary itself taken out, so that a search has to
-    understand rather than copy. Which pair goes where depends on a hash of its content, so the same
-    versions of the libraries give the same corpus on every machine.
+    A docstring's first sentence becomes a query, and the rest of its prose becomes the document. The signature, the
+    object's name, code and copies of the summary are removed from the document: a search by words alone must not find
+    it. A hash of a pair decides where it goes, so the same versions of the libraries give the same corpus on every
+    machine.
 
     Args:
-        pairs: how many training pairs to keep, all of them if None.
-        held_out: how many pairs to hold out.
+        pairs: number of training pairs; None for all.
+        held_out: number of pairs to hold out.
         libraries: top-level names of installed packages.
 
     Raises:
@@ -61,7 +61,7 @@ def docstring_corpus(
     found: dict[str, tuple[str, str]] = {}
     for library in sorted(set(libraries)):
         for summary, body in _library_pairs(library):
-            # Inherited and templated docstrings repeat: one pair for each opening and each summary.
+            # Inherited and templated docstrings repeat: keep one pair for each summary and each beginning of a body.
             for key in (_words_key(summary), _words_key(body)):
                 if key in found:
                     break
@@ -71,7 +71,7 @@ def docstring_corpus(
     wanted = held_out + (pairs or 1)
     if len(ordered) < wanted:
         raise DataError(
-            f"{len(ordered):,} docstring pairs found, {wanted:,} wanted: name more libraries or ask for fewer pairs"
+            f"found {len(ordered):,} docstring pairs, and {wanted:,} are needed: name more libraries or ask for fewer pairs"
         )
     kept_out, rest = ordered[:held_out], ordered[held_out:]
     train = [t for query, body in rest[:pairs] for t in (Text(query, Role.QUERY), Text(body, Role.DOCUMENT))]
@@ -85,7 +85,7 @@ def docstring_corpus(
 
 
 def _library_pairs(library: str) -> Iterator[tuple[str, str]]:
-    # For a top-level name this locates without importing; for a dotted one it would import.
+    # find_spec locates a top-level package without importing it; it would import the parents of a dotted name.
     spec = importlib.util.find_spec(library) if "." not in library else None
     if spec is None or not spec.submodule_search_locations:
         raise DataError(f"library {library!r} is not installed: install it or leave it out of `libraries`")
@@ -106,7 +106,7 @@ def _library_pairs(library: str) -> Iterator[tuple[str, str]]:
 
 
 def _definitions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
-    """Walk the classes, methods and functions, nested statements included, expressions not."""
+    """Walk classes, methods and functions, also those inside `if` and `try` blocks; bodies of functions are left out."""
     for node in getattr(tree, "body", []):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             yield node
@@ -144,7 +144,7 @@ def _split_docstring(docstring: str, name: str) -> tuple[str, str] | None:
 
 
 def _plain(lines: list[str]) -> str:
-    """Join docstring lines into prose: without doctests, section rules, field markers and markup."""
+    """Join docstring lines into prose, without doctests, section rules, field markers and markup."""
     kept = []
     for line in lines:
         stripped = line.strip()
