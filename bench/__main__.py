@@ -17,7 +17,7 @@ from workbench._util import home, write_json
 from workbench.cache import TargetCache
 from workbench.cli import demo
 from workbench.data import Role, Text
-from workbench.docstrings import docstring_corpus
+from workbench.docstrings import DocstringCorpus, docstring_corpus
 from workbench.pipeline import TOUR
 from workbench.planning import device_name
 from workbench.teachers import LocalTeacher, Teacher
@@ -87,7 +87,7 @@ def teacher_speed(texts: list[str]) -> dict[str, float]:
     }
 
 
-def training_speed(corpus: data.DocstringCorpus, count: int) -> dict[str, float]:
+def training_speed(corpus: DocstringCorpus, count: int) -> dict[str, float]:
     """One epoch of ours against one of `SentenceTransformerTrainer` with its MSE loss, batch 32, 96 tokens."""
     train = corpus.train[:count]
     held_out = corpus.held_out.query_texts()[:100] + corpus.held_out.document_texts()[:100]
