@@ -7,7 +7,7 @@ import operator
 import time
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 import pandas as pd
@@ -100,10 +100,12 @@ class TrainingMonitor(Job):
     def _cut_short(self) -> bool:
         if self._result is not None:
             return self._result.stopped
-        return self._last is None or not self._at_end(self._last[0])
+        return not self._at_end()
 
     def _put(self, event: TrainingStep) -> None:
         step = operator.index(event.step)
+        figures = {name: _number(getattr(event, name)) for name in _NAMES}
+        event = replace(event, **figures | {"step": step})  # from here on, figures are finite or None
         if step == 0:
             self._rows.clear()
             self._held_out.clear()
@@ -112,41 +114,35 @@ class TrainingMonitor(Job):
             self._began = (time.monotonic(), step)
         place = _place(self._rows, step)
         before = self._rows[place - 1][1] if place else None
-        smooth = loss = _number(event.loss)
-        if loss is None:
-            smooth = before
-        elif before is not None:
+        smooth = before if event.loss is None else event.loss
+        if event.loss is not None and before is not None:
             # Over about a fiftieth of the run and never so many that it lags; a plain mean at first, or the first
             # steps would weigh too much.
-            span = min(50.0, max(5.0, (_number(event.steps) or 0) / 50))
+            span = min(50.0, max(5.0, (event.steps or 0) / 50))
             losses = place + (self._rows[0][0].step > 0)  # step 0 has none
-            smooth = before + (loss - before) / min(float(losses), span)
+            smooth = before + (event.loss - before) / min(float(losses), span)
         self._last = (event, smooth)
         _insert(self._rows, place, self._last)
-        if any(_number(v) is not None for v in (event.held_out_loss, event.cosine_query, event.cosine_document)):
+        if any(value is not None for value in (event.held_out_loss, event.cosine_query, event.cosine_document)):
             _insert(self._held_out, _place(self._held_out, step), (event, None))
         self._state, self._result, self._error = "running", None, None
-        if self._at_end(event):
+        if self._at_end():
             self._state, self._began = "done", None
 
-    @staticmethod
-    def _at_end(event: TrainingStep) -> bool:
-        steps = _number(event.steps)
-        return steps is not None and event.step >= steps
+    def _at_end(self) -> bool:
+        return self._last is not None and self._last[0].steps is not None and self._last[0].step >= self._last[0].steps
 
     def _best(self) -> tuple[int, float] | None:
         """Step and held-out loss of the student that is kept; None without held-out texts."""
         if self._result is not None:
             return None if self._result.best_loss is None else (self._result.best_step, self._result.best_loss)
-        losses = [(_number(event.held_out_loss), event.step) for event, _ in self._held_out]
-        losses = [(loss, step) for loss, step in losses if loss is not None]
+        losses = [(event.held_out_loss, event.step) for event, _ in self._held_out if event.held_out_loss is not None]
         return min(losses)[::-1] if losses else None
 
     # --- what is shown ---
 
     def _share(self) -> float:
-        steps = _number(self._last[0].steps) if self._last else None
-        return min(1.0, self._last[0].step / steps) if steps else 0.0
+        return min(1.0, self._last[0].step / self._last[0].steps) if self._last and self._last[0].steps else 0.0
 
     def _headline(self) -> str:
         best = self._best()
@@ -166,35 +162,29 @@ class TrainingMonitor(Job):
         if self._last is None:
             return []
         event, smooth = self._last
-        steps, epoch, rate = _number(event.steps), _number(event.epoch), _number(event.learning_rate)
-        speed, best = _number(event.texts_per_second), self._best()
-        now = [f"step {event.step:,}" + ("" if steps is None else f" of {steps:,.0f}")]
-        if epoch is not None:
-            now.append(f"epoch {epoch:.2f}")
-        if smooth is not None:
-            now.append(f"training loss {smooth:.4f}")
-        if rate is not None:
-            now.append(f"learning rate {rate:.2e}")
-        if speed:
-            now.append(f"{speed:,.0f} texts/s")
-        if self._state == "running" and self._began and steps is not None and event.step > self._began[1]:
+        best, left = self._best(), None
+        if self._state == "running" and self._began and event.steps is not None and event.step > self._began[1]:
             seconds, first = self._began
-            left = (time.monotonic() - seconds) / (event.step - first) * (steps - event.step)
-            now.append(f"{duration(left)} left")
-        held_out = []
-        if self._held_out:
-            latest = self._held_out[-1][0]
-            if (loss := _number(latest.held_out_loss)) is not None:
-                held_out.append(f"held-out loss {loss:.4f}")
-            if best is not None:
-                held_out.append(f"best {best[1]:.4f} at step {best[0]:,}")
-            for role, value in (("queries", latest.cosine_query), ("documents", latest.cosine_document)):
-                if (value := _number(value)) is not None:
-                    held_out.append(f"cosine {value:.3f} on {role}")
+            left = (time.monotonic() - seconds) / (event.step - first) * (event.steps - event.step)
+        now = [
+            f"step {event.step:,}" + ("" if event.steps is None else f" of {event.steps:,.0f}"),
+            _figure("epoch {:.2f}", event.epoch),
+            _figure("training loss {:.4f}", smooth),
+            _figure("learning rate {:.2e}", event.learning_rate),
+            _figure("{:,.0f} texts/s", event.texts_per_second or None),
+            "" if left is None else f"{duration(left)} left",
+        ]
+        latest = self._held_out[-1][0] if self._held_out else TrainingStep(0, 0, 0, None, 0, 0)
+        held_out = [
+            _figure("held-out loss {:.4f}", latest.held_out_loss),
+            "" if best is None else f"best {best[1]:.4f} at step {best[0]:,}",
+            _figure("cosine {:.3f} on queries", latest.cosine_query),
+            _figure("cosine {:.3f} on documents", latest.cosine_document),
+        ]
         for name, value in self.lines.items():
             beaten = " (beaten)" if best is not None and best[1] < value else ""
             held_out.append(f"{shown(name, 60)} {value:.4f}{beaten}")
-        return [" · ".join(parts) for parts in (now, held_out) if parts]
+        return [" · ".join(filter(None, parts)) for parts in (now, held_out) if any(parts)]
 
     def _empty_chart(self) -> go.FigureWidget:
         chart = figure(height=460, x="training step", y="squared L2 distance, mean over texts")
@@ -249,10 +239,14 @@ class TrainingMonitor(Job):
         last = max(1, self._rows[-1][0].step) if self._rows else 1
         with self.chart.batch_update():  # one message for all curves
             for trace, points in zip(self.chart.data, curves, strict=False):
-                known = [(step, y) for step, value in points if (y := _number(value)) is not None]
+                known = [(step, y) for step, y in points if y is not None]
                 trace.x, trace.y = [step for step, _ in known], [y for _, y in known]
             for trace in self.chart.data[len(curves) :]:
                 trace.x = [0, last]
+
+
+def _figure(words: str, value: float | None) -> str:
+    return "" if value is None else words.format(value)
 
 
 def _number(value: object) -> float | None:
