@@ -128,6 +128,18 @@ def test_every_selection_has_the_same_errors(explorer, rows, words):
                 view.selected = tuple(rows)
 
 
+def test_views_override_nothing_of_ipywidgets_by_accident():
+    meant = {"close", "_repr_mimebundle_", "_esm", "_css", "_abc_impl", "_descriptors", "_instance_inits", "_traits"}
+    meant |= {"_all_trait_default_generators", "_static_immutable_initial_values", "_trait_default_generators"}
+    for name in set(widgets.__all__) - {"BenchmarkBoard"}:
+        kinds = getattr(widgets, name).__mro__
+        ours = {n for kind in kinds if kind.__module__.startswith("workbench") for n in vars(kind) if n[:2] != "__"}
+        theirs = {n for kind in kinds if not kind.__module__.startswith("workbench") for n in vars(kind)}
+        assert not (ours & theirs) - meant, name
+    view = ModelComparison(TEACHER, {"near": STUDENT, "far": -STUDENT}, texts=TEXTS)
+    assert "text/html" in view._repr_mimebundle_()
+
+
 def test_closing_a_view_closes_its_parts():
     for view in (
         AgreementExplorer(TEACHER, STUDENT, TEXTS, umap=False),

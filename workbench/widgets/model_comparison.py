@@ -142,12 +142,12 @@ class ModelComparison(Selection, View):
         self.status, self.texts = note(), Table(label="texts")
         super().__init__(self.rows, self.chart, wrapped(self.first, self.second), self.status, self.texts)
         for choice in (self.first, self.second):
-            choice.observe(lambda _: self._compare(), "value")
+            choice.observe(lambda _: self._show_difference(), "value")
         self.texts.observe(
             lambda change: self._places.size and self.select(self._places[list(change["new"])]), "selected"
         )
         self.observe(lambda _: self._mark(), "selected")
-        self._compare()
+        self._show_difference()
 
     def _intervals(self) -> go.FigureWidget:
         known = "share_of_teacher" in self.table
@@ -176,7 +176,7 @@ class ModelComparison(Selection, View):
             self.texts.select(here)
             self.texts.reveal(here[0] if here.size else 0)
 
-    def _compare(self) -> None:
+    def _show_difference(self) -> None:
         first, second = self.first.value, self.second.value
         self._places = np.empty(0, dtype=int)  # text of each row of the table
         if first == second:
