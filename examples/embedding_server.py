@@ -1,4 +1,4 @@
-"""A model behind OpenAI's embeddings protocol, on this machine: to try black-box teachers, and to serve a student."""
+"""Serve a model on this machine with OpenAI's embeddings protocol: to try API teachers, or to serve a student."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ MOST_BYTES = 32_000_000  # of a request
 
 
 class Server:
-    """Answers POST /v1/embeddings on loopback in threads of its own, until closed; usable with `with`.
+    """Answers POST /v1/embeddings on the loopback interface, in background threads, until it is closed.
+
+    It is a context manager: `with Server(encode, "name") as server:`.
 
     Args:
         encode: texts to vectors, of shape (n, dimension); called by one thread at a time.

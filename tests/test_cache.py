@@ -16,7 +16,7 @@ from workbench import _shards
 from workbench._fill import GROUP_TEXTS
 from workbench.cache import TargetCache
 from workbench.data import Role, Text
-from workbench.errors import CacheError, TeacherError, WorkbenchError
+from workbench.errors import CacheError, DataError, TeacherError, WorkbenchError
 
 TESTS = Path(__file__).parent
 
@@ -391,3 +391,45 @@ def test_rotated_targets_keep_their_distances(tmp_path, hash_teacher):
     for wrong in (rotation[:8, :8], 2 * rotation, np.ones((16, 16))):
         with pytest.raises(WorkbenchError, match="orthogonal"):
             targets.rotated(wrong)
+
+
+@pytest.mark.parametrize("concurrency, batch_size", [(1, None), (3, 16)])
+def test_every_text_is_encoded_once_the_timed_sample_included(tmp_path, concurrency, batch_size):
+    """A paid teacher is paid once for each text; the estimate of the time costs nothing."""
+    teacher, texts, plans = HashTeacher(), sentences(1200), []
+    teacher.concurrency, teacher.batch_size = concurrency, batch_size
+    done = TargetCache(tmp_path, teacher).fill(texts + texts[:100], on_plan=plans.append)
+    assert sorted(teacher.encoded) == sorted(text.text for text in texts)
+    assert plans[0].seconds > 0 and (done.done, done.encoded) == (1300, 1200)
+
+
+def test_a_text_is_hashed_once_with_its_keys_at_hand(tmp_path, hash_teacher, monkeypatch):
+    cache, texts, hashed = TargetCache(tmp_path, hash_teacher), sentences(700), []
+    key = cache._key
+    monkeypatch.setattr(cache, "_key", lambda text: hashed.append(text) or key(text))
+    keys = cache.keys(texts)
+    assert cache.plan(texts, keys=keys).missing == len(cache.missing(texts, keys=keys)) == 700
+    assert cache.fill(texts, keys=keys).encoded == 700
+    np.testing.assert_allclose(cache.targets(texts, keys=keys)[:], expected(hash_teacher, texts), atol=1e-3)
+    assert hashed == texts
+    with pytest.raises(CacheError, match=r"got \(699,\) keys for 700 texts"):
+        cache.fill(texts, keys=keys[1:])
+
+
+def test_a_plain_string_is_a_document(tmp_path, hash_teacher):
+    cache = TargetCache(tmp_path, hash_teacher)
+    assert cache.fill(["one", Text("two", "query"), "one"]).encoded == 2
+    assert cache.fill(text for text in ("one", "three")).encoded == 1
+    np.testing.assert_array_equal(cache.targets(["three"])[0], cache.targets([Text("three", "document")])[0])
+    assert cache.missing(("one", "four")) == [Text("four", "document")]
+
+
+@pytest.mark.parametrize("wrong", [None, "one text", b"bytes", 3, [None], [3], [["nested"]], {"a": "b"}])
+def test_what_is_not_texts_is_refused(tmp_path, hash_teacher, wrong):
+    cache = TargetCache(tmp_path, hash_teacher)
+    for call in (cache.fill, cache.targets, cache.plan, cache.missing, cache.keys):
+        with pytest.raises(DataError):
+            call(wrong)
+    with pytest.raises(DataError):
+        cache.fill(iter([wrong]) if wrong != "one text" else iter([7]))
+    assert not hash_teacher.encoded

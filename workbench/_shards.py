@@ -1,8 +1,7 @@
 """One immutable file of targets: how it is written, checked and read.
 
 A shard is a safetensors file with two tensors, `keys` (uint8, n x 16, sorted) and `vectors` (n x d).
-Its name is the checksum of its content, so a file that is cut short or altered gives itself away and
-needs nothing beside it to do so.
+Its name is the checksum of its content, which shows whether a file was cut short or altered.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ _DTYPES = {"F16": np.float16, "F32": np.float32, "U8": np.uint8}
 
 
 class DamagedShard(Exception):
-    """The file is not what its name promises."""
+    """A file whose content does not match its name, or cannot be read as a shard."""
 
 
 def write(folder: Path, keys: np.ndarray, vectors: np.ndarray) -> Path:
-    """Write one shard, durable before it is visible, and return its path.
+    """Write one shard and return its path; it is on disk before it is visible.
 
     Args:
         folder: where shards live.
@@ -57,7 +56,7 @@ class Shard:
     """A shard opened for reading, memory-mapped; it stays readable after its file is removed.
 
     Raises:
-        DamagedShard: the header makes no sense.
+        DamagedShard: the header cannot be read, or does not fit the file.
         FileNotFoundError: another process has merged the file away.
     """
 
@@ -116,5 +115,5 @@ class Shard:
 
 
 def listing(folder: Path) -> list[Path]:
-    """Return the shards of a folder, oldest name order."""
+    """Return the shards of a folder, sorted by name."""
     return sorted(p for p in folder.glob(f"*{_SUFFIX}") if not p.name.startswith(".") and p.is_file())

@@ -1,4 +1,4 @@
-"""What every module may use: folders, whole files, checks of arrays."""
+"""Helpers for every module: array checks, folders, atomic writing, optional extras."""
 
 from __future__ import annotations
 
@@ -61,7 +61,11 @@ def checked(vectors: object, name: str) -> np.ndarray:
 
 
 def paired(teacher: np.ndarray, student: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return both as float32 arrays, or say why they are not vectors of the same texts."""
+    """Return both as float32 arrays of the same number of rows.
+
+    Raises:
+        WorkbenchError: they are not arrays of vectors, or differ in their number of rows.
+    """
     teacher, student = checked(teacher, "teacher"), checked(student, "student")
     if len(teacher) != len(student):
         raise WorkbenchError(
@@ -78,7 +82,11 @@ def unit(vectors: np.ndarray, name: str = "vectors") -> np.ndarray:
 
 
 def orthogonal(rotation: np.ndarray, width: int) -> np.ndarray:
-    """Return a rotation of a space as float32 of shape (width, width), or say why it is none."""
+    """Return a rotation of a space as float32 of shape (width, width).
+
+    Raises:
+        WorkbenchError: it is not an orthogonal matrix of that shape.
+    """
     rotation = checked(rotation, "rotation")
     if rotation.shape != (width, width) or not np.allclose(rotation.T @ rotation, np.eye(width), atol=1e-4):
         raise WorkbenchError(f"the rotation must be an orthogonal matrix of shape ({width}, {width})")

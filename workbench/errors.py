@@ -2,7 +2,7 @@
 
 
 class WorkbenchError(Exception):
-    """Something the user can put right; the message says what was wrong and what to do.
+    """Something the user can correct; the message says what was wrong and what to do.
 
     The command line prints the message without a traceback. Every other exception is a defect of
     the package and keeps its traceback.
@@ -18,16 +18,16 @@ class ModelError(WorkbenchError):
 
 
 class TeacherError(WorkbenchError):
-    """A teacher that returned something that is no target embedding."""
+    """A teacher that cannot be made, or that returned something other than target embeddings."""
 
 
 class IncompleteError(TeacherError):
-    """A teacher that made some of the targets only.
+    """A teacher that made only some of the targets.
 
     Attributes:
         vectors: float32 of shape (n, dimension), NaN where there is none.
-        failed: row to reason, for texts that the teacher will not take.
-        final: whether asking it for anything more is of no use now.
+        failed: row to reason, for texts that the teacher refuses.
+        final: whether every further request would fail too.
     """
 
     def __init__(self, message: str, vectors, failed: dict[int, str], final: bool = False) -> None:
