@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench import data
+from workbench._files import json_objects
 from workbench._util import need
 from workbench.errors import BenchmarkError
 
@@ -126,7 +127,7 @@ def _kind(folder: Path, split: str) -> str:
             f"{folder} is no task: neither corpus.jsonl, queries.jsonl and qrels/{split}.tsv nor {split}.jsonl is "
             f"there (it holds {held})"
         )
-    columns = set(next(data.json_lines(path))[1])
+    columns = set(next(json_objects(path))[1])
     if {"text", "label"} <= columns:
         return "Classification" if (folder / "train.jsonl").is_file() else "Clustering"
     if {"sentence1", "sentence2", "score"} <= columns:
@@ -235,7 +236,7 @@ def _retrieval(folder: Path, split: str) -> dict:
 
 def _column(path: Path, name: str) -> list:
     values = []
-    for where, row in data.json_lines(path):
+    for where, row in json_objects(path):
         if row.get(name) is None:
             raise BenchmarkError(f"{where}: no {name!r}")
         values.append(row[name])
