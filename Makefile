@@ -72,7 +72,7 @@ audit:  ## look the pinned versions up among known vulnerabilities (needs their 
 	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 notebooks: setup  ## rebuild notebooks/*.ipynb from their .py sources
-	$(PY) -m jupytext --quiet --to ipynb notebooks/[0-9s]*.py notebooks/apps/*.py
+	$(PY) -m jupytext --quiet --to ipynb notebooks/[!_]*.py notebooks/apps/*.py
 
 fix: setup  ## format and mend what ruff can
 	$(PY) -m ruff format .

@@ -82,7 +82,12 @@ def test_strings_and_texts_mix_and_each_keeps_its_role(tiny_model):
     )
     np.testing.assert_array_equal(models.encode(tiny_model, tuple(mixed[2:])), models.encode(model, mixed[2:]))
     assert models.encode(model, []).shape == (0, 32)
-    for wrong, said in (("bread", "put it in a list"), ([1], "of type int"), ([None], "item 0 is missing"), ([["a"]], "list")):
+    for wrong, said in (
+        ("bread", "put it in a list"),
+        ([1], "of type int"),
+        ([None], "item 0 is missing"),
+        ([["a"]], "list"),
+    ):
         with pytest.raises(DataError, match=said):
             models.encode(model, wrong)
 
@@ -101,10 +106,10 @@ def test_a_static_model_is_a_text_model():
 
 
 def test_any_form_of_a_model_is_taken(tiny_model):
-    model = models.as_model(tiny_model, device="cpu")
-    assert models.as_model(model) is model
+    model = models.load_model(tiny_model, device="cpu")
+    assert models.load_model(model) is model
     for source in (str(tiny_model), models.resolve(tiny_model)):
-        assert models.as_model(source, device="cpu").get_embedding_dimension() == 32
+        assert models.load_model(source, device="cpu").get_embedding_dimension() == 32
     for wrong, said in (
         (None, "got None"),
         (7, "of type int"),
@@ -112,4 +117,4 @@ def test_any_form_of_a_model_is_taken(tiny_model):
         (lambda texts: texts, "of type function"),
     ):
         with pytest.raises(ModelError, match=f"expected a text-embedding model.*{said}"):
-            models.as_model(wrong)
+            models.load_model(wrong)

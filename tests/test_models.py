@@ -71,7 +71,7 @@ def test_models_of_another_kind_are_refused_before_they_are_loaded(tiny_model, t
     (copy / "model.safetensors").write_bytes(b"never read")
     for use in (
         models.load,
-        models.as_model,
+        models.load_model,
         lambda path: LocalTeacher(str(path)),
         lambda path: student.build(path, 8),
     ):

@@ -24,6 +24,11 @@ class RetrievalDataset:
         queries: query id to text, judged queries only.
         qrels: query id to document id to grade; a grade of 0 means judged and not relevant.
         query_metadata: query id to what its source says about it.
+
+    Example:
+        >>> data = wb.RetrievalDataset("notes", {"d1": "Bread rises."}, {"q1": "why does bread rise?"}, {"q1": {"d1": 1}})
+        >>> len(data.document_texts())
+        1
     """
 
     name: str

@@ -26,6 +26,10 @@ class Text:
     Raises:
         DataError: the text is not a string, is longer than `MAX_CHARACTERS`, is binary, or has characters that are not
             valid Unicode; or the role is neither query nor document.
+
+    Example:
+        >>> wb.Text("how does a sail work?", "query").role.value
+        'query'
     """
 
     text: str

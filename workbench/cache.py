@@ -39,6 +39,13 @@ class TargetCache:
 
     Raises:
         CacheError: the folder belongs to another teacher, or cannot be used.
+
+    Example:
+        >>> cache = wb.TargetCache(folder, teacher)
+        >>> cache.fill(["bread", "stone"]).encoded
+        2
+        >>> cache.targets(["stone"])[0].shape
+        (48,)
     """
 
     def __init__(self, root: str | Path, teacher: Teacher, *, dtype: str = "float16") -> None:

@@ -6,6 +6,11 @@ class WorkbenchError(Exception):
 
     The command line prints the message without a traceback. Every other exception is a defect of
     the package and keeps its traceback.
+
+    Example:
+        >>> wb.read_texts("no/such/file.csv")
+        Traceback (most recent call last):
+        workbench.errors.DataError: ...
     """
 
 

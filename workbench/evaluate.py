@@ -14,7 +14,7 @@ from workbench._util import checked, home
 from workbench.cache import TargetCache
 from workbench.data import RetrievalDataset, Text, as_texts, read_dataset, read_texts
 from workbench.errors import WorkbenchError
-from workbench.models import as_model, encode
+from workbench.models import encode, load_model
 from workbench.teachers import Teacher
 
 MEASURES = {"nDCG@10": "ndcg_at_10", "R@100": "recall_at_100", "RR@10": "mrr_at_10"}  # ir_measures' name to column
@@ -197,12 +197,9 @@ def compare(
             be read, or vectors and texts differ in number. All this is checked before anything is embedded.
 
     Example:
-        >>> import numpy as np
-        >>> import workbench as wb
-        >>> wanted = np.eye(3)
-        >>> table = wb.compare({"teacher": wanted, "student": wanted + 0.1}, ["one", "two", "three"])
-        >>> table["cosine"].round(2).tolist()
-        [1.0, 0.99]
+        >>> table = wb.compare({"teacher": teacher, "student": student}, texts)
+        >>> float(table["cosine"].round(3)[0])
+        1.0
     """
     if not isinstance(models, Mapping) or len(models) < 2:
         given = f"{len(models)} models" if isinstance(models, Mapping) else f"an object of type {type(models).__name__}"
@@ -277,7 +274,7 @@ def _prepared(model: Any, data: RetrievalDataset | Sequence[Text]) -> Any:
     if isinstance(model, TargetCache):
         return model
     if not (isinstance(model, list | tuple) or hasattr(model, "__array__")):
-        return as_model(model)
+        return load_model(model)
     if not isinstance(data, RetrievalDataset):
         return _counted(model, len(data), "texts")
     if not isinstance(model, tuple) or len(model) != 2:

@@ -24,8 +24,24 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 __all__ = [
-    "MINILM", "MPNET", "OLD_PROVENANCE", "PROVENANCE", "ModelFiles", "as_model", "autocast", "best_dtype", "by_role",
-    "encode", "fingerprint", "full_name", "length_buckets", "load", "normalizes", "resolve", "role_prompt", "token_lengths",
+    "MINILM",
+    "MPNET",
+    "OLD_PROVENANCE",
+    "PROVENANCE",
+    "ModelFiles",
+    "autocast",
+    "best_dtype",
+    "by_role",
+    "encode",
+    "fingerprint",
+    "full_name",
+    "length_buckets",
+    "load",
+    "load_model",
+    "normalizes",
+    "resolve",
+    "role_prompt",
+    "token_lengths",
 ]  # fmt: skip
 
 _IMAGE_MODELS = ("clip", "siglip", "siglip2", "altclip", "chinese_clip", "align")  # `model_type` in config.json
@@ -64,10 +80,10 @@ def load(
         if "deserializing header" in reason:  # safetensors, of a file that was cut short
             reason += f". Delete {files.path} and download the model again"
         raise ModelError(f"model {files.name} at {files.path} cannot be loaded: {reason}") from error
-    return as_model(model)
+    return load_model(model)
 
 
-def as_model(
+def load_model(
     source: str | Path | ModelFiles | SentenceTransformer, *, device: str | None = None
 ) -> SentenceTransformer:
     """Return a text-embedding model, loading it if it is given by name or folder.
@@ -79,6 +95,10 @@ def as_model(
 
     Raises:
         ModelError: the model cannot be found or loaded, or it is not a text-embedding model.
+
+    Example:
+        >>> wb.load_model(base).get_embedding_dimension()
+        32
     """
     if isinstance(source, (str, Path, ModelFiles)):
         return load(source, device=device)
@@ -188,7 +208,7 @@ def encode(
     """Embed texts of one or both roles, in batches of similar length.
 
     Args:
-        model: whatever `as_model` takes; a Router is asked for the role's side.
+        model: whatever `load_model` takes; a Router is asked for the role's side.
         texts: n strings and `Text`s, mixed, in any order.
         role: the role of all texts, "query" or "document"; None takes each text's own, and a plain string is a
             document.
@@ -204,8 +224,12 @@ def encode(
     Raises:
         DataError: as `data.as_texts`, except that no texts give an array of shape (0, dimension).
         ModelError: `model` is not a text-embedding model.
+
+    Example:
+        >>> wb.encode(student, ["bread", wb.Text("why does bread rise?", "query")]).shape
+        (2, 48)
     """
-    model = as_model(model)
+    model = load_model(model)
     texts = [] if isinstance(texts, list | tuple) and not texts else as_texts(texts)
     budget = token_budget or TOKEN_BUDGET.get(model.device.type, TOKEN_BUDGET_GPU)
     vectors = np.empty((len(texts), model.get_embedding_dimension()), dtype=np.float32)

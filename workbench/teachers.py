@@ -79,6 +79,11 @@ class Teacher(metaclass=_TeacherType):
 
     Raises:
         TeacherError: an empty name, a dimension below 1, an unknown role, or a setting that JSON cannot hold.
+
+    Example:
+        >>> teacher = wb.Teacher(base, max_length=40)
+        >>> teacher.encode(["bread", "stone"], "query").shape
+        (2, 32)
     """
 
     concurrency: int = 1
@@ -171,7 +176,7 @@ class LocalTeacher(Teacher):
         else:
             if device or revision or trust_remote_code:
                 raise TeacherError("device, revision and trust_remote_code are for a model's name, not a loaded model")
-            self.model = models.as_model(model)
+            self.model = models.load_model(model)
             shown = label = name or _origin(self.model)
             digest = models.fingerprint(self.model)
             own = str(next(self.model.parameters()).dtype).removeprefix("torch.")

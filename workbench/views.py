@@ -11,7 +11,7 @@ import numpy as np
 
 from workbench.data import RetrievalDataset, Role, Text, crop_queries, read_dataset, read_texts
 from workbench.errors import DataError, WorkbenchError
-from workbench.evaluate import embed
+from workbench.evaluate import vectors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +45,7 @@ def explore(
     if not isinstance(models, Mapping) or len(models) != 2:
         raise WorkbenchError('explore compares two models: {"teacher": model, "student": another}')
     texts = read_texts(texts)
-    (first, reference), (second, other) = ((name, embed(model, texts)) for name, model in models.items())
+    (first, reference), (second, other) = ((name, vectors(model, texts)) for name, model in models.items())
     if reference.shape[1] != other.shape[1]:
         from workbench.widgets import NeighborInspector
 
@@ -84,21 +84,18 @@ def search(
     from workbench.widgets import RetrievalExplorer
 
     dataset = _dataset(source, passages)
-    asked, searched = dataset.query_texts(), dataset.document_texts()
-    widths = {
-        name: embed(model, asked[:1]).shape[1] for name, model in (("documents", documents), ("queries", queries))
-    }
-    if len(set(widths.values())) > 1:
+    first = [Text(next(iter(dataset.queries.values())), Role.QUERY)]
+    widths = [vectors(model, first).shape[1] for model in (documents, queries)]
+    if widths[0] != widths[1]:
         raise WorkbenchError(
-            f"the model for documents has {widths['documents']} dimensions and the one for queries {widths['queries']}: "
-            "they share no space. Distill a student of the first (wb.distill), or compare the two with wb.explore"
+            f"the model for documents has {widths[0]} dimensions and the one for queries {widths[1]}: they share no space. "
+            "Distill a student of the first (wb.distill), or compare the two with wb.explore"
         )
-    sides = [(embed(model, asked), embed(model, searched)) for model in (documents, queries)]
     encode = {
-        name: lambda text, model=model: embed(model, [Text(text, Role.QUERY)])[0]
+        name: lambda text, model=model: vectors(model, [Text(text, Role.QUERY)])[0]
         for name, model in (("teacher", documents), ("student", queries))
     }
-    return RetrievalExplorer(dataset, *sides, encode=encode, k=k)
+    return RetrievalExplorer(dataset, vectors(documents, dataset), vectors(queries, dataset), encode=encode, k=k)
 
 
 def _dataset(source: object, passages: int | None) -> RetrievalDataset:

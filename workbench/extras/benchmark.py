@@ -25,7 +25,7 @@ from workbench.cache import TargetCache
 from workbench.data import Role, Text
 from workbench.errors import BenchmarkError
 from workbench.extras import per_sample
-from workbench.models import ModelFiles, as_model, encode, fingerprint
+from workbench.models import ModelFiles, encode, fingerprint, load_model
 
 if TYPE_CHECKING:
     from mteb import AbsTask
@@ -106,11 +106,11 @@ def of_model(model: str | Path | ModelFiles | SentenceTransformer, label: str, n
     """Return a sentence-transformers model to evaluate, such as a student.
 
     Args:
-        model: whatever `models.as_model` takes: a name, a folder or a loaded model.
+        model: whatever `models.load_model` takes: a name, a folder or a loaded model.
         label: its name in tables.
         name: its name in result files; the label if None.
     """
-    model = as_model(model)
+    model = load_model(model)
 
     def run(texts: Sequence[str], role: Role) -> np.ndarray:
         return encode(model, [Text(text, role) for text in texts])
