@@ -379,3 +379,16 @@ def test_pooled_features_are_the_backbones(tiny_model):
         student.pooled(model, texts), wanted, atol=2e-2 if models.best_dtype("cpu") == torch.bfloat16 else 1e-5
     )
     np.testing.assert_array_equal(student.pooled(model, texts, np.arange(5, 9)), student.pooled(model, texts[5:9]))
+
+
+def test_plain_strings_are_documents(tiny_model, lesson):
+    train, targets, *_ = lesson
+    plain, roles = [text.text for text in train], [Text(text.text) for text in train]
+    states = []
+    for texts in (plain, roles):
+        model = build(tiny_model)
+        with pytest.warns(UserWarning, match="no query among the training texts.*data.crop_queries"):
+            student.fit_head(model, texts, targets)
+            train_student(model, texts, targets, replace(FAST, epochs=1))
+        states.append(model.state_dict())
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())

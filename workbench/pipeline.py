@@ -164,7 +164,7 @@ def run(
         TrainingError: too few texts, or it was stopped before training.
         ModelError: the output folder holds something else.
     """
-    split_off = held_out is None
+    texts, split_off = data.as_texts(texts), held_out is None
     keys = cache.keys(texts)
     kept = keys[:0] if split_off else cache.keys(held_out)  # each text is hashed once
     recipe = replace(recipe, config=recipe.config.with_steps(recipe.steps, len(texts)), teacher=cache.teacher.name)

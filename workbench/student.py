@@ -17,7 +17,7 @@ from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
 from workbench import models
 from workbench._tokens import Tokens
 from workbench._util import whole_folder
-from workbench.data import Text
+from workbench.data import Text, as_texts
 from workbench.errors import ModelError, TrainingError, WorkbenchError
 
 RIDGE_ALPHAS = tuple(10.0**power for power in range(-6, 2))
@@ -110,7 +110,7 @@ def fit_head(
 
     Args:
         student: changed in place.
-        texts: n texts with their roles.
+        texts: n texts; a plain string is a document.
         targets: anything that indexes like an array of shape (n, dimension).
         alphas: candidates for the ridge strength a.
         sample: at most this many texts are used.
@@ -120,6 +120,7 @@ def fit_head(
     Raises:
         TrainingError: fewer than 10 texts, or widths that do not fit.
     """
+    texts = as_texts(texts)
     if len(texts) != len(targets):
         raise TrainingError(f"{len(texts):,} texts and {len(targets):,} targets are out of step")
     if len(texts) < LEAST_TEXTS:

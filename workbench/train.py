@@ -23,13 +23,13 @@ from workbench import __version__
 from workbench._checkpoints import Checkpoints
 from workbench._checks import check
 from workbench._tokens import Tokens
-from workbench.data import Text
+from workbench.data import Text, as_texts
 from workbench.errors import TrainingError
 from workbench.models import autocast, by_role, encode
-from workbench.student import HeadFit
 
 if TYPE_CHECKING:
     from workbench.cache import TargetCache
+    from workbench.student import HeadFit
 
 _POOL_BATCHES = 50  # batches drawn together and sorted by length: random enough, little padding
 
@@ -109,8 +109,7 @@ class TrainingStep:
         learning_rate: of the step.
         texts_per_second: training speed since the start of this run, evaluations left out.
         held_out_loss: mean squared L2 distance on the held-out texts.
-        cosine_query: mean cosine to the target over held-out queries.
-        cosine_document: mean cosine to the target over held-out documents.
+        cosine_query, cosine_document: mean cosine to the target over held-out texts of this role.
     """
 
     step: int
@@ -159,15 +158,14 @@ def train_student(
 ) -> Result:
     """Train `student` in place; it ends as the best student by held-out loss.
 
-    Runs unchanged under `torchrun` or `accelerate launch`: every process takes its share of each
-    batch, and the first one evaluates and writes.
+    Runs unchanged under `torchrun`: every process takes its share of each batch.
 
     Args:
         student: from `student.build`, best after `student.fit_head`.
-        texts: n training texts with their roles.
+        texts: n training texts; a plain string is a document.
         targets: anything that indexes like an array of shape (n, dimension), such as cached `Targets`.
         config: how to train.
-        held_out: texts and targets to choose the best student by; without them the last one is kept.
+        held_out: texts and targets to choose the best student by; the last one is kept without.
         checkpoints: folder for checkpoints; None keeps nothing on disk.
         resume: continue from a checkpoint in that folder, if it is of this very run.
         on_step: called after every step and evaluation.
@@ -178,6 +176,8 @@ def train_student(
     Raises:
         TrainingError: a check failed, a checkpoint is of another run, or the loss became NaN or infinite.
     """
+    texts = as_texts(texts)
+    held_out = held_out and (as_texts(held_out[0], "held_out"), held_out[1])
     check(student, texts, targets, held_out, batch_size=config.batch_size, tokens=tokens)
     accelerator = Accelerator(cpu=student.device.type == "cpu")
     if config.batch_size % accelerator.num_processes:
@@ -399,7 +399,7 @@ def provenance(
     """Describe how a student was made, as JSON values: for `student.save`, and what a model card is written from.
 
     Args:
-        cache: of the targets; it knows the teacher.
+        cache: of the targets.
         texts: the training texts.
         base: name of the model that the student started from.
         source: where the texts are from, in words or as the command line has it.
