@@ -343,8 +343,10 @@ class ArrayTeacher(Teacher):
             try:
                 texts.append(Text(row[text], row.get(role, role)))
                 vectors.append(as_float32(row[vector]).ravel())
-            except (DataError, TypeError, ValueError) as error:
+            except DataError as error:
                 raise TeacherError(f"row {number:,}: {error}") from None
+            except (TypeError, ValueError):
+                raise TeacherError(f"row {number:,}: {vector!r} is no vector of numbers") from None
             if vectors[0].shape != vectors[-1].shape:
                 raise TeacherError(f"row {number:,} is {len(vectors[-1])} wide, the first {len(vectors[0])}")
         return cls(texts, np.array(vectors, dtype=np.float32), name, normalize=normalize)
