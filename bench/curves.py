@@ -17,11 +17,10 @@ import pandas as pd
 
 from bench.__main__ import machine
 from workbench import data, evaluate, quantize, student
-from workbench._progress import CacheBar
 from workbench._util import home, write_json
 from workbench.cache import TargetCache
 from workbench.errors import WorkbenchError
-from workbench.pipeline import TOUR
+from workbench.pipeline import TOUR, fill
 from workbench.teachers import LocalTeacher
 
 
@@ -52,8 +51,7 @@ def curves(folder: Path, teacher: LocalTeacher, cache: TargetCache, model) -> li
     """Return the curves of one collection, in the space as it is and rotated."""
     collection = data.read_dataset(folder)
     queries, documents = collection.query_texts(), collection.document_texts()
-    with CacheBar() as bar:
-        cache.fill(queries + documents, on_plan=bar.plan, on_progress=bar.progress)
+    fill(cache, queries + documents)
     sides = {"teacher": evaluate.vectors(cache, collection), "symmetric": evaluate.vectors(model, collection)}
     sides["asymmetric"] = sides["symmetric"][0], sides["teacher"][1]
     points = quantize.grid(cache.dimension)

@@ -19,13 +19,12 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from workbench import agreement, data, evaluate, student
-from workbench._progress import CacheBar
 from workbench._util import home, write_json
 from workbench.cache import TargetCache
 from workbench.data import RetrievalDataset
 from workbench.errors import WorkbenchError
 from workbench.models import encode
-from workbench.pipeline import TOUR
+from workbench.pipeline import TOUR, fill
 from workbench.teachers import LocalTeacher
 
 MODES = ("symmetric", "asymmetric")
@@ -76,8 +75,7 @@ def measured(folder: Path, teacher: LocalTeacher, cache: TargetCache, named: dic
     """Yield measures and losses of each student, and the same query by query."""
     collection = data.read_dataset(folder)
     queries, documents = collection.query_texts(), collection.document_texts()
-    with CacheBar() as bar:
-        cache.fill(queries + documents, on_plan=bar.plan, on_progress=bar.progress)
+    fill(cache, queries + documents)
     target = np.asarray(cache.targets(queries)), np.asarray(cache.targets(documents))
     start = TOUR.student(cache)
     student.fit_head(start, documents, cache.targets(documents))

@@ -20,11 +20,10 @@ import numpy as np
 import pandas as pd
 
 from workbench import data, evaluate, models, student
-from workbench._progress import CacheBar
 from workbench._util import home
 from workbench.cache import TargetCache
 from workbench.docstrings import docstring_corpus
-from workbench.pipeline import TOUR
+from workbench.pipeline import TOUR, fill
 from workbench.teachers import LocalTeacher
 from workbench.widgets import AgreementExplorer, RetrievalExplorer
 
@@ -77,8 +76,7 @@ profile = _course.profile()  # "tour", or what WORKBENCH_PROFILE says
 corpus = docstring_corpus(pairs=profile.pairs, held_out=profile.held_out)
 lesson = documents + corpus.train[: profile.lesson]
 cache = TargetCache(home() / "cache", teacher)
-with CacheBar() as bar:
-    cache.fill(lesson + queries, on_plan=bar.plan, on_progress=bar.progress)
+_ = fill(cache, lesson + queries)
 
 # %% [markdown]
 # The linear layer has a closed-form start, a ridge regression. It takes seconds, and this notebook stops there.

@@ -22,11 +22,10 @@ import pandas as pd
 import plotly.express as px
 
 from workbench import agreement, models, student
-from workbench._progress import CacheBar
 from workbench._util import home
 from workbench.cache import TargetCache
 from workbench.docstrings import docstring_corpus
-from workbench.pipeline import TOUR
+from workbench.pipeline import TOUR, fill
 from workbench.teachers import LocalTeacher
 from workbench.widgets import AgreementExplorer, NeighborInspector
 
@@ -42,8 +41,7 @@ lesson = corpus.train[: profile.lesson]
 texts = corpus.held_out.query_texts() + corpus.held_out.document_texts()
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
-with CacheBar() as bar:
-    cache.fill(texts + lesson, on_plan=bar.plan, on_progress=bar.progress)
+_ = fill(cache, texts + lesson)
 
 # %%
 folder = _course.learned(cache, lesson)

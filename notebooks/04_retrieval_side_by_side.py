@@ -20,12 +20,11 @@ import _course
 import numpy as np
 
 from workbench import agreement, data, evaluate, models, student
-from workbench._progress import CacheBar
 from workbench._util import home
 from workbench.cache import TargetCache
 from workbench.data import Role
 from workbench.docstrings import docstring_corpus
-from workbench.pipeline import TOUR
+from workbench.pipeline import TOUR, fill
 from workbench.teachers import LocalTeacher
 from workbench.widgets import RetrievalExplorer
 
@@ -50,8 +49,7 @@ teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 
 # %%
 cache = TargetCache(home() / "cache", teacher)
-with CacheBar() as bar:
-    cache.fill(queries + documents + lesson, on_plan=bar.plan, on_progress=bar.progress)
+_ = fill(cache, queries + documents + lesson)
 
 # %%
 folder = _course.learned(cache, lesson)

@@ -23,11 +23,10 @@ import numpy as np
 import pandas as pd
 
 from workbench import evaluate, models, quantize, student
-from workbench._progress import CacheBar, TrainingBar
 from workbench._util import home
 from workbench.cache import TargetCache
 from workbench.docstrings import docstring_corpus
-from workbench.pipeline import TOUR
+from workbench.pipeline import TOUR, TrainingBar, fill
 from workbench.quantize import CompressedIndex, IndexSpec
 from workbench.teachers import LocalTeacher
 from workbench.train import train_student
@@ -59,9 +58,8 @@ corpus = docstring_corpus(pairs=profile.pairs, held_out=profile.held_out)
 train, collection = corpus.train[: profile.lesson], corpus.held_out
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
-with CacheBar() as bar:
-    texts = train + collection.query_texts() + collection.document_texts()
-    cache.fill(texts, on_plan=bar.plan, on_progress=bar.progress)
+texts = train + collection.query_texts() + collection.document_texts()
+_ = fill(cache, texts)
 
 
 # %%

@@ -27,12 +27,11 @@ from IPython.display import Markdown
 from sentence_transformers import SentenceTransformer
 
 from workbench import data, evaluate, models, quantize, student
-from workbench._progress import CacheBar
 from workbench._util import home
 from workbench.cache import TargetCache
 from workbench.docstrings import docstring_corpus
 from workbench.extras import card, publish
-from workbench.pipeline import TOUR
+from workbench.pipeline import TOUR, fill
 from workbench.teachers import LocalTeacher
 from workbench.widgets import TradeoffExplorer
 
@@ -56,9 +55,8 @@ print(f"{len(lesson):,} texts to learn from")
 collections = [corpus.held_out, data.tutorial()]
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
-with CacheBar() as bar:
-    texts = [text for one in collections for text in one.query_texts() + one.document_texts()]
-    cache.fill(texts + lesson, on_plan=bar.plan, on_progress=bar.progress)
+texts = [text for one in collections for text in one.query_texts() + one.document_texts()]
+_ = fill(cache, texts + lesson)
 
 # %%
 trained = _course.learned(cache, lesson)  # notebook 2's student, if it is there

@@ -24,11 +24,10 @@ import _course
 import pandas as pd
 
 from workbench import data, models, planning, student
-from workbench._progress import CacheBar, TrainingBar
 from workbench._util import home
 from workbench.cache import TargetCache
 from workbench.extras import benchmark, benchmark_tables, tasks
-from workbench.pipeline import REDACT_IR, TOUR
+from workbench.pipeline import REDACT_IR, TOUR, TrainingBar, fill
 from workbench.teachers import LocalTeacher
 from workbench.train import train_student
 from workbench.widgets import BenchmarkBoard
@@ -93,8 +92,7 @@ documents = data.tutorial().document_texts()
 texts = documents + data.crop_queries(documents, count=2)
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
-with CacheBar() as bar:
-    cache.fill(texts, on_plan=bar.plan, on_progress=bar.progress)
+fill(cache, texts)
 [text.text for text in texts[len(documents) : len(documents) + 3]]
 
 # %%

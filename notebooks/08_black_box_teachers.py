@@ -22,13 +22,12 @@ import pandas as pd
 from embedding_server import Server
 
 from workbench import data, evaluate, models, student
-from workbench._progress import CacheBar
 from workbench._util import home
 from workbench.cache import TargetCache
 from workbench.data import Text
 from workbench.errors import TeacherError
 from workbench.extras.api_teachers import ApiTeacher
-from workbench.pipeline import TOUR
+from workbench.pipeline import TOUR, fill
 from workbench.teachers import ArrayTeacher, FunctionTeacher, LocalTeacher
 from workbench.widgets import CacheProgress
 
@@ -94,8 +93,7 @@ half = paid.estimate(texts).cost / 2
 frugal = ApiTeacher("large", url=server.url, name="large-at-home", price=5.0, budget=half, batch_size=16)
 cache = TargetCache(_course.profile().folder / "api", frugal)
 try:
-    with CacheBar() as bar:
-        cache.fill(texts, on_plan=bar.plan, on_progress=bar.progress)
+    cache.fill(texts)
 except TeacherError as error:
     print(error)
 print(frugal.usage)
@@ -157,8 +155,7 @@ print(f"{again.encoded} encoded, {again.hits} hits")
 
 # %%
 direct = TargetCache(home() / "cache", model)
-with CacheBar() as bar:
-    direct.fill(texts, on_plan=bar.plan, on_progress=bar.progress)
+fill(direct, texts)
 cosines = (cache.targets(texts)[:] * direct.targets(texts)[:]).sum(axis=1)
 print(f"lowest cosine between the API's vector and the model's: {cosines.min():.6f}")
 

@@ -7,10 +7,10 @@ from sentence_transformers import SentenceTransformer
 
 from tests.conftest import HashTeacher, sentences
 from workbench import pipeline, planning, student
-from workbench._tokens import Tokens
 from workbench.cache import TargetCache
 from workbench.data import Text
 from workbench.errors import DataError, TrainingError
+from workbench.student import Tokens
 from workbench.train import TrainingConfig
 
 

@@ -14,10 +14,10 @@ from sentence_transformers import SentenceTransformer
 
 from workbench import models, pipeline, student
 from workbench._checks import check
-from workbench._tokens import Tokens
 from workbench.data import Role, Text
 from workbench.errors import ModelError, TrainingError
 from workbench.models import encode
+from workbench.student import Tokens
 from workbench.train import TrainingConfig, train_student, validate
 
 TESTS = Path(__file__).parent
@@ -201,9 +201,9 @@ def test_a_damaged_or_half_written_checkpoint(tiny_model, lesson, tmp_path):
     undisturbed = build(tiny_model)
     train_student(undisturbed, train, targets, FAST, checkpoints=tmp_path)
     earlier, newest = sorted(tmp_path.glob("step-*"))
-    shutil.copytree(newest, tmp_path / ".step-00000099-1")  # a killed process's scratch folder
+    shutil.copytree(newest, tmp_path / ".writing-1" / "new")  # a killed process's scratch folder
     assert not train_student(build(tiny_model), train, targets, FAST, checkpoints=tmp_path).stopped
-    assert not list(tmp_path.glob(".step-*"))
+    assert not list(tmp_path.glob(".writing-*"))
 
     def damage(folder):
         content = bytearray((folder / "student.safetensors").read_bytes())

@@ -6,7 +6,6 @@ Weights, moments and random states are safetensors, the rest is json.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 import warnings
@@ -18,10 +17,13 @@ import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from workbench.errors import TrainingError
+from workbench._util import WRITING, whole_folder
+from workbench.errors import TrainingError, WorkbenchError
 
 if TYPE_CHECKING:
     from workbench.train import Run
+
+_STATE = ("step", "best_step", "best_loss", "history", "identity")  # of a run, as JSON values
 
 
 class Checkpoints:
@@ -40,7 +42,7 @@ class Checkpoints:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if run.accelerator.is_main_process:
-                for abandoned in folder.glob(".step-*"):  # of a process that was killed while writing
+                for abandoned in folder.glob(f"{WRITING}*"):  # of a process that was killed
                     shutil.rmtree(abandoned, ignore_errors=True)
             with tempfile.TemporaryFile(dir=folder):  # every process of the run tries, each a file of its own
                 pass
@@ -54,39 +56,27 @@ class Checkpoints:
         generators = run.accelerator.gather(torch.get_rng_state().unsqueeze(0).to(run.accelerator.device)).cpu()
         if not run.accelerator.is_main_process:
             return
+        moments = {
+            f"{i}.{name}": tensor
+            for i, state in run.optimizer.state_dict()["state"].items()
+            for name, tensor in state.items()
+        }
+        if run.accelerator.device.type == "cuda":
+            moments["cuda_generator"] = torch.cuda.get_rng_state()
+        parts = {"student": run.student.state_dict(), "optimizer": moments | {"generators": generators}}
+        parts |= {"best": run.best} if run.best is not None else {}
         final = self.folder / f"step-{run.step:08d}"
-        scratch = self.folder / f".step-{run.step:08d}-{os.getpid()}"
         try:
-            shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir()
-            _save(run.student.state_dict(), scratch / "student.safetensors")
-            if run.best is not None:
-                _save(run.best, scratch / "best.safetensors")
-            moments = {
-                f"{i}.{name}": tensor
-                for i, state in run.optimizer.state_dict()["state"].items()
-                for name, tensor in state.items()
-            }
-            if run.accelerator.device.type == "cuda":
-                moments["cuda_generator"] = torch.cuda.get_rng_state()
-            _save(moments | {"generators": generators}, scratch / "optimizer.safetensors")
-            state = {
-                "step": run.step,
-                "best_step": run.best_step,
-                "best_loss": run.best_loss,
-                "history": run.history,
-                "identity": run.identity,
-                "files": {file.name: _digest(file) for file in scratch.iterdir()},
-            }
-            (scratch / "state.json").write_text(json.dumps(state))
-            for file in scratch.iterdir():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
-            if final.exists():  # only after a restart from this very step
-                shutil.rmtree(final)
-            scratch.rename(final)
-        except (OSError, SafetensorError) as error:
-            shutil.rmtree(scratch, ignore_errors=True)
+            with whole_folder(
+                final
+            ) as scratch:  # replaces only what a run had that was restarted from before this step
+                for part, tensors in parts.items():
+                    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+                    save_file(tensors, scratch / f"{part}.safetensors")
+                state = {name: getattr(run, name) for name in _STATE}
+                state["files"] = {file.name: _digest(file) for file in scratch.iterdir()}
+                (scratch / "state.json").write_text(json.dumps(state))
+        except (WorkbenchError, SafetensorError) as error:
             raise TrainingError(
                 f"the checkpoint of step {run.step:,} cannot be written to {self.folder}: {error}. "
                 "The one before is intact: make room and run again to continue from it."
@@ -138,8 +128,9 @@ class Checkpoints:
             number, _, moment = name.partition(".")
             loaded["state"].setdefault(int(number), {})[moment] = tensor
         run.optimizer.load_state_dict(loaded)
-        run.step, run.best_step, run.best_loss = state["step"], state["best_step"], state["best_loss"]
-        run.history, run.best = state["history"], best
+        run.best = best
+        for name in _STATE:
+            setattr(run, name, state[name])
 
 
 def complete(folder: Path) -> list[Path]:
@@ -160,7 +151,3 @@ def _checked(folder: Path) -> dict:
 
 def _digest(path: Path) -> str:
     return xxhash.xxh3_128_hexdigest(path.read_bytes())
-
-
-def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)

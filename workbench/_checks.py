@@ -10,11 +10,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from workbench import models
-from workbench._tokens import Tokens
 from workbench.data import Text
 from workbench.errors import TrainingError
 from workbench.models import by_role
-from workbench.student import head_of, pooled, ridge
+from workbench.student import Tokens, head_of, pooled, ridge
 
 _ONE_ROLE = {
     "query": "no query among the training texts: the student will embed short queries less well. "
@@ -32,15 +31,7 @@ def check(
     batch_size: int = 16,
     tokens: Tokens | None = None,
 ) -> None:
-    """Find what would spoil a training run before it starts.
-
-    Args:
-        student: to be trained.
-        texts: n training texts.
-        targets: anything that indexes like an array of shape (n, dimension).
-        held_out: texts and targets kept out of training.
-        batch_size: texts a step; at least so many training texts are needed.
-        tokens: of the training texts, where they exist already.
+    """Find what would spoil a training run before it starts. Arguments are those of `train_student`.
 
     Raises:
         TrainingError: too few texts, texts and targets out of step, a wrong width, NaN, or targets
@@ -61,13 +52,12 @@ def check(
                 f"the {name} targets are {wanted.shape[1]} wide and the student's vectors {width}: "
                 "build the student with the teacher's dimension"
             )
-        blank = sum(not text.text.strip() for text in some)
-        if blank:
+        if blank := sum(not text.text.strip() for text in some):
             raise TrainingError(f"{blank:,} of {len(some):,} {name} texts are blank: leave them out")
         for start in range(0, len(some), 8192):
             norms = np.linalg.norm(wanted[np.arange(start, min(start + 8192, len(some)))], axis=1)
-            if not np.isfinite(norms).all():
-                where = start + int(np.argmin(np.isfinite(norms)))
+            if not (finite := np.isfinite(norms)).all():
+                where = start + int(np.argmin(finite))
                 raise TrainingError(f"{name} target {where:,} contains NaN or infinity ({some[where].text[:60]!r})")
             if normalize and np.abs(norms - 1).max() > 0.01:
                 where = start + int(np.argmax(np.abs(norms - 1)))
@@ -94,23 +84,22 @@ def _check_in_step(
         return
     rng = np.random.default_rng(0)
     chosen = rng.choice(len(texts), size=min(400, len(texts)), replace=False)
-    sample = [texts[i] for i in chosen]
     features = torch.from_numpy(pooled(student, texts, chosen, tokens)).double()
     wanted = torch.from_numpy(np.asarray(targets[chosen], dtype=np.float32)).double()
     fitted = len(chosen) * 3 // 4
-    roles = by_role(sample)
+    roles = by_role([texts[i] for i in chosen])
 
     def error(order: np.ndarray) -> float:
         weight, bias = ridge(features[:fitted], wanted[order[:fitted]], 0.1)
         return float((features[fitted:] @ weight.T + bias - wanted[order[fitted:]]).pow(2).sum(dim=1).mean())
 
     def shuffled() -> np.ndarray:
-        order = np.arange(len(sample))
+        order = np.arange(len(chosen))
         for rows in roles.values():
             order[rows] = rng.permutation(rows)
         return order
 
-    found, by_chance = error(np.arange(len(sample))), np.array([error(shuffled()) for _ in range(20)])
+    found, by_chance = error(np.arange(len(chosen))), np.array([error(shuffled()) for _ in range(20)])
     if found > by_chance.mean() - 3 * by_chance.std():
         raise TrainingError(
             f"texts and targets look out of step: {fitted} of them say no more about the others (squared error "

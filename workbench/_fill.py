@@ -34,21 +34,13 @@ Pair = tuple[Text, bytes]  # a text and the key of its target
 
 @dataclass(frozen=True)
 class Plan:
-    """What a fill has to do.
+    """What a fill has to do."""
 
-    Attributes:
-        texts: number of texts given.
-        unique: number of different targets that they have.
-        missing: targets that the teacher has yet to make.
-        bytes: what storing them will take.
-        seconds: estimated time of the teacher; None until a sample was timed.
-    """
-
-    texts: int
-    unique: int
-    missing: int
-    bytes: int
-    seconds: float | None = None
+    texts: int  # given, also repeated
+    unique: int  # different targets that they have
+    missing: int  # targets that the teacher has yet to make
+    bytes: int  # what storing them will take
+    seconds: float | None = None  # estimated time of the teacher; None until a sample was timed
 
     def __str__(self) -> str:
         if not self.missing:
@@ -59,25 +51,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Progress:
-    """The state of a fill, handed to `on_progress` after each group of texts.
+    """The state of a fill, handed to `on_progress` after each group of texts."""
 
-    Attributes:
-        done: texts accounted for so far, including those that were cached or repeated.
-        total: number of texts; None while a stream has not ended.
-        encoded: targets that the teacher made in this run.
-        encoded_total: targets that this run has to make; None for a stream.
-        bytes: of targets that were stored in this run.
-        texts_per_second: speed of the teacher in this run.
-        seconds_left: estimate; None for a stream.
-    """
-
-    done: int
-    total: int | None
-    encoded: int
-    encoded_total: int | None
-    bytes: int
-    texts_per_second: float
-    seconds_left: float | None
+    done: int  # texts accounted for so far, including those that were cached or repeated
+    total: int | None  # number of texts; None while a stream has not ended
+    encoded: int  # targets that the teacher made in this run
+    encoded_total: int | None  # targets that this run has to make; None for a stream
+    bytes: int  # of the targets that were stored in this run
+    texts_per_second: float  # speed of the teacher in this run
+    seconds_left: float | None  # estimate; None for a stream
 
     @property
     def hits(self) -> int:
@@ -94,23 +76,18 @@ class Fill:
         self.cache, self.teacher = cache, cache.teacher
         self.stop = stop if stop is not None else threading.Event()
         self.failed: list[tuple[Text, str]] = []  # texts without a target, and why
-        self._done = self._encoded = self._bytes = 0
+        self._done = self._encoded = 0
         self._seconds = 0.0
-        self._total: int | None = None
-        self._encoded_total: int | None = None
+        self._total = self._encoded_total = None
         self._on_progress, self._lock = on_progress, threading.Lock()
         self._writable = False  # checked before the first target has to be stored
         self._claimed: set[bytes] = set()
-
-    @property
-    def _one_at_a_time(self) -> bool:
-        return self.teacher.concurrency == 1 and self.teacher.batch_size is None
+        self._one_at_a_time = self.teacher.concurrency == 1 and self.teacher.batch_size is None
 
     def listed(self, texts: Sequence[Text], keys: np.ndarray, on_plan: Callable[[Plan], None] | None) -> Iterator[Pair]:
         """Plan a list, and return the pairs that have to be filled."""
-        unique, todo = self.cache.unknown(keys)
+        plan, todo = self.cache.planned(keys)
         self._total, self._encoded_total = len(texts), len(todo)
-        plan = Plan(len(texts), unique, len(todo), len(todo) * self.cache.row_bytes)
         if len(todo):
             self._make_writable()
             self.check_unchanged()
@@ -142,11 +119,7 @@ class Fill:
         return (time.perf_counter() - started) / len(sample) / self.teacher.concurrency
 
     def check_unchanged(self) -> None:
-        """Compare the teacher's probe with the vector that is stored for it; store it if there is none.
-
-        Raises:
-            CacheError: they differ.
-        """
+        """Raise CacheError if the teacher's probe differs from the vector stored for it; store it if there is none."""
         if self.stop.is_set() or (probe := self.teacher.probe(stop=self.stop)) is None:
             return
         text, vector = probe
@@ -204,19 +177,14 @@ class Fill:
         texts = [text for text, _ in group]
         keys = np.array([key for _, key in group], dtype=_shards.KEY)
         unique, first = np.unique(keys, return_index=True)
-        mine = self._claim(unique.tolist())
+        with self._lock:  # a key that another thread is at is left to it
+            mine = np.array([key not in self._claimed for key in unique.tolist()], dtype=bool)
+            self._claimed.update(unique.tolist())
         try:
             self._fill_claimed(texts, keys, first[mine & ~self.cache.known(unique)])
         finally:
             with self._lock:
                 self._claimed.difference_update(unique[mine].tolist())
-
-    def _claim(self, keys: list[bytes]) -> np.ndarray:
-        """Keep targets from the other threads; return which none of them is making, bool of shape (n,)."""
-        with self._lock:
-            mine = np.array([key not in self._claimed for key in keys], dtype=bool)
-            self._claimed.update(keys)
-        return mine
 
     def _fill_claimed(self, texts: list[Text], keys: np.ndarray, todo: np.ndarray) -> None:
         """Make and store the targets of the rows `todo`: what is good is stored before anything is raised."""
@@ -266,7 +234,6 @@ class Fill:
         with self._lock:
             self._done += done
             self._encoded += encoded
-            self._bytes += encoded * self.cache.row_bytes
             self._seconds += seconds / self.teacher.concurrency if encoded else 0
             if self._on_progress:
                 self._on_progress(self._progress())
@@ -276,7 +243,8 @@ class Fill:
         left = None
         if self._total is not None and (speed or self._done >= self._total):
             left = (self._total - self._done) / speed if speed else 0.0
-        return Progress(self._done, self._total, self._encoded, self._encoded_total, self._bytes, speed, left)
+        size = self._encoded * self.cache.row_bytes
+        return Progress(self._done, self._total, self._encoded, self._encoded_total, size, speed, left)
 
 
 def _groups(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
@@ -293,9 +261,8 @@ def _groups_by_role(pairs: Iterable[Pair], size: int) -> Iterator[list[Pair]]:
     """Make groups that are one request each."""
     open_groups: dict[Role, list[Pair]] = {role: [] for role in Role}
     for pair in pairs:
-        group = open_groups[pair[0].role]
-        group.append(pair)
-        if len(group) == size:
-            yield group
+        open_groups[pair[0].role].append(pair)
+        if len(open_groups[pair[0].role]) == size:
+            yield open_groups[pair[0].role]
             open_groups[pair[0].role] = []
-    yield from (group for group in open_groups.values() if group)
+    yield from filter(None, open_groups.values())

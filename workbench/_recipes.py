@@ -72,14 +72,12 @@ class Recipe:
         changes = {name: value for name, value in changes.items() if value is not None}
         own, training = ({each.name for each in fields(kind)} for kind in (Recipe, TrainingConfig))
         if unknown := sorted(set(changes) - own - training):
-            raise TrainingError(
-                f"a recipe has no {', '.join(unknown)}; it has {', '.join(sorted((own | training) - {'config'}))}"
-            )
+            known = ", ".join(sorted((own | training) - {"config"}))
+            raise TrainingError(f"a recipe has no {', '.join(unknown)}; it has {known}")
         if "epochs" in changes:
             changes.setdefault("steps", 0)
         if "learning_rate" in changes:
-            lowest = min(self.config.final_learning_rate, changes["learning_rate"])
-            changes.setdefault("final_learning_rate", lowest)
+            changes.setdefault("final_learning_rate", min(self.config.final_learning_rate, changes["learning_rate"]))
         config = replace(self.config, **{name: value for name, value in changes.items() if name in training})
         return replace(self, **{"config": config} | {name: value for name, value in changes.items() if name in own})
 
@@ -100,9 +98,8 @@ class Recipe:
 TOUR = Recipe("tour", max_length=96)
 # For the documents of one subject, within half an hour on two cores. Few of them are read again and again, and a few
 # hundred are too few by themselves.
-IN_DOMAIN = replace(
-    TOUR, name="in-domain", config=replace(TOUR.config, epochs=4, evaluations=1), steps=1200, texts=1000
-)
+_PATIENT = replace(TOUR.config, epochs=4, evaluations=1)
+IN_DOMAIN = replace(TOUR, name="in-domain", config=_PATIENT, steps=1200, texts=1000)
 # The documents of the tour: queries are six times shorter, so all of them are used.
 TOUR_DOCUMENTS = 2000
 
@@ -132,14 +129,11 @@ RECIPES = {recipe.name: recipe for recipe in (TOUR, IN_DOMAIN, REDACT_IR, REDACT
 
 
 def find_recipe(name: str | Recipe | None, texts: int = 0) -> Recipe:
-    """Return a recipe by its name.
+    """Return a recipe by its name; TrainingError names the nearest ones.
 
     Args:
-        name: of the recipe, or a recipe; None chooses "in-domain" for fewer than 5,000 texts and "tour" for more.
+        name: or a recipe; None chooses "in-domain" for fewer than 5,000 texts and "tour" for more.
         texts: how many there are.
-
-    Raises:
-        TrainingError: an unknown name; the message has the nearest ones.
     """
     if isinstance(name, Recipe):
         return name

@@ -30,20 +30,15 @@ def write(folder: Path, keys: np.ndarray, vectors: np.ndarray) -> Path:
     """Write one shard and return its path; it is on disk before it is visible.
 
     Args:
-        folder: where shards live.
+        folder: of the cache.
         keys: S16 of shape (n,), unique, any order.
         vectors: float16 or float32 of shape (n, d), in step with `keys`.
 
     Raises:
         CacheError: the folder cannot be written to, or the disk is full; nothing is left behind.
     """
-    order = np.argsort(keys)
-    content = save(
-        {
-            "keys": np.ascontiguousarray(keys[order]).view(np.uint8).reshape(len(keys), KEY.itemsize),
-            "vectors": np.ascontiguousarray(vectors[order]),
-        }
-    )
+    order = np.argsort(keys)  # indexing by it makes copies that are contiguous, as safetensors wants them
+    content = save({"keys": keys[order].view(np.uint8).reshape(-1, KEY.itemsize), "vectors": vectors[order]})
     try:
         return write_whole(folder / (xxhash.xxh3_128_hexdigest(content) + _SUFFIX), content)
     except WorkbenchError as error:
@@ -71,10 +66,9 @@ class Shard:
                     raise ValueError("header too long")
                 header = json.loads(file.read(size))
             self._buffer = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))  # a plain array is quicker to index
-            start = 8 + size
-            self.keys = self._tensor(header["keys"], start).reshape(-1).view(KEY)
-            self.vectors = self._tensor(header["vectors"], start)
-            if self.keys.shape[0] != self.vectors.shape[0]:
+            self.keys = self._tensor(header["keys"], 8 + size).reshape(-1).view(KEY)
+            self.vectors = self._tensor(header["vectors"], 8 + size)
+            if len(self.keys) != len(self.vectors):
                 raise ValueError("keys and vectors out of step")
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedShard(f"{path.name}: {error}") from None
@@ -83,11 +77,7 @@ class Shard:
         return len(self.keys)
 
     def verify(self) -> None:
-        """Compare content and name, once for each time the shard is opened.
-
-        Raises:
-            DamagedShard: they differ.
-        """
+        """Compare content and name, once for each time the shard is opened; raise DamagedShard if they differ."""
         with self._lock:
             if not self._verified:
                 if xxhash.xxh3_128_hexdigest(self._buffer) != self.path.stem:
@@ -95,13 +85,9 @@ class Shard:
                 self._verified = True
 
     def find(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return which of the wanted keys the shard has, and in which rows: two int64 arrays of shape (hits,).
-
-        Args:
-            wanted: S16 of shape (n,), sorted, each once.
-        """
+        """Return which wanted keys (S16, sorted, each once) the shard has, and in which rows: two int64 (hits,)."""
         if not len(self) or not len(wanted):
-            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+            return (np.empty(0, dtype=np.int64),) * 2
         few, many = (wanted, self.keys) if len(wanted) < len(self) else (self.keys, wanted)
         at = np.minimum(np.searchsorted(many, few), len(many) - 1)
         hits = np.flatnonzero(many[at] == few)

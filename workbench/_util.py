@@ -27,7 +27,7 @@ def as_float32(vectors: object) -> np.ndarray:
     """Turn an array, a torch tensor (any device, also bfloat16) or lists into a float32 array.
 
     Raises:
-        ValueError, TypeError: the rows have different widths, or hold something other than real numbers.
+        ValueError, TypeError: rows of different widths, or something other than real numbers.
     """
     if hasattr(vectors, "detach"):
         vectors = vectors.detach().float().cpu().numpy()
@@ -61,11 +61,7 @@ def checked(vectors: object, name: str) -> np.ndarray:
 
 
 def paired(teacher: np.ndarray, student: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return both as float32 arrays of the same number of rows.
-
-    Raises:
-        WorkbenchError: they are not arrays of vectors, or differ in their number of rows.
-    """
+    """Return both as float32 arrays of the same number of rows; WorkbenchError if they cannot be."""
     teacher, student = checked(teacher, "teacher"), checked(student, "student")
     if len(teacher) != len(student):
         raise WorkbenchError(
@@ -82,11 +78,7 @@ def unit(vectors: np.ndarray, name: str = "vectors") -> np.ndarray:
 
 
 def orthogonal(rotation: np.ndarray, width: int) -> np.ndarray:
-    """Return a rotation of a space as float32 of shape (width, width).
-
-    Raises:
-        WorkbenchError: it is not an orthogonal matrix of that shape.
-    """
+    """Return an orthogonal matrix as float32 of shape (width, width); WorkbenchError if it is none."""
     rotation = checked(rotation, "rotation")
     if rotation.shape != (width, width) or not np.allclose(rotation.T @ rotation, np.eye(width), atol=1e-4):
         raise WorkbenchError(f"the rotation must be an orthogonal matrix of shape ({width}, {width})")
@@ -96,14 +88,10 @@ def orthogonal(rotation: np.ndarray, width: int) -> np.ndarray:
 def home() -> Path:
     """Return the folder for unpacked models, caches, students and results.
 
-    `WORKBENCH_HOME` decides; without it, `build/` of a checkout, or `~/.cache/workbench` for an
-    installed package.
+    It is `WORKBENCH_HOME`, else `build/` of a checkout, or `~/.cache/workbench` for an installed package.
     """
-    if chosen := os.environ.get("WORKBENCH_HOME"):
-        return Path(chosen).expanduser()
-    if (PROJECT / "pyproject.toml").is_file():
-        return PROJECT / "build"
-    return Path.home() / ".cache" / "workbench"
+    own = PROJECT / "build" if (PROJECT / "pyproject.toml").is_file() else "~/.cache/workbench"
+    return Path(os.environ.get("WORKBENCH_HOME") or own).expanduser()
 
 
 def write_whole(path: str | Path, content: bytes | Callable[[Path], object]) -> Path:
@@ -184,11 +172,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def check_room(folder: Path, size: int, what: str) -> None:
-    """See that a folder's disk has room for `size` bytes.
-
-    Raises:
-        WorkbenchError: it has less.
-    """
+    """Raise WorkbenchError if a folder's disk has no room for `size` bytes."""
     if size > (free := shutil.disk_usage(folder).free):
         raise WorkbenchError(
             f"{folder} has {free / 1e6:,.0f} MB free, and {what} take {size / 1e6:,.0f} MB: make room, or choose "
@@ -197,20 +181,12 @@ def check_room(folder: Path, size: int, what: str) -> None:
 
 
 def write_json(path: str | Path, content: dict) -> Path:
-    """Write a dictionary as JSON, completely or not at all.
-
-    Raises:
-        WorkbenchError: the file cannot be written.
-    """
+    """Write a dictionary as JSON with `write_whole`."""
     return write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def need(module: str, extra: str) -> ModuleType:
-    """Import a module of an optional extra.
-
-    Raises:
-        WorkbenchError: it is not installed; the message has the command that installs it.
-    """
+    """Import a module of an optional extra; WorkbenchError with the command that installs it if it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

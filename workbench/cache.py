@@ -9,13 +9,13 @@ import json
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from pathlib import Path
 
 import numpy as np
 
 from workbench import _shards
-from workbench._fill import Fill, Pair, Plan, Progress
+from workbench._fill import Fill, Plan, Progress
 from workbench._shards import DamagedShard, Shard
 from workbench._util import orthogonal, remove_leftovers, write_whole
 from workbench.data import Text, as_texts
@@ -55,7 +55,7 @@ class TargetCache:
         self.dtype = np.dtype(dtype)
         self.dimension = teacher.dimension
         self.prompts = dict(teacher.prompts)
-        self.identity = self._stated()
+        self.identity = self._stated_identity()
         digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
         name = self.identity["teacher"].rstrip("/").rpartition("/")[2]
         self.folder = Path(root).expanduser() / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{digest[:16]}"
@@ -64,7 +64,7 @@ class TargetCache:
         self._lock = threading.RLock()
         self._open()
 
-    def _stated(self) -> dict[str, object]:
+    def _stated_identity(self) -> dict[str, object]:
         return json.loads(json.dumps({**self.teacher.identity, "stored_as": self.dtype.name}))
 
     def keys(self, texts: Iterable[str | Text]) -> np.ndarray:
@@ -99,22 +99,21 @@ class TargetCache:
 
     def plan(self, texts: Iterable[str | Text], *, keys: np.ndarray | None = None) -> Plan:
         """Say what filling these texts would take; nothing is encoded."""
-        texts, keys = self._given(texts, keys)
-        unique, todo = self.unknown(keys)
-        return Plan(len(texts), unique, len(todo), len(todo) * self.row_bytes)
+        return self.planned(self._given(texts, keys)[1])[0]
 
     def missing(self, texts: Iterable[str | Text], *, keys: np.ndarray | None = None) -> list[Text]:
         """Return the texts whose targets the teacher has yet to make, each once."""
         texts, keys = self._given(texts, keys)
-        return [texts[i] for i in np.sort(self.unknown(keys)[1])]
+        return [texts[i] for i in np.sort(self.planned(keys)[1])]
 
-    def unknown(self, keys: np.ndarray) -> tuple[int, np.ndarray]:
-        """Return the number of different keys, and where each missing one first occurs, int of shape (m,).
+    def planned(self, keys: np.ndarray) -> tuple[Plan, np.ndarray]:
+        """Return the plan, and where each missing key first occurs, int of shape (m,).
 
         Sorted by hash, so any part of them is an unbiased sample of lengths and roles.
         """
         unique, first = np.unique(keys, return_index=True)
-        return len(unique), first[~self.known(unique)]
+        todo = first[~self.known(unique)]
+        return Plan(len(keys), len(unique), len(todo), len(todo) * self.row_bytes), todo
 
     def fill(
         self,
@@ -128,21 +127,17 @@ class TargetCache:
     ) -> Progress:
         """Encode and store every target that is missing, group after group; each text is encoded once.
 
-        What has a length is planned before it is encoded. An iterator streams through in groups, so memory does not
-        grow with its length. Each finished group is durable: a kill loses the group in flight, and the next call goes
-        on from there.
+        What has a length is planned first. An iterator streams through in groups, so memory does not grow with its
+        length. A finished group is durable: a kill loses the group in flight, and the next call goes on from there.
 
         Args:
-            texts: any number of texts, also repeated. Processes that fill the same list at the same time share the
-                work; of the same stream, they do it twice.
+            texts: also repeated. Processes that fill the same list at the same time share the work; of the same
+                stream, they do it twice.
             keys: what `keys(texts)` returned, if it was called before.
             on_plan: called once before the long part, not for a stream.
             on_progress: called after each group.
             stop: when set, the fill ends after the group in flight.
             merge: join small shards now and then; of many processes, let one do it.
-
-        Returns:
-            The last progress.
 
         Raises:
             CacheError: a folder that cannot be written to, too little room, or another model behind the teacher's name.
@@ -150,27 +145,17 @@ class TargetCache:
             TeacherError: the teacher returned NaN, infinite values, a wrong width or a wrong count; the good vectors of
                 the group are stored first.
         """
-        if self._stated() != self.identity or self.teacher.prompts != self.prompts:
-            raise CacheError(
-                "the teacher's identity or prompts have changed since this cache was opened: open it again"
-            )
+        if self._stated_identity() != self.identity or self.teacher.prompts != self.prompts:
+            raise CacheError("the teacher's identity or prompts have changed since this cache was opened: reopen it")
         fill = Fill(self, on_progress, stop)
         if isinstance(texts, Iterable) and not isinstance(texts, Sized):
             fill.check_unchanged()
-            return fill.run(self._pairs(texts), merge)
+            stream = (text if isinstance(text, Text) else as_texts([text])[0] for text in texts)
+            return fill.run(((text, self._key(text)) for text in stream), merge)
         return fill.run(fill.listed(*self._given(texts, keys), on_plan), merge)
-
-    def _pairs(self, texts: Iterable[str | Text]) -> Iterator[Pair]:
-        for text in texts:
-            text = text if isinstance(text, Text) else as_texts([text])[0]
-            yield text, self._key(text)
 
     def targets(self, texts: Iterable[str | Text], *, keys: np.ndarray | None = None) -> Targets:
         """Return the targets of these texts as a memory-mapped array; each shard's checksum is verified.
-
-        Args:
-            texts: n texts.
-            keys: what `keys(texts)` returned, if it was called before.
 
         Raises:
             CacheError: some are missing; the message says how many and names the first.
@@ -208,12 +193,9 @@ class TargetCache:
             write_whole(self.folder / ".writable", b"\0" * 4096).unlink(missing_ok=True)
             if not (stated := self.folder / "identity.json").exists():
                 write_whole(stated, json.dumps(self.identity, indent=1).encode())
-        except OSError as error:
-            raise CacheError(
-                f"the cache folder {self.folder} cannot be written to: {error.strerror or error}"
-            ) from None
-        except WorkbenchError as error:
-            raise CacheError(f"the cache folder {self.folder} cannot be written to: {error}") from None
+        except (OSError, WorkbenchError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise CacheError(f"the cache folder {self.folder} cannot be written to: {why}") from None
 
     def merge(self) -> None:
         """Join small shards into large ones, so that opening and reading stay quick.
@@ -223,14 +205,9 @@ class TargetCache:
         """
         self._refresh()
         while True:
-            small = [s for s in self._shards.values() if len(s) < MERGED_ROWS // 2]
-            small = [s for s in small if self._verified(s)]
-            chosen, rows = [], 0
-            for shard in small:
-                if rows + len(shard) > MERGED_ROWS:
-                    break
-                chosen.append(shard)
-                rows += len(shard)
+            small = [s for s in list(self._shards.values()) if len(s) < MERGED_ROWS // 2 and self._verified(s)]
+            rows = np.cumsum([len(s) for s in small])
+            chosen = small[: np.searchsorted(rows, MERGED_ROWS, side="right")]
             if len(chosen) < 2:
                 return
             keys = np.concatenate([s.keys for s in chosen])
@@ -244,8 +221,6 @@ class TargetCache:
                     shard.path.unlink(missing_ok=True)
             self._refresh()
 
-    # --- reading ---
-
     def _open(self) -> None:
         path = self.folder / "identity.json"
         if path.is_file():
@@ -257,9 +232,9 @@ class TargetCache:
                 warnings.warn(f"{path} could not be read ({error}) and is written anew", stacklevel=3)
                 with contextlib.suppress(OSError):
                     path.unlink(missing_ok=True)
-            else:
-                if stated != self.identity:
-                    raise CacheError(f"{path} names another teacher than the folder's name: move the folder away")
+                stated = self.identity
+            if stated != self.identity:
+                raise CacheError(f"{path} names another teacher than the folder's name: move the folder away")
         self._refresh()
 
     def _refresh(self) -> None:
@@ -300,24 +275,20 @@ class TargetCache:
         """Return shard number (-1: missing) and row of each key; only verified shards count."""
         wanted, place = np.unique(keys, return_inverse=True)
         with self._lock:
-            while True:
+            intact = False
+            while not intact:
                 self._refresh()
                 where, rows = np.full(len(wanted), -1, dtype=np.int32), np.full(len(wanted), -1)
-                left = len(wanted)
+                left, intact = len(wanted), True
                 for number, shard in enumerate(self._shards.values()):
-                    if not left:
-                        break
                     hits, at = shard.find(wanted)
                     new = where[hits] < 0  # two shards may hold one target
-                    if new.any():
-                        if not self._verified(shard):
-                            break  # out of use from now on, so the numbers have changed
-                        where[hits[new]], rows[hits[new]] = number, at[new]
-                        left -= int(new.sum())
-                else:
-                    return where[place], rows[place]
-                if not left:
-                    return where[place], rows[place]
+                    if new.any() and not (intact := self._verified(shard)):
+                        break  # out of use from now on, so the numbers have changed
+                    where[hits[new]], rows[hits[new]] = number, at[new]
+                    if not (left := left - int(new.sum())):
+                        break
+            return where[place], rows[place]
 
     def known(self, keys: np.ndarray) -> np.ndarray:
         """Return which targets are stored, bool of shape (n,)."""
@@ -329,10 +300,9 @@ def _listed(texts: Iterable[str | Text]) -> Sequence[Text]:
 
 
 class Targets:
-    """Cached targets of a list of texts, read from disk as they are asked for.
+    """Cached targets of a list of texts, a float32 array of `shape` that is read from disk as it is indexed.
 
-    `targets[i]` and `targets[array_of_indices]` give float32 arrays; `len` and `shape` are those of
-    the whole. Nothing but row numbers (12 bytes a text) is held in memory.
+    Only row numbers (12 bytes a text) are held in memory.
     """
 
     def __init__(self, blocks: list[np.ndarray], block_of: np.ndarray, row_of: np.ndarray, dimension: int) -> None:
@@ -354,26 +324,21 @@ class Targets:
         Raises:
             WorkbenchError: it is of another width or no rotation.
         """
-        rotated = copy.copy(self)
-        rotation = orthogonal(rotation, self.shape[1])
+        rotated, rotation = copy.copy(self), orthogonal(rotation, self.shape[1])
         rotated._rotation = rotation if self._rotation is None else self._rotation @ rotation
         return rotated
 
     def __getitem__(self, index: int | slice | np.ndarray | Sequence[int]) -> np.ndarray:
         """Return float32 of shape (d,) for one index, (n, d) for several."""
-        vectors = self._read(self._block_of[index], self._row_of[index])
+        blocks, rows = self._block_of[index], self._row_of[index]
+        if np.ndim(rows) == 0 or len(self._blocks) == 1:
+            vectors = self._blocks[blocks if np.ndim(rows) == 0 else 0][rows].astype(np.float32)
+        else:
+            vectors = np.empty((len(rows), self.shape[1]), dtype=np.float32)
+            # Row by row: a batch meets most of its shards once, and grouping by shard costs more than it saves.
+            for i, (block, row) in enumerate(zip(blocks.tolist(), rows.tolist(), strict=True)):
+                vectors[i] = self._blocks[block][row]
         return vectors if self._rotation is None else vectors @ self._rotation
-
-    def _read(self, block_of: np.ndarray, row_of: np.ndarray) -> np.ndarray:
-        if np.ndim(row_of) == 0:
-            return self._blocks[block_of][row_of].astype(np.float32)
-        if len(self._blocks) == 1:
-            return self._blocks[0][row_of].astype(np.float32)
-        vectors = np.empty((len(row_of), self.shape[1]), dtype=np.float32)
-        # Row by row: a batch meets most of its shards once, and grouping by shard costs more than it saves.
-        for i, (block, row) in enumerate(zip(block_of.tolist(), row_of.tolist(), strict=True)):
-            vectors[i] = self._blocks[block][row]
-        return vectors
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         """Read all of it into memory."""

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
+from tqdm.auto import tqdm
 
 from workbench import _checkpoints, data, models, student
-from workbench._progress import CacheBar, TrainingBar
 from workbench._recipes import (
     IN_DOMAIN,
     RECIPES,
@@ -33,17 +33,17 @@ from workbench._recipes import (
     find_recipe,
 )
 from workbench._stored import StoredTexts, hold
-from workbench._tokens import Tokens
 from workbench._util import home, write_json
-from workbench.cache import Progress, TargetCache
+from workbench.cache import Plan, Progress, TargetCache
 from workbench.data import Role, Text
 from workbench.errors import TeacherError, TrainingError, WorkbenchError
+from workbench.student import Tokens
 from workbench.teachers import Teacher
 from workbench.train import Result, TrainingStep, provenance, train_student
 
 __all__ = [
     "IN_DOMAIN", "RECIPES", "REDACT_IR", "REDACT_IR_FAST", "REDACT_MT", "REDACT_MT_FAST", "TOUR", "TOUR_DOCUMENTS",
-    "Distilled", "Recipe", "distill", "fill", "find_recipe", "prepare", "run", "teacher_of",
+    "CacheBar", "Distilled", "Recipe", "TrainingBar", "distill", "fill", "find_recipe", "prepare", "run", "teacher_of",
 ]  # fmt: skip
 
 LEAST_TEXTS = 20  # different texts that a student can be made of
@@ -52,19 +52,12 @@ _CROPPED = 1000  # documents that queries are cropped from, where there are no q
 
 @dataclass(frozen=True)
 class Distilled:
-    """What `run` made.
+    """What `run` made."""
 
-    Attributes:
-        student: in evaluation mode; the best one so far where training was stopped.
-        folder: where it was saved.
-        provenance: how it was made, as in `provenance.json`.
-        result: of the training; None if there was none in this run.
-    """
-
-    student: SentenceTransformer
-    folder: Path
-    provenance: dict
-    result: Result | None = None
+    student: SentenceTransformer  # in evaluation mode; the best one so far where training was stopped
+    folder: Path  # where it was saved
+    provenance: dict  # how it was made, as in `provenance.json`
+    result: Result | None = None  # of the training; None if there was none in this run
 
 
 def distill(
@@ -238,12 +231,11 @@ def _finished(folder: Path, identity: str) -> Distilled | None:
     """Return the student of this very run, if it is there and whole."""
     try:
         found = student.read_provenance(folder)
-        if found.get("run") != identity or not found.get("finished"):
-            return None
-        return Distilled(student.load(folder).eval(), folder, found)
+        if found.get("run") == identity and found.get("finished"):
+            return Distilled(student.load(folder).eval(), folder, found)
     except WorkbenchError as error:
         warnings.warn(f"{folder} is made again: {error}", stacklevel=3)
-        return None
+    return None
 
 
 def fill(
@@ -254,9 +246,7 @@ def fill(
     progress: bool = True,
     stop: threading.Event | None = None,
 ) -> Progress:
-    """Fill a cache with a bar; say what an API teacher will cost and has cost.
-
-    Arguments are those of `TargetCache.fill`.
+    """Fill a cache, see `TargetCache.fill`, with a bar; say what an API teacher will cost and has cost.
 
     Raises:
         TeacherError: several processes would each pay an API.
@@ -320,7 +310,7 @@ def prepare(
 
 
 def _split(texts: Sequence[Text], keys: np.ndarray) -> tuple[Sequence[Text], np.ndarray, list[Text], np.ndarray]:
-    """Return training texts and held-out texts, each with keys: a twentieth, 500 at most, whatever the texts' order."""
+    """Return training texts and held-out texts (a twentieth, 500 at most, whatever the order), each with keys."""
     unique, first = np.unique(keys, return_index=True)
     kept_out = min(500, len(unique) // 20)
     if not kept_out:
@@ -328,3 +318,50 @@ def _split(texts: Sequence[Text], keys: np.ndarray) -> tuple[Sequence[Text], np.
     rows = np.flatnonzero(keys > unique[kept_out - 1])
     rest = texts.subset(rows) if isinstance(texts, StoredTexts) else [texts[i] for i in rows]
     return rest, keys[rows], [texts[i] for i in first[:kept_out]], unique[:kept_out]
+
+
+class _Bar:
+    _bar: tqdm | None = None  # shown from the first report on
+
+    def _advance(self, done: int, total: int | None, what: str, unit: str, initial: int = 0) -> None:
+        if self._bar is None:
+            self._bar = tqdm(total=total, initial=initial, desc=what, unit=f" {unit}", mininterval=0.5)
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class CacheBar(_Bar):
+    """Shows a `TargetCache.fill`: pass `bar.plan` as on_plan and `bar.progress` as on_progress."""
+
+    def __init__(self, what: str = "teacher") -> None:
+        self.what = what
+
+    def plan(self, plan: Plan) -> None:
+        """Print the plan before the long part."""
+        tqdm.write(f"{self.what}: {plan}")
+
+    def progress(self, progress: Progress) -> None:
+        """Advance the bar. It counts what the teacher encodes, not what was cached, so the time left is right."""
+        self._advance(progress.encoded, progress.encoded_total, self.what, "texts")
+        self._bar.set_postfix_str(f"{progress.bytes / 1e6:.1f} MB, {progress.hits:,} hits")
+
+
+class TrainingBar(_Bar):
+    """Shows a `train_student`: pass the bar itself as on_step."""
+
+    def __call__(self, step: TrainingStep) -> None:
+        """Advance the bar, and print a line for each held-out evaluation."""
+        self._advance(step.step, step.steps, "student", "steps", step.step)
+        if step.loss is not None:
+            self._bar.set_postfix_str(f"loss {step.loss:.3f}, {step.texts_per_second:.0f} texts/s", refresh=False)
+        if step.held_out_loss is not None:
+            cosines = {"queries": step.cosine_query, "documents": step.cosine_document}
+            line = [f"cosine {value:.3f} on {texts}" for texts, value in cosines.items() if value is not None]
+            tqdm.write(f"epoch {step.epoch:4.2f}: held-out loss {step.held_out_loss:.4f}, {', '.join(line)}")

@@ -25,17 +25,11 @@ MEASURED_TEXTS = 160
 
 @dataclass(frozen=True)
 class Speeds:
-    """How quickly a device works, in texts a second.
+    """How quickly a device works, in texts a second; TrainingError for a speed that is not finite and above 0."""
 
-    Attributes:
-        device: its name.
-        teacher: texts that the teacher encodes; None where it works elsewhere, behind an API.
-        student: texts that training reads.
-    """
-
-    device: str
-    teacher: float | None
-    student: float
+    device: str  # its name
+    teacher: float | None  # texts that the teacher encodes; None where it works elsewhere, behind an API
+    student: float  # texts that training reads
 
     def __post_init__(self) -> None:
         if not all(0 < speed < math.inf for speed in (self.teacher, self.student) if speed is not None):
@@ -44,23 +38,14 @@ class Speeds:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What a training will take.
+    """What a training will take."""
 
-    Attributes:
-        texts: different texts to learn from.
-        missing: those whose targets the teacher has yet to make.
-        bytes: what storing these will take.
-        passes: how often training reads every text.
-        steps: training steps in all.
-        speeds: of the device.
-    """
-
-    texts: int
-    missing: int
-    bytes: int
-    passes: int
-    steps: int
-    speeds: Speeds
+    texts: int  # different texts to learn from
+    missing: int  # those whose targets the teacher has yet to make
+    bytes: int  # what storing these will take
+    passes: int  # how often training reads every text
+    steps: int  # training steps in all
+    speeds: Speeds  # of the device
 
     @property
     def teacher_seconds(self) -> float | None:
@@ -73,30 +58,27 @@ class TrainingPlan:
         return self.texts * self.passes / self.speeds.student
 
     def __str__(self) -> str:
-        speeds, teacher = self.speeds, []
+        speeds, teacher = self.speeds, ""
         if speeds.teacher is not None:
-            teacher = [f"teacher  {duration(self.teacher_seconds)} at {speeds.teacher:,.0f} texts a second"]
-        return "\n".join(
-            (
-                f"texts    {self.texts:,}, {self.missing:,} of them not in the cache",
-                f"cache    {self.bytes / 1e6:,.1f} MB more",
-                *teacher,
-                f"student  {duration(self.student_seconds)} for {self.passes} passes, {self.steps:,} steps, at "
-                f"{speeds.student:,.0f} texts a second",
-                f"device   {speeds.device}",
-            )
+            teacher = f"teacher  {duration(self.teacher_seconds)} at {speeds.teacher:,.0f} texts a second\n"
+        return (
+            f"texts    {self.texts:,}, {self.missing:,} of them not in the cache\n"
+            f"cache    {self.bytes / 1e6:,.1f} MB more\n{teacher}"
+            f"student  {duration(self.student_seconds)} for {self.passes} passes, {self.steps:,} steps, at "
+            f"{speeds.student:,.0f} texts a second\n"
+            f"device   {speeds.device}"
         )
 
 
 def plan(
     config: TrainingConfig, speeds: Speeds, texts: int, dimension: int, missing: int | None = None
 ) -> TrainingPlan:
-    """Say what training on so many texts will take.
+    """Say what training on so many different texts will take.
 
     Args:
         config: how to train.
         speeds: measured, or known of another device.
-        texts: how many different ones.
+        texts: their number.
         dimension: width of the teacher's vectors, stored as float16.
         missing: how many the cache lacks; all if None.
     """
@@ -113,12 +95,9 @@ def measure(
 
     Args:
         teacher: encodes a sample of the texts; None leaves it alone, where asking it costs money.
-        student: trained on them for a few steps, so it is of no use afterwards.
-        texts: at least a batch.
+        student: trained on the sample for a few steps, so it is of no use afterwards.
+        texts: at least a batch; TrainingError for fewer.
         config: how it would be trained.
-
-    Raises:
-        TrainingError: there are too few texts.
     """
     if len(texts) < config.batch_size:
         raise TrainingError(f"{len(texts):,} texts are too few to measure with; a batch has {config.batch_size}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
@@ -15,8 +16,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
 
 from workbench import models
-from workbench._tokens import Tokens
-from workbench._util import whole_folder
+from workbench._util import whole_folder, write_json
 from workbench.data import Text, as_texts
 from workbench.errors import ModelError, TrainingError, WorkbenchError
 
@@ -69,27 +69,67 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = Dense(width, dimension, bias=bias, activation_function=torch.nn.Identity())
-    modules = [transformer, Pooling(width, pooling_mode="mean"), head]
-    if normalize:
-        modules.append(Normalize())
+    modules = [transformer, Pooling(width, pooling_mode="mean"), head, *([Normalize()] if normalize else [])]
     return SentenceTransformer(
         modules=modules, device=str(loaded.device), prompts=dict(prompts or {}), similarity_fn_name="cosine"
     )
 
 
-@dataclass(frozen=True)
-class HeadFit:
-    """The result of `fit_head`.
+class Tokens:
+    """The token ids of texts with their prompts, in a temporary file: memory does not grow with their lengths.
 
-    Attributes:
-        alpha: the ridge strength that was chosen, as a multiple of the features' mean variance.
-        held_out_loss: mean squared L2 distance of output and target, on the texts kept out of the fit.
-        texts: number of texts in the final fit.
+    Args:
+        student: its tokenizer, prompts and maximum length are used.
+        texts: n texts.
+
+    Raises:
+        TrainingError: the temporary folder has no room.
     """
 
-    alpha: float
-    held_out_loss: float
-    texts: int
+    def __init__(self, student: SentenceTransformer, texts: Sequence[Text]) -> None:
+        dtype = np.dtype(np.uint16 if len(student.tokenizer) <= 1 << 16 else np.uint32)
+        self._pad = student.tokenizer.pad_token_id or 0
+        self.lengths = np.empty(len(texts), dtype=np.int32)
+        try:
+            with tempfile.TemporaryFile() as file:
+                for start in range(0, len(texts), 8192):
+                    prompted = [
+                        (student.prompts.get(text.role.value) or "") + text.text for text in texts[start : start + 8192]
+                    ]
+                    ids = student.tokenizer(
+                        prompted, truncation=True, max_length=student.max_seq_length, padding=False
+                    )["input_ids"]
+                    self.lengths[start : start + 8192] = [len(each) for each in ids]
+                    file.write(np.concatenate(ids).astype(dtype).tobytes())
+                file.flush()
+                self._ids = np.memmap(file, dtype=dtype, mode="r")
+        except OSError as error:
+            raise TrainingError(
+                f"the texts' tokens cannot be kept in {tempfile.gettempdir()}: {error.strerror or error}. Set TMPDIR to "
+                "a folder with room."
+            ) from None
+        self._ends = np.cumsum(self.lengths, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """Return the padded input of some texts: `input_ids` and `attention_mask`, int64 of shape (m, tokens)."""
+        ids = np.full((len(rows), int(self.lengths[rows].max())), self._pad, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for i, row in enumerate(rows):
+            ids[i, : self.lengths[row]] = self._ids[self._ends[row] - self.lengths[row] : self._ends[row]]
+            mask[i, : self.lengths[row]] = 1
+        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+
+
+@dataclass(frozen=True)
+class HeadFit:
+    """The result of `fit_head`."""
+
+    alpha: float  # the ridge strength that was chosen, as a multiple of the features' mean variance
+    held_out_loss: float  # mean squared L2 distance of output and target, on the texts kept out of the fit
+    texts: int  # number of texts in the final fit
 
 
 def fit_head(
@@ -157,11 +197,7 @@ def ridge(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Solve the regression of `fit_head`: weight of shape (d, d') and bias of shape (d,), float64.
 
-    Args:
-        features: float64 of shape (n, d').
-        wanted: float64 of shape (n, d).
-        alpha: ridge strength, as a multiple of the features' mean variance.
-        bias: whether to center both first; without it the bias is zero.
+    The features are float64 of shape (n, d'), the wanted outputs (n, d). Without a bias nothing is centered.
     """
     mean_in = features.mean(dim=0) if bias else torch.zeros_like(features[0])
     mean_out = wanted.mean(dim=0) if bias else torch.zeros_like(wanted[0])
@@ -176,14 +212,7 @@ def ridge(
 def pooled(
     student: SentenceTransformer, texts: Sequence[Text], rows: np.ndarray | None = None, tokens: Tokens | None = None
 ) -> np.ndarray:
-    """Return the pooled features that the head gets, float32 of shape (m, width of the backbone).
-
-    Args:
-        student: its first two modules are run.
-        texts: n texts.
-        rows: which of them, int of shape (m,); all if None.
-        tokens: of all texts, where they exist already.
-    """
+    """Return the features that the head gets of the texts in `rows` (all if None), float32 of shape (m, width)."""
     rows = np.arange(len(texts)) if rows is None else rows
     if tokens is None:
         tokens, rows = Tokens(student, [texts[i] for i in rows]), np.arange(len(rows))
@@ -202,11 +231,7 @@ def pooled(
 
 
 def head_of(student: SentenceTransformer) -> Dense:
-    """Return the student's linear head.
-
-    Raises:
-        ModelError: the model was not built as a student.
-    """
+    """Return the student's linear head; ModelError if the model was not built as a student."""
     modules = list(student.children())
     if len(modules) < 3 or not isinstance(modules[2], Dense):
         kinds = ", ".join(type(module).__name__ for module in modules)
@@ -232,7 +257,7 @@ def save(student: SentenceTransformer, folder: str | Path, provenance: Mapping[s
         with whole_folder(folder) as scratch:
             student.save_pretrained(str(scratch), create_model_card=False)
             if provenance is not None:
-                (scratch / models.PROVENANCE).write_text(json.dumps(dict(provenance), indent=2) + "\n")
+                write_json(scratch / models.PROVENANCE, dict(provenance))
     except (OSError, SafetensorError, WorkbenchError) as error:
         raise ModelError(f"the student cannot be saved to {folder}: {error}") from None
     return folder
@@ -249,17 +274,14 @@ def check_folder(folder: str | Path) -> Path:
         raise ModelError(f"{folder} is a file: choose a folder")
     if folder in (Path.cwd(), *Path.cwd().parents) or folder.is_mount():
         raise ModelError(f"{folder} cannot be replaced as a whole: name a folder inside it")
-    if folder.exists() and any(folder.iterdir()) and not _holds_student(folder):
-        raise ModelError(f"{folder} is not empty and holds no student: choose another folder")
+    if folder.exists() and any(folder.iterdir()):
+        try:
+            holds_student = json.loads((folder / "modules.json").read_text())[2]["type"].endswith(".Dense")
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            holds_student = False
+        if not holds_student:
+            raise ModelError(f"{folder} is not empty and holds no student: choose another folder")
     return folder
-
-
-def _holds_student(folder: Path) -> bool:
-    try:
-        modules = json.loads((folder / "modules.json").read_text())
-        return modules[2]["type"].endswith(".Dense")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return False
 
 
 def read_provenance(folder: str | Path) -> dict:
@@ -284,11 +306,7 @@ def read_provenance(folder: str | Path) -> dict:
 
 
 def load(folder: str | Path, *, device: str | None = None) -> SentenceTransformer:
-    """Load a saved student.
-
-    Raises:
-        ModelError: the folder holds no model, or one that was not built as a student.
-    """
+    """Load a saved student; ModelError if the folder holds none."""
     student = models.load(folder, device=device)
     head_of(student)
     _drop_pooler(student[0])

@@ -177,7 +177,8 @@ class LocalTeacher(Teacher):
             if device or revision or trust_remote_code:
                 raise TeacherError("device, revision and trust_remote_code are for a model's name, not a loaded model")
             self.model = models.load_model(model)
-            shown = label = name or _origin(self.model)
+            origin = getattr(getattr(self.model.transformers_model, "config", None), "name_or_path", "")
+            shown = label = name or Path(origin).name or "SentenceTransformer"
             digest = models.fingerprint(self.model)
             own = str(next(self.model.parameters()).dtype).removeprefix("torch.")
             precision = own if precision == "auto" else precision
@@ -233,7 +234,7 @@ class FunctionTeacher(Teacher):
         function: from a list of texts (with their prompt in front) to vectors of shape (n, dimension): an array, a
             tensor or lists. It is given the role too if its second argument is required or is named `role`.
         name: what the cache calls it; change it with the function. Its module and name if None; a lambda has none.
-        dimension: width of its vectors; if None, found by calling the function with one short text.
+        dimension: of its vectors; if None, found by calling the function with one short text.
         prompts: role to prompt.
         normalize: scale vectors to length 1, as a student's are.
 
@@ -329,8 +330,7 @@ class ArrayTeacher(Teacher):
         Args:
             rows: mappings from field to value.
             name, normalize: as for the class.
-            text: the field with the text.
-            vector: the field with the vector, a list or array of numbers.
+            text, vector: the fields with the text and its vector, a list or array of numbers.
             role: of all texts, or the field that has it.
 
         Raises:
@@ -362,25 +362,24 @@ class ArrayTeacher(Teacher):
         Raises:
             IncompleteError: some texts are not known, or their vectors are NaN, infinite, or zero and to be scaled.
         """
-        rows = [self._rows.get((Role(role), text), -1) for text in texts]
+        rows = np.array([self._rows.get((Role(role), text), -1) for text in texts], dtype=int)
         vectors = np.full((len(texts), self.dimension), np.nan, dtype=np.float32)
-        known = np.array([row >= 0 for row in rows], dtype=bool)
-        vectors[known] = self._vectors[[row for row in rows if row >= 0]]
+        known = rows >= 0
+        vectors[known] = self._vectors[rows[known]]
         if self._normalize:
             vectors = scaled(vectors)
         if not (good := np.isfinite(vectors).all(axis=1)).all():
             why = "the array has no vector of it", "its vector in the array is zero, NaN or infinite"
             failed = {int(i): why[int(known[i])] for i in np.flatnonzero(~good)}
-            text = texts[min(failed)][:60]
+            first = texts[min(failed)][:60]
             raise IncompleteError(
-                f"{self.name} has no vector of {len(failed):,} texts, first {text!r}", vectors, failed
+                f"{self.name} has no vector of {len(failed):,} texts, first {first!r}", vectors, failed
             )
         return vectors
 
 
 def _teacher(source: object = None, **options) -> Teacher:
     """Return the teacher that `Teacher(source, **options)` asks for."""
-    kind = type(source).__name__
     if isinstance(source, Teacher):
         if options:
             raise TeacherError(f"{source.name} is a teacher already: it takes no {', '.join(options)}")
@@ -393,31 +392,29 @@ def _teacher(source: object = None, **options) -> Teacher:
     if "texts" in options:
         return ArrayTeacher(vectors=source, **options)
     if isinstance(source, np.ndarray | list | tuple) or hasattr(source, "detach"):
-        raise TeacherError(f"a teacher of vectors ({kind}) needs the text of each: give texts=")
+        raise TeacherError(f"a teacher of vectors ({type(source).__name__}) needs the text of each: give texts=")
     if (torch := sys.modules.get("torch")) and isinstance(source, torch.nn.Module):
         return LocalTeacher(source, **options)
     if callable(source) and not isinstance(source, type):
         return FunctionTeacher(source, **options)
     raise TeacherError(
-        f"a teacher cannot be made of {'None' if source is None else f'an object of type {kind}'}: give a model's name "
-        "or folder, a SentenceTransformer, a function of texts (such as another model's encode), 'openai:MODEL', or "
-        "vectors with texts="
+        f"a teacher cannot be made of {'None' if source is None else f'an object of type {type(source).__name__}'}: "
+        "give a model's name or folder, a SentenceTransformer, a function of texts (such as another model's encode), "
+        "'openai:MODEL', or vectors with texts="
     )
 
 
 def checked_targets(returned: object, count: int, dimension: int | None = None) -> np.ndarray:
-    """Return what a teacher returned (an array, a tensor, lists) as float32 of shape (count, dimension).
-
-    Raises:
-        TeacherError: it is not numbers, or the count or the width is wrong.
-    """
+    """Return what a teacher returned as float32 of shape (count, dimension); TeacherError if it cannot be."""
     try:
         vectors = as_float32(returned)
     except (TypeError, ValueError) as error:
         raise TeacherError(f"the teacher did not return vectors of one width: {error}") from None
     if vectors.ndim != 2 or vectors.shape != (count, dimension or vectors.shape[1]):
-        expected = f"expected ({count}, {dimension or 'dimension'})"
-        raise TeacherError(f"the teacher returned an array of shape {vectors.shape} for {count:,} texts; {expected}")
+        raise TeacherError(
+            f"the teacher returned an array of shape {vectors.shape} for {count:,} texts; expected "
+            f"({count}, {dimension or 'dimension'})"
+        )
     return vectors
 
 
@@ -428,11 +425,7 @@ def scaled(vectors: np.ndarray) -> np.ndarray:
 
 
 def checked_prompts(prompts: Mapping[str, str] | None) -> dict[str, str]:
-    """Return a prompt for each role, "" where none is given.
-
-    Raises:
-        TeacherError: an unknown role.
-    """
+    """Return a prompt for each role, "" where none is given; TeacherError for an unknown role."""
     if unknown := set(prompts or {}) - set(Role):
         raise TeacherError(f"prompts for {', '.join(sorted(unknown))}: the roles are query and document")
     return {role.value: (prompts or {}).get(role, "") for role in Role}
@@ -444,13 +437,5 @@ def _takes_role(function: Callable) -> bool:
         taken = list(inspect.signature(function).parameters.values())[1:]
     except (TypeError, ValueError):  # some functions that are not written in Python
         return False
-    taken = [
-        each for each in taken if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD, each.VAR_POSITIONAL)
-    ]
+    taken = [each for each in taken if each.kind not in (each.KEYWORD_ONLY, each.VAR_KEYWORD)]
     return bool(taken) and (taken[0].name == "role" or taken[0].default is taken[0].empty)
-
-
-def _origin(model: SentenceTransformer) -> str:
-    """Return the last part of the name or folder that a model was loaded from."""
-    backbone = model.transformers_model
-    return Path(getattr(getattr(backbone, "config", None), "name_or_path", "")).name or "SentenceTransformer"

@@ -22,14 +22,13 @@ from sentence_transformers import SentenceTransformer
 from workbench import __version__
 from workbench._checkpoints import Checkpoints
 from workbench._checks import check
-from workbench._tokens import Tokens
 from workbench.data import Text, as_texts
 from workbench.errors import TrainingError
 from workbench.models import autocast, by_role, encode
+from workbench.student import HeadFit, Tokens
 
 if TYPE_CHECKING:
     from workbench.cache import TargetCache
-    from workbench.student import HeadFit
 
 _POOL_BATCHES = 50  # batches drawn together and sorted by length: random enough, little padding
 
@@ -79,8 +78,8 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "restarts", "evaluations", "checkpoint_steps"):
-            if getattr(self, name) != int(getattr(self, name)) or getattr(self, name) < 1:
-                raise TrainingError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+            if (value := getattr(self, name)) != int(value) or value < 1:
+                raise TrainingError(f"{name} is {value}; at least 1 is needed")
         if not 0 < self.final_learning_rate <= self.learning_rate:
             raise TrainingError("learning rates must satisfy 0 < final_learning_rate <= learning_rate")
         clipped = self.max_grad_norm is None or self.max_grad_norm > 0
@@ -99,47 +98,28 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """One training step, as `on_step` gets it; held-out figures only where an evaluation was made.
+    """One training step, as `on_step` gets it; held-out figures only where an evaluation was made."""
 
-    Attributes:
-        step: steps done; 0 is the start, before any.
-        steps: steps in all.
-        epoch: passes done, with fraction.
-        loss: mean squared L2 distance of the step's batch; None at step 0.
-        learning_rate: of the step.
-        texts_per_second: training speed since the start of this run, evaluations left out.
-        held_out_loss: mean squared L2 distance on the held-out texts.
-        cosine_query, cosine_document: mean cosine to the target over held-out texts of this role.
-    """
-
-    step: int
-    steps: int
-    epoch: float
-    loss: float | None
+    step: int  # steps done; 0 is the start, before any
+    steps: int  # in all
+    epoch: float  # passes done, with fraction
+    loss: float | None  # mean squared L2 distance of the step's batch; None at step 0
     learning_rate: float
-    texts_per_second: float
-    held_out_loss: float | None = None
-    cosine_query: float | None = None
-    cosine_document: float | None = None
+    texts_per_second: float  # training speed since the start of this run, evaluations left out
+    held_out_loss: float | None = None  # mean squared L2 distance on the held-out texts
+    cosine_query: float | None = None  # mean cosine to the target over held-out queries
+    cosine_document: float | None = None  # the same over documents
 
 
 @dataclass(frozen=True)
 class Result:
-    """What training gave.
+    """What training gave."""
 
-    Attributes:
-        history: one row an event (see `TrainingStep`).
-        best_step: step of the student that was kept, by held-out loss.
-        best_loss: its held-out loss; None without held-out texts.
-        stopped: whether `stop` ended it early.
-        texts_per_second: training speed of this run.
-    """
-
-    history: pd.DataFrame
-    best_step: int
-    best_loss: float | None
-    stopped: bool
-    texts_per_second: float
+    history: pd.DataFrame  # a row for each `TrainingStep`
+    best_step: int  # step of the student that was kept, by held-out loss
+    best_loss: float | None  # its held-out loss; None without held-out texts
+    stopped: bool  # whether `stop` ended it early
+    texts_per_second: float  # training speed of this run
 
 
 def train_student(
@@ -200,7 +180,9 @@ def train_student(
             saver.restore()
     with _dropout(student, config.dropout):
         stopped = run.train(saver, stop)
-    run.keep_best()
+    if run.best is not None:
+        student.load_state_dict(run.best)
+    student.eval()
     return Result(pd.DataFrame(run.history), run.best_step, run.best_loss, stopped, run.speed())
 
 
@@ -225,7 +207,7 @@ class Run:
         self.history: list[dict] = []
         self.best_loss: float | None = None
         self.best_step = 0
-        self.best: dict[str, torch.Tensor] | None = None
+        self.best: dict[str, torch.Tensor] | None = None  # its weights
         self.identity: dict = {}
         if (pooler := getattr(student[0].model, "pooler", None)) is not None:
             pooler.requires_grad_(False)  # mean pooling never uses it: no gradient ever reaches it
@@ -247,21 +229,13 @@ class Run:
                         saver.write()
                     return True
                 loss = self._take_step(batch)
-                if self._evaluation_due():
+                if evaluated := self._evaluation_due():
                     self._evaluate(loss)
-                    if saver:
-                        saver.write()
                 else:
-                    self._record(loss)
-                    if saver and self.step % self.config.checkpoint_steps == 0:
-                        saver.write()
+                    self._record(loss, {})
+                if saver and (evaluated or self.step % self.config.checkpoint_steps == 0):
+                    saver.write()
         return False
-
-    def keep_best(self) -> None:
-        """Put the best student's weights into the student; the last one's without held-out texts."""
-        if self.best is not None:
-            self.student.load_state_dict(self.best)
-        self.student.eval()
 
     def speed(self) -> float:
         """Return the training speed since this run began, texts a second, evaluations left out."""
@@ -339,8 +313,7 @@ class Run:
             self.best_step = self.step
         self._record(loss, figures)
 
-    def _record(self, loss: float | None, figures: dict[str, float] | None = None) -> None:
-        figures = figures or {}
+    def _record(self, loss: float | None, figures: dict[str, float]) -> None:
         event = TrainingStep(
             step=self.step,
             steps=self.steps,
@@ -368,8 +341,8 @@ def _dropout(student: SentenceTransformer, probability: float | None) -> Iterato
     """Set the dropout probability inside a `with` block, None to leave it."""
     before = {module: module.p for module in student.modules() if isinstance(module, torch.nn.Dropout)}
     try:
-        for module in before if probability is not None else ():
-            module.p = probability
+        for module, p in before.items():
+            module.p = p if probability is None else probability
         yield
     finally:
         for module, p in before.items():
@@ -431,20 +404,12 @@ def provenance(
 
 
 def validate(student: SentenceTransformer, texts: Sequence[Text], targets: np.ndarray) -> dict[str, float]:
-    """Compare a student with its targets.
-
-    Returns:
-        `loss` (mean squared L2 distance), `cosine` (mean), and `cosine_query` and
-        `cosine_document` for the roles that occur.
-    """
+    """Return a student's mean squared L2 distance to its targets, `loss`, and its mean `cosine`, also of each role."""
     if not len(texts) or len(texts) != len(targets):
         raise TrainingError(f"{len(texts):,} texts and {len(targets):,} targets are out of step, or none at all")
     vectors = encode(student, texts)
     wanted = np.asarray(targets[np.arange(len(texts))], dtype=np.float32)
     norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(wanted, axis=1)
     cosines = (vectors * wanted).sum(axis=1) / np.maximum(norms, 1e-12)
-    figures = {
-        "loss": float(((vectors - wanted) ** 2).sum(axis=1).mean()),
-        "cosine": float(cosines.mean()),
-    }
+    figures = {"loss": float(((vectors - wanted) ** 2).sum(axis=1).mean()), "cosine": float(cosines.mean())}
     return figures | {f"cosine_{role}": float(cosines[rows].mean()) for role, rows in by_role(texts).items()}

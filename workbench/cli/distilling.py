@@ -73,8 +73,8 @@ def _cache_on_cluster(
 ) -> None:
     from functools import partial
 
-    from workbench._progress import CacheBar
     from workbench.extras import cluster
+    from workbench.pipeline import CacheBar
     from workbench.teachers import LocalTeacher
 
     make = partial(LocalTeacher, name, **choice.options(name, length, None))
