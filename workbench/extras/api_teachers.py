@@ -17,11 +17,14 @@ from workbench._util import duration
 from workbench.data import Role, Text
 from workbench.errors import IncompleteError, TeacherError
 from workbench.extras.providers import PROVIDERS, ProviderSpec, client, message, read, retry_after
-from workbench.teachers import Teacher, checked_prompts
+from workbench.teachers import Teacher, checked_prompts, checked_targets, scaled
 
 _BUSY = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}  # worth another try
 _CONTENT = {400, 413, 422}  # about the texts, or how many there are
 _HOPELESS = 20  # texts in a row that a server refuses before the rest is not even sent
+_ABOVE_ZERO = (
+    "batch_size concurrency requests_per_minute tokens_per_minute timeout attempts dimensions max_tokens budget price"
+).split()
 _SLACK = 1.01  # at exactly the limit, a request that comes a little early is one too many
 _LONGEST_WAIT = 600  # seconds; a server that asks for more is left alone
 _PROBE = "a text to see whether the server answers"
@@ -29,25 +32,15 @@ _PROBE = "a text to see whether the server answers"
 
 @dataclass(frozen=True)
 class Usage:
-    """What an API has been asked for so far.
+    """What an API has been asked for so far."""
 
-    Attributes:
-        requests: sent, those that failed included.
-        retries: of them, how many were another try.
-        texts: with a target.
-        tokens: as the server counts them, or else by the estimate.
-        truncated: texts that were cut to `max_tokens`.
-        failed: texts without a target.
-        cost: at the given price; None without one.
-    """
-
-    requests: int = 0
-    retries: int = 0
-    texts: int = 0
-    tokens: int = 0
-    truncated: int = 0
-    failed: int = 0
-    cost: float | None = None
+    requests: int = 0  # sent, those that failed included
+    retries: int = 0  # of them, how many were another try
+    texts: int = 0  # with a target
+    tokens: int = 0  # as the server counts them, or else by the estimate
+    truncated: int = 0  # texts that were cut to `max_tokens`
+    failed: int = 0  # texts without a target
+    cost: float | None = None  # at the given price; None without one
 
     def __str__(self) -> str:
         cost = "" if self.cost is None else f", {self.cost:,.4g} at the given price"
@@ -60,21 +53,13 @@ class Usage:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What encoding texts will take.
+    """What encoding texts will take."""
 
-    Attributes:
-        texts: how many.
-        tokens: counted by the tokenizer, or a quarter of the characters without one.
-        counted: whether they were counted.
-        cost: at the given price; None without one.
-        seconds: the least that the limits allow; None without limits.
-    """
-
-    texts: int
-    tokens: int
-    counted: bool
-    cost: float | None
-    seconds: float | None
+    texts: int  # how many
+    tokens: int  # counted by the tokenizer, or a quarter of the UTF-8 bytes without one
+    counted: bool  # whether they were counted
+    cost: float | None  # at the given price; None without one
+    seconds: float | None  # the least that the limits allow; None without limits
 
     def __str__(self) -> str:
         tokens = f"{'' if self.counted else 'about '}{self.tokens:,} tokens"
@@ -135,21 +120,10 @@ class ApiTeacher(Teacher):
         attempts: int = 6,
         name: str | None = None,
     ) -> None:
-        numbers = dict(
-            batch_size=batch_size,
-            concurrency=concurrency,
-            requests_per_minute=requests_per_minute,
-            tokens_per_minute=tokens_per_minute,
-            timeout=timeout,
-            attempts=attempts,
-            dimensions=dimensions,
-            max_tokens=max_tokens,
-            budget=budget,
-            price=price,
-        )
-        for what, value in numbers.items():
-            if value is not None and not 0 < value < math.inf:
-                raise TeacherError(f"{what} is {value}: it must be above 0")
+        given = locals()
+        for what in _ABOVE_ZERO:
+            if given[what] is not None and not 0 < given[what] < math.inf:
+                raise TeacherError(f"{what} is {given[what]}: it must be above 0")
         if budget is not None and not price:
             raise TeacherError("a budget needs the price of a million tokens: give `price` too")
         if max_tokens is not None and tokenizer is None:
@@ -161,7 +135,11 @@ class ApiTeacher(Teacher):
         spec = self._provider = PROVIDERS[provider] if isinstance(provider, str) else provider
         self.model, self.prompts = model, checked_prompts(prompts)
         self.batch_size, self.concurrency = min(batch_size, spec.most), concurrency
-        self._normalize, self._max_tokens, self._tokenizer = normalize, max_tokens, _tokenizer(tokenizer)
+        self._normalize, self._max_tokens, self._tokenizer = normalize, max_tokens, None
+        if tokenizer is not None:
+            from transformers import AutoTokenizer
+
+            self._tokenizer = AutoTokenizer.from_pretrained(models.resolve(tokenizer).path, trust_remote_code=False)
         self._price, self._budget, self._attempts = price, budget, attempts
         self._pace = _Pace(requests_per_minute, tokens_per_minute)
         self._usage, self._lock, self._reserved, self._refused_in_row = Usage(), threading.Lock(), 0, 0
@@ -206,45 +184,35 @@ class ApiTeacher(Teacher):
         stop = stop or threading.Event()
         vectors = np.full((len(texts), self.dimension), np.nan, dtype=np.float32)
         failed: dict[int, str] = {}
-        for start in range(0, len(texts), self.batch_size):
-            rows = list(range(start, min(start + self.batch_size, len(texts))))
-            try:
-                self._encode_rows([texts[i] for i in rows], rows, role, vectors, failed, stop)
-            except _OverError as error:
-                raise IncompleteError(str(error), vectors, failed, final=True) from None
+        requests = [range(len(texts))[i : i + self.batch_size] for i in range(0, len(texts), self.batch_size)]
+        try:
+            while requests:
+                rows = requests.pop(0)
+                try:
+                    vectors[rows] = self._retried([texts[i] for i in rows], role, stop)
+                    self._refused_in_row = 0
+                    continue
+                except _RefusedError as error:
+                    why = str(error)
+                except _BusyError as error:
+                    why = str(error)
+                    self._see_that_it_answers(why, stop)
+                if half := len(rows) // 2:
+                    requests[:0] = rows[:half], rows[half:]
+                    continue
+                failed[rows[0]] = why
+                with self._lock:
+                    self._count(failed=1)
+                    self._refused_in_row += 1
+                    if self._refused_in_row >= _HOPELESS:
+                        raise _OverError(f"{_HOPELESS} texts in a row failed, the last one: {why}")
+        except _OverError as error:
+            raise IncompleteError(str(error), vectors, failed, final=True) from None
         if failed:
             row, why = next(iter(failed.items()))
-            raise IncompleteError(
-                f"{len(failed):,} of {len(texts):,} texts got no target, first {texts[row][:60]!r}: {why}",
-                vectors,
-                failed,
-            )
+            said = f"{len(failed):,} of {len(texts):,} texts got no target, first {texts[row][:60]!r}: {why}"
+            raise IncompleteError(said, vectors, failed)
         return vectors
-
-    def _encode_rows(self, texts, rows, role, vectors, failed, stop) -> None:
-        """Fill in the vectors of a request's texts; where it fails for good, those of its halves."""
-        try:
-            vectors[rows] = self._retried(texts, role, stop)
-            with self._lock:
-                self._refused_in_row = 0
-            return
-        except _RefusedError as error:
-            why = str(error)
-        except _BusyError as error:
-            why = str(error)
-            self._see_that_it_answers(why, stop)
-        if len(texts) == 1:
-            failed[rows[0]] = why
-            with self._lock:
-                self._count(failed=1)
-                self._refused_in_row += 1
-                hopeless = self._refused_in_row >= _HOPELESS
-            if hopeless:
-                raise _OverError(f"{_HOPELESS} texts in a row failed, the last one: {why}")
-            return
-        half = len(texts) // 2
-        self._encode_rows(texts[:half], rows[:half], role, vectors, failed, stop)
-        self._encode_rows(texts[half:], rows[half:], role, vectors, failed, stop)
 
     def _see_that_it_answers(self, why: str, stop: threading.Event) -> None:
         """Tell a server that is down from one that a certain text brings down."""
@@ -255,53 +223,42 @@ class ApiTeacher(Teacher):
 
     def _retried(self, texts: Sequence[str], role: Role, stop: threading.Event) -> np.ndarray:
         prepared = [self._prepared(text, role) for text in texts]
-        for attempt in range(1, self._attempts + 1):
+        for attempt in range(1, self._attempts):
             try:
                 return self._request(prepared, role, stop, again=attempt > 1)
             except _BusyError as error:
-                if not stop.is_set() and attempt < self._attempts:
-                    stop.wait(_backoff(attempt) if error.after is None else error.after)
-                if stop.is_set():
-                    raise _OverError("stopped") from None
-                if attempt == self._attempts:
-                    raise
-        raise AssertionError("attempts is at least 1")
+                stop.wait(_backoff(attempt) if error.after is None else error.after)
+        return self._request(prepared, role, stop, again=self._attempts > 1)
 
-    def _request(
-        self, prepared: list[tuple[str, int, bool]], role: Role, stop: threading.Event, again: bool
-    ) -> np.ndarray:
+    def _request(self, prepared: list[tuple[str, int, bool]], role: Role, stop: threading.Event, again: bool):
         provider = self._provider
         body = {**self._fields, provider.texts: [text for text, _, _ in prepared], **provider.roles.get(role, {})}
         tokens = sum(count for _, count, _ in prepared)
+        self._pace.wait(tokens, stop)
+        if stop.is_set():
+            raise _OverError("stopped")
         self._reserve(tokens, again)
         used = made = cut = 0
         try:
-            self._pace.wait(tokens, stop)
-            if stop.is_set():
-                raise _OverError("stopped")
-            try:
-                response = self._client.post(provider.path, json=body)
-            except httpx.RequestError as error:
-                raise _BusyError(f"{type(error).__name__} {self._safe(str(error))}".rstrip()) from None
+            response = self._client.post(provider.path, json=body)
             self._raise_for(response)
             used = tokens
-            try:
-                vectors, used = read(response, len(prepared), tokens)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise _BusyError(f"an answer that cannot be read ({self._safe(str(error))[:200]})") from None
-            if self.dimension and vectors.shape[1] != self.dimension:
-                raise _BusyError(f"vectors of width {vectors.shape[1]}, not {self.dimension}")
+            returned, used = read(response, len(prepared), tokens)
+            vectors = checked_targets(returned, len(prepared), self.dimension)
+            if self._normalize:
+                vectors = scaled(vectors)
             if not np.isfinite(vectors).all():
-                raise _BusyError("NaN or infinite vectors")
-            lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-            if self._normalize and not lengths.all():
-                raise _BusyError("a vector of zeros, which has no direction")
+                raise _BusyError("vectors that are NaN, infinite, or zero and without direction")
             made, cut = len(prepared), sum(was_cut for _, _, was_cut in prepared)
+            return vectors
+        except httpx.RequestError as error:
+            raise _BusyError(f"{type(error).__name__} {self._safe(str(error))}".rstrip()) from None
+        except (TeacherError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _BusyError(f"an answer that cannot be read ({self._safe(str(error))[:200]})") from None
         finally:
             with self._lock:
                 self._reserved -= tokens
                 self._count(tokens=used, texts=made, truncated=cut)
-        return vectors / lengths if self._normalize else vectors
 
     def _reserve(self, tokens: int, again: bool) -> None:
         """Count a request before it is sent, so that no number of threads goes over the budget."""
@@ -339,22 +296,14 @@ class ApiTeacher(Teacher):
 
     def _prepared(self, text: str, role: Role) -> tuple[str, int, bool]:
         """Return what is sent for a text, how many tokens that is, and whether it was cut."""
-        whole = self.prompts[role] + text
+        whole, limit = self.prompts[role] + text, self._max_tokens
         if self._tokenizer is None:
             return whole, -(-len(whole.encode()) // 4), False
-        if self._max_tokens is None:
-            return whole, len(self._tokenizer(whole, verbose=False)["input_ids"]), False
-        encoded = self._tokenizer(
-            whole,
-            truncation=True,
-            max_length=self._max_tokens,
-            return_overflowing_tokens=True,
-            return_offsets_mapping=True,
-        )
-        if len(encoded["input_ids"]) == 1:
-            return whole, len(encoded["input_ids"][0]), False
-        end = max(end for _, end in encoded["offset_mapping"][0])
-        return whole[:end], len(encoded["input_ids"][0]), True
+        cutting = {"truncation": limit is not None, "max_length": limit, "return_overflowing_tokens": True}
+        encoded = self._tokenizer(whole, return_offsets_mapping=True, verbose=False, **cutting)
+        cut = len(encoded["input_ids"]) > 1
+        end = max(end for _, end in encoded["offset_mapping"][0]) if cut else None
+        return whole[:end], len(encoded["input_ids"][0]), cut
 
     def probe(self, *, stop: threading.Event | None = None) -> tuple[Text, np.ndarray]:
         """Return a text and the vector that the server gives it, asked for once.
@@ -416,11 +365,3 @@ class _Pace:
 def _backoff(attempt: int) -> float:
     """Return the seconds before another try: random, so that many clients do not come back together."""
     return random.uniform(0, min(30.0, 0.5 * 2**attempt))
-
-
-def _tokenizer(name: str | None):
-    if name is None:
-        return None
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(models.resolve(name).path, trust_remote_code=False)

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-import pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
@@ -19,8 +18,8 @@ from workbench.data import Role
 from workbench.errors import ModelError
 
 ONNX_FOLDER = "onnx_whole"  # not "onnx", where libraries look for a graph without pooling
-PAPER = "arXiv:2509.12539"
 _TEMPLATE = Path(__file__).with_name("card.md")
+_TAGS = ["sentence-transformers", "feature-extraction", "knowledge-distillation", "retrieval"]
 _HOUSEKEEPING = ("evaluations", "checkpoint_steps", "precision")  # settings that do not change the student
 
 
@@ -80,28 +79,25 @@ def card(
             license=license,
             library_name="sentence-transformers",
             pipeline_tag="sentence-similarity",
-            tags=["sentence-transformers", "feature-extraction", "knowledge-distillation", "retrieval"]
-            + (["onnx"] if onnx else []),
+            tags=[*_TAGS, "onnx"] if onnx else _TAGS,
             base_model=[one for one in ((base, teacher) if pair else (base,)) if _on_hub(one)] or None,
             datasets=[_public(texts)] if texts.startswith("hub:") else None,
             model_name=name.rpartition("/")[2],
             eval_results=_eval_results(results, "asymmetric" if pair else "symmetric"),
             metrics=["ndcg"],
         )
-        lengths = f"texts are cut to {max_length or identity.get('max_length')} tokens"
-        if pair and max_length not in (None, identity.get("max_length")):
-            lengths = f"queries are cut to {max_length} tokens and documents to {identity.get('max_length')}"
+        longest = identity.get("max_length")
+        lengths = f"texts are cut to {max_length or longest} tokens"
+        if pair and max_length not in (None, longest):
+            lengths = f"queries are cut to {max_length} tokens and documents to {longest}"
         return ModelCard.from_template(
             data,
             template_path=str(_TEMPLATE),
             md=_cell,
             on_hub=_on_hub,
             name=name,
-            title=data.model_name,
-            variable="model" if pair else "student",
             teacher=teacher,
             base=base,
-            paper=PAPER,
             identity=dict(identity),
             dimension=int(dimension),
             lengths=lengths,
@@ -111,7 +107,7 @@ def card(
             onnx_folder=ONNX_FOLDER,
             moved=truncated or bool(provenance.get("rotated")),
             results=_results(results),
-            seen=next((each for each in names if each == _public(texts)), None),
+            seen=_public(texts) if _public(texts) in names else None,
             curves=[_curves(report) for report in results if report.get("curves")],
             speeds=_speeds(latency or {}),
             machine=(latency or {}).get("machine"),
@@ -132,7 +128,8 @@ def _readable(problem: str, advice: str) -> Iterator[None]:
 def _check(report: Mapping[str, object]) -> None:
     what = report.get("collection", "a report") if isinstance(report, Mapping) else "a report"
     with _readable(f"{what} is no comparison of teacher and student", "give what `workbench evaluate` wrote"):
-        modes = {row["mode"] for row in report["rows"]}
+        if missing := {"teacher", "symmetric", "asymmetric"} - {row["mode"] for row in report["rows"]}:
+            raise ValueError(f"it has no row for {min(missing)}")
         shares = [row[name] for row in report["rows"] for name in ("share_of_teacher", "share_low", "share_high")]
         figures = [row["ndcg_at_10"] for row in report["rows"]] + [share for share in shares if share is not None]
         figures += [row["share_of_teacher"] for row in report.get("curves") or []]
@@ -140,8 +137,6 @@ def _check(report: Mapping[str, object]) -> None:
             raise ValueError("a name and finite numbers are needed")
         if not all(0 <= row["ndcg_at_10"] <= 1 for row in report["rows"]):
             raise ValueError("nDCG@10 lies between 0 and 1")
-    if missing := {"teacher", "symmetric", "asymmetric"} - modes:
-        raise ModelError(f"{what} is no comparison of teacher and student: it has no row for {sorted(missing)[0]}")
 
 
 def _public(name: object) -> str:
@@ -158,42 +153,32 @@ def _on_hub(name: str) -> bool:
 
 def _results(results: Sequence[Mapping]) -> list[list[str]]:
     """Return the cells of the table of results."""
+    sizes = {each["collection"]: each["documents"] for each in results if each.get("documents")}
     rows = []
-    for report in results:
-        size = f" ({report['documents']:,} documents)" if report.get("documents") else ""
-        for row in report["rows"]:
-            if row["mode"] in evaluate.LABELS:
-                low, high, share = row.get("share_low"), row.get("share_high"), row.get("share_of_teacher")
-                rows.append(
-                    [
-                        _cell(report["collection"]) + size,
-                        evaluate.LABELS[row["mode"]],
-                        f"{row['ndcg_at_10']:.3f}",
-                        "" if share is None else f"{share:.1%}",
-                        f"{low:.1%} to {high:.1%}" if low is not None and low != high else "",
-                    ]
-                )
+    for name, row in _rows(results, *evaluate.LABELS):
+        share, low, high = row["share_of_teacher"], row["share_low"], row["share_high"]
+        where = _cell(name) + (f" ({sizes[name]:,} documents)" if name in sizes else "")
+        shares = ["" if share is None else f"{share:.1%}", "" if low in (None, high) else f"{low:.1%} to {high:.1%}"]
+        rows.append([where, evaluate.LABELS[row["mode"]], f"{row['ndcg_at_10']:.3f}", *shares])
     return rows
 
 
 def _curves(report: Mapping) -> dict[str, object]:
     """Return the table of a report's curves: one row for each index, one column for each mode."""
-    rows = pd.DataFrame(report["curves"])
-    label = rows["dimensions"].astype(int).astype(str) + ", " + rows["precision"].map(_cell)
-    rows = rows.assign(mode=rows["mode"].map(_cell))
-    wide = rows.assign(point=label).pivot(index="point", columns="mode", values="share_of_teacher")
-    wide = wide.loc[list(dict.fromkeys(label)), list(dict.fromkeys(rows["mode"]))]
-    size = dict(zip(label, rows["bytes_per_document"], strict=True))
-    cells = [[p, f"{int(size[p]):,}", *(f"{v:.1%}" for v in wide.loc[p])] for p in wide.index]
-    return {"collection": report["collection"], "modes": list(wide.columns), "rows": cells}
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for row in report["curves"]:
+        index = f"{int(row['dimensions'])}, {_cell(row['precision'])}", f"{int(row['bytes_per_document']):,}"
+        found.setdefault(index, {})[_cell(row["mode"])] = f"{row['share_of_teacher']:.1%}"
+    modes = list(dict.fromkeys(mode for shares in found.values() for mode in shares))
+    rows = [[*index, *(shares.get(mode, "") for mode in modes)] for index, shares in found.items()]
+    return {"collection": report["collection"], "modes": modes, "rows": rows}
 
 
 def _speeds(latency: Mapping) -> list[str]:
-    ratios = {precision: latency.get(f"query_speedup_{precision}") for precision in ("float32", "int8")}
     return [
-        f"{precision}: {ratio:.1f} times the teacher's queries a second, one at a time"
-        for precision, ratio in ratios.items()
-        if ratio
+        f"{precision}: {latency[key]:.1f} times the teacher's queries a second, one at a time"
+        for precision in ("float32", "int8")
+        if latency.get(key := f"query_speedup_{precision}")
     ] + [
         f"int8 keeps {row['share']:.1%} of the student's nDCG@10 on {_cell(row['collection'])} "
         f"(95 % interval {row['low']:.1%} to {row['high']:.1%})"
@@ -225,39 +210,27 @@ def _made(teacher: str, base: str, provenance: Mapping) -> dict[str, object]:
 
 def _worst(results: Sequence[Mapping]) -> dict[str, str] | None:
     """Return the data set on which the student keeps least of its teacher in asymmetric search."""
-    shares = {
-        report["collection"]: row["share_of_teacher"]
-        for report in results
-        for row in report["rows"]
-        if row["mode"] == "asymmetric" and row.get("share_of_teacher") is not None
-    }
-    if not shares:
+    shares = [(row["share_of_teacher"], name) for name, row in _rows(results, "asymmetric")]
+    if not (shares := [each for each in shares if each[0] is not None]):
         return None
-    worst = min(shares, key=shares.get)
+    share, name = min(shares)
     of = "the one collection" if len(results) == 1 else f"the worst of {len(results)} collections"
-    return {"collection": worst, "share": f"{shares[worst]:.1%}", "of": of}
+    return {"collection": name, "share": f"{share:.1%}", "of": of}
+
+
+def _rows(results: Sequence[Mapping], *modes: str) -> Iterator[tuple[str, Mapping]]:
+    """Yield the rows of some modes, each with its data set."""
+    return ((each["collection"], row) for each in results for row in each["rows"] if row["mode"] in modes)
 
 
 def _eval_results(results: Sequence[Mapping], mode: str) -> list[EvalResult]:
+    task, titles = "information-retrieval", {"task_name": "Information Retrieval", "metric_name": f"nDCG@10, {mode}"}
     return [
-        EvalResult(
-            task_type="information-retrieval",
-            task_name="Information Retrieval",
-            dataset_type=report["collection"],
-            dataset_name=report["collection"],
-            metric_type="ndcg_at_10",
-            metric_name=f"nDCG@10, {mode}",
-            metric_value=round(float(row["ndcg_at_10"]), 4),
-        )
-        for report in results
-        for row in report["rows"]
-        if row["mode"] == mode
+        EvalResult(task, name, name, "ndcg_at_10", round(float(row["ndcg_at_10"]), 4), **titles)
+        for name, row in _rows(results, mode)
     ]
 
 
 def _cell(text: object) -> str:
     """Return text for a cell of a Markdown table, with every mark of Markdown escaped."""
-    text = str(text)
-    for mark in "\\|<>`*_[]&~$#":
-        text = text.replace(mark, "\\" + mark)
-    return " ".join(text.split())
+    return " ".join(re.sub(r"([\\|<>`*_\[\]&~$#])", r"\\\1", str(text)).split())

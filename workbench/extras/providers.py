@@ -6,15 +6,15 @@ import base64
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import numpy as np
 
-from workbench._util import as_float32, need
+from workbench._util import need
 from workbench.errors import TeacherError
 
 if TYPE_CHECKING:
@@ -23,42 +23,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ProviderSpec:
-    """How a provider's embeddings endpoint wants its requests.
+    """How a provider's embeddings endpoint wants its requests."""
 
-    Attributes:
-        url: base address, in front of `path`.
-        key: the environment variable that holds the secret.
-        path: of the endpoint.
-        texts: the field with the texts.
-        roles: role to the fields that state it.
-        dimensions: the field with the width.
-        extra: fields of every request.
-        formats: "base64" (of little-endian float32) and "float" (lists of numbers) to the fields that ask for them.
-        most: texts in a request at most.
-    """
-
-    url: str
-    key: str
-    path: str = "/embeddings"
-    texts: str = "input"
-    roles: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    dimensions: str = "dimensions"
-    extra: Mapping[str, object] = field(default_factory=dict)
+    url: str  # base address, in front of `path`
+    key: str  # the environment variable that holds the secret
+    path: str = "/embeddings"  # of the endpoint
+    texts: str = "input"  # the field with the texts
+    roles: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # role to the fields that state it
+    dimensions: str = "dimensions"  # the field with the width
+    extra: Mapping[str, object] = field(default_factory=dict)  # fields of every request
+    # "base64" (of little-endian float32) and "float" (lists of numbers) to the fields that ask for them.
     formats: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    most: int = 2048
+    most: int = 2048  # texts in a request at most
 
 
 def _roles(name: str, query: str, document: str) -> dict[str, dict[str, str]]:
     return {"query": {name: query}, "document": {name: document}}
 
 
+def _formats(name: str) -> dict[str, dict[str, str]]:
+    return {"base64": {name: "base64"}, "float": {name: "float"}}
+
+
 PROVIDERS = {
     # Spoken by OpenAI, vLLM, TEI, Ollama, LM Studio, llama.cpp and others.
-    "openai": ProviderSpec(
-        "https://api.openai.com/v1",
-        "OPENAI_API_KEY",
-        formats={each: {"encoding_format": each} for each in ("base64", "float")},
-    ),
+    "openai": ProviderSpec("https://api.openai.com/v1", "OPENAI_API_KEY", formats=_formats("encoding_format")),
     "cohere": ProviderSpec(
         "https://api.cohere.com/v2",
         "CO_API_KEY",
@@ -83,7 +72,7 @@ PROVIDERS = {
         "JINA_API_KEY",
         roles=_roles("task", "retrieval.query", "retrieval.passage"),
         extra={"truncate": True},
-        formats={each: {"embedding_type": each} for each in ("base64", "float")},
+        formats=_formats("embedding_type"),
     ),
 }
 
@@ -95,26 +84,22 @@ def client(
     httpx = need("httpx", "api")
     where = (url or provider.url).rstrip("/")
     try:
-        parts = urlsplit(where)
-        secretive = parts.username or parts.password or parts.query or parts.fragment
-        if parts.scheme not in ("http", "https") or not parts.hostname or secretive or parts.port == 0:
+        parts = httpx.URL(where)
+        secretive = parts.userinfo or parts.query or parts.fragment
+        if parts.scheme not in ("http", "https") or not parts.host or secretive or parts.port == 0:
             raise ValueError
-        httpx.URL(where)
     except (ValueError, httpx.InvalidURL):
         shown = re.sub(r"[?#].*", "", where.rpartition("@")[2])
-        raise TeacherError(
-            f"url {shown!r}: expected http:// or https://, a host and a path, and no secret in it"
-        ) from None
+        said = f"url {shown!r}: expected http:// or https://, a host and a path, and no secret in it"
+        raise TeacherError(said) from None
     wanted = key or (provider.key if where == provider.url else None)
     secret = os.environ.get(wanted, "").strip() if wanted else None
     if wanted and not secret:
-        raise TeacherError(f"{wanted} is not in the environment: set it to the key of {parts.hostname}")
+        raise TeacherError(f"{wanted} is not in the environment: set it to the key of {parts.host}")
     if secret and not re.fullmatch(r"[!-~]+", secret):
-        raise TeacherError(
-            f"{wanted} holds characters that no key has, such as spaces, line ends or letters beyond ASCII"
-        )
-    if secret and parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
-        raise TeacherError(f"the key of {wanted} would travel to {parts.hostname} unencrypted: use https")
+        raise TeacherError(f"{wanted} holds characters that no key has, such as spaces or letters beyond ASCII")
+    if secret and parts.scheme == "http" and parts.host not in ("localhost", "127.0.0.1", "::1"):
+        raise TeacherError(f"the key of {wanted} would travel to {parts.host} unencrypted: use https")
     return httpx.Client(
         base_url=where,
         headers={"Authorization": f"Bearer {secret}"} if secret else {},
@@ -125,17 +110,12 @@ def client(
 
 def retry_after(response: httpx.Response) -> float | None:
     """Return the seconds of a Retry-After header, a number or a date (RFC 9110, 10.2.3)."""
-    value = response.headers.get("retry-after", "").strip()
-    if not value:
-        return None
-    try:
+    value = response.headers.get("retry-after", "")
+    with suppress(ValueError):
         return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
+    with suppress(TypeError, ValueError):
         return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (TypeError, ValueError):
-        return None
+    return None
 
 
 def message(response: httpx.Response) -> str:
@@ -149,23 +129,17 @@ def message(response: httpx.Response) -> str:
     return " ".join(str(said).split())[:300]
 
 
-def read(response: httpx.Response, count: int, tokens: int) -> tuple[np.ndarray, int]:
+def read(response: httpx.Response, count: int, tokens: int) -> tuple[list[object], int]:
     """Return the vectors of an answer in the order of its texts, and the tokens that it says were used."""
     answer = response.json()
     if "data" in answer:
-        items = {int(item["index"]): item["embedding"] for item in answer["data"]}
-        if len(answer["data"]) != count or set(items) != set(range(count)):
-            raise ValueError(f"{len(answer['data'])} vectors for {count} texts, or not one for each")
-        vectors = [items[i] for i in range(count)]
+        items = sorted((int(item["index"]), item["embedding"]) for item in answer["data"])
     else:
-        vectors = answer["embeddings"]["float"]
-        if len(vectors) != count:
-            raise ValueError(f"{len(vectors)} vectors for {count} texts")
-    rows = [np.frombuffer(base64.b64decode(v, validate=True), "<f4") if isinstance(v, str) else v for v in vectors]
-    found = as_float32(rows)
-    if found.ndim != 2 or not found.size:
-        raise ValueError("vectors of different widths")
+        items = list(enumerate(answer["embeddings"]["float"]))
+    if [index for index, _ in items] != list(range(count)):
+        raise ValueError(f"{len(items)} vectors for {count} texts, or not one for each")
+    vectors = [np.frombuffer(base64.b64decode(v, validate=True), "<f4") if isinstance(v, str) else v for _, v in items]
     billed = (answer.get("meta") or {}).get("billed_units") or {}
     usage = answer.get("usage") or {}
     used = usage.get("total_tokens") or usage.get("prompt_tokens") or billed.get("input_tokens") or tokens
-    return found, int(used)
+    return vectors, int(used)

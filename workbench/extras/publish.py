@@ -42,9 +42,7 @@ _PROBES = ["wing", "How long should bread dough rest before it is baked?", "Inte
 def save_student(
     student: SentenceTransformer, folder: str | Path, *, card: ModelCard | None = None, onnx: bool = False
 ) -> Path:
-    """Save a student to be published; plain `SentenceTransformer(folder)` loads it.
-
-    Unlike `student.save`, it never replaces anything.
+    """Save a student to be published; plain `SentenceTransformer(folder)` loads it. Nothing is ever replaced.
 
     Args:
         student: any student, truncated or not.
@@ -77,8 +75,7 @@ def save_pair(
         student: of this teacher.
         folder: new or empty.
         prompts: role to prompt; the student's own if None.
-        card: from `card.card`; becomes README.md.
-        onnx: also write the whole student as ONNX, in the subfolder `onnx_whole`.
+        card, onnx: as for `save_student`.
 
     Raises:
         ModelError: the two models' dimensions differ; otherwise as `save_student`.
@@ -99,7 +96,7 @@ def save_pair(
 def _release(
     model: SentenceTransformer, student: SentenceTransformer, folder: str | Path, card: ModelCard | None, onnx: bool
 ) -> Path:
-    """Save a model with its card and, if asked for, the student in it as ONNX."""
+    """Save a model with its card and the student in it as ONNX."""
     with _new_folder(folder) as scratch:
         model.save_pretrained(str(scratch), create_model_card=False)
         if onnx:
@@ -115,8 +112,8 @@ def truncated(
 ) -> SentenceTransformer:
     """Return a model whose vectors are rotated, cut to their first dimensions, and scaled to unit norm.
 
-    The option `truncate_dim` of sentence-transformers is not saved with a model. This model keeps its new width
-    wherever it is loaded. Truncate teacher and student with the same rotation, and they share a vector space again.
+    Unlike with the option `truncate_dim` of sentence-transformers, the new width is saved with the model. Truncate
+    teacher and student with the same rotation, and they share a vector space again.
 
     Args:
         model: shares its modules with the result.
@@ -145,7 +142,7 @@ def truncated(
 
 def is_truncated(student: SentenceTransformer) -> bool:
     """Return whether `truncated` made this student: it has modules after the head and Normalize."""
-    return len(list(student.children())) > 4
+    return len(student) > 4
 
 
 def save_onnx(model: SentenceTransformer, folder: str | Path, *, int8: bool = True) -> Path:
@@ -177,7 +174,26 @@ def _write_onnx(model: SentenceTransformer, folder: Path, int8: bool) -> None:
         raise ModelError(f"only a model that starts with a transformer is exported, not {type(model[0]).__name__}")
     quantization = need("onnxruntime.quantization", "onnx")
     need("onnxscript", "onnx")  # torch's exporter needs it
-    _export(model, folder / FLOAT32)
+    device, training, backbone = model.device, model.training, model[0].model
+    attention = backbone.config._attn_implementation
+    ids = torch.ones((2, 8), dtype=torch.int64)
+    sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
+    try:
+        wanted = model.encode(_PROBES, prompt="", normalize_embeddings=True, show_progress_bar=False)
+        backbone.set_attn_implementation("eager")  # the plain graph, which onnxruntime runs a tenth faster
+        with _quiet():
+            torch.onnx.export(
+                _Whole(model.cpu()).eval(),
+                (ids, torch.ones_like(ids)),
+                dynamo=True,
+                input_names=["input_ids", "attention_mask"],
+                output_names=["sentence_embedding"],
+                dynamic_shapes={"input_ids": sizes, "attention_mask": sizes},
+                verbose=False,
+            ).save(folder / FLOAT32)
+    finally:
+        backbone.set_attn_implementation(attention)
+        model.to(device).train(training)
     if int8:
         with _quiet():
             quantization.quantize_dynamic(
@@ -193,16 +209,13 @@ def _write_onnx(model: SentenceTransformer, folder: Path, int8: bool) -> None:
     tokenizer.enable_padding(pad_id=model.tokenizer.pad_token_id, pad_token=model.tokenizer.pad_token)
     tokenizer.save(str(folder / TOKENIZER))
     (folder / PROMPTS).write_text(json.dumps(dict(model.prompts)))
-    training = model.training
-    wanted = model.encode(_PROBES, prompt="", normalize_embeddings=True, show_progress_bar=False)
-    model.train(training)
     given = unit(OnnxModel(folder).encode(_PROBES, role=""))
     if (least := float((wanted * given).sum(axis=1).min())) < _LEAST_COSINE:
         raise ModelError(f"the exported graph's vectors differ from the model's: cosine {least:.4f} on a probe text")
 
 
 def _sensitive(path: Path) -> list[str]:
-    """Return the names of the multiplications that narrow: the feed-forward layers' second, whose inputs have outliers."""
+    """Return the multiplications that narrow: the feed-forward layers' second, whose inputs have outliers."""
     graph = need("onnx", "onnx").load(path).graph
     shapes = {weight.name: tuple(weight.dims) for weight in graph.initializer}
     multiplied = ((node.name, shapes.get(node.input[1], ())) for node in graph.node if node.op_type == "MatMul")
@@ -282,16 +295,15 @@ def push(folder: str | Path, name: str, *, private: bool = True, dry_run: bool =
         raise ModelError(f"{name!r} is not a name on the hub: expected owner/name") from None
     if not folder.is_dir():
         raise ModelError(f"there is no folder {folder}: publish the student first")
-    files = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-    for path in files:
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if hidden or path.is_symlink() or not _SENT.fullmatch(path.name):
+    paths = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    files = {path.relative_to(folder).as_posix(): path for path in paths}
+    for file, path in files.items():
+        if f"/{file}".count("/.") or path.is_symlink() or not _SENT.fullmatch(path.name):
             raise ModelError(f"{path} is no part of a published model: nothing was sent")
-    if not any(path.name == "modules.json" for path in files):
-        raise ModelError(f"{folder} holds no published model")
-    for path in files:
         if path.name == "tokenizer_config.json" and not list(path.parent.glob("model*.safetensors")):
             raise ModelError(f"{path.parent} has no weights: publish the student again")
+    if "modules.json" not in files:
+        raise ModelError(f"{folder} holds no published model")
     try:
         card = ModelCard.load(folder / CARD)
     except Exception as error:  # YAML has errors of its own
@@ -300,14 +312,13 @@ def push(folder: str | Path, name: str, *, private: bool = True, dry_run: bool =
         raise ModelError(f"{folder / CARD} states no results: publish the student with the reports of its evaluation")
     if f'SentenceTransformer("{name}")' not in card.content:
         warnings.warn(f"the code of the card loads another name than {name}: publish it with that name", stacklevel=2)
-    rows = [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in files]
-    listing = pd.DataFrame(rows, columns=["file", "bytes"])
+    listing = pd.DataFrame({"file": list(files), "bytes": [path.stat().st_size for path in paths]})
     if dry_run:
         return listing
     try:
         api = HfApi()
         api.create_repo(name, private=private, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=listing["file"].tolist())
+        api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=list(files))
     except Exception as error:  # the client raises its own errors and its transport's
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{name} was not sent, or only in part: {reason}. Call it again to send the rest.") from None
@@ -319,35 +330,10 @@ class _Whole(torch.nn.Module):
 
     def __init__(self, model: SentenceTransformer) -> None:
         super().__init__()
-        self.parts = torch.nn.ModuleList(model.children())
+        self.parts = torch.nn.Sequential(*model.children())
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        features = {"input_ids": input_ids, "attention_mask": attention_mask}
-        for part in self.parts:
-            features = part(features)
-        return features["sentence_embedding"]
-
-
-def _export(model: SentenceTransformer, path: Path) -> None:
-    device, training, backbone = model.device, model.training, model[0].model
-    attention = backbone.config._attn_implementation
-    ids = torch.ones((2, 8), dtype=torch.int64)
-    sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
-    try:
-        backbone.set_attn_implementation("eager")  # the plain graph, which onnxruntime runs a tenth faster
-        with _quiet():
-            torch.onnx.export(
-                _Whole(model.cpu()).eval(),
-                (ids, torch.ones_like(ids)),
-                dynamo=True,
-                input_names=["input_ids", "attention_mask"],
-                output_names=["sentence_embedding"],
-                dynamic_shapes={"input_ids": sizes, "attention_mask": sizes},
-                verbose=False,
-            ).save(path)
-    finally:
-        backbone.set_attn_implementation(attention)
-        model.to(device).train(training)
+        return self.parts({"input_ids": input_ids, "attention_mask": attention_mask})["sentence_embedding"]
 
 
 @contextmanager
@@ -356,8 +342,7 @@ def _quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logging.disable(before)
