@@ -70,11 +70,11 @@ def test_controls_charts_and_table_follow_each_other(view):
 
 
 def test_a_click_on_the_chart_selects(view):
-    trace, positions = view.front.data[1], view._points[0]
+    trace = view.front.data[1]
     from plotly.callbacks import InputDeviceState, Points
 
     trace._dispatch_on_click(Points(point_inds=[2]), InputDeviceState())
-    assert view.position == positions[2]
+    assert view.position == trace.customdata[2]
 
 
 def test_its_code_runs(view):

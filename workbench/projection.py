@@ -12,7 +12,6 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -110,20 +109,6 @@ def umap(
     except (OSError, SafetensorError) as error:
         raise WorkbenchError(f"the map cannot be written to {folder}: {error}") from None
     return _joint(load_file(kept)["points"], teacher, student, "UMAP")
-
-
-def umap_in_background(*arguments, stop: threading.Event, **options) -> Future:
-    """Run `umap` in a thread and return a future of its result; `stop` ends it."""
-    future: Future = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(umap(*arguments, stop=stop, **options))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    return future
 
 
 def _components(teacher: np.ndarray, student: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, float]:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import html
 
-import numpy as np
 import pandas as pd
-
-SHOWN_CHARACTERS = 300
 
 
 class Markup(str):
     """A string that is HTML already."""
 
 
-def cut(text: object, most: int = SHOWN_CHARACTERS) -> str:
+def cut(text: object, most: int = 300) -> str:
     """Cut a long text; what goes where markup is not read needs nothing else."""
     text = str(text)
     return text if len(text) <= most else text[:most] + " …"
 
 
-def shown(text: object, most: int = SHOWN_CHARACTERS) -> str:
+def shown(text: object, most: int = 300) -> str:
     """Return text for HTML: cut to `most` characters and escaped, so that markup is shown and not run."""
     return html.escape(cut(text, most))
 
@@ -30,20 +27,18 @@ def hover(text: object, most: int = 120) -> str:
     return html.escape(cut(text, most), quote=False).replace("\n", " ")
 
 
-def error_line(error: BaseException | str, before: str = "", after: str = "") -> str:
+def error_line(error: BaseException | str, before: str = "") -> str:
     """Return an error as a line of HTML."""
-    return f'<span class="error">{before}{shown(error, 1000)}{after}</span>'
+    return f'<span class="error">{before}{shown(error, 1000)}</span>'
 
 
 def cell(value: object) -> str:
     """Return a value as a table shows it: numbers to three decimals, nothing for a missing one, long texts cut."""
-    if value is None or value is pd.NA or (isinstance(value, float | np.floating) and np.isnan(value)):
+    if pd.api.types.is_scalar(value) and pd.isna(value):
         return ""
-    if isinstance(value, float | np.floating):
+    if pd.api.types.is_float(value):
         return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
-    if isinstance(value, int | np.integer) and not isinstance(value, bool):
-        return f"{value:,}"
-    return cut(value, 200)
+    return f"{value:,}" if pd.api.types.is_integer(value) else cut(value, 200)
 
 
 def html_table(frame: pd.DataFrame, caption: str = "", style: str = "") -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
 from pathlib import Path
 
 import ipywidgets
@@ -17,26 +16,24 @@ from workbench._util import paired
 from workbench.data import Text
 from workbench.errors import WorkbenchError
 from workbench.widgets._html import error_line, hover, shown
-from workbench.widgets._selection import Selection
-from workbench.widgets._view import CATEGORIES, COLORS, View, note, same_texts, search_box, wrapped
+from workbench.widgets._view import CATEGORIES, COLORS, Selection, View, note, same_texts, search_box, wrapped
 from workbench.widgets.chart import figure, remove_outline
 from workbench.widgets.table import Table
 
-MOST_TEXTS = 50_000
 _HOVER_TEXTS = 5_000  # with more, the texts would weigh more than the map
 _AT_ONCE = 5_000  # with more, neighbors are found after the map is shown
 _LINES = 2_000  # lines drawn without being asked for
 _LARGE = 3_000  # with more texts, points are small and round, which is several times as fast to draw
 _BINS = 40
 _MODEL = "model"
+_OF_NEIGHBORS = ["overlap", "nearest_rank"]
 
 
 class AgreementExplorer(Selection, View):
     """Show where each text lies for the teacher and for the student, and how far apart.
 
-    Lasso or click on the map, brush the histogram, select or search in the table. A map by PCA is there
-    at once; one by UMAP takes its place when it has been fitted in the background, where the neighbors
-    of many texts are found too. `wait` waits for both.
+    Lasso or click on the map, brush the histogram, select or search in the table. A map by PCA is there at once; one by
+    UMAP takes its place when it has been fitted in the background, where the neighbors of many texts are found too.
 
     Args:
         teacher: float of shape (n, d).
@@ -51,6 +48,7 @@ class AgreementExplorer(Selection, View):
 
     Attributes:
         table: dataframe of the texts shown with all measures; its index is the position in the input.
+        map: the `projection.JointMap` that is shown.
         selected: positions of the selected rows of `table`, a tuple of int; to be set and observed, see `select`.
 
     Raises:
@@ -68,54 +66,49 @@ class AgreementExplorer(Selection, View):
         columns: pd.DataFrame | None = None,
         k: int = 10,
         umap: bool = True,
-        most: int = MOST_TEXTS,
+        most: int = 50_000,
         folder: str | Path | None = None,
         seed: int = 0,
     ) -> None:
         self._stop = threading.Event()
+        self._background: dict[str, threading.Thread] = {}
         teacher, student = paired(teacher, student)
         texts = same_texts(texts, teacher)
         if k < 1:
             raise WorkbenchError(f"k is {k}: at least 1 neighbor is needed")
-        if columns is not None and len(columns) != len(teacher):
-            raise WorkbenchError(f"columns have {len(columns):,} rows and there are {len(teacher):,} texts")
         chosen = agreement.sample(len(teacher), most, seed)
-        self._all = len(teacher)
+        known = _known(texts, columns, chosen)
+        self._sampled = f"{len(teacher):,} texts."
         if len(chosen) < len(teacher):
+            self._sampled = f"A random sample of {len(chosen):,} of {len(teacher):,} texts."
             teacher, student = teacher[chosen], student[chosen]
-        self._map = projection.pca(teacher, student)  # says at once if the widths differ
-        known = _known([texts[i] for i in chosen], None if columns is None else columns.iloc[chosen])
+        self.map = projection.pca(teacher, student)  # says at once if the widths differ
         later = len(teacher) > _AT_ONCE
         measured = agreement.per_text(teacher, student, k=0 if later else k, columns=known, seed=seed)
         self.table = measured[[*(c for c in measured if c != "text"), "text"]]
         self.table.index = self._index = pd.Index(chosen)
-        self._build()
-        self.observe(self._selection_changed, "selected")
         if later:
-            self._measured.clear()
-            self._say()
-            threading.Thread(target=self._measure, args=(teacher, student, k, seed), daemon=True).start()
+            self.table.attrs |= {"neighbors": "being found", "ranks": "being found"}
+        self._build()
+        self.observe(lambda _: self._selection_changed(), "selected")
+        if later:
+            self._start("neighbors are", self._measure, teacher, student, k, seed)
         if umap:
-            self._fit(teacher, student, folder=folder, seed=seed)
-
-    # --- what code can do ---
+            self._fitting.layout.display = ""
+            self._start("the UMAP is", self._fit, teacher, student, folder, seed)
 
     @property
     def selection(self) -> pd.DataFrame:
         """The selected rows of `table`."""
         return self.table.iloc[list(self.selected)]
 
-    @property
-    def map(self) -> projection.JointMap:
-        """The map that is shown."""
-        return self._map
-
     def wait(self, seconds: float | None = None) -> projection.JointMap:
         """Wait for the UMAP and for the neighbors, and return the map that is shown then."""
-        for what, ready in (("the UMAP is", self._settled), ("neighbors are", self._measured)):
-            if not ready.wait(seconds):
+        for what, thread in self._background.items():
+            thread.join(seconds)
+            if thread.is_alive():
                 raise WorkbenchError(f"{what} not ready after {seconds} s")
-        return self._map
+        return self.map
 
     def close(self) -> None:
         """End a fit that is under way, and close the view."""
@@ -126,42 +119,35 @@ class AgreementExplorer(Selection, View):
         """Return a few lines that say what is shown."""
         cosine = self.table["cosine"]
         return (
-            f"<p>{self._sampled()} Cosine of student to teacher: mean {cosine.mean():.3f}, "
+            f"<p>{self._sampled} Cosine of student to teacher: mean {cosine.mean():.3f}, "
             f"from {cosine.min():.3f} to {cosine.max():.3f}; {len(self.selected):,} selected. {self._about_map()}</p>"
         )
-
-    def figures(self) -> list[go.Figure]:
-        """Return the map and the histogram."""
-        return [self.chart, self.histogram]
 
     # --- parts ---
 
     def _build(self) -> None:
         # One figure with WebGL a view: a page has only 8 to 16 contexts.
-        self.chart = figure(
-            height=470, x="component 1", y="component 2", dragmode="lasso", hovermode="closest", uirevision="map"
-        )
+        self.chart = figure(height=470, dragmode="lasso", hovermode="closest", uirevision="map")
         self.chart.update_yaxes(scaleanchor="x")
         texts = [hover(text) for text in self.table["text"]] if len(self.table) <= _HOVER_TEXTS else None
         large = len(self.table) > _LARGE
-        faint = {"marker": {"opacity": 0.06}}
         self.chart.add_scattergl(
             mode="lines", line={"width": 1, "color": "rgba(128,128,128,.45)"}, hoverinfo="skip", name="same text"
         )
         for name, symbol in (("teacher", "diamond"), ("student", "circle")):
             self.chart.add_scattergl(
-                mode="markers", name=name, unselected=faint,
+                mode="markers", name=name, unselected={"marker": {"opacity": 0.06}},
                 marker={"size": 3 if large else 6, "symbol": "circle" if large else symbol, "opacity": 0.8},
                 text=texts, hovertemplate=f"%{{text}}<extra>{name}</extra>" if texts else f"{name}<extra></extra>",
             )  # fmt: skip
         teacher_points, student_points = self.chart.data[1:]
         # Callbacks come trace by trace, the student's last: only then is the choice complete.
+        self._half: list[int] = []
         teacher_points.on_selection(lambda _, points, __: setattr(self, "_half", points.point_inds))
         student_points.on_selection(lambda _, points, __: self._drawn(self.chart, [*self._half, *points.point_inds]))
         for points in (teacher_points, student_points):
             points.on_click(lambda _, hit, __: hit.point_inds and self.select(hit.point_inds))
         student_points.on_deselect(lambda *_: self.select())
-        self._half: list[int] = []
 
         low = float(np.floor(20 * min(self.table["cosine"].min(), 0.95)) / 20)
         self._edges = np.linspace(low, 1, _BINS + 1)
@@ -171,7 +157,8 @@ class AgreementExplorer(Selection, View):
             height=200, x="cosine of student to teacher", y="texts", dragmode="select", selectdirection="h",
             barmode="overlay", bargap=0.05,
         )  # fmt: skip
-        self.histogram.add_bar(x=centers, y=self._counts(), name="all", marker_color="rgba(128,128,128,.5)")
+        counts = np.bincount(self._bin, minlength=_BINS)
+        self.histogram.add_bar(x=centers, y=counts, name="all", marker_color="rgba(128,128,128,.5)")
         self.histogram.add_bar(x=centers, y=np.zeros(_BINS), name="selected", marker_color=COLORS["student"])
         self.histogram.update_traces(unselected={"marker": {"opacity": 1}}, hovertemplate="%{y} texts near %{x:.3f}")
         self.histogram.data[0].on_selection(lambda _, points, __: self._brushed(points.point_inds))
@@ -183,79 +170,79 @@ class AgreementExplorer(Selection, View):
         names = [c for c in self.table if c != "text" and (_numeric(self.table[c]) or self.table[c].nunique() <= 50)]
         self.color = ipywidgets.Dropdown(options=[_MODEL, *names], description="Color", tooltip="color points by")
         self.lines = ipywidgets.Dropdown(
-            options=["all", "selected", "none"],
-            value="all" if len(self.table) <= _LINES else "selected",
-            description="Lines",
-            tooltip="lines from each text's teacher point to its student point",
-        )
+            options=["all", "selected", "none"], value="all" if len(self.table) <= _LINES else "selected",
+            description="Lines", tooltip="lines from each text's teacher point to its student point",
+        )  # fmt: skip
         self.search = search_box("words in the text, then Enter", self._search)
         button, auto = ipywidgets.Button, {"width": "auto"}
-        self.page = button(description="Select page", tooltip="select the rows that the table shows", layout=auto)
-        self.clear = button(description="Clear", tooltip="select nothing, show all texts", layout=auto)
-        self.give_up = button(description="Stop UMAP", tooltip="keep the PCA map")
+        page = button(description="Select page", tooltip="select the rows that the table shows", layout=auto)
+        clear = button(description="Clear", tooltip="select nothing, show all texts", layout=auto)
+        give_up = button(description="Stop UMAP", tooltip="keep the PCA map")
         self.progress = ipywidgets.FloatProgress(max=1, description="UMAP", layout={"width": "220px"})
         self.legend, self.status = note(), note()
         self.color.observe(lambda _: self._paint(), "value")
         self.lines.observe(lambda _: self._place(), "value")
-        self.page.on_click(lambda _: self.rows.select([row["key"] for row in self.rows._rows]))
-        self.clear.on_click(lambda _: self.select())
-        self.give_up.on_click(lambda _: self._stop.set())
-        self._settled, self._measured = threading.Event(), threading.Event()
-        self._settled.set()
-        self._measured.set()
-        self._fitting = ipywidgets.HBox([self.progress, self.give_up], layout={"display": "none"})
+        page.on_click(lambda _: self.rows.select([row["key"] for row in self.rows._rows]))
+        clear.on_click(lambda _: self.select())
+        give_up.on_click(lambda _: self._stop.set())
+        self._fitting = ipywidgets.HBox([self.progress, give_up], layout={"display": "none"})
         super().__init__(
-            wrapped(self.color, self.lines, self.search, self.page, self.clear, align_items="center"),
+            wrapped(self.color, self.lines, self.search, page, clear, align_items="center"),
             wrapped(self._fitting, self.status, align_items="center"),
             self.chart, self.legend, self.histogram, self.rows,
         )  # fmt: skip
         self._place()
         self._paint()
 
-    def _fit(self, teacher: np.ndarray, student: np.ndarray, **options: object) -> None:
-        self._fitting.layout.display = ""
-        self._settled.clear()
-        options |= {"stop": self._stop, "on_progress": lambda share: setattr(self.progress, "value", share)}
-        projection.umap_in_background(teacher, student, **options).add_done_callback(self._fitted)
+    # --- in the background ---
 
-    def _fitted(self, future: Future) -> None:
+    def _start(self, name: str, work: object, *arguments: object) -> None:
+        self._background[name] = threading.Thread(target=work, args=arguments, daemon=True)
+        self._background[name].start()
+
+    def _fit(self, teacher: np.ndarray, student: np.ndarray, folder: str | Path | None, seed: int) -> None:
+        """Fit a UMAP, and show it."""
+        try:
+            found = projection.umap(
+                teacher, student, folder=folder, seed=seed, stop=self._stop,
+                on_progress=lambda share: setattr(self.progress, "value", share),
+            )  # fmt: skip
+            if found is not None:
+                self.map = found
+                self._place()
+        except Exception as error:
+            self.status.value = f"{error_line(error)} The map is by PCA."
         self._fitting.layout.display = "none"
-        if error := future.exception():
-            self.status.value = error_line(error, after=" The map is by PCA.")
-        elif (found := future.result()) is not None:
-            self._map = found
-            self._place()
-        self._settled.set()
 
     def _measure(self, teacher: np.ndarray, student: np.ndarray, k: int, seed: int) -> None:
         """Find the neighbors, and show what comes of them."""
         try:
             found = agreement.per_text(teacher, student, k=k, seed=seed)
-            for name in _OF_NEIGHBORS:
-                self.table[name] = found[name].to_numpy()
+            self.table[_OF_NEIGHBORS] = found[_OF_NEIGHBORS].set_axis(self.table.index)
             self.table.attrs |= found.attrs
             self.rows.refresh()
             if self.color.value in _OF_NEIGHBORS:
                 self._paint()
             self._say()
         except Exception as error:
+            self.table.attrs |= {"neighbors": "none", "ranks": "none"}
             self.status.value = error_line(error, "Neighbors: ")
-        finally:
-            self._measured.set()
+
+    # --- drawing ---
 
     def _place(self) -> None:
         """Put the points and the lines where the map says."""
         with self.chart.batch_update():
-            for trace, points in zip(self.chart.data[1:], (self._map.teacher, self._map.student), strict=True):
-                trace.x, trace.y = points[:, 0], points[:, 1]
+            for trace, points in zip(self.chart.data[1:], (self.map.teacher, self.map.student), strict=True):
+                trace.x, trace.y = points.T
             self._join()
-            self.chart.layout.xaxis.title.text = f"{self._map.method} 1 (no unit)"
-            self.chart.layout.yaxis.title.text = f"{self._map.method} 2 (no unit)"
+            self.chart.layout.xaxis.title.text = f"{self.map.method} 1 (no unit)"
+            self.chart.layout.yaxis.title.text = f"{self.map.method} 2 (no unit)"
         self._say()
 
     def _join(self) -> None:
         """Draw the lines that are asked for."""
-        ends = np.array(self.selected or (), dtype=int)
+        ends = np.array(self.selected, dtype=int)
         if self.lines.value == "none":
             ends = ends[:0]
         elif self.lines.value == "selected":
@@ -263,33 +250,29 @@ class AgreementExplorer(Selection, View):
         elif not len(ends):
             ends = np.arange(len(self.table))
         path = np.full((len(ends), 3, 2), np.nan, dtype=np.float32)  # NaN lifts the pen
-        path[:, 0], path[:, 1] = self._map.teacher[ends], self._map.student[ends]
-        path = path.reshape(-1, 2)
-        self.chart.data[0].x, self.chart.data[0].y = path[:, 0], path[:, 1]
+        path[:, 0], path[:, 1] = self.map.teacher[ends], self.map.student[ends]
+        self.chart.data[0].x, self.chart.data[0].y = path.reshape(-1, 2).T
 
     def _paint(self) -> None:
-        teacher_points, student_points = self.chart.data[1:]
+        """Color the points by what is chosen."""
         name, legend = self.color.value, ""
+        if name == _MODEL:
+            markers = [{"color": COLORS[model], "showscale": False} for model in ("teacher", "student")]
+        elif _numeric(self.table[name]):
+            bar = {"title": {"text": hover(name)}, "thickness": 12}
+            marker = {"color": self.table[name].to_numpy(dtype=float), "colorscale": "Cividis", "colorbar": bar}
+            markers = [marker | {"showscale": False}, marker | {"showscale": True}]
+        else:
+            codes, kinds = pd.factorize(self.table[name].astype(str))
+            markers = [{"color": np.take(CATEGORIES, codes, mode="clip"), "showscale": False}] * 2
+            legend = f"{shown(name)}: " + " &nbsp; ".join(
+                f'<span style="color:{CATEGORIES[min(i, len(CATEGORIES) - 1)]}">■</span> {shown(kind, 40)}'
+                for i, kind in enumerate(kinds[:20])
+            )
         with self.chart.batch_update():
-            for trace, model in ((teacher_points, "teacher"), (student_points, "student")):
-                if name == _MODEL:
-                    trace.marker.update(color=COLORS[model], showscale=False)
-                elif _numeric(self.table[name]):
-                    trace.marker.update(
-                        color=self.table[name].to_numpy(dtype=float),
-                        colorscale="Cividis",
-                        showscale=model == "student",
-                        colorbar={"title": {"text": hover(name)}, "thickness": 12},
-                    )
-                else:
-                    codes, kinds = pd.factorize(self.table[name].astype(str))
-                    palette = np.array(CATEGORIES)
-                    trace.marker.update(color=palette[np.minimum(codes, len(palette) - 1)], showscale=False)
-                    legend = " &nbsp; ".join(
-                        f'<span style="color:{CATEGORIES[min(i, len(CATEGORIES) - 1)]}">■</span> {shown(kind, 40)}'
-                        for i, kind in enumerate(kinds[:20])
-                    )
-        self.legend.value = f"{shown(name)}: {legend}" if legend else ""
+            for trace, marker in zip(self.chart.data[1:], markers, strict=True):
+                trace.marker.update(marker)
+        self.legend.value = legend
 
     # --- selection ---
 
@@ -307,27 +290,24 @@ class AgreementExplorer(Selection, View):
 
     def _search(self, words: str) -> None:
         words = words.strip()
-        found = self.table["text"].str.contains(words, case=False, regex=False) if words else pd.Series(dtype=bool)
+        found = self.table["text"].str.contains(words, case=False, regex=False) & bool(words)
         self.select(np.flatnonzero(found))
         if words and not found.any():
             self.status.value = f"No text contains “{shown(words, 80)}”."
 
-    def _selection_changed(self, _: object) -> None:
+    def _selection_changed(self) -> None:
         chosen = list(self.selected)
         with self.chart.batch_update():
             for trace in self.chart.data[1:]:
                 trace.selectedpoints = chosen or None
             self._join()
         with self.histogram.batch_update():
-            self.histogram.data[1].y = self._counts(chosen)
+            self.histogram.data[1].y = np.bincount(self._bin[chosen], minlength=_BINS)
             self.histogram.data[0].selectedpoints = None
         if set(chosen) != set(self.rows.selected):  # else selected in the table, where rows stay under the pointer
             self.rows.filter(chosen or None)
             self.rows.selected = self.selected
         self._say()
-
-    def _counts(self, chosen: list[int] | None = None) -> np.ndarray:
-        return np.bincount(self._bin if chosen is None else self._bin[chosen], minlength=_BINS)
 
     # --- words ---
 
@@ -337,38 +317,31 @@ class AgreementExplorer(Selection, View):
             some = len(self.selected) > _LINES == len(self.chart.data[0].x) // 3
             lines = f" (lines for {_LINES:,} of them)" if some else ""
             selection = f"{len(self.selected):,} selected{lines}, mean cosine {self.selection['cosine'].mean():.3f}. "
-        self.status.value = f"{selection}{self._sampled()} {self._about_map()}"
-
-    def _sampled(self) -> str:
-        count = len(self.table)
-        return f"{count:,} texts." if count == self._all else f"A random sample of {count:,} of {self._all:,} texts."
+        self.status.value = f"{selection}{self._sampled} {self._about_map()}"
 
     def _about_map(self) -> str:
-        ranks = f"Neighbors: {self.table.attrs['neighbors']}; ranks: {self.table.attrs['ranks']}."
-        if not self._measured.is_set() and not self.table.attrs["k"]:
-            ranks = "Neighbors are being found."
-        if np.isnan(self._map.displacement_correlation):
-            return f"Map: {self._map.method}. {ranks}"
-        return (
-            f"Map: {self._map.method}; the length of a line follows the true distance with rank correlation "
-            f"{self._map.displacement_correlation:.2f}. {ranks}"
-        )
+        trusted, correlation = "", self.map.displacement_correlation
+        if not np.isnan(correlation):
+            trusted = f"; the length of a line follows the true distance with rank correlation {correlation:.2f}"
+        about = self.table.attrs
+        return f"Map: {self.map.method}{trusted}. Neighbors: {about['neighbors']}; ranks: {about['ranks']}."
 
 
-def _known(texts: Sequence[Text], columns: pd.DataFrame | None) -> pd.DataFrame:
+def _known(texts: Sequence[Text], columns: pd.DataFrame | None, chosen: np.ndarray) -> pd.DataFrame:
+    """Return what is known of the chosen texts before they are measured."""
+    if columns is not None and len(columns) != len(texts):
+        raise WorkbenchError(f"columns have {len(columns):,} rows and there are {len(texts):,} texts")
+    texts = [texts[i] for i in chosen]
     known = pd.DataFrame({"text": [text.text for text in texts]})
     known["length"] = known["text"].str.len()
     if len({text.role for text in texts}) > 1:
         known["role"] = [text.role.value for text in texts]
-    for name in () if columns is None else columns.columns:
-        if name in (*known, *_MEASURED, _MODEL) or list(columns.columns).count(name) > 1:
-            raise WorkbenchError(f"the column {name!r} is there twice, or the view has one of that name: rename it")
-        known[name] = columns[name].to_numpy()
-    return known
-
-
-_OF_NEIGHBORS = ("overlap", "nearest_rank")
-_MEASURED = ("cosine", "squared_distance", *_OF_NEIGHBORS)
+    if columns is None:
+        return known
+    names = [*known, "cosine", "squared_distance", *_OF_NEIGHBORS, _MODEL, *columns]
+    if twice := [name for name in columns if names.count(name) > 1]:
+        raise WorkbenchError(f"the column {twice[0]!r} is there twice, or the view has one of that name: rename it")
+    return known.join(columns.iloc[chosen].reset_index(drop=True))
 
 
 def _numeric(column: pd.Series) -> bool:

@@ -44,9 +44,9 @@ def figure(*, height: int = 420, x: str = "", y: str = "", **layout: object) -> 
 
 
 def remove_outline(chart: go.FigureWidget) -> None:
-    """Remove the outline of a lasso or a brush.
+    """Remove the outline of a lasso or a brush, after which the browser reports an empty selection.
 
     While there is one, plotly selects by it again whenever the figure changes. Only the browser knows of it, so there is
-    no public way. When it is gone, the browser reports an empty selection.
+    no public way.
     """
     chart._send_relayout_msg({"selections": []})

@@ -15,8 +15,7 @@ from workbench.data import Text
 from workbench.errors import WorkbenchError
 from workbench.evaluate import bootstrap_means, interval, summarize
 from workbench.widgets._html import cut, hover, html_table, shown
-from workbench.widgets._selection import Selection
-from workbench.widgets._view import COLORS, View, note, same_texts, wrapped
+from workbench.widgets._view import COLORS, Selection, View, note, same_texts, wrapped
 from workbench.widgets.chart import figure
 from workbench.widgets.table import Table
 
@@ -28,24 +27,23 @@ class ModelComparison(Selection, View):
 
     Args:
         teacher: float of shape (n, d).
-        students: name to its vectors of the same texts, float of shape (n, e). Where e is not d,
-            what needs one space (cosine, distance) is NaN and shown empty.
+        students: name to its vectors of the same texts, float of shape (n, e). Where e is not d, what needs one space
+            (cosine, distance) is NaN and shown empty.
         texts: the n texts, `str` or `Text`.
-        retrieval: what `evaluate.summarize` returned; a mode named as a student stands in its row,
-            any other mode gets a row of its own.
+        retrieval: what `evaluate.summarize` returned; a mode named as a student stands in its row, any other mode gets
+            a row of its own.
         scores: instead, mode to what `evaluate.score` returned, with "teacher" among them.
         k: neighbors for the measures of agreement.
         seed: of what is approximate and of the bootstraps.
 
     Attributes:
-        table: one row a model (index: its name): first what is known of retrieval (`ndcg_at_10` and
-            `share_of_teacher` with its 95 % interval `share_low` to `share_high`), then the measures
-            of `agreement.summary`, `cosine` with its 95 % interval `cosine_low` to `cosine_high`.
+        table: one row a model (index: its name): first what is known of retrieval (`ndcg_at_10` and `share_of_teacher`
+            with its 95 % interval `share_low` to `share_high`), then the measures of `agreement.summary`, `cosine` with
+            its 95 % interval `cosine_low` to `cosine_high`.
         selected: positions of the selected texts, a tuple of int; to be set and observed, see `select`.
 
     Raises:
-        WorkbenchError: there are no students, their rows are not the teacher's texts, or what is
-            given of retrieval is something else.
+        WorkbenchError: there are no students, their rows are not the teacher's texts, or retrieval is something else.
     """
 
     def __init__(
@@ -59,10 +57,8 @@ class ModelComparison(Selection, View):
         k: int = 10,
         seed: int = 0,
     ) -> None:
-        if not isinstance(students, Mapping):
-            raise WorkbenchError('students are needed by name: {"mine": vectors}')
-        if not students:
-            raise WorkbenchError("there are no students: give at least one name with its vectors")
+        if not isinstance(students, Mapping) or not students:
+            raise WorkbenchError('there are no students: give their vectors by name, as in {"mine": vectors}')
         if "teacher" in students:
             raise WorkbenchError('a student cannot be named "teacher": rename it')
         if retrieval is not None and scores is not None:
@@ -77,35 +73,28 @@ class ModelComparison(Selection, View):
                 raise WorkbenchError(f"student {name!r}: {error}") from None
         found = _retrieval(retrieval, scores, seed)
         self._seed = seed
-        self._ndcg = {} if scores is None else {mode: scores[mode]["ndcg_at_10"].to_numpy() for mode in scores}
+        self._ndcg = {mode: rows["ndcg_at_10"].to_numpy() for mode, rows in (scores or {}).items()}
         self._cosines: dict[str, np.ndarray] = {}
-        rows = {}
+        measures = {}
         for name, student in vectors.items():
-            measured = agreement.per_text(teacher, student, k=k, seed=seed)
-            self._cosines[name] = measured["cosine"].to_numpy()
-            rows[name] = agreement.summary(teacher, student, measured, k=k, seed=seed)["value"]
-            rows[name]["cosine_low"], rows[name]["cosine_high"] = _interval(self._cosines[name], seed)
-        first = ["cosine", "cosine_low", "cosine_high"]
-        table = pd.DataFrame(rows).T[[*first, *(m for m in agreement.MEASURES if m not in first)]]
-        self.table = table if found is None else found.join(table, how="outer", sort=False)
-        names = [*vectors, *(name for name in self.table.index if name not in vectors)]
-        self.table = self.table.loc[names].rename_axis("model")
+            each = agreement.per_text(teacher, student, k=k, seed=seed)
+            self._cosines[name] = each["cosine"].to_numpy()
+            whole = agreement.summary(teacher, student, each, k=k, seed=seed)["value"]
+            measures[name] = {**whole, **_mean(self._cosines[name], "cosine_", seed)}
+        columns = dict.fromkeys(["cosine", "cosine_low", "cosine_high", *agreement.MEASURES])
+        table = pd.concat([found, pd.DataFrame.from_dict(measures, orient="index")[list(columns)]], axis=1, sort=True)
+        self.table = table.loc[list(dict.fromkeys([*vectors, *table.index]))].rename_axis("model")
         self._build()
 
     def differences(self, first: str, second: str) -> pd.DataFrame:
         """Return the texts on which two students differ, the greatest difference first.
 
-        Args:
-            first: name of a student.
-            second: name of another.
-
         Returns:
-            One row a text (index: its position): `difference` (cosine
-            of the first student to the teacher less the second's), `first`, `second` and, where the
-            texts are known, `text`. `attrs` has `mean`, `low` and `high`, the mean difference and its
-            95 % interval by the paired percentile bootstrap over texts; with the scores of both also
-            `ndcg_mean`, `ndcg_low` and `ndcg_high`, the same of nDCG@10 over queries. All are NaN
-            where a width differs from the teacher's.
+            One row a text (index: its position): `difference` (cosine of the first student to the teacher less the
+            second's), `first`, `second` and, where the texts are known, `text`. `attrs` has `mean`, `low` and `high`,
+            the mean difference and its 95 % interval by the paired percentile bootstrap over texts; with the scores of
+            both also `ndcg_mean`, `ndcg_low` and `ndcg_high`, the same of nDCG@10 over queries. All are NaN where a
+            width differs from the teacher's.
 
         Raises:
             WorkbenchError: there is no such student.
@@ -117,9 +106,10 @@ class ModelComparison(Selection, View):
         table.insert(0, "difference", table["first"] - table["second"])
         if self._texts is not None:
             table["text"] = self._texts
-        attrs = _difference(table["difference"].to_numpy(), "", self._seed)
+        # The mean of differences, resampled, is the paired bootstrap of the difference of means.
+        attrs = _mean(table["difference"].to_numpy(), "", self._seed)
         if first in self._ndcg and second in self._ndcg:
-            attrs |= _difference(self._ndcg[first] - self._ndcg[second], "ndcg_", self._seed)
+            attrs |= _mean(self._ndcg[first] - self._ndcg[second], "ndcg_", self._seed)
         table = table.sort_values("difference", key=np.abs, ascending=False, kind="stable")
         table.attrs |= attrs
         return table
@@ -128,10 +118,6 @@ class ModelComparison(Selection, View):
         """Return the main columns of the table and the difference that is shown."""
         columns = [c for c in (*_RETRIEVAL, "cosine", "overlap", "nearest_rank", "cka") if c in self.table]
         return f"{html_table(self.table[columns].astype(float).reset_index())}<p>{self.status.value}</p>"
-
-    def figures(self) -> list[go.Figure]:
-        """Return the models with their intervals."""
-        return [self.chart]
 
     def _build(self) -> None:
         self.rows = Table(self.table.reset_index(), label="models", many=False)
@@ -151,7 +137,7 @@ class ModelComparison(Selection, View):
 
     def _intervals(self) -> go.FigureWidget:
         known = "share_of_teacher" in self.table
-        names = ("share_of_teacher", "share_low", "share_high") if known else ("cosine", "cosine_low", "cosine_high")
+        names = _RETRIEVAL[1:] if known else ("cosine", "cosine_low", "cosine_high")
         title = "share of the teacher's nDCG@10" if known else "mean cosine of student to teacher"
         rows = self.table[self.table[names[0]].notna()]
         value, low, high = (rows[name].to_numpy(dtype=float) for name in names)
@@ -181,17 +167,14 @@ class ModelComparison(Selection, View):
         self._places = np.empty(0, dtype=int)  # text of each row of the table
         if first == second:
             self.texts.show(pd.DataFrame())
-            self.status.value = (
-                "Select two different models to see where they differ."
-                if len(self._cosines) > 1
-                else "There is one student, so there is nothing to compare it with."
-            )
+            one = "There is one student, so there is nothing to compare it with."
+            several = "Select two different models to see where they differ."
+            self.status.value = several if len(self._cosines) > 1 else one
             return
         table = self.differences(first, second)
         names = f'<b dir="auto">{shown(first, 80)}</b> less <b dir="auto">{shown(second, 80)}</b>'
-        if np.isnan(table.attrs["mean"]):
-            words = "no cosine, since the width of one is not the teacher's"
-        else:
+        words = "no cosine, since the width of one is not the teacher's"
+        if not np.isnan(table.attrs["mean"]):
             words = f"mean cosine {_signed(table.attrs, '')}"
         if "ndcg_mean" in table.attrs:
             words += f"; mean nDCG@10 {_signed(table.attrs, 'ndcg_')}"
@@ -203,34 +186,22 @@ class ModelComparison(Selection, View):
 
 
 def _retrieval(rows: pd.DataFrame | None, scores: Mapping[str, pd.DataFrame] | None, seed: int) -> pd.DataFrame | None:
+    """Return what is known of retrieval, a row a mode."""
     if scores is not None:
         if "teacher" not in scores:
             raise WorkbenchError(f'scores has no "teacher", only {", ".join(map(str, scores)) or "nothing"}')
-        for mode, table in scores.items():
-            if "ndcg_at_10" not in table:
-                raise WorkbenchError(f"scores of {mode!r} have no ndcg_at_10: give what evaluate.score returned")
-            if not table.index.equals(scores["teacher"].index):
-                raise WorkbenchError(f"mode {mode!r} was scored on other queries than 'teacher'")
         rows = summarize(scores, seed=seed)
     if rows is None:
         return None
     if missing := [name for name in ("mode", *_RETRIEVAL) if name not in rows]:
         raise WorkbenchError(f"retrieval has no column {missing[0]!r}: give what evaluate.summarize returned")
-    if rows["mode"].duplicated().any():
-        raise WorkbenchError(f"retrieval has mode {rows['mode'][rows['mode'].duplicated()].iloc[0]!r} twice")
-    return rows.set_index("mode")[list(_RETRIEVAL)]
+    return rows.set_index("mode", verify_integrity=True)[list(_RETRIEVAL)]
 
 
-def _interval(values: np.ndarray, seed: int) -> tuple[float, float]:
-    """Return the 95 % percentile bootstrap interval of a mean; NaN where there is none."""
-    if len(values) < 2 or np.isnan(values).any():
-        return np.nan, np.nan
-    return interval(bootstrap_means([values], seed=seed)[0])
-
-
-def _difference(values: np.ndarray, prefix: str, seed: int) -> dict[str, float]:
-    # The mean of differences, resampled, is the paired bootstrap of the difference of means.
-    low, high = _interval(values, seed)
+def _mean(values: np.ndarray, prefix: str, seed: int) -> dict[str, float]:
+    """Return a mean and its 95 % interval by the percentile bootstrap, which is NaN where there is none."""
+    known = len(values) > 1 and not np.isnan(values).any()
+    low, high = interval(bootstrap_means([values], seed=seed)[0]) if known else (np.nan, np.nan)
     return {f"{prefix}mean": float(np.mean(values)), f"{prefix}low": low, f"{prefix}high": high}
 
 

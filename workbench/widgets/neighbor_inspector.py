@@ -14,8 +14,7 @@ from workbench._util import paired, unit
 from workbench.data import Text
 from workbench.errors import WorkbenchError
 from workbench.widgets._html import Markup, html_table, shown
-from workbench.widgets._selection import Selection
-from workbench.widgets._view import View, note, same_texts, search_box, wrapped
+from workbench.widgets._view import Selection, View, note, same_texts, search_box, wrapped
 from workbench.widgets.chart import figure
 from workbench.widgets.table import Table
 
@@ -34,6 +33,7 @@ class NeighborInspector(Selection, View):
     Attributes:
         selected: positions of the selected texts, of which the first is shown; to be set and observed, see `select`.
         position: position of the text that is shown.
+        neighbors: one row a neighbor: model, rank (1 is nearest), position, cosine, found ("both" or the model), text.
 
     Raises:
         WorkbenchError: the arrays are not vectors of these texts, or there are fewer than two.
@@ -47,24 +47,17 @@ class NeighborInspector(Selection, View):
         self._vectors = {"teacher": unit(teacher), "student": unit(student)}
         self._texts = pd.DataFrame({"text": [text.text for text in texts]})
         self._index = self._texts.index
-        self.position = 0
         self.search = search_box("words in the text, then Enter", self._search)
         self.k = ipywidgets.BoundedIntText(min(k, len(texts) - 1), min=1, max=len(texts) - 1, description="k")
         self.rows = Table(self._texts, page_rows=6, many=False)
         self.status, self.query = note(), ipywidgets.HTML()
-        self._lists = ipywidgets.HTML(), ipywidgets.HTML()
-        for part in self._lists:
-            part.layout = {"flex": "1 1 380px", "min_width": "300px"}
+        flexible = {"flex": "1 1 380px", "min_width": "300px"}
+        self._lists = ipywidgets.HTML(layout=flexible), ipywidgets.HTML(layout=flexible)
         super().__init__(wrapped(self.search, self.k), self.rows, self.query, self.status, wrapped(*self._lists))
         self.k.observe(lambda _: self._show(), "value")
         self.rows.observe(lambda change: self.select(change["new"]), "selected")
-        self.observe(self._selection_changed, "selected")
+        self.observe(lambda _: self._selection_changed(), "selected")
         self.select(0)
-
-    @property
-    def neighbors(self) -> pd.DataFrame:
-        """One row a neighbor: model, rank (1 is nearest), position, cosine, found ("both" or the model), text."""
-        return self._neighbors
 
     def summary(self) -> str:
         """Return both lists."""
@@ -73,13 +66,11 @@ class NeighborInspector(Selection, View):
     def figures(self) -> list[go.Figure]:
         """Return the cosines by rank for both models."""
         chart = figure(height=280, x="rank", y="cosine")
-        for model, rows in self._neighbors.groupby("model", sort=False):
+        for model, rows in self.neighbors.groupby("model", sort=False):
             chart.add_scatter(x=rows["rank"], y=rows["cosine"], mode="lines+markers", name=model)
         return [chart]
 
-    # --- inside ---
-
-    def _selection_changed(self, _: object) -> None:
+    def _selection_changed(self) -> None:
         self.rows.selected = self.selected
         if self.selected:
             self.position = self.selected[0]
@@ -87,42 +78,43 @@ class NeighborInspector(Selection, View):
 
     def _show(self) -> None:
         found = {model: self._nearest(vectors) for model, vectors in self._vectors.items()}
-        shared = set(found["teacher"][0]) & set(found["student"][0])
-        self._neighbors = pd.DataFrame(
+        shared = found["teacher"].keys() & found["student"].keys()
+        self.neighbors = pd.DataFrame(
             [
-                (model, rank, int(p), float(cosine), "both" if p in shared else model, self._texts["text"][p])
-                for model, (positions, cosines) in found.items()
-                for rank, (p, cosine) in enumerate(zip(positions, cosines, strict=True), 1)
+                (model, rank, p, cosine, "both" if p in shared else model, self._texts["text"][p])
+                for model, cosines in found.items()
+                for rank, (p, cosine) in enumerate(cosines.items(), 1)
             ],
             columns=["model", "rank", "position", "cosine", "found", "text"],
         )
         self.query.value = f'<div dir="auto"><b>{shown(self._texts["text"][self.position], 600)}</b></div>'
         self.status.value = f"{len(shared)} of {self.k.value} neighbors in common (= both, − lost, + new)"
-        for part, model in zip(self._lists, found, strict=True):
-            part.value = self._list(model)
+        for part, (model, rows) in zip(self._lists, self.neighbors.groupby("model", sort=False), strict=True):
+            part.value = _list(model, rows)
 
-    def _nearest(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        k = self.k.value
-        cosines, positions = (part[0] for part in ranking.top_k_unit(vectors[self.position][None], vectors, k + 1))
-        others = positions != self.position  # among more than k duplicates the text itself may be missing
-        return positions[others][:k], cosines[others][:k]
-
-    def _list(self, model: str) -> str:
-        rows = []
-        for row in self._neighbors[self._neighbors["model"] == model].itertuples():
-            mark, title = _MARKS[row.found]
-            opacity, text = (
-                (0.6, shown(row.text, 160)) if row.found == "both" else (1, f"<mark>{shown(row.text, 160)}</mark>")
-            )
-            mark = Markup(f'<span title="{title}" style="opacity:{opacity}">{mark}</span>')
-            text = Markup(f'<div style="overflow-wrap:anywhere;line-height:1.3">{text}</div>')
-            rows.append((mark, row.rank, row.cosine, text))
-        # As objects, since pandas' own strings would be escaped.
-        return html_table(pd.DataFrame(rows, columns=["", "rank", "cosine", "text"], dtype=object), caption=model)
+    def _nearest(self, vectors: np.ndarray) -> dict[int, float]:
+        """Return position to cosine of the k nearest texts, nearest first."""
+        cosines, positions = ranking.top_k_unit(vectors[self.position][None], vectors, self.k.value + 1)
+        found = dict(zip(positions[0].tolist(), cosines[0].tolist(), strict=True))
+        found.pop(self.position, None)  # among more than k duplicates the text itself may be missing
+        return dict(list(found.items())[: self.k.value])
 
     def _search(self, words: str) -> None:
-        words = words.strip()
-        found = self._texts["text"].str.contains(words, case=False, regex=False)
-        self.rows.filter(np.flatnonzero(found) if words else None)
-        if words and found.any():
+        found = self._texts["text"].str.contains(words.strip(), case=False, regex=False)
+        self.rows.filter(np.flatnonzero(found))
+        if words.strip() and found.any():
             self.select(int(np.argmax(found)))
+
+
+def _list(model: str, rows: pd.DataFrame) -> str:
+    """Return a model's neighbors as HTML; those that the other model does not find stand out."""
+    lines = []
+    for row in rows.itertuples():
+        (mark, title), text, opacity = _MARKS[row.found], shown(row.text, 160), 0.6
+        if row.found != "both":
+            text, opacity = f"<mark>{text}</mark>", 1
+        mark = Markup(f'<span title="{title}" style="opacity:{opacity}">{mark}</span>')
+        text = Markup(f'<div style="overflow-wrap:anywhere;line-height:1.3">{text}</div>')
+        lines.append((mark, row.rank, row.cosine, text))
+    # As objects, since pandas' own strings would be escaped.
+    return html_table(pd.DataFrame(lines, columns=["", "rank", "cosine", "text"], dtype=object), caption=model)

@@ -19,8 +19,7 @@ from workbench._util import checked, unit
 from workbench.data import RetrievalDataset, text_problem
 from workbench.errors import WorkbenchError
 from workbench.widgets._html import cut, error_line, hover, html_table, shown
-from workbench.widgets._selection import Selection
-from workbench.widgets._view import COLORS, MODES, STATIC, View, note, search_box, wrapped
+from workbench.widgets._view import COLORS, MODES, STATIC, Selection, View, note, search_box, wrapped
 from workbench.widgets.chart import figure
 from workbench.widgets.table import Table
 

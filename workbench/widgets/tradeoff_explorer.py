@@ -16,16 +16,16 @@ from workbench import quantize
 from workbench.errors import WorkbenchError
 from workbench.quantize import PRECISIONS, IndexSpec
 from workbench.widgets._html import error_line, html_table, shown
-from workbench.widgets._selection import Selection
-from workbench.widgets._view import CATEGORIES, COLORS, MODES, View, note, wrapped
+from workbench.widgets._view import CATEGORIES, COLORS, MODES, Selection, View, note, wrapped
 from workbench.widgets.chart import figure
 from workbench.widgets.table import Table
 
-_NEEDED = ("mode", "dimensions", "precision", "share_of_teacher", "share_low", "share_high", "ndcg_at_10",
-           "bytes_per_document", "query_ms", "documents")  # fmt: skip
+_NUMBERS = ["dimensions", "share_of_teacher", "share_low", "share_high", "ndcg_at_10", "bytes_per_document",
+            "query_ms", "documents"]  # fmt: skip
 _COSTS = {"size": "bytes_per_document", "query time": "total_ms"}
 _AXES = {"bytes_per_document": "bytes a document", "total_ms": "milliseconds a query"}
 _SYMBOLS = dict(zip(PRECISIONS, ("circle", "diamond", "square", "triangle-up"), strict=True))
+_SPACES = "name the spaces, as in {'as it is': rows, 'rotated': others}"
 _SIZES = {"a million": 10**6, "a hundred million": 10**8, "ten billion": 10**10}
 
 
@@ -38,9 +38,8 @@ class TradeoffExplorer(Selection, View):
         encode_ms: mode to the milliseconds that encoding one query takes; added to the search where given.
 
     Attributes:
-        table: one row a point: the columns of `curves`, `space`, `total_ms` (search and encoding) and
-            `front`, whether no other point of its mode and space is at least as good, as small and as
-            quick, and better in one of these.
+        table: one row a point: the columns of `curves`, `space`, `total_ms` (search and encoding) and `front`, whether
+            no other point of its mode and space is at least as good, as small and as quick, and better in one of these.
         selected: positions of the selected points, of which the first is shown; to be set and observed, see `select`.
         position: row of the point that is shown.
 
@@ -56,28 +55,22 @@ class TradeoffExplorer(Selection, View):
             raise WorkbenchError("there are no curves: give what quantize.sweep returned")
         for space, rows in curves.items():
             _check(space, rows)
-        whole = {"dimensions": int, "bytes_per_document": int, "documents": int}  # JSON may have made them floats
         self.table = pd.concat([rows.assign(space=str(space)) for space, rows in curves.items()], ignore_index=True)
-        self.table = self.table.astype(whole)
+        whole = ["dimensions", "bytes_per_document", "documents"]  # JSON may have made them floats
+        self.table = self.table.astype(dict.fromkeys(whole, int))
         modes = self.table["mode"].unique()
-        if encode_ms is not None and set(encode_ms) != set(modes):
-            other = sorted(map(str, set(encode_ms) ^ set(modes)))
-            raise WorkbenchError(
-                f"encode_ms must have a time for each mode ({', '.join(modes)}) and no other: {other[0]!r}"
-            )
-        if not all(
-            isinstance(t, int | float | np.number) and np.isfinite(t) and t >= 0 for t in (encode_ms or {}).values()
-        ):
-            raise WorkbenchError("encode_ms must be milliseconds, numbers of at least 0")
         self._encode_ms = dict(encode_ms or {})
-        spent = self.table["mode"].map(self._encode_ms).fillna(0.0)
-        self.table["total_ms"] = self.table["query_ms"] + spent
+        if encode_ms is not None and set(encode_ms) != set(modes):
+            given = ", ".join(map(str, encode_ms)) or "nothing"
+            raise WorkbenchError(f"encode_ms needs a time for each mode ({', '.join(modes)}), and has {given}")
+        if not all(isinstance(t, int | float | np.number) and 0 <= t < np.inf for t in self._encode_ms.values()):
+            raise WorkbenchError("encode_ms must be milliseconds, numbers of at least 0")
+        self.table["total_ms"] = self.table["query_ms"] + self.table["mode"].map(self._encode_ms).fillna(0.0)
         self.table["front"] = False
         for _, rows in self.table.groupby(["mode", "space"]):
             self.table.loc[rows.index, "front"] = quantize.pareto_mask(rows, list(_COSTS.values()))
         self._index = self.table.index
         self.position = -1
-        self._busy = False
         self._build()
         self.select(int(np.argmax(self.table["mode"] == modes[-1])))
 
@@ -94,12 +87,12 @@ class TradeoffExplorer(Selection, View):
     @property
     def code(self) -> str:
         """Python that builds and searches the index that is shown."""
-        row = self.choice
-        asks, answers = MODES.get(row["mode"], (row["mode"],) * 2)
+        row, mode = self.choice, self.choice["mode"]
+        asks, answers = (f"the {side}" for side in MODES[mode]) if mode in MODES else (repr(mode),) * 2
         where = f", in the space {row['space']!r}" if row["space"] else ""
         return (
             "from workbench.quantize import CompressedIndex, IndexSpec\n\n"
-            f"# documents: vectors of {_whose(answers)}, queries: of {_whose(asks)}{where}\n"
+            f"# documents: vectors of {answers}, queries: of {asks}{where}\n"
             f'index = CompressedIndex(documents, IndexSpec({row["dimensions"]}, "{row["precision"]}"))\n'
             "scores, positions = index.search(queries, 10)\n"
         )
@@ -125,36 +118,25 @@ class TradeoffExplorer(Selection, View):
 
     def summary(self) -> str:
         """Return what is said of the point shown, and the points of its mode that no other beats."""
-        best = self._alike("mode", "space")
-        best = best[best["front"]].sort_values("bytes_per_document")
-        names = {
-            "share_of_teacher": "share of teacher",
-            "bytes_per_document": "bytes a document",
-            "total_ms": "ms a query",
-        }
-        table = best[["dimensions", "precision", *names]].rename(columns=names)
+        best = self._alike("mode", "space").query("front").sort_values("bytes_per_document")
+        best["share_of_teacher"] = best["share_of_teacher"].map("{:.1%}".format)
+        columns = ["dimensions", "precision", "share_of_teacher", *_AXES]
         return self.answer.value + html_table(
-            table.assign(**{"share of teacher": best["share_of_teacher"].map("{:.1%}".format)})
+            best[columns].rename(columns=_AXES | {"share_of_teacher": "share of teacher"})
         )
-
-    def figures(self) -> list[go.Figure]:
-        """Return both charts."""
-        return [self.front, self.curves]
 
     # --- parts ---
 
     def _build(self) -> None:
         dimensions = sorted(self.table["dimensions"].unique().tolist())
         precisions = [p for p in PRECISIONS if p in set(self.table["precision"])]
-        modes = self.table["mode"].unique().tolist()
-        spaces = self.table["space"].unique().tolist()
+        modes, spaces = (self.table[name].unique().tolist() for name in ("mode", "space"))
         label = {"style": {"description_width": "76px", "button_width": "max-content"}, "layout": {"width": "auto"}}
         self.dimensions = ipywidgets.SelectionSlider(options=dimensions, description="Dimensions", **label)
         self.precision = ipywidgets.ToggleButtons(options=precisions, description="Precision", **label)
         self.mode = ipywidgets.ToggleButtons(options=modes, description="Mode", **label)
-        self.space = ipywidgets.ToggleButtons(
-            options=[(s[:30] or "one", s) for s in spaces], description="Space", **label
-        )
+        names = [(s[:30] or "one", s) for s in spaces]
+        self.space = ipywidgets.ToggleButtons(options=names, description="Space", **label)
         self.cost = ipywidgets.Dropdown(options=list(_COSTS), description="Against", **label)
         self._controls = {name: getattr(self, name) for name in ("dimensions", "precision", "mode", "space")}
         self.status, self.answer = note(), ipywidgets.HTML()
@@ -165,35 +147,31 @@ class TradeoffExplorer(Selection, View):
             chart.update_yaxes(tickformat=".0%")
         self.front.update_xaxes(type="log", minor_ticks="", nticks=8, exponentformat="none", tickformat=",~r")
         self.curves.update_xaxes(type="log", tickvals=dimensions, ticktext=[f"{d:,}" for d in dimensions])
-        self.rows = Table(self._shown_columns(), label="points", page_rows=8, many=False)
+        columns = [*["space"] * (len(spaces) > 1), "mode", "dimensions", "precision", *_NUMBERS[1:4],
+                   "bytes_per_document", "query_ms", *["total_ms"] * bool(self._encode_ms), "front"]  # fmt: skip
+        self.rows = Table(self.table[columns], label="points", page_rows=8, many=False)
         controls = self.dimensions, self.precision, self.mode, *([self.space] if len(spaces) > 1 else []), self.cost
         narrow = {"flex": "1 1 300px", "min_width": "280px", "max_width": "420px"}
         left = ipywidgets.VBox([*controls, legend, self.status], layout=narrow)
         self.answer.layout = {"flex": "1 1 380px", "min_width": "300px"}
         # The height is said again, for a chart that fits its place would else shrink with it when the row is laid out anew.
         size = {"flex": "2 1 440px", "min_width": "300px"}
-        wide = [ipywidgets.Box([c], layout=size | {"min_height": f"{c.layout.height}px"}) for c in self.figures()]
+        charts = self.front, self.curves
+        wide = [ipywidgets.Box([c], layout=size | {"min_height": f"{c.layout.height}px"}) for c in charts]
         super().__init__(wrapped(left, wide[0]), wrapped(self.answer, wide[1]), self.rows)
         self.observe(lambda _: self._selection_changed(), "selected")
-        for control in self._controls.values():
-            control.observe(lambda _: self._controlled(), "value")
+        for name, control in self._controls.items():
+            control.observe(lambda change, name=name: self._controlled(name, change["new"]), "value")
         self.cost.observe(lambda _: self._draw_front(), "value")
-        self.rows.observe(lambda change: self._busy or self.select(change["new"]), "selected")
-
-    def _shown_columns(self) -> pd.DataFrame:
-        columns = ["space", "mode", "dimensions", "precision", "share_of_teacher", "share_low", "share_high",
-                   "bytes_per_document", "query_ms", "total_ms", "front"]  # fmt: skip
-        hidden = [] if self.table["space"].nunique() > 1 else ["space"]
-        hidden += [] if self._encode_ms else ["total_ms"]
-        return self.table[columns].drop(columns=hidden)
+        self.rows.observe(lambda change: self.select(change["new"]), "selected")
 
     # --- what happens ---
 
-    def _controlled(self) -> None:
-        if self._busy:
+    def _controlled(self, name: str, value: object) -> None:
+        if value == self.choice[name]:  # the view itself has set it
             return
         try:
-            self.select(**{name: control.value for name, control in self._controls.items()})
+            self.select(**{name: value})
         except WorkbenchError as error:
             self._set_controls()
             self.status.value = error_line(error)
@@ -210,22 +188,15 @@ class TradeoffExplorer(Selection, View):
 
     def _set_controls(self) -> None:
         """Let controls and table say what is shown."""
-        self._busy = True  # what is set here must not come back as a choice of its own
-        try:
-            for name, control in self._controls.items():
-                value = self.choice[name]
-                control.value = value.item() if isinstance(value, np.generic) else value
-            self.rows.selected = self.selected
-            self.rows.reveal(self.position)
-        finally:
-            self._busy = False
+        for name, control in self._controls.items():
+            control.value = self.choice[name]
+        self.rows.selected = self.selected
+        self.rows.reveal(self.position)
 
     def _draw_front(self) -> None:
-        """Every point of the space shown; the points of a mode that nothing cheaper beats are joined."""
-        cost = _COSTS[self.cost.value]
-        here = self._alike("space")
-        traces, self._points = [], []
-        for mode, rows in here.groupby("mode", sort=False):
+        """Draw every point of the space shown; the points of a mode that nothing cheaper beats are joined."""
+        cost, traces = _COSTS[self.cost.value], []
+        for mode, rows in self._alike("space").groupby("mode", sort=False):
             best = rows[quantize.pareto_mask(rows, [cost])].sort_values(cost)
             traces.append(go.Scatter(
                 x=best[cost], y=best["share_of_teacher"], mode="lines", name=html.escape(mode), hoverinfo="skip",
@@ -235,10 +206,9 @@ class TradeoffExplorer(Selection, View):
                 x=rows[cost], y=rows["share_of_teacher"], mode="markers", showlegend=False,
                 marker={"color": self._color(mode), "size": 8, "symbol": rows["precision"].map(_SYMBOLS).tolist(),
                         "opacity": np.where(rows.index.isin(best.index), 1, 0.4)},
-                text=[_name(row) for _, row in rows.iterrows()],
+                text=[_name(row) for _, row in rows.iterrows()], customdata=rows.index,
                 hovertemplate="%{text}<br>%{y:.1%} at %{x}<extra></extra>",
             ))  # fmt: skip
-            self._points.append(rows.index.to_numpy())
         traces.append(go.Scatter(
             x=[], y=[], mode="markers", name="shown", hoverinfo="skip",
             marker={"size": 17, "color": "rgba(0,0,0,0)", "line": {"color": "#CC79A7", "width": 3}},
@@ -247,8 +217,8 @@ class TradeoffExplorer(Selection, View):
             self.front.data = ()
             self.front.add_traces(traces)
             self.front.update_xaxes(title_text=_AXES[cost])
-        for trace, positions in zip(self.front.data[1:-1:2], self._points, strict=True):
-            trace.on_click(lambda _, hit, __, p=positions: hit.point_inds and self.select(p[hit.point_inds[:1]]))
+        for points in self.front.data[1:-1:2]:
+            points.on_click(lambda trace, hit, _: hit.point_inds and self.select(trace.customdata[hit.point_inds[:1]]))
         self._ring()
 
     def _ring(self) -> None:
@@ -257,11 +227,9 @@ class TradeoffExplorer(Selection, View):
             self.front.data[-1].y = [self.choice["share_of_teacher"]]
 
     def _draw_curves(self) -> None:
-        """Share by dimensions at the precision shown, the modes side by side."""
-        here = self._alike("space", "precision")
-        traces = []
+        """Draw the share by dimensions at the precision shown, the modes side by side."""
+        here, traces = self._alike("space", "precision").sort_values("dimensions", kind="stable"), []
         for mode, rows in here.groupby("mode", sort=False):
-            rows = rows.sort_values("dimensions")
             share = rows["share_of_teacher"]
             traces.append(go.Scatter(
                 x=rows["dimensions"], y=share, mode="lines+markers", name=html.escape(mode),
@@ -283,25 +251,21 @@ class TradeoffExplorer(Selection, View):
         return COLORS[mode] if mode in COLORS else CATEGORIES[(3 + others.index(mode)) % len(CATEGORIES)]
 
     def _answer(self) -> str:
-        row = self.choice
-        width = int(self.table["dimensions"].max())
-        whole = IndexSpec(width).bytes_per_document
-        times = whole / row["bytes_per_document"]
-        less = f"{times:.3g} times less than {width} dimensions in float32" if times > 1 else "all that there is"
+        row, width = self.choice, int(self.table["dimensions"].max())
+        size, whole = row["bytes_per_document"], IndexSpec(width).bytes_per_document
+        less = f"{whole / size:.3g} times less than {width} dimensions in float32"
+        less = less if whole > size else "all that there is"
         spent = self._encode_ms.get(row["mode"])
         encoding = f", {spent:.1f} ms to encode the query" if spent is not None else ", encoding the query not included"
-        sizes = [
-            (words, _size(count * row["bytes_per_document"]), _size(count * whole)) for words, count in _SIZES.items()
-        ]
+        sizes = [(words, _size(count * size), _size(count * whole)) for words, count in _SIZES.items()]
         table = pd.DataFrame(sizes, columns=["documents", "index", "float32 in full"])
+        style = "white-space:pre-wrap;word-break:normal;line-height:1.35;font-family:monospace;margin-top:12px"
         return (
             f"<p><b>{shown(_name(row))}</b>: {row['share_of_teacher']:.1%} of the teacher's nDCG@10 in full (95 % interval "
-            f"{row['share_low']:.1%} to {row['share_high']:.1%}), {row['bytes_per_document']:,} bytes a document, "
-            f"{less}. A search among "
+            f"{row['share_low']:.1%} to {row['share_high']:.1%}), {size:,} bytes a document, {less}. A search among "
             f"{row['documents']:,} documents takes {row['query_ms']:.3f} ms{encoding}; a flat index takes time in "
-            "proportion to its documents.</p>"
-            + html_table(table, style="text-align:left;border-spacing:10px 0")
-            + f'<pre style="white-space:pre-wrap;word-break:normal;line-height:1.35;font-family:monospace;margin-top:12px">{html.escape(self.code)}</pre>'
+            f"proportion to its documents.</p>{html_table(table, style='text-align:left;border-spacing:10px 0')}"
+            f'<pre style="{style}">{html.escape(self.code)}</pre>'
         )
 
 
@@ -313,32 +277,20 @@ def _check(space: object, rows: pd.DataFrame) -> None:
     where = f"curves of {space!r}" if space else "curves"
     if not isinstance(rows, pd.DataFrame) or rows.empty:
         raise WorkbenchError(f"{where}: a table from quantize.sweep is needed, with a row at least")
-    if missing := [name for name in _NEEDED if name not in rows]:
+    if missing := [name for name in ("mode", "precision", *_NUMBERS) if name not in rows]:
         raise WorkbenchError(f"{where} have no column {missing[0]!r}: give what quantize.sweep returned")
-    if unknown := set(rows["precision"]) - set(PRECISIONS):
-        raise WorkbenchError(
-            f"{where} have the precision {sorted(map(str, unknown))[0]!r}: known are {', '.join(PRECISIONS)}"
-        )
-    numbers = rows[[name for name in _NEEDED if name not in ("mode", "precision")]]
-    try:
-        numbers = numbers.to_numpy(dtype=float)
-    except (TypeError, ValueError):
-        raise WorkbenchError(f"{where} have figures that are no numbers: give what quantize.sweep returned") from None
-    if not np.isfinite(numbers).all() or (rows["dimensions"] % 1 != 0).any():
-        raise WorkbenchError(f"{where} have figures that are no numbers: was the teacher's nDCG@10 zero?")
-    if not rows["mode"].map(lambda mode: isinstance(mode, str)).all():
-        raise WorkbenchError(f"{where} have modes without a name")
-    if rows.duplicated(["mode", "dimensions", "precision"]).any():
-        raise WorkbenchError(
-            f"{where} have a point twice: name the spaces, as in {{'as it is': rows, 'rotated': others}}"
-        )
+    numbers = rows[_NUMBERS].apply(pd.to_numeric, errors="coerce")
+    unknown = sorted(map(str, set(rows["precision"]) - set(PRECISIONS)))
+    for wrong, problem in (
+        (unknown, f"the precision {', '.join(map(repr, unknown))}: known are {', '.join(PRECISIONS)}"),
+        (not np.isfinite(numbers).all(axis=None), "figures that are no numbers: was the teacher's nDCG@10 zero?"),
+        (not all(isinstance(mode, str) for mode in rows["mode"]), "modes without a name"),
+        (rows.duplicated(["mode", "dimensions", "precision"]).any(), f"a point twice: {_SPACES}"),
+    ):
+        if wrong:
+            raise WorkbenchError(f"{where} have {problem}")
 
 
 def _name(row: pd.Series) -> str:
     space = f", {row['space']}" if row["space"] else ""
     return f"{row['dimensions']} dimensions, {row['precision']}, {row['mode']}{space}"
-
-
-def _whose(side: str) -> str:
-    """Return who made vectors, for a comment in code."""
-    return f"the {side}" if side in ("teacher", "student") else repr(side)

@@ -19,7 +19,7 @@ function drawing(name, attributes, ...children) {
 function item(row) {
   const facts = element("div", { className: "facts" }, element("b", { textContent: row.rank }), ` ${row.cosine} `);
   for (const { kind, text, title = "" } of row.marks)
-    facts.append(element({ mark: "mark", b: "b" }[kind] ?? "span", { textContent: text, title }), " ");
+    facts.append(element(kind, { textContent: text, title }), " ");
   facts.append(element("code", { textContent: row.id }));
   return element("li", { title: row.title }, facts, element("div", { className: "text", dir: "auto", textContent: row.text }));
 }
@@ -28,20 +28,16 @@ function list(column) {
   const title = element("b", { textContent: column.title });
   title.style.borderColor = column.color;
   const header = element("header", {}, title, element("br"), column.facts, element("br"), column.times);
-  const section = element("section", {}, header, element("ol", {}, ...column.rows.map(item)));
-  section.setAttribute("aria-label", column.title);
-  return section;
+  return element("section", { ariaLabel: column.title }, header, element("ol", {}, ...column.rows.map(item)));
 }
 
 // A curve from each document's row in one list to its row in the next: solid if it rises or stays, dashed if it falls.
 function lines(links, rows) {
   const paths = links.map(([from, to]) => {
     const [start, end] = [from, to].map((rank) => ROW * (rank - 0.5) - 3);
-    const path = drawing("path", {
-      d: `M0 ${start} C${GAP / 2} ${start} ${GAP / 2} ${end} ${GAP} ${end}`,
-      fill: "none", "stroke-width": 2, stroke: from > to ? RISES : from < to ? FALLS : "currentColor" });
-    if (from < to) path.setAttribute("stroke-dasharray", "5 4");
-    return path;
+    return drawing("path", {
+      d: `M0 ${start} C${GAP / 2} ${start} ${GAP / 2} ${end} ${GAP} ${end}`, fill: "none", "stroke-width": 2,
+      stroke: from > to ? RISES : from < to ? FALLS : "currentColor", ...(from < to && { "stroke-dasharray": "5 4" }) });
   });
   const label = `${links.length} documents in both columns`;
   return drawing("svg", { width: GAP, height: ROW * rows, role: "img", "aria-label": label }, ...paths);
