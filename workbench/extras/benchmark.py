@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import hashlib
+import itertools
 import json
 import logging
 import math
 import random
 import re
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -37,65 +40,40 @@ Embed = Callable[[Sequence[str], Role], np.ndarray]
 
 @dataclass(frozen=True)
 class EvalModel:
-    """A model, or a pair of models, to evaluate.
+    """A model, or a pair of models, to evaluate."""
 
-    Attributes:
-        label: its name in tables.
-        name: its name in result files.
-        revision: changes with everything that changes its vectors; stored results belong to one revision.
-        dimension: width of its vectors.
-        embed: texts and their role to vectors, float32 of shape (n, dimension).
-        alike: texts to vectors for tasks without queries and documents; `embed` with the document role if None.
-        parameters: number of parameters, for the result files.
-    """
-
-    label: str
-    name: str
-    revision: str
-    dimension: int
-    embed: Embed = field(repr=False)
+    label: str  # its name in tables
+    name: str  # its name in result files
+    revision: str  # changes with everything that changes its vectors; stored results belong to one revision
+    dimension: int  # width of its vectors
+    embed: Embed = field(repr=False)  # texts and their role to vectors, float32 of shape (n, dimension)
+    # The same in tasks without queries and documents; `embed` with the document role if None.
     alike: Embed | None = field(default=None, repr=False)
-    parameters: int | None = None
+    parameters: int | None = None  # their number, for the result files
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """One model on one task.
-
-    Attributes:
-        task: its name.
-        kind: mteb's type of task.
-        metric: name of its main score in mteb.
-        label: the model's.
-        score: the main score, 0 to 1 (correlations -1 to 1), mean over splits and subsets as in mteb.
-        per_sample: the scores that intervals are drawn over (see `extras.per_sample`); None where mteb has none.
-    """
+    """One model on one task."""
 
     task: str
-    kind: str
-    metric: str
-    label: str
-    score: float
+    kind: str  # mteb's type of task
+    metric: str  # name of its main score in mteb
+    label: str  # the model's
+    score: float  # the main score, 0 to 1 (correlations -1 to 1), mean over splits and subsets as in mteb
+    # What intervals are drawn over, see `extras.per_sample`; None where mteb has no scores per sample.
     per_sample: dict | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
 class EvalProgress:
-    """The state of a run, as `on_progress` receives it.
+    """The state of a run, as `on_progress` receives it."""
 
-    Attributes:
-        done: finished evaluations, each of one model on one task.
-        total: all evaluations.
-        task: the current task; None at the end.
-        label: the current model.
-        texts: texts that it has embedded for this task.
-    """
-
-    done: int
-    total: int
-    task: str | None = None
-    label: str | None = None
-    texts: int = 0
+    done: int  # finished evaluations, each of one model on one task
+    total: int  # all evaluations
+    task: str | None = None  # the current task; None at the end
+    label: str | None = None  # the current model's
+    texts: int = 0  # that it has embedded for this task
 
 
 class Stopped(BenchmarkError):
@@ -115,10 +93,8 @@ def of_model(model: str | Path | ModelFiles | SentenceTransformer, label: str, n
     def run(texts: Sequence[str], role: Role) -> np.ndarray:
         return encode(model, [Text(text, role) for text in texts])
 
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return EvalModel(
-        label, name or label, fingerprint(model)[:16], model.get_embedding_dimension(), run, parameters=parameters
-    )
+    count, width = sum(each.numel() for each in model.parameters()), model.get_embedding_dimension()
+    return EvalModel(label, name or label, fingerprint(model)[:16], width, run, parameters=count)
 
 
 def of_teacher(cache: TargetCache, label: str = "teacher", name: str | None = None) -> EvalModel:
@@ -203,63 +179,57 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BenchmarkError(f"results cannot be written to {folder}: {error.strerror or error}") from None
-    total = len(models) * len(tasks)
-    outcomes: list[TaskResult] = []
+    done, total, stop = [], len(models) * len(tasks), stop or threading.Event()
 
     def tell(**more: object) -> None:
         if on_progress:
-            on_progress(EvalProgress(len(outcomes), total, **more))
+            on_progress(EvalProgress(len(done), total, **more))
 
     with _quiet():
-        for task in tasks:
+        for task, model in itertools.product(tasks, models):
             name, local = task.metadata.name, task.metadata.dataset["path"].startswith("local/")
             results = mteb.ResultCache(folder / "local" / task.metadata.revision if local else folder)
-            for model in models:
-                tell(task=name, label=model.label)
-                outcome = _stored(results, model, task)
-                if outcome is None:
-                    if stop is not None and stop.is_set():
-                        raise Stopped(f"stopped after {len(outcomes)} of {total} evaluations; they are in {folder}")
-
-                    def embedded(texts: int, model: EvalModel = model, name: str = name) -> None:
-                        tell(task=name, label=model.label, texts=texts)
-
-                    try:
-                        _load(task)
-                        _evaluate(results, model, task, embedded, stop)
-                    except Stopped:
-                        raise
-                    except Exception as error:  # whatever mteb, datasets and the network raise
-                        kept = f"{len(outcomes)} of {total} evaluations are done and kept in {folder}"
-                        hub = "" if local else " Its data come from the hub: check the network, or name a local folder."
-                        raise BenchmarkError(
-                            f"{name} could not be run: {_reason(error)} ({kept}; the same call continues from there).{hub}"
-                        ) from error
-                    outcome = _stored(results, model, task)
-                    if outcome is None:
-                        raise BenchmarkError(f"{name}: mteb gave no result for {model.label}")
-                outcomes.append(outcome)
-                if on_outcome:
-                    on_outcome(outcome)
-            task.unload_data()
+            report = functools.partial(tell, task=name, label=model.label)
+            report()
+            if (result := _stored(results, model, task)) is None:
+                try:
+                    result = _evaluate(results, model, task, report, stop)
+                except Stopped:
+                    said = f"stopped after {len(done)} of {total} evaluations, which are kept in {folder}"
+                    raise Stopped(said) from None
+                except Exception as error:  # whatever mteb, datasets and the network raise
+                    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+                    hub = "" if local else " Its data come from the hub: check the network, or name a local folder."
+                    raise BenchmarkError(
+                        f"{name} could not be run: {reason} ({len(done)} of {total} evaluations are done and kept in "
+                        f"{folder}; the same call continues from there).{hub}"
+                    ) from error
+            done.append(result)
+            if on_outcome:
+                on_outcome(result)
+            if model is models[-1]:
+                task.unload_data()
     tell()
-    return outcomes
+    return done
 
 
 # --- one evaluation -------------------------------------------------------------------------------
 
 
-def _evaluate(results, model: EvalModel, task: AbsTask, on_texts, stop: threading.Event | None) -> None:
-    import tempfile
-
+def _evaluate(results, model: EvalModel, task: AbsTask, report, stop: threading.Event) -> TaskResult:
     import mteb
+    from mteb.abstasks.aggregated_task import AbsTaskAggregate
 
+    if stop.is_set():
+        raise Stopped
+    if not isinstance(task, AbsTaskAggregate) and not task.data_loaded:  # an aggregate loads its parts in turn
+        task.load_data()
     # mteb samples with the task's generators. Each model gets fresh ones, so all see the same samples.
     twin = copy.copy(task)
     twin.rng_state, twin.np_rng = random.Random(task.seed), np.random.default_rng(task.seed)
     with tempfile.TemporaryDirectory(prefix="workbench-") as predictions:
         done = mteb.evaluate(
-            _encoder(model, on_texts, stop),
+            _encoder(model, report, stop),
             twin,
             cache=None,
             co2_tracker=False,
@@ -269,40 +239,38 @@ def _evaluate(results, model: EvalModel, task: AbsTask, on_texts, stop: threadin
         samples = per_sample.of_result(task, done, Path(predictions))
     if not math.isfinite(done.get_score()):
         raise BenchmarkError(f"{model.label} has no score: it is {done.get_score()}")
-    path = _path(results, model, task)
-    _samples_path(path).unlink(missing_ok=True)
+    path = _samples_path(results, model, task)
+    path.unlink(missing_ok=True)
     results.save_to_cache(done, _meta(model))
     # Last, so that a result without it is one that was interrupted.
-    write_json(_samples_path(path), {"score": done.get_score(), "units": samples})
+    write_json(path, {"score": done.get_score(), "units": samples})
+    return _result(task, model, done.get_score(), samples)
 
 
-def _encoder(model: EvalModel, on_texts: Callable[[int], None], stop: threading.Event | None):
+def _encoder(model: EvalModel, report: Callable[..., None], stop: threading.Event):
     """Return a model as mteb expects one."""
     from mteb.models.abs_encoder import AbsEncoder
     from mteb.types import PromptType
 
     class Encoder(AbsEncoder):
         mteb_model_meta = _meta(model)
-        model_prompts = None
         done = 0
 
         def __init__(self) -> None:
             pass
 
         def encode(self, inputs, *, task_metadata, hf_split, hf_subset, prompt_type=None, **_):
-            if prompt_type is None:
-                encode, role = model.alike or model.embed, Role.DOCUMENT
-            else:
-                encode, role = model.embed, Role.QUERY if prompt_type == PromptType.query else Role.DOCUMENT
+            role = Role.QUERY if prompt_type == PromptType.query else Role.DOCUMENT
+            embed = model.embed if prompt_type else model.alike or model.embed
             texts = [text.replace("\0", " ") for batch in inputs for text in batch["text"]]  # no `Text` may have NUL
             vectors = np.empty((len(texts), model.dimension), dtype=np.float32)
             for start in range(0, len(texts), _BLOCK):
-                if stop is not None and stop.is_set():
-                    raise Stopped("stopped; finished evaluations and the teacher's vectors are kept")
+                if stop.is_set():
+                    raise Stopped
                 block = texts[start : start + _BLOCK]
-                vectors[start : start + len(block)] = encode(block, role)
+                vectors[start : start + len(block)] = embed(block, role)
                 self.done += len(block)
-                on_texts(self.done)
+                report(texts=self.done)
             return vectors
 
     return Encoder()
@@ -313,61 +281,33 @@ def _meta(model: EvalModel):
 
     name = model.name if model.name.count("/") == 1 else f"workbench/{Path(model.name).name}"
     name = re.sub(r"[^A-Za-z0-9._/-]+", "-", name)
-    return ModelMeta.create_empty(
-        overwrites={
-            "name": name,
-            "revision": model.revision,
-            "embed_dim": model.dimension,
-            "n_parameters": model.parameters,
-            "similarity_fn_name": ScoringFunction.COSINE,
-        }
-    )
+    facts = {"name": name, "revision": model.revision, "embed_dim": model.dimension, "n_parameters": model.parameters}
+    return ModelMeta.create_empty(overwrites={**facts, "similarity_fn_name": ScoringFunction.COSINE})
 
 
-def _load(task: AbsTask) -> None:
-    from mteb.abstasks.aggregated_task import AbsTaskAggregate
-
-    if not isinstance(task, AbsTaskAggregate) and not task.data_loaded:  # an aggregate loads its parts in turn
-        task.load_data()
+def _samples_path(results, model: EvalModel, task: AbsTask) -> Path:
+    return results.get_task_result_path(task.metadata.name, _meta(model)).with_suffix(".units.json")
 
 
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
-
-
-def _path(results, model: EvalModel, task: AbsTask) -> Path:
-    return results.get_task_result_path(task.metadata.name, _meta(model))
-
-
-def _samples_path(path: Path) -> Path:
-    return path.with_suffix(".units.json")
+def _result(task: AbsTask, model: EvalModel, score: float, samples: dict | None) -> TaskResult:
+    data = task.metadata
+    return TaskResult(data.name, data.type, data.main_score, model.label, score, samples)
 
 
 def _stored(results, model: EvalModel, task: AbsTask) -> TaskResult | None:
     """Return the complete result of an earlier run on these data with this mteb, or None."""
     import mteb
 
-    path = _path(results, model, task)
     try:
         result = results.load_task_result(task.metadata.name, _meta(model))
-        kept = json.loads(_samples_path(path).read_text())
-        same = result.dataset_revision == task.metadata.revision and result.mteb_version == mteb.__version__
-        if (
-            not same
-            or not per_sample.is_sound(kept["units"])
-            or result.get_missing_evaluations(task)
-            or abs(kept["score"] - result.get_score()) > 1e-4
-        ):
-            return None
-        return TaskResult(
-            task.metadata.name,
-            task.metadata.type,
-            task.metadata.main_score,
-            model.label,
-            kept["score"],
-            kept["units"],
+        kept = json.loads(_samples_path(results, model, task).read_text())
+        whole = (
+            (result.dataset_revision, result.mteb_version) == (task.metadata.revision, mteb.__version__)
+            and per_sample.is_sound(kept["units"])
+            and not result.get_missing_evaluations(task)
+            and abs(kept["score"] - result.get_score()) <= 1e-4
         )
+        return _result(task, model, kept["score"], kept["units"]) if whole else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # missing, half written or edited
         return None
 

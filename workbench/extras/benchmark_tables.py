@@ -56,16 +56,15 @@ def differences(
         if each.task not in held:
             raise BenchmarkError(f"there is no score of {teacher!r} on {each.task}: run it too")
         against = held[each.task]
+        share = each.score / against.score if against.score > 0 else np.nan
         row = {"task": each.task, "kind": each.kind, "label": each.label, "score": each.score, "teacher": against.score}
-        row["share_of_teacher"] = each.score / against.score if against.score > 0 else np.nan
-        row["share_low"] = row["share_high"] = row["low"] = row["high"] = np.nan
-        row["difference"], row["samples"] = each.score - against.score, 0
+        row |= {"share_of_teacher": share, **dict.fromkeys(("share_low", "share_high", "low", "high"), np.nan)}
+        row |= {"difference": each.score - against.score, "samples": 0}
         if pairs := per_sample.resample(each.per_sample, against.per_sample, resamples, seed):
             mine, theirs, row["samples"] = pairs
             row["low"], row["high"] = interval(mine - theirs)
             if theirs.min() > 0:
-                shares = mine / theirs
-                row["share_low"], row["share_high"] = interval(shares[np.isfinite(shares)])
+                row["share_low"], row["share_high"] = interval((mine / theirs)[np.isfinite(mine)])
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -75,12 +74,10 @@ def share_table(rows: pd.DataFrame) -> str:
     if not len(rows):
         return "no model to compare with the teacher"
     shown = rows[["task", "label", "score", "teacher"]].round(4)
-    shown["share of teacher"] = ["" if np.isnan(share) else f"{share:.1%}" for share in rows["share_of_teacher"]]
-    shown["95 % interval"] = [
-        "" if np.isnan(low) else f"{low:.1%} to {high:.1%}"
-        for low, high in zip(rows["share_low"], rows["share_high"], strict=True)
-    ]
-    return shown.to_string(index=False)
+    shown["share of teacher"] = rows["share_of_teacher"].map("{:.1%}".format, na_action="ignore")
+    intervals = rows.agg("{0[share_low]:.1%} to {0[share_high]:.1%}".format, axis=1)
+    shown["95 % interval"] = intervals.where(rows["share_low"].notna())
+    return shown.to_string(index=False, na_rep="")
 
 
 def by_kind(results: Iterable[TaskResult], teacher: str = "teacher") -> pd.DataFrame:
@@ -107,12 +104,11 @@ def by_kind(results: Iterable[TaskResult], teacher: str = "teacher") -> pd.DataF
 
 
 def published(path: str | Path = DATA / "published.json") -> pd.DataFrame:
-    """Return published figures, each with its source.
+    """Return published figures. Averages of different sources are over different tasks and must not be compared.
 
     Returns:
         `benchmark`, `task` (None for an average), `average` ("by task", "by kind" or None), `model`, `mode`
-        ("symmetric", "asymmetric" or "teacher"), `score` (0 to 1) and `source`. Averages of different sources are over
-        different tasks and must not be compared.
+        ("symmetric", "asymmetric" or "teacher"), `score` (0 to 1) and `source`.
     """
     content = json.loads(Path(path).read_text())
     table = pd.DataFrame(content["figures"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +25,8 @@ def is_sound(samples: object) -> bool:
     """Say whether stored samples have a shape that `differences` can use."""
     if samples is None:
         return True
-    keys = ("ids", "values") if "values" in samples else ("scores", "gold")
-    return len(samples[keys[0]]) == len(samples[keys[1]]) and all(map(math.isfinite, samples[keys[1]]))
+    ids, values = ("ids", "values") if "values" in samples else ("scores", "gold")
+    return len(samples[ids]) == len(samples[values]) and all(map(math.isfinite, samples[values]))
 
 
 def of_result(task: AbsTask, result, predictions: Path) -> dict | None:
@@ -40,53 +40,46 @@ def of_result(task: AbsTask, result, predictions: Path) -> dict | None:
     kind = task.metadata.type
     if kind == "Retrieval" and predicted is not None:
         found = _query_samples(task.dataset[subset][split]["relevant_docs"], predicted, task.metadata.main_score)
-    elif kind == "Classification" and "scores_per_experiment" in score:
-        values = [each[task.metadata.main_score] for each in score["scores_per_experiment"]]
-        found = {"ids": list(map(str, range(len(values)))), "values": values}
-    elif kind == "Clustering" and isinstance(score.get("v_measures"), dict):
-        levels = list(score["v_measures"].values())
-        values = [float(value) for value in np.mean(levels, axis=0)]
-        found = {"ids": list(map(str, range(len(values)))), "values": values}
     elif kind in ("STS", "PairClassification") and predicted is not None:
         column = "score" if kind == "STS" else task.label_column_name
         gold = [float(value) for value in task.dataset[subset][split][column]]
         metric = "spearman" if kind == "STS" else "average_precision"
         found = {"metric": metric, "scores": predicted["cosine_scores"], "gold": gold}
-    if found is None or abs(_value(found) - score["main_score"]) > 1e-3:
-        return None
-    return found
+    elif kind == "Classification" and "scores_per_experiment" in score:
+        found = _numbered([each[task.metadata.main_score] for each in score["scores_per_experiment"]])
+    elif kind == "Clustering" and isinstance(score.get("v_measures"), dict):
+        found = _numbered(np.mean(list(score["v_measures"].values()), axis=0).tolist())
+    return found if found and abs(_value(found) - score["main_score"]) <= 1e-3 else None
+
+
+def _numbered(values: list[float]) -> dict:
+    return {"ids": [str(number) for number in range(len(values))], "values": values}
 
 
 def _query_samples(qrels: Mapping, predicted: Mapping, metric: str) -> dict | None:
     import ir_measures
 
-    name = re.fullmatch(r"(ndcg|map|mrr|recall)_at_(\d+)", metric)
-    if not name:
+    if not (name := re.fullmatch(r"(ndcg|map|mrr|recall)_at_(\d+)", metric)):
         return None
     measure = {"ndcg": ir_measures.nDCG, "map": ir_measures.AP, "mrr": ir_measures.RR, "recall": ir_measures.R}
     judged = {query: {doc: int(grade) for doc, grade in grades.items()} for query, grades in qrels.items()}
-    values = {
-        each.query_id: each.value
-        for each in ir_measures.iter_calc([measure[name[1]] @ int(name[2])], judged, predicted)
-        if each.query_id in predicted
-    }
+    found = ir_measures.iter_calc([measure[name[1]] @ int(name[2])], judged, predicted)
+    values = {each.query_id: each.value for each in found if each.query_id in predicted}
     return {"ids": list(values), "values": list(values.values())}
 
 
 def _value(samples: Mapping) -> float:
     if "values" in samples:
         return float(np.mean(samples["values"]))
-    return _metric(samples["metric"])(np.asarray(samples["scores"]), np.asarray(samples["gold"]))
+    return _metric(samples["metric"], samples["scores"], samples["gold"])
 
 
-def _metric(name: str) -> Callable[[np.ndarray, np.ndarray], float]:
-    """Return the function of predicted and true scores of pairs: "spearman" or "average_precision"."""
+def _metric(name: str, scores: Sequence[float], gold: Sequence[float]) -> float:
+    """Return the "spearman" correlation or the "average_precision" of pairs."""
     from scipy.stats import spearmanr
     from sklearn.metrics import average_precision_score
 
-    if name == "spearman":
-        return lambda predicted, gold: float(spearmanr(predicted, gold).statistic)
-    return lambda predicted, gold: float(average_precision_score(gold, predicted))
+    return float(spearmanr(scores, gold).statistic if name == "spearman" else average_precision_score(gold, scores))
 
 
 def resample(
@@ -106,10 +99,10 @@ def resample(
     gold = np.asarray(mine["gold"])
     if not np.array_equal(gold, theirs["gold"]):
         return None
-    rng, metric = np.random.default_rng(seed), _metric(mine["metric"])
+    rng = np.random.default_rng(seed)
     columns = [np.asarray(each["scores"]) for each in (mine, theirs)]
     pairs = np.empty((2, resamples))
     for number in range(resamples):
         draw = rng.integers(len(gold), size=len(gold))
-        pairs[:, number] = [metric(column[draw], gold[draw]) for column in columns]
+        pairs[:, number] = [_metric(mine["metric"], column[draw], gold[draw]) for column in columns]
     return pairs[0], pairs[1], len(gold)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,9 +48,8 @@ def tasks(names: Iterable[str | Path], split: str = "test") -> list[AbsTask]:
     for name in map(str, names):
         path = Path(name).expanduser()
         if not name.strip() or path.is_file():
-            raise BenchmarkError(
-                f"{name!r} is {'a file' if name.strip() else 'no name'}: name a task, a benchmark or a folder"
-            )
+            what = "a file" if name.strip() else "no name"
+            raise BenchmarkError(f"{name!r} is {what}: name a task, a benchmark or a folder")
         if path.is_dir():
             some = [local(path, split)]
         elif name in benchmarks:
@@ -61,14 +60,12 @@ def tasks(names: Iterable[str | Path], split: str = "test") -> list[AbsTask]:
             lower = {each.lower(): each for each in known | set(benchmarks)}
             near = [lower[each] for each in get_close_matches(name.lower(), lower, cutoff=0.4)]
             kind = "folder" if os.sep in name else "task, benchmark or folder"
-            raise BenchmarkError(
-                f"there is no {kind} {name!r}" + (f"; the nearest names are {', '.join(near)}" if near else "")
-            )
+            hint = f"; the nearest names are {', '.join(near)}" if near else ""
+            raise BenchmarkError(f"there is no {kind} {name!r}{hint}")
         for task in some:
             if task.metadata.modalities != ["text"]:
-                raise BenchmarkError(
-                    f"{task.metadata.name} is about {', '.join(task.metadata.modalities)}, not text alone"
-                )
+                about = ", ".join(task.metadata.modalities)
+                raise BenchmarkError(f"{task.metadata.name} is about {about}, not text alone")
             if task.metadata.name in found:
                 raise BenchmarkError(f"task {task.metadata.name!r} comes twice: name it once, or rename a folder")
             found[task.metadata.name] = task
@@ -112,7 +109,11 @@ def local(folder: str | Path, split: str = "test", kind: str | None = None) -> A
     if folder.name == "model_meta" or folder.name.endswith(".units"):
         raise BenchmarkError(f"{folder}: result files of that name have another meaning, rename the folder")
     _read(folder, split, kind)
-    return _task(folder, split, kind, _digest(files, f"{kind} {split}"))
+    digest = hashlib.sha256(f"{kind} {split}".encode())  # other data or another use: other results
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return _task(folder, split, kind, digest.hexdigest()[:16])
 
 
 def _kind(folder: Path, split: str) -> str:
@@ -144,28 +145,11 @@ def _files(folder: Path, kind: str, split: str) -> list[Path]:
     return [folder / f"{name}.jsonl" for name in (("train", split) if kind == "Classification" else (split,))]
 
 
-def _digest(files: Sequence[Path], use: str) -> str:
-    """Return what changes with data and use, so that results of others are never taken for these."""
-    digest = hashlib.sha256(use.encode())
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
-
-
 def _task(folder: Path, split: str, kind: str, revision: str) -> AbsTask:
-    from mteb.abstasks import (
-        AbsTaskClassification,
-        AbsTaskClustering,
-        AbsTaskPairClassification,
-        AbsTaskRetrieval,
-        AbsTaskSTS,
-    )
+    from mteb import abstasks
     from mteb.abstasks.task_metadata import TaskMetadata
 
-    bases = (AbsTaskRetrieval, AbsTaskClassification, AbsTaskClustering, AbsTaskSTS, AbsTaskPairClassification)
-
-    class Local(dict(zip(KINDS, bases, strict=True))[kind]):
+    class Local(getattr(abstasks, f"AbsTask{kind}")):
         """A folder as a task."""
 
         metadata = TaskMetadata(
@@ -195,12 +179,22 @@ def _read(folder: Path, split: str, kind: str) -> dict:
     from datasets import Dataset, DatasetDict
 
     if kind == "Retrieval":
-        return {split: _retrieval(folder, split)}
+        collection = data.read_dataset(folder, split)
+        ids, texts = list(collection.corpus), list(collection.corpus.values())
+        queries = {"id": list(collection.queries), "text": list(collection.queries.values())}
+        return {
+            split: {
+                "corpus": Dataset.from_dict({"id": ids, "title": [""] * len(ids), "text": texts}),
+                "queries": Dataset.from_dict(queries),
+                "relevant_docs": {query: dict(grades) for query, grades in collection.qrels.items()},
+                "top_ranked": None,
+            }
+        }
     paths = {path.stem: path for path in _files(folder, kind, split)}
     if kind in ("Classification", "Clustering"):
         labels = {name: _column(path, "label") for name, path in paths.items()}
         every = [each for some in labels.values() for each in some]
-        if not (all(type(each) is str for each in every) or all(type(each) is int for each in every)):
+        if {type(each) for each in every} not in ({str}, {int}):
             raise BenchmarkError(f"{folder.name}: labels must be all strings or all whole numbers")
         for name, some in labels.items():
             if len(set(some)) < 2:
@@ -208,54 +202,34 @@ def _read(folder: Path, split: str, kind: str) -> dict:
         number = {label: index for index, label in enumerate(sorted(set(every)))}
         text, label = ("text", "label") if kind == "Classification" else ("sentences", "labels")
         columns = {
-            name: {text: _texts(path, "text"), label: [number[each] for each in labels[name]]}
+            name: {text: _column(path, "text", data.text_problem), label: [number[each] for each in labels[name]]}
             for name, path in paths.items()
         }
     else:
-        path = paths[split]
-        scores = _scores(path, kind)
+        scores = _scores(paths[split], kind)
         if len(set(scores)) < 2:
-            raise BenchmarkError(f"{path}: all pairs have the same score, so there is nothing to tell apart")
-        pairs = {name: _texts(path, name) for name in ("sentence1", "sentence2")}
+            raise BenchmarkError(f"{paths[split]}: all pairs have the same score, so there is nothing to tell apart")
+        pairs = {name: _column(paths[split], name, data.text_problem) for name in ("sentence1", "sentence2")}
         columns = {split: pairs | {"score" if kind == "STS" else "labels": scores}}
     return DatasetDict({name: Dataset.from_dict(each) for name, each in columns.items()})
 
 
-def _retrieval(folder: Path, split: str) -> dict:
-    from datasets import Dataset
-
-    collection = data.read_dataset(folder, split)
-    ids, texts = list(collection.corpus), list(collection.corpus.values())
-    return {
-        "corpus": Dataset.from_dict({"id": ids, "title": [""] * len(ids), "text": texts}),
-        "queries": Dataset.from_dict({"id": list(collection.queries), "text": list(collection.queries.values())}),
-        "relevant_docs": {query: dict(grades) for query, grades in collection.qrels.items()},
-        "top_ranked": None,
-    }
-
-
-def _column(path: Path, name: str) -> list:
+def _column(path: Path, name: str, problem: Callable[[object], str | None] = lambda _: None) -> list:
+    """Return a column of a file; `problem` says what is wrong with a value."""
     values = []
     for where, row in json_objects(path):
-        if row.get(name) is None:
+        if (value := row.get(name)) is None:
             raise BenchmarkError(f"{where}: no {name!r}")
-        values.append(row[name])
-    return values
-
-
-def _texts(path: Path, name: str) -> list[str]:
-    values = _column(path, name)
-    for number, value in enumerate(values, start=1):
-        if problem := data.text_problem(value):
-            raise BenchmarkError(f"{path}, text {number}: {name!r} {problem}")
+        if said := problem(value):
+            raise BenchmarkError(f"{where}: the {name} {said}")
+        values.append(value)
     return values
 
 
 def _scores(path: Path, kind: str) -> list:
-    values = _column(path, "score")
-    for number, value in enumerate(values, start=1):
+    def problem(value: object) -> str | None:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise BenchmarkError(f"{path}, text {number}: the score is {value!r}, not a number")
-        if kind == "PairClassification" and value not in (0, 1):
-            raise BenchmarkError(f"{path}, text {number}: the score of a pair is 0 or 1, not {value!r}")
-    return [int(value) for value in values] if kind == "PairClassification" else [float(value) for value in values]
+            return f"is {value!r}, not a number"
+        return f"is {value!r}, not 0 or 1" if kind == "PairClassification" and value not in (0, 1) else None
+
+    return [int(value) if kind == "PairClassification" else float(value) for value in _column(path, "score", problem)]
