@@ -29,12 +29,7 @@ _STATE = ("step", "best_step", "best_loss", "history", "identity")  # of a run, 
 class Checkpoints:
     """Checkpoints of one run, a folder each, complete or absent. The newest two are kept, in case one is damaged.
 
-    Args:
-        folder: where they go.
-        run: the training run, see `workbench.train`.
-
-    Raises:
-        TrainingError: the folder cannot be written to.
+    TrainingError if the folder cannot be written to.
     """
 
     def __init__(self, folder: Path, run: Run) -> None:
@@ -67,9 +62,7 @@ class Checkpoints:
         parts |= {"best": run.best} if run.best is not None else {}
         final = self.folder / f"step-{run.step:08d}"
         try:
-            with whole_folder(
-                final
-            ) as scratch:  # replaces only what a run had that was restarted from before this step
+            with whole_folder(final) as scratch:
                 for part, tensors in parts.items():
                     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
                     save_file(tensors, scratch / f"{part}.safetensors")
@@ -88,11 +81,7 @@ class Checkpoints:
             shutil.rmtree(other, ignore_errors=True)
 
     def restore(self) -> None:
-        """Continue the run from the newest intact checkpoint, if there is one.
-
-        Raises:
-            TrainingError: the checkpoint is of another run, or all are damaged.
-        """
+        """Continue the run from the newest intact checkpoint, if any; TrainingError if it is of another run."""
         run, damage = self.run, None
         for newest in reversed(complete(self.folder)):
             try:
@@ -101,11 +90,9 @@ class Checkpoints:
             except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
                 damage = damage or f"checkpoint {newest} is damaged ({error})"
         else:
-            if damage:
-                raise TrainingError(
-                    f"{damage}, and so is any other: delete it, or start over with resume=False (--fresh)"
-                )
-            return
+            if not damage:
+                return
+            raise TrainingError(f"{damage}, and so is any other: delete it, or start over with resume=False (--fresh)")
         if (identity := state["identity"]) != run.identity:
             changed = [name for name in run.identity if identity.get(name) != run.identity[name]]
             raise TrainingError(
@@ -115,9 +102,8 @@ class Checkpoints:
         if damage:
             warnings.warn(f"{damage}; training continues from {newest.name}", stacklevel=2)
         tensors = load_file(newest / "optimizer.safetensors")
-        weights = load_file(newest / "student.safetensors")
-        best = load_file(newest / "best.safetensors") if "best.safetensors" in state["files"] else None
-        run.student.load_state_dict(weights)
+        run.student.load_state_dict(load_file(newest / "student.safetensors"))
+        run.best = load_file(newest / "best.safetensors") if "best.safetensors" in state["files"] else None
         generators = tensors.pop("generators")
         torch.set_rng_state(generators[run.accelerator.process_index].clone())  # a view is read from its base's start
         if (cuda := tensors.pop("cuda_generator", None)) is not None and run.accelerator.device.type == "cuda":
@@ -128,7 +114,6 @@ class Checkpoints:
             number, _, moment = name.partition(".")
             loaded["state"].setdefault(int(number), {})[moment] = tensor
         run.optimizer.load_state_dict(loaded)
-        run.best = best
         for name in _STATE:
             setattr(run, name, state[name])
 

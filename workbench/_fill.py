@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -149,18 +149,15 @@ class Fill:
             text, why = self.failed[0]
             count = "1 text" if len(self.failed) == 1 else f"{len(self.failed):,} texts"
             raise TeacherError(
-                f"{count} got no target, first {text.text[:60]!r}: {why}. All others are stored; the "
-                "same call asks again for these alone."
+                f"{count} got no target, first {text.text[:60]!r}: {why}. All others are stored; the same call asks again "
+                "for these alone."
             )
         return self._progress()
 
     def _groups(self, pairs: Iterable[Pair]) -> Iterator[None]:
         """Fill group after group, or as many at once as the teacher can take, and yield after each."""
         if self._one_at_a_time:
-            for group in _groups(pairs):
-                if self.stop.is_set():
-                    return
-                yield self._fill_group(group)
+            yield from map(self._fill_group, takewhile(lambda _: not self.stop.is_set(), _groups(pairs)))
             return
         with ThreadPoolExecutor(self.teacher.concurrency) as pool:  # whatever ends this, what is in flight is stored
             running: set[Future] = set()
@@ -193,8 +190,7 @@ class Fill:
         started = time.perf_counter()
         kept_keys, kept_vectors, problems, over = [], [], [], None
         for role in Role:
-            rows = [i for i in todo if texts[i].role is role]
-            if not rows:
+            if not (rows := [i for i in todo if texts[i].role is role]):
                 continue
             try:
                 returned = self.teacher.encode([texts[i].text for i in rows], role, stop=self.stop)

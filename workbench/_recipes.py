@@ -64,10 +64,7 @@ class Recipe:
         """Return the recipe with other values, of its own fields or of its training configuration.
 
         None leaves a value as it is. A given number of `epochs` is not raised to `steps`, and the final learning rate
-        never exceeds the first one.
-
-        Raises:
-            TrainingError: no such value, or one that is out of range.
+        never exceeds the first one. TrainingError for an unknown name or a value that is out of range.
         """
         changes = {name: value for name, value in changes.items() if value is not None}
         own, training = ({each.name for each in fields(kind)} for kind in (Recipe, TrainingConfig))

@@ -155,11 +155,7 @@ class TargetCache:
         return fill.run(fill.listed(*self._given(texts, keys), on_plan), merge)
 
     def targets(self, texts: Iterable[str | Text], *, keys: np.ndarray | None = None) -> Targets:
-        """Return the targets of these texts as a memory-mapped array; each shard's checksum is verified.
-
-        Raises:
-            CacheError: some are missing; the message says how many and names the first.
-        """
+        """Return the targets of these texts, memory-mapped and verified; CacheError names the first missing one."""
         texts, keys = self._given(texts, keys)
         with self._lock:
             where, rows = self._locate(keys)
@@ -182,11 +178,7 @@ class TargetCache:
         return self.damaged[before:]
 
     def check_writable(self) -> None:
-        """Make the folder, write a few bytes to it, and write `identity.json`.
-
-        Raises:
-            CacheError: it cannot be written to.
-        """
+        """Make the folder and `identity.json`, and write a few bytes; CacheError if it cannot be written to."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.folder)
@@ -200,8 +192,8 @@ class TargetCache:
     def merge(self) -> None:
         """Join small shards into large ones, so that opening and reading stay quick.
 
-        Safe beside other processes: the joined shard is durable before the small ones go, and a
-        target that two shards hold is the same vector twice.
+        Safe beside other processes: the joined shard is durable before the small ones go, and a target that two shards
+        hold is the same vector twice.
         """
         self._refresh()
         while True:
@@ -318,11 +310,7 @@ class Targets:
     def rotated(self, rotation: np.ndarray) -> Targets:
         """Return the same targets, rotated as they are read: distances stay, and truncation may become good.
 
-        Args:
-            rotation: float of shape (d, d), as `quantize.principal_rotation` returns it.
-
-        Raises:
-            WorkbenchError: it is of another width or no rotation.
+        The rotation is an orthogonal matrix of shape (d, d), such as `quantize.principal_rotation` returns.
         """
         rotated, rotation = copy.copy(self), orthogonal(rotation, self.shape[1])
         rotated._rotation = rotation if self._rotation is None else self._rotation @ rotation

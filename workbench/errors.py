@@ -4,8 +4,7 @@
 class WorkbenchError(Exception):
     """Something the user can correct; the message says what was wrong and what to do.
 
-    The command line prints the message without a traceback. Every other exception is a defect of
-    the package and keeps its traceback.
+    The command line prints the message without a traceback. Any other exception is a defect of the package.
 
     Example:
         >>> wb.read_texts("no/such/file.csv")

@@ -136,22 +136,19 @@ def run(
 ) -> Distilled:
     """Make the student of a recipe, or load the one that an earlier call of the same identity finished.
 
-    The identity covers recipe, teacher, base and the exact texts. Under `torchrun` the first process writes.
+    The identity covers recipe, teacher, base and the exact texts. Under `torchrun` the first process writes. What is not
+    listed here is as for `distill`.
 
     Args:
         texts: to learn from, see `prepare`.
         cache: of the teacher's targets; missing ones are made.
         recipe: how to make the student. Its `steps` are turned into passes here.
-        output: folder for the student; one below `students/` in the workbench's folder, named by the identity, if None.
         source: where the texts are from, for the provenance.
-        held_out: to choose the best student by; a twentieth of `texts`, 500 at most, if None, and none if empty.
+        held_out: as for `distill`; none if empty.
         start_output: folder for the student as it is before training; not saved if None.
         train: False leaves it at the closed-form head.
-        progress: show bars and what an API teacher will cost.
-        resume: continue from a checkpoint, or load a finished student; False starts over.
         on_start: called before training with the student, which training changes in place.
         on_step: called after every training step and evaluation.
-        stop: when set, the run ends at the next safe point.
 
     Raises:
         TrainingError: too few texts, or it was stopped before training.
@@ -184,10 +181,10 @@ def run(
     # Hidden, and named after the output: it is found again, and never taken for the student.
     checkpoints = output.with_name(f".{output.name}-checkpoints") / identity[:12]
     head_fit, first = None, int(os.environ.get("RANK", "0")) == 0
-    made = {"base": base.name, "source": source, "start": recipe.start}
 
     def describe(**more: object) -> dict:
-        return provenance(cache, texts, **made, head_fit=head_fit, **more) | {"run": identity}
+        made = {"base": base.name, "source": source, "start": recipe.start, "head_fit": head_fit, **more}
+        return provenance(cache, texts, **made) | {"run": identity}
 
     if train and resume and _checkpoints.complete(checkpoints):  # its weights replace these ones
         with contextlib.suppress(OSError, ValueError):

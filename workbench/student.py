@@ -76,14 +76,9 @@ def build(
 
 
 class Tokens:
-    """The token ids of texts with their prompts, in a temporary file: memory does not grow with their lengths.
+    """The token ids of texts with a student's prompts, in a temporary file: memory does not grow with their lengths.
 
-    Args:
-        student: its tokenizer, prompts and maximum length are used.
-        texts: n texts.
-
-    Raises:
-        TrainingError: the temporary folder has no room.
+    TrainingError if the temporary folder has no room.
     """
 
     def __init__(self, student: SentenceTransformer, texts: Sequence[Text]) -> None:
@@ -93,12 +88,9 @@ class Tokens:
         try:
             with tempfile.TemporaryFile() as file:
                 for start in range(0, len(texts), 8192):
-                    prompted = [
-                        (student.prompts.get(text.role.value) or "") + text.text for text in texts[start : start + 8192]
-                    ]
-                    ids = student.tokenizer(
-                        prompted, truncation=True, max_length=student.max_seq_length, padding=False
-                    )["input_ids"]
+                    some = texts[start : start + 8192]
+                    prompted = [(student.prompts.get(text.role.value) or "") + text.text for text in some]
+                    ids = student.tokenizer(prompted, truncation=True, max_length=student.max_seq_length)["input_ids"]
                     self.lengths[start : start + 8192] = [len(each) for each in ids]
                     file.write(np.concatenate(ids).astype(dtype).tobytes())
                 file.flush()
@@ -264,10 +256,9 @@ def save(student: SentenceTransformer, folder: str | Path, provenance: Mapping[s
 
 
 def check_folder(folder: str | Path) -> Path:
-    """Return the absolute path of a folder that a student may be saved to: new, empty, or with a student.
+    """Return the absolute path of a folder that a student may be saved to; ModelError for any other.
 
-    Raises:
-        ModelError: it holds something else, is a file, or cannot be replaced as a whole.
+    It is new, empty, or holds a student, and can be replaced as a whole.
     """
     folder = Path(folder).expanduser().resolve()
     if folder.is_file():

@@ -256,20 +256,18 @@ class FunctionTeacher(Teacher):
             if "<lambda>" in qualified:
                 raise TeacherError("this function has no name of its own: give name=, which its cache is kept under")
             name = f"{function.__module__}.{qualified}"
-        self._function, self._takes_role = function, _takes_role(function)
+        self._function = function if _takes_role(function) else lambda texts, _: function(texts)
         if dimension is None:
-            dimension = checked_targets(self._called(["What is the width of a vector?"], Role.DOCUMENT), 1).shape[1]
+            vector = self._function(["What is the width of a vector?"], Role.DOCUMENT)
+            dimension = checked_targets(vector, 1).shape[1]
         super().__init__(name, dimension, normalize=normalize, prompts=prompts, kind="function")
         self._normalize = normalize
 
     def encode(self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: Event | None = None) -> np.ndarray:
         """Return the targets of texts of one role, float32 of shape (n, dimension)."""
-        returned = self._called([self.prompts[role] + text for text in texts], Role(role))
+        returned = self._function([self.prompts[role] + text for text in texts], Role(role))
         vectors = checked_targets(returned, len(texts), self.dimension)
         return scaled(vectors) if self._normalize else vectors
-
-    def _called(self, texts: list[str], role: Role) -> object:
-        return self._function(texts, role) if self._takes_role else self._function(texts)
 
 
 class ArrayTeacher(Teacher):
@@ -359,8 +357,7 @@ class ArrayTeacher(Teacher):
     def encode(self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: Event | None = None) -> np.ndarray:
         """Return the targets of texts of one role, float32 of shape (n, dimension).
 
-        Raises:
-            IncompleteError: some texts are not known, or their vectors are NaN, infinite, or zero and to be scaled.
+        IncompleteError if some texts are not known, or their vectors are NaN, infinite, or zero and to be scaled.
         """
         rows = np.array([self._rows.get((Role(role), text), -1) for text in texts], dtype=int)
         vectors = np.full((len(texts), self.dimension), np.nan, dtype=np.float32)

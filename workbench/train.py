@@ -48,10 +48,9 @@ class TrainingConfig:
         restarts: number of learning-rate cycles. Every text is read `epochs * restarts` times.
         weight_decay: of AdamW.
         max_grad_norm: gradients are clipped to this norm; None for no clipping.
-        dropout: probability in the backbone while training; None keeps the base's own. A regression
-            on fixed targets gains nothing from it.
-        precision: "auto" (bfloat16 autocast where the hardware is faster with it), "float32" or
-            "bfloat16". Weights and optimizer stay in float32.
+        dropout: probability in the backbone while training; None keeps the base's own.
+        precision: "auto" (bfloat16 autocast where the hardware is faster with it), "float32" or "bfloat16". Weights and
+            optimizer stay in float32.
         group_by_length: whether a batch has texts of similar length, drawn at random within a pool of 50 batches;
             faster, because there is little padding.
         evaluations: held-out evaluations an epoch, each with a checkpoint.
@@ -163,10 +162,8 @@ def train_student(
     if config.batch_size % accelerator.num_processes:
         raise TrainingError(f"batch_size {config.batch_size} cannot be shared by {accelerator.num_processes} processes")
     torch.manual_seed(config.seed + accelerator.process_index)
-    run = Run(
-        student, Tokens(student, texts) if tokens is None else tokens, targets, config, held_out, accelerator, on_step
-    )
-    saver = None
+    tokens = Tokens(student, texts) if tokens is None else tokens
+    run, saver = Run(student, tokens, targets, config, held_out, accelerator, on_step), None
     if checkpoints:
         run.identity = {
             "config": asdict(config),
@@ -265,9 +262,8 @@ class Run:
     def _take_step(self, batch: np.ndarray) -> float:
         started = time.perf_counter()
         device = self.accelerator.device
-        rate = self.learning_rate()
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.learning_rate()
         mine = batch[self.accelerator.process_index :: self.accelerator.num_processes]
         # A last batch can be smaller than the number of processes: an idle one adds nothing.
         rows = mine if len(mine) else batch[:1]
@@ -303,14 +299,14 @@ class Run:
 
     def _evaluate(self, loss: float | None) -> None:
         figures: dict[str, float] = {}
-        if self.held_out and self.accelerator.is_main_process:
+        if not self.held_out:
+            self.best_step = self.step
+        elif self.accelerator.is_main_process:
             figures = validate(self.student, *self.held_out)
             self.student.train()
             if self.best_loss is None or figures["loss"] < self.best_loss:
                 self.best_loss, self.best_step = figures["loss"], self.step
                 self.best = {name: t.detach().cpu().clone() for name, t in self.student.state_dict().items()}
-        elif not self.held_out:
-            self.best_step = self.step
         self._record(loss, figures)
 
     def _record(self, loss: float | None, figures: dict[str, float]) -> None:
@@ -330,7 +326,7 @@ class Run:
             self.on_step(event)
 
     def _stop_asked(self, stop: threading.Event | None) -> bool:
-        asked = stop is not None and stop.is_set()
+        asked = bool(stop and stop.is_set())
         if self.accelerator.num_processes > 1:  # all processes take the same number of steps
             asked = bool(self.accelerator.reduce(torch.tensor(float(asked), device=self.accelerator.device)))
         return asked
