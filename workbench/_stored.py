@@ -20,10 +20,7 @@ _ROWS = 16_384
 
 
 class StoredTexts(Sequence[Text]):
-    """Texts in a memory-mapped Arrow file: a sequence like a list, whose items are read when they are asked for.
-
-    Args:
-        path: what `write` wrote.
+    """Texts in a memory-mapped Arrow file that `write` wrote: a sequence whose items are read when they are asked for.
 
     Raises:
         DataError: the file cannot be read.
@@ -49,17 +46,13 @@ class StoredTexts(Sequence[Text]):
         def content(scratch: Path) -> None:
             with pa.OSFile(str(scratch), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as file:
                 while rows := list(islice(stream, _ROWS)):
-                    columns = [[t.text for t in rows], [t.role is Role.QUERY for t in rows]]
-                    arrays = [pa.array(c, f.type) for c, f in zip(columns, _SCHEMA, strict=True)]
-                    file.write_batch(pa.record_batch(arrays, _SCHEMA))
+                    columns = {"text": [t.text for t in rows], "query": [t.role is Role.QUERY for t in rows]}
+                    file.write_batch(pa.RecordBatch.from_pydict(columns, _SCHEMA))
 
         try:
-            write_whole(path, content)
-        except DataError:
-            raise
+            return cls(write_whole(path, content))
         except WorkbenchError as error:
-            raise DataError(f"the texts cannot be stored: {error}") from None
-        return cls(path)
+            raise error if isinstance(error, DataError) else DataError(f"the texts cannot be stored: {error}") from None
 
     def subset(self, rows: np.ndarray) -> StoredTexts:
         """Return some of the texts, by row numbers, int of shape (m,)."""
@@ -71,34 +64,30 @@ class StoredTexts(Sequence[Text]):
         return sum(map(len, self._batches)) if self._rows is None else len(self._rows)
 
     def __getitem__(self, index: int | slice) -> Text | list[Text]:
-        """Return one text, or a list for a slice."""
         places = range(len(self))[index]  # also what raises IndexError
-        chosen = np.array(places if isinstance(index, slice) else [places], dtype=np.int64)
-        found = list(self._read(chosen if self._rows is None else self._rows[chosen]))
+        found = list(self._read(places if isinstance(index, slice) else range(places, places + 1)))
         return found if isinstance(index, slice) else found[0]
 
     def __iter__(self) -> Iterator[Text]:
         for start in range(0, len(self), _ROWS):
-            rows = np.arange(start, min(start + _ROWS, len(self)))
-            yield from self._read(rows if self._rows is None else self._rows[rows])
+            yield from self._read(range(start, min(start + _ROWS, len(self))))
 
-    def _read(self, rows: np.ndarray) -> Iterator[Text]:
+    def _read(self, places: range) -> Iterator[Text]:
+        rows = np.array(places, np.int64) if self._rows is None else self._rows[places]
         # All batches but the last have the same length, and neighbors in one are taken at once.
-        for part in np.split(rows, np.flatnonzero(np.diff(rows // _ROWS)) + 1):
-            if len(part):
-                try:
-                    columns = self._batches[int(part[0]) // _ROWS].take(pa.array(part % _ROWS)).to_pydict()
-                except (UnicodeDecodeError, pa.ArrowException) as error:
-                    raise DataError(f"the stored texts are damaged: {error}") from None
-                for text, query in zip(columns["text"], columns["query"], strict=True):
-                    yield Text(text, Role.QUERY if query else Role.DOCUMENT)
+        for part in np.split(rows, np.flatnonzero(np.diff(rows // _ROWS)) + 1) if len(rows) else []:
+            try:
+                columns = self._batches[int(part[0]) // _ROWS].take(pa.array(part % _ROWS)).to_pydict()
+            except (UnicodeDecodeError, pa.ArrowException) as error:
+                raise DataError(f"the stored texts are damaged: {error}") from None
+            for text, query in zip(columns["text"], columns["query"], strict=True):
+                yield Text(text, Role.QUERY if query else Role.DOCUMENT)
 
 
 def hold(texts: Iterable[Text], in_memory: int) -> Sequence[Text]:
     """Return texts as a list if there are fewer than `in_memory`, else from a file that goes with the process."""
     stream = iter(texts)
-    few = list(islice(stream, in_memory))
-    if len(few) < in_memory:
+    if len(few := list(islice(stream, in_memory))) < in_memory:
         return few
     home().mkdir(parents=True, exist_ok=True)
     # What is mapped stays readable without its name.

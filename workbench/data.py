@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import re
 import warnings
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from heapq import nsmallest
 from itertools import chain, islice
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +31,7 @@ __all__ = [
 
 IN_MEMORY = 100_000  # texts; more of them go to a file
 
+_ONCE = " (an iterator can be read once only)"
 _NAMES = "'tutorial', 'docstrings', or a data set of the hub: owner/name with column=, or hub:NAME:COLUMN:ROLE"
 
 
@@ -74,7 +78,7 @@ def read_texts(
     """
     from workbench._stored import StoredTexts, hold
 
-    if min(sample or 1, limit or 1) < 1 or 0 in (sample, limit) or (sample and limit):
+    if min(1 if sample is None else sample, 1 if limit is None else limit) < 1 or (sample and limit):
         raise DataError(f"sample={sample}, limit={limit}: give one of them, at least 1")
     counts, keys = Counter(), array("Q")
     parts = _parts(source, counts, column=column, role=role, passages=passages, encoding=encoding, split=split)
@@ -84,16 +88,15 @@ def read_texts(
         stream = islice(chain.from_iterable(texts for _, texts in parts), limit)
         # Duplicates are found by hashes of 64 bits. Should two texts ever share one, a text is left out.
         texts = hold((keys.append(_hash(text)) or text for text in stream), IN_MEMORY)
-        first = np.unique(np.array(keys, np.uint64), return_index=True)[1]
-        counts["duplicate"] = len(texts) - len(first)
-        if counts["duplicate"]:
-            rows = np.sort(first)
-            texts = texts.subset(rows) if isinstance(texts, StoredTexts) else [texts[i] for i in rows]
-    _report(counts)
+        first = np.sort(np.unique(np.array(keys, np.uint64), return_index=True)[1])
+        if duplicates := len(texts) - len(first):
+            counts["duplicate"] = duplicates
+            texts = texts.subset(first) if isinstance(texts, StoredTexts) else [texts[i] for i in first]
+    if not len(texts) and counts["blank"]:
+        raise DataError(f"all {counts['blank']:,} texts are blank")
     if not len(texts):
-        if counts["blank"]:
-            raise DataError(f"all {counts['blank']:,} texts are blank")
-        raise DataError("there are no texts" + " (an iterator can be read once only)" * isinstance(source, Iterator))
+        raise DataError("there are no texts" + _ONCE * isinstance(source, Iterator))
+    _report(counts)
     return texts
 
 
@@ -108,8 +111,7 @@ def as_texts(texts: Iterable[str | Text], what: str = "texts") -> Sequence[Text]
     """Return texts as a sequence of `Text`, position by position; a plain string is a document.
 
     Args:
-        texts: strings and `Text`s, mixed: a list, tuple, array, pandas Series, stored texts or a generator (which is
-            read into a list).
+        texts: strings and `Text`s, mixed: a list, tuple, array, pandas Series, stored texts or a generator.
         what: what an error calls them.
 
     Raises:
@@ -127,8 +129,7 @@ def as_texts(texts: Iterable[str | Text], what: str = "texts") -> Sequence[Text]
         raise DataError(f"{what}: expected a list of strings, got {type(texts).__name__}")
     found = texts if isinstance(texts, list) else list(texts)
     if not found:
-        once = " (an iterator can be read once only)" if isinstance(texts, Iterator) else ""
-        raise DataError(f"{what}: got no texts{once}; at least one is needed")
+        raise DataError(f"{what}: got no texts{_ONCE * isinstance(texts, Iterator)}; at least one is needed")
     return found if all(type(text) is Text for text in found) else [_as_text(*each, what) for each in enumerate(found)]
 
 
@@ -151,67 +152,57 @@ def _is_missing(value: object) -> bool:
 # --- how a source becomes texts -----------------------------------------------------------------
 
 
-def _parts(
-    source: object,
-    counts: Counter,
-    *,
-    role: Role | str | None = None,
-    passages: int | None = None,
-    column: str | None = None,
-    encoding: str | None = None,
-    split: str = "train",
-) -> Iterator[tuple[str, Iterator[Text]]]:
-    """Give the parts of a source, each with a name: the files of a folder, or the whole of anything else."""
-    for name, rows in _row_parts(source, column, encoding, split, passages is not None):
+def _parts(source, counts: Counter, *, role=None, passages=None, column=None, encoding=None, split="train"):
+    """Give the parts of a source, a name and a stream of texts each: the files of a folder, or all of anything else."""
+    if isinstance(source, str | Path) and os.path.exists(path := Path(source).expanduser()):
+        parts = _path_parts(path, column, encoding, passages is not None)
+    else:
+        parts = [("", _rows(source, column, split))]
+    for name, rows in parts:
         yield name, _texts(rows, role, passages, counts)
 
 
-def _row_parts(
-    source: object, column: str | None, encoding: str | None, split: str, cut: bool
-) -> Iterator[tuple[str, Iterator[_files.Row]]]:
-    if isinstance(source, str | Path):
-        path = Path(source).expanduser()
-        if _files.exists(path):
-            yield from _path_parts(path, column, encoding, cut)
-        else:
-            yield "", _named(str(source), column, split)
+def _path_parts(path: Path, column: str | None, encoding: str | None, cut: bool):
+    if path.is_file():
+        yield "", _files.file_rows(path, column, encoding, cut)
         return
+    paths, left_out = _files.files_in(path)
+    if not paths:
+        raise DataError(f"no texts in {path}: it has no files that end in {', '.join(_files.SUFFIXES)}")
+    if left_out:
+        some = ", ".join(str(p.relative_to(path)) for p in left_out[:3]) + ", ..." * (len(left_out) > 3)
+        warnings.warn(f"{path}: {len(left_out):,} empty, binary or other files left out ({some})", stacklevel=4)
+    for each in paths:
+        known = encoding if encoding and not _files.is_utf8(each) else None
+        yield str(each), _files.file_rows(each, column, known, cut)
+
+
+def _rows(source: object, column: str | None, split: str) -> Iterator[_files.Row]:
+    """Stream the rows of what is no file or folder."""
+    if isinstance(source, str | Path):
+        return _named_rows(str(source), column, split)
     if isinstance(source, RetrievalDataset):
         source = source.document_texts()
     if type(source).__module__.startswith("pyarrow."):
         source = source.to_pandas()
     if type(source).__module__.startswith("datasets."):
-        yield "", _dataset_rows(source, column, split)
-    elif (names := getattr(source, "columns", None)) is not None:
-        yield "", _frame_rows(source, list(names), column)
-    elif isinstance(source, bytes | bytearray | Mapping | Text) or not isinstance(source, Iterable):
-        raise DataError(
-            f"expected a list of strings, a table, or the name of a file or folder; got {type(source).__name__}"
-        )
-    else:
-        yield "", _files.record_rows(((f"item {i:,}", item) for i, item in enumerate(source)), column, "the list")
+        return _dataset_rows(source, column, split)
+    if (names := getattr(source, "columns", None)) is not None:
+        strings = [n for n in names if isinstance(next((v for v in source[n] if not _is_missing(v)), None), str)]
+        chosen = _files.choose_column(list(names), strings, column, "the table")
+        roles = source["role"] if "role" in names else [None] * len(source)
+        return ((f"row {i:,}", *row) for i, row in enumerate(zip(source[chosen], roles, strict=True)))
+    if isinstance(source, bytes | bytearray | Mapping | Text) or not isinstance(source, Iterable):
+        given = type(source).__name__
+        raise DataError(f"expected a list of strings, a table, or the name of a file or folder; got {given}")
+    return _files.record_rows(((f"item {i:,}", item) for i, item in enumerate(source)), column, "the list")
 
 
-def _path_parts(path: Path, column: str | None, encoding: str | None, cut: bool):
-    if path.is_file():
-        yield path.name, _files.file_rows(path, column, encoding, cut)
-        return
-    paths, left_out = _files.files_in(path)
-    some = ", ".join(str(p.relative_to(path)) for p in left_out[:3]) + ", ..." * (len(left_out) > 3)
-    if not paths:
-        raise DataError(f"no texts in {path}: it has no files that end in {', '.join(_files.SUFFIXES)}")
-    if left_out:
-        warnings.warn(f"{path}: {len(left_out):,} empty, binary or other files left out ({some})", stacklevel=5)
-    for each in paths:
-        known = encoding if encoding and not _files.is_utf8(each) else None
-        yield str(each.relative_to(path)), _files.file_rows(each, column, known, cut)
-
-
-def _named(name: str, column: str | None, split: str) -> Iterator[_files.Row]:
+def _named_rows(name: str, column: str | None, split: str) -> Iterator[_files.Row]:
     if name == "docstrings":
         from workbench.docstrings import docstring_corpus
 
-        return _files.record_rows(((name, text) for text in docstring_corpus().train), None, name)
+        return ((name, text.text, text.role) for text in docstring_corpus().train)
     if name == "tutorial":
         return _files.corpus_rows(DATA / "tutorial" / "corpus.jsonl")
     role = None
@@ -235,27 +226,16 @@ def _dataset_rows(source, column: str | None, split: str) -> Iterator[_files.Row
             raise DataError(f"the data set has no split {split!r}; it has {', '.join(source)}")
         source = source[split]
     first = next(iter(source), {})
-    chosen = _files.choose_column(
-        list(first), [name for name in first if isinstance(first[name], str)], column, "the data set"
-    )
+    strings = [name for name, value in first.items() if isinstance(value, str)]
+    chosen = _files.choose_column(list(first), strings, column, "the data set")
     source = source.select_columns([chosen, *({"role"} & set(first) - {chosen})])
     return ((f"row {i:,}", row[chosen], row.get("role")) for i, row in enumerate(source))
 
 
-def _frame_rows(frame, names: list, column: str | None) -> Iterator[_files.Row]:
-    strings = [n for n in names if isinstance(next((v for v in frame[n] if not _is_missing(v)), None), str)]
-    chosen = _files.choose_column(names, strings, column, "the table")
-    roles = frame["role"] if "role" in names else [None] * len(frame)
-    return ((f"row {i:,}", *row) for i, row in enumerate(zip(frame[chosen], roles, strict=True)))
-
-
-def _texts(
-    rows: Iterable[_files.Row], role: Role | str | None, passages: int | None, counts: Counter
-) -> Iterator[Text]:
+def _texts(rows: Iterable[_files.Row], role: str | None, passages: int | None, counts: Counter) -> Iterator[Text]:
     for where, value, own in rows:
         kind = role or (Role.DOCUMENT if _is_missing(own) or own == "" else own)
-        pieces = cut(value, passages) if passages is not None and isinstance(value, str) else [value]
-        for piece in pieces:
+        for piece in cut(value, passages) if passages is not None and isinstance(value, str) else [value]:
             counts["read"] += 1
             if _is_missing(piece) or (isinstance(piece, str) and not piece.strip()):
                 counts["blank"] += 1
@@ -269,7 +249,7 @@ def _texts(
 
 def _report(counts: Counter) -> None:
     said = " and ".join(f"{counts[kind]:,} {kind}" for kind in ("blank", "duplicate") if counts[kind])
-    if said and counts["blank"] < counts["read"]:
+    if said:
         warnings.warn(f"{said} texts of {counts['read']:,} left out", stacklevel=3)
 
 
@@ -287,7 +267,7 @@ def _draw(parts: Iterable[tuple[str, Iterable[Text]]], count: int, counts: Count
     def place(text: Text, what: str = "draw") -> bytes:
         return hashlib.sha256("\0".join([what, "0", text.role, text.text]).encode()).digest()
 
-    groups: dict[tuple[str, Role], list[tuple[bytes, Text]]] = {}
+    groups: dict[tuple[str, Role], list[tuple[bytes, Text]]] = defaultdict(list)
     sizes, seen = Counter(), set()
     for name, texts in parts:
         for text in texts:
@@ -296,16 +276,14 @@ def _draw(parts: Iterable[tuple[str, Iterable[Text]]], count: int, counts: Count
                 continue
             seen.add(key)
             sizes[name, text.role] += 1
-            group = groups.setdefault((name, text.role), [])
+            group = groups[name, text.role]
             group.append((place(text), text))
             if len(group) > 2 * count + 1000:  # more than can be drawn from it
-                group.sort(key=lambda each: each[0])
-                del group[count:]
+                group[:] = nsmallest(count, group, key=itemgetter(0))
     drawn: list[Text] = []
-    for index, key in enumerate(sorted(groups, key=lambda key: sizes[key])):  # the smallest first
-        left = count - len(drawn)
-        share = min(left, -(-left // (len(groups) - index)))
-        drawn += [text for _, text in sorted(groups[key], key=lambda each: each[0])[:share]]
+    for index, key in enumerate(sorted(groups, key=sizes.get)):  # the smallest first
+        share = -(-(count - len(drawn)) // (len(groups) - index))
+        drawn += [text for _, text in nsmallest(share, groups[key], key=itemgetter(0))]
     return sorted(drawn, key=lambda text: place(text, "order"))
 
 
@@ -342,34 +320,25 @@ def cut(text: str, words: int) -> list[str]:
 
 
 def crop_queries(texts: Iterable[Text], count: int = 1, seed: int = 0) -> list[Text]:
-    """Make queries from documents: sentences, whole or a run of 5 to 25 words.
-
-    They stand in for queries that are not known yet: short, and on the documents' subjects. The queries of a document
-    do not depend on the other documents.
+    """Make queries from documents: sentences, whole or a run of 5 to 25 words. They stand in for unknown real queries.
 
     Args:
         texts: documents; queries among them are passed over.
-        count: how many to make of each document.
+        count: how many to make of each document; a short one gives fewer. They do not depend on the other documents.
         seed: of the choice.
 
     Returns:
-        Queries, none twice; fewer than `count` of a short document.
+        Queries, none twice.
     """
-    made: dict[str, Text] = {}
-    for text in texts:
-        if text.role is not Role.DOCUMENT:
-            continue
-        sentences = [s.split() for s in re.split(r"(?<=[.!?])\s+", text.text) if len(s.split()) >= 5]
-        if not sentences:
-            continue
-        rng = random.Random(f"{seed}\0{text.text}")
-        for _ in range(count):
+    made: dict[str, None] = {}
+    for text in (text.text for text in texts if text.role is Role.DOCUMENT):
+        sentences = [s.split() for s in re.split(r"(?<=[.!?])\s+", text) if len(s.split()) >= 5]
+        rng = random.Random(f"{seed}\0{text}")
+        for _ in range(count if sentences else 0):
             words, most = rng.choice(sentences), rng.randint(5, 25)
-            if len(words) > most:
-                first = rng.randint(0, len(words) - most) if rng.random() < 0.5 else 0
-                words = words[first : first + most]
-            made.setdefault(" ".join(words), Text(" ".join(words), Role.QUERY))
-    return list(made.values())
+            first = rng.randint(0, len(words) - most) if len(words) > most and rng.random() < 0.5 else 0
+            made[" ".join(words[first : first + most])] = None
+    return [Text(query, Role.QUERY) for query in made]
 
 
 def add_cropped_queries(texts: Sequence[Text], at_least: int) -> Sequence[Text]:

@@ -15,8 +15,7 @@ from workbench._retrieval import RetrievalDataset
 from workbench._texts import Role, Text
 from workbench.errors import DataError
 
-# Large, carefully documented libraries among this project's own dependencies (`make setup` installs all of them). The
-# corpus is the same wherever their versions are the same.
+# Large, carefully documented libraries that `make setup` installs.
 DOCSTRING_LIBRARIES = (
     "IPython", "accelerate", "datasets", "fsspec", "huggingface_hub", "jupyter_server", "networkx",
     "numpy", "pandas", "pyarrow", "rich", "scipy", "sentence_transformers", "sklearn", "tornado",
@@ -42,10 +41,9 @@ def docstring_corpus(
 ) -> DocstringCorpus:
     """Build a corpus from the docstrings of installed libraries, without importing any of them.
 
-    A docstring's first sentence becomes a query, and the rest of its prose becomes the document. The signature, the
-    object's name, code and copies of the summary are removed from the document: a search by words alone must not find
-    it. A hash of a pair decides where it goes, so the same versions of the libraries give the same corpus on every
-    machine.
+    A docstring's first sentence becomes a query, and the rest of its prose the document, without the signature, the
+    object's name, code and copies of the summary: a search by words alone must not find it. A hash of a pair decides
+    where it goes, so the same versions of the libraries give the same corpus on every machine.
 
     Args:
         pairs: number of training pairs; None for all.
@@ -57,16 +55,13 @@ def docstring_corpus(
     """
     if held_out < 0 or (pairs is not None and pairs < 1):
         raise DataError(f"pairs={pairs}, held_out={held_out}: at least 1 and 0 are needed")
-    libraries = [libraries] if isinstance(libraries, str) else libraries
     found: dict[str, tuple[str, str]] = {}
-    for library in sorted(set(libraries)):
+    for library in sorted({libraries} if isinstance(libraries, str) else set(libraries)):
         for summary, body in _library_pairs(library):
             # Inherited and templated docstrings repeat: keep one pair for each summary and each beginning of a body.
-            for key in (_words_key(summary), _words_key(body)):
-                if key in found:
-                    break
-            else:
-                found[_words_key(summary)] = found[_words_key(body)] = (summary, body)
+            keys = _words_key(summary), _words_key(body)
+            if not found.keys() & {*keys}:
+                found |= dict.fromkeys(keys, (summary, body))
     ordered = sorted(set(found.values()), key=lambda pair: hashlib.sha256("\n".join(pair).encode()).digest())
     wanted = held_out + (pairs or 1)
     if len(ordered) < wanted:
@@ -75,13 +70,10 @@ def docstring_corpus(
         )
     kept_out, rest = ordered[:held_out], ordered[held_out:]
     train = [t for query, body in rest[:pairs] for t in (Text(query, Role.QUERY), Text(body, Role.DOCUMENT))]
-    collection = RetrievalDataset(
-        "docstrings",
-        corpus={f"d{i}": body for i, (_, body) in enumerate(kept_out)},
-        queries={f"q{i}": query for i, (query, _) in enumerate(kept_out)},
-        qrels={f"q{i}": {f"d{i}": 1} for i in range(len(kept_out))},
-    )
-    return DocstringCorpus(train, collection)
+    corpus = {f"d{i}": body for i, (_, body) in enumerate(kept_out)}
+    queries = {f"q{i}": query for i, (query, _) in enumerate(kept_out)}
+    qrels = {f"q{i}": {f"d{i}": 1} for i in range(held_out)}
+    return DocstringCorpus(train, RetrievalDataset("docstrings", corpus, queries, qrels))
 
 
 def _library_pairs(library: str) -> Iterator[tuple[str, str]]:
@@ -100,23 +92,21 @@ def _library_pairs(library: str) -> Iterator[tuple[str, str]]:
         except (SyntaxError, ValueError):  # templates and files for other Python versions
             continue
         for node in _definitions(tree):
-            docstring = ast.get_docstring(node)
-            if docstring and (pair := _split_docstring(docstring, node.name)):
+            if pair := _split_docstring(ast.get_docstring(node) or "", node.name):
                 yield pair
 
 
 def _definitions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
     """Walk classes, methods and functions, also those inside `if` and `try` blocks; bodies of functions are left out."""
     for node in getattr(tree, "body", []):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        if function or isinstance(node, ast.ClassDef):
             yield node
-            continue
-        if isinstance(node, ast.ClassDef):
-            yield node
-        yield from _definitions(node)
+        if not function:
+            yield from _definitions(node)
 
 
-_SECTION_RULE = re.compile(r"^\s*[-=~^`]{3,}\s*$")
+_LEFT_OUT = re.compile(r"\s*(>>>|\.\.\.|```|[-=~^`]{3,}\s*$)")  # doctests, code fences, rules below headings
 _FIELD = re.compile(r"^\s*(:\w+[^:]*:|\.\. [\w-]+::.*|@\w+.*)")
 _ROLE_MARKUP = re.compile(r":[\w:+-]+:`~?([^`<]*)(?:<[^>]*>)?`")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
@@ -126,10 +116,8 @@ def _split_docstring(docstring: str, name: str) -> tuple[str, str] | None:
     paragraphs = re.split(r"\n\s*\n", docstring.strip())
     while len(paragraphs) > 1 and re.match(rf"^\W*[\w.]*{re.escape(name)}\s*\(", paragraphs[0]):
         paragraphs = paragraphs[1:]  # a signature line above the summary
-    first = _plain(paragraphs[0].splitlines())
-    summary, *more = _SENTENCE_END.split(first, maxsplit=1)
-    body_lines = [line for paragraph in paragraphs[1:] for line in paragraph.splitlines()]
-    body = " ".join([*more, _plain(body_lines)])
+    summary, *more = _SENTENCE_END.split(_plain(paragraphs[0]), maxsplit=1)
+    body = " ".join([*more, _plain("\n".join(paragraphs[1:]))])
     for copied in (summary, summary.rstrip(".")):
         body = body.replace(copied, " ")
     if len(name) > 2:
@@ -137,21 +125,15 @@ def _split_docstring(docstring: str, name: str) -> tuple[str, str] | None:
     body = re.sub(r"\s+", " ", body).strip()
     if not 4 <= len(summary.split()) <= 40 or not summary[0].isupper() or ", optional" in summary:
         return None
-    if len(body.split()) < 20 or len(body) > 20_000:
-        return None
     letters = sum(c.isalpha() or c.isspace() for c in body)
-    return (summary, body) if letters > 0.75 * len(body) else None
+    long_enough = len(body.split()) >= 20 and len(body) <= 20_000
+    return (summary, body) if long_enough and letters > 0.75 * len(body) else None
 
 
-def _plain(lines: list[str]) -> str:
-    """Join docstring lines into prose, without doctests, section rules, field markers and markup."""
-    kept = []
-    for line in lines:
-        stripped = line.strip()
-        if stripped.startswith((">>>", "...", "```")) or _SECTION_RULE.match(line):
-            continue
-        kept.append(_FIELD.sub("", line).strip())
-    text = _ROLE_MARKUP.sub(r"\1", " ".join(kept))
+def _plain(text: str) -> str:
+    """Join lines of a docstring into prose, without doctests, section rules, field markers and markup."""
+    text = " ".join(_FIELD.sub("", line).strip() for line in text.splitlines() if not _LEFT_OUT.match(line))
+    text = _ROLE_MARKUP.sub(r"\1", text)
     return re.sub(r"\s+", " ", re.sub(r"[`*|]+", "", text)).strip()
 
 

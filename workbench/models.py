@@ -24,74 +24,26 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 __all__ = [
-    "MINILM",
-    "MPNET",
-    "OLD_PROVENANCE",
-    "PROVENANCE",
-    "ModelFiles",
-    "autocast",
-    "best_dtype",
-    "by_role",
-    "encode",
-    "fingerprint",
-    "full_name",
-    "length_buckets",
-    "load",
-    "load_model",
-    "normalizes",
-    "resolve",
-    "role_prompt",
-    "token_lengths",
+    "MINILM", "MPNET", "OLD_PROVENANCE", "PROVENANCE", "ModelFiles", "autocast", "best_dtype", "by_role", "encode",
+    "fingerprint", "full_name", "length_buckets", "load", "load_model", "normalizes", "resolve", "role_prompt",
 ]  # fmt: skip
 
 _IMAGE_MODELS = ("clip", "siglip", "siglip2", "altclip", "chinese_clip", "align")  # `model_type` in config.json
 
 
-def load(
-    name: str | Path | ModelFiles, *, device: str | None = None, trust_remote_code: bool = False
-) -> SentenceTransformer:
-    """Load a text-embedding model in float32.
-
-    Args:
-        name: a model's name or folder, or what `resolve` returned.
-        device: torch device; the best one present if None.
-        trust_remote_code: run Python code that comes with the model. Leave it off unless you have read the code.
-
-    Raises:
-        ModelError: the model cannot be found, is of another kind, or its files cannot be loaded.
-    """
-    files = name if isinstance(name, ModelFiles) else resolve(name)
-    _check_kind(files)
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()  # loading is short; ours are the bars worth watching
-    try:
-        model = SentenceTransformer(
-            str(files.path),
-            device=device,
-            trust_remote_code=trust_remote_code,
-            local_files_only=True,
-            model_kwargs={"dtype": torch.float32, "use_safetensors": True},
-        )
-    except Exception as error:  # loaders raise every kind, from KeyError to bare OSError
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if "deserializing header" in reason:  # safetensors, of a file that was cut short
-            reason += f". Delete {files.path} and download the model again"
-        raise ModelError(f"model {files.name} at {files.path} cannot be loaded: {reason}") from error
-    return load_model(model)
-
-
 def load_model(
-    source: str | Path | ModelFiles | SentenceTransformer, *, device: str | None = None
+    source: str | Path | ModelFiles | SentenceTransformer,
+    *,
+    device: str | None = None,
+    trust_remote_code: bool = False,
 ) -> SentenceTransformer:
-    """Return a text-embedding model, loading it if it is given by name or folder.
+    """Return a text-embedding model, loading it in float32 if it is given by name or folder.
 
     Args:
         source: a model's name, a folder, what `resolve` returned, or a loaded `SentenceTransformer`, which is
             returned as it is.
         device: torch device to load on; the best one present if None.
+        trust_remote_code: run Python code that comes with the model. Leave it off unless you have read the code.
 
     Raises:
         ModelError: the model cannot be found or loaded, or it is not a text-embedding model.
@@ -100,32 +52,56 @@ def load_model(
         >>> wb.load_model(base).get_embedding_dimension()
         32
     """
-    if isinstance(source, (str, Path, ModelFiles)):
-        return load(source, device=device)
+    if isinstance(source, (str, Path)):
+        source = resolve(source)
+    if isinstance(source, ModelFiles):
+        source = _loaded(source, device, trust_remote_code)
     # A model can only have been loaded if its library is imported: nothing is imported to find that out.
     library = sys.modules.get("sentence_transformers")
     if library is None or not isinstance(source, library.SentenceTransformer):
         raise ModelError(_other_kind(source))
     if not source.supports("text"):
-        raise ModelError(
-            f"expected a text-embedding model, got one that embeds {', '.join(map(str, source.modalities))}"
-        )
+        kinds = ", ".join(map(str, source.modalities))
+        raise ModelError(f"expected a text-embedding model, got one that embeds {kinds}")
     return source
+
+
+load = load_model  # the short name, for `models.load(name)`
+
+
+def _loaded(files: ModelFiles, device: str | None, trust_remote_code: bool) -> SentenceTransformer:
+    _check_kind(files)
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # loading is short; ours are the bars worth watching
+    try:
+        return SentenceTransformer(
+            str(files.path),
+            device=device,
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+            model_kwargs={"dtype": torch.float32, "use_safetensors": True},
+        )
+    except Exception as error:  # loaders raise every kind, from KeyError to bare OSError
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "deserializing header" in reason:  # safetensors, of a file that was cut short
+            reason += f". Delete {files.path} and download the model again"
+        raise ModelError(f"model {files.name} at {files.path} cannot be loaded: {reason}") from error
 
 
 def _other_kind(source: object) -> str:
     """Say why an object is not a text-embedding model, and what to give instead."""
     kinds = {base.__name__ for base in type(source).__mro__}
     given = "None" if source is None else f"an object of type {type(source).__name__}"
-    advice = "give a model's name, a folder, or a loaded SentenceTransformer"
+    why = ""
     if "CrossEncoder" in kinds:
-        advice = "a cross-encoder scores pairs of texts and has no vectors; " + advice
+        why = "a cross-encoder scores pairs of texts and has no vectors; "
     elif "PreTrainedModel" in kinds:
-        advice = (
-            "a transformers model has no pooling; give SentenceTransformer(modules=[Transformer(...), Pooling(...)]) "
-            "or the name of a sentence-transformers model"
-        )
-    return f"expected a text-embedding model, got {given}: {advice}"
+        why = "a transformers model has no pooling; SentenceTransformer(modules=[...]) adds a Pooling; "
+    advice = "give a model's name, a folder, or a loaded SentenceTransformer"
+    return f"expected a text-embedding model, got {given}: {why}{advice}"
 
 
 def _check_kind(files: ModelFiles) -> None:
@@ -157,14 +133,13 @@ def best_dtype(device: torch.device | str) -> torch.dtype:
     """Return bfloat16 where the hardware multiplies it faster than float32, float32 elsewhere."""
     import torch
 
-    kind = torch.device(device).type
+    kind, native = torch.device(device).type, False
     if kind == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if kind == "cpu":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif kind == "cpu":
         capabilities = torch.cpu.get_capabilities()
-        native = ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16")
-        return torch.bfloat16 if any(capabilities.get(name) for name in native) else torch.float32
-    return torch.float32
+        native = any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16"))
+    return torch.bfloat16 if native else torch.float32
 
 
 def length_buckets(lengths: Sequence[int], token_budget: int) -> list[np.ndarray]:
@@ -178,22 +153,20 @@ def length_buckets(lengths: Sequence[int], token_budget: int) -> list[np.ndarray
         Index arrays (int64) that together hold every item once, longest first: if a batch does not fit into memory,
         it is the first.
     """
-    order = np.argsort(-np.asarray(lengths), kind="stable")
-    batches, start = [], 0
-    while start < len(order):
-        size = max(1, token_budget // max(1, int(lengths[order[start]])))
-        batches.append(order[start : start + size])
-        start += size
+    order, batches = np.argsort(-np.asarray(lengths), kind="stable"), []
+    while len(order):
+        size = max(1, token_budget // max(1, int(lengths[order[0]])))
+        batches.append(order[:size])
+        order = order[size:]
     return batches
 
 
-def token_lengths(model: SentenceTransformer, texts: Sequence[str]) -> np.ndarray:
-    """Return the number of tokens of each text as the model sees it, int64 of shape (n,)."""
-    if not callable(model.tokenizer):  # a static model has no padding to save
-        return np.array([len(text) // 4 + 1 for text in texts], dtype=np.int64)
-    limit = model.max_seq_length or 512
-    encoded = model.tokenizer(list(texts), truncation=True, max_length=limit, padding=False) if len(texts) else {}
-    return np.array([len(ids) for ids in encoded.get("input_ids", [])], dtype=np.int64)
+def _token_lengths(model: SentenceTransformer, texts: list[str]) -> list[int]:
+    """Return the number of tokens of each text as the model sees it."""
+    if not texts or not callable(model.tokenizer):  # a static model has no padding to save
+        return [len(text) // 4 + 1 for text in texts]
+    encoded = model.tokenizer(texts, truncation=True, max_length=model.max_seq_length or 512, padding=False)
+    return [len(ids) for ids in encoded["input_ids"]]
 
 
 def encode(
@@ -239,7 +212,7 @@ def encode(
             run = model.encode_query if side == "query" else model.encode_document
             start = role_prompt(model, side) if prompt is None else prompt
             plain = [texts[i].text for i in rows]
-            for batch in length_buckets(token_lengths(model, [start + text for text in plain]), budget):
+            for batch in length_buckets(_token_lengths(model, [start + text for text in plain]), budget):
                 vectors[rows[batch]] = run(
                     [plain[i] for i in batch], prompt=start, batch_size=len(batch), show_progress_bar=False
                 )

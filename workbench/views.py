@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,18 +46,16 @@ def explore(
         raise WorkbenchError('explore compares two models: {"teacher": model, "student": another}')
     texts = read_texts(texts)
     (first, reference), (second, other) = ((name, vectors(model, texts)) for name, model in models.items())
-    if reference.shape[1] != other.shape[1]:
-        from workbench.widgets import NeighborInspector
+    from workbench import widgets
 
-        warnings.warn(
-            f"{first} has {reference.shape[1]} dimensions and {second} has {other.shape[1]}: they share no map, so their "
-            "neighbors are compared",
-            stacklevel=2,
-        )
-        return NeighborInspector(reference, other, texts, k=min(k, max(1, len(texts) - 1)))
-    from workbench.widgets import AgreementExplorer
-
-    return AgreementExplorer(reference, other, texts, columns=columns, k=k)
+    if reference.shape[1] == other.shape[1]:
+        return widgets.AgreementExplorer(reference, other, texts, columns=columns, k=k)
+    warnings.warn(
+        f"{first} has {reference.shape[1]} dimensions and {second} has {other.shape[1]}: they share no map, so their "
+        "neighbors are compared",
+        stacklevel=2,
+    )
+    return widgets.NeighborInspector(reference, other, texts, k=min(k, max(1, len(texts) - 1)))
 
 
 def search(
@@ -104,21 +102,13 @@ def _dataset(source: object, passages: int | None) -> RetrievalDataset:
     if isinstance(source, str | Path) and (source == "tutorial" or (Path(source) / "corpus.jsonl").is_file()):
         return read_dataset(source)
     texts = read_texts(source, passages=passages)
-    corpus = {f"d{i}": text for i, text in enumerate(t.text for t in texts if t.role is Role.DOCUMENT)}
-    if not corpus:
+    documents = [text for text in texts if text.role is Role.DOCUMENT]
+    if not documents:
         raise DataError("there are only queries among the texts: a search needs documents")
-    name = Path(source).stem if isinstance(source, str | Path) else "texts"
     queries, qrels = {f"q{i}": t.text for i, t in enumerate(t for t in texts if t.role is Role.QUERY)}, {}
-    if not queries:
-        queries, qrels = _examples(list(corpus), list(corpus.values()))
-    return RetrievalDataset(name, corpus, queries, qrels)
-
-
-def _examples(ids: Sequence[str], texts: Sequence[str]) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
-    """Return queries made of sentences of some texts, and their judgments; short texts stand for themselves."""
-    queries, qrels = {}, {}
-    for place in np.linspace(0, len(ids) - 1, min(EXAMPLE_QUERIES, len(ids))).astype(int):
-        made = crop_queries([Text(texts[place])])
-        query = made[0].text if made else texts[place]
-        queries[f"q{place}"], qrels[f"q{place}"] = query, {ids[place]: 1}
-    return queries, qrels
+    if not queries:  # sentences of some documents; short ones stand for themselves
+        for place in np.linspace(0, len(documents) - 1, min(EXAMPLE_QUERIES, len(documents))).astype(int):
+            query = [*crop_queries([documents[place]]), documents[place]][0]
+            queries[f"q{place}"], qrels[f"q{place}"] = query.text, {f"d{place}": 1}
+    name = Path(source).stem if isinstance(source, str | Path) else "texts"
+    return RetrievalDataset(name, {f"d{i}": t.text for i, t in enumerate(documents)}, queries, qrels)
