@@ -44,8 +44,7 @@ class ModelFiles:
     Attributes:
         name: the full name, or the absolute path of a folder.
         path: the folder that holds the files.
-        fingerprint: SHA-256 (hex) over the names and contents of the files that loading reads; equal for two models
-            exactly if these files are equal.
+        fingerprint: SHA-256 (hex) over the names and contents of the files that loading reads.
     """
 
     name: str
@@ -60,8 +59,7 @@ def resolve(name: str | Path, revision: str | None = None) -> ModelFiles:
     recorded beside it, or `modules.json` is there with everything that it names. Any other is completed online first.
 
     Args:
-        name: a folder, or a model's name on the hub; the two packaged models also have short names,
-            `all-MiniLM-L6-v2` and `all-mpnet-base-v2`.
+        name: a folder or a model's name on the hub, also `all-MiniLM-L6-v2` and `all-mpnet-base-v2`.
         revision: the hub's branch, tag or commit; with it, packages are not looked at.
 
     Raises:
@@ -194,9 +192,8 @@ def _unlisted_problem(name: str, snapshot: Path) -> str:
     if missing := _missing_files(snapshot):
         return f"its cache lacks {', '.join(missing[:3])}"
     if (snapshot / "modules.json").is_file():
-        warnings.warn(
-            f"{name}: the hub's cache has no list of its files; all that modules.json names is there", stacklevel=4
-        )
+        said = "the hub's cache has no list of its files; all that modules.json names is there"
+        warnings.warn(f"{name}: {said}", stacklevel=4)
     elif try_to_load_from_cache(name, "modules.json", revision=snapshot.name) is not _CACHED_NO_EXIST:
         return "its cache has no modules.json, which says how the model pools, and no record that there is none"
     return ""
@@ -204,12 +201,9 @@ def _unlisted_problem(name: str, snapshot: Path) -> str:
 
 def _missing_files(folder: Path) -> list[str]:
     """Return the files and folders that a model's own lists name and that are not there."""
-    missing = []
-    for module in read_json(folder / "modules.json", list):
-        path, kind = str(module.get("path", "")), str(module.get("type", ""))
-        # Normalize has no files, and git keeps no empty folder.
-        if path and not kind.endswith(".Normalize") and not any((folder / path).glob("*")):
-            missing.append(f"{path}/")
+    # Normalize has no files, and git keeps no empty folder.
+    modules = [m for m in read_json(folder / "modules.json", list) if not str(m.get("type")).endswith(".Normalize")]
+    missing = [f"{path}/" for m in modules if (path := m.get("path")) and not any((folder / path).glob("*"))]
     for index in folder.rglob("*.safetensors.index.json"):
         shards = set(read_json(index).get("weight_map", {}).values())
         missing += [shard for shard in sorted(shards) if not (index.parent / shard).is_file()]
@@ -234,7 +228,7 @@ def _verify(weights: Path, expected: str) -> None:
 
 
 def _fingerprint(folder: Path) -> str:
-    if not any((folder / name).is_file() for name in ("modules.json", "config.json")):
+    if not (folder / "modules.json").is_file() and not (folder / "config.json").is_file():
         raise ModelError(f"{folder} holds no model: it has no modules.json, no config.json and no weights")
     if not any(path.is_file() for path in folder.rglob("*.safetensors")):
         found = "pickled weights only" if any(folder.glob("*.bin")) else "no weights"

@@ -49,7 +49,7 @@ class RetrievalDataset:
 
 
 def tutorial() -> RetrievalDataset:
-    """Return the small data set of everyday passages that this project ships in `data/tutorial`."""
+    """Return the small data set of everyday passages in `data/tutorial`."""
     return read_dataset(DATA / "tutorial")
 
 

@@ -258,10 +258,9 @@ def _hash(text: Text) -> int:
 
 
 def _draw(parts: Iterable[tuple[str, Iterable[Text]]], count: int, counts: Counter) -> list[Text]:
-    """Draw texts evenly from the parts and the roles in each, shuffled.
+    """Draw texts evenly from the parts and the roles in each, shuffled: each gives as many as it has, up to its share.
 
-    A large part cannot crowd out a small one: each gives the same number as long as it lasts. A larger `count` draws
-    the same texts and more, so what was computed for them is of use again.
+    A larger `count` draws the same texts and more, so what was computed for them is of use again.
     """
 
     def place(text: Text, what: str = "draw") -> bytes:
@@ -295,10 +294,9 @@ _SENTENCE = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？])|\n\s*\
 
 
 def cut(text: str, words: int) -> list[str]:
-    """Cut a text into passages of about `words` words, at ends of sentences.
+    """Cut a text into passages of about `words` words (at most 1.25 times as many), at ends of sentences.
 
-    Passages have at most 1.25 times as many, and a text that has no more stays whole. A longer sentence is cut between
-    words.
+    A text that has no more stays whole. A longer sentence is cut between words.
 
     Raises:
         DataError: `words` is not a whole number of at least 10.

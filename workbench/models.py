@@ -118,9 +118,9 @@ def _check_kind(files: ModelFiles) -> None:
         raise ModelError(f"expected a text-embedding model, but {files.name} is a {kind}")
     if not sentence_transformer:
         warnings.warn(
-            f"{files.name} has no modules.json, so its pooling is not known: sentence-transformers takes the mean of "
-            "the tokens. If the model was trained with another pooling, its vectors are wrong",
-            stacklevel=3,
+            f"{files.name} has no modules.json, so its pooling is not known: the mean of the tokens is taken. If the "
+            "model was trained with another pooling, its vectors are wrong",
+            stacklevel=4,
         )
 
 
@@ -150,8 +150,7 @@ def length_buckets(lengths: Sequence[int], token_budget: int) -> list[np.ndarray
         token_budget: the most tokens of a batch, padding included; a longer item is a batch of its own.
 
     Returns:
-        Index arrays (int64) that together hold every item once, longest first: if a batch does not fit into memory,
-        it is the first.
+        Index arrays (int64) that together hold every item once, longest first: what exceeds memory does so at once.
     """
     order, batches = np.argsort(-np.asarray(lengths), kind="stable"), []
     while len(order):
@@ -183,16 +182,14 @@ def encode(
     Args:
         model: whatever `load_model` takes; a Router is asked for the role's side.
         texts: n strings and `Text`s, mixed, in any order.
-        role: the role of all texts, "query" or "document"; None takes each text's own, and a plain string is a
-            document.
+        role: of all texts, "query" or "document"; None takes each text's own, and a plain string is a document.
         prompt: put in front of each text; None takes the model's own prompt for the role.
         precision: "auto" runs under bfloat16 autocast where the hardware is faster with it, "bfloat16" always;
             "float32" computes in the dtype of the model's weights.
         token_budget: padded tokens per forward pass; chosen by device if None.
 
     Returns:
-        float32 of shape (n, dimension), in the order of the texts. Vectors of a model that ends in Normalize have
-        unit norm to float32 precision, whatever the model computed in.
+        float32 of shape (n, dimension), in the order of the texts; of unit norm if the model ends in Normalize.
 
     Raises:
         DataError: as `data.as_texts`, except that no texts give an array of shape (0, dimension).
@@ -225,7 +222,7 @@ def encode(
 def by_role(texts: Sequence[str | Text]) -> dict[str, np.ndarray]:
     """Return the rows of each role that occurs, int64; a plain string is a document."""
     query = np.fromiter((getattr(text, "role", None) == Role.QUERY for text in texts), dtype=bool, count=len(texts))
-    found = {Role.DOCUMENT.value: np.flatnonzero(~query), Role.QUERY.value: np.flatnonzero(query)}
+    found = {"document": np.flatnonzero(~query), "query": np.flatnonzero(query)}
     return {role: rows for role, rows in found.items() if len(rows)}
 
 
