@@ -92,14 +92,11 @@ def _from_packages(name: str, revision: None) -> tuple[Path | None, str]:
     distributions, sha256 = _PACKAGES[name]
     located: list[Path] = []
     for distribution in distributions:
-        try:
-            files = importlib.metadata.files(distribution) or []
-        except importlib.metadata.PackageNotFoundError:
+        found = [f for d in importlib.metadata.distributions(name=distribution) for f in d.files or []]
+        data = [Path(f.locate()) for f in found if f.name == "model.safetensors" or ".zip." in f.name]
+        if not data or not data[0].is_file():
             return None, f"model packages: {distribution} is not installed; `make models` installs them"
-        data = [Path(f.locate()) for f in files if f.name == "model.safetensors" or ".zip." in f.name]
-        if len(data) != 1 or not data[0].is_file():
-            return None, f"model packages: {distribution} is damaged; `make models` installs it again"
-        located += data
+        located.append(data[0])
     if located[0].name == "model.safetensors":
         _verify(located[0], sha256)
         return located[0].parent, ""

@@ -16,11 +16,10 @@ from workbench._texts import Role, Text
 from workbench.errors import DataError
 
 # Large, carefully documented libraries that `make setup` installs.
-DOCSTRING_LIBRARIES = (
-    "IPython", "accelerate", "datasets", "fsspec", "huggingface_hub", "jupyter_server", "networkx",
-    "numpy", "pandas", "pyarrow", "rich", "scipy", "sentence_transformers", "sklearn", "tornado",
-    "traitlets",
-)  # fmt: skip
+DOCSTRING_LIBRARIES = tuple(
+    "IPython accelerate datasets fsspec huggingface_hub jupyter_server networkx numpy pandas pyarrow rich scipy "
+    "sentence_transformers sklearn tornado traitlets".split()
+)
 
 
 @dataclass(frozen=True)
