@@ -31,11 +31,10 @@ def main() -> int:
     options = parser.parse_args()
     tables = []
     try:
-        teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
-        cache = TargetCache(home() / "cache", teacher)
+        cache = TargetCache(home() / "cache", LocalTeacher(TOUR.teacher, max_length=TOUR.max_length))
         for folder in options.collections:
             model = student.load(Path(options.student.format(collection=folder.name)))
-            tables += curves(folder, teacher, cache, model)
+            tables += curves(folder, cache, model)
     except WorkbenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -47,20 +46,17 @@ def main() -> int:
     return 0
 
 
-def curves(folder: Path, teacher: LocalTeacher, cache: TargetCache, model) -> list[pd.DataFrame]:
+def curves(folder: Path, cache: TargetCache, model) -> list[pd.DataFrame]:
     """Return the curves of one collection, in the space as it is and rotated."""
     collection = data.read_dataset(folder)
-    queries, documents = collection.query_texts(), collection.document_texts()
-    fill(cache, queries + documents)
+    fill(cache, collection.query_texts() + collection.document_texts())
     sides = {"teacher": evaluate.vectors(cache, collection), "symmetric": evaluate.vectors(model, collection)}
     sides["asymmetric"] = sides["symmetric"][0], sides["teacher"][1]
-    points = quantize.grid(cache.dimension)
-    ids = list(collection.queries), list(collection.corpus)
     rotation = quantize.principal_rotation(sides["teacher"][1])
     rotated = {mode: tuple(vectors @ rotation for vectors in pair) for mode, pair in sides.items()}
     tables = []
     for name, vectors in (("as it is", sides), ("rotated", rotated)):
-        table = quantize.sweep(collection.qrels, *ids, vectors, points)
+        table = quantize.sweep(collection, vectors, quantize.grid(cache.dimension))
         table.insert(0, "collection", folder.name)
         table.insert(1, "space", name)
         tables.append(table)

@@ -104,12 +104,11 @@ def _each(encode: Encode, batches: list[list[str]]) -> None:
 
 def share(collection: data.RetrievalDataset, exact: Encode, int8: Encode) -> dict:
     """Return int8's share of the float32 student's nDCG@10, both sides encoded by one of them."""
-    ids = list(collection.queries), list(collection.corpus)
     texts = [text.text for text in collection.query_texts()], [text.text for text in collection.document_texts()]
     scores, vectors = {}, {}
     for name, encode in (("teacher", exact), ("int8", int8)):
         vectors[name] = encode(texts[0], "query"), encode(texts[1])
-        scores[name] = evaluate.score(collection.qrels, *ids, *vectors[name])
+        scores[name] = evaluate.score(collection, *vectors[name])
     row = evaluate.summarize(scores).set_index("mode").loc["int8"]
     return {
         "collection": collection.name,

@@ -23,7 +23,6 @@ from workbench._util import home, write_json
 from workbench.cache import TargetCache
 from workbench.data import RetrievalDataset
 from workbench.errors import WorkbenchError
-from workbench.models import encode
 from workbench.pipeline import TOUR, fill
 from workbench.teachers import LocalTeacher
 
@@ -48,11 +47,10 @@ def main() -> int:
         parser.error("name each student: --student NAME=FOLDER")
     named = dict(student.split("=", 1) for student in options.student)
     try:
-        teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
-        cache = TargetCache(home() / "cache", teacher)
+        cache = TargetCache(home() / "cache", LocalTeacher(TOUR.teacher, max_length=TOUR.max_length))
         points, queries = [], []
         for folder in options.collections:
-            for point, each in measured(folder, teacher, cache, named):
+            for point, each in measured(folder, cache, named):
                 points.append(point)
                 queries.append(each)
                 print(f"{point['collection']}, {point['student']}: " + loss_line(point), flush=True)
@@ -71,13 +69,12 @@ def main() -> int:
     return 0
 
 
-def measured(folder: Path, teacher: LocalTeacher, cache: TargetCache, named: dict[str, str]):
+def measured(folder: Path, cache: TargetCache, named: dict[str, str]):
     """Yield measures and losses of each student, and the same query by query."""
     collection = data.read_dataset(folder)
-    queries, documents = collection.query_texts(), collection.document_texts()
-    fill(cache, queries + documents)
-    target = np.asarray(cache.targets(queries)), np.asarray(cache.targets(documents))
-    start = TOUR.student(cache)
+    documents = collection.document_texts()
+    fill(cache, collection.query_texts() + documents)
+    target, start = evaluate.vectors(cache, collection), TOUR.student(cache)
     student.fit_head(start, documents, cache.targets(documents))
     models = {"own closed form": start}
     for name, path in named.items():
@@ -85,24 +82,21 @@ def measured(folder: Path, teacher: LocalTeacher, cache: TargetCache, named: dic
         if path.is_dir():
             models[name] = student.load(path)
     for name, model in models.items():
-        vectors = encode(model, queries), encode(model, documents)
-        yield point(collection, folder.name, name, target, vectors)
+        yield point(collection, folder.name, name, target, evaluate.vectors(model, collection))
 
 
 def point(
     collection: RetrievalDataset, where: str, name: str, target: tuple, vectors: tuple
 ) -> tuple[dict, pd.DataFrame]:
     """Measure one student on one collection."""
-    ids = list(collection.queries), list(collection.corpus)
-    scores = {"teacher": evaluate.score(collection.qrels, *ids, *target)}
-    scores["symmetric"] = evaluate.score(collection.qrels, *ids, *vectors)
-    scores["asymmetric"] = evaluate.score(collection.qrels, *ids, vectors[0], target[1])
+    sides = {"teacher": target, "symmetric": vectors, "asymmetric": (vectors[0], target[1])}
+    scores = {mode: evaluate.score(collection, *pair) for mode, pair in sides.items()}
     mean = {mode: table["ndcg_at_10"].mean() for mode, table in scores.items()}
     found = {"collection": where, "student": name, "queries": len(scores["teacher"])}
     found |= {f"loss_{mode}": 1 - mean[mode] / mean["teacher"] for mode in MODES}
     whole = agreement.summary(target[1], vectors[1])["value"]
     found |= {f"document_{measure}": whole[measure] for measure in whole.index}
-    each = pd.DataFrame(index=ids[0])
+    each = pd.DataFrame(index=list(collection.queries))
     for mode, among in zip(MODES, ((target[1], vectors[1]), (target[1], target[1])), strict=True):
         near = agreement.per_text(target[0], vectors[0], among=among)
         each["cosine"] = near["cosine"].to_numpy()

@@ -152,8 +152,7 @@ def mean_share(collections, cache):
     """Return what gives a student's mean over collections of the asymmetric share of the teacher's nDCG@10."""
 
     def ndcg(collection, queries: np.ndarray, documents: np.ndarray) -> float:
-        ids = list(collection.queries), list(collection.corpus)
-        return evaluate.score(collection.qrels, *ids, queries, documents)["ndcg_at_10"].mean()
+        return evaluate.score(collection, queries, documents)["ndcg_at_10"].mean()
 
     held = []
     for c in collections:

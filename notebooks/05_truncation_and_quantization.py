@@ -85,9 +85,8 @@ sides["asymmetric"] = sides["symmetric"][0], sides["teacher"][1]
 # size.
 
 # %%
-ids = list(collection.queries), list(collection.corpus)
 grid = quantize.grid(cache.dimension)
-as_it_is = quantize.sweep(collection.qrels, *ids, sides, grid, timed=20_000)
+as_it_is = quantize.sweep(collection, sides, grid, timed=20_000)
 print(quantize.format_table(as_it_is))
 
 # %% [markdown]
@@ -132,7 +131,7 @@ rotated_sides = {
 rotated_sides["asymmetric"] = rotated_sides["symmetric"][0], rotated_sides["teacher"][1]
 
 # %%
-rotated = quantize.sweep(collection.qrels, *ids, rotated_sides, grid, timed=20_000)
+rotated = quantize.sweep(collection, rotated_sides, grid, timed=20_000)
 print(quantize.format_table(rotated))
 
 # %% [markdown]

@@ -83,13 +83,12 @@ for collection in collections:
 
 # %%
 collection = corpus.held_out
-ids = list(collection.queries), list(collection.corpus)
 large_vectors, small_vectors = evaluate.vectors(cache, collection), evaluate.vectors(model, collection)
 asymmetric = small_vectors[0], large_vectors[1]
 sides = {"teacher": large_vectors, "symmetric": small_vectors, "asymmetric": asymmetric}
 
 # %%
-curves = quantize.sweep(collection.qrels, *ids, sides, quantize.grid(cache.dimension, least=192))
+curves = quantize.sweep(collection, sides, quantize.grid(cache.dimension, least=192))
 reports[0]["curves"] = evaluate.as_rows(curves)
 TradeoffExplorer(curves)
 

@@ -59,8 +59,7 @@ def closed_form(texts):
 
 
 def ndcg(query_vectors, document_vectors):
-    ids = list(collection.queries), list(collection.corpus)
-    return evaluate.score(collection.qrels, *ids, query_vectors, document_vectors)["ndcg_at_10"].mean()
+    return evaluate.score(collection, query_vectors, document_vectors)["ndcg_at_10"].mean()
 
 
 model = closed_form(pairs)
@@ -257,8 +256,7 @@ scores = s_queries @ t_documents.T
 found = np.argsort(-scores, axis=1)[:, :20]
 again = np.take_along_axis(t_queries @ t_documents.T, found, axis=1)
 ordered = np.take_along_axis(found, np.argsort(-again, axis=1), axis=1)
-ids = list(collection.queries), list(collection.corpus)
-reranked = evaluate.score_ranking(collection.qrels, *ids, ordered)["ndcg_at_10"].mean()
+reranked = evaluate.score_ranking(collection, ordered)["ndcg_at_10"].mean()
 print(
     f"student {ndcg(s_queries, t_documents):.3f}, put in order {reranked:.3f}, teacher {ndcg(t_queries, t_documents):.3f}"
 )
@@ -284,7 +282,7 @@ spaces = {
     name: tuple(v @ quantize.principal_rotation(some) for v in (t_queries, t_documents))
     for name, some in {"600 texts": all_of_it, "100 texts": all_of_it[::6][:100]}.items()
 }
-curves = quantize.sweep(collection.qrels, *ids, {"teacher": (t_queries, t_documents)} | spaces, points)
+curves = quantize.sweep(collection, {"teacher": (t_queries, t_documents)} | spaces, points)
 curves.pivot(index="dimensions", columns="mode", values="ndcg_at_10").loc[::-1].style.format("{:.3f}")
 
 # %% [markdown]
@@ -299,7 +297,7 @@ spaces = {
     name: (t_queries @ r, t_documents @ r) for name, r in {"principal": turn, "then a random one": spread}.items()
 }
 points = [IndexSpec(768, "binary"), IndexSpec(192, "binary")]
-both = quantize.sweep(collection.qrels, *ids, {"teacher": (t_queries, t_documents)} | spaces, points)
+both = quantize.sweep(collection, {"teacher": (t_queries, t_documents)} | spaces, points)
 both.pivot(index="dimensions", columns="mode", values="ndcg_at_10").loc[::-1].style.format("{:.3f}")
 
 # %% [markdown]
@@ -310,7 +308,7 @@ both.pivot(index="dimensions", columns="mode", values="ndcg_at_10").loc[::-1].st
 index = CompressedIndex(t_documents, IndexSpec(192, "binary"))
 for rescore_multiplier in (1, 10, 50):
     positions = index.search(t_queries, 10, rescore_multiplier=rescore_multiplier)[1]
-    scored = evaluate.score_ranking(collection.qrels, *ids, positions)["ndcg_at_10"].mean()
+    scored = evaluate.score_ranking(collection, positions)["ndcg_at_10"].mean()
     print(f"{rescore_multiplier:2} rescore_multiplier for each result: {scored:.3f}")
 
 # %% [markdown]
@@ -342,7 +340,7 @@ for name, rotation in (("rotated", turn), ("as it is", None)):
 # queries widen the interval by a factor of about 1.4, and four times as many would halve it.
 
 # %%
-per_query = evaluate.score(collection.qrels, *ids, s_queries, t_documents)["ndcg_at_10"].to_numpy()
+per_query = evaluate.score(collection, s_queries, t_documents)["ndcg_at_10"].to_numpy()
 rng = np.random.default_rng(0)
 for count in (len(per_query), len(per_query) // 2):
     means = rng.choice(per_query[:count], size=(2000, count)).mean(axis=1)

@@ -63,11 +63,10 @@ def test_every_model_gets_a_score_and_samples_that_mean_it(outcomes):
 def test_retrieval_is_what_we_measure_ourselves(task_folders, models, outcomes):
     _, model, _, cache = models
     collection = data.read_dataset(task_folders / "search")
-    ids = list(collection.queries), list(collection.corpus)
     mine = encode(model, collection.query_texts()), encode(model, collection.document_texts())
     large = np.asarray(cache.targets(collection.document_texts()), dtype=np.float32)
     for label, documents in (("symmetric", mine[1]), ("asymmetric", large)):
-        ours = evaluate.score(collection.qrels, *ids, mine[0], documents)["ndcg_at_10"]
+        ours = evaluate.score(collection, mine[0], documents)["ndcg_at_10"]
         theirs = next(each for each in outcomes[0] if each.task == "search" and each.label == label)
         assert theirs.score == pytest.approx(ours.mean(), abs=1e-4)
         third = theirs.per_sample["values"][theirs.per_sample["ids"].index("q3")]

@@ -284,6 +284,7 @@ def test_tradeoff_explorer(lab):
         "tradeoff",
         [
             "import numpy as np\n"
+            "from workbench.data import RetrievalDataset\n"
             "from workbench.quantize import sweep, grid, principal_rotation\n"
             "from workbench.widgets import TradeoffExplorer\n"
             "rng = np.random.default_rng(0)\n"
@@ -295,9 +296,9 @@ def test_tradeoff_explorer(lab):
             "         'asymmetric': (moved(queries, .6), documents)}\n"
             "rotation = principal_rotation(documents)\n"
             "rotated = {mode: (q @ rotation, d @ rotation) for mode, (q, d) in sides.items()}\n"
-            "ids = [f'q{i}' for i in range(40)], [f'd{i}' for i in range(400)]\n"
             "qrels = {f'q{i}': {f'd{i}': 1} for i in range(40)}\n"
-            "curves = {name: sweep(qrels, *ids, s, grid(192, 24))\n"
+            "data = RetrievalDataset('random', {f'd{i}': 'text' for i in range(400)}, dict.fromkeys(qrels, 'text'), qrels)\n"
+            "curves = {name: sweep(data, s, grid(192, 24))\n"
             "          for name, s in {'as it is': sides, 'rotated': rotated}.items()}\n"
             "view = TradeoffExplorer(curves, encode_ms={'teacher': 25, 'symmetric': 3.2, 'asymmetric': 3.2})\nview",
         ],

@@ -37,7 +37,8 @@ def test_scores_by_hand():
     documents = np.eye(4)
     queries = np.array([[1.0, 0.9, 0.1, 0.0], [0.0, 0.0, 0.9, 1.0]])
     qrels = {"a": {"d1": 2, "d2": 1}, "b": {"d0": 1}}
-    table = evaluate.score(qrels, ["a", "b"], ["d0", "d1", "d2", "d3"], queries, documents)
+    corpus, asked = dict.fromkeys(["d0", "d1", "d2", "d3"], "text"), {"a": "text", "b": "text"}
+    table = evaluate.score(RetrievalDataset("hand", corpus, asked, qrels), queries, documents)
     ideal = 2 / np.log2(2) + 1 / np.log2(3)
     assert table.loc["a", "ndcg_at_10"] == pytest.approx((2 / np.log2(3) + 1 / np.log2(4)) / ideal)
     assert table.loc["a", "mrr_at_10"] == pytest.approx(1 / 2)
@@ -82,8 +83,8 @@ def test_search_errors(queries, documents, message):
 
 
 def test_score_errors():
-    with pytest.raises(WorkbenchError, match="out of step"):
-        evaluate.score({}, ["a"], ["d"], np.ones((2, 3)), np.ones((1, 3)))
+    with pytest.raises(WorkbenchError, match="2 vectors were given for 1 queries"):
+        evaluate.score(RetrievalDataset("one", {"d": "text"}, {"a": "text"}, {}), np.ones((2, 3)), np.ones((1, 3)))
     one = pd.DataFrame({m: [1.0] for m in evaluate.MEASURES.values()}, index=["a"])
     with pytest.raises(WorkbenchError, match="other queries"):
         evaluate.summarize({"teacher": one, "symmetric": one.rename({"a": "b"})})
@@ -149,10 +150,9 @@ def test_compare_on_a_data_set_gives_each_mode():
     assert rows[["model", "mode"]].values.tolist() == [
         ["teacher", "teacher"], ["base", "base"], ["student", "symmetric"], ["student", "asymmetric"], ["flat", "symmetric"],
     ]  # fmt: skip
-    ids = list(DATASET.queries), list(DATASET.corpus)
     by_hand = {
-        "teacher": evaluate.score(DATASET.qrels, *ids, *pair(WANTED)),
-        "asymmetric": evaluate.score(DATASET.qrels, *ids, NEAR[30:], WANTED[:30]),
+        "teacher": evaluate.score(DATASET, *pair(WANTED)),
+        "asymmetric": evaluate.score(DATASET, NEAR[30:], WANTED[:30]),
     }
     expected = evaluate.summarize(by_hand).set_index("mode").loc["asymmetric"]
     pd.testing.assert_series_equal(rows.loc[3, expected.index], expected, check_names=False, check_dtype=False)

@@ -7,7 +7,7 @@ from conftest import sentences
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Normalize
 
-from workbench import _util, evaluate, models, student
+from workbench import _util, data, evaluate, models, student
 from workbench.errors import ModelError, WorkbenchError
 from workbench.extras import publish
 from workbench.quantize import principal_rotation, truncate
@@ -253,7 +253,8 @@ def test_mteb_scores_the_pair_as_we_do(pair, tmp_path):
     loaded = SentenceTransformer(str(publish.save_pair(teacher, model, tmp_path / "pair")), device="cpu")
     result = mteb.evaluate(loaded, Local(), cache=None, show_progress_bar=False)
     theirs = result.task_results[0].scores["test"][0]["ndcg_at_10"]
-    documents = [f"d{i}" for i in range(len(TEXTS))]
-    ours = evaluate.score(qrels, list(qrels), documents, model.encode_query(TEXTS[:5]), teacher.encode_document(TEXTS))
+    corpus = {f"d{i}": text for i, text in enumerate(TEXTS)}
+    dataset = data.RetrievalDataset("local", corpus, dict(zip(qrels, TEXTS, strict=False)), qrels)
+    ours = evaluate.score(dataset, model.encode_query(TEXTS[:5]), teacher.encode_document(TEXTS))
     assert theirs == pytest.approx(ours["ndcg_at_10"].mean(), abs=1e-4)
     assert ours["ndcg_at_10"].mean() < 0.9  # a model that mixed up the sides would find each text by itself

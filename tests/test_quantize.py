@@ -6,6 +6,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from workbench import ranking
+from workbench.data import RetrievalDataset
 from workbench.errors import WorkbenchError
 from workbench.quantize import PRECISIONS, CompressedIndex, IndexSpec, principal_rotation, sweep, truncate
 
@@ -13,7 +14,14 @@ RNG = np.random.default_rng(0)
 TOPICS = RNG.standard_normal((30, 64))
 DOCUMENTS = (TOPICS[RNG.integers(0, 30, 600)] + 0.5 * RNG.standard_normal((600, 64))).astype(np.float32)
 QUERIES = (DOCUMENTS[:40] + 0.3 * RNG.standard_normal((40, 64))).astype(np.float32)
+QRELS = {f"q{i}": {f"d{i}": 1} for i in range(40)}
 POINTS = [IndexSpec(d, p) for d in (64, 16) for p in PRECISIONS]
+
+
+def dataset(documents, qrels, queries=40):
+    return RetrievalDataset(
+        "d", {f"d{i}": "t" for i in range(documents)}, {f"q{i}": "t" for i in range(queries)}, qrels
+    )
 
 
 @pytest.mark.parametrize("point", POINTS, ids=lambda p: f"{p.dimensions}-{p.precision}")
@@ -104,9 +112,8 @@ def test_equal_scores_are_in_the_order_of_the_documents():
         positions = index.search(DOCUMENTS[:5], 6)[1]
         for query, found in enumerate(positions):
             assert list(found[:4]) == [4 * query + i for i in range(4)]
-    ids = [f"q{i}" for i in range(50)], [f"d{i}" for i in range(200)]
-    qrels = {f"q{i}": {f"d{4 * i}": 1} for i in range(50)}
-    rows = sweep(qrels, *ids, {"teacher": (DOCUMENTS[:50], twice)}, [IndexSpec()])
+    data = dataset(200, {f"q{i}": {f"d{4 * i}": 1} for i in range(50)}, 50)
+    rows = sweep(data, {"teacher": (DOCUMENTS[:50], twice)}, [IndexSpec()])
     assert rows["share_of_teacher"].iloc[0] == 1
 
 
@@ -126,9 +133,8 @@ def test_the_space_is_the_same_after_the_disk(tmp_path):
 
 
 def test_curve_refuses_what_would_mislead():
-    ids = [f"q{i}" for i in range(40)], [f"d{i}" for i in range(600)]
-    qrels, pair = {f"q{i}": {f"d{i}": 1} for i in range(40)}, (QUERIES, DOCUMENTS)
-    once = sweep(qrels, *ids, {"teacher": pair, "again": pair}, iter([IndexSpec(), IndexSpec(64), IndexSpec(8)]))
+    data, pair = dataset(600, QRELS), (QUERIES, DOCUMENTS)
+    once = sweep(data, {"teacher": pair, "again": pair}, iter([IndexSpec(), IndexSpec(64), IndexSpec(8)]))
     assert once[["mode", "dimensions"]].values.tolist() == [[m, d] for m in ("teacher", "again") for d in (64, 8)]
     for sides, points, more, words in (
         ({"teacher": pair}, [], {}, "no specs"),
@@ -136,22 +142,21 @@ def test_curve_refuses_what_would_mislead():
             {"teacher": pair, "short": (QUERIES, DOCUMENTS[:500])},
             [IndexSpec()],
             {},
-            "short has 40 queries and 500 documents",
+            "500 vectors were given for 600 documents of short",
         ),
         ({"teacher": pair}, [IndexSpec()], {"timed": 0}, "at least 1"),
         ({"teacher": pair}, [IndexSpec()], {"timed": 10**13}, "do not fit into memory"),
     ):
         with pytest.raises(WorkbenchError, match=words):
-            sweep(qrels, *ids, sides, points, **more)
+            sweep(data, sides, points, **more)
     with pytest.raises(WorkbenchError, match="finds nothing that was judged"):
-        sweep({"q0": {"elsewhere": 1}}, *ids, {"teacher": pair}, [IndexSpec()])
+        sweep(dataset(600, {"q0": {"elsewhere": 1}}), {"teacher": pair}, [IndexSpec()])
 
 
 def test_curve_has_a_row_for_each_mode_and_point():
-    ids = [f"q{i}" for i in range(40)], [f"d{i}" for i in range(600)]
-    qrels = {f"q{i}": {f"d{i}": 1} for i in range(40)}
+    data = dataset(600, QRELS)
     sides = {"teacher": (DOCUMENTS[:40], DOCUMENTS), "asymmetric": (QUERIES, DOCUMENTS)}
-    rows = sweep(qrels, *ids, sides, POINTS)
+    rows = sweep(data, sides, POINTS)
     assert len(rows) == 16 and list(rows["mode"].unique()) == ["teacher", "asymmetric"]
     whole = rows[(rows["mode"] == "teacher") & (rows["precision"] == "float32") & (rows["dimensions"] == 64)].iloc[0]
     assert whole["share_of_teacher"] == 1 and whole["bytes_per_document"] == 256
@@ -159,7 +164,7 @@ def test_curve_has_a_row_for_each_mode_and_point():
     assert small["share_of_teacher"].iloc[1] < 0.95 and (small["bytes_per_document"] == 2).all()
     assert (rows["share_low"] <= rows["share_of_teacher"]).all() and (rows["query_ms"] > 0).all()
     with pytest.raises(WorkbenchError, match='no "teacher"'):
-        sweep(qrels, *ids, {"student": sides["teacher"]}, POINTS)
+        sweep(data, {"student": sides["teacher"]}, POINTS)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_every_view_measure_and_score_orders_ties_alike():
         {f"q{i}": {names[expected[i, 9]]: 1} for i in range(3)},
     )
     # Of equal documents, the one judged relevant is found at its place in the documents' order.
-    scores = evaluate.score(collection.qrels, list(collection.queries), names, queries, documents)
+    scores = evaluate.score(collection, queries, documents)
     np.testing.assert_allclose(scores["mrr_at_10"], 1 / 10)
     for precision in PRECISIONS:
         found = CompressedIndex(documents, IndexSpec(precision=precision)).search(queries, k)[1]

@@ -70,9 +70,7 @@ def test_results_and_scores_are_those_of_a_search(made):
         for row in view.results.itertuples():
             assert pd.isna(row.grade) if row.document_id not in grades else row.grade == grades[row.document_id]
     for mode, (asks, answers) in MODES.items():
-        whole = evaluate.score(
-            collection.qrels, list(collection.queries), list(collection.corpus), sides[asks][0], sides[answers][1]
-        )
+        whole = evaluate.score(collection, sides[asks][0], sides[answers][1])
         assert (view.scores[mode] == whole["ndcg_at_10"]).all()
     assert (view.scores["symmetric_gain"] == view.scores["symmetric"] - view.scores["teacher"]).all()
     assert view.scores["symmetric_gain"].abs().max() > 0.1  # else nothing was tested

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from workbench.data import RetrievalDataset
 from workbench.errors import WorkbenchError
 from workbench.quantize import CompressedIndex, IndexSpec, grid, pareto_mask, sweep
 from workbench.widgets import TradeoffExplorer
@@ -9,14 +10,14 @@ from workbench.widgets import TradeoffExplorer
 RNG = np.random.default_rng(0)
 DOCUMENTS = RNG.standard_normal((200, 32)).astype(np.float32)
 QUERIES = (DOCUMENTS[:30] + 0.9 * RNG.standard_normal((30, 32))).astype(np.float32)
-IDS = [f"q{i}" for i in range(30)], [f"d{i}" for i in range(200)]
 QRELS = {f"q{i}": {f"d{i}": 1} for i in range(30)}
+DATASET = RetrievalDataset("random", {f"d{i}": "text" for i in range(200)}, dict.fromkeys(QRELS, "text"), QRELS)
 SIDES = {"teacher": (DOCUMENTS[:30], DOCUMENTS), "asymmetric": (QUERIES, DOCUMENTS)}
 
 
 @pytest.fixture(scope="module")
 def rows():
-    return sweep(QRELS, *IDS, SIDES, grid(32, least=8))
+    return sweep(DATASET, SIDES, grid(32, least=8))
 
 
 @pytest.fixture

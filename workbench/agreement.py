@@ -7,8 +7,7 @@ compare spaces of different widths.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,19 +23,12 @@ _RANKED_AGAINST = 5_000  # texts that a rank is estimated against where neighbor
 _PAIRS = 200_000
 
 
-@dataclass(frozen=True)
-class Neighbors:
-    """Nearest neighbors by cosine.
+class Neighbors(NamedTuple):
+    """Nearest neighbors by cosine."""
 
-    Attributes:
-        positions: int64 of shape (n, k), nearest first.
-        cosines: float32 of shape (n, k).
-        method: "exact" or "approximate (pynndescent)".
-    """
-
-    positions: np.ndarray
-    cosines: np.ndarray
-    method: str
+    positions: np.ndarray  # int64 of shape (n, k), nearest first
+    cosines: np.ndarray  # float32 of shape (n, k)
+    method: str  # "exact" or "approximate (pynndescent)"
 
 
 def neighbors(
@@ -57,8 +49,6 @@ def neighbors(
     """
     vectors = unit(vectors)
     pool = vectors if among is None else unit(among, "among")
-    if pool.shape[1] != vectors.shape[1]:
-        raise WorkbenchError(f"vectors are {vectors.shape[1]} wide and `among` is {pool.shape[1]} wide")
     most = len(pool) - (among is None)
     if not 1 <= k <= most:
         raise WorkbenchError(f"k is {k}: {len(pool)} texts allow 1 to {most}" if most else "one text has no neighbors")
@@ -97,13 +87,12 @@ def per_text(
 
     Args:
         teacher: the reference model's vectors, float of shape (n, d).
-        student: the other model's, float of shape (n, e), the same texts; e may differ from d.
+        student: the other model's vectors of the same texts, float of shape (n, e).
         k: neighbors to compare; fewer where there are fewer texts. 0 compares none.
         among: both models' vectors of other texts to find neighbors in, such as documents where the texts are
             queries. For asymmetric retrieval pass the reference's document vectors twice.
         columns: dataframe of n rows that describe the texts, returned beside the measures.
         exact: see `neighbors`.
-        seed: of approximate neighbors and sampled ranks.
 
     Returns:
         One row per text, after `columns`:
@@ -132,19 +121,17 @@ def per_text(
         table["overlap"] = table["nearest_rank"] = np.nan
         table.attrs |= {"k": 0, "neighbors": "none", "ranks": "none"}
         return table
-    pair = [
+    first, second = (
         neighbors(v, k, among=None if among is None else p, exact=exact, seed=seed)
         for v, p in zip((t, s), pools, strict=True)
-    ]
-    table["overlap"] = overlap(pair[0].positions, pair[1].positions)
-    against = sample(len(pools[1]), len(pools[1]) if pair[0].method == "exact" else _RANKED_AGAINST, seed)
-    ranks = _ranks(s, pools[1], pair[0].positions[:, 0], against, among is None)
+    )
+    table["overlap"] = overlap(first.positions, second.positions)
+    count = len(pools[1])
+    against = sample(count, count if first.method == "exact" else _RANKED_AGAINST, seed)
+    ranks = _ranks(s, pools[1], first.positions[:, 0], against, among is None)
     table["nearest_rank"] = np.round(ranks).astype(int)
-    table.attrs |= {
-        "k": k,
-        "neighbors": pair[0].method,
-        "ranks": "exact" if len(against) == len(pools[1]) else f"estimated against {len(against):,} texts",
-    }
+    how = "exact" if len(against) == count else f"estimated against {len(against):,} texts"
+    table.attrs |= {"k": k, "neighbors": first.method, "ranks": how}
     return table
 
 
@@ -215,12 +202,9 @@ def summary(
     """Measure the agreement of two models as a whole.
 
     Args:
-        teacher: the reference model's vectors, float of shape (n, d).
-        student: the other model's, float of shape (n, e), the same texts.
+        teacher: as in `per_text`, like `student` and `exact`.
         table: the result of `per_text` for the same vectors; computed if None.
         k: neighbors for overlap and hubness.
-        exact: see `neighbors`.
-        seed: of random pairs and approximate neighbors.
 
     Returns:
         Index: the names of `MEASURES`. Columns: `value`, `good` and `bad` (how to read it) and `source`. A measure
@@ -236,9 +220,7 @@ def summary(
     if len(table) != len(teacher):
         raise WorkbenchError(f"the table has {len(table):,} rows and there are {len(teacher):,} texts")
     values = {
-        "cosine": table["cosine"].mean(),
-        "squared_distance": table["squared_distance"].mean(),
-        "overlap": table["overlap"].mean(),
+        **table[["cosine", "squared_distance", "overlap"]].mean(),
         "nearest_rank": table["nearest_rank"].median(),
         "cka": cka(teacher, student),
         "rank_correlation": rank_correlation(teacher, student, seed=seed),
@@ -262,8 +244,8 @@ def cka(first: np.ndarray, second: np.ndarray) -> float:
     Rotation, scale and translation do not change it. NaN if all vectors of a model are the same.
     """
     first, second = paired(first, second)
-    cross, one, two = _cross(first, second), _cross(first, first), _cross(second, second)
-    below = np.linalg.norm(one) * np.linalg.norm(two)
+    cross = centered_product(first, second)
+    below = np.linalg.norm(centered_product(first, first)) * np.linalg.norm(centered_product(second, second))
     return float(np.linalg.norm(cross) ** 2 / below) if below > 1e-20 else np.nan
 
 
@@ -326,7 +308,7 @@ def hubness(vectors: np.ndarray, *, k: int = 10, exact: bool | None = None, seed
 
 def spectrum(vectors: np.ndarray) -> np.ndarray:
     """Return the singular values of the centered vectors over their sum, float64 of shape (d,), largest first."""
-    values = np.sqrt(np.maximum(np.linalg.eigvalsh(_cross(vectors, vectors))[::-1], 0))
+    values = np.sqrt(np.maximum(np.linalg.eigvalsh(centered_product(vectors, vectors))[::-1], 0))
     return values / values.sum() if values.sum() > 1e-6 else np.zeros_like(values)
 
 
@@ -355,18 +337,13 @@ def sample(count: int, most: int, seed: int = 0) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
 
 
-def _blocks(vectors: np.ndarray, width: int) -> Iterator[tuple[int, np.ndarray]]:
-    rows = max(1, _BLOCK_SCORES // width)
-    for start in range(0, len(vectors), rows):
-        yield start, vectors[start : start + rows]
-
-
 def _ranks(vectors: np.ndarray, pool: np.ndarray, wanted: np.ndarray, among: np.ndarray, skip_self: bool) -> np.ndarray:
     """Return the 1-based rank of each wanted row of the pool, scaled up where `among` is a sample."""
     ranks = np.empty(len(vectors))
     part = torch.from_numpy(pool[among])
-    for start, block in _blocks(vectors, len(among)):
-        rows = np.arange(start, start + len(block))
+    size = max(1, _BLOCK_SCORES // len(among))
+    for rows in (np.arange(i, min(i + size, len(vectors))) for i in range(0, len(vectors), size)):
+        block = vectors[rows]
         scores = torch.from_numpy(block) @ part.T
         hit = torch.from_numpy((block * pool[wanted[rows]]).sum(axis=1, keepdims=True))
         better = (scores > hit + 1e-6).numpy()  # the two products round differently
@@ -377,7 +354,7 @@ def _ranks(vectors: np.ndarray, pool: np.ndarray, wanted: np.ndarray, among: np.
     return 1 + ranks * scale
 
 
-def _cross(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def centered_product(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return the centered cross-product, float64 of shape (d, e), a block of rows at a time."""
     means = first.mean(axis=0, dtype=np.float64), second.mean(axis=0, dtype=np.float64)
     total = np.zeros((first.shape[1], second.shape[1]))
@@ -385,3 +362,9 @@ def _cross(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         rows = slice(start, start + 8192)
         total += (first[rows] - means[0]).T @ (second[rows] - means[1])
     return total
+
+
+def principal_axes(product: np.ndarray) -> np.ndarray:
+    """Return the eigenvectors of a symmetric matrix as columns, largest eigenvalue first, float32; signs are fixed."""
+    axes = np.linalg.eigh(product)[1][:, ::-1]
+    return np.ascontiguousarray(axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(len(axes))]), np.float32)

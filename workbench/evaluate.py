@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,21 +39,13 @@ Vectors = np.ndarray | tuple[np.ndarray, np.ndarray]
 # --- scores of one search --------------------------------------------------------------------------
 
 
-def score(
-    qrels: Mapping[str, Mapping[str, int]],
-    query_ids: Sequence[str],
-    document_ids: Sequence[str],
-    queries: np.ndarray,
-    documents: np.ndarray,
-) -> pd.DataFrame:
+def score(data: RetrievalDataset, queries: np.ndarray, documents: np.ndarray) -> pd.DataFrame:
     """Search by cosine and score every judged query.
 
     Args:
-        qrels: query id to document id to grade.
-        query_ids: ids of the rows of `queries`.
-        document_ids: ids of the rows of `documents`.
-        queries: float of shape (q, d).
-        documents: float of shape (n, d).
+        data: ids and judgments.
+        queries: float of shape (q, d), in the order of `data.queries`.
+        documents: float of shape (n, d), in the order of `data.corpus`.
 
     Returns:
         One row per query (index: query id) with `ndcg_at_10`, `recall_at_100` and `mrr_at_10`, from 0 to 1, computed
@@ -60,40 +53,24 @@ def score(
         1 and more.
 
     Raises:
-        WorkbenchError: ids and vectors differ in number, or the vectors cannot be searched (see `ranking.top_k`).
+        WorkbenchError: texts and vectors differ in number, or the vectors cannot be searched (see `ranking.top_k`).
     """
-    if len(query_ids) != len(queries) or len(document_ids) != len(documents):
-        raise WorkbenchError(
-            f"ids and vectors are out of step: {len(query_ids):,} query ids for {len(queries):,} vectors, "
-            f"{len(document_ids):,} document ids for {len(documents):,}"
-        )
-    return score_ranking(qrels, query_ids, document_ids, ranking.top_k(queries, documents, _DEPTH)[1])
+    return score_ranking(data, ranking.top_k(*checked_pair((queries, documents), data), _DEPTH)[1])
 
 
-def score_ranking(
-    qrels: Mapping[str, Mapping[str, int]], query_ids: Sequence[str], document_ids: Sequence[str], positions: np.ndarray
-) -> pd.DataFrame:
-    """Score the results of any search.
-
-    Args:
-        qrels: query id to document id to grade.
-        query_ids: ids of the rows of `positions`.
-        document_ids: ids of all documents.
-        positions: int of shape (q, k), positions of documents, best first.
-
-    Returns:
-        As `score`.
-    """
+def score_ranking(data: RetrievalDataset, positions: np.ndarray) -> pd.DataFrame:
+    """Score the results of any search as `score` does: int positions of documents, best first, of shape (q, k)."""
     import ir_measures
 
     # ir_measures orders equal scores by id. A score that falls with the rank keeps the order of the search.
+    ids = list(data.corpus)
     run = {
-        query: {document_ids[p]: float(len(found) - rank) for rank, p in enumerate(found)}
-        for query, found in zip(query_ids, positions, strict=True)
+        query: {ids[p]: float(len(found) - rank) for rank, p in enumerate(found)}
+        for query, found in zip(data.queries, positions, strict=True)
     }
-    rows: dict[str, dict[str, float]] = {query: {} for query in query_ids if query in qrels}
+    rows: dict[str, dict[str, float]] = {query: {} for query in data.queries if query in data.qrels}
     measures = [ir_measures.parse_measure(name) for name in MEASURES]
-    for value in ir_measures.iter_calc(measures, {q: dict(qrels[q]) for q in rows}, run):
+    for value in ir_measures.iter_calc(measures, {q: dict(data.qrels[q]) for q in rows}, run):
         rows[value.query_id][MEASURES[str(value.measure)]] = value.value
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(MEASURES.values()))
 
@@ -106,8 +83,6 @@ def bootstrap_means(columns: Sequence[np.ndarray], resamples: int = 2000, seed: 
 
     Args:
         columns: m arrays of shape (n,); row i of each belongs to the same query or text.
-        resamples: number of resamples, of n rows each.
-        seed: of the resampling.
 
     Returns:
         float64 of shape (m, resamples).
@@ -118,8 +93,7 @@ def bootstrap_means(columns: Sequence[np.ndarray], resamples: int = 2000, seed: 
     batch = max(1, 4_000_000 // count)
     for start in range(0, resamples, batch):
         draws = rng.integers(0, count, (min(batch, resamples - start), count))
-        for mean, column in zip(means, columns, strict=True):
-            mean[start : start + len(draws)] = column[draws].mean(axis=1)
+        means[:, start : start + len(draws)] = columns[:, draws].mean(axis=2)
     return means
 
 
@@ -137,8 +111,6 @@ def summarize(
     Args:
         scores: mode to the result of `score`, all on the same queries.
         teacher: the mode that the others are compared with.
-        resamples: bootstrap resamples of the queries.
-        seed: of the resampling.
 
     Returns:
         One row per mode: the mean of each measure, `share_of_teacher` (ratio of mean nDCG@10), and its 95 % interval
@@ -217,12 +189,12 @@ def compare(
             ready[name] = _prepared(model, data)
         except WorkbenchError as error:
             raise WorkbenchError(f"model {name!r}: {error}") from None
-    widths = {name: _width(model) for name, model in ready.items()}
     embedded = {name: vectors(model, data) for name, model in ready.items()}
     retrieval = isinstance(data, RetrievalDataset)
     table = (_retrieved if retrieval else _agreed)(embedded, data, reference, k, seed)
     missing = "no asymmetric row" if retrieval else "cosine and squared_distance are NaN"
-    table.attrs |= {"reference": reference}
+    widths = {name: found[0].shape[-1] for name, found in embedded.items()}
+    table.attrs["reference"] = reference
     table.attrs["notes"] = [
         f"{name} has {width} dimensions and {reference} {widths[reference]}: {missing}"
         for name, width in widths.items()
@@ -279,10 +251,18 @@ def _prepared(model: Any, data: RetrievalDataset | Sequence[Text]) -> Any:
         return _counted(model, len(data), "texts")
     if not isinstance(model, tuple) or len(model) != 2:
         raise WorkbenchError("expected a pair of arrays for a data set: (vectors of queries, vectors of documents)")
-    pair = _counted(model[0], len(data.queries), "queries"), _counted(model[1], len(data.corpus), "documents")
-    if pair[0].shape[1] != pair[1].shape[1]:
-        raise WorkbenchError(f"queries are {pair[0].shape[1]} wide and documents {pair[1].shape[1]}")
-    return pair
+    return checked_pair(model, data)
+
+
+def checked_pair(pair: tuple, data: RetrievalDataset, of: str = "") -> tuple[np.ndarray, np.ndarray]:
+    """Return vectors of queries and documents as float32; WorkbenchError if they are not those of a data set."""
+    queries, documents = (
+        _counted(pair[0], len(data.queries), f"queries{of}"),
+        _counted(pair[1], len(data.corpus), f"documents{of}"),
+    )
+    if queries.shape[1] != documents.shape[1]:
+        raise WorkbenchError(f"queries{of} are {queries.shape[1]} wide and documents {documents.shape[1]}")
+    return queries, documents
 
 
 def _counted(array: Any, count: int, what: str) -> np.ndarray:
@@ -290,14 +270,6 @@ def _counted(array: Any, count: int, what: str) -> np.ndarray:
     if len(array) != count:
         raise WorkbenchError(f"{len(array):,} vectors were given for {count:,} {what}: expected one per text, in order")
     return array
-
-
-def _width(model: Any) -> int:
-    if isinstance(model, TargetCache):
-        return model.dimension
-    if isinstance(model, np.ndarray | tuple):
-        return model[0].shape[-1]
-    return model.get_embedding_dimension()
 
 
 def _agreed(embedded: Mapping[str, np.ndarray], texts: Sequence[Text], reference: str, k: int, seed: int):
@@ -325,8 +297,7 @@ def _retrieved(embedded: Mapping[str, tuple], data: RetrievalDataset, reference:
         sides[name, mode] = pair
         if mode == "symmetric" and pair[0].shape[1] == own[1].shape[1]:
             sides[name, "asymmetric"] = pair[0], own[1]
-    ids = list(data.queries), list(data.corpus)
-    scores = {key: score(data.qrels, *ids, *pair) for key, pair in sides.items()}
+    scores = {key: score(data, *pair) for key, pair in sides.items()}
     rows = summarize(scores, teacher=(reference, "teacher"), seed=seed)
     rows["mode"] = [mode for _, mode in sides]
     rows.insert(0, "model", [name for name, _ in sides])
@@ -338,14 +309,7 @@ def _retrieved(embedded: Mapping[str, tuple], data: RetrievalDataset, reference:
 
 
 def report(dataset: RetrievalDataset, rows: pd.DataFrame, curves: pd.DataFrame | None = None, **more: object) -> dict:
-    """Return the results on a data set as JSON values, as `workbench evaluate` writes and a model card reads them.
-
-    Args:
-        dataset: the data set that was searched.
-        rows: the result of `compare`.
-        curves: the result of `quantize.sweep`.
-        more: further entries.
-    """
+    """Return the results of `compare` and of `quantize.sweep` on a data set as JSON values, as a model card reads them."""
     said = {"collection": dataset.name, "documents": len(dataset.corpus), "queries": len(dataset.queries)}
     return said | more | {"rows": as_rows(rows)} | ({} if curves is None else {"curves": as_rows(curves)})
 
@@ -369,11 +333,5 @@ def format_table(rows: pd.DataFrame) -> str:
 
 
 def as_rows(rows: pd.DataFrame) -> list[dict]:
-    """Return rows as JSON values; NaN and infinity are null."""
-    return [{name: _json(value) for name, value in row.items()} for row in rows.to_dict("records")]
-
-
-def _json(value: object) -> object:
-    if isinstance(value, str | bool | int):
-        return value
-    return round(float(value), 6) if np.isfinite(value) else None
+    """Return rows as JSON values, rounded to 6 decimals; NaN and infinity are null."""
+    return json.loads(rows.to_json(orient="records", double_precision=6))

@@ -7,12 +7,14 @@ directions and could not be compared.
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from workbench._util import home, paired, unit, write_whole
+from workbench.agreement import centered_product, principal_axes
 from workbench.errors import WorkbenchError
 
 _UMAP_INPUT = 50  # dimensions kept by PCA before UMAP, as is usual for speed
@@ -73,7 +76,6 @@ def umap(
         student: float of shape (n, d), the same texts.
         neighbors: UMAP's n_neighbors.
         min_dist: UMAP's min_dist.
-        seed: of the optimization.
         folder: where maps are stored; `maps` in the workbench's folder if None.
         on_progress: called with the fraction of the optimization that is done, 0 to 1.
         stop: ends the fit when it is set.
@@ -90,8 +92,8 @@ def umap(
         return pca(teacher, student)
     start = 10 * points / max(np.abs(points).max(), 1e-12)
     given = {"wide": np.ascontiguousarray(wide), "start": np.ascontiguousarray(start)}
-    settings = {"neighbors": min(neighbors, len(wide) - 1), "min_dist": min_dist, "seed": seed}
-    digest = xxhash.xxh3_128(repr(settings).encode())
+    options = json.dumps({"n_neighbors": min(neighbors, len(wide) - 1), "min_dist": min_dist, "random_state": seed})
+    digest = xxhash.xxh3_128(options.encode())
     for array in given.values():
         digest.update(array.tobytes())
     folder = Path(folder or home() / "maps")
@@ -102,8 +104,8 @@ def umap(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".fitting-") as scratch:
-            save_file(given, Path(scratch) / "input", {name: str(value) for name, value in settings.items()})
-            if not _run(Path(scratch), on_progress, stop):
+            save_file(given, Path(scratch) / "input")
+            if not _run(Path(scratch), options, on_progress, stop):
                 return None
             write_whole(kept, (Path(scratch) / "output").read_bytes())
     except (OSError, SafetensorError) as error:
@@ -120,18 +122,11 @@ def _components(teacher: np.ndarray, student: np.ndarray, count: int) -> tuple[n
             "a joint map needs both in one space"
         )
     both = np.concatenate([unit(teacher), unit(student)])
-    mean = both.mean(axis=0)
-    cross = np.zeros((both.shape[1],) * 2)
-    for i in range(0, len(both), 8192):
-        centered = both[i : i + 8192] - mean
-        cross += centered.T @ centered
-    values, axes = np.linalg.eigh(cross)
-    axes = axes[:, ::-1][:, : max(count, 2)].astype(np.float32)
-    axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])  # eigenvectors have no sign
-    wide = (both @ axes) - mean @ axes
+    both -= both.mean(axis=0)
+    wide = both @ principal_axes(centered_product(both, both))[:, : max(count, 2)]
     if wide.shape[1] < 2:
         wide = np.pad(wide, ((0, 0), (0, 1)))
-    return wide[:, :2], wide, float(np.maximum(values, 0).sum() / len(both))
+    return wide[:, :2], wide, float(both.var(axis=0).sum())
 
 
 def _joint(points: np.ndarray, teacher: np.ndarray, student: np.ndarray, method: str) -> JointMap:
@@ -146,26 +141,20 @@ def _joint(points: np.ndarray, teacher: np.ndarray, student: np.ndarray, method:
     return JointMap(points[:half], points[half:], method, correlation)
 
 
-def rows(joint: JointMap, chosen: np.ndarray) -> JointMap:
-    """Return the map of the texts at some positions, int of shape (m,)."""
-    return replace(joint, teacher=joint.teacher[chosen], student=joint.student[chosen])
-
-
 # --- the process that fits -------------------------------------------------------------------------
 
 
-def _run(scratch: Path, on_progress: Callable[[float], None] | None, stop: threading.Event | None) -> bool:
+def _run(scratch: Path, options: str, on_progress: Callable | None, stop: threading.Event | None) -> bool:
     """Fit in a child process; return False if it was stopped."""
-    command = [sys.executable, "-W", "ignore", "-m", "workbench.projection", str(scratch)]
+    command = [sys.executable, "-W", "ignore", "-m", "workbench.projection", str(scratch), options]
     with (
         (scratch / "errors").open("w+") as errors,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as child,
     ):
-        watcher = threading.Thread(target=_kill_when, args=(stop, child), daemon=True)
-        watcher.start()
+        threading.Thread(target=_kill_when, args=(stop, child), daemon=True).start()
         for line in child.stdout:
-            if on_progress and line.startswith("share "):
-                on_progress(float(line.split()[1]))
+            if on_progress and (found := re.fullmatch(r"(\d+)/(\d+)", line.strip())):
+                on_progress(int(found[1]) / int(found[2]))
         child.wait()
         if stop is not None and stop.is_set():
             return False
@@ -182,37 +171,21 @@ def _kill_when(stop: threading.Event | None, child: subprocess.Popen) -> None:
             return
 
 
-class _Shares:
-    """A file for tqdm that prints fractions instead of bars."""
-
-    def write(self, text: str) -> None:
-        done, _, total = text.strip().partition("/")
-        if total:
-            print(f"share {int(done) / int(total):.3f}", flush=True)
-
-    def flush(self) -> None:
-        pass
-
-
-def _fit(scratch: Path) -> None:
-    from safetensors import safe_open
+def _fit(scratch: Path, options: str) -> None:
     from umap import UMAP
 
-    with safe_open(scratch / "input", "numpy") as file:
-        settings, wide, start = file.metadata(), file.get_tensor("wide"), file.get_tensor("start")
+    given = load_file(scratch / "input")
     fitted = UMAP(
-        n_neighbors=int(settings["neighbors"]),
-        min_dist=float(settings["min_dist"]),
-        init=start,
-        random_state=int(settings["seed"]),
+        **json.loads(options),
+        init=given["start"],
         n_jobs=1,  # a seed is only repeatable with one job
         verbose=True,
-        tqdm_kwds={"file": _Shares(), "bar_format": "{n_fmt}/{total_fmt}\n", "ascii": True},
-    ).fit_transform(wide)
+        tqdm_kwds={"file": sys.stdout, "bar_format": "{n_fmt}/{total_fmt}\n"},
+    ).fit_transform(given["wide"])
     if not np.isfinite(fitted).all():
         raise WorkbenchError("UMAP returned NaN or infinity")
     save_file({"points": np.ascontiguousarray(fitted, dtype=np.float32)}, scratch / "output")
 
 
 if __name__ == "__main__":
-    _fit(Path(sys.argv[1]))
+    _fit(Path(sys.argv[1]), sys.argv[2])

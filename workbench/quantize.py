@@ -18,14 +18,16 @@ from safetensors.numpy import save_file
 
 from workbench import evaluate, ranking
 from workbench._util import checked, need, unit, write_whole
+from workbench.agreement import principal_axes
+from workbench.data import RetrievalDataset
 from workbench.errors import WorkbenchError
 
 if TYPE_CHECKING:
     import faiss
 
 PRECISIONS = {"float32": 32, "float16": 16, "int8": 8, "binary": 1}  # bits a dimension
+_FACTORY = {"float32": "Flat", "float16": "SQfp16", "int8": "SQ8"}  # faiss's names
 _FORMAT = "workbench-index-1"
-_DEPTH = 100
 _BLOCK_VALUES = 20_000_000  # signs that are unpacked at once, 80 MB
 
 
@@ -53,15 +55,12 @@ class IndexSpec:
 
     def of(self, width: int) -> IndexSpec:
         """Return this spec with its dimensions filled in for vectors of a width; WorkbenchError if it does not fit."""
-        dimensions = width if self.dimensions is None else self.dimensions
+        dimensions = self.dimensions or width
         if dimensions > width:
-            raise WorkbenchError(
-                f"{dimensions} dimensions are asked for and the vectors have {width}: take {width} or fewer"
-            )
+            raise WorkbenchError(f"{dimensions} dimensions are asked for and the vectors have {width}")
         if self.precision == "binary" and dimensions % 8:
-            raise WorkbenchError(
-                f"binary codes need a multiple of 8 dimensions: {dimensions} is not a multiple of 8, take {max(8, dimensions // 8 * 8)}"
-            )
+            near = max(8, dimensions // 8 * 8)
+            raise WorkbenchError(f"binary codes: {dimensions} dimensions are not a multiple of 8, take {near}")
         return IndexSpec(dimensions, self.precision)
 
     @property
@@ -100,7 +99,7 @@ class CompressedIndex:
         self._index = _empty(self.spec)
         documents = truncate(documents, self.spec.dimensions)
         if self.spec.precision == "binary":
-            self._index.add(_signs(documents))
+            self._index.add(np.packbits(documents > 0, axis=1))
         else:
             self._index.train(documents)  # finds the ranges of int8
             self._index.add(documents)
@@ -109,7 +108,7 @@ class CompressedIndex:
         return self._index.ntotal
 
     def search(
-        self, queries: np.ndarray, k: int = _DEPTH, *, space: Mapping | None = None, rescore_multiplier: int = 10
+        self, queries: np.ndarray, k: int = 100, *, space: Mapping | None = None, rescore_multiplier: int = 10
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find the k best documents for each query.
 
@@ -142,7 +141,7 @@ class CompressedIndex:
         queries = truncate(queries, self.spec.dimensions)
         if self.spec.precision != "binary":
             return self._search(self._as_documents(queries), k, min(2 * k, len(self)))
-        _, found = self._index.search(_signs(queries), min(k * rescore_multiplier, len(self)))
+        _, found = self._index.search(np.packbits(queries > 0, axis=1), min(k * rescore_multiplier, len(self)))
         codes = _codes(self._index)
         exact = np.empty(found.shape, dtype=np.float32)
         block = max(1, _BLOCK_VALUES // (found.shape[1] * self.spec.dimensions))
@@ -155,7 +154,7 @@ class CompressedIndex:
         """Write codes, ranges, spec and space into one safetensors file, completely or not at all; return its path."""
         tensors = {"codes": _codes(self._index)}
         if self.spec.precision == "int8":
-            tensors["ranges"] = _faiss().vector_to_array(self._index.sq.trained)
+            tensors["ranges"] = need("faiss", "quantize").vector_to_array(self._index.sq.trained)
         stated = json.dumps({"format": _FORMAT, "point": asdict(self.spec), "width": self.width, "space": self.space})
         metadata = {"about": stated, "checksum": _checksum(stated, tensors)}
         try:
@@ -177,7 +176,14 @@ class CompressedIndex:
                 raise WorkbenchError(f"{path} is damaged (its checksum is another): build it again from the vectors")
             index = cls.__new__(cls)
             index.spec, index.width, index.space = IndexSpec(**about["point"]), about["width"], about["space"]
-            index._index = _filled(index.spec, tensors["codes"], tensors.get("ranges"))
+            index._index = _empty(index.spec)
+            if index.spec.precision == "binary":
+                index._index.add(tensors["codes"])
+                return index
+            if "ranges" in tensors:
+                need("faiss", "quantize").copy_array_to_vector(tensors["ranges"], index._index.sq.trained)
+            index._index.is_trained = True
+            index._index.add_sa_codes(tensors["codes"])
         except WorkbenchError:
             raise
         except Exception as error:  # safetensors, JSON, numpy and faiss each have their own
@@ -195,8 +201,6 @@ class CompressedIndex:
         return best
 
     def _as_documents(self, queries: np.ndarray) -> np.ndarray:
-        if self.spec.precision == "float32":
-            return queries
         return self._index.sa_decode(self._index.sa_encode(queries))
 
 
@@ -217,15 +221,11 @@ def principal_rotation(vectors: np.ndarray) -> np.ndarray:
         vectors: float of shape (n, d); n should be several times d.
     """
     vectors = unit(vectors).astype(np.float64)
-    _, axes = np.linalg.eigh(vectors.T @ vectors)
-    axes = axes[:, ::-1]
-    return np.ascontiguousarray(axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(len(axes))]), np.float32)
+    return principal_axes(vectors.T @ vectors)
 
 
 def sweep(
-    qrels: Mapping[str, Mapping[str, int]],
-    query_ids: Sequence[str],
-    document_ids: Sequence[str],
+    data: RetrievalDataset,
     sides: Mapping[str, tuple[np.ndarray, np.ndarray]],
     specs: Iterable[IndexSpec],
     *,
@@ -236,10 +236,8 @@ def sweep(
     """Measure quality, size and query time of each index spec for each mode.
 
     Args:
-        qrels: query id to document id to grade.
-        query_ids: ids of the rows of all query vectors.
-        document_ids: ids of the rows of all document vectors.
-        sides: mode to its vectors (queries, documents). Shares refer to "teacher".
+        data: ids and judgments.
+        sides: mode to its vectors of all queries and all documents, in the data set's order. Shares refer to "teacher".
         specs: what to measure, such as `grid(width)`.
         timed: number of documents to measure search times with: the given ones, repeated or cut. All given ones if
             None. Times of a small collection do not predict those of a large one.
@@ -252,26 +250,20 @@ def sweep(
         search `documents` documents for one query, without encoding it. It is measured once per spec, for all modes.
 
     Raises:
-        WorkbenchError: `sides` has no "teacher", vectors and ids differ in number, a spec does not fit, or the
+        WorkbenchError: `sides` has no "teacher", vectors and texts differ in number, a spec does not fit, or the
             teacher finds no judged document.
     """
     if "teacher" not in sides:
         raise WorkbenchError(f'sides has no "teacher", only {", ".join(sides) or "nothing"}')
-    sides = {mode: (checked(q, f"{mode}, queries"), checked(d, f"{mode}, documents")) for mode, (q, d) in sides.items()}
-    for mode, (queries, documents) in sides.items():
-        if (len(queries), len(documents)) != (len(query_ids), len(document_ids)):
-            raise WorkbenchError(
-                f"{mode} has {len(queries):,} queries and {len(documents):,} documents; there are ids for "
-                f"{len(query_ids):,} and {len(document_ids):,}"
-            )
+    sides = {mode: evaluate.checked_pair(pair, data, f" of {mode}") for mode, pair in sides.items()}
     asked, searched = sides["teacher"]
     specs = list(specs)
     if not specs:
         raise WorkbenchError("no specs were given: give some, such as grid(width)")
     specs = {mode: list(dict.fromkeys(p.of(d.shape[1]) for p in specs)) for mode, (_, d) in sides.items()}
     timed = len(searched) if timed is None else _whole("timed", timed)
-    whole = {"uncompressed": evaluate.score(qrels, query_ids, document_ids, *sides["teacher"])}
-    if not whole["uncompressed"]["ndcg_at_10"].sum() > 0:
+    measured = {"uncompressed": evaluate.score(data, asked, searched)}
+    if not measured["uncompressed"]["ndcg_at_10"].sum() > 0:
         raise WorkbenchError(
             "the teacher finds nothing that was judged: check that the ids of the judgments are those of the collection"
         )
@@ -280,35 +272,22 @@ def sweep(
         query_ms = {spec: _ms(CompressedIndex(repeated, spec), asked) for spec in specs["teacher"]}
     except (MemoryError, ValueError):
         raise WorkbenchError(f"{timed:,} documents do not fit into memory: time fewer") from None
-    measured, about = {}, []
-    for mode, (queries, documents) in sides.items():
-        for spec in specs[mode]:
-            index = CompressedIndex(documents, spec)
-            positions = index.search(queries)[1]
-            label = f"{mode} {spec.dimensions} {spec.precision}"
-            measured[label] = evaluate.score_ranking(qrels, query_ids, document_ids, positions)
-            about.append(
-                {
-                    "mode": mode,
-                    **asdict(spec),
-                    "bytes_per_document": spec.bytes_per_document,
-                    "documents": timed,
-                    "query_ms": query_ms.get(spec, np.nan),
-                }
-            )
-            if on_progress:
-                on_progress(len(about), sum(map(len, specs.values())))
-    rows = evaluate.summarize(whole | measured, teacher="uncompressed", seed=seed).iloc[1:].drop(columns="mode")
-    return pd.concat([pd.DataFrame(about), rows.reset_index(drop=True)], axis=1)
+    described = []
+    for mode, spec in ((name, spec) for name, some in specs.items() for spec in some):
+        queries, documents = sides[mode]
+        positions = CompressedIndex(documents, spec).search(queries)[1]
+        measured[mode, spec] = evaluate.score_ranking(data, positions)
+        size, ms = spec.bytes_per_document, query_ms.get(spec, np.nan)
+        more = {"bytes_per_document": size, "documents": timed, "query_ms": ms}
+        described.append({"mode": mode, **asdict(spec), **more})
+        if on_progress:
+            on_progress(len(described), sum(map(len, specs.values())))
+    rows = evaluate.summarize(measured, teacher="uncompressed", seed=seed).iloc[1:].drop(columns="mode")
+    return pd.concat([pd.DataFrame(described), rows.reset_index(drop=True)], axis=1)
 
 
 def grid(width: int, least: int = 48) -> list[IndexSpec]:
-    """Return index specs for a `sweep`: the width and its halves down to `least`, in every precision that fits.
-
-    Args:
-        width: of the vectors.
-        least: fewest dimensions; the full width is always included.
-    """
+    """Return specs for a `sweep`: the width and its halves down to `least` dimensions, in every precision that fits."""
     dimensions = [_whole("width", width)]
     while dimensions[-1] % 2 == 0 and dimensions[-1] // 2 >= least:
         dimensions.append(dimensions[-1] // 2)
@@ -318,11 +297,8 @@ def grid(width: int, least: int = 48) -> list[IndexSpec]:
 def pareto_mask(rows: pd.DataFrame, costs: Sequence[str] = ("bytes_per_document", "query_ms")) -> np.ndarray:
     """Return which rows are on the Pareto front, bool of shape (n,).
 
-    A row is dominated by another that is at least as good in `share_of_teacher` and in every cost, and better in one.
-
-    Args:
-        rows: from `sweep`.
-        costs: columns in which less is better.
+    A row of `sweep` is dominated by another that is at least as good in `share_of_teacher` and in every cost (less is
+    better), and better in one.
     """
     values = np.column_stack([-rows["share_of_teacher"], *(rows[cost] for cost in costs)])
     no_worse = (values[:, None] >= values[None]).all(axis=2)
@@ -373,39 +349,13 @@ def _checksum(stated: str, tensors: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _signs(vectors: np.ndarray) -> np.ndarray:
-    return np.packbits(vectors > 0, axis=1)
-
-
-def _faiss():
-    return need("faiss", "quantize")
-
-
 def _empty(spec: IndexSpec) -> faiss.Index | faiss.IndexBinary:
-    faiss = _faiss()
+    faiss = need("faiss", "quantize")
     if spec.precision == "binary":
         return faiss.IndexBinaryFlat(spec.dimensions)
-    if spec.precision == "float32":
-        return faiss.IndexFlatIP(spec.dimensions)
-    kinds = {"float16": faiss.ScalarQuantizer.QT_fp16, "int8": faiss.ScalarQuantizer.QT_8bit}
-    return faiss.IndexScalarQuantizer(spec.dimensions, kinds[spec.precision], faiss.METRIC_INNER_PRODUCT)
+    return faiss.index_factory(spec.dimensions, _FACTORY[spec.precision], faiss.METRIC_INNER_PRODUCT)
 
 
 def _codes(index: faiss.Index | faiss.IndexBinary) -> np.ndarray:
-    faiss = _faiss()
-    held = index.xb if isinstance(index, faiss.IndexBinaryFlat) else index.codes
-    return faiss.vector_to_array(held).reshape(index.ntotal, -1)
-
-
-def _filled(spec: IndexSpec, codes: np.ndarray, ranges: np.ndarray | None) -> faiss.Index | faiss.IndexBinary:
-    """Return an index that holds existing codes."""
-    index = _empty(spec)
-    codes = np.ascontiguousarray(codes, np.uint8)
-    if spec.precision == "binary":
-        index.add(codes)
-        return index
-    if ranges is not None:
-        _faiss().copy_array_to_vector(ranges.astype(np.float32), index.sq.trained)
-    index.is_trained = True
-    index.add_sa_codes(codes)
-    return index
+    held = index.codes if hasattr(index, "codes") else index.xb
+    return need("faiss", "quantize").vector_to_array(held).reshape(index.ntotal, -1)

@@ -58,18 +58,19 @@ def top_k_unit(
     rows = max(1, _BLOCK_SCORES // len(documents))
     for start in range(0, len(queries), rows):
         block = queries[start : start + rows]
-        own = np.arange(start, start + len(block)) if exclude_self else None
         all_scores = torch.from_numpy(block) @ columns
         if exclude_self:
-            all_scores[torch.arange(len(block)), torch.from_numpy(own)] = -torch.inf
+            all_scores[:, start:].fill_diagonal_(-torch.inf)
         best, found = (part.numpy() for part in all_scores.topk(min(k + 1, count), dim=1))
         near = best[:, :-1] - best[:, 1:] < _NEAR  # of each result and the next
         border = np.flatnonzero(near[:, k - 1]) if count > k else np.empty(0, int)
         best, found, near = best[:, :k].copy(), found[:, :k].copy(), near[:, : k - 1]
         _settle(best, found, near, block, documents)
-        if len(border):
-            limit = torch.from_numpy(best[border, -1:]) - 2 * _NEAR
-            best[border], found[border] = _search_again(all_scores, border, limit, block, documents, k, own)
+        some = max(1, _BLOCK_SCORES // (4 * len(documents)))
+        for part in (border[i : i + some] for i in range(0, len(border), some)):
+            near = (all_scores[part] >= torch.from_numpy(best[part, -1:]) - 2 * _NEAR).any(dim=0)
+            own = start + part if exclude_self else None
+            best[part], found[part] = _search_again(block[part], documents, np.flatnonzero(near.numpy()), k, own)
         scores[start : start + rows], positions[start : start + rows] = best, found
     return scores, positions
 
@@ -93,21 +94,12 @@ def _settle(best: np.ndarray, found: np.ndarray, near: np.ndarray, queries: np.n
         best[rows], found[rows] = order(best[rows], found[rows], best.shape[1])
 
 
-def _search_again(all_scores, rows, limit, queries, documents, k, own) -> tuple[np.ndarray, np.ndarray]:
-    """Search in float64 for the rows where documents tie at the k-th place, among those that come near it."""
-    some = max(1, _BLOCK_SCORES // (4 * all_scores.shape[1]))
-    if len(rows) > some:
-        parts = [slice(i, i + some) for i in range(0, len(rows), some)]
-        found = [_search_again(all_scores, rows[p], limit[p], queries, documents, k, own) for p in parts]
-        return tuple(np.concatenate(part) for part in zip(*found, strict=True))
-    columns = np.flatnonzero((all_scores[rows] >= limit).any(dim=0).numpy())
-    asked, exact = queries[rows].astype(np.float64), np.empty((len(rows), len(columns)), dtype=np.float32)
-    for part in (slice(i, i + 8192) for i in range(0, len(columns), 8192)):
-        exact[:, part] = asked @ documents[columns[part]].T.astype(np.float64)
+def _search_again(queries: np.ndarray, documents: np.ndarray, among: np.ndarray, k: int, own: np.ndarray | None):
+    """Search some documents in float64, for queries where documents tie at the k-th place."""
+    queries, exact = queries.astype(np.float64), np.empty((len(queries), len(among)), dtype=np.float32)
+    for part in (slice(i, i + 8192) for i in range(0, len(among), 8192)):
+        exact[:, part] = queries @ documents[among[part]].T.astype(np.float64)
     if own is not None:
-        exact[own[rows][:, None] == columns] = -np.inf
-    # One int64 a score: its bits, in an order that rises with it, then the position.
-    bits = (exact + np.float32(0)).view(np.int32)  # adding zero turns -0 into 0
-    keys = (np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits).astype(np.int64) << 32) - np.arange(len(columns))
-    top = np.argpartition(keys, len(columns) - k, axis=1)[:, len(columns) - k :]
-    return order(np.take_along_axis(exact, top, 1), columns[top], k)
+        exact[own[:, None] == among] = -np.inf
+    places = np.argsort(-exact, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(exact, places, 1), among[places]

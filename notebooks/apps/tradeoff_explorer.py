@@ -43,9 +43,8 @@ spaces = {
 }
 
 # %%
-ids = list(collection.queries), list(collection.corpus)
 points = quantize.grid(cache.dimension)
-curves = {name: quantize.sweep(collection.qrels, *ids, some, points, timed=20_000) for name, some in spaces.items()}
+curves = {name: quantize.sweep(collection, some, points, timed=20_000) for name, some in spaces.items()}
 
 # %%
 TradeoffExplorer(curves)

@@ -50,14 +50,11 @@ def evaluate(
     print(scoring.format_table(rows))
     swept = None
     if curves:
-        ids = list(dataset.queries), list(dataset.corpus)
         large, small = compared["teacher"], compared["student"]
         own = {"teacher": large, "symmetric": small, "asymmetric": (small[0], large[1])}
         specs = quantize.grid(cache.dimension)
         with tqdm(total=len(own) * len(specs), unit="points", desc="curves", leave=False) as bar:
-            swept = quantize.sweep(
-                dataset.qrels, *ids, own, specs, on_progress=lambda done, _: bar.update(done - bar.n)
-            )
+            swept = quantize.sweep(dataset, own, specs, on_progress=lambda done, _: bar.update(done - bar.n))
         print("\nShare of the teacher's nDCG@10 in full, by dimensions and precision\n")
         print(quantize.format_table(swept))
     measured = {"student": student, "fingerprint": models.resolve(student).fingerprint, "max_length": sides.max_length}

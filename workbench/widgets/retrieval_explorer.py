@@ -100,7 +100,7 @@ class RetrievalExplorer(Selection, View):
         self._query_texts, self._document_texts = list(collection.queries.values()), list(collection.corpus.values())
         self._index = pd.Index(self._query_ids, name="query")
         self._qrels = collection.qrels
-        self.scores = self._scored(vectors)
+        self.scores = self._scored(collection, vectors)
         # Once for all searches: a norm of every document costs more than the search does.
         self._queries = {side: unit(vectors[side][0]) for side in _SIDES}
         self._documents = {side: unit(vectors[side][1]) for side in _SIDES}
@@ -209,12 +209,11 @@ class RetrievalExplorer(Selection, View):
             )
         return chart
 
-    def _scored(self, vectors: dict[str, tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
+    def _scored(self, collection: RetrievalDataset, vectors: dict[str, tuple]) -> pd.DataFrame:
         scores = pd.DataFrame(np.nan, index=self._index, columns=list(MODES))
         if any(identifier in self._qrels for identifier in self._query_ids):
             for mode, (asks, answers) in MODES.items():
-                ids = self._query_ids, self._document_ids
-                found = evaluate.score(self._qrels, *ids, vectors[asks][0], vectors[answers][1])
+                found = evaluate.score(collection, vectors[asks][0], vectors[answers][1])
                 scores[mode] = found["ndcg_at_10"].reindex(self._query_ids)
         for mode in _GAINS:
             scores[f"{mode}_gain"] = scores[mode] - scores["teacher"]
