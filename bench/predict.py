@@ -53,19 +53,18 @@ def main() -> int:
             for point, each in measured(folder, cache, named):
                 points.append(point)
                 queries.append(each)
-                print(f"{point['collection']}, {point['student']}: " + loss_line(point), flush=True)
+                losses = ", ".join(f"{mode} loses {point[f'loss_{mode}']:.1%}" for mode in MODES)
+                print(f"{point['collection']}, {point['student']}: {losses}", flush=True)
     except WorkbenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     whole, single = predict(pd.DataFrame(points)), predict_queries(queries)
-    path = write_json(
-        home() / "predict.json",
-        {"points": evaluate.as_rows(pd.DataFrame(points)), "whole": rows(whole), "queries": rows(single)},
-    )
+    found = {"points": pd.DataFrame(points)}
+    found |= {"whole": whole.reset_index(names="measure"), "queries": single.reset_index(names="measure")}
+    path = write_json(home() / "predict.json", {name: evaluate.as_rows(table) for name, table in found.items()})
     print(f"\n{len(points)} students on {len(options.collections)} collections\n{whole.round(2).to_string()}")
-    print(
-        f"\nper query, mean of the rank correlations within each point\n{single.round(2).to_string()}\nwritten to {path}"
-    )
+    print(f"\nper query, mean of the rank correlations within each point\n{single.round(2).to_string()}")
+    print(f"written to {path}")
     return 0
 
 
@@ -137,23 +136,13 @@ def predict(points: pd.DataFrame) -> pd.DataFrame:
 
 def predict_queries(tables: list[pd.DataFrame]) -> pd.DataFrame:
     """Judge the measures of single queries: Spearman correlation with the query's loss, mean over points."""
-    result = {}
-    for name in ("cosine", "overlap", "nearest_rank"):
-        result[name] = {}
-        for mode in MODES:
-            column = name if name == "cosine" else f"{name}_{mode}"
-            sign = -1 if name == "nearest_rank" else 1
-            values = [-sign * spearmanr(t[column], t[f"loss_{mode}"]).statistic for t in tables]
-            result[name][mode] = np.nanmean(values)
-    return pd.DataFrame.from_dict(result, orient="index")
-
-
-def loss_line(point: dict) -> str:
-    return ", ".join(f"{mode} loses {point[f'loss_{mode}']:.1%}" for mode in MODES)
-
-
-def rows(table: pd.DataFrame) -> list[dict]:
-    return evaluate.as_rows(table.reset_index(names="measure"))
+    result = pd.DataFrame(index=["cosine", "overlap", "nearest_rank"], columns=MODES, dtype=float)
+    for name, mode in itertools.product(result.index, MODES):
+        column = name if name == "cosine" else f"{name}_{mode}"
+        sign = 1 if name == "nearest_rank" else -1
+        values = [sign * spearmanr(t[column], t[f"loss_{mode}"]).statistic for t in tables]
+        result.loc[name, mode] = np.nanmean(values)
+    return result
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from workbench.errors import WorkbenchError
 EXACT_TEXTS = 50_000  # above this, neighbors are approximate unless asked otherwise; below, exact ones are faster
 _BLOCK_SCORES = 20_000_000  # similarities held at once, 80 MB
 _RANKED_AGAINST = 5_000  # texts that a rank is estimated against where neighbors are approximate
-_PAIRS = 200_000
 
 
 class Neighbors(NamedTuple):
@@ -34,28 +33,27 @@ class Neighbors(NamedTuple):
 def neighbors(
     vectors: np.ndarray, k: int = 10, *, among: np.ndarray | None = None, exact: bool | None = None, seed: int = 0
 ) -> Neighbors:
-    """Find each row's k nearest rows.
+    """Find each row's k nearest rows among the others. Exact neighbors of equal cosine are in the order of the rows.
 
     Args:
         vectors: float of shape (n, d).
-        k: number of neighbors, at most n - 1 (m with `among`).
         among: float of shape (m, d); search these rows instead of the other rows of `vectors`.
-        exact: True, False for NN-descent (Dong et al. 2011, by pynndescent), or None to choose by size. Exact
-            neighbors of equal cosine are in the order of the rows.
-        seed: of the approximate search.
+        exact: True, False for NN-descent (Dong et al. 2011, by pynndescent), or None to choose by size.
 
     Raises:
         WorkbenchError: k is out of range, the widths differ, or an array is empty or contains NaN.
     """
     vectors = unit(vectors)
     pool = vectors if among is None else unit(among, "among")
+    if pool.shape[1] != vectors.shape[1]:
+        raise WorkbenchError(f"vectors are {vectors.shape[1]} wide and `among` is {pool.shape[1]} wide")
     most = len(pool) - (among is None)
     if not 1 <= k <= most:
         raise WorkbenchError(f"k is {k}: {len(pool)} texts allow 1 to {most}" if most else "one text has no neighbors")
     if exact is None:
         exact = len(pool) <= EXACT_TEXTS
     if exact:
-        cosines, positions = ranking.top_k_unit(vectors, pool, k, exclude_self=among is None)
+        cosines, positions = ranking.top_k(vectors, pool, k, exclude_self=among is None, normalized=True)
         return Neighbors(positions, cosines, "exact")
     from pynndescent import NNDescent
 
@@ -69,8 +67,8 @@ def neighbors(
         positions, distances = np.take_along_axis(positions, keep, 1), np.take_along_axis(distances, keep, 1)
     else:
         positions, distances = index.query(vectors, k=k)
-    method = "approximate (pynndescent)"
-    return Neighbors(positions.astype(np.int64), (1 - distances**2 / 2).astype(np.float32), method)
+    cosines = (1 - distances**2 / 2).astype(np.float32)
+    return Neighbors(positions.astype(np.int64), cosines, "approximate (pynndescent)")
 
 
 def per_text(
@@ -142,12 +140,9 @@ def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def by(table: pd.DataFrame, column: str, measure: str = "cosine", bins: int = 5) -> pd.DataFrame:
-    """Describe the distribution of a measure in each group of a column.
+    """Describe the distribution of a measure in each group of a column: a row per group of pandas' `describe`.
 
     A numeric column of more than ten values is cut into `bins` groups of equal size.
-
-    Returns:
-        One row per group: count, mean, standard deviation, quartiles and extremes.
     """
     for name in (column, measure):
         if name not in table:
@@ -232,8 +227,8 @@ def summary(
         "effective_rank_student": effective_rank(spectrum(student)),
         "centroid_shift": centroid_shift(teacher, student),
     }
-    rows = [(values[name], *reading) for name, reading in MEASURES.items()]
-    result = pd.DataFrame(rows, index=pd.Index(MEASURES, name="measure"), columns=["value", "good", "bad", "source"])
+    result = pd.DataFrame.from_dict(MEASURES, orient="index", columns=["good", "bad", "source"]).rename_axis("measure")
+    result.insert(0, "value", pd.Series(values))
     result.attrs |= table.attrs
     return result
 
@@ -249,7 +244,7 @@ def cka(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.linalg.norm(cross) ** 2 / below) if below > 1e-20 else np.nan
 
 
-def rank_correlation(first: np.ndarray, second: np.ndarray, *, pairs: int = _PAIRS, seed: int = 0) -> float:
+def rank_correlation(first: np.ndarray, second: np.ndarray, *, pairs: int = 200_000, seed: int = 0) -> float:
     """Spearman correlation of the cosines of random pairs of texts in both spaces: -1 to 1."""
     from scipy.stats import spearmanr
 
@@ -259,10 +254,11 @@ def rank_correlation(first: np.ndarray, second: np.ndarray, *, pairs: int = _PAI
     rng = np.random.default_rng(seed)
     left = rng.integers(0, len(first), pairs)
     right = (left + rng.integers(1, len(first), pairs)) % len(first)
-    cosines = []
-    for vectors in (unit(first), unit(second)):
-        parts = [(vectors[left[i : i + 8192]] * vectors[right[i : i + 8192]]).sum(1) for i in range(0, pairs, 8192)]
-        cosines.append(np.concatenate(parts))
+    parts = [slice(i, i + 8192) for i in range(0, pairs, 8192)]
+    cosines = [
+        np.concatenate([np.einsum("ij,ij->i", vectors[left[part]], vectors[right[part]]) for part in parts])
+        for vectors in (unit(first), unit(second))
+    ]
     if np.ptp(cosines[0]) < 1e-6 or np.ptp(cosines[1]) < 1e-6:
         return np.nan
     return float(spearmanr(*cosines).statistic)
@@ -288,8 +284,7 @@ def procrustes(teacher: np.ndarray, student: np.ndarray, *, seed: int = 0) -> fl
     if len(teacher) < 4 * width:
         return np.nan
     teacher, student = (np.pad(v, ((0, 0), (0, width - v.shape[1]))) for v in (teacher, student))
-    order = np.random.default_rng(seed).permutation(len(teacher))
-    fit, judge = np.array_split(order, 2)
+    fit, judge = np.array_split(np.random.default_rng(seed).permutation(len(teacher)), 2)
     left, _, right = np.linalg.svd(student[fit].T.astype(np.float64) @ teacher[fit])
     return relative_distance(teacher[judge], (student[judge] @ (left @ right)).astype(np.float32))
 
@@ -357,11 +352,8 @@ def _ranks(vectors: np.ndarray, pool: np.ndarray, wanted: np.ndarray, among: np.
 def centered_product(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return the centered cross-product, float64 of shape (d, e), a block of rows at a time."""
     means = first.mean(axis=0, dtype=np.float64), second.mean(axis=0, dtype=np.float64)
-    total = np.zeros((first.shape[1], second.shape[1]))
-    for start in range(0, len(first), 8192):
-        rows = slice(start, start + 8192)
-        total += (first[rows] - means[0]).T @ (second[rows] - means[1])
-    return total
+    parts = [slice(start, start + 8192) for start in range(0, len(first), 8192)]
+    return sum((first[part] - means[0]).T @ (second[part] - means[1]) for part in parts)
 
 
 def principal_axes(product: np.ndarray) -> np.ndarray:

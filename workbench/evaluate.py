@@ -33,7 +33,6 @@ COLUMNS = {
 }
 _DEPTH = 100
 _AGREEMENT = ("cosine", "squared_distance", "overlap", "rank_correlation", "cka")
-Vectors = np.ndarray | tuple[np.ndarray, np.ndarray]
 
 
 # --- scores of one search --------------------------------------------------------------------------
@@ -103,9 +102,7 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def summarize(
-    scores: Mapping[str, pd.DataFrame], *, teacher: str = "teacher", resamples: int = 2000, seed: int = 0
-) -> pd.DataFrame:
+def summarize(scores: Mapping[str, pd.DataFrame], *, teacher: str = "teacher", seed: int = 0) -> pd.DataFrame:
     """Average scores per query, and compare them with the teacher's.
 
     Args:
@@ -123,12 +120,10 @@ def summarize(
     for mode, table in scores.items():
         if not table.index.equals(base.index):
             raise WorkbenchError(f"mode {mode!r} was scored on other queries than {teacher!r}")
-        share = low = high = np.nan
-        if base.mean() > 0:
-            low = high = share = table["ndcg_at_10"].mean() / base.mean()
-            if mode != teacher and len(base) > 1:
-                with np.errstate(invalid="ignore", divide="ignore"):
-                    low, high = interval(np.divide(*bootstrap_means([table["ndcg_at_10"], base], resamples, seed)))
+        low = high = share = table["ndcg_at_10"].mean() / base.mean() if base.mean() > 0 else np.nan
+        if base.mean() > 0 and mode != teacher and len(base) > 1:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                low, high = interval(np.divide(*bootstrap_means([table["ndcg_at_10"], base], seed=seed)))
         figures = {"share_of_teacher": share, "share_low": low, "share_high": high}
         rows.append({"mode": mode, **table.mean().to_dict(), **figures})
     return pd.DataFrame(rows)
@@ -203,12 +198,8 @@ def compare(
     return table
 
 
-def vectors(model: Any, data: Any) -> Vectors:
-    """Embed texts or a retrieval data set with anything that `compare` takes as a model.
-
-    Args:
-        model: see `compare`. What a cache lacks is encoded by its teacher and kept.
-        data: see `compare`.
+def vectors(model: Any, data: Any) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+    """Embed any data that `compare` takes with any model that it takes. What a cache lacks is encoded and kept.
 
     Returns:
         float32 of shape (n, d) for texts; a pair for a data set, the vectors of its queries and of its documents.
@@ -256,10 +247,8 @@ def _prepared(model: Any, data: RetrievalDataset | Sequence[Text]) -> Any:
 
 def checked_pair(pair: tuple, data: RetrievalDataset, of: str = "") -> tuple[np.ndarray, np.ndarray]:
     """Return vectors of queries and documents as float32; WorkbenchError if they are not those of a data set."""
-    queries, documents = (
-        _counted(pair[0], len(data.queries), f"queries{of}"),
-        _counted(pair[1], len(data.corpus), f"documents{of}"),
-    )
+    queries = _counted(pair[0], len(data.queries), f"queries{of}")
+    documents = _counted(pair[1], len(data.corpus), f"documents{of}")
     if queries.shape[1] != documents.shape[1]:
         raise WorkbenchError(f"queries{of} are {queries.shape[1]} wide and documents {documents.shape[1]}")
     return queries, documents
@@ -318,16 +307,13 @@ def format_table(rows: pd.DataFrame) -> str:
     """Format the retrieval rows of `compare` or `summarize` for a terminal, shares with their 95 % interval."""
     labels = [LABELS.get(mode, mode) for mode in rows["mode"]]
     if "model" in rows:
-        names = zip(rows["model"], rows["mode"], labels, strict=True)
-        labels = [
-            f"{n}, {m}" if m in ("symmetric", "asymmetric") else n if m == "teacher" else label for n, m, label in names
-        ]
+        named = {"teacher": "{}", "symmetric": "{}, symmetric", "asymmetric": "{}, asymmetric"}
+        labels = [named.get(mode, LABELS.get(mode, mode)).format(name) for name, mode in rows[["model", "mode"]].values]
     shown = pd.DataFrame({"": labels})
     for column, title in COLUMNS.items():
         shown[title] = rows[column].map("{:.1%}".format if column == "share_of_teacher" else "{:.3f}".format).to_numpy()
     shown["95 % interval"] = [
-        "" if low == high else f"{low:.1%} to {high:.1%}"
-        for low, high in zip(rows["share_low"], rows["share_high"], strict=True)
+        "" if low == high else f"{low:.1%} to {high:.1%}" for low, high in rows[["share_low", "share_high"]].values
     ]
     return shown.to_string(index=False)
 

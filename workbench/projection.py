@@ -23,35 +23,26 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from workbench._util import home, paired, unit, write_whole
-from workbench.agreement import centered_product, principal_axes
 from workbench.errors import WorkbenchError
-
-_UMAP_INPUT = 50  # dimensions kept by PCA before UMAP, as is usual for speed
-_LEAST_TEXTS = 8  # fewer make no neighborhoods; PCA serves them
 
 
 @dataclass(frozen=True)
 class JointMap:
     """A map with two points per text.
 
-    Attributes:
-        teacher: float32 of shape (n, 2).
-        student: float32 of shape (n, 2).
-        method: "PCA" or "UMAP".
-        displacement_correlation: Spearman correlation over the texts between two distances of a text's two vectors,
-            the one on the map and the true one. Near 1, trust the length of a line on the map; near 0, do not.
+    `displacement_correlation` is the Spearman correlation over the texts between two distances of a text's two
+    vectors, the one on the map and the true one. Near 1, trust the length of a line on the map; near 0, do not.
     """
 
-    teacher: np.ndarray
-    student: np.ndarray
-    method: str
+    teacher: np.ndarray  # float32 of shape (n, 2)
+    student: np.ndarray  # float32 of shape (n, 2)
+    method: str  # "PCA" or "UMAP"
     displacement_correlation: float
 
 
 def pca(teacher: np.ndarray, student: np.ndarray) -> JointMap:
     """Project both models' unit vectors, float of shape (n, d) each, onto their two common principal components."""
-    points, _, _ = _components(teacher, student, 2)
-    return _joint(points, teacher, student, "PCA")
+    return _joint(_components(teacher, student, 2)[0], teacher, student, "PCA")
 
 
 def umap(
@@ -74,8 +65,7 @@ def umap(
     Args:
         teacher: float of shape (n, d).
         student: float of shape (n, d), the same texts.
-        neighbors: UMAP's n_neighbors.
-        min_dist: UMAP's min_dist.
+        neighbors: UMAP's n_neighbors, as `min_dist` is its own.
         folder: where maps are stored; `maps` in the workbench's folder if None.
         on_progress: called with the fraction of the optimization that is done, 0 to 1.
         stop: ends the fit when it is set.
@@ -87,10 +77,10 @@ def umap(
     Raises:
         WorkbenchError: the vectors have different shapes, the fit failed, or the map cannot be written.
     """
-    points, wide, total = _components(teacher, student, _UMAP_INPUT)
-    if len(teacher) < _LEAST_TEXTS or total < 1e-6:
+    wide, total = _components(teacher, student, 50)  # fewer dimensions are usual before UMAP, for speed
+    if len(teacher) < 8 or total < 1e-6:
         return pca(teacher, student)
-    start = 10 * points / max(np.abs(points).max(), 1e-12)
+    start = 10 * wide[:, :2] / max(np.abs(wide[:, :2]).max(), 1e-12)
     given = {"wide": np.ascontiguousarray(wide), "start": np.ascontiguousarray(start)}
     options = json.dumps({"n_neighbors": min(neighbors, len(wide) - 1), "min_dist": min_dist, "random_state": seed})
     digest = xxhash.xxh3_128(options.encode())
@@ -113,8 +103,10 @@ def umap(
     return _joint(load_file(kept)["points"], teacher, student, "UMAP")
 
 
-def _components(teacher: np.ndarray, student: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Project both models' vectors, stacked, onto 2 and onto `count` common components; also return the variance."""
+def _components(teacher: np.ndarray, student: np.ndarray, count: int) -> tuple[np.ndarray, float]:
+    """Project both models' vectors, stacked, onto `count` common components; also return the variance."""
+    from workbench.agreement import centered_product, principal_axes  # not in the process that fits: it imports torch
+
     teacher, student = paired(teacher, student)
     if teacher.shape[1] != student.shape[1]:
         raise WorkbenchError(
@@ -123,22 +115,20 @@ def _components(teacher: np.ndarray, student: np.ndarray, count: int) -> tuple[n
         )
     both = np.concatenate([unit(teacher), unit(student)])
     both -= both.mean(axis=0)
-    wide = both @ principal_axes(centered_product(both, both))[:, : max(count, 2)]
-    if wide.shape[1] < 2:
-        wide = np.pad(wide, ((0, 0), (0, 1)))
-    return wide[:, :2], wide, float(both.var(axis=0).sum())
+    points = both @ principal_axes(centered_product(both, both))[:, :count]
+    if points.shape[1] < 2:
+        points = np.pad(points, ((0, 0), (0, 1)))
+    return points, float(both.var(axis=0).sum())
 
 
 def _joint(points: np.ndarray, teacher: np.ndarray, student: np.ndarray, method: str) -> JointMap:
     from scipy.stats import spearmanr
 
-    half = len(points) // 2
-    drawn = np.linalg.norm(points[:half] - points[half:], axis=1)
+    first, second = np.split(points.astype(np.float32), 2)
+    drawn = np.linalg.norm(first - second, axis=1)
     true = np.linalg.norm(unit(teacher) - unit(student), axis=1)
-    varies = half > 2 and np.ptp(drawn) > 1e-6 and np.ptp(true) > 1e-6
-    correlation = float(spearmanr(drawn, true).statistic) if varies else np.nan
-    points = points.astype(np.float32)
-    return JointMap(points[:half], points[half:], method, correlation)
+    varies = len(true) > 2 and np.ptp(drawn) > 1e-6 and np.ptp(true) > 1e-6
+    return JointMap(first, second, method, float(spearmanr(drawn, true).statistic) if varies else np.nan)
 
 
 # --- the process that fits -------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
-import time
+import timeit
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,11 +82,6 @@ class CompressedIndex:
             fingerprint of `models.resolve`. They are stored with the index, and a search that names another space
             is refused.
 
-    Attributes:
-        width: dimensions of the vectors before truncation, d.
-        spec: with its dimensions filled in.
-        space: as given.
-
     Raises:
         WorkbenchError: the spec does not fit the vectors, or faiss (the extra `quantize`) is not installed.
     """
@@ -116,7 +111,7 @@ class CompressedIndex:
             queries: float of shape (q, d), not truncated.
             k: number of results; all documents if there are fewer.
             space: JSON values that identify the queries' space; not checked if None.
-            rescore_multiplier: with binary codes, rescore_multiplier * k candidates are found by Hamming distance and
+            rescore_multiplier: candidates for each result with binary codes. They are found by Hamming distance and
                 ordered by the cosine of the float32 query with the documents' signs (the reranking of Yamada et al.
                 2021, without its training).
 
@@ -127,8 +122,7 @@ class CompressedIndex:
         Raises:
             WorkbenchError: the queries have another width or name another space, or k is below 1.
         """
-        space = None if space is None else _as_json(space)
-        if space is not None and space != self.space:
+        if space is not None and (space := _as_json(space)) != self.space:
             other = [name for name in {**self.space, **space} if self.space.get(name) != space.get(name)]
             raise WorkbenchError(
                 f"the index was built in another space than the queries' ({', '.join(map(str, other))} differ): encode "
@@ -215,10 +209,8 @@ def principal_rotation(vectors: np.ndarray) -> np.ndarray:
 
     `vectors @ rotation` has the same distances and cosines, and its first m dimensions preserve the inner products
     better than any other m directions (Eckart and Young 1936). Rotated vectors of a teacher that was not trained for
-    truncation can be truncated, and so can those of a student that is trained on the rotated targets.
-
-    Args:
-        vectors: float of shape (n, d); n should be several times d.
+    truncation can be truncated, and so can those of a student that is trained on the rotated targets. Of vectors of
+    shape (n, d), n should be several times d.
     """
     vectors = unit(vectors).astype(np.float64)
     return principal_axes(vectors.T @ vectors)
@@ -315,12 +307,8 @@ def format_table(rows: pd.DataFrame) -> str:
 
 def _ms(index: CompressedIndex, queries: np.ndarray) -> float:
     """Median milliseconds of a search for one query."""
-    times = []
-    for query in queries[:50]:
-        started = time.perf_counter()
-        index.search(query[None], 10)
-        times.append(1000 * (time.perf_counter() - started))
-    return float(np.median(times))
+    times = [timeit.timeit(lambda query=query: index.search(query[None], 10), number=1) for query in queries[:50]]
+    return 1000 * float(np.median(times))
 
 
 def _whole(name: str, value: object) -> int:

@@ -14,7 +14,7 @@ _NEAR = 1e-6
 
 
 def top_k(
-    queries: np.ndarray, documents: np.ndarray, k: int, *, exclude_self: bool = False
+    queries: np.ndarray, documents: np.ndarray, k: int, *, exclude_self: bool = False, normalized: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the k documents with the highest cosine for each query, exactly.
 
@@ -23,6 +23,7 @@ def top_k(
         documents: float of shape (n, d).
         k: number of results for each query; all documents if there are fewer.
         exclude_self: queries and documents are the same rows; no row finds itself.
+        normalized: all are float32 and of norm 1 already; they are not checked or copied.
 
     Returns:
         Scores (float32) and document positions (int64), both of shape (q, min(k, n)), best first. Equal scores are in
@@ -31,17 +32,11 @@ def top_k(
     Raises:
         WorkbenchError: the widths differ, k is below 1, or the arrays are empty or contain NaN.
     """
-    documents = unit(documents, "documents")
-    queries = documents if exclude_self else unit(queries, "queries")
-    return top_k_unit(queries, documents, k, exclude_self=exclude_self)
-
-
-def top_k_unit(
-    queries: np.ndarray, documents: np.ndarray, k: int, *, exclude_self: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """Do the same as `top_k` for float32 vectors whose norms are 1 already, which are not checked or copied."""
     import torch
 
+    if not normalized:
+        documents = unit(documents, "documents")
+        queries = documents if exclude_self else unit(queries, "queries")
     if queries.shape[1] != documents.shape[1]:
         raise WorkbenchError(
             f"queries are {queries.shape[1]} wide and documents {documents.shape[1]}: they are not in one space"

@@ -94,8 +94,8 @@ class NeighborInspector(Selection, View):
 
     def _nearest(self, vectors: np.ndarray) -> dict[int, float]:
         """Return position to cosine of the k nearest texts, nearest first."""
-        cosines, positions = ranking.top_k_unit(vectors[self.position][None], vectors, self.k.value + 1)
-        found = dict(zip(positions[0].tolist(), cosines[0].tolist(), strict=True))
+        (cosines,), (positions,) = ranking.top_k(vectors[self.position][None], vectors, self.k.value + 1, normalized=True)
+        found = dict(zip(positions.tolist(), cosines.tolist(), strict=True))
         found.pop(self.position, None)  # among more than k duplicates the text itself may be missing
         return dict(list(found.items())[: self.k.value])
 

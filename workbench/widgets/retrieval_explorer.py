@@ -251,9 +251,8 @@ class RetrievalExplorer(Selection, View):
             if asks not in vectors:
                 continue
             start = time.perf_counter()
-            cosines, positions = (
-                part[0] for part in ranking.top_k_unit(vectors[asks][None], self._documents[answers], self.k)
-            )
+            asked, documents = vectors[asks][None], self._documents[answers]
+            (cosines,), (positions,) = ranking.top_k(asked, documents, self.k, normalized=True)
             times.append((mode, encode_ms.get(asks, np.nan), 1000 * (time.perf_counter() - start)))
             found[mode] = {int(place): rank for rank, place in enumerate(positions, 1)}
             for place, cosine in zip(positions, cosines, strict=True):
