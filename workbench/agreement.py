@@ -50,9 +50,7 @@ def neighbors(
     most = len(pool) - (among is None)
     if not 1 <= k <= most:
         raise WorkbenchError(f"k is {k}: {len(pool)} texts allow 1 to {most}" if most else "one text has no neighbors")
-    if exact is None:
-        exact = len(pool) <= EXACT_TEXTS
-    if exact:
+    if exact or (exact is None and len(pool) <= EXACT_TEXTS):
         cosines, positions = ranking.top_k(vectors, pool, k, exclude_self=among is None, normalized=True)
         return Neighbors(positions, cosines, "exact")
     from pynndescent import NNDescent
@@ -90,7 +88,6 @@ def per_text(
         among: both models' vectors of other texts to find neighbors in, such as documents where the texts are
             queries. For asymmetric retrieval pass the reference's document vectors twice.
         columns: dataframe of n rows that describe the texts, returned beside the measures.
-        exact: see `neighbors`.
 
     Returns:
         One row per text, after `columns`:
@@ -151,9 +148,6 @@ def by(table: pd.DataFrame, column: str, measure: str = "cosine", bins: int = 5)
     if pd.api.types.is_numeric_dtype(groups) and groups.nunique() > 10:
         groups = pd.qcut(groups, bins, duplicates="drop")
     return table.groupby(groups, observed=True, dropna=False)[measure].describe()
-
-
-# --- the whole -------------------------------------------------------------------------------------
 
 
 # Name: good values, bad values, source.
@@ -320,9 +314,6 @@ def centroid_shift(teacher: np.ndarray, student: np.ndarray) -> float:
         return np.nan
     scale = np.sqrt((teacher**2).sum(axis=1).mean())
     return float(np.linalg.norm(teacher.mean(axis=0) - student.mean(axis=0)) / scale)
-
-
-# --- shared --------------------------------------------------------------------------------------
 
 
 def sample(count: int, most: int, seed: int = 0) -> np.ndarray:

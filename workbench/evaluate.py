@@ -35,9 +35,6 @@ _DEPTH = 100
 _AGREEMENT = ("cosine", "squared_distance", "overlap", "rank_correlation", "cka")
 
 
-# --- scores of one search --------------------------------------------------------------------------
-
-
 def score(data: RetrievalDataset, queries: np.ndarray, documents: np.ndarray) -> pd.DataFrame:
     """Search by cosine and score every judged query.
 
@@ -129,9 +126,6 @@ def summarize(scores: Mapping[str, pd.DataFrame], *, teacher: str = "teacher", s
     return pd.DataFrame(rows)
 
 
-# --- any models on any texts -----------------------------------------------------------------------
-
-
 def compare(
     models: Mapping[str, Any], data: Any, *, reference: str | None = None, k: int = 10, seed: int = 0
 ) -> pd.DataFrame:
@@ -145,7 +139,6 @@ def compare(
             BEIR's layout.
         reference: name of the model that the others are compared with: "teacher" or else the first if None.
         k: neighbors to compare on texts.
-        seed: of random pairs, approximate neighbors and the bootstrap.
 
     Returns:
         On texts, one row per model: `model`, `dimension`, and its agreement with the reference: `cosine`,
@@ -153,11 +146,9 @@ def compare(
 
         On a data set, one row per model and mode: `model`, `mode` and the columns of `summarize`. The modes are
         "teacher" (the reference), "symmetric" (the model embeds queries and documents) and "asymmetric" (its
-        queries, the reference's documents), the last only where both are equally wide. A model named "base" has one
-        row of mode "base".
+        queries, the reference's documents, if equally wide). A model named "base" has one row of mode "base".
 
-        `attrs["reference"]` is the reference's name, and `attrs["notes"]` says for what reason a value is NaN or a
-        row is missing.
+        `attrs["reference"]` is the reference's name; `attrs["notes"]` says why a value is NaN or a row is missing.
 
     Raises:
         WorkbenchError: there are fewer than two models, the reference is not one of them, a model or the data cannot
@@ -292,9 +283,6 @@ def _retrieved(embedded: Mapping[str, tuple], data: RetrievalDataset, reference:
     rows.insert(0, "model", [name for name, _ in sides])
     rows.attrs |= {"dataset": data.name, "queries": len(scores[reference, "teacher"]), "documents": len(data.corpus)}
     return rows
-
-
-# --- tables ----------------------------------------------------------------------------------------
 
 
 def report(dataset: RetrievalDataset, rows: pd.DataFrame, curves: pd.DataFrame | None = None, **more: object) -> dict:

@@ -58,17 +58,15 @@ def umap(
 ) -> JointMap | None:
     """Fit one UMAP (McInnes et al. 2018) on both models' unit vectors.
 
-    The fit runs in its own process, so a notebook stays responsive and `stop` takes effect at once. It starts from
-    the PCA with a fixed seed: the same vectors give the same map on the same machine. The map is stored under the
-    checksum of its input.
+    The fit runs in its own process, so a notebook stays responsive and `stop` ends it at once. It starts from the PCA
+    with a fixed seed: the same vectors give the same map on the same machine. The map is stored under the checksum of
+    its input.
 
     Args:
-        teacher: float of shape (n, d).
-        student: float of shape (n, d), the same texts.
+        teacher: float of shape (n, d), as `student` of the same texts.
         neighbors: UMAP's n_neighbors, as `min_dist` is its own.
         folder: where maps are stored; `maps` in the workbench's folder if None.
         on_progress: called with the fraction of the optimization that is done, 0 to 1.
-        stop: ends the fit when it is set.
 
     Returns:
         The map; None if it was stopped. Fewer than 8 texts, or vectors that are all the same, are projected by PCA,
@@ -129,9 +127,6 @@ def _joint(points: np.ndarray, teacher: np.ndarray, student: np.ndarray, method:
     true = np.linalg.norm(unit(teacher) - unit(student), axis=1)
     varies = len(true) > 2 and np.ptp(drawn) > 1e-6 and np.ptp(true) > 1e-6
     return JointMap(first, second, method, float(spearmanr(drawn, true).statistic) if varies else np.nan)
-
-
-# --- the process that fits -------------------------------------------------------------------------
 
 
 def _run(scratch: Path, options: str, on_progress: Callable | None, stop: threading.Event | None) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import operator
 import timeit
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -72,8 +71,8 @@ class IndexSpec:
 class CompressedIndex:
     """Truncated and quantized documents in a faiss index.
 
-    Vectors are cut to their first dimensions and scaled to unit norm, so scores are cosines of the truncated vectors.
-    Queries are quantized with the documents' ranges. Documents may be the teacher's and queries the student's.
+    Scores are cosines of the truncated vectors. Queries are quantized with the documents' ranges. Documents may be the
+    teacher's and queries the student's.
 
     Args:
         documents: float of shape (n, d).
@@ -230,11 +229,9 @@ def sweep(
     Args:
         data: ids and judgments.
         sides: mode to its vectors of all queries and all documents, in the data set's order. Shares refer to "teacher".
-        specs: what to measure, such as `grid(width)`.
         timed: number of documents to measure search times with: the given ones, repeated or cut. All given ones if
             None. Times of a small collection do not predict those of a large one.
         on_progress: called after each row with the number of rows done and of all rows.
-        seed: of the bootstrap.
 
     Returns:
         One row per mode and spec: `mode`, `dimensions`, `precision`, the columns of `evaluate.summarize` with the
@@ -312,13 +309,9 @@ def _ms(index: CompressedIndex, queries: np.ndarray) -> float:
 
 
 def _whole(name: str, value: object) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise WorkbenchError(f"{name} is {value!r}: an integer is needed") from None
-    if number < 1:
-        raise WorkbenchError(f"{name} is {number}: at least 1 is needed")
-    return number
+    if not isinstance(value, int | np.integer) or value < 1:
+        raise WorkbenchError(f"{name} is {value!r}: an integer is needed, at least 1")
+    return int(value)
 
 
 def _as_json(space: Mapping) -> dict:
