@@ -94,7 +94,8 @@ class NeighborInspector(Selection, View):
 
     def _nearest(self, vectors: np.ndarray) -> dict[int, float]:
         """Return position to cosine of the k nearest texts, nearest first."""
-        (cosines,), (positions,) = ranking.top_k(vectors[self.position][None], vectors, self.k.value + 1, normalized=True)
+        own = vectors[self.position][None]
+        (cosines,), (positions,) = ranking.top_k(own, vectors, self.k.value + 1, normalized=True)
         found = dict(zip(positions.tolist(), cosines.tolist(), strict=True))
         found.pop(self.position, None)  # among more than k duplicates the text itself may be missing
         return dict(list(found.items())[: self.k.value])
