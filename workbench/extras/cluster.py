@@ -57,16 +57,15 @@ def fill(
 ) -> Progress:
     """Encode and store every target that is missing, each worker with a teacher of its own.
 
-    Workers call `TargetCache.fill`. One that dies loses the group in flight: Ray starts another and hands it the batch
-    again, of which it encodes what is not stored. The cluster needs one processor more than the workers take, to read
-    texts.
+    A worker that dies loses the group in flight: Ray starts another, which encodes what is not stored of its batch.
+    The cluster needs one processor more than the workers take, to read texts.
 
     Args:
         root: folder of all caches, one that every machine of the cluster sees under this path.
         teacher: makes a teacher; called once in each worker, and here, to open the cache.
-        texts: a folder with .parquet files that every machine of the cluster sees under this path, or a `ray.data.Dataset`;
-            with the columns `text` and `role`.
-        workers: number of parallel workers, each with its own teacher.
+        texts: a folder of .parquet files, which every machine of the cluster sees under this path, or a
+            `ray.data.Dataset`; with the columns `text` and `role`.
+        workers: number of parallel workers.
         cpus: processors for each.
         gpus: GPUs for each, 1 for a teacher on a GPU.
         dtype: as for `TargetCache`.
@@ -81,7 +80,7 @@ def fill(
         CacheError, TeacherError, DataError: as from `TargetCache.fill` in a worker.
     """
     ray = import_ray()
-    paths = [str(path.resolve()) for path in files(texts)] if isinstance(texts, str | Path) else None
+    paths = [str(path.resolve()) for path in files(texts)] if isinstance(texts, str | Path) else []
     opened = TargetCache(root, teacher(), dtype=dtype)
     opened.check_writable()
     join_cluster(ray, workers, cpus, gpus)
@@ -139,21 +138,12 @@ class _Worker:
             done = self.cache.fill((text for text in texts if text.text.strip()), merge=False)
         except WorkbenchError as problem:
             error = str(problem)
-        return {
-            "done": [len(batch["text"])],
-            "encoded": [done.encoded],
-            "bytes": [done.bytes],
-            "error": [error],
-            "host": [socket.gethostname()],
-        }
+        row = {"done": len(batch["text"]), "encoded": done.encoded, "bytes": done.bytes, "error": error}
+        return {name: [value] for name, value in {**row, "host": socket.gethostname()}.items()}
 
 
 def import_ray():
-    """Return Ray, quiet.
-
-    Raises:
-        WorkbenchError: Ray is not installed.
-    """
+    """Return Ray, quiet."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     need("ray.data", "ray")
     logging.getLogger("ray.data").setLevel(logging.WARNING)
@@ -163,16 +153,12 @@ def import_ray():
 def join_cluster(ray, workers: int, cpus: float, gpus: float) -> None:
     """Join the cluster of RAY_ADDRESS, or start one on this machine, and see that the workers fit."""
     if workers < 1 or cpus < 0 or gpus < 0:
-        raise WorkbenchError(
-            f"{workers} workers with {cpus} processors and {gpus} GPUs each: expected at least one worker"
-        )
+        raise WorkbenchError(f"{workers} workers of {cpus} processors and {gpus} GPUs: expected at least one worker")
     wanted = {"CPU": workers * cpus + 1, "GPU": workers * gpus}
     if not ray.is_initialized():
-        own = not os.environ.get("RAY_ADDRESS")
-        quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
-        if own:  # Ray's processors are only counted
-            quiet["num_cpus"] = max(os.cpu_count() or 1, math.ceil(wanted["CPU"]))
-        ray.init(**quiet)
+        # Ray's processors are only counted. A cluster that exists has its own number.
+        count = None if os.environ.get("RAY_ADDRESS") else max(os.cpu_count() or 1, math.ceil(wanted["CPU"]))
+        ray.init(num_cpus=count, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     there = ray.cluster_resources()
     for kind, amount in wanted.items():
         if there.get(kind, 0) < amount:
