@@ -37,7 +37,8 @@ def files(folder: str | Path) -> list[Path]:
     """
     paths = sorted(path for path in Path(folder).glob("*.parquet") if path.name[0] != ".")
     if not paths:
-        raise DataError(f"no .parquet files in {folder}: a cluster reads texts from .parquet files only")
+        what = f"no .parquet files in {folder}" if Path(folder).is_dir() else f"{folder}: there is no such folder"
+        raise DataError(f"{what}. A cluster reads texts from a folder of .parquet files.")
     for path in paths:
         parquet_file(path, "text", "role").close()
     return paths
