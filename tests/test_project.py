@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 import tomllib
 
 import jupytext
@@ -71,6 +72,33 @@ def test_nothing_large_and_no_pickle_is_kept():
     assert all(f.stat().st_size < 1 << 20 for f in files)
     kept = PROJECT / "tests" / "v0.1"  # written by an earlier version, a few kB each, and still to be read
     assert not [f for f in files if f.suffix in (".pkl", ".pt", ".bin", ".safetensors") and kept not in f.parents]
+
+
+def test_the_tree_in_contributing_is_the_package():
+    tree = (PROJECT / "CONTRIBUTING.md").read_text().partition("```\nworkbench/\n")[2].partition("```")[0]
+    drawn, folder = set(), ""
+    for line in tree.splitlines():
+        indent, name = len(line) - len(line.lstrip()), line.split()[0]
+        if indent == 2:
+            folder = name if name.endswith("/") else ""
+        drawn.add(name if indent == 2 else folder + name)
+    package = PROJECT / "workbench"
+    files = [path for path in package.rglob("*") if path.suffix in (".py", ".md") and not path.stem.startswith("__")]
+    folders = {"cli/", "extras/", "widgets/", "widgets/static/"}
+    assert drawn == {path.relative_to(package).as_posix() for path in files} | folders
+
+
+def test_modules_import_only_what_stands_below_them():
+    done = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()", "--no-cache"],
+        cwd=PROJECT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
+def test_no_file_is_too_long_to_be_read_in_one_sitting():
+    files = [*(PROJECT / "workbench").rglob("*.py"), *(PROJECT / "workbench").rglob("*.js")]
+    assert not [str(path) for path in files if len(path.read_text().splitlines()) > 450]
 
 
 def _anchor(heading):

@@ -78,6 +78,8 @@ def read_texts(
     """
     from workbench._stored import StoredTexts, hold
 
+    if isinstance(source, str) and not source.strip():
+        raise DataError("the source is an empty string: give the name of a file or folder, or texts in a list")
     if min(1 if sample is None else sample, 1 if limit is None else limit) < 1 or (sample and limit):
         raise DataError(f"sample={sample}, limit={limit}: give one of them, at least 1")
     counts, keys = Counter(), array("Q")

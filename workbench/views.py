@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workbench.data import RetrievalDataset, Role, Text, crop_queries, read_dataset, read_texts
+from workbench.data import RetrievalDataset, Role, Text, as_texts, crop_queries, read_dataset, read_texts
 from workbench.errors import DataError, WorkbenchError
 from workbench.evaluate import vectors
 
@@ -32,7 +32,7 @@ def explore(
     Args:
         models: two names, each with a model: a `Teacher`, a loaded model, a folder or a model's name. The first is the
             reference.
-        texts: what `read_texts` takes, or a list of texts.
+        texts: a list of texts, or the name of a file or folder that `read_texts` reads.
         columns: one row a text, anything known of the texts, to color and sort by.
         k: neighbors to compare.
 
@@ -44,7 +44,7 @@ def explore(
     """
     if not isinstance(models, Mapping) or len(models) != 2:
         raise WorkbenchError('explore compares two models: {"teacher": model, "student": another}')
-    texts = read_texts(texts)
+    texts = read_texts(texts) if isinstance(texts, str | Path) else as_texts(texts)  # a list stays row by row
     (first, reference), (second, other) = ((name, vectors(model, texts)) for name, model in models.items())
     from workbench import widgets
 
