@@ -15,7 +15,7 @@ import torch
 from workbench import data, models, student
 from workbench._util import home, write_json
 from workbench.cache import TargetCache
-from workbench.cli import demo
+from workbench.cli import main as command
 from workbench.data import Role, Text
 from workbench.docstrings import DocstringCorpus, docstring_corpus
 from workbench.pipeline import TOUR
@@ -33,7 +33,8 @@ def main() -> int:
     report |= teacher_speed([t.text for t in corpus.train[: options.texts]])
     report |= training_speed(corpus, options.texts)
     report |= read_speed()
-    demo.run()
+    if code := command.main(["demo"]):
+        return code
     report["quality"] = json.loads((home() / "demo.json").read_text())["rows"]
     from bench import latency  # which takes its clock from here
 

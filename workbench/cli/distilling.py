@@ -5,147 +5,145 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from workbench.cli import inputs
-from workbench.cli.inputs import TeacherChoice
-from workbench.errors import DataError, TrainingError, WorkbenchError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from workbench.cache import TargetCache
-    from workbench.data import Text
-    from workbench.pipeline import Recipe
+from workbench import data, evaluate, models, pipeline, planning, student
+from workbench._util import duration, home, write_json
+from workbench.cache import TargetCache
+from workbench.cli.inputs import TeacherChoice, texts_of, vectors_of
+from workbench.data import Role, Text
+from workbench.docstrings import docstring_corpus
+from workbench.errors import TrainingError, WorkbenchError
+from workbench.pipeline import TOUR, TOUR_DOCUMENTS, CacheBar, Recipe
+from workbench.teachers import LocalTeacher
 
 
-def demo(*, fresh: bool, stop: threading.Event) -> None:
-    """Run the main job once."""
-    from workbench.cli import demo as job
+def demo(options: Namespace, stop: threading.Event) -> None:
+    """Distill the tour's student of docstrings and compare it; what an earlier run finished is used again."""
+    started, folder = time.perf_counter(), home() / "demo"
+    print("Reading docstrings of the installed libraries ...", flush=True)
+    corpus = docstring_corpus()
+    queries = [text for text in corpus.train if text.role is Role.QUERY]
+    documents = [text for text in corpus.train if text.role is Role.DOCUMENT]
+    texts, held_out = queries + documents[:TOUR_DOCUMENTS], corpus.held_out
+    print(f"{len(texts):,} texts to learn from, {len(held_out.queries):,} pairs held out to measure on.")
 
-    job.run(stop=stop, fresh=fresh)
+    cache = TargetCache(home() / "cache", pipeline.teacher_of(None, TOUR))
+    made = pipeline.run(
+        texts,
+        cache,
+        TOUR,
+        folder / "student",
+        source="docstrings",
+        held_out=held_out.query_texts() + held_out.document_texts(),
+        start_output=folder / "closed-form",
+        resume=not options.fresh,
+        stop=stop,
+    )
+    if made.result is None:
+        print(f"The student in {made.folder} is of this very run: using it again.")
+    elif made.result.stopped:
+        raise TrainingError("stopped; what is finished is kept, and the same command goes on from here")
+    base = models.load(TOUR.base)
+    base.max_seq_length = TOUR.max_length
+    print(f"Searching {len(held_out.corpus):,} documents with {len(held_out.queries):,} queries ...", flush=True)
+    start = student.load(folder / "closed-form")
+    compared = {"teacher": cache, "base": base, "student": made.student, "closed-form start": start}
+    shown = evaluate.compare(compared, held_out)
+    closed_form = shown["model"] == "closed-form start"
+    seconds = time.perf_counter() - started
+    print(f"\nHeld-out docstrings: find the text that a summary was taken from ({TOUR.name}).\n")
+    print(evaluate.format_table(shown))
+    measured = ("head_fit", "best_step", "held_out_loss", "texts_per_second", "evaluations")
+    report = {
+        "rows": evaluate.as_rows(shown[~closed_form]),
+        "closed_form_rows": evaluate.as_rows(shown[closed_form]),
+        "training": {name: made.provenance[name] for name in measured},
+        "recipe": TOUR.as_dict(),
+        "texts": len(texts),
+        "held_out_pairs": len(held_out.queries),
+        "seconds": round(seconds, 1),
+    }
+    path = write_json(home() / "demo.json", report)
+    print(f"\nDone in {duration(seconds)}. The student is in {made.folder}, the table in {path}.")
     print("Open the notebooks with `make lab` (or `workbench lab`).")
 
 
-def cache(
-    *,
-    choice: TeacherChoice,
-    texts: str,
-    limit: int | None,
-    sample: int | None,
-    vectors: str | None,
-    dry_run: bool,
-    workers: int | None,
-    gpus_per_worker: float,
-    stop: threading.Event,
-) -> None:
+def cache(options: Namespace, stop: threading.Event) -> None:
     """Encode texts with the teacher and store the vectors."""
-    from workbench import models, pipeline
-    from workbench.cache import TargetCache
-
+    choice = TeacherChoice(options)
     name, length = choice.name or models.MPNET, choice.max_length or 128
-    if workers:
-        if limit or sample or dry_run or vectors or choice.is_api(name):
+    if options.workers:
+        if options.limit or options.sample or options.dry_run or options.vectors or choice.is_api(name):
             raise WorkbenchError(
                 "--workers encodes all .parquet files of a folder with local teachers: leave out --limit, --sample, "
                 "--dry-run, --vectors and API teachers (which make parallel requests without it)"
             )
-        _cache_on_cluster(choice, name, length, texts, workers, gpus_per_worker, stop)
-        return
-    given = inputs.vectors_of(choice, vectors, texts, limit)
-    targets = TargetCache(choice.cache, given or choice.make(name, length))
-    found = given.texts[:limit] if given else inputs.texts_of(texts, limit, sample)
-    if dry_run:
-        found = list(found)
-        print(targets.plan(found))
-        if (estimate := targets.teacher.estimate(targets.missing(found))) is not None:
-            print(estimate)
-        return
-    done = pipeline.fill(targets, found, stop=stop)
-    print(
-        f"{done.done:,} texts, {done.encoded:,} encoded now, {done.hits:,} already there; targets in {targets.folder}"
-    )
+        from workbench.extras import cluster
+
+        make, where = partial(LocalTeacher, name, **choice.options(name, length, None)), f"below {choice.cache}"
+        count, gpus = options.workers, options.gpus_per_worker
+        with CacheBar("teachers") as bar:
+            done = cluster.fill(
+                choice.cache, make, options.texts, workers=count, gpus=gpus, on_progress=bar.progress, stop=stop
+            )
+    else:
+        given = vectors_of(choice, options)
+        targets = TargetCache(choice.cache, given or choice.make(name, length))
+        found = given.texts[: options.limit] if given else texts_of(options.texts, options.limit, options.sample)
+        if options.dry_run:
+            found = list(found)
+            print(targets.plan(found))
+            if (estimate := targets.teacher.estimate(targets.missing(found))) is not None:
+                print(estimate)
+            return
+        done, where = pipeline.fill(targets, found, stop=stop), f"in {targets.folder}"
+    print(f"{done.done:,} texts, {done.encoded:,} encoded now, {done.hits:,} already there; targets {where}")
 
 
-def _cache_on_cluster(
-    choice: TeacherChoice, name: str, length: int, texts: str, workers: int, gpus: float, stop: threading.Event
-) -> None:
-    from functools import partial
-
-    from workbench.extras import cluster
-    from workbench.pipeline import CacheBar
-    from workbench.teachers import LocalTeacher
-
-    make = partial(LocalTeacher, name, **choice.options(name, length, None))
-    with CacheBar("teachers") as bar:
-        done = cluster.fill(choice.cache, make, texts, workers=workers, gpus=gpus, on_progress=bar.progress, stop=stop)
-    print(
-        f"{done.done:,} texts, {done.encoded:,} encoded now, {done.hits:,} already there; targets below {choice.cache}"
-    )
-
-
-def distill(
-    *,
-    choice: TeacherChoice,
-    texts: str,
-    limit: int | None,
-    sample: int | None,
-    vectors: str | None,
-    dry_run: bool,
-    speeds: str | None,
-    recipe: str | None,
-    output: str,
-    fresh: bool,
-    stop: threading.Event,
-    **changes: object,
-) -> None:
-    """Train a student on a teacher's vectors; `changes` are values of the recipe, None where not named."""
-    from workbench import data, models, pipeline, student
-    from workbench.cache import TargetCache
-
-    if speeds and not dry_run:
+def distill(options: Namespace, stop: threading.Event) -> None:
+    """Train a student on a teacher's vectors; the recipe decides what options do not name."""
+    if options.speeds and not options.dry_run:
         raise TrainingError("--speeds is for a plan: add --dry-run")
-    if vectors and sample:
-        raise DataError("--vectors goes with --texts FILE or hub:NAME:COLUMN:ROLE, and without --sample")
-    given = inputs.vectors_of(choice, vectors, texts, limit)
-    changes |= {"teacher": choice.name, "max_length": choice.max_length}
+    choice = TeacherChoice(options)
+    given = vectors_of(choice, options)
+    changed = (
+        "base", "teacher", "max_length", "start", "epochs", "restarts", "batch_size", "learning_rate", "seed"
+    )  # fmt: skip
+    changes = {name: getattr(options, name) for name in changed}
     # Wrong values, and models that cannot be found, are noticed before texts are read.
-    first = pipeline.find_recipe(recipe or "tour").change(**changes)
-    folder = student.check_folder(output)
+    first = pipeline.find_recipe(options.recipe or "tour").change(**changes)
+    folder = student.check_folder(options.output)
     for option, name in (("base", first.base), ("teacher", first.teacher)):
         if folder == Path(name).expanduser().resolve():
             raise TrainingError(f"--output is the folder of the {option}: choose another one")
     models.resolve(first.base)
     if not given and not choice.is_api(first.teacher):
         models.resolve(first.teacher)
-    if sample and limit:
-        raise DataError("--sample draws from all texts: give it without --limit")
-    found = data.read_texts(
-        given.texts[:limit] if given else texts, **({} if given else {"limit": limit, "sample": sample})
-    )
+    found = data.read_texts(given.texts if given else options.texts, limit=options.limit, sample=options.sample)
     # Nobody has vectors of queries that are made here.
-    lesson, chosen = pipeline.prepare(found, recipe, crop=not given, **changes)
-    cache = TargetCache(choice.cache, given or choice.make(chosen.teacher, chosen.max_length, chosen.prompts))
-    if dry_run:
-        _plan(speeds, chosen, lesson, cache)
+    lesson, chosen = pipeline.prepare(found, options.recipe, crop=not given, **changes)
+    targets = TargetCache(choice.cache, given or choice.make(chosen.teacher, chosen.max_length, chosen.prompts))
+    if options.dry_run:
+        _plan(options.speeds, chosen, lesson, targets)
         return
-    source = str(Path(texts).resolve()) if Path(texts).exists() else texts
-    made = pipeline.run(lesson, cache, chosen, folder, source=source, resume=not fresh, stop=stop)
+    source = str(Path(options.texts).resolve()) if Path(options.texts).exists() else options.texts
+    made = pipeline.run(lesson, targets, chosen, folder, source=source, resume=not options.fresh, stop=stop)
     if int(os.environ.get("RANK", "0")):
         return
     if made.result and made.result.stopped:
-        print(f"stopped; the best student so far is in {output}, and the same command continues from here")
+        print(f"stopped; the best student so far is in {options.output}, and the same command continues from here")
         return
     loss, step = made.provenance["held_out_loss"], made.provenance["best_step"]
-    print(f"student saved to {output} (held-out loss {loss:.4f} at step {step:,})")
+    print(f"student saved to {options.output} (held-out loss {loss:.4f} at step {step:,})")
 
 
 def _plan(speeds: str | None, recipe: Recipe, texts: Sequence[Text], cache: TargetCache) -> None:
-    from workbench import planning
-
     config, teacher = recipe.config.with_steps(recipe.steps, len(texts)), cache.teacher
-    estimate = teacher.estimate(cache.missing(texts))
     if speeds:
         device, *given = speeds.rsplit(":", 2)
         try:
@@ -153,6 +151,7 @@ def _plan(speeds: str | None, recipe: Recipe, texts: Sequence[Text], cache: Targ
         except (TypeError, ValueError):
             raise TrainingError(f"--speeds {speeds}: expected DEVICE:TEACHER:STUDENT, texts a second") from None
     else:
+        estimate = teacher.estimate(cache.missing(texts))
         who = "teacher and student" if estimate is None else "student"
         print(f"Timing {who} on some of the texts ...", file=sys.stderr, flush=True)
         timed = teacher if estimate is None else None  # asking an API costs money

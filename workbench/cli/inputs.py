@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from argparse import Namespace
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workbench import data
 from workbench._util import home
+from workbench.data import Text
 from workbench.errors import DataError, TeacherError
-
-if TYPE_CHECKING:
-    from workbench.data import Text
-    from workbench.teachers import ArrayTeacher, Teacher
+from workbench.teachers import ArrayTeacher, Teacher
 
 _API_OPTIONS = (
     "url", "key", "name", "dimensions", "tokenizer", "price", "budget", "requests_per_minute", "tokens_per_minute",
@@ -23,7 +21,6 @@ _API_OPTIONS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
 class TeacherChoice:
     """The teacher that options describe.
 
@@ -35,18 +32,10 @@ class TeacherChoice:
         api: given options of an API.
     """
 
-    name: str | None
-    max_length: int | None
-    precision: str
-    cache: Path
-    api: dict[str, object]
-
-    @classmethod
-    def of(cls, values: dict[str, object]) -> TeacherChoice:
-        """Take the teacher's options out of parsed values."""
-        api = {each: value for each in _API_OPTIONS if (value := values.pop(each)) is not None}
-        cache = Path(values.pop("cache_folder") or home() / "cache")
-        return cls(values.pop("teacher"), values.pop("max_length"), values.pop("precision"), cache, api)
+    def __init__(self, options: Namespace) -> None:
+        self.name, self.max_length, self.precision = options.teacher, options.max_length, options.precision
+        self.cache = Path(options.cache or home() / "cache")
+        self.api = {each: value for each in _API_OPTIONS if (value := getattr(options, each)) is not None}
 
     def is_api(self, name: str) -> bool:
         """Say whether a teacher is PROVIDER:MODEL.
@@ -71,8 +60,6 @@ class TeacherChoice:
 
     def make(self, name: str, max_length: int | None, prompts: dict[str, str] | None = None) -> Teacher:
         """Return the teacher of this name."""
-        from workbench.teachers import Teacher
-
         teacher = Teacher(name, **self.options(name, max_length, prompts))
         if self.is_api(name):
             teacher.name = name  # with its provider, for a later command
@@ -81,10 +68,6 @@ class TeacherChoice:
 
 def texts_of(source: str, limit: int | None, sample: int | None = None) -> Iterable[Text]:
     """Return the texts of --texts, the first `limit` or a draw of `sample`; a stream where they may be many."""
-    from workbench import data
-
-    if sample is not None and limit is not None:
-        raise DataError("--sample draws from all texts: give it without --limit")
     path = Path(source).expanduser()
     files = path.rglob("*") if path.is_dir() else [path]
     if sample is None and (source.startswith("hub:") or sum(f.stat().st_size for f in files if f.is_file()) > 1 << 28):
@@ -92,16 +75,15 @@ def texts_of(source: str, limit: int | None, sample: int | None = None) -> Itera
     return data.read_texts(source, limit=limit, sample=sample)
 
 
-def vectors_of(choice: TeacherChoice, vectors: str | None, source: str, limit: int | None) -> ArrayTeacher | None:
+def vectors_of(choice: TeacherChoice, options: Namespace) -> ArrayTeacher | None:
     """Return the teacher that --vectors names, None without it."""
-    from workbench import data
-    from workbench.teachers import ArrayTeacher
-
+    source, vectors = options.texts, options.vectors
     if vectors is None:
         return None
     if choice.name or choice.api:
         raise TeacherError("--vectors takes the place of a teacher: leave out --teacher and the options of an API")
-    if source in ("docstrings", "tutorial") or Path(source).is_dir():
+    hub = source.removeprefix("hub:").rsplit(":", 2) if source.startswith("hub:") else None
+    if options.sample or source in ("docstrings", "tutorial") or Path(source).is_dir() or (hub and len(hub) != 3):
         raise DataError("--vectors goes with --texts FILE or hub:NAME:COLUMN:ROLE, and without --sample")
     name = Path(source).name
     if vectors.endswith(".npy"):
@@ -113,18 +95,11 @@ def vectors_of(choice: TeacherChoice, vectors: str | None, source: str, limit: i
         if rows.ndim == 2 and len(texts) < len(rows):
             warnings.warn("blank texts have no vector: leave out their rows of --vectors too", stacklevel=2)
         return ArrayTeacher(texts, rows, name)
-    if source.startswith("hub:"):
-        name_on_hub, column, role = _hub_name(source)
-        rows = data.hub_rows(name_on_hub, column, vectors, limit=limit)
-        return ArrayTeacher.from_rows(rows, name_on_hub, text=column, vector=vectors, role=role)
+    if hub:
+        name, column, role = hub
+        rows = data.hub_rows(name, column, vectors, limit=options.limit)
+        return ArrayTeacher.from_rows(rows, name, text=column, vector=vectors, role=role)
     if not source.endswith(".parquet"):
         raise DataError(f"--vectors {vectors}: a column is read from .parquet files; otherwise give a .npy file")
     rows = (row for _, row in data.parquet_rows(Path(source), "text", "role", vectors))
     return ArrayTeacher.from_rows(rows, name, vector=vectors, role="role")
-
-
-def _hub_name(source: str) -> list[str]:
-    parts = source.removeprefix("hub:").rsplit(":", 2)
-    if len(parts) != 3:
-        raise DataError(f"--texts {source}: expected hub:NAME:COLUMN:ROLE")
-    return parts

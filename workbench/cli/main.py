@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 from workbench import __version__
-from workbench.cli import distilling, inputs, measuring, publishing
+from workbench._util import PROJECT
 from workbench.errors import WorkbenchError
 
-TEXTS_HELP = (
-    "texts to learn from: 'docstrings' (of the installed libraries), 'tutorial', a file (.csv, .tsv, .txt, .md, .jsonl, "
-    ".parquet), a folder of files, a folder in BEIR layout (its documents; queries and judgments stay unseen), or "
-    "hub:NAME:COLUMN:ROLE for a data set of the hub"
-)
-VECTORS_HELP = (
-    "existing vectors instead of a teacher: a .npy file with a row for each of --texts, or the column of the .parquet "
-    "file or data set of --texts that has them"
-)
+Option = Callable[..., argparse.Action]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code (0 done, 1 failed, 2 wrong usage, 130 stopped)."""
-    values = vars(_parser().parse_args(arguments))
-    run, at_once = values.pop("run"), values.pop("at_once")
-    if "precision" in values:
-        values["choice"] = inputs.TeacherChoice.of(values)
+    options = _parser().parse_args(arguments)
     warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
     stop = threading.Event()
 
     def ask_to_stop(*_: object) -> None:
-        if stop.is_set() or at_once:
+        if stop.is_set() or options.at_once:
             stop.set()
             raise KeyboardInterrupt
         stop.set()
@@ -45,15 +36,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, ask_to_stop)
     try:
-        run(**values) if at_once else run(**values, stop=stop)
+        run = getattr(import_module(f"workbench.cli.{options.module}"), options.command)  # torch and others, only now
+        run(options) if options.at_once else run(options, stop)
     except WorkbenchError as error:
         print(f"workbench: {error}", file=sys.stderr)
         return 130 if stop.is_set() else 1
     except KeyboardInterrupt:
-        kept = "" if at_once else "; what was stored is kept, and the same command continues from there"
+        kept = "" if options.at_once else "; what was stored is kept, and the same command continues from there"
         print(f"stopped{kept}", file=sys.stderr)
         return 130
     return 130 if stop.is_set() else 0
+
+
+def lab(options: argparse.Namespace) -> None:
+    """Open the notebooks in JupyterLab."""
+    notebooks = PROJECT / "notebooks"
+    if not notebooks.is_dir():
+        raise WorkbenchError(f"no notebooks at {notebooks}: run this from a checkout of the project")
+    command = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", f"--port={options.port}"]
+    command.append(f"--ServerApp.root_dir={PROJECT}")
+    if options.no_browser:
+        command.append("--no-browser")
+    if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container; the server still listens on this machine only
+        command.append("--allow-root")
+    command += [*options.jupyter_options, "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb"]
+    shared = [str(notebooks), str(PROJECT / "examples"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.execve(sys.executable, command, os.environ | {"PYTHONPATH": os.pathsep.join(shared)})
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,30 +71,28 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"workbench {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def command(run: Callable, summary: str, details: str, *parents: argparse.ArgumentParser, at_once: bool = False):
+    def command(module: str, name: str, summary: str, details: str, *shared: Callable, at_once: bool = False) -> Option:
         """Add a command and return what adds an option to it. Ctrl-C ends one at once that leaves nothing half done."""
-        sub = commands.add_parser(
-            run.__name__, help=summary, description=f"{summary}. {details}", formatter_class=_Help, parents=parents
-        )
-        sub.set_defaults(run=run, at_once=at_once)
+        sub = commands.add_parser(name, help=summary, description=f"{summary}. {details}")
+        sub.set_defaults(module=module, command=name, at_once=at_once)
+        for options in shared:
+            options(sub)
         return sub.add_argument
 
-    teacher, texts, student = _teacher_options(), _text_options(), _student_options()
-
-    option = command(distilling.demo, "Run the main job once on docstrings and print the comparison",
+    option = command("distilling", "demo", "Run the main job once on docstrings and print the comparison",
                      "Minutes on two cores; a second run uses what the first one finished.")  # fmt: skip
     option("--fresh", action="store_true", help="train again instead of using an earlier run")
 
-    option = command(distilling.cache, "Encode texts with the teacher and store the vectors",
+    option = command("distilling", "cache", "Encode texts with the teacher and store the vectors",
                      "Can be stopped and repeated at any time: what is stored is never encoded again. The teacher is "
-                     "all-mpnet-base-v2 if you name none.", texts, teacher)  # fmt: skip
+                     "all-mpnet-base-v2 if you name none.", _text_options, _teacher_options)  # fmt: skip
     option("--workers", type=_positive,
            help="number of parallel teachers, on the Ray cluster of RAY_ADDRESS or on this machine (extra `ray`)")  # fmt: skip
-    option("--gpus-per-worker", type=float, default=0, help="GPUs of each of these teachers")
+    option("--gpus-per-worker", type=float, default=0, help="GPUs of each of these teachers (default: %(default)s)")
 
-    option = command(distilling.distill, "Train a student on a teacher's vectors",
+    option = command("distilling", "distill", "Train a student on a teacher's vectors",
                      "Targets are cached first. Stopped with Ctrl-C, the same command continues where it was.",
-                     texts, teacher)  # fmt: skip
+                     _text_options, _teacher_options)  # fmt: skip
     option("--speeds", metavar="DEVICE:TEACHER:STUDENT",
            help="with --dry-run: texts a second of another device, instead of timing this one")  # fmt: skip
     option("--recipe",
@@ -102,16 +108,16 @@ def _parser() -> argparse.ArgumentParser:
     option("--seed", type=int, help="of batches and of a random head")
     option("--fresh", action="store_true", help="start over instead of from a checkpoint or a finished student")
 
-    option = command(measuring.evaluate, "Compare a student with its teacher on a retrieval data set",
+    option = command("measuring", "evaluate", "Compare a student with its teacher on a retrieval data set",
                      "Prints teacher, untrained base, student, and student queries on the teacher's documents.",
-                     student, teacher)  # fmt: skip
-    option("--collection", default="tutorial", help="'tutorial' or a folder in BEIR layout")
+                     _student_options, _teacher_options)  # fmt: skip
+    option("--collection", default="tutorial", help="'tutorial' or a folder in BEIR layout (default: %(default)s)")
     option("--curves", action="store_true", help="measure truncated and quantized vectors too, as real indexes")
     option("--json", help="where to write the table (default: evaluate-NAME.json in the workbench's folder)")
 
-    option = command(measuring.benchmark, "Run teacher, base, student and pair on tasks of mteb",
+    option = command("measuring", "benchmark", "Run teacher, base, student and pair on tasks of mteb",
                      "Tasks by name need the hub; folders on this machine do not. Finished evaluations are kept, and the "
-                     "same command continues from there.", student, teacher)  # fmt: skip
+                     "same command continues from there.", _student_options, _teacher_options)  # fmt: skip
     option("--tasks", nargs="+", required=True, metavar="TASK",
            help="tasks or benchmarks by mteb's names (SciFact, BEIR, 'MTEB(eng, v2)'), or folders in the layouts of "
                 "docs/guide.md")  # fmt: skip
@@ -119,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--results", help="folder for mteb's results (default: benchmarks/ in the workbench's folder)")
     option("--json", help="where to write the tables (default: benchmark.json in the workbench's folder)")
 
-    option = command(publishing.publish, "Write a student as a folder that others can load",
+    option = command("publishing", "publish", "Write a student as a folder that others can load",
                      "The model, its card and, on request, the teacher and ONNX. Nothing leaves this machine.",
                      at_once=True)  # fmt: skip
     option("--student", required=True, help="folder of the student, as distill wrote it")
@@ -131,9 +137,9 @@ def _parser() -> argparse.ArgumentParser:
     option("--teacher", help="where the teacher is (default: where distill had it)")
     option("--onnx", action="store_true", help="the whole student as ONNX too, in float32 and int8")
     option("--latency", metavar="JSON", help="report of `python -m bench.latency`, whose figures go into the card")
-    option("--license", default="apache-2.0", help="as the hub abbreviates it")
+    option("--license", default="apache-2.0", help="as the hub abbreviates it (default: %(default)s)")
 
-    option = command(publishing.push, "Send a published folder to the hub",
+    option = command("publishing", "push", "Send a published folder to the hub",
                      "With the token of HF_TOKEN or of `hf auth login`. A new model is private unless you say --public.",
                      at_once=True)  # fmt: skip
     option("folder", help="what `workbench publish` wrote")
@@ -141,44 +147,46 @@ def _parser() -> argparse.ArgumentParser:
     option("--dry-run", action="store_true", help="only list what would be sent")
     option("--public", action="store_true", help="make a new model public")
 
-    option = command(publishing.lab, "Open the notebooks in JupyterLab", "Listens on this machine only, with a token.",
+    option = command("main", "lab", "Open the notebooks in JupyterLab", "Listens on this machine only, with a token.",
                      at_once=True)  # fmt: skip
-    option("--port", type=_positive, default=8888, help="port to listen on")
+    option("--port", type=_positive, default=8888, help="port to listen on (default: %(default)s)")
     option("--no-browser", action="store_true", help="print the address instead of opening it")
     option("jupyter_options", nargs="*", help="passed on to JupyterLab, after --")
     return parser
 
 
-def _text_options() -> argparse.ArgumentParser:
-    shared = argparse.ArgumentParser(add_help=False)
-    option = shared.add_argument
-    option("--texts", default="docstrings", help=TEXTS_HELP)
+def _text_options(parser: argparse.ArgumentParser) -> None:
+    option = parser.add_argument
+    option("--texts", default="docstrings",
+           help="texts to learn from: 'docstrings' (of the installed libraries, the default), 'tutorial', a file (.csv, "
+                ".tsv, .txt, .md, .jsonl, .parquet), a folder of files, a folder in BEIR layout (its documents; queries "
+                "and judgments stay unseen), or hub:NAME:COLUMN:ROLE for a data set of the hub")  # fmt: skip
     option("--limit", type=_positive, help="use only the first so many texts")
     option("--sample", type=_positive, help="draw so many texts from a folder of files, evenly from each file and role")
-    option("--vectors", help=VECTORS_HELP)
+    option("--vectors",
+           help="existing vectors instead of a teacher: a .npy file with a row for each of --texts, or the column of the "
+                ".parquet file or data set of --texts that has them")  # fmt: skip
     option("--dry-run", action="store_true", help="only say what is ahead, from a minute's timing on this machine")
-    return shared
 
 
-def _student_options() -> argparse.ArgumentParser:
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--student", required=True, help="folder of the student")
-    shared.add_argument("--split", default="test", help="which split or judgments of a folder to use")
-    shared.add_argument("--base", help="the untrained model to compare with (default: what the student started from)")
-    return shared
+def _student_options(parser: argparse.ArgumentParser) -> None:
+    option = parser.add_argument
+    option("--student", required=True, help="folder of the student")
+    option("--split", default="test", help="which split or judgments of a folder to use (default: %(default)s)")
+    option("--base", help="the untrained model to compare with (default: what the student started from)")
 
 
-def _teacher_options() -> argparse.ArgumentParser:
-    shared = argparse.ArgumentParser(add_help=False)
-    option = shared.add_argument
+def _teacher_options(parser: argparse.ArgumentParser) -> None:
+    option = parser.add_argument
     option("--teacher",
            help="the large model: a folder, a packaged model, a name on the hub, or PROVIDER:MODEL behind an API (openai, "
                 "which most servers speak, cohere, voyage, jina)")  # fmt: skip
     option("--max-length", type=_positive, help="tokens read of each text")
-    option("--precision", default="auto", choices=["auto", "float32", "bfloat16"], help="the teacher's arithmetic")
-    option("--cache", dest="cache_folder", metavar="CACHE",
-           help="folder of the target caches (default: cache/ in the workbench's folder)")  # fmt: skip
-    option = shared.add_argument_group("a teacher behind an API").add_argument
+    option(
+        "--precision", default="auto", choices=["auto", "float32", "bfloat16"], help="of the teacher (default: auto)"
+    )
+    option("--cache", help="folder of the target caches (default: cache/ in the workbench's folder)")
+    option = parser.add_argument_group("a teacher behind an API").add_argument
     option("--url", help="of the server, such as http://localhost:8000/v1, if not the provider's own")
     option("--key", metavar="NAME", help="the environment variable with the key (default: the provider's)")
     option("--name", help="what the cache calls it (default: model and server); another name begins another cache")
@@ -189,14 +197,6 @@ def _teacher_options() -> argparse.ArgumentParser:
     option("--requests-per-minute", type=float, help="at most")
     option("--tokens-per-minute", type=float, help="at most")
     option("--concurrency", type=_positive, help="requests at the same time")
-    return shared
-
-
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows a default where there is one."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, []) else super()._get_help_string(action)
 
 
 def _positive(text: str) -> int:
@@ -204,7 +204,3 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
-
-
-if __name__ == "__main__":
-    sys.exit(main())
