@@ -270,12 +270,12 @@ def test_what_does_not_fit_is_refused_before_the_work(made, monkeypatch):
     nan[4, 2] = np.nan
     empty = RetrievalDataset("none", collection.corpus, {}, {})
     for arguments, message in [
-        ((collection, (tq[:-1], td), (sq, sd)), r"teacher, queries: shape \(11, 16\).*\(12, d\)"),
-        ((collection, (tq, td), (sq, sd[:-1])), r"student, documents: shape \(59, 16\)"),
-        ((collection, (tq, td), (sq[:, :8], sd[:, :8])), "widths differ .*student documents 8"),
-        ((collection, (tq, nan), (sq, sd)), "teacher, documents: 1 rows contain NaN.* row 4"),
-        ((collection, tq, (sq, sd)), "teacher: a pair"),
-        ((empty, (tq, td), (sq, sd)), "no queries"),
+        ((collection, (tq[:-1], td), (sq, sd)), "teacher: 11 vectors were given for 12 queries"),
+        ((collection, (tq, td), (sq, sd[:-1])), "student: 59 vectors were given for 60 documents"),
+        ((collection, (tq, td), (sq[:, :8], sd[:, :8])), "widths differ .*student 8"),
+        ((collection, (tq, nan), (sq, sd)), "teacher: documents: 1 rows contain NaN.* row 4"),
+        ((collection, tq, (sq, sd)), "teacher: expected a pair"),
+        ((empty, (tq, td), (sq, sd)), "12 vectors were given for 0 queries"),
     ]:
         with pytest.raises(WorkbenchError, match=message):
             RetrievalExplorer(*arguments)

@@ -13,7 +13,7 @@ import ipywidgets
 
 from workbench.errors import WorkbenchError
 from workbench.widgets._html import error_line
-from workbench.widgets._view import View, note, works_while_busy
+from workbench.widgets._view import View, note, works_while_busy, wrapped
 
 REDRAW_SECONDS = 0.35
 _BAR_STYLES = {"done": "success", "failed": "danger", "stopped": "warning"}
@@ -23,6 +23,7 @@ class Job(View):
     """A view of work on another thread, or in a cell that reports to the view.
 
     The state is one of ready, running, stopping, stopped, done and failed. An error in the view never reaches the work.
+    A view of one kind of work says in `_headline()` what goes on, and in `_share()` how much is done, 0 to 1.
 
     Attributes:
         stop: `threading.Event`; when set, the work ends soon and keeps what it has done.
@@ -41,13 +42,9 @@ class Job(View):
         self._drawn = 0.0
         self._work: Callable[[], object] | None = None
         self.bar = ipywidgets.FloatProgress(min=0, max=1, layout={"flex": "1 1 200px", "width": "auto"})
-        self.stop_button = ipywidgets.Button(description="Stop", icon="stop", tooltip=tooltip)
-        self.stop_button.on_click(lambda _: self._stop_clicked())
+        self.stop_button = self._button("Stop", "stop", tooltip, self._stop_clicked)
         self.status = note()
         super().__init__()
-        works_while_busy(self.stop_button)
-
-    # --- what code can do ---
 
     def resume(self) -> None:
         """Start stopped work again; work that was not started here may go on after this, and its cell is run again.
@@ -66,13 +63,10 @@ class Job(View):
             self._show()
 
     def wait(self, timeout: float | None = None) -> object:
-        """Wait for the end of the work that was started here; interrupting this leaves it running.
+        """Wait for the end of the work that was started here and return its result; interrupting this leaves it running.
 
         Args:
             timeout: seconds; None waits as long as it takes.
-
-        Returns:
-            What the work returned, or had done when it was stopped.
 
         Raises:
             WorkbenchError: nothing was started, or it is still running after `timeout`.
@@ -104,7 +98,36 @@ class Job(View):
             if not self._in_background:
                 self._end(error)
 
-    # --- what a view of one kind of work calls ---
+    def summary(self) -> str:
+        """Return state and figures of the work."""
+        return self._said()
+
+    def _said(self) -> str:
+        with self._lock:
+            try:
+                lines = [self._headline(), *self._figures()]
+            except Exception as error:  # figures that are no numbers
+                lines, self._trouble = [], self._trouble or error
+            if self._state == "failed":
+                lines.append(error_line(self._error, f"{type(self._error).__name__}: "))
+            if self._trouble is not None:
+                lines.append(error_line(self._trouble, "Not all could be shown: "))
+        return "<br>".join(lines)
+
+    # --- what a view of one kind of work calls, and may do in its own way ---
+
+    def _button(self, name: str, icon: str, tooltip: str, clicked: Callable[[], object]) -> ipywidgets.Button:
+        def click(_: object) -> None:
+            with contextlib.suppress(WorkbenchError):  # work is running, and the status line says so
+                clicked()
+
+        button = ipywidgets.Button(description=name, icon=icon, tooltip=tooltip)
+        button.on_click(click)
+        works_while_busy(button)
+        return button
+
+    def _row(self, *parts: ipywidgets.Widget) -> ipywidgets.HBox:
+        return wrapped(*parts, align_items="center", width="100%")
 
     def _start(self, work: Callable[[], object]) -> None:
         """Call `work` on a thread of its own."""
@@ -132,10 +155,8 @@ class Job(View):
         self._draw()
 
     def _end(self, error: BaseException | None) -> None:
-        if error is None:
-            self._state = "stopped" if self._cut_short() else "done"
-        else:
-            self._state = "stopped" if isinstance(error, self._stopped_by) else "failed"
+        stopped = self._cut_short() if error is None else isinstance(error, self._stopped_by)
+        self._state = "stopped" if stopped else "done" if error is None else "failed"
         self._error = error
         self._draw()
 
@@ -143,22 +164,9 @@ class Job(View):
         """Say whether it is time to draw again."""
         return self._state != "running" or time.monotonic() - self._drawn >= REDRAW_SECONDS
 
-    # --- what a view of one kind of work says ---
-
-    def summary(self) -> str:
-        """Return state and figures of the work."""
-        return self._said()
-
     def _cut_short(self) -> bool:
         """Say whether work that ended without an error was stopped."""
         return self.stop.is_set()
-
-    def _share(self) -> float:
-        """Return how much is done, 0 to 1."""
-        return float(self._state == "done")
-
-    def _headline(self) -> str:
-        return self._now
 
     def _figures(self) -> list[str]:
         """Return lines of HTML."""
@@ -168,8 +176,6 @@ class Job(View):
         """Draw all; the caller holds the lock."""
         self._show()
 
-    # --- inside ---
-
     @property
     def _in_background(self) -> bool:
         return self._future is not None and not self._future.done()
@@ -178,6 +184,14 @@ class Job(View):
     def _now(self) -> str:
         """The state, which is "stopping" where a stop has not been answered yet."""
         return "stopping" if self._state in ("ready", "running") and self.stop.is_set() else self._state
+
+    def _show(self) -> None:
+        """Show state and figures: bar, buttons and the status line."""
+        self._drawn = time.monotonic()  # before what may fail, so that a failure is no more frequent than a success
+        self.bar.value = self._share()
+        self.bar.bar_style = _BAR_STYLES.get(self._now, "")
+        self.stop_button.disabled = self._now not in ("ready", "running")
+        self.status.value = self._said()
 
     def _run(self, work: Callable[[], object], future: Future) -> None:
         result, error = None, None
@@ -192,26 +206,6 @@ class Job(View):
                 future.set_exception(error)
             else:
                 future.set_result(result)
-
-    def _said(self) -> str:
-        with self._lock:
-            try:
-                lines = [self._headline(), *self._figures()]
-            except Exception as error:  # figures that are no numbers
-                lines, self._trouble = [], self._trouble or error
-            if self._state == "failed":
-                lines.append(error_line(self._error, f"{type(self._error).__name__}: "))
-            if self._trouble is not None:
-                lines.append(error_line(self._trouble, "Not all could be shown: "))
-        return "<br>".join(lines)
-
-    def _show(self) -> None:
-        """Show state and figures: bar, buttons and the status line."""
-        self._drawn = time.monotonic()  # before what may fail, so that a failure is no more frequent than a success
-        self.bar.value = self._share()
-        self.bar.bar_style = _BAR_STYLES.get(self._now, "")
-        self.stop_button.disabled = self._now not in ("ready", "running")
-        self.status.value = self._said()
 
     def _stop_clicked(self) -> None:
         self.stop.set()  # before the lock: it must work whatever the work is doing

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import ipywidgets
@@ -17,15 +16,13 @@ from workbench.extras import benchmark, benchmark_tables
 from workbench.extras.benchmark import EvalModel, EvalProgress, TaskResult
 from workbench.widgets._html import cut, hover, html_table, shown
 from workbench.widgets._job import Job
-from workbench.widgets._view import CATEGORIES, note, wrapped
+from workbench.widgets._view import CATEGORIES, note
 from workbench.widgets.chart import figure
 from workbench.widgets.table import Table
 
 if TYPE_CHECKING:
     from mteb import AbsTask
 
-_VIEWS = ("share of the teacher", "beside published scores", "beside published averages")
-_NO_SCORES = pd.DataFrame(columns=["kind", "metric"], index=pd.Index([], name="task"))
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 
 
@@ -75,7 +72,34 @@ class BenchmarkBoard(Job):
         self._published = benchmark_tables.published() if published is None else published
         self._aliases = dict(aliases or {})
         super().__init__("End soon; finished evaluations are kept")
-        self._build()
+
+        def choices(names: Mapping[str, object], what: str) -> ipywidgets.SelectMultiple:
+            return ipywidgets.SelectMultiple(
+                options=[(cut(name, 60), name) for name in names],
+                value=tuple(names),
+                description=what,
+                rows=min(8, max(3, len(names))),
+                layout={"flex": "1 1 260px", "width": "auto"},
+            )
+
+        self.models, self.tasks = choices(self._models, "Models"), choices(self._tasks, "Tasks")
+        self.run_button = self._button("Run", "play", "Evaluate what is selected", self.start)
+        self.rows, self.kinds = Table(label="tasks"), Table(label="kinds of task and averages")
+        self._views = {
+            "share of the teacher": self._shares,
+            "beside published scores": self._beside,
+            "beside published averages": self._averages,
+        }
+        self.view = ipywidgets.ToggleButtons(
+            options=list(self._views), description="Show", style={"button_width": "auto"}
+        )
+        self.view.observe(lambda _: self._draw(), "value")
+        # A height of its own for each view would end plotly's following of the page's width.
+        self.chart, self.caption = figure(height=190 + 40 * max(6, len(self._tasks))), note()
+        lists, row = self._row(self.models, self.tasks), self._row(self.run_button, self.stop_button, self.bar)
+        parts = lists, row, self.status, self.rows, self.kinds, self.view, self.chart, self.caption
+        self.children = (*self.children, *parts)
+        self._draw()
 
     def run(self, labels: Sequence[str] | None = None, tasks: Sequence[str] | None = None) -> list[TaskResult]:
         """Run models on tasks and wait for the end; interrupting this stops the run.
@@ -116,20 +140,18 @@ class BenchmarkBoard(Job):
     @property
     def scores(self) -> pd.DataFrame:
         """What `benchmark_tables.scores` says of the outcomes."""
-        return benchmark_tables.scores(self.outcomes) if self.outcomes else _NO_SCORES
+        return benchmark_tables.scores(self.outcomes)
 
     @property
     def differences(self) -> pd.DataFrame:
         """What `benchmark_tables.differences` says of the outcomes, for tasks that the teacher has run."""
-        held = {each.task: each for each in self.outcomes if each.label == "teacher"}
-        rows = []
+        held, rows = {each.task: each for each in self.outcomes if each.label == "teacher"}, []
         for each in self.outcomes:
-            if each.label == "teacher" or each.task not in held:
-                continue
-            pair, key = [held[each.task], each], (each.task, each.label)
-            if self._compared.get(key, (None,))[0] != pair:  # the bootstraps are made once
-                self._compared[key] = pair, benchmark_tables.differences(pair)
-            rows.append(self._compared[key][1])
+            if each.label != "teacher" and each.task in held:
+                pair, key = [held[each.task], each], (each.task, each.label)
+                if self._compared.get(key, (None,))[0] != pair:  # the bootstraps are made once
+                    self._compared[key] = pair, benchmark_tables.differences(pair)
+                rows.append(self._compared[key][1])
         return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["task", "label"])
 
     def summary(self) -> str:
@@ -140,38 +162,6 @@ class BenchmarkBoard(Job):
         """Return the figure that is shown."""
         return [self.chart]
 
-    # --- parts ---
-
-    def _build(self) -> None:
-        def choices(names: Sequence[str], what: str) -> ipywidgets.SelectMultiple:
-            return ipywidgets.SelectMultiple(
-                options=[(cut(name, 60), name) for name in names],
-                value=tuple(names),
-                description=what,
-                rows=min(8, max(3, len(names))),
-                layout={"flex": "1 1 260px", "width": "auto"},
-            )
-
-        self.models, self.tasks = choices(list(self._models), "Models"), choices(list(self._tasks), "Tasks")
-        self.run_button = ipywidgets.Button(description="Run", icon="play", tooltip="Evaluate what is selected")
-        self.run_button.on_click(lambda _: self._run_clicked())
-        self.rows, self.kinds = Table(label="tasks"), Table(label="kinds of task and averages")
-        self.view = ipywidgets.ToggleButtons(options=_VIEWS, description="Show", style={"button_width": "auto"})
-        self.view.observe(lambda _: self._draw(), "value")
-        # A height of its own for each view would end plotly's following of the page's width.
-        self.chart, self.caption = figure(height=190 + 40 * max(6, len(self._tasks))), note()
-        lists = wrapped(self.models, self.tasks, align_items="center", width="100%")
-        row = wrapped(self.run_button, self.stop_button, self.bar, align_items="center", width="100%")
-        parts = lists, row, self.status, self.rows, self.kinds, self.view, self.chart, self.caption
-        self.children = (*self.children, *parts)
-        self._draw()
-
-    def _run_clicked(self) -> None:
-        with contextlib.suppress(WorkbenchError):  # one is running, and the status line says so
-            self.start()
-
-    # --- what is said of a run ---
-
     def _share(self) -> float:
         return self._progress.done / self._progress.total if self._progress else self.bar.value
 
@@ -181,8 +171,10 @@ class BenchmarkBoard(Job):
             return f"{progress.total} evaluations done; results in mteb's format are in {shown(self.folder)}."
         if self._state == "stopped":
             return shown(self._error, 1000)
-        if self._state == "ready" or progress is None or progress.task is None:
-            return "Select models and tasks with Ctrl or Shift, then Run." if self._state == "ready" else ""
+        if self._state == "ready":
+            return "Select models and tasks with Ctrl or Shift, then Run."
+        if progress is None or progress.task is None:
+            return ""
         texts = f", {progress.texts:,} texts" if progress.texts else ""
         now = f"{shown(progress.label, 60)} on {shown(progress.task, 60)}{texts}"
         return f"{progress.done} of {progress.total} done; now {now}"
@@ -211,9 +203,7 @@ class BenchmarkBoard(Job):
             if self.outcomes:
                 self.kinds.show(benchmark_tables.by_kind(self.outcomes).rename_axis("kind").reset_index())
             self.chart.data, self.chart.layout.shapes = (), ()
-            dict(zip(_VIEWS, (self._shares, self._beside, self._averages), strict=True))[self.view.value]()
-
-    # --- figures ---
+            self._views[self.view.value]()
 
     def _shares(self) -> None:
         found = self.differences
@@ -231,10 +221,7 @@ class BenchmarkBoard(Job):
             )  # fmt: skip
         self._axes(names, "share of the teacher's score, 95 % interval")
         if names:
-            line = {"color": "rgba(128,128,128,.7)", "dash": "dot"}
-            self.chart.layout.shapes = [
-                {"type": "line", "x0": 1, "x1": 1, "y0": 0, "y1": 1, "xref": "x", "yref": "paper", "line": line}
-            ]
+            self.chart.add_vline(1, line={"color": "rgba(128,128,128,.7)", "dash": "dot"})
         self.caption.value = (
             "Intervals: paired bootstrap over queries or pairs of sentences; for classification and clustering only over "
             "mteb's ten experiments."
@@ -244,13 +231,11 @@ class BenchmarkBoard(Job):
         known, scores = self._published[self._published["task"].notna()], self.scores
         lower = {name.lower(): name for name in known["task"]}
         ours = {name: lower.get(self._aliases.get(name, name).lower()) for name in scores.index}
-        ours = {name: task for name, task in ours.items() if task}
-        tasks = list(dict.fromkeys(ours.values()))
-        known = known[known["task"].isin(tasks)]
-        self._published_points(known, [tasks.index(task) for task in known["task"]])
-        for number, label in enumerate(self._labels()):
-            found = {tasks.index(task): scores[label].get(name) for name, task in ours.items()}
-            self._own_points(number, label, {place: score for place, score in found.items() if pd.notna(score)})
+        tasks = list(dict.fromkeys(filter(None, ours.values())))
+        self._published_points(known[known["task"].isin(tasks)], "task", tasks)
+        self._own_points(
+            lambda label: {tasks.index(task): scores[label].get(name) for name, task in ours.items() if task}
+        )
         self._axes(tasks, "score")
         self.caption.value = (
             "Hollow: published, each with its source. Filled: run here, with the length and precision of these models."
@@ -260,13 +245,11 @@ class BenchmarkBoard(Job):
 
     def _averages(self) -> None:
         known = self._published[self._published["average"].isin(["by task", "by kind"])]
-        groups = list(dict.fromkeys(zip(known["benchmark"], known["average"], known["source"], strict=True)))
+        known = known.assign(row=list(zip(known["benchmark"], known["average"], known["source"], strict=True)))
+        groups = known["row"].unique().tolist()
         names = [f"{bench}, mean {average}" for bench, average, _ in groups]
-        keys = zip(known["benchmark"], known["average"], known["source"], strict=True)
-        self._published_points(known, [groups.index(key) for key in keys])
-        for number, label in enumerate(self._labels()):
-            found = {place: self._own_average(label, *group[:2]) for place, group in enumerate(groups)}
-            self._own_points(number, label, {place: mean for place, mean in found.items() if mean is not None})
+        self._published_points(known, "row", groups)
+        self._own_points(lambda label: {row: self._own_average(label, *each[:2]) for row, each in enumerate(groups)})
         self._axes(names, "mean score")
         self.caption.value = (
             "Each row is an average of its own, over other tasks or taken in another way than the next: compare within a "
@@ -277,30 +260,26 @@ class BenchmarkBoard(Job):
         """Return the mean over a benchmark's tasks, if this model has run them all."""
         known = self._published
         base = bench.partition(", ")[0] if bench.startswith("BEIR") else bench
-        wanted = set(known.loc[(known["benchmark"] == base) & known["task"].notna(), "task"])
-        if bench == "BEIR, 14 sets":
-            wanted -= {"MSMARCO"}
-        if bench.startswith("MTEB"):
-            wanted = _names(bench)
+        tasks = set(known.loc[(known["benchmark"] == base) & known["task"].notna(), "task"])
+        without = {"MSMARCO"} if bench == "BEIR, 14 sets" else set()
+        wanted = _names(bench) if bench.startswith("MTEB") else tasks - without
         mine = [each for each in self.outcomes if each.label == label and each.task in wanted]
         if not wanted or len(mine) < len(wanted):
             return None
         means = benchmark_tables.by_kind(mine)
         return float(means.loc["mean over kinds" if average == "by kind" else "mean over tasks", label])
 
-    def _labels(self) -> list[str]:
-        return list(dict.fromkeys(each.label for each in self.outcomes))
-
-    def _published_points(self, rows: pd.DataFrame, places: Sequence[int]) -> None:
-        rows = rows.assign(place=places)
+    def _published_points(self, rows: pd.DataFrame, column: str, places: list) -> None:
         for number, ((model, mode), mine) in enumerate(rows.groupby(["model", "mode"], sort=False)):
             name = model if mode == "symmetric" else f"{model}, {mode}"
-            self._points(name, number, mine["score"], mine["place"], text=list(mine["source"]), size=8, hollow=True)
+            y = [places.index(each) for each in mine[column]]
+            self._points(name, number, mine["score"], y, text=list(mine["source"]), size=8, hollow=True)
 
-    def _own_points(self, number: int, label: str, scores: Mapping[int, float]) -> None:
-        if scores:
-            x, y = list(scores.values()), list(scores)
-            self._points(f"{label} (here)", number, x, y, text=["run here"] * len(x), size=13)
+    def _own_points(self, scores_of: Callable[[str], dict[int, float | None]]) -> None:
+        for number, label in enumerate(dict.fromkeys(each.label for each in self.outcomes)):
+            if found := {place: score for place, score in scores_of(label).items() if pd.notna(score)}:
+                text, x, y = ["run here"] * len(found), list(found.values()), list(found)
+                self._points(f"{label} (here)", number, x, y, text=text, size=13)
 
     def _points(self, name, number, x, y, *, text, size=9, hollow=False, error=None) -> None:
         symbol = _SYMBOLS[number % len(_SYMBOLS)]

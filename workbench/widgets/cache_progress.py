@@ -5,15 +5,12 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Iterator
 
-import ipywidgets
-
 from workbench._util import duration
 from workbench.cache import Plan, Progress, TargetCache
 from workbench.data import Text
 from workbench.errors import WorkbenchError
-from workbench.widgets._html import error_line, shown
+from workbench.widgets._html import shown
 from workbench.widgets._job import Job
-from workbench.widgets._view import works_while_busy, wrapped
 
 _WORDS = {
     "ready": "Nothing is being filled yet.",
@@ -41,19 +38,15 @@ class CacheProgress(Job):
     """
 
     _noun = "fill"
+    _plan: Plan | None = None
+    _progress: Progress | None = None
 
     def __init__(self, what: str = "teacher") -> None:
         self.what = what
-        self._plan: Plan | None = None
-        self._progress: Progress | None = None
         super().__init__("End the fill after the batch group in flight; nothing is lost")
-        self.resume_button = ipywidgets.Button(
-            description="Resume", icon="play", tooltip="Go on where the fill ended", disabled=True
-        )
-        self.resume_button.on_click(lambda _: self._resume_clicked())
-        row = wrapped(self.bar, self.stop_button, self.resume_button, align_items="center", width="100%")
+        self.resume_button = self._button("Resume", "play", "Go on where the fill ended", self.resume)
+        row = self._row(self.bar, self.stop_button, self.resume_button)
         self.children = (*self.children, row, self.status)
-        works_while_busy(self.resume_button)
         self._draw()
 
     def plan(self, plan: Plan) -> None:
@@ -68,7 +61,7 @@ class CacheProgress(Job):
         """Take the progress of a fill, as its `on_progress`."""
         with self._reporting():
             self._progress, self._error = progress, None
-            self._state = self._reported(complete=progress.total is not None and progress.done >= progress.total)
+            self._state = self._reported(complete=self._complete)
             if self._due():
                 self._draw()
 
@@ -96,27 +89,28 @@ class CacheProgress(Job):
                 self._plan = self._progress = None
             self._start(work)
 
-    # --- inside ---
+    @property
+    def _complete(self) -> bool:
+        progress = self._progress
+        return progress is not None and progress.total is not None and progress.done >= progress.total
 
     def _reported(self, *, complete: bool) -> str:
         """Return the state after a report: the end of a fill of one's own is known by its last report alone."""
         if self._in_background:
             return "running"
-        if complete:
-            return "done"
-        return "stopped" if self.stop.is_set() else "running"  # a fill looks at `stop` before the next group
+        # A fill looks at `stop` before the next group.
+        return "done" if complete else "stopped" if self.stop.is_set() else "running"
 
     def _cut_short(self) -> bool:
-        progress = self._progress
-        return self.stop.is_set() and (progress is None or progress.total is None or progress.done < progress.total)
+        return self.stop.is_set() and not self._complete
 
     def _share(self) -> float:
+        progress = self._progress
         if self._state == "done":
             return 1.0
-        progress = self._progress
-        if progress is None:
-            return 0.0 if self._now == "running" else self.bar.value
-        return min(1.0, progress.done / progress.total) if progress.total else self.bar.value
+        if progress is None and self._now == "running":
+            return 0.0
+        return min(1.0, progress.done / progress.total) if progress and progress.total else self.bar.value
 
     def _headline(self) -> str:
         said = _WORDS[self._now]
@@ -145,13 +139,5 @@ class CacheProgress(Job):
     def _show(self) -> None:
         super()._show()
         # A fill of one's own that was asked to stop may go on at once; ours has to end before it starts again.
-        self.resume_button.disabled = not (
-            self._now in ("stopped", "failed") or (self._now == "stopping" and not self._in_background)
-        )
-
-    def _resume_clicked(self) -> None:
-        try:
-            self.resume()
-        except WorkbenchError as error:
-            with self._lock:
-                self.status.value = error_line(error)
+        again = "stopped", "failed", *(() if self._in_background else ("stopping",))
+        self.resume_button.disabled = self._now not in again

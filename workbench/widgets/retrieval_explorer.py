@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 import traitlets
 
 from workbench import evaluate, ranking
-from workbench._util import checked, unit
+from workbench._util import unit
 from workbench.data import RetrievalDataset, text_problem
 from workbench.errors import WorkbenchError
 from workbench.widgets._html import cut, error_line, hover, html_table, shown
@@ -54,12 +54,11 @@ class RetrievalExplorer(Selection, View):
 
     Args:
         collection: documents, queries and judgments.
-        teacher: the teacher's vectors of the queries, float of shape (q, d), and of the documents,
-            float of shape (n, d), in the collection's order.
+        teacher: the teacher's vectors of the queries, float of shape (q, d), and of the documents, float of shape
+            (n, d), in the collection's order.
         student: the student's, of the same shapes.
-        encode: "teacher" and "student" to a function from a typed query to its vector, float of
-            shape (d,). With one of them alone, the modes that need the other stay empty; without
-            any, queries cannot be typed. The view loads no model itself.
+        encode: "teacher" and "student" to a function from a typed query to its vector, float of shape (d,). With one of
+            them alone, the modes that need the other stay empty; without any, queries cannot be typed.
         k: results to show for each mode; n if that is less.
 
     Attributes:
@@ -67,10 +66,10 @@ class RetrievalExplorer(Selection, View):
             observed, see `select`, which takes ids too.
         query: id of the query that is shown, None for a typed one; to be observed.
         text: text of the query that is shown; to be observed.
-        scores: one row a query (index: its id) with nDCG@10 of the modes, 0 to 1, and
-            `symmetric_gain` and `asymmetric_gain`, the difference to the teacher's; NaN without judgments.
-        results: one row a result of the query shown: mode, rank (1 is best), document_id, cosine
-            and grade (missing where it was not judged).
+        scores: one row a query (index: its id) with nDCG@10 of the modes, 0 to 1, and `symmetric_gain` and
+            `asymmetric_gain`, the difference to the teacher's; NaN without judgments.
+        results: one row a result of the query shown: mode, rank (1 is best), document_id, cosine and grade (missing
+            where it was not judged).
         times: one row a mode: encode_ms (NaN where the vector was there) and search_ms.
 
     Raises:
@@ -94,7 +93,7 @@ class RetrievalExplorer(Selection, View):
             raise WorkbenchError(f'encode has {unknown[0]!r}: its keys are "teacher" and "student"')
         if k < 1:
             raise WorkbenchError(f"k is {k}; at least 1 is needed")
-        vectors = _vectors(collection, teacher, student)
+        vectors = _vectors(collection, teacher=teacher, student=student)
         self.k = min(int(k), len(collection.corpus))
         self._query_ids, self._document_ids = list(collection.queries), list(collection.corpus)
         self._query_texts, self._document_texts = list(collection.queries.values()), list(collection.corpus.values())
@@ -106,10 +105,24 @@ class RetrievalExplorer(Selection, View):
         self._documents = {side: unit(vectors[side][1]) for side in _SIDES}
         self._lock = threading.RLock()
         self._position: int | None = None
-        self._build()
+        self.box = search_box("type a query, then Enter", self._typed, "Ask")
+        self.box.disabled = not self._encode
+        self.find = search_box("words in a query of the collection, then Enter", self._find, "Find")
+        for field in (self.box, self.find):
+            field.layout = {"flex": "1 1 320px", "max_width": "560px"}
+        table = pd.DataFrame({"id": self._query_ids, "query": self._query_texts})
+        named = {mode: f"nDCG@10 {mode}" for mode in MODES} | {f"{mode}_gain": f"{mode} − teacher" for mode in _GAINS}
+        table = table.join(self.scores.rename(columns=named).reset_index(drop=True))
+        self.rows = Table(table, label="queries", page_rows=6, many=False)
+        self.chart = self._gains()
+        self.status, self.heading, self.lists = note(), ipywidgets.HTML(), Results()
+        super().__init__(
+            wrapped(self.box, self.find),
+            self.status, self.rows, self.chart, self.heading, self.lists, note(f"{_LINES} {_MARKS}"),
+        )  # fmt: skip
+        self.rows.observe(lambda change: self.select(change["new"]), "selected")
+        self.observe(lambda _: self._selection_changed(), "selected")
         self.select(0)
-
-    # --- what code can do ---
 
     def select(self, rows: object = ()) -> None:
         """Show a query of the collection, by its id or its position."""
@@ -162,39 +175,11 @@ class RetrievalExplorer(Selection, View):
         """Return the gains and losses of all judged queries."""
         return [self.chart]
 
-    # --- parts ---
-
-    def _build(self) -> None:
-        self.box = search_box("type a query, then Enter", self._typed, "Ask")
-        self.box.disabled = not self._encode
-        self.find = search_box("words in a query of the collection, then Enter", self._find, "Find")
-        for field in (self.box, self.find):
-            field.layout = {"flex": "1 1 320px", "max_width": "560px"}
-        table = pd.DataFrame({"id": self._query_ids, "query": self._query_texts})
-        for mode in MODES:
-            table[f"nDCG@10 {mode}"] = self.scores[mode].to_numpy()
-        for mode in _GAINS:
-            table[f"{mode} − teacher"] = self.scores[f"{mode}_gain"].to_numpy()
-        self.rows = Table(table, label="queries", page_rows=6, many=False)
-        self.chart = self._gains()
-        self.status, self.heading, self.lists = note(), ipywidgets.HTML(), Results()
-        super().__init__(
-            wrapped(self.box, self.find),
-            self.status, self.rows, self.chart, self.heading, self.lists, note(f"{_LINES} {_MARKS}"),
-        )  # fmt: skip
-        self.rows.observe(lambda change: self.select(change["new"]), "selected")
-        self.observe(lambda _: self._selection_changed(), "selected")
-
     def _gains(self) -> go.FigureWidget:
-        chart = figure(
-            height=240,
-            x="judged queries, each mode from its greatest loss to its greatest gain",
-            y="nDCG@10 − teacher's",
-        )
+        chart = figure(height=240, x="judged queries, each mode from greatest loss to gain", y="nDCG@10 − teacher's")
         for mode, symbol in zip(_GAINS, ("circle", "diamond"), strict=True):
             gains = self.scores[f"{mode}_gain"].to_numpy()
-            order = np.argsort(gains, kind="stable")  # NaN last
-            order = order[: np.isfinite(gains).sum()]
+            order = np.argsort(gains, kind="stable")[: np.isfinite(gains).sum()]  # NaN is last
             trace = go.Scattergl if len(order) > _POINTS else go.Scatter
             chart.add_trace(
                 trace(
@@ -219,13 +204,10 @@ class RetrievalExplorer(Selection, View):
             scores[f"{mode}_gain"] = scores[mode] - scores["teacher"]
         return scores
 
-    # --- what happens ---
-
     def _typed(self, text: str) -> None:
-        if not text:
-            return
         try:
-            self.ask(text)
+            if text:
+                self.ask(text)
         except WorkbenchError as error:
             self.status.value = error_line(error)
 
@@ -254,10 +236,10 @@ class RetrievalExplorer(Selection, View):
             asked, documents = vectors[asks][None], self._documents[answers]
             (cosines,), (positions,) = ranking.top_k(asked, documents, self.k, normalized=True)
             times.append((mode, encode_ms.get(asks, np.nan), 1000 * (time.perf_counter() - start)))
-            found[mode] = {int(place): rank for rank, place in enumerate(positions, 1)}
-            for place, cosine in zip(positions, cosines, strict=True):
+            found[mode] = {place: rank for rank, place in enumerate(positions.tolist(), 1)}
+            for (place, rank), cosine in zip(found[mode].items(), cosines.tolist(), strict=True):
                 identifier = self._document_ids[place]
-                rows.append((mode, found[mode][int(place)], identifier, float(cosine), grades.get(identifier)))
+                rows.append((mode, rank, identifier, cosine, grades.get(identifier)))
         self.times = pd.DataFrame(times, columns=["mode", "encode_ms", "search_ms"])
         self.results = pd.DataFrame(rows, columns=["mode", "rank", "document_id", "cosine", "grade"])
         self.results["grade"] = self.results["grade"].astype("Int64")
@@ -274,47 +256,35 @@ class RetrievalExplorer(Selection, View):
         self.status.value = self._overall() + typing
         self.query, self.text = query_id, text
 
-    # --- words and lists ---
-
     def _overall(self) -> str:
         judged = self.scores["teacher"].notna().sum()
-        means = (
-            "; ".join(f"{evaluate.LABELS[mode]} {self.scores[mode].mean():.3f}" for mode in MODES) if judged else "none"
-        )
-        return f"Mean nDCG@10 of {judged:,} judged queries: {means}. {len(self._document_ids):,} documents."
+        means = [f"{evaluate.LABELS[mode]} {self.scores[mode].mean():.3f}" for mode in MODES] if judged else ["none"]
+        words = f"Mean nDCG@10 of {judged:,} judged queries: {'; '.join(means)}."
+        return f"{words} {len(self._document_ids):,} documents."
 
     def _content(self, found: Mapping[str, Mapping[int, int]]) -> dict:
         """Return what `Results` shows; `found` has document position to rank by mode."""
-        modes = list(MODES)
+        lists = [None, *(found.get(mode) for mode in MODES), None]
         columns = [
-            self._column(mode, found.get(left), found.get(mode), found.get(right), found.get("teacher"))
-            for left, mode, right in zip([None, *modes], modes, [*modes[1:], None], strict=False)
+            {"title": evaluate.LABELS[mode], "color": COLORS[mode]} | self._column(mode, found, left, right)
+            for left, mode, right in zip(lists, MODES, lists[2:], strict=False)
         ]
-        links = []
-        for left, right in pairwise(found.get(mode, {}) for mode in modes):
-            links.append([[rank, right[place]] for place, rank in left.items() if place in right])
+        links = [
+            [[rank, right[place]] for place, rank in left.items() if place in right]
+            for left, right in pairwise(found.get(mode, {}) for mode in MODES)
+        ]
         return {"columns": columns, "links": links}
 
-    def _column(
-        self, mode: str, left: dict | None, here: dict | None, right: dict | None, teacher: dict | None
-    ) -> dict:
-        column = {
-            "title": evaluate.LABELS[mode],
-            "color": COLORS[mode],
-            "facts": "no encoder for this query",
-            "times": "",
-            "rows": [],
-        }
-        if here is None:
-            return column
-        facts = []
+    def _column(self, mode: str, found: Mapping[str, Mapping], left: Mapping | None, right: Mapping | None) -> dict:
+        if mode not in found:
+            return {"facts": "no encoder for this query", "times": "", "rows": []}
+        here, facts, rows = found[mode], [], []
         if self._position is not None and np.isfinite(value := self.scores[mode].iloc[self._position]):
             facts.append(f"nDCG@10 {value:.3f}")
-        if teacher and mode != "teacher":
-            facts.append(f"{len(teacher.keys() & here.keys())} of the teacher's {len(teacher)}")
+        if "teacher" in found and mode != "teacher":
+            facts.append(f"{len(found['teacher'].keys() & here.keys())} of the teacher's {self.k}")
         spent = self.times.set_index("mode").loc[mode]
         encoding = "" if np.isnan(spent["encode_ms"]) else f"encode {spent['encode_ms']:.1f} ms, "
-        rows = []
         for place, row in zip(here, self.results[self.results["mode"] == mode].itertuples(), strict=True):
             identifier, text = cut(row.document_id, 60), self._document_texts[place]
             rows.append(
@@ -323,8 +293,7 @@ class RetrievalExplorer(Selection, View):
                     "id": identifier, "text": cut(text, 200), "title": f"{identifier}: {cut(text, 800)}",
                 }
             )  # fmt: skip
-        times = f"{encoding}search {spent['search_ms']:.1f} ms"
-        return column | {"facts": " · ".join(facts), "times": times, "rows": rows}
+        return {"facts": " · ".join(facts), "times": f"{encoding}search {spent['search_ms']:.1f} ms", "rows": rows}
 
 
 def _marks(place: int, row: tuple, left: Mapping | None, right: Mapping | None) -> list[dict]:
@@ -342,28 +311,16 @@ def _marks(place: int, row: tuple, left: Mapping | None, right: Mapping | None) 
     return marks
 
 
-def _vectors(collection: RetrievalDataset, teacher: tuple, student: tuple) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _vectors(collection: RetrievalDataset, **sides: tuple) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return float32 vectors (queries, documents) of both sides, or say why they do not fit the collection."""
-    for what, there in (("queries", collection.queries), ("documents", collection.corpus)):
-        if not there:
-            raise WorkbenchError(f"collection {collection.name!r} has no {what}: there is nothing to explore")
-    counts = {"queries": len(collection.queries), "documents": len(collection.corpus)}
-    arrays = {}
-    for side, pair in (("teacher", teacher), ("student", student)):
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise WorkbenchError(f"{side}: a pair (query vectors, document vectors) is needed")
-        arrays[side] = tuple(map(np.asarray, pair))
-        for (what, count), array in zip(counts.items(), arrays[side], strict=True):
-            if array.ndim != 2 or len(array) != count:
-                raise WorkbenchError(
-                    f"{side}, {what}: shape {array.shape}; the collection has {count:,} {what}, so ({count:,}, d) is "
-                    "needed, in the collection's order"
-                )
-    widths = {f"{side} {what}": v.shape[1] for side in _SIDES for what, v in zip(counts, arrays[side], strict=True)}
+    found = {}
+    for side, pair in sides.items():
+        try:
+            found[side] = evaluate.vectors(tuple(pair), collection)
+        except WorkbenchError as error:
+            raise WorkbenchError(f"{side}: {error}") from None
+    widths = {side: queries.shape[1] for side, (queries, _) in found.items()}
     if len(set(widths.values())) > 1:
-        each = ", ".join(f"{name} {width}" for name, width in widths.items())
+        each = ", ".join(f"{side} {width}" for side, width in widths.items())
         raise WorkbenchError(f"the widths differ ({each}): asymmetric search needs one space, so one width")
-    return {
-        side: tuple(checked(v, f"{side}, {what}") for what, v in zip(counts, arrays[side], strict=True))
-        for side in _SIDES
-    }
+    return found
