@@ -136,7 +136,8 @@ class Job(View):
                 raise WorkbenchError(f"a {self._noun} is running in this view: stop it, or wait() for its end")
             self.stop.clear()
             self._work, self._future, self._trouble = work, Future(), None
-            self._begin()
+            self._state, self._error = "running", None
+            self._draw()
             # A daemon, since a kernel that shuts down must not wait: what is finished is kept.
             threading.Thread(target=self._run, args=(work, self._future), daemon=True).start()
 
@@ -150,14 +151,9 @@ class Job(View):
                 self._trouble = error
                 self.status.value = self._said()
 
-    def _begin(self, state: str = "running") -> None:
-        self._state, self._error = state, None
-        self._draw()
-
     def _end(self, error: BaseException | None) -> None:
         stopped = self._cut_short() if error is None else isinstance(error, self._stopped_by)
-        self._state = "stopped" if stopped else "done" if error is None else "failed"
-        self._error = error
+        self._state, self._error = "stopped" if stopped else "done" if error is None else "failed", error
         self._draw()
 
     def _due(self) -> bool:

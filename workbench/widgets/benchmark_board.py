@@ -291,11 +291,8 @@ class BenchmarkBoard(Job):
 
     def _axes(self, names: Sequence[str], title: str) -> None:
         self.chart.update_xaxes(title_text=title)
-        self.chart.update_yaxes(
-            tickvals=list(range(len(names))),
-            ticktext=[hover(name, 34) for name in names],
-            range=[len(names) - 0.5, -0.5] if names else [0.5, -0.5],
-        )
+        places, labels = list(range(len(names))), [hover(name, 34) for name in names]
+        self.chart.update_yaxes(tickvals=places, ticktext=labels, range=[max(1, len(names)) - 0.5, -0.5])
 
 
 @functools.cache

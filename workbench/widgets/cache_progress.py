@@ -55,7 +55,8 @@ class CacheProgress(Job):
             self._plan, self._trouble = plan, None
             if self._state != "running":  # otherwise a sample was encoded first, and its progress counts
                 self._progress = None
-            self._begin(self._reported(complete=not plan.missing))
+            self._state, self._error = self._reported(complete=not plan.missing), None
+            self._draw()
 
     def progress(self, progress: Progress) -> None:
         """Take the progress of a fill, as its `on_progress`."""

@@ -95,9 +95,7 @@ class TrainingMonitor(Job):
         figures = {name: _number(getattr(event, name)) for name in _NAMES}
         event = replace(event, **figures | {"step": step})  # from here on, figures are finite or None
         if step == 0:
-            self._rows.clear()
-            self._held_out.clear()
-            self._trouble = None
+            self._rows, self._held_out, self._trouble = {}, {}, None
         if self._state != "running" or step <= self._last[0].step:
             self._began = (time.monotonic(), step)
         before = self._rows.get(step - 1, (None, None))[1]
@@ -111,9 +109,7 @@ class TrainingMonitor(Job):
         self._rows[step] = self._last = event, smooth
         if any(value is not None for value in (event.held_out_loss, event.cosine_query, event.cosine_document)):
             self._held_out[step] = event
-        self._state, self._result, self._error = "running", None, None
-        if self._at_end():
-            self._state = "done"
+        self._state, self._result, self._error = "done" if self._at_end() else "running", None, None
 
     def _at_end(self) -> bool:
         return self._last is not None and self._last[0].steps is not None and self._last[0].step >= self._last[0].steps
@@ -131,12 +127,11 @@ class TrainingMonitor(Job):
     def _headline(self) -> str:
         best = self._best()
         kept = "the last student is kept" if best is None else f"the student of step {best[0]:,} is kept"
+        ends = "before its first step" if self._state == "ready" else "after this step and keeps the best student"
         return {
             "ready": "No training yet.",
             "running": "Training.",
-            "stopping": "Stopping: training ends after this step and keeps the best student."
-            if self._state == "running"
-            else "Training will end before its first step.",
+            "stopping": f"Stopping: training ends {ends}.",
             "stopped": f"Stopped: {kept}.",
             "done": f"Finished: {kept}.",
             "failed": "Failed.",
@@ -181,7 +176,6 @@ class TrainingMonitor(Job):
         chart.update_yaxes(title_text="cosine to target, mean", row=1, col=2)
         chart.update_yaxes(title_text="learning rate", rangemode="tozero", exponentformat="e", row=2, col=2)
         chart.update_xaxes(title_text="training step", row=2, col=2)
-
         markers = {"mode": "lines+markers"}
         for name, color, (row, col), options in (
             ("training loss, each step", COLORS["student"], (1, 1), {"opacity": 0.45}),
@@ -238,6 +232,5 @@ def _number(value: object) -> float | None:
 
 def _thin(steps: list[int]) -> list[int]:
     """Return at most `_MOST_POINTS` steps, the first and the last among them."""
-    if len(steps) <= _MOST_POINTS:
-        return steps
-    return [steps[i] for i in np.linspace(0, len(steps) - 1, _MOST_POINTS).astype(int)]
+    places = np.linspace(0, len(steps) - 1, min(len(steps), _MOST_POINTS)).round().astype(int)
+    return [steps[place] for place in places]
