@@ -63,7 +63,7 @@ class Job(View):
             self._show()
 
     def wait(self, timeout: float | None = None) -> object:
-        """Wait for the end of the work that was started here and return its result; interrupting this leaves it running.
+        """Wait for the end of the work that was started here, and return its result; interrupting leaves it running.
 
         Args:
             timeout: seconds; None waits as long as it takes.

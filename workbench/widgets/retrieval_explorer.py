@@ -250,7 +250,8 @@ class RetrievalExplorer(Selection, View):
         if self.box.value not in ("", text):
             self.box.value = ""  # so that the same words can be asked again
         name = "typed" if query_id is None else shown(query_id, 60)
-        self.heading.value = f'<div style="line-height:1.4;overflow-wrap:anywhere"><code>{name}</code> <b dir="auto">{shown(text, 600)}</b></div>'
+        style, words = "line-height:1.4;overflow-wrap:anywhere", f'<b dir="auto">{shown(text, 600)}</b>'
+        self.heading.value = f'<div style="{style}"><code>{name}</code> {words}</div>'
         self.lists.content = self._content(found)
         typing = "" if self._encode else " Queries cannot be typed: the view was given no <code>encode</code>."
         self.status.value = self._overall() + typing
