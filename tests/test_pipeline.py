@@ -2,6 +2,7 @@ import json
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
@@ -9,8 +10,9 @@ from tests.conftest import HashTeacher, sentences
 from workbench import pipeline, planning, student
 from workbench.cache import TargetCache
 from workbench.data import Text
-from workbench.errors import DataError, TrainingError
+from workbench.errors import DataError, TrainingError, WorkbenchError
 from workbench.student import Tokens
+from workbench.teachers import ArrayTeacher
 from workbench.train import TrainingConfig
 
 
@@ -185,3 +187,16 @@ def test_each_text_is_hashed_and_tokenized_once(tiny, tmp_path, monkeypatch):
     texts = sentences(240)
     pipeline.run(texts, cache, recipe, tmp_path / "one", progress=False)
     assert len(hashed) == len(texts) and tokenized == [228]  # twelve are held out
+
+
+def test_existing_vectors_of_documents_are_enough(tmp_path, tiny_model, monkeypatch):
+    """No queries are cropped for a teacher that has vectors of the given texts only; a wrong length shows before a fill."""
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
+    texts = [text.text for text in sentences(40)]
+    vectors = np.random.default_rng(0).standard_normal((40, 16)).astype(np.float32)
+    values = {"base": str(tiny_model), "max_length": 40, "epochs": 1, "progress": False}
+    model = pipeline.distill(texts, ArrayTeacher(texts, vectors), recipe="tour", **values)
+    assert model.encode_document(texts[:2]).shape == (2, 16)
+    with pytest.raises(WorkbenchError, match="max_length 0"):
+        pipeline.distill(texts, ArrayTeacher(texts, vectors, "other"), recipe="tour", **values | {"max_length": 0})
+    assert not list((tmp_path / "cache").glob("other-*/*.safetensors"))  # nothing was asked of the teacher

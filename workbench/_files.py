@@ -84,8 +84,9 @@ def choose_column(names: Sequence[str], strings: Iterable[str], column: str | No
     strings = [name for name in strings if name != "role"]
     if not column and len(strings) == 1:
         return strings[0]
-    hint = "" if column else ". Choose the column with column="
-    raise DataError(f"{what} has no column {column or 'text'!r}; it has {', '.join(map(str, names))}{hint}")
+    hint = "" if column or not len(names) else ". Choose the column with column="
+    has = ", ".join(map(str, names)) or "no columns"
+    raise DataError(f"{what} has no column {column or 'text'!r}; it has {has}{hint}")
 
 
 def record_rows(records: Iterable[tuple[str, object]], column: str | None, what: str) -> Iterator[Row]:

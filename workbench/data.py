@@ -170,7 +170,9 @@ def _path_parts(path: Path, column: str | None, encoding: str | None, cut: bool)
         return
     paths, left_out = _files.files_in(path)
     if not paths:
-        raise DataError(f"no texts in {path}: it has no files that end in {', '.join(_files.SUFFIXES)}")
+        ends = f"has no files that end in {', '.join(_files.SUFFIXES)}"
+        found = f"; {left_out[0].name} and others are empty, binary or of other kinds" if left_out else ""
+        raise DataError(f"no texts in {path}: it {ends}, or none that can be read{found}")
     if left_out:
         some = ", ".join(str(p.relative_to(path)) for p in left_out[:3]) + ", ..." * (len(left_out) > 3)
         warnings.warn(f"{path}: {len(left_out):,} empty, binary or other files left out ({some})", stacklevel=4)

@@ -98,6 +98,8 @@ def _other_kind(source: object) -> str:
     why = ""
     if "CrossEncoder" in kinds:
         why = "a cross-encoder scores pairs of texts and has no vectors; "
+    elif "Teacher" in kinds:
+        why = "a teacher embeds with its own encode(texts); "
     elif "PreTrainedModel" in kinds:
         why = "a transformers model has no pooling; SentenceTransformer(modules=[...]) adds a Pooling; "
     advice = "give a model's name, a folder, or a loaded SentenceTransformer"

@@ -38,7 +38,7 @@ from workbench.cache import Plan, Progress, TargetCache
 from workbench.data import Role, Text
 from workbench.errors import TeacherError, TrainingError, WorkbenchError
 from workbench.student import Tokens
-from workbench.teachers import Teacher
+from workbench.teachers import ArrayTeacher, Teacher
 from workbench.train import Result, TrainingStep, provenance, train_student
 
 __all__ = [
@@ -103,7 +103,13 @@ def distill(
         >>> student.encode_query("where does the river begin?").shape == (teacher.dimension,)
         True
     """
-    lesson, recipe = prepare(data.read_texts(texts), recipe, base=base, **changes)
+    given = data.read_texts(texts)
+    # Vectors that exist already have no vector of a query that is cropped here.
+    lesson, recipe = prepare(given, recipe, crop=not isinstance(teacher, ArrayTeacher), base=base, **changes)
+    if progress and len(lesson) > len(given):
+        tqdm.write(
+            f"{len(given):,} texts and {len(lesson) - len(given):,} queries cropped from them; recipe {recipe.name}"
+        )
     cache = TargetCache(home() / "cache", teacher_of(teacher, recipe))
     return run(
         lesson,
@@ -167,6 +173,7 @@ def run(
     if resume and (finished := _finished(output, identity)) and (not start_output or _finished(start_output, identity)):
         return finished
 
+    model = recipe.student(cache)  # what is wrong with base or length shows before the teacher runs
     for some, known in ((texts, keys), (held_out, kept)):
         if some:
             fill(cache, some, keys=known, progress=progress, stop=stop)
@@ -175,7 +182,6 @@ def run(
     if split_off and train:
         texts, keys, held_out, kept = _split(texts, keys)
     targets = cache.targets(texts, keys=keys)
-    model = recipe.student(cache)
     tokens = Tokens(model, texts)
 
     # Hidden, and named after the output: it is found again, and never taken for the student.

@@ -186,8 +186,8 @@ class LocalTeacher(Teacher):
                 self.model = copy.deepcopy(self.model)
         limit = self.model.max_seq_length
         if max_length is not None and max_length != limit:
-            if max_length < 3 or (limit and max_length > limit):
-                raise TeacherError(f"max_length {max_length}: {shown} takes from 3 to {limit} tokens")
+            if not isinstance(max_length, int) or max_length < 3 or (limit and max_length > limit):
+                raise TeacherError(f"max_length {max_length!r}: {shown} takes from 3 to {limit} tokens")
             self.model.max_seq_length = max_length
         super().__init__(
             label,
