@@ -98,8 +98,8 @@ TradeoffExplorer(curves)
 # The card is generated from the measurements and the provenance. Nothing in it is typed by hand.
 
 # %%
-card = card.card(about, reports, name="me/my-student", dimension=cache.dimension, onnx=True)
-Markdown(card.text)
+model_card = card.card(about, reports, name="me/my-student", dimension=cache.dimension, onnx=True)
+Markdown(model_card.text)
 
 # %% [markdown]
 # > **Think first.** Which sentence of this card would you, as its author, most like to leave out? Keep that one.
@@ -110,7 +110,7 @@ Markdown(card.text)
 # that is not empty is never overwritten.
 
 # %%
-folder = publish.save_student(model, published / "student", card=card, onnx=True)
+folder = publish.save_student(model, published / "student", card=model_card, onnx=True)
 pd.DataFrame([{"file": str(p.relative_to(folder)), "bytes": p.stat().st_size} for p in sorted(folder.rglob("*.*"))])
 
 # %%
