@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workbench.cache import TargetCache
 from workbench.data import RetrievalDataset, Role, Text, as_texts, crop_queries, read_dataset, read_texts
 from workbench.errors import DataError, WorkbenchError
 from workbench.evaluate import vectors
+from workbench.models import load_model
+from workbench.teachers import Teacher
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,6 +85,10 @@ def search(
     from workbench.widgets import RetrievalExplorer
 
     dataset = _dataset(source, passages)
+    # Loaded once: every typed query asks these again.
+    documents, queries = (
+        model if isinstance(model, Teacher | TargetCache) else load_model(model) for model in (documents, queries)
+    )
     first = [Text(next(iter(dataset.queries.values())), Role.QUERY)]
     widths = [vectors(model, first).shape[1] for model in (documents, queries)]
     if widths[0] != widths[1]:
