@@ -126,6 +126,7 @@ class InTrouble(Server):
 
 busy = InTrouble(server.encode, "large")
 tried = ApiTeacher("large", url=busy.url, name="large-at-home", batch_size=16)
+cache = TargetCache(_course.profile().folder / "api", tried)
 
 # %%
 awkward = Text("unspeakable", "document")

@@ -11,7 +11,10 @@ import pytest
 from tests.lab import Lab, has_chromium
 from workbench._util import PROJECT
 
-NOTEBOOKS = sorted((PROJECT / "notebooks").glob("[0-9]*.ipynb"))
+NOTEBOOKS = [
+    PROJECT / "notebooks" / "your_texts.ipynb",
+    *sorted((PROJECT / "notebooks").glob("[0-9]*.ipynb")),
+]
 pytestmark = pytest.mark.notebooks
 
 
@@ -28,6 +31,14 @@ def start_here(notebook):
     box.fill("Why is my loaf flat?")
     box.press("Enter")
     notebook.eventually("search.text", lambda text: text.startswith("Why is my loaf"))
+
+
+def your_texts(notebook):
+    box = notebook.page.locator(".workbench input[type=text]").first
+    box.fill("Why is my loaf flat?")
+    box.press("Enter")
+    notebook.eventually("view.text", lambda text: text.startswith("Why is my loaf"))
+    assert notebook.python("sorted(set(view.results['mode']))") == ["asymmetric", "symmetric", "teacher"]
 
 
 def caching(notebook):
@@ -58,7 +69,7 @@ def retrieval(notebook):
     box.fill("How do I mend a flat tyre?")
     box.press("Enter")
     notebook.eventually("explorer.text", lambda text: text.startswith("How do I mend"))
-    assert notebook.python("sorted(set(explorer.results['mode']))") == ["asymmetric", "student", "teacher"]
+    assert notebook.python("sorted(set(explorer.results['mode']))") == ["asymmetric", "symmetric", "teacher"]
 
 
 def truncation(notebook):
@@ -102,15 +113,16 @@ def black_boxes(notebook):
 
 
 ACTS = {
-    "00": start_here,
-    "01": caching,
-    "02": distillation,
-    "03": diagnostics,
-    "04": retrieval,
-    "05": truncation,
-    "06": publishing,
-    "07": benchmarks,
-    "08": black_boxes,
+    "your_texts": your_texts,
+    "00_start_here": start_here,
+    "01_teacher_caching": caching,
+    "02_student_distillation": distillation,
+    "03_alignment_diagnostics": diagnostics,
+    "04_retrieval_side_by_side": retrieval,
+    "05_truncation_and_quantization": truncation,
+    "06_publish_your_student": publishing,
+    "07_benchmarks": benchmarks,
+    "08_black_box_teachers": black_boxes,
 }
 
 
@@ -138,7 +150,7 @@ def in_browser(path, folder):
     try:
         notebook = lab.open(path.stem)
         notebook.run_all(600)
-        ACTS[path.stem[:2]](notebook)
+        ACTS[path.stem](notebook)
         notebook.picture(path.stem)
         notebook.save()
         assert notebook.page.locator("text=Error displaying widget").count() == 0
