@@ -1,5 +1,7 @@
 """The contract of a teacher, and what `Teacher(...)` makes of what people have."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -96,7 +98,7 @@ def test_what_a_teacher_can_be_made_of(tiny_model, tmp_path):
         ([[1.0]], "give texts="),
         (torch.nn.Linear(2, 2), "expected a text-embedding model, got an object of type Linear"),
         (lambda texts: embed(texts), "no name of its own: give name="),
-        (len, "did not return vectors of one width|array of shape"),
+        (len, r"returned an array of shape \(\) for 1 text; expected .* of shape \(1, dimension\)"),
         ("openal:m", "there is no provider 'openal'"),
         ("", "empty"),
     ],
@@ -182,6 +184,7 @@ def test_a_function_takes_a_role_if_it_wants_one():
         lambda vectors: list(torch.from_numpy(vectors)),
         lambda vectors: torch.from_numpy(vectors).bfloat16(),
         lambda vectors: [tuple(row) for row in vectors],
+        lambda vectors: (row for row in vectors),
     ],
 )
 def test_vectors_of_every_form_are_targets(tmp_path, form):
@@ -194,6 +197,8 @@ def test_vectors_of_every_form_are_targets(tmp_path, form):
         cache = TargetCache(tmp_path, teacher)
         cache.fill(texts)
         np.testing.assert_allclose(cache.targets(texts)[:], embed([t.text for t in texts]), atol=5e-3)
+    if isinstance(form(embed(["a"])), Iterator):
+        return
     np.testing.assert_allclose(Teacher(form(embed(["a"])), texts=["a"]).encode(["a"]), embed(["a"]), atol=5e-3)
 
 
@@ -201,10 +206,13 @@ def test_vectors_of_every_form_are_targets(tmp_path, form):
     "returned, words",
     [
         (lambda texts: embed(texts)[:-1], r"array of shape \(\d+, 16\) for \d+ texts; expected"),
-        (lambda texts: [[1.0], [1.0, 2.0]] * len(texts), "did not return vectors of one width"),
-        (lambda texts: None, "did not return vectors|array of shape"),
-        (lambda texts: ["a"] * len(texts), "did not return vectors of one width"),
-        (lambda texts: embed(texts).astype(complex), "complex"),
+        (lambda texts: [[1.0], [1.0, 2.0]] * len(texts), r"a list of rows of different widths .* shape \(\d, 16\)"),
+        (lambda texts: None, r"returned None for \d texts; expected an array, a tensor or lists of numbers"),
+        (lambda texts: ["a"] * len(texts), r"a list of strings for \d texts; expected"),
+        (lambda texts: ("1" for _ in texts), "a generator of strings"),
+        (lambda texts: [["1"] * 16] * len(texts), "a list of strings"),
+        (lambda texts: dict.fromkeys(texts), "a dict of something other than numbers"),
+        (lambda texts: embed(texts).astype(complex), "an array of complex numbers"),
         (lambda texts: embed(texts)[0], "array of shape"),
         (lambda texts: np.full((len(texts), 16), np.nan), "NaN or infinite"),
     ],
@@ -216,3 +224,20 @@ def test_what_is_not_vectors_is_refused(tmp_path, returned, words):
 
     with pytest.raises(TeacherError, match=words):
         TargetCache(tmp_path, Odd("odd", 16, normalize=True)).fill(sentences(4))
+
+
+def test_zeros_have_no_direction(tmp_path):
+    teacher = FunctionTeacher(lambda texts: embed(texts) * [[text != "nothing"] for text in texts], "zeros")
+    texts = [*sentences(4), Text("nothing")]
+    cache = TargetCache(tmp_path, teacher)
+    with pytest.raises(
+        TeacherError, match="1 text got no target, first 'nothing': its vector is all zeros, which have no"
+    ):
+        cache.fill(texts)
+    assert cache.plan(texts).missing == 1, "the others are stored"
+    assert not FunctionTeacher(lambda texts: np.zeros((len(texts), 3)), "z", normalize=False).encode(["a"]).any()
+
+
+def test_a_teacher_can_be_printed(tiny_model):
+    assert repr(Teacher(embed, name="mine")) == "FunctionTeacher('mine', dimension=16)"
+    assert repr(Teacher(tiny_model)) == f"LocalTeacher({str(tiny_model)!r}, dimension=32)"

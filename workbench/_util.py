@@ -27,17 +27,23 @@ def as_float32(vectors: object) -> np.ndarray:
     """Turn an array, a torch tensor (any device, also bfloat16) or lists into a float32 array.
 
     Raises:
-        ValueError, TypeError: rows of different widths, or something other than real numbers.
+        ValueError, TypeError: "rows of different widths", "strings", or another name for what is no real numbers.
     """
     if hasattr(vectors, "detach"):
         vectors = vectors.detach().float().cpu().numpy()
     elif isinstance(vectors, list | tuple) and len(vectors) and hasattr(vectors[0], "detach"):
         vectors = [as_float32(row) for row in vectors]
-    vectors = np.asarray(vectors)
-    if vectors.dtype.kind == "c":
-        raise TypeError("complex numbers")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which callers look for
-        return vectors.astype(np.float32, copy=False)
+    try:
+        vectors = np.asarray(vectors)
+    except ValueError:
+        raise ValueError("rows of different widths") from None
+    if vectors.dtype.kind in "cSU":
+        raise TypeError("complex numbers" if vectors.dtype.kind == "c" else "strings")
+    try:
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which callers look for
+            return vectors.astype(np.float32, copy=False)
+    except (TypeError, ValueError):
+        raise TypeError("something other than numbers") from None
 
 
 def checked(vectors: object, name: str) -> np.ndarray:

@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
@@ -109,6 +109,9 @@ class Teacher(metaclass=_TeacherType):
             parameters = inspect.signature(cls.encode).parameters.values()
             if not any(each.name == "stop" or each.kind is each.VAR_KEYWORD for each in parameters):
                 raise TypeError(f"define {cls.__name__}.encode(self, texts, role='document', *, stop=None)")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, dimension={self.dimension})"
 
     def encode(self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: Event | None = None) -> np.ndarray:
         """Return the targets of texts of one role, float32 of shape (n, dimension).
@@ -267,7 +270,11 @@ class FunctionTeacher(Teacher):
         """Return the targets of texts of one role, float32 of shape (n, dimension)."""
         returned = self._function([self.prompts[role] + text for text in texts], Role(role))
         vectors = checked_targets(returned, len(texts), self.dimension)
-        return scaled(vectors) if self._normalize else vectors
+        if not self._normalize:
+            return vectors
+        zeros = np.flatnonzero(~vectors.any(axis=1)).tolist()
+        failed = dict.fromkeys(zeros, "its vector is all zeros, which have no direction")
+        return _complete(self, texts, scaled(vectors), failed)
 
 
 class ArrayTeacher(Teacher):
@@ -365,14 +372,9 @@ class ArrayTeacher(Teacher):
         vectors[known] = self._vectors[rows[known]]
         if self._normalize:
             vectors = scaled(vectors)
-        if not (good := np.isfinite(vectors).all(axis=1)).all():
-            why = "the array has no vector of it", "its vector in the array is zero, NaN or infinite"
-            failed = {int(i): why[int(known[i])] for i in np.flatnonzero(~good)}
-            first = texts[min(failed)][:60]
-            raise IncompleteError(
-                f"{self.name} has no vector of {len(failed):,} texts, first {first!r}", vectors, failed
-            )
-        return vectors
+        why = "the array has no vector of it", "its vector in the array is zero, NaN or infinite"
+        failed = {int(i): why[int(known[i])] for i in np.flatnonzero(~np.isfinite(vectors).all(axis=1))}
+        return _complete(self, texts, vectors, failed)
 
 
 def _teacher(source: object = None, **options) -> Teacher:
@@ -404,14 +406,24 @@ def _teacher(source: object = None, **options) -> Teacher:
 def checked_targets(returned: object, count: int, dimension: int | None = None) -> np.ndarray:
     """Return what a teacher returned as float32 of shape (count, dimension); TeacherError if it cannot be."""
     try:
-        vectors = as_float32(returned)
+        vectors = as_float32(list(returned) if isinstance(returned, Iterator) else returned)
+        given = "None" if returned is None else f"an array of shape {vectors.shape}"
     except (TypeError, ValueError) as error:
-        raise TeacherError(f"the teacher did not return vectors of one width: {error}") from None
+        vectors = np.empty(())
+        given = f"{'an array' if hasattr(returned, 'dtype') else f'a {type(returned).__name__}'} of {error}"
     if vectors.ndim != 2 or vectors.shape != (count, dimension or vectors.shape[1]):
         raise TeacherError(
-            f"the teacher returned an array of shape {vectors.shape} for {count:,} texts; expected "
-            f"({count}, {dimension or 'dimension'})"
+            f"the teacher returned {given} for {count:,} text{'s' * (count != 1)}; expected an array, a tensor or lists "
+            f"of numbers, of shape ({count}, {dimension or 'dimension'})"
         )
+    return vectors
+
+
+def _complete(teacher: Teacher, texts: Sequence[str], vectors: np.ndarray, failed: dict[int, str]) -> np.ndarray:
+    """Return the vectors; IncompleteError if there are rows that failed."""
+    if failed:
+        said = f"{teacher.name} has no vector of {len(failed):,} of the texts, first {texts[min(failed)][:60]!r}"
+        raise IncompleteError(f"{said}: {failed[min(failed)]}", vectors, failed)
     return vectors
 
 
