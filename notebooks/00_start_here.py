@@ -92,7 +92,7 @@ student.fit_head(small, lesson, cache.targets(lesson))
 # %%
 texts = queries + documents
 t, s = cache.targets(texts)[:], models.encode(small, texts)
-explorer = AgreementExplorer(t, s, texts)
+explorer = AgreementExplorer({"teacher": t, "student": s}, texts)
 explorer
 
 # %% [markdown]
@@ -117,7 +117,7 @@ rows.set_index("mode")[["ndcg_at_10", "share_of_teacher"]].style.format("{:.3f}"
 # %%
 sides = np.split(t, [len(queries)]), np.split(s, [len(queries)])
 encode = {"teacher": lambda text: teacher.encode([text], "query")[0], "student": lambda text: small.encode_query(text)}
-search = RetrievalExplorer(collection, *sides, encode=encode)
+search = RetrievalExplorer(collection, dict(zip(["teacher", "student"], sides, strict=True)), encode=encode)
 search
 
 # %% [markdown]

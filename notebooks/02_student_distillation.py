@@ -201,7 +201,7 @@ print(evaluate.format_table(rows))
 
 # %%
 students = {"student": models.encode(model, held_out), "closed-form start": models.encode(start, held_out)}
-ModelComparison(wanted[:], students, texts=held_out)
+ModelComparison({"teacher": wanted[:]} | students, held_out)
 
 # %% [markdown]
 # ## 2.8 Save it

@@ -114,7 +114,7 @@ lines.update_layout(
 # histogram, or sort the table by cosine and select the worst. `explorer.selection` is then a dataframe.
 
 # %%
-explorer = AgreementExplorer(t, s, texts)
+explorer = AgreementExplorer({"teacher": t, "student": s}, texts)
 explorer
 
 # %% [markdown]
@@ -129,7 +129,7 @@ explorer.selection[["role", "cosine", "overlap", "text"]]
 # ## 3.6 One text's neighbors
 
 # %%
-inspector = NeighborInspector(t, s, texts)
+inspector = NeighborInspector({"teacher": t, "student": s}, texts)
 inspector.select(int(np.argmin(table["overlap"])))
 inspector
 

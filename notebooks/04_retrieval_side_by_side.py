@@ -87,7 +87,7 @@ encode = {
     "teacher": lambda text: teacher.encode([text], Role.QUERY)[0],
     "student": lambda text: model.encode_query(text),
 }
-explorer = RetrievalExplorer(collection, t, s, encode=encode)
+explorer = RetrievalExplorer(collection, {"teacher": t, "student": s}, encode=encode)
 explorer
 
 # %% [markdown]

@@ -19,12 +19,8 @@ from workbench._util import PROJECT
 
 TOKEN = "only-for-tests"
 ARTIFACTS = PROJECT / "build" / "screenshots"
-# Said by JupyterLab itself or by a missing favicon, whatever the notebook does; and by anywidget, when a busy machine takes
-# more than two seconds to start a model. A widget that then does not show is found by what the tests do with it.
-_NOT_OURS = (
-    "favicon", "404 (Not Found)", "ResizeObserver", "WebGL", "GPU stall", "GL Driver", "preload",
-    "[anywidget] Failed to initialize model",
-)  # fmt: skip
+# Said by JupyterLab itself or by a missing favicon, whatever the notebook does.
+_NOT_OURS = "favicon", "404 (Not Found)", "ResizeObserver", "WebGL", "GPU stall", "GL Driver", "preload"
 
 
 def has_chromium() -> bool:

@@ -240,7 +240,10 @@ def test_evaluate_refuses_a_student_of_other_weights(home, tiny_model, other_tin
         (["distill", "--output", ".", "--texts", "texts.jsonl"], "name a folder inside it"),
         (["distill", "--output", "texts.jsonl", "--texts", "texts.jsonl"], "is a file"),
         (["distill", "--output", "s", "--base", "s", "--texts", "texts.jsonl"], "folder of the base"),
-        (["distill", "--output", "s", "--seed", "-1", "--texts", "texts.jsonl"], "must not be negative"),
+        (
+            ["distill", "--output", "s", "--seed", "-1", "--texts", "texts.jsonl"],
+            "seed is -1; expected a whole number from 0",
+        ),
         (
             ["distill", "--output", "s", "--recipe", "redact-ir", "--texts", "texts.jsonl"],
             "arctic-embed-m-v1.5' was not found",

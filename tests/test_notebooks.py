@@ -49,7 +49,7 @@ def caching(notebook):
 def distillation(notebook):
     status_says(notebook, "Finished: the student of step")
     assert notebook.python("len(monitor.history)") > 20
-    assert notebook.python("len(monitor.chart.data[1].x)") > 20
+    assert notebook.python("len(monitor.chart.figure.data[1].x)") > 20
     apart = notebook.python("[float(np.abs(vectors['ours'] - vectors[n]).max()) for n in ('plain', 'start')]")
     assert apart[0] < 1e-4 < 1e-2 < apart[1]  # twenty lines of torch come to the same student
 
@@ -103,7 +103,7 @@ def benchmarks(notebook):
     notebook.eventually("board.view.value", lambda v: v == "share of the teacher")
     page.locator(".workbench button", has_text="Run").click()
     status_says(notebook, "16 evaluations done")
-    notebook.eventually("len(board.chart.data)", lambda n: n == 3)
+    notebook.eventually("len(board.chart.figure.data)", lambda n: n == 3)
 
 
 def black_boxes(notebook):

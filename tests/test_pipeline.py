@@ -125,8 +125,22 @@ def test_wrong_changes_are_said_in_a_sentence(tiny):
         pipeline.distill(sentences(30), **tiny, learning_rat=1)
     with pytest.raises(TrainingError, match="must be closed-form or random"):
         pipeline.distill(sentences(30), **tiny, start="warm")
-    with pytest.raises(TrainingError, match="no recipe 'turo'; the nearest are tour"):
-        pipeline.distill(sentences(30), **tiny, recipe="turo")
+    for wrong, words in (
+        ("turo", "no recipe 'turo'; the nearest is tour"),
+        ("redact", "no recipe 'redact'; the nearest are redact-"),
+        ("x", "no recipe 'x'; there are tour, in-domain, "),
+    ):
+        with pytest.raises(TrainingError, match=words):
+            pipeline.distill(sentences(30), **tiny, recipe=wrong)
+    for wrong, words in (
+        ({"epochs": "1"}, "epochs is '1'; expected a whole number"),
+        ({"learning_rate": -1}, "learning_rate is -1; expected a number above 0"),
+        ({"learning_rate": "fast"}, "learning_rate is 'fast'; expected a number"),
+        ({"max_length": "64"}, "max_length is '64'; expected a whole number of at least 3"),
+        ({"steps": -1}, "steps is -1; expected a whole number of at least 0"),
+    ):
+        with pytest.raises(TrainingError, match=words):
+            pipeline.distill(sentences(30), **tiny | wrong)
     changed = pipeline.TOUR.change(learning_rate=1e-6, epochs=3, base=None)
     assert (
         changed.config.final_learning_rate == 1e-6 and changed.config.epochs == 3 and changed.base == pipeline.TOUR.base

@@ -309,21 +309,27 @@ def test_checks_warn_of_what_may_be_meant(tiny_model, lesson):
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "words"),
     [
-        {"epochs": 0},
-        {"epochs": 1.5},
-        {"seed": -1},
-        {"dropout": 2.0},
-        {"max_grad_norm": -1},
-        {"batch_size": 0},
-        {"learning_rate": 0},
-        {"precision": "int8"},
+        ({"epochs": 0}, "epochs is 0; expected a whole number of at least 1"),
+        ({"epochs": 1.5}, "epochs is 1.5; expected a whole number"),
+        ({"epochs": "1"}, "epochs is '1'; expected a whole number"),
+        ({"batch_size": None}, "batch_size is None; expected a whole number"),
+        ({"restarts": True}, "restarts is True; expected a whole number"),
+        ({"seed": -1}, "seed is -1; expected a whole number from 0"),
+        ({"dropout": 2.0}, "dropout is 2.0; expected a number from 0 to below 1, or None"),
+        ({"max_grad_norm": -1}, "max_grad_norm is -1; expected a number above 0"),
+        ({"weight_decay": float("nan")}, "weight_decay is nan; expected a number"),
+        ({"learning_rate": 0}, "learning_rate is 0; expected a number above 0"),
+        ({"learning_rate": "fast"}, "learning_rate is 'fast'; expected a number above 0"),
+        ({"final_learning_rate": 1}, "final_learning_rate is 1; expected a number above 0, at most the learning_rate"),
+        ({"precision": "int8"}, "'int8'"),
     ],
 )
-def test_a_config_that_makes_no_sense(wrong):
-    with pytest.raises(TrainingError):
+def test_a_config_that_makes_no_sense(wrong, words):
+    with pytest.raises(TrainingError, match=words):
         replace(FAST, **wrong)
+    assert replace(FAST, epochs=np.int64(2), learning_rate=np.float32(0.5)).epochs == 2
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tiny_model, lesson):

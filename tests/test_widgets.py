@@ -30,7 +30,9 @@ TEXTS = [Text(f"text {i} <script>bad()</script>", list(Role)[i % 2]) for i in ra
 
 @pytest.fixture
 def explorer():
-    view = AgreementExplorer(TEACHER, STUDENT, TEXTS, umap=False, columns=pd.DataFrame({"topic": list("abc") * 20}))
+    view = AgreementExplorer(
+        {"teacher": TEACHER, "student": STUDENT}, TEXTS, umap=False, columns=pd.DataFrame({"topic": list("abc") * 20})
+    )
     yield view
     view.close()
 
@@ -51,16 +53,16 @@ def test_views_are_imported_when_they_are_named():
 
 def test_table_sorts_pages_and_selects():
     table = Table(pd.DataFrame({"name": ["b", "c", "a"], "value": [2.0, np.nan, 1.0]}), page_rows=2)
-    table._received(None, {"kind": "sort", "column": "value"}, None)
+    table._received({"kind": "sort", "column": "value"}, [])
     assert list(table.positions) == [2, 0, 1] and table._rows[0]["cells"] == ["a", "1.000"]
-    table._received(None, {"kind": "sort", "column": "value"}, None)
+    table._received({"kind": "sort", "column": "value"}, [])
     assert list(table.positions) == [0, 2, 1] and table.order == ("value", True)
-    table._received(None, {"kind": "page", "page": 99}, None)
+    table._received({"kind": "page", "page": 99}, [])
     assert [row["cells"] for row in table._rows] == [["c", ""]]
-    table._received(None, {"kind": "pick", "key": 0}, None)
-    table._received(None, {"kind": "pick", "key": 1, "range": True}, None)
+    table._received({"kind": "pick", "key": 0}, [])
+    table._received({"kind": "pick", "key": 1, "range": True}, [])
     assert table.selected == (0, 2, 1)
-    table._received(None, {"kind": "pick", "key": 2, "add": True}, None)
+    table._received({"kind": "pick", "key": 2, "add": True}, [])
     assert set(table.selected) == {0, 1}
     with pytest.raises(WorkbenchError, match="no column 'color'"):
         table.sort("color")
@@ -69,8 +71,8 @@ def test_table_sorts_pages_and_selects():
 def test_selection_goes_to_every_part(explorer):
     explorer.select([3, 1, 2])
     assert explorer.selected == (1, 2, 3) and explorer.rows.selected == (1, 2, 3)
-    assert list(explorer.chart.data[1].selectedpoints) == list(explorer.chart.data[2].selectedpoints) == [1, 2, 3]
-    assert sum(explorer.histogram.data[1].y) == 3 and len(explorer.rows.positions) == 3
+    assert list(np.frombuffer(explorer.points._selected, np.uint32)) == [1, 2, 3]
+    assert sum(explorer.histogram.figure.data[1].y) == 3 and len(explorer.rows.positions) == 3
     assert len(explorer.selection) == 3 and "3 selected" in explorer.status.value
     explorer.select(explorer.table["cosine"] < explorer.table["cosine"].median())
     assert len(explorer.selected) == 30
@@ -85,17 +87,17 @@ def test_selection_goes_to_every_part(explorer):
 
 
 def test_views_of_the_same_texts_are_linked(explorer):
-    inspector = NeighborInspector(TEACHER, STUDENT, TEXTS)
-    comparison = ModelComparison(TEACHER, {"near": STUDENT, "far": -STUDENT}, texts=TEXTS)
+    inspector = NeighborInspector({"teacher": TEACHER, "student": STUDENT}, TEXTS)
+    comparison = ModelComparison({"teacher": TEACHER, "near": STUDENT, "far": -STUDENT}, texts=TEXTS)
     for view in (inspector, comparison):
         traitlets.link((explorer, "selected"), (view, "selected"))
-    explorer.rows._received(None, {"kind": "pick", "key": 7}, None)
+    explorer.rows._received({"kind": "pick", "key": 7}, [])
     assert inspector.position == 7 and inspector.selected == comparison.selected == (7,)
     (row,) = comparison.texts.selected
     assert comparison.texts._frame["position"].iloc[row] == 7
-    inspector.rows._received(None, {"kind": "pick", "key": 9}, None)
+    inspector.rows._received({"kind": "pick", "key": 9}, [])
     assert explorer.selected == (9,) and list(explorer.selection.index) == [9] and explorer.rows.selected == (9,)
-    comparison.texts._received(None, {"kind": "pick", "key": 0}, None)
+    comparison.texts._received({"kind": "pick", "key": 0}, [])
     first = comparison.texts._frame["position"].iloc[0]
     assert explorer.selected == (first,) and inspector.position == first
     explorer.select(explorer.table["cosine"] > 0.9)
@@ -118,8 +120,8 @@ def test_views_of_the_same_texts_are_linked(explorer):
     ],
 )
 def test_every_selection_has_the_same_errors(explorer, rows, words):
-    inspector = NeighborInspector(TEACHER, STUDENT, TEXTS)
-    comparison = ModelComparison(TEACHER, {"near": STUDENT}, texts=TEXTS)
+    inspector = NeighborInspector({"teacher": TEACHER, "student": STUDENT}, TEXTS)
+    comparison = ModelComparison({"teacher": TEACHER, "near": STUDENT}, texts=TEXTS)
     for view in (explorer, inspector, comparison, explorer.rows):
         view.select([7, 3, 7])
         with pytest.raises(WorkbenchError, match=words):
@@ -138,14 +140,14 @@ def test_views_override_nothing_of_ipywidgets_by_accident():
         ours = {n for kind in kinds if kind.__module__.startswith("workbench") for n in vars(kind) if n[:2] != "__"}
         theirs = {n for kind in kinds if not kind.__module__.startswith("workbench") for n in vars(kind)}
         assert not (ours & theirs) - meant, name
-    view = ModelComparison(TEACHER, {"near": STUDENT, "far": -STUDENT}, texts=TEXTS)
+    view = ModelComparison({"teacher": TEACHER, "near": STUDENT, "far": -STUDENT}, texts=TEXTS)
     assert "text/html" in view._repr_mimebundle_()
 
 
 def test_closing_a_view_closes_its_parts():
     for view in (
-        AgreementExplorer(TEACHER, STUDENT, TEXTS, umap=False),
-        NeighborInspector(TEACHER, STUDENT, TEXTS),
+        AgreementExplorer({"teacher": TEACHER, "student": STUDENT}, TEXTS, umap=False),
+        NeighborInspector({"teacher": TEACHER, "student": STUDENT}, TEXTS),
         TrainingMonitor(),
         CacheProgress(),
     ):
@@ -166,12 +168,12 @@ def test_closing_a_view_closes_its_parts():
 @pytest.mark.parametrize("make", [list, tuple, pd.Series, np.array, lambda texts: [Text(t, Role.QUERY) for t in texts]])
 def test_texts_are_strings_or_texts_in_any_sequence(make):
     texts = make([f"text {i}" for i in range(60)])
-    AgreementExplorer(TEACHER, STUDENT, texts, umap=False)
-    NeighborInspector(TEACHER, STUDENT, texts)
-    ModelComparison(TEACHER, {"near": STUDENT}, texts=texts)
-    for view in (AgreementExplorer, NeighborInspector, lambda t, s, texts: ModelComparison(t, {"s": s}, texts=texts)):
-        with pytest.raises(WorkbenchError, match="60 texts and 59 vectors: rows must be the same texts"):
-            view(TEACHER[:59], STUDENT[:59], texts)
+    AgreementExplorer({"teacher": TEACHER, "student": STUDENT}, texts, umap=False)
+    NeighborInspector({"teacher": TEACHER, "student": STUDENT}, texts)
+    ModelComparison({"teacher": TEACHER, "near": STUDENT}, texts=texts)
+    for view in (AgreementExplorer, NeighborInspector, ModelComparison):
+        with pytest.raises(WorkbenchError, match="59 vectors were given for 60 texts"):
+            view({"teacher": TEACHER[:59], "student": STUDENT[:59]}, texts)
 
 
 def test_brush_and_search(explorer):
@@ -186,7 +188,9 @@ def test_brush_and_search(explorer):
 
 def test_explorer_takes_tensors_and_series():
     tensors = torch.tensor(TEACHER, requires_grad=True), torch.tensor(STUDENT).bfloat16()
-    view = AgreementExplorer(*tensors, pd.Series(TEXTS, index=range(100, 160)), umap=False)
+    view = AgreementExplorer(
+        dict(zip(["a", "b"], tensors, strict=True)), pd.Series(TEXTS, index=range(100, 160)), umap=False
+    )
     assert view.table["cosine"].mean() > 0.8 and len(view.table) == 60
 
 
@@ -194,7 +198,7 @@ def test_explorer_takes_tensors_and_series():
 def test_a_column_cannot_have_a_name_twice(name):
     columns = pd.DataFrame(np.zeros((60, 2)), columns=[name, "a"])
     with pytest.raises(WorkbenchError, match=f"column '{name}' is there twice, or the view has one"):
-        AgreementExplorer(TEACHER, STUDENT, TEXTS, columns=columns, umap=False)
+        AgreementExplorer({"teacher": TEACHER, "student": STUDENT}, TEXTS, columns=columns, umap=False)
 
 
 def test_a_page_that_cannot_be_written(explorer, tmp_path):
@@ -204,18 +208,18 @@ def test_a_page_that_cannot_be_written(explorer, tmp_path):
 
 
 def test_neighbors_of_many_texts_come_after_the_map(monkeypatch):
-    exact = AgreementExplorer(TEACHER, STUDENT, TEXTS, umap=False)
+    exact = AgreementExplorer({"teacher": TEACHER, "student": STUDENT}, TEXTS, umap=False)
     monkeypatch.setattr("workbench.widgets.agreement_explorer._AT_ONCE", 10)
     started, go_on = threading.Event(), threading.Event()
-    measure = AgreementExplorer._measure
+    measure = AgreementExplorer._find_neighbors
 
     def slow(view, *arguments):
         started.set()
         go_on.wait(30)
         measure(view, *arguments)
 
-    monkeypatch.setattr(AgreementExplorer, "_measure", slow)
-    view = AgreementExplorer(TEACHER, STUDENT, TEXTS, umap=False)
+    monkeypatch.setattr(AgreementExplorer, "_find_neighbors", slow)
+    view = AgreementExplorer({"teacher": TEACHER, "student": STUDENT}, TEXTS, umap=False)
     assert started.wait(30) and view.table["overlap"].isna().all() and "being found" in view.status.value
     view.rows.sort("overlap")
     view.color.value = "overlap"
@@ -226,38 +230,100 @@ def test_neighbors_of_many_texts_come_after_the_map(monkeypatch):
     view.wait(30)
     pd.testing.assert_frame_equal(view.table, exact.table)
     assert view.selected == (5,) and "Neighbors: exact" in view.status.value
-    assert np.array_equal(view.chart.data[1].marker.color, exact.table["overlap"])
+    assert view.points._content["title"] == "overlap"
     view.select([])
     assert list(view.table["overlap"].iloc[view.rows.positions]) == sorted(view.table["overlap"])
 
 
-def test_lines_join_a_text_to_itself(explorer):
-    x = np.asarray(explorer.chart.data[0].x).reshape(-1, 3)
-    assert np.array_equal(x[:, 0], explorer.map.teacher[:, 0]) and np.array_equal(x[:, 1], explorer.map.student[:, 0])
-    assert np.isnan(x[:, 2]).all()
+def test_points_fill_the_frame_and_lines_are_asked_for(explorer):
+    first, second = (np.frombuffer(each["xy"], np.float32).reshape(-1, 2) for each in explorer.points._content["sets"])
+    both = np.concatenate([first, second])
+    assert np.allclose(both.min(axis=0), 0) and np.allclose(both.max(axis=0), 1)
+    assert explorer.points._content["lines"] == "selected"
     explorer.lines.value = "none"
-    assert len(explorer.chart.data[0].x) == 0
+    assert explorer.points._content["lines"] == "none"
 
 
 @pytest.mark.parametrize("column", ["cosine", "length", "role", "topic", "model"])
 def test_colors(explorer, column):
     explorer.color.value = column
-    assert explorer.chart.data[1].marker.color is not None
+    content = explorer.points._content
+    assert content.get("title", "model") == column
+    assert explorer.histogram.figure.layout.xaxis.title.text == (column if column in ("cosine", "length") else "cosine")
+    if column == "topic":
+        explorer.points._received({"kind": "category", "code": 1}, [])
+        assert len(explorer.selected) == 20 and set(explorer.selection["topic"]) == {content["entries"][1]["label"][0]}
+
+
+def test_thirty_categories_have_a_color_and_the_rest_one():
+    columns = pd.DataFrame({"id": [f"id {i % 40}" for i in range(60)]})
+    view = AgreementExplorer({"a": TEACHER, "b": STUDENT}, TEXTS, umap=False, columns=columns)
+    view.color.value = "id"
+    content = view.points._content
+    assert len(set(content["palette"])) == 31 and content["entries"][-1]["label"].startswith("10 others")
+    assert len({tuple(c) for c in content["palette"]}) and max(view.points._codes) == 30
+
+
+def test_any_models_of_any_widths():
+    models = {"large": TEACHER, "small": TEACHER[:, :5], "near": STUDENT}
+    view = AgreementExplorer(models, TEXTS, umap=False)
+    assert view.other == "small" and "cosine" not in view.table and view.map.student is None
+    assert "large alone: no common space (large 12 and small 5 dimensions)" in view.status.value
+    assert [column["title"] for column in neighbor_lists(view, 3)] == ["large", "small"]
+    view.select([3])
+    view.fit.value = "linear"
+    assert view.table["cosine"].mean() > 0.3 and "small is fitted (linear)" in view.status.value
+    view.fit.value, view.against.value = "not fitted", "near"
+    assert view.table["cosine"].mean() > 0.8 and view.map.student is not None and view.selected == (3,)
+    with pytest.raises(WorkbenchError, match="expected 2 or more models by name"):
+        AgreementExplorer({"one": TEACHER}, TEXTS)
+    with pytest.raises(WorkbenchError, match="fit is 'cubic'"):
+        AgreementExplorer(models, TEXTS, fit="cubic")
+
+
+def neighbor_lists(view, row):
+    view.select([row])
+    return view.near.columns
+
+
+def test_a_dataframe_of_texts():
+    frame = pd.DataFrame({"text": [t.text for t in TEXTS], "stars": range(60)})
+    view = AgreementExplorer({"a": TEACHER, "b": STUDENT}, frame, umap=False)
+    assert "stars" in view.table and len(view.table) == 60
+    with pytest.raises(WorkbenchError, match="which column has the texts"):
+        AgreementExplorer({"a": TEACHER, "b": STUDENT}, frame[["stars"]], umap=False)
+
+
+def test_a_part_that_starts_late_asks_for_what_it_missed(explorer, monkeypatch):
+    sent = []
+    monkeypatch.setattr(explorer.rows, "send_state", lambda *names: sent.append(names))
+    explorer.rows._heard(None, {"kind": "started", "revision": explorer.rows._revision}, [])
+    assert not sent
+    explorer.rows._heard(None, {"kind": "started", "revision": explorer.rows._revision - 1}, [])
+    assert sent == [()]
+
+
+def test_neighbors_are_followed_and_there_is_a_way_back():
+    view = NeighborInspector({"a": TEACHER, "b": STUDENT}, TEXTS)
+    view.lists._received({"kind": "follow", "key": 9}, [])
+    view.lists._received({"kind": "follow", "key": 4}, [])
+    assert view.position == 4 and not view.back.disabled
+    view.back.click()
+    view.back.click()
+    assert view.position == 0 and view.back.disabled
 
 
 def test_texts_are_escaped_everywhere(explorer):
-    inspector = NeighborInspector(TEACHER, STUDENT, TEXTS)
-    assert "<mark>text" in inspector.summary() and ">=</span>" in inspector.summary()
+    inspector = NeighborInspector({"teacher": TEACHER, "student": STUDENT}, TEXTS)
+    assert "text 0 &lt;script&gt;" in inspector.summary()
     for view in (explorer, inspector):
         assert "<script>bad" not in view.summary()
         assert "<script>bad" not in view.to_html()
         assert "<script>bad" not in view._repr_mimebundle_()["text/html"]
-    assert "<script>bad" not in "".join(part.value for part in inspector._lists)
-    assert all("<script>" not in text for text in explorer.chart.data[1].text)
 
 
 def test_a_sample_says_so():
-    view = AgreementExplorer(TEACHER, STUDENT, TEXTS, umap=False, most=20)
+    view = AgreementExplorer({"teacher": TEACHER, "student": STUDENT}, TEXTS, umap=False, most=20)
     assert len(view.table) == 20 and "random sample of 20 of 60" in view.status.value
     position = view.table.index[7]
     assert view.table["text"].iloc[7] == TEXTS[position].text
@@ -265,16 +331,15 @@ def test_a_sample_says_so():
 
 @pytest.mark.parametrize("count", [1, 2, 30])
 def test_identical_vectors_and_few_texts(count):
-    view = AgreementExplorer(np.ones((count, 4)), np.ones((count, 4)), ["x" * 100_000] * count)
+    view = AgreementExplorer({"a": np.ones((count, 4)), "b": np.ones((count, 4))}, ["x" * 100_000] * count)
     assert view.wait(60).method == "PCA" and np.allclose(view.table["cosine"], 1)
 
 
 @pytest.mark.parametrize(
     ("student", "texts", "columns", "message"),
     [
-        (STUDENT[:9], TEXTS, None, "60 vectors and the student 9"),
-        (STUDENT[:, :6], TEXTS, None, "both in one space"),
-        (STUDENT, TEXTS[:9], None, "9 texts and 60 vectors"),
+        (STUDENT[:9], TEXTS, None, "model 'student': 9 vectors were given for 60 texts"),
+        (STUDENT, TEXTS[:9], None, "60 vectors were given for 9 texts"),
         (STUDENT * np.nan, TEXTS, None, "NaN"),
         (STUDENT, TEXTS, pd.DataFrame({"a": [1]}), "columns have 1 rows"),
         (STUDENT, TEXTS, pd.DataFrame({"cosine": range(60)}), "rename it"),
@@ -282,11 +347,11 @@ def test_identical_vectors_and_few_texts(count):
 )
 def test_bad_input_is_named(student, texts, columns, message):
     with pytest.raises(WorkbenchError, match=message):
-        AgreementExplorer(TEACHER, student, texts, columns=columns, umap=False)
+        AgreementExplorer({"teacher": TEACHER, "student": student}, texts, columns=columns, umap=False)
 
 
 def test_neighbors_of_one_text():
-    inspector = NeighborInspector(TEACHER, STUDENT[:, :6], TEXTS, k=5)
+    inspector = NeighborInspector({"teacher": TEACHER, "student": STUDENT[:, :6]}, TEXTS, k=5)
     inspector.select(7)
     rows = inspector.neighbors[inspector.neighbors["model"] == "teacher"]
     cosines = (TEACHER @ TEACHER[7]) / np.linalg.norm(TEACHER, axis=1) / np.linalg.norm(TEACHER[7])
@@ -294,9 +359,9 @@ def test_neighbors_of_one_text():
     assert list(rows["position"]) == list(np.argsort(-cosines)[:5]) and np.allclose(
         rows["cosine"], np.sort(cosines)[::-1][:5]
     )
-    inspector.rows._received(None, {"kind": "pick", "key": 9}, None)
+    inspector.rows._received({"kind": "pick", "key": 9}, [])
     assert inspector.position == 9
     with pytest.raises(WorkbenchError, match="positions 0 to 59"):
         inspector.select(60)
     with pytest.raises(WorkbenchError, match="at least 2"):
-        NeighborInspector(TEACHER[:1], STUDENT[:1], TEXTS[:1])
+        NeighborInspector({"a": TEACHER[:1], "b": STUDENT[:1]}, TEXTS[:1])

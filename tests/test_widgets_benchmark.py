@@ -31,11 +31,11 @@ def test_runs_what_is_picked_and_shows_it(board):
     assert "No task" in board.summary()
     board.models.value = ("teacher",)
     board.tasks.value = ("search",)
-    assert len(board.run()) == 1 and len(board.chart.data) == 0  # nothing to hold against the teacher yet
+    assert len(board.run()) == 1 and len(board.chart.figure.data) == 0  # nothing to hold against the teacher yet
     assert len(board.run(["teacher", NASTY], ["search", "alike"])) == 4
     assert board.bar.value == 1 and "4 evaluations done" in board.status.value and not board.run_button.disabled
     assert list(board.scores.index) == ["search", "alike"] and len(board.outcomes) == 4
-    (trace,) = board.chart.data
+    (trace,) = board.chart.figure.data
     shares = board.differences.set_index("task")["share_of_teacher"]
     np.testing.assert_allclose(trace.x, shares[["search", "alike"]])
     assert NASTY not in board.summary() and NASTY not in trace.name and NASTY not in board.status.value
@@ -44,14 +44,14 @@ def test_runs_what_is_picked_and_shows_it(board):
 def test_published_scores_stand_beside_and_averages_apart(board):
     board.run()
     board.view.value = "beside published scores"
-    names = [trace.name for trace in board.chart.data]
+    names = [trace.name for trace in board.chart.figure.data]
     assert "all-mpnet-base-v2" in names and "teacher (here)" in names
-    assert list(board.chart.layout.yaxis.ticktext) == ["SciFact"]
+    assert list(board.chart.figure.layout.yaxis.ticktext) == ["SciFact"]
     board.view.value = "beside published averages"
-    rows = list(board.chart.layout.yaxis.ticktext)
+    rows = list(board.chart.figure.layout.yaxis.ticktext)
     assert "BEIR, 14 sets, mean by task" in rows and "BEIR, 15 sets, mean by task" in rows
     assert "MTEB(eng, v2), mean by task" in rows and rows.count("MTEB(eng, v2), mean by kind") == 2  # paper, card
-    assert not [trace for trace in board.chart.data if "(here)" in trace.name]  # two tasks are no benchmark
+    assert not [trace for trace in board.chart.figure.data if "(here)" in trace.name]  # two tasks are no benchmark
 
 
 def test_own_averages_need_every_task_of_the_row(board):
@@ -63,7 +63,7 @@ def test_own_averages_need_every_task_of_the_row(board):
     assert board._own_average("mine", "BEIR, 15 sets", "by task") is None
     assert board._own_average("mine", "MTEB(eng, v2)", "by kind") is None
     board.view.value = "beside published averages"
-    assert [trace.name for trace in board.chart.data if "(here)" in trace.name] == ["mine (here)"]
+    assert [trace.name for trace in board.chart.figure.data if "(here)" in trace.name] == ["mine (here)"]
 
 
 def test_a_click_runs_in_the_background_and_stop_ends_it(board):

@@ -165,7 +165,7 @@ def event(step, steps=100, **figures):
 
 
 def curve(monitor, name):
-    return next(trace for trace in monitor.chart.data if name in trace.name)
+    return next(trace for trace in monitor.chart.figure.data if name in trace.name)
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,7 @@ def test_a_training_is_shown_to_its_end(tiny_model, lesson):
     assert set(curve(monitor, "learning rate").y) == set(history["learning_rate"][1:])
     monitor.finished(result)
     assert "Finished" in monitor.summary()
-    assert monitor.figures() == [monitor.chart] and "closed form" in monitor.to_html()
+    assert monitor.figures() == [monitor.chart.figure] and "closed form" in monitor.to_html()
 
 
 def test_stop_ends_training_between_steps_and_keeps_the_best(tiny_model, lesson):
@@ -269,7 +269,7 @@ def test_an_error_in_drawing_or_training_is_shown_escaped(monkeypatch):
 
 def test_long_runs_are_thinned_and_drawn_seldom(monkeypatch):
     monitor, messages = TrainingMonitor(), []
-    monkeypatch.setattr(monitor.chart, "_send_update_msg", lambda *a, **k: messages.append(time.monotonic()))
+    monkeypatch.setattr(monitor.chart, "put", lambda **_: messages.append(time.monotonic()))
     started = time.monotonic()
     for step in range(5000):
         monitor(event(step, 6000, held_out_loss=1.0))

@@ -46,7 +46,7 @@ def made():
 
 def view_of(made, **options):
     collection, sides = made
-    return RetrievalExplorer(collection, sides["teacher"], sides["student"], **options)
+    return RetrievalExplorer(collection, sides, **options)
 
 
 def check_results(view, made, query_vectors, k=10):
@@ -82,23 +82,21 @@ def test_clicks_select_a_query(made):
     seen = []
     view.observe(lambda change: seen.append(change["new"]), "query")
     assert view.query == "q0"
-    view.rows._handle_custom_msg({"kind": "pick", "key": 7}, None)
+    view.rows._handle_custom_msg({"kind": "pick", "key": 7}, [])
     assert view.query == "q7" and view.rows.selected == (7,)
-    view.rows._handle_custom_msg({"kind": "sort", "column": "nDCG@10 symmetric"}, None)
+    view.rows._handle_custom_msg({"kind": "sort", "column": "nDCG@10 symmetric"}, [])
     best = view.rows._rows[0]["key"]
-    view.rows._handle_custom_msg({"kind": "pick", "key": best}, None)
+    view.rows._handle_custom_msg({"kind": "pick", "key": best}, [])
     assert view.query == f"q{best}"
 
     gains = view.scores["asymmetric_gain"]
     worst = int(np.argmin(gains))
-    trace = view.chart.data[1]
+    symmetric, trace = view.chart.figure.data
     assert trace.y[0] == gains.min() and list(trace.y) == sorted(trace.y)
-    view.chart._js2py_pointsCallback = {
-        "event_type": "plotly_click",
-        "points": {"trace_indexes": [1], "point_indexes": [0], "xs": [1], "ys": [float(trace.y[0])]},
-    }
+    assert symmetric.y[0] == view.scores["symmetric_gain"].iloc[worst]  # the same query under itself
+    view.chart._received({"kind": "click", "trace": 1, "point": 0}, [])
     assert view.query == f"q{worst}"
-    assert view.chart.layout.xaxis.title.text and "nDCG@10" in view.chart.layout.yaxis.title.text
+    assert view.chart.figure.layout.xaxis.title.text and "nDCG@10" in view.chart.figure.layout.yaxis.title.text
     assert seen[0] == "q7"
 
     view.find.value = "QUERY 11"
@@ -125,8 +123,8 @@ def test_typing(made):
     check_results(view, made, {side: v[0][4] for side, v in sides.items()})
     assert view.results["grade"].isna().all()
     assert list(view.times["mode"]) == list(MODES) and (view.times[["encode_ms", "search_ms"]] >= 0).all(axis=None)
-    assert "encode " in view.lists.content["columns"][0]["times"]
-    view.rows._handle_custom_msg({"kind": "pick", "key": 4}, None)
+    assert "encode " in view.lists.columns[0]["times"]
+    view.rows._handle_custom_msg({"kind": "pick", "key": 4}, [])
     assert view.query == "q4" and view.box.value == ""  # so that the same words can be asked again
     assert view.times["encode_ms"].isna().all()
     view.box.value = f"typed {EVIL}"
@@ -146,7 +144,7 @@ def test_one_encoder_is_enough_for_the_modes_that_need_no_other(made):
     view = view_of(made, encode={"student": lambda text: sides["student"][0][2]})
     view.ask("words")
     assert set(view.results["mode"]) == {"symmetric", "asymmetric"}
-    assert [column["facts"].count("no encoder") for column in view.lists.content["columns"]] == [1, 0, 0]
+    assert [column["facts"].count("no encoder") for column in view.lists.columns] == [1, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -186,8 +184,8 @@ def test_nothing_of_the_collection_becomes_markup(made):
         assert "<script" not in page and "<img" not in page
     assert view.summary().count("&lt;script&gt;") > 50 and len(view.summary()) < 500_000
     assert 'dir="auto"' in view.summary()
-    assert len(json.dumps(view.lists.content)) < 500_000  # it is sent with every answer
-    assert not any("<script" in text for trace in view.chart.data for text in trace.text)
+    assert len(json.dumps(view.lists._content)) < 500_000  # it is sent with every answer
+    assert not any("<script" in text for trace in view.chart.figure.data for text in trace.text)
     assert "text/html" in view._repr_mimebundle_()
 
 
@@ -196,18 +194,31 @@ def test_marks_and_lines_say_what_moved():
     documents = np.eye(4, dtype=np.float32)
     teacher = np.array([[0.9, 0.3, 0.1, 0]], dtype=np.float32), documents
     student = np.array([[0.3, 0.9, 0, 0.1]], dtype=np.float32), documents
-    view = RetrievalExplorer(collection, teacher, student, k=3)
+    view = RetrievalExplorer(collection, {"teacher": teacher, "student": student}, k=3)
     assert list(view.results["document_id"]) == [*"abc", *"bad", *"bad"]
-    columns = view.lists.content["columns"]
-    left, middle, right = ([mark["text"] for row in column["rows"] for mark in row["marks"]] for column in columns)
-    assert left.count("− lost") == 1 and "★ grade 1" in left  # c
-    assert middle.count("+ new") == 1 and "↑1" in middle and "↓1" in middle and "☆ grade 0" in middle
-    assert right.count("+ new") == 0 and right.count("=") == 3 and not any("↑" in mark for mark in right)
-    assert "2 of the teacher's 3" in columns[1]["facts"]
-    assert view.lists.content["links"] == [
-        [[1, 2], [2, 1]],
-        [[1, 1], [2, 2], [3, 3]],
-    ]  # one falls, one rises; none moves
+    columns = view.lists.columns
+    first, second, third = ([mark["text"] for row in column["rows"] for mark in row["marks"]] for column in columns)
+    assert first == ["★ grade 1"]
+    assert second.count("+ new") == 1 and "↑1" in second and "↓1" in second and "☆ grade 0" in second
+    assert third == second  # both against the first list
+    assert "2 of 3 as in the first list" in columns[1]["facts"]
+    assert view.lists._content["links"] == [[(1, 2), (2, 1)], [(1, 1), (2, 2), (3, 3)]]  # rank in one list, in the next
+
+
+def test_models_of_any_names_and_widths(made):
+    collection, sides = made
+    narrow = tuple(v[:, :8] for v in sides["teacher"])
+    models = {"large": sides["teacher"], "near": sides["student"], "narrow": narrow}
+    view = RetrievalExplorer(collection, models)
+    assert list(view.modes) == ["large", "near, symmetric", "near, asymmetric", "narrow, symmetric"]
+    assert view.modes["near, asymmetric"] == ("near", "large") and "large 16, near 16, narrow 8" in view.status.value
+    assert [column["title"] for column in view.lists.columns] == list(view.modes)
+    view = RetrievalExplorer(collection, models, modes=["large", "narrow, symmetric"])
+    assert set(view.results["mode"]) == {"large", "narrow, symmetric"}
+    with pytest.raises(WorkbenchError, match="no mode 'wide'"):
+        RetrievalExplorer(collection, models, modes=["wide"])
+    view = RetrievalExplorer(collection, models | {"more": sides["student"]})
+    assert len(view.modes) == 4 and "Not shown: more, symmetric, more, asymmetric" in view.status.value
 
 
 def test_a_search_does_not_normalize_again_and_is_quick(monkeypatch):
@@ -219,7 +230,9 @@ def test_a_search_does_not_normalize_again_and_is_quick(monkeypatch):
         "large", {f"d{i}": "text" for i in range(n)}, {"a": "one", "b": "two"}, {"a": {"d1": 1}, "b": {"d2": 1}}
     )
     view = RetrievalExplorer(
-        collection, (queries, documents), (queries[::-1], documents), encode={"teacher": lambda _: queries[1]}
+        collection,
+        {"teacher": (queries, documents), "student": (queries[::-1], documents)},
+        encode={"teacher": lambda _: queries[1]},
     )
     sizes = []
     unit = retrieval_explorer.unit
@@ -239,9 +252,9 @@ def test_queries_without_judgments_have_no_score(made):
     del collection.qrels["q1"]
     view = view_of(made)
     assert view.scores.loc["q1"].isna().all() and view.scores["teacher"].notna().sum() == 11
-    assert len(view.chart.data[0].y) == 11
+    assert len(view.chart.figure.data[0].y) == 11
     view.select("q1")
-    assert not any("nDCG@10" in column["facts"] for column in view.lists.content["columns"])
+    assert not any("nDCG@10" in column["facts"] for column in view.lists.columns)
     collection.qrels.clear()
     view = view_of(made)
     assert view.scores.isna().all(axis=None) and len(view.results) == 30 and "none" in view.summary()
@@ -270,15 +283,14 @@ def test_what_does_not_fit_is_refused_before_the_work(made, monkeypatch):
     nan[4, 2] = np.nan
     empty = RetrievalDataset("none", collection.corpus, {}, {})
     for arguments, message in [
-        ((collection, (tq[:-1], td), (sq, sd)), "teacher: 11 vectors were given for 12 queries"),
-        ((collection, (tq, td), (sq, sd[:-1])), "student: 59 vectors were given for 60 documents"),
-        ((collection, (tq, td), (sq[:, :8], sd[:, :8])), "widths differ .*student 8"),
-        ((collection, (tq, nan), (sq, sd)), "teacher: documents: 1 rows contain NaN.* row 4"),
-        ((collection, tq, (sq, sd)), "teacher: expected a pair"),
+        ((collection, (tq[:-1], td), (sq, sd)), "'teacher': 11 vectors were given for 12 queries"),
+        ((collection, (tq, td), (sq, sd[:-1])), "'student': 59 vectors were given for 60 documents"),
+        ((collection, (tq, nan), (sq, sd)), "'teacher': documents: 1 rows contain NaN.* row 4"),
+        ((collection, tq, (sq, sd)), "'teacher': expected a pair"),
         ((empty, (tq, td), (sq, sd)), "12 vectors were given for 0 queries"),
     ]:
         with pytest.raises(WorkbenchError, match=message):
-            RetrievalExplorer(*arguments)
+            RetrievalExplorer(arguments[0], dict(zip(["teacher", "student"], arguments[1:], strict=True)))
     for options, message in [({"k": 0}, "k is 0"), ({"encode": {"pupil": len}}, "'pupil'")]:
         with pytest.raises(WorkbenchError, match=message):
             view_of(made, **options)
@@ -315,7 +327,7 @@ def some_scores(modes, seed=0):
 
 def test_the_table_holds_the_measures_of_each_model(clouds):
     teacher, students = clouds
-    view = ModelComparison(teacher, students)
+    view = ModelComparison({"teacher": teacher} | students)
     assert list(view.table.index) == list(students)
     for name, student in students.items():
         whole = agreement.summary(teacher, student)["value"]
@@ -324,9 +336,9 @@ def test_the_table_holds_the_measures_of_each_model(clouds):
     assert row["cosine_low"] < row["cosine"] < row["cosine_high"] < row["cosine_low"] + 0.02
     assert view.table.loc["narrow", ["cosine", "squared_distance", "cosine_low"]].isna().all()
     assert view.rows._rows[2]["cells"][1] == ""
-    view.rows._handle_custom_msg({"kind": "sort", "column": "cosine"}, None)
+    view.rows._handle_custom_msg({"kind": "sort", "column": "cosine"}, [])
     assert [row["cells"][0] for row in view.rows._rows] == [f"far {EVIL}", "near", "narrow"]
-    (points,) = view.chart.data
+    (points,) = view.chart.figure.data
     assert list(points.x) == list(view.table["cosine"].dropna())
     np.testing.assert_allclose(points.x + points.error_x.array, view.table["cosine_high"].dropna())
 
@@ -336,19 +348,19 @@ def test_retrieval_stands_beside_agreement(clouds, form):
     teacher, students = clouds
     scores = some_scores(["teacher", "near", "narrow", "base"])
     rows = evaluate.summarize(scores)
-    view = ModelComparison(teacher, students, **{form: scores if form == "scores" else rows})
+    view = ModelComparison({"teacher": teacher} | students, **{form: scores if form == "scores" else rows})
     assert list(view.table.index) == [*students, "base", "teacher"]
     rows = rows.set_index("mode")
     for column in ("ndcg_at_10", "share_of_teacher", "share_low", "share_high"):
         np.testing.assert_array_equal(view.table.loc[rows.index, column], rows[column])
     assert np.isnan(view.table.loc["base", "cosine"]) and np.isnan(view.table.iloc[1]["share_of_teacher"])
-    assert len(view.chart.data[0].x) == 4 and "share" in view.chart.layout.xaxis.title.text
+    assert len(view.chart.figure.data[0].x) == 4 and "share" in view.chart.figure.layout.xaxis.title.text
 
 
 def test_differences(clouds):
     teacher, students = clouds
     far = f"far {EVIL}"
-    view = ModelComparison(teacher, students, texts=TEXTS, scores=some_scores(["teacher", "near", far]))
+    view = ModelComparison({"teacher": teacher} | students, texts=TEXTS, scores=some_scores(["teacher", "near", far]))
     table = view.differences("near", far)
     cosines = {name: agreement.per_text(teacher, students[name])["cosine"] for name in ("near", far)}
     expected = cosines["near"] - cosines[far]
@@ -363,16 +375,17 @@ def test_differences(clouds):
     back = view.differences(far, "near")
     assert list(back.index) == list(table.index)  # by size, whichever is better
     assert back.attrs["mean"] == pytest.approx(-table.attrs["mean"])
-    assert view.differences("near", "narrow")["difference"].isna().all()
-    with pytest.raises(WorkbenchError, match="no student 'none': choose from near"):
+    narrow = view.differences("near", "narrow")  # one has no cosine to the teacher: neighbors are compared
+    assert narrow.attrs["measure"] == "overlap" and narrow["difference"].notna().all()
+    with pytest.raises(WorkbenchError, match="no model 'none': choose from near"):
         view.differences("near", "none")
 
 
 def test_two_models_are_selected(clouds):
     teacher, students = clouds
     far = f"far {EVIL}"
-    view = ModelComparison(teacher, students, texts=TEXTS)
-    assert (view.first.value, view.second.value) == ("near", "narrow") and "no cosine" in view.status.value
+    view = ModelComparison({"teacher": teacher} | students, texts=TEXTS)
+    assert (view.first.value, view.second.value) == ("near", "narrow") and "mean overlap" in view.status.value
     view.second.value = far
     table = view.differences("near", far)
     assert f"{table.attrs['mean']:+.4f}" in view.status.value
@@ -380,15 +393,15 @@ def test_two_models_are_selected(clouds):
     assert "<script" not in view.status.value
     page = view.summary()
     assert "<script" not in page and "<img" not in page and "&lt;script&gt;" in page
-    assert not any("<" in name for name in view.chart.layout.yaxis.ticktext)
+    assert not any("<" in name for name in view.chart.figure.layout.yaxis.ticktext)
     view.second.value = "near"
     assert "two different" in view.status.value and not view.texts._rows
 
 
 def test_one_student_is_no_pair(clouds):
     teacher, students = clouds
-    view = ModelComparison(teacher, {"near": students["near"]})
-    assert "one student" in view.status.value and len(view.table) == 1
+    view = ModelComparison({"teacher": teacher, "near": students["near"]})
+    assert "one model beside teacher" in view.status.value and len(view.table) == 1
 
 
 def test_bad_input_of_the_comparison_is_refused_before_the_work(clouds, monkeypatch):
@@ -399,15 +412,14 @@ def test_bad_input_of_the_comparison_is_refused_before_the_work(clouds, monkeypa
     nan[3] = np.nan
     scores = some_scores(["teacher", "near"])
     for given, options, message in [
-        ({}, {}, "no students"),
-        ({"teacher": near}, {}, "rename"),
-        ({"near": near[:-1]}, {}, "'near': .*199"),
+        ({}, {}, "expected 2 or more models by name"),
+        ({"near": near[:-1]}, {}, "'near': 199 vectors were given for 200 texts"),
         ({"near": nan}, {}, "'near'.*NaN.* row 3"),
-        ({"near": near}, {"texts": TEXTS[1:]}, "199 texts and 200"),
-        ({"near": near}, {"scores": {"near": scores["near"]}}, 'no "teacher"'),
+        ({"near": near}, {"texts": TEXTS[1:]}, "200 vectors were given for 199 texts"),
+        ({"near": near}, {"scores": {"near": scores["near"]}}, "no 'teacher'"),
         ({"near": near}, {"scores": scores | {"near": scores["near"][1:]}}, "other queries"),
         ({"near": near}, {"retrieval": scores["near"]}, "no column 'mode'"),
         ({"near": near}, {"retrieval": scores["near"], "scores": scores}, "not both"),
     ]:
         with pytest.raises(WorkbenchError, match=message):
-            ModelComparison(teacher, given, **options)
+            ModelComparison({"teacher": teacher} | given, **options)

@@ -56,26 +56,23 @@ def test_controls_charts_and_table_follow_each_other(view):
     view.dimensions.value = 16
     view.precision.value = "int8"
     assert view.point == IndexSpec(16, "int8") and view.choice["bytes_per_document"] == 16
-    assert list(view.front.data[-1].x) == [16] and view.rows.selected == (view.position,)
+    assert list(view.front.figure.data[-1].x) == [16] and view.rows.selected == (view.position,)
     assert "16 dimensions, int8, asymmetric" in view.answer.value and "160 GB" in view.answer.value
     view.mode.value = "teacher"
     view.space.value = "rotated"
     assert view.choice["space"] == "rotated" and view.choice["mode"] == "teacher"
-    view.rows._received(None, {"kind": "pick", "key": 0}, None)
+    view.rows._received({"kind": "pick", "key": 0}, [])
     assert view.position == 0 and view.dimensions.value == view.choice["dimensions"]
     view.cost.value = "query time"
-    assert list(view.front.data[-1].x) == [view.choice["total_ms"]]
+    assert list(view.front.figure.data[-1].x) == [view.choice["total_ms"]]
     view.select(dimensions=8, precision="binary", mode="asymmetric", space="as it is")
-    assert view.precision.value == "binary" and len(view.curves.data) == 2
-    assert list(view.curves.data[0].x) == [8, 16, 32]
+    assert view.precision.value == "binary" and len(view.curves.figure.data) == 2
+    assert list(view.curves.figure.data[0].x) == [8, 16, 32]
 
 
 def test_a_click_on_the_chart_selects(view):
-    trace = view.front.data[1]
-    from plotly.callbacks import InputDeviceState, Points
-
-    trace._dispatch_on_click(Points(point_inds=[2]), InputDeviceState())
-    assert view.position == trace.customdata[2]
+    view.front._received({"kind": "click", "trace": 1, "point": 2}, [])
+    assert view.position == view.front.figure.data[1].customdata[2]
 
 
 def test_its_code_runs(view):

@@ -283,6 +283,42 @@ def procrustes(teacher: np.ndarray, student: np.ndarray, *, seed: int = 0) -> fl
     return relative_distance(teacher[judge], (student[judge] @ (left @ right)).astype(np.float32))
 
 
+def fitted(student: np.ndarray, teacher: np.ndarray, kind: str = "linear", *, seed: int = 0) -> np.ndarray:
+    """Return a model's vectors where a map fitted to the teacher's space puts them.
+
+    The map is fitted on one half of the texts and applied to the other, and the reverse, so that no vector is placed by
+    a map that has seen it.
+
+    Args:
+        student: float of shape (n, e).
+        teacher: float of shape (n, d), the same texts.
+        kind: "orthogonal" (Procrustes, Schönemann 1966; widths may differ) or "linear" (least squares with a little
+            ridge).
+
+    Returns:
+        float32 of shape (n, d).
+
+    Raises:
+        WorkbenchError: there are fewer than 4 texts, or another kind.
+    """
+    teacher, student = paired(teacher, student)
+    if kind not in ("orthogonal", "linear") or len(teacher) < 4:
+        raise WorkbenchError(f"a {kind!r} fit of {len(teacher)} texts: expected orthogonal or linear, and 4 texts at least")
+    source, target = unit(student), unit(teacher)
+    halves = np.array_split(np.random.default_rng(seed).permutation(len(teacher)), 2)
+    placed = np.empty(target.shape, np.float32)
+    for one, rest in (halves, halves[::-1]):
+        if kind == "orthogonal":
+            left, _, right = np.linalg.svd(source[one].T @ target[one], full_matrices=False)
+            weights = left @ right
+        else:
+            gram = source[one].T @ source[one]
+            ridge = 1e-2 * np.trace(gram) / len(gram) * np.eye(len(gram), dtype=np.float32)
+            weights = np.linalg.solve(gram + ridge, source[one].T @ target[one])
+        placed[rest] = source[rest] @ weights
+    return placed
+
+
 def hubness(vectors: np.ndarray, *, k: int = 10, exact: bool | None = None, seed: int = 0) -> float:
     """Skewness of the number of k-nearest-neighbor lists that contain a text (Radovanović et al. 2010)."""
     from scipy.stats import skew

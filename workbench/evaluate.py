@@ -172,7 +172,7 @@ def compare(
     ready = {}
     for name, model in models.items():
         try:
-            ready[name] = _prepared(model, data)
+            ready[name] = prepared(model, data)
         except WorkbenchError as error:
             raise WorkbenchError(f"model {name!r}: {error}") from None
     embedded = {name: vectors(model, data) for name, model in ready.items()}
@@ -199,7 +199,7 @@ def vectors(model: Any, data: Any) -> np.ndarray | tuple[np.ndarray, np.ndarray]
         WorkbenchError: the model or the data cannot be read, or vectors and texts differ in number.
     """
     data = _data(data)
-    model = _prepared(model, data)
+    model = prepared(model, data)
     if isinstance(model, np.ndarray | tuple):
         return model
     retrieval = isinstance(data, RetrievalDataset)
@@ -221,7 +221,7 @@ def _data(data: Any) -> RetrievalDataset | Sequence[Text]:
     return read_texts(data) if isinstance(data, str | Path | pd.DataFrame) else as_texts(data)
 
 
-def _prepared(model: Any, data: RetrievalDataset | Sequence[Text]) -> Any:
+def prepared(model: Any, data: RetrievalDataset | Sequence[Text]) -> Any:
     """Return a loaded model, a cache, or checked vectors; nothing is embedded."""
     if isinstance(model, Teacher):
         return TargetCache(home() / "cache", model)

@@ -28,26 +28,29 @@ from workbench.errors import WorkbenchError
 
 @dataclass(frozen=True)
 class JointMap:
-    """A map with two points per text.
+    """A map with two points per text, or with one where the second model has another space.
 
     `displacement_correlation` is the Spearman correlation over the texts between two distances of a text's two
     vectors, the one on the map and the true one. Near 1, trust the length of a line on the map; near 0, do not.
     """
 
     teacher: np.ndarray  # float32 of shape (n, 2)
-    student: np.ndarray  # float32 of shape (n, 2)
+    student: np.ndarray | None  # float32 of shape (n, 2)
     method: str  # "PCA" or "UMAP"
     displacement_correlation: float
 
 
-def pca(teacher: np.ndarray, student: np.ndarray) -> JointMap:
-    """Project both models' unit vectors, float of shape (n, d) each, onto their two common principal components."""
+def pca(teacher: np.ndarray, student: np.ndarray | None) -> JointMap:
+    """Project both models' unit vectors, float of shape (n, d) each, onto their two common principal components.
+
+    Without a student, the teacher's alone.
+    """
     return _joint(_components(teacher, student, 2)[0], teacher, student, "PCA")
 
 
 def umap(
     teacher: np.ndarray,
-    student: np.ndarray,
+    student: np.ndarray | None,
     *,
     neighbors: int = 15,
     min_dist: float = 0.1,
@@ -63,7 +66,7 @@ def umap(
     its input.
 
     Args:
-        teacher: float of shape (n, d), as `student` of the same texts.
+        teacher: float of shape (n, d), as `student` of the same texts; None for a map of the teacher's vectors alone.
         neighbors: UMAP's n_neighbors, as `min_dist` is its own.
         folder: where maps are stored; `maps` in the workbench's folder if None.
         on_progress: called with the fraction of the optimization that is done, 0 to 1.
@@ -101,17 +104,17 @@ def umap(
     return _joint(load_file(kept)["points"], teacher, student, "UMAP")
 
 
-def _components(teacher: np.ndarray, student: np.ndarray, count: int) -> tuple[np.ndarray, float]:
+def _components(teacher: np.ndarray, student: np.ndarray | None, count: int) -> tuple[np.ndarray, float]:
     """Project both models' vectors, stacked, onto `count` common components; also return the variance."""
     from workbench.agreement import centered_product, principal_axes  # not in the process that fits: it imports torch
 
-    teacher, student = paired(teacher, student)
-    if teacher.shape[1] != student.shape[1]:
+    vectors = [teacher] if student is None else paired(teacher, student)
+    if len({each.shape[1] for each in vectors}) > 1:
         raise WorkbenchError(
             f"the teacher's vectors are {teacher.shape[1]} wide and the student's {student.shape[1]}: "
             "a joint map needs both in one space"
         )
-    both = np.concatenate([unit(teacher), unit(student)])
+    both = np.concatenate([unit(each) for each in vectors])
     both -= both.mean(axis=0)
     points = both @ principal_axes(centered_product(both, both))[:, :count]
     if points.shape[1] < 2:
@@ -119,9 +122,11 @@ def _components(teacher: np.ndarray, student: np.ndarray, count: int) -> tuple[n
     return points, float(both.var(axis=0).sum())
 
 
-def _joint(points: np.ndarray, teacher: np.ndarray, student: np.ndarray, method: str) -> JointMap:
+def _joint(points: np.ndarray, teacher: np.ndarray, student: np.ndarray | None, method: str) -> JointMap:
     from scipy.stats import spearmanr
 
+    if student is None:
+        return JointMap(points.astype(np.float32), None, method, np.nan)
     first, second = np.split(points.astype(np.float32), 2)
     drawn = np.linalg.norm(first - second, axis=1)
     true = np.linalg.norm(unit(teacher) - unit(student), axis=1)

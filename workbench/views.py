@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workbench.cache import TargetCache
-from workbench.data import RetrievalDataset, Role, Text, as_texts, crop_queries, read_dataset, read_texts
-from workbench.errors import DataError, WorkbenchError
-from workbench.evaluate import vectors
-from workbench.models import load_model
-from workbench.teachers import Teacher
+from workbench.data import RetrievalDataset, Role, crop_queries, read_dataset, read_texts
+from workbench.errors import DataError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from workbench.widgets import AgreementExplorer, NeighborInspector, RetrievalExplorer
+    from workbench.widgets import AgreementExplorer, RetrievalExplorer
 
 EXAMPLE_QUERIES = 50
 
 
-def explore(
-    models: Mapping[str, object], texts: object, *, columns: pd.DataFrame | None = None, k: int = 10
-) -> AgreementExplorer | NeighborInspector:
-    """Show where two models agree on texts: a map, a histogram and a table, linked.
+def explore(models: Mapping[str, object], texts: object, **options: object) -> AgreementExplorer:
+    """Show where models agree on texts: a map, the text with its neighbors, and a table, linked.
 
-    Two models that differ in width share no map. They get the view that compares their neighbors instead, and a warning
-    says so.
+    Models of different widths share no map and no cosine; their neighbors are compared.
 
     Args:
-        models: two names, each with a model: a `Teacher`, a loaded model, a folder or a model's name. The first is the
-            reference.
-        texts: a list of texts, or the name of a file or folder that `read_texts` reads.
-        columns: one row a text, anything known of the texts, to color and sort by.
-        k: neighbors to compare.
+        models: two or more names, each with a model: a `Teacher`, a loaded model, a folder, a model's name or vectors.
+            The first is the reference.
+        texts: a list of texts, a dataframe, or the name of a file or folder that `read_texts` reads.
+        options: as of `widgets.AgreementExplorer`: `columns`, `k`, `fit`, ...
 
     Example:
         >>> view = wb.explore({"teacher": teacher, "student": student}, texts)
@@ -45,20 +34,10 @@ def explore(
     Raises:
         WorkbenchError: there are not two models, or the texts cannot be used.
     """
-    if not isinstance(models, Mapping) or len(models) != 2:
-        raise WorkbenchError('explore compares two models: {"teacher": model, "student": another}')
-    texts = read_texts(texts) if isinstance(texts, str | Path) else as_texts(texts)  # a list stays row by row
-    (first, reference), (second, other) = ((name, vectors(model, texts)) for name, model in models.items())
-    from workbench import widgets
+    from workbench.widgets import AgreementExplorer
 
-    if reference.shape[1] == other.shape[1]:
-        return widgets.AgreementExplorer(reference, other, texts, columns=columns, k=k)
-    warnings.warn(
-        f"{first} has {reference.shape[1]} dimensions and {second} has {other.shape[1]}: they share no map, so their "
-        "neighbors are compared",
-        stacklevel=2,
-    )
-    return widgets.NeighborInspector(reference, other, texts, k=min(k, max(1, len(texts) - 1)))
+    texts = read_texts(texts) if isinstance(texts, str | Path) else texts  # a list stays row by row
+    return AgreementExplorer(models, texts, **options)
 
 
 def search(
@@ -72,7 +51,7 @@ def search(
     Args:
         source: a retrieval data set, or what `read_texts` takes.
         documents: the model that embeds documents: a `Teacher`, a loaded model, a folder or a model's name.
-        queries: the model that embeds queries, of the same width.
+        queries: the model that embeds queries; of another width, each model searches with its own documents alone.
         passages: cut long texts into passages of about so many words.
         k: results to show.
 
@@ -80,27 +59,19 @@ def search(
         >>> view = wb.search(texts, documents=teacher, queries=student)
 
     Raises:
-        WorkbenchError: the widths differ, or the texts cannot be used.
+        WorkbenchError: a model cannot be read, or the texts cannot be used.
     """
     from workbench.widgets import RetrievalExplorer
 
     dataset = _dataset(source, passages)
-    # Loaded once: every typed query asks these again.
-    documents, queries = (
-        model if isinstance(model, Teacher | TargetCache) else load_model(model) for model in (documents, queries)
-    )
-    first = [Text(next(iter(dataset.queries.values())), Role.QUERY)]
-    widths = [vectors(model, first).shape[1] for model in (documents, queries)]
-    if widths[0] != widths[1]:
-        raise WorkbenchError(
-            f"the model for documents has {widths[0]} dimensions and the one for queries {widths[1]}: they share no space. "
-            "Distill a student of the first (wb.distill), or compare the two with wb.explore"
-        )
-    encode = {
-        name: lambda text, model=model: vectors(model, [Text(text, Role.QUERY)])[0]
-        for name, model in (("teacher", documents), ("student", queries))
-    }
-    return RetrievalExplorer(dataset, vectors(documents, dataset), vectors(queries, dataset), encode=encode, k=k)
+    pair = {_label(documents, "teacher"): documents, _label(queries, "student"): queries}
+    return RetrievalExplorer(dataset, pair, k=k) if len(pair) == 2 else RetrievalExplorer(
+        dataset, {"documents": documents, "queries": queries}, k=k
+    )  # fmt: skip
+
+
+def _label(model: object, otherwise: str) -> str:
+    return Path(model).name if isinstance(model, str | Path) else otherwise
 
 
 def _dataset(source: object, passages: int | None) -> RetrievalDataset:

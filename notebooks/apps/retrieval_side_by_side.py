@@ -42,4 +42,4 @@ t, s = (
 encode = {"teacher": lambda text: teacher.encode([text], "query")[0], "student": lambda text: model.encode_query(text)}
 
 # %%
-RetrievalExplorer(collection, t, s, encode=encode)
+RetrievalExplorer(collection, {"teacher": t, "student": s}, encode=encode)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import colorsys
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import anywidget
@@ -16,16 +18,33 @@ import traitlets
 from workbench._util import write_whole
 from workbench.data import Text, as_texts
 from workbench.errors import WorkbenchError
+from workbench.evaluate import prepared
 
-# From Okabe and Ito's palette, which the color-blind can tell apart, and legible on white and on black.
+# From Okabe and Ito's palette, which the color-blind can tell apart, and legible on white and on black. A color means a
+# model or a category; rises and falls are told by marks.
+CATEGORIES = ["#3A8FD0", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#B5A642", "#8C6BB1"]
 COLORS = {"teacher": "#D55E00", "student": "#3A8FD0", "asymmetric": "#009E73", "base": "#999999"}
 COLORS["symmetric"] = COLORS["student"]
-CATEGORIES = ["#3A8FD0", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#999999"]
+MOST_CATEGORIES = 30
+OTHER = "#8A8A8A"  # of what has no color of its own
+
+
+def palette(count: int) -> list[str]:
+    """Return colors of so many categories: the eight of `CATEGORIES`, then hues at golden steps in three lightnesses."""
+    more = range(max(0, count - len(CATEGORIES)))
+    hues = [(colorsys.hls_to_rgb(i * 0.618034 % 1, (0.45, 0.62, 0.36)[i % 3], 0.6)) for i in more]
+    return [*CATEGORIES[:count], *("#" + "".join(f"{round(255 * part):02X}" for part in hue) for hue in hues)]
+
+
 # Mode of retrieval: whose queries, whose documents.
 MODES = {"teacher": ("teacher", "teacher"), "symmetric": ("student", "student"), "asymmetric": ("student", "teacher")}
 STATIC = Path(__file__).parent / "static"
 STYLE = (STATIC / "view.css").read_text(encoding="utf-8")
 
+_NOTICE = (
+    "This view has not started in the browser. Wait a little if the machine is busy. If it stays away, start it again, "
+    "or reload the page and run its cell."
+)
 _PAGE = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
     "<title>{title}</title><style>{style} :root {{ font-family: system-ui, sans-serif; }}"
@@ -61,11 +80,50 @@ class Selection(traitlets.HasTraits):
         return tuple(_positions(proposal["value"], self._index).tolist())
 
 
-class _Page(anywidget.AnyWidget):
-    """Style and width of a view; shows nothing."""
+class Part(anywidget.AnyWidget):
+    """A part of a view with a module of its own in the browser. What it shows is set by `put` alone.
 
-    _esm = STATIC / "view.js"
-    _css = STATIC / "view.css"
+    A module that starts late, on a busy machine, asks for what it has missed: see `static/common.js`.
+    """
+
+    _id = traitlets.Unicode().tag(sync=True)
+    _revision = traitlets.Int().tag(sync=True)
+
+    def __init__(self, **traits: object) -> None:
+        name = uuid.uuid4().hex
+        super().__init__(model_id=name, _id=name, **traits)
+        self.add_class("workbench-part")
+        works_while_busy(self)
+        self.on_msg(self._heard)
+
+    def put(self, **traits: object) -> None:
+        """Set traits, all in one message to the browser."""
+        with self.hold_sync():
+            for name, value in traits.items():
+                setattr(self, name, value)
+            self._revision += 1
+
+    def start_again(self) -> None:
+        """Start the module in the browser anew; the view that holds the part shows it again."""
+        self.comm.close()
+        self.comm, self._model_id = None, uuid.uuid4().hex
+        self._id = self._model_id
+        self.open()
+        works_while_busy(self)
+
+    def _heard(self, _: object, message: dict, buffers: list) -> None:
+        if message.get("kind") != "started":
+            self._received(message, buffers)
+        elif message.get("revision") != self._revision:
+            self.send_state()
+
+    def _received(self, message: dict, buffers: list) -> None:
+        """Take what the user has done in the browser."""
+
+
+def module(name: str) -> str:
+    """Return a module of `static` with what all of them share in front."""
+    return "".join((STATIC / f"{each}.js").read_text(encoding="utf-8") for each in ("common", name))
 
 
 class _Abstract(abc.ABCMeta, type(ipywidgets.VBox)):
@@ -79,7 +137,11 @@ class View(ipywidgets.VBox, metaclass=_Abstract):
     """
 
     def __init__(self, *parts: ipywidgets.Widget) -> None:
-        super().__init__([_Page(layout={"width": "100%", "height": "0", "margin": "0"}), *parts])
+        again = ipywidgets.Button(description="Start again", layout={"width": "auto"})
+        again.on_click(lambda _: self._start_again())
+        notice = ipywidgets.HBox([ipywidgets.HTML(_NOTICE), again])
+        notice.add_class("workbench-notice")
+        super().__init__([ipywidgets.HTML(f"<style>{STYLE}</style>", layout={"display": "none"}), notice, *parts])
         self.add_class("workbench")
 
     @abc.abstractmethod
@@ -88,7 +150,7 @@ class View(ipywidgets.VBox, metaclass=_Abstract):
 
     def figures(self) -> list[go.Figure]:
         """Return the figures for the page that stands alone: those that the view shows."""
-        return [part for part in _parts(self) if isinstance(part, go.FigureWidget)]
+        return [part.figure for part in _parts(self) if hasattr(part, "figure")]
 
     def body(self, *, plotlyjs: bool = False) -> str:
         """Return summary and figures as HTML, with plotly.js in it or for a page that has it."""
@@ -103,6 +165,14 @@ class View(ipywidgets.VBox, metaclass=_Abstract):
         if path is not None:
             write_whole(path, page.encode())
         return page
+
+    def _start_again(self) -> None:
+        boxes = [self, *(part for part in _parts(self) if isinstance(part, ipywidgets.Box))]
+        for part in _parts(self):
+            if isinstance(part, Part):
+                part.start_again()
+        for box in boxes:
+            box.send_state("children")
 
     def close(self) -> None:
         """Close the view and all its parts."""
@@ -139,12 +209,35 @@ def note(text: str = "") -> ipywidgets.HTML:
     return line
 
 
-def same_texts(texts: Sequence[str | Text], vectors: np.ndarray) -> Sequence[Text]:
-    """Return the texts as `Text`; raise WorkbenchError if there are more or fewer than vectors."""
-    texts = as_texts(texts)
-    if len(texts) != len(vectors):
-        raise WorkbenchError(f"{len(texts):,} texts and {len(vectors):,} vectors: rows must be the same texts")
-    return texts
+def own_columns(texts: object, columns: pd.DataFrame | None) -> tuple[Sequence[Text], pd.DataFrame | None]:
+    """Return texts, of which a dataframe has one column, and what else is known of them; no row is left out."""
+    if not isinstance(texts, pd.DataFrame):
+        return as_texts(texts), columns
+    names = [name for name in texts if texts[name].map(lambda value: isinstance(value, str)).all()]
+    if "text" not in names and len(names) != 1:
+        raise WorkbenchError(f"which column has the texts? Give texts=frame[name]; the columns are {list(texts)}")
+    name = "text" if "text" in names else names[0]
+    return as_texts(texts[name]), texts.drop(columns=name) if columns is None else columns
+
+
+def same_models(models: object, texts: Sequence[Text], least: int = 2) -> dict[str, object]:
+    """Return models by name: vectors of these texts, checked, or what can embed them.
+
+    Raises:
+        WorkbenchError: there are fewer than `least`, or one is neither a model nor vectors of these texts.
+    """
+    if not isinstance(models, Mapping) or len(models) < least:
+        given = f"{len(models)}" if isinstance(models, Mapping) else type(models).__name__
+        raise WorkbenchError(
+            f'expected {least} or more models by name, {{"teacher": ..., "student": ...}}; got {given}'
+        )
+    found = {}
+    for name, model in models.items():
+        try:
+            found[str(name)] = prepared(model, texts)
+        except WorkbenchError as error:
+            raise WorkbenchError(f"model {name!r}: {error}") from None
+    return found
 
 
 def works_while_busy(widget: ipywidgets.Widget) -> None:

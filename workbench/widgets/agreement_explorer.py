@@ -1,46 +1,51 @@
-"""The joint map, a histogram and a table of the same texts: what is selected in one is selected in all."""
+"""A map, a histogram, a text with its neighbors, and a table of the same texts: what is selected in one is in all."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import ipywidgets
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
-from workbench import agreement, projection
-from workbench._util import paired
-from workbench.data import Text
+from workbench import agreement, projection, ranking
+from workbench._util import unit
+from workbench.data import Role, Text
 from workbench.errors import WorkbenchError
-from workbench.widgets._html import error_line, hover, shown
-from workbench.widgets._view import CATEGORIES, COLORS, Selection, View, note, same_texts, search_box, wrapped
-from workbench.widgets.chart import figure, remove_outline
+from workbench.evaluate import vectors
+from workbench.widgets._html import cell, cut, error_line, shown
+from workbench.widgets._view import COLORS, Selection, View, note, own_columns, same_models, search_box, wrapped
+from workbench.widgets.chart import Chart, figure
+from workbench.widgets.map import Map, is_numeric
+from workbench.widgets.results import Results, card, mark
 from workbench.widgets.table import Table
 
-_HOVER_TEXTS = 5_000  # with more, the texts would weigh more than the map
 _AT_ONCE = 5_000  # with more, neighbors are found after the map is shown
-_LINES = 2_000  # lines drawn without being asked for
-_LARGE = 3_000  # with more texts, points are small and round, which is several times as fast to draw
 _BINS = 40
 _MODEL = "model"
 _OF_NEIGHBORS = ["overlap", "nearest_rank"]
+_SPACE = ["cosine", "squared_distance"]  # measures that need one space
+_FITS = "not fitted", "orthogonal", "linear"
 
 
 class AgreementExplorer(Selection, View):
-    """Show where each text lies for the teacher and for the student, and how far apart.
+    """Show on which texts two models agree: select on the map, in the histogram, in the table or by a search.
 
-    Lasso or click on the map, brush the histogram, select or search in the table. A map by PCA is there at once; one by
-    UMAP takes its place when it has been fitted in the background, where the neighbors of many texts are found too.
+    A map by PCA is there at once; one by UMAP takes its place when it has been fitted in the background, where the
+    neighbors of many texts are found too. Models of different widths, or of one width and different spaces, share no map
+    and no cosine: the map is the first model's, and neighbors are compared. `fit` maps the second model's vectors onto
+    the first's.
 
     Args:
-        teacher: float of shape (n, d).
-        student: float of shape (n, d), the same texts.
-        texts: n texts, `str` or `Text`; where they have several roles, `table` has a column `role`.
+        models: two or more names, each with a model: vectors, float of shape (n, d), or anything that `wb.compare` takes.
+            The first is the reference; a list chooses which other one is shown.
+        texts: n texts, `str` or `Text`, or a dataframe with the texts in one of its columns.
         columns: n rows of anything else that is known of the texts, to color and to sort by.
         k: neighbors that `overlap` compares.
+        fit: "orthogonal" or "linear": show the other model's vectors where a map fitted on half of the texts puts the
+            other half (and the reverse), in the first model's space.
         umap: whether to fit a UMAP.
         most: above so many texts a random sample is shown, and the view says so.
         folder: where maps are kept, see `projection.umap`.
@@ -52,19 +57,19 @@ class AgreementExplorer(Selection, View):
         selected: positions of the selected rows of `table`, a tuple of int; to be set and observed, see `select`.
 
     Raises:
-        WorkbenchError: the arrays are not vectors of these texts in one space.
+        WorkbenchError: there are not two models, or they have not as many vectors as there are texts.
     """
 
     _stop = threading.Event()  # nobody's: a view whose arguments were refused is closed too
 
     def __init__(
         self,
-        teacher: np.ndarray,
-        student: np.ndarray,
-        texts: Sequence[str | Text],
+        models: Mapping[str, object],
+        texts: Sequence[str | Text] | pd.DataFrame,
         *,
         columns: pd.DataFrame | None = None,
         k: int = 10,
+        fit: str | None = None,
         umap: bool = True,
         most: int = 50_000,
         folder: str | Path | None = None,
@@ -72,30 +77,29 @@ class AgreementExplorer(Selection, View):
     ) -> None:
         self._stop = threading.Event()
         self._background: dict[str, threading.Thread] = {}
-        teacher, student = paired(teacher, student)
-        texts = same_texts(texts, teacher)
         if k < 1:
             raise WorkbenchError(f"k is {k}: at least 1 neighbor is needed")
-        chosen = agreement.sample(len(teacher), most, seed)
-        known = _known(texts, columns, chosen)
-        self._sampled = f"{len(teacher):,} texts."
-        if len(chosen) < len(teacher):
-            self._sampled = f"A random sample of {len(chosen):,} of {len(teacher):,} texts."
-            teacher, student = teacher[chosen], student[chosen]
-        self.map = projection.pca(teacher, student)  # says at once if the widths differ
-        later = len(teacher) > _AT_ONCE
-        measured = agreement.per_text(teacher, student, k=0 if later else k, columns=known, seed=seed)
-        self.table = measured[[*(c for c in measured if c != "text"), "text"]]
-        self.table.index = self._index = pd.Index(chosen)
-        if later:
-            self.table.attrs |= {"neighbors": "being found", "ranks": "being found"}
-        self._build()
+        if fit not in (None, *_FITS[1:]):
+            raise WorkbenchError(f'fit is {fit!r}: expected "orthogonal", "linear" or None')
+        texts, columns = own_columns(texts, columns)
+        found = same_models(models, texts)
+        chosen = agreement.sample(len(texts), most, seed)
+        self._sampled = f"{len(texts):,} texts."
+        if len(chosen) < len(texts):
+            self._sampled = f"A random sample of {len(chosen):,} of {len(texts):,} texts."
+        self._known = _known(texts, columns, chosen)
+        drawn = [texts[i] for i in chosen] if len(chosen) < len(texts) else texts
+        self._vectors = {
+            name: model[chosen] if isinstance(model, np.ndarray) else vectors(model, drawn)
+            for name, model in found.items()
+        }
+        self.reference = next(iter(found))
+        self._askable = {name: model for name, model in found.items() if not isinstance(model, np.ndarray)}
+        self._index = pd.Index(chosen)
+        self._k, self._umap, self._folder, self._seed = k, umap, folder, seed
+        self._build(fit)
+        self._compare_models()
         self.observe(lambda _: self._selection_changed(), "selected")
-        if later:
-            self._start("neighbors are", self._measure, teacher, student, k, seed)
-        if umap:
-            self._fitting.layout.display = ""
-            self._start("the UMAP is", self._fit, teacher, student, folder, seed)
 
     @property
     def selection(self) -> pd.DataFrame:
@@ -104,7 +108,7 @@ class AgreementExplorer(Selection, View):
 
     def wait(self, seconds: float | None = None) -> projection.JointMap:
         """Wait for the UMAP and for the neighbors, and return the map that is shown then."""
-        for what, thread in self._background.items():
+        for what, thread in list(self._background.items()):
             thread.join(seconds)
             if thread.is_alive():
                 raise WorkbenchError(f"{what} not ready after {seconds} s")
@@ -117,107 +121,134 @@ class AgreementExplorer(Selection, View):
 
     def summary(self) -> str:
         """Return a few lines that say what is shown."""
-        cosine = self.table["cosine"]
+        values = self.table[self._measure]
         return (
-            f"<p>{self._sampled} Cosine of student to teacher: mean {cosine.mean():.3f}, "
-            f"from {cosine.min():.3f} to {cosine.max():.3f}; {len(self.selected):,} selected. {self._about_map()}</p>"
+            f"<p>{self._sampled} {shown(self._measure)} of {shown(self.other)} to {shown(self.reference)}: "
+            f"mean {values.mean():.3f}, from {values.min():.3f} to {values.max():.3f}; {len(self.selected):,} selected. "
+            f"{self._about_map()}</p>"
         )
+
+    @property
+    def other(self) -> str:
+        """Name of the model that is compared with the reference."""
+        return self.against.value
 
     # --- parts ---
 
-    def _build(self) -> None:
-        # One figure with WebGL a view: a page has only 8 to 16 contexts.
-        self.chart = figure(height=470, dragmode="lasso", hovermode="closest", uirevision="map")
-        self.chart.update_yaxes(scaleanchor="x")
-        texts = [hover(text) for text in self.table["text"]] if len(self.table) <= _HOVER_TEXTS else None
-        large = len(self.table) > _LARGE
-        self.chart.add_scattergl(
-            mode="lines", line={"width": 1, "color": "rgba(128,128,128,.45)"}, hoverinfo="skip", name="same text"
-        )
-        for name, symbol in (("teacher", "diamond"), ("student", "circle")):
-            self.chart.add_scattergl(
-                mode="markers", name=name, unselected={"marker": {"opacity": 0.06}},
-                marker={"size": 3 if large else 6, "symbol": "circle" if large else symbol, "opacity": 0.8},
-                text=texts, hovertemplate=f"%{{text}}<extra>{name}</extra>" if texts else f"{name}<extra></extra>",
-            )  # fmt: skip
-        teacher_points, student_points = self.chart.data[1:]
-        # Callbacks come trace by trace, the student's last: only then is the choice complete.
-        self._half: list[int] = []
-        teacher_points.on_selection(lambda _, points, __: setattr(self, "_half", points.point_inds))
-        student_points.on_selection(lambda _, points, __: self._drawn(self.chart, [*self._half, *points.point_inds]))
-        for points in (teacher_points, student_points):
-            points.on_click(lambda _, hit, __: hit.point_inds and self.select(hit.point_inds))
-        student_points.on_deselect(lambda *_: self.select())
-
-        low = float(np.floor(20 * min(self.table["cosine"].min(), 0.95)) / 20)
-        self._edges = np.linspace(low, 1, _BINS + 1)
-        self._bin = np.clip(np.digitize(self.table["cosine"], self._edges) - 1, 0, _BINS - 1)
-        centers = (self._edges[1:] + self._edges[:-1]) / 2
-        self.histogram = figure(
-            height=200, x="cosine of student to teacher", y="texts", dragmode="select", selectdirection="h",
-            barmode="overlay", bargap=0.05,
+    def _build(self, fit: str | None) -> None:
+        names = list(self._vectors)[1:]
+        small, auto = {"description_width": "initial"}, {"width": "auto"}
+        self.against = ipywidgets.Dropdown(options=names, description=f"{self.reference} and", style=small, layout=auto)
+        self.fit = ipywidgets.Dropdown(
+            options=_FITS, value=fit or _FITS[0], layout=auto, tooltip="map the other model's vectors onto the first's, fitted on half of the texts at a time",
         )  # fmt: skip
-        counts = np.bincount(self._bin, minlength=_BINS)
-        self.histogram.add_bar(x=centers, y=counts, name="all", marker_color="rgba(128,128,128,.5)")
-        self.histogram.add_bar(x=centers, y=np.zeros(_BINS), name="selected", marker_color=COLORS["student"])
-        self.histogram.update_traces(unselected={"marker": {"opacity": 1}}, hovertemplate="%{y} texts near %{x:.3f}")
-        self.histogram.data[0].on_selection(lambda _, points, __: self._brushed(points.point_inds))
-        self.histogram.data[0].on_deselect(lambda *_: self.select())
-
-        self.rows = Table(self.table)
-        self.rows.observe(lambda change: self.select(change["new"]), "selected")
-
-        names = [c for c in self.table if c != "text" and (_numeric(self.table[c]) or self.table[c].nunique() <= 50)]
-        self.color = ipywidgets.Dropdown(options=[_MODEL, *names], description="Color", tooltip="color points by")
+        self.color = ipywidgets.Dropdown(options=[_MODEL], description="Color", style=small, layout={"width": "190px"})
         self.lines = ipywidgets.Dropdown(
-            options=["all", "selected", "none"], value="all" if len(self.table) <= _LINES else "selected",
-            description="Lines", tooltip="lines from each text's teacher point to its student point",
+            options=["all", "selected", "none"], value="selected", description="Lines", style=small,
+            layout={"width": "130px"}, tooltip="lines from each text's point of the first model to that of the second",
         )  # fmt: skip
-        self.search = search_box("words in the text, then Enter", self._search)
-        button, auto = ipywidgets.Button, {"width": "auto"}
-        page = button(description="Select page", tooltip="select the rows that the table shows", layout=auto)
-        clear = button(description="Clear", tooltip="select nothing, show all texts", layout=auto)
-        give_up = button(description="Stop UMAP", tooltip="keep the PCA map")
-        self.progress = ipywidgets.FloatProgress(max=1, description="UMAP", layout={"width": "220px"})
-        self.legend, self.status = note(), note()
-        self.color.observe(lambda _: self._paint(), "value")
-        self.lines.observe(lambda _: self._place(), "value")
-        page.on_click(lambda _: self.rows.select([row["key"] for row in self.rows._rows]))
-        clear.on_click(lambda _: self.select())
+        by = [("words", ""), *((f"meaning, by {name}", name) for name in self._askable)]
+        self.by = ipywidgets.Dropdown(options=by, layout=auto, tooltip="search by words, or by a model")
+        self.search = search_box("search the texts, then Enter", self._search, "")
+        self.search.layout = {"flex": "1 1 160px", "min_width": "120px"}
+        give_up = ipywidgets.Button(description="Stop UMAP", tooltip="keep the PCA map", layout=auto)
         give_up.on_click(lambda _: self._stop.set())
+        self.progress = ipywidgets.FloatProgress(max=1, description="UMAP", layout={"width": "200px"})
         self._fitting = ipywidgets.HBox([self.progress, give_up], layout={"display": "none"})
-        super().__init__(
-            wrapped(self.color, self.lines, self.search, page, clear, align_items="center"),
-            wrapped(self._fitting, self.status, align_items="center"),
-            self.chart, self.legend, self.histogram, self.rows,
+        self.status = note()
+        self.points = Map(len(self._known), height=400)
+        self.histogram = Chart(
+            figure(height=128, dragmode="select", selectdirection="h", barmode="overlay", bargap=0.05, showlegend=False,
+                   margin={"l": 40, "r": 6, "t": 6, "b": 34}),
+            on_brush=self._brushed, on_clear=self.select,
         )  # fmt: skip
+        self.text, self.near = ipywidgets.HTML(), Results(lambda row: self.select([row]))
+        side = ipywidgets.VBox(
+            [self.histogram, self.text, self.near],
+            layout={"flex": "2 1 340px", "min_width": "300px", "overflow": "hidden auto"},
+        )
+        side.add_class("workbench-side")
+        titles = {name: "good: {}; bad: {} ({})".format(*how) for name, how in agreement.MEASURES.items()}
+        self.rows = Table(page_rows=8, titles=titles)
+        self.rows.observe(lambda change: self.select(change["new"]), "selected")
+        self.points.observe(lambda change: self.select(change["new"]), "selected")
+        for control, act in ((self.color, self._paint), (self.lines, self._join)):
+            control.observe(lambda _, act=act: act(), "value")
+        for control in (self.against, self.fit):
+            control.observe(lambda _: self._compare_models(), "value")
+        controls = [*[self.against] * (len(names) > 1), self.color, self.lines, self.fit, self.by, self.search]
+        super().__init__(
+            wrapped(*controls, align_items="center"),
+            wrapped(self._fitting, self.status, align_items="center"),
+            wrapped(ipywidgets.VBox([self.points], layout={"flex": "3 1 420px", "min_width": "300px"}), side),
+            self.rows,
+        )
+
+    # --- comparing ---
+
+    def _compare_models(self) -> None:
+        """Compare the reference with the model that is chosen."""
+        first, second = self._vectors[self.reference], self._vectors[self.other]
+        if self.fit.value != _FITS[0]:
+            try:
+                second = agreement.fitted(second, first, self.fit.value, seed=self._seed)
+            except WorkbenchError as error:
+                self.status.value = error_line(error)
+                self.fit.value = _FITS[0]
+                return
+        self._pair = first, second
+        self._units = {self.reference: unit(first), self.other: unit(second)}
+        together = first.shape[1] == second.shape[1]
+        self.map = projection.pca(first, second if together else None)
+        later = len(first) > _AT_ONCE
+        measured = agreement.per_text(first, second, k=0 if later else self._k, columns=self._known, seed=self._seed)
+        measures = [c for c in (*_SPACE, *_OF_NEIGHBORS) if together or c in _OF_NEIGHBORS]
+        self.table = measured[[*measures, *(c for c in self._known if c != "text"), "text"]]
+        self.table.index = self._index
+        self.table.attrs = dict(measured.attrs) | (
+            {"neighbors": "being found", "ranks": "being found"} if later else {}
+        )
+        colors = [c for c in self.table if c != "text" and (is_numeric(self.table[c]) or self.table[c].nunique() > 1)]
+        with self.points.hold_sync():
+            before = self.color.value
+            self.color.options = [*colors, *[_MODEL] * together]
+            self.color.value = before if before in colors else colors[0]
+        kept = self.selected
+        self.rows.show(self.table)
         self._place()
         self._paint()
-
-    # --- in the background ---
+        self.selected = kept
+        self._selection_changed()
+        if later:
+            self._start("neighbors are", self._find_neighbors, first, second)
+        if self._umap:
+            self._fitting.layout.display = ""
+            self._start("the UMAP is", self._fit_map, first, second if together else None)
 
     def _start(self, name: str, work: object, *arguments: object) -> None:
-        self._background[name] = threading.Thread(target=work, args=arguments, daemon=True)
+        self._background[name] = threading.Thread(target=work, args=(self.other, *arguments), daemon=True)
         self._background[name].start()
 
-    def _fit(self, teacher: np.ndarray, student: np.ndarray, folder: str | Path | None, seed: int) -> None:
+    def _fit_map(self, other: str, first: np.ndarray, second: np.ndarray | None) -> None:
         """Fit a UMAP, and show it."""
         try:
             found = projection.umap(
-                teacher, student, folder=folder, seed=seed, stop=self._stop,
+                first, second, folder=self._folder, seed=self._seed, stop=self._stop,
                 on_progress=lambda share: setattr(self.progress, "value", share),
             )  # fmt: skip
-            if found is not None:
+            if found is not None and other == self.other:
                 self.map = found
                 self._place()
         except Exception as error:
             self.status.value = f"{error_line(error)} The map is by PCA."
         self._fitting.layout.display = "none"
 
-    def _measure(self, teacher: np.ndarray, student: np.ndarray, k: int, seed: int) -> None:
+    def _find_neighbors(self, other: str, first: np.ndarray, second: np.ndarray) -> None:
         """Find the neighbors, and show what comes of them."""
         try:
-            found = agreement.per_text(teacher, student, k=k, seed=seed)
+            found = agreement.per_text(first, second, k=self._k, seed=self._seed)
+            if other != self.other:
+                return
             self.table[_OF_NEIGHBORS] = found[_OF_NEIGHBORS].set_axis(self.table.index)
             self.table.attrs |= found.attrs
             self.rows.refresh()
@@ -230,101 +261,140 @@ class AgreementExplorer(Selection, View):
 
     # --- drawing ---
 
+    @property
+    def _measure(self) -> str:
+        """The measure of the histogram: the one that colors the points, if it is a number."""
+        chosen = self.color.value
+        return chosen if chosen in self.table and is_numeric(self.table[chosen]) else self.table.columns[0]
+
     def _place(self) -> None:
-        """Put the points and the lines where the map says."""
-        with self.chart.batch_update():
-            for trace, points in zip(self.chart.data[1:], (self.map.teacher, self.map.student), strict=True):
-                trace.x, trace.y = points.T
-            self._join()
-            self.chart.layout.xaxis.title.text = f"{self.map.method} 1 (no unit)"
-            self.chart.layout.yaxis.title.text = f"{self.map.method} 2 (no unit)"
+        """Put the points where the map says."""
+        points = {self.reference: self.map.teacher}
+        if self.map.student is not None:
+            points[self.other] = self.map.student
+        self.points.place(points)
+        self._join()
         self._say()
 
     def _join(self) -> None:
-        """Draw the lines that are asked for."""
-        ends = np.array(self.selected, dtype=int)
-        if self.lines.value == "none":
-            ends = ends[:0]
-        elif self.lines.value == "selected":
-            ends = ends[agreement.sample(len(ends), _LINES)]
-        elif not len(ends):
-            ends = np.arange(len(self.table))
-        path = np.full((len(ends), 3, 2), np.nan, dtype=np.float32)  # NaN lifts the pen
-        path[:, 0], path[:, 1] = self.map.teacher[ends], self.map.student[ends]
-        self.chart.data[0].x, self.chart.data[0].y = path.reshape(-1, 2).T
+        self.points.join(self.lines.value)
 
     def _paint(self) -> None:
-        """Color the points by what is chosen."""
-        name, legend = self.color.value, ""
-        if name == _MODEL:
-            markers = [{"color": COLORS[model], "showscale": False} for model in ("teacher", "student")]
-        elif _numeric(self.table[name]):
-            bar = {"title": {"text": hover(name)}, "thickness": 12}
-            marker = {"color": self.table[name].to_numpy(dtype=float), "colorscale": "Cividis", "colorbar": bar}
-            markers = [marker | {"showscale": False}, marker | {"showscale": True}]
-        else:
-            codes, kinds = pd.factorize(self.table[name].astype(str))
-            markers = [{"color": np.take(CATEGORIES, codes, mode="clip"), "showscale": False}] * 2
-            legend = f"{shown(name)}: " + " &nbsp; ".join(
-                f'<span style="color:{CATEGORIES[min(i, len(CATEGORIES) - 1)]}">■</span> {shown(kind, 40)}'
-                for i, kind in enumerate(kinds[:20])
+        """Color the points by what is chosen, and draw the histogram of it."""
+        self.points.paint(None if self.color.value == _MODEL else self.table[self.color.value], self._tip)
+        values = self.table[self._measure].to_numpy(dtype=float)
+        known = values[np.isfinite(values)]
+        low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
+        self._edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
+        self._bin = np.where(np.isfinite(values), np.clip(np.digitize(values, self._edges) - 1, 0, _BINS - 1), -1)
+        centers = (self._edges[1:] + self._edges[:-1]) / 2
+        with self.histogram.edit() as chart:
+            chart.data = ()
+            chart.add_bar(x=centers, y=self._counted(slice(None)), name="all", marker_color="rgba(128,128,128,.5)")
+            chart.add_bar(
+                x=centers, y=self._counted(list(self.selected)), name="selected", marker_color=COLORS["student"]
             )
-        with self.chart.batch_update():
-            for trace, marker in zip(self.chart.data[1:], markers, strict=True):
-                trace.marker.update(marker)
-        self.legend.value = legend
+            chart.update_traces(unselected={"marker": {"opacity": 1}}, hovertemplate="%{y} texts near %{x:.3f}")
+            chart.update_xaxes(title_text=self._measure)
+            chart.update_yaxes(title_text="texts")
+
+    def _counted(self, rows: object) -> np.ndarray:
+        bins = self._bin[rows]
+        return np.bincount(bins[bins >= 0], minlength=_BINS)
+
+    def _tip(self, row: int) -> str:
+        """Return what stands beside the pointer: the measure and the beginning of the text."""
+        return f"{self._measure} {cell(self.table[self._measure].iloc[row])}\n{cut(self._known['text'].iloc[row], 160)}"
 
     # --- selection ---
 
-    def _drawn(self, chart: go.FigureWidget, positions: Sequence[int]) -> None:
-        """Take over a lasso or a brush, and remove its outline.
-
-        An empty selection means nothing, since the browser reports one when the outline is gone (a double click clears).
-        """
-        if len(positions):
-            remove_outline(chart)
-            self.select(positions)
-
     def _brushed(self, bins: Sequence[int]) -> None:
-        self._drawn(self.histogram, np.flatnonzero(np.isin(self._bin, bins)))
+        if len(bins):
+            self.select(np.flatnonzero(np.isin(self._bin, bins)))
 
     def _search(self, words: str) -> None:
         words = words.strip()
-        found = self.table["text"].str.contains(words, case=False, regex=False) & bool(words)
+        if words and self.by.value:
+            try:
+                vector = unit(vectors(self._askable[self.by.value], [Text(words, Role.QUERY)]))
+            except WorkbenchError as error:
+                self.status.value = error_line(error)
+                return
+            own = self._vectors[self.by.value]
+            self.select(ranking.top_k(vector, own, min(20, len(own)))[1][0])
+            return
+        found = self._known["text"].str.contains(words, case=False, regex=False) & bool(words)
         self.select(np.flatnonzero(found))
         if words and not found.any():
             self.status.value = f"No text contains “{shown(words, 80)}”."
 
     def _selection_changed(self) -> None:
         chosen = list(self.selected)
-        with self.chart.batch_update():
-            for trace in self.chart.data[1:]:
-                trace.selectedpoints = chosen or None
-            self._join()
-        with self.histogram.batch_update():
-            self.histogram.data[1].y = np.bincount(self._bin[chosen], minlength=_BINS)
-            self.histogram.data[0].selectedpoints = None
-        if set(chosen) != set(self.rows.selected):  # else selected in the table, where rows stay under the pointer
+        self.points.selected = self.selected
+        if self.selected != self.rows.selected:  # else selected in the table, where rows stay under the pointer
             self.rows.filter(chosen or None)
             self.rows.selected = self.selected
+        with self.histogram.edit() as chart:
+            chart.data[1].y = self._counted(chosen)
+        self._detail()
         self._say()
+
+    def _detail(self) -> None:
+        """Show the first of the selected texts in full, and its neighbors for both models."""
+        if not self.selected:
+            self.text.value = '<div class="workbench-detail">Click on a point or a row to read a text here.</div>'
+            self.near.show([])
+            return
+        row = self.selected[0]
+        measures = " · ".join(
+            f"{shown(name)} {value:.3g}"
+            for name, value in self.table.iloc[row].items()
+            if isinstance(value, int | float | np.number)
+        )
+        self.text.value = (
+            f'<div class="workbench-detail"><div class="full" dir="auto">{shown(self._known["text"].iloc[row], 100_000)}'
+            f"</div>{measures}</div>"
+        )
+        self.near.show(neighbor_lists(self._units, self._known["text"], row, self._k))
 
     # --- words ---
 
     def _say(self) -> None:
         selection = ""
         if self.selected:
-            some = len(self.selected) > _LINES == len(self.chart.data[0].x) // 3
-            lines = f" (lines for {_LINES:,} of them)" if some else ""
-            selection = f"{len(self.selected):,} selected{lines}, mean cosine {self.selection['cosine'].mean():.3f}. "
+            measure = self._measure
+            selection = f"{len(self.selected):,} selected, mean {measure} {self.selection[measure].mean():.3f}. "
         self.status.value = f"{selection}{self._sampled} {self._about_map()}"
 
     def _about_map(self) -> str:
-        trusted, correlation = "", self.map.displacement_correlation
-        if not np.isnan(correlation):
-            trusted = f"; the length of a line follows the true distance with rank correlation {correlation:.2f}"
-        about = self.table.attrs
-        return f"Map: {self.map.method}{trusted}. Neighbors: {about['neighbors']}; ranks: {about['ranks']}."
+        about, trusted = self.table.attrs, ""
+        if self.map.student is None:
+            widths = " and ".join(f"{name} {vectors.shape[1]}" for name, vectors in self._units.items())
+            trusted = f" of {shown(self.reference)} alone: no common space ({widths} dimensions)"
+        elif not np.isnan(self.map.displacement_correlation):
+            correlation = f"{self.map.displacement_correlation:.2f}"
+            trusted = f"; the length of a line follows the true distance with rank correlation {correlation}"
+        fitted = f" {shown(self.other)} is fitted ({self.fit.value})." if self.fit.value != _FITS[0] else ""
+        return f"Map: {self.map.method}{trusted}.{fitted} Neighbors: {about['neighbors']}; ranks: {about['ranks']}."
+
+
+def neighbor_lists(units: Mapping[str, np.ndarray], texts: Sequence[str], row: int, k: int) -> list[dict]:
+    """Return each model's k nearest texts of one as columns of `Results`; `units` are vectors of length 1."""
+    columns, first = [], {}
+    for number, (name, own) in enumerate(units.items()):
+        (cosines,), (places,) = ranking.top_k(own[row][None], own, min(k + 1, len(own)), normalized=True)
+        near = [(int(p), float(c)) for p, c in zip(places, cosines, strict=True) if p != row][:k]
+        if number == 0:
+            first = {place: rank for rank, (place, _) in enumerate(near, 1)}
+        reference = next(iter(units))
+        rows = [
+            card(place, rank, cosine, texts[place], [mark(first.get(place), rank, reference)] if number else ())
+            for rank, (place, cosine) in enumerate(near, 1)
+        ]
+        shared = sum(place in first for place, _ in near)
+        facts = f"{shared} of {len(near)} shared" if number else "nearest by cosine"
+        columns.append({"title": name, "color": COLORS.get(name, "#999999"), "facts": facts, "times": "", "rows": rows})
+    return columns
 
 
 def _known(texts: Sequence[Text], columns: pd.DataFrame | None, chosen: np.ndarray) -> pd.DataFrame:
@@ -338,11 +408,7 @@ def _known(texts: Sequence[Text], columns: pd.DataFrame | None, chosen: np.ndarr
         known["role"] = [text.role.value for text in texts]
     if columns is None:
         return known
-    names = [*known, "cosine", "squared_distance", *_OF_NEIGHBORS, _MODEL, *columns]
+    names = [*known, *_SPACE, *_OF_NEIGHBORS, _MODEL, *columns]
     if twice := [name for name in columns if names.count(name) > 1]:
         raise WorkbenchError(f"the column {twice[0]!r} is there twice, or the view has one of that name: rename it")
     return known.join(columns.iloc[chosen].reset_index(drop=True))
-
-
-def _numeric(column: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)

@@ -17,7 +17,7 @@ from workbench.extras.benchmark import EvalModel, EvalProgress, TaskResult
 from workbench.widgets._html import cut, hover, html_table, shown
 from workbench.widgets._job import Job
 from workbench.widgets._view import CATEGORIES, note
-from workbench.widgets.chart import figure
+from workbench.widgets.chart import Chart, figure
 from workbench.widgets.table import Table
 
 if TYPE_CHECKING:
@@ -94,8 +94,7 @@ class BenchmarkBoard(Job):
             options=list(self._views), description="Show", style={"button_width": "auto"}
         )
         self.view.observe(lambda _: self._draw(), "value")
-        # A height of its own for each view would end plotly's following of the page's width.
-        self.chart, self.caption = figure(height=190 + 40 * max(6, len(self._tasks))), note()
+        self.chart, self.caption = Chart(figure(height=190 + 40 * max(6, len(self._tasks)))), note()
         lists, row = self._row(self.models, self.tasks), self._row(self.run_button, self.stop_button, self.bar)
         parts = lists, row, self.status, self.rows, self.kinds, self.view, self.chart, self.caption
         self.children = (*self.children, *parts)
@@ -160,7 +159,7 @@ class BenchmarkBoard(Job):
 
     def figures(self) -> list[go.Figure]:
         """Return the figure that is shown."""
-        return [self.chart]
+        return [self.chart.figure]
 
     def _share(self) -> float:
         return self._progress.done / self._progress.total if self._progress else self.bar.value
@@ -202,8 +201,9 @@ class BenchmarkBoard(Job):
             self.rows.show(self.scores.reset_index())
             if self.outcomes:
                 self.kinds.show(benchmark_tables.by_kind(self.outcomes).rename_axis("kind").reset_index())
-            self.chart.data, self.chart.layout.shapes = (), ()
-            self._views[self.view.value]()
+            with self.chart.edit() as chart:
+                chart.data, chart.layout.shapes = (), ()
+                self._views[self.view.value]()
 
     def _shares(self) -> None:
         found = self.differences
@@ -221,7 +221,7 @@ class BenchmarkBoard(Job):
             )  # fmt: skip
         self._axes(names, "share of the teacher's score, 95 % interval")
         if names:
-            self.chart.add_vline(1, line={"color": "rgba(128,128,128,.7)", "dash": "dot"})
+            self.chart.figure.add_vline(1, line={"color": "rgba(128,128,128,.7)", "dash": "dot"})
         self.caption.value = (
             "Intervals: paired bootstrap over queries or pairs of sentences; for classification and clustering only over "
             "mteb's ten experiments."
@@ -283,16 +283,16 @@ class BenchmarkBoard(Job):
 
     def _points(self, name, number, x, y, *, text, size=9, hollow=False, error=None) -> None:
         symbol = _SYMBOLS[number % len(_SYMBOLS)]
-        self.chart.add_scatter(
+        self.chart.figure.add_scatter(
             x=x, y=y, mode="markers", name=hover(name, 40), text=text, error_x=error,
             marker={"size": size, "color": CATEGORIES[number % len(CATEGORIES)], "symbol": symbol + "-open" * hollow},
             hovertemplate="%{text}<br>%{x:.3f}<extra>%{fullData.name}</extra>",
         )  # fmt: skip
 
     def _axes(self, names: Sequence[str], title: str) -> None:
-        self.chart.update_xaxes(title_text=title)
+        self.chart.figure.update_xaxes(title_text=title)
         places, labels = list(range(len(names))), [hover(name, 34) for name in names]
-        self.chart.update_yaxes(tickvals=places, ticktext=labels, range=[max(1, len(names)) - 0.5, -0.5])
+        self.chart.figure.update_yaxes(tickvals=places, ticktext=labels, range=[max(1, len(names)) - 0.5, -0.5])
 
 
 @functools.cache

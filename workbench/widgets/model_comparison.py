@@ -1,4 +1,4 @@
-"""Several students of one teacher in one table, and the texts on which two of them differ most."""
+"""Several models in one table against a reference, and the texts on which two of them differ most."""
 
 from __future__ import annotations
 
@@ -7,102 +7,102 @@ from collections.abc import Mapping, Sequence
 import ipywidgets
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from workbench import agreement
-from workbench._util import paired
 from workbench.data import Text
 from workbench.errors import WorkbenchError
-from workbench.evaluate import bootstrap_means, interval, summarize
+from workbench.evaluate import bootstrap_means, interval, summarize, vectors
 from workbench.widgets._html import cut, hover, html_table, shown
-from workbench.widgets._view import COLORS, Selection, View, note, same_texts, wrapped
-from workbench.widgets.chart import figure
+from workbench.widgets._view import COLORS, Selection, View, note, own_columns, same_models, wrapped
+from workbench.widgets.chart import Chart, figure
 from workbench.widgets.table import Table
 
 _RETRIEVAL = ("ndcg_at_10", "share_of_teacher", "share_low", "share_high")
 
 
 class ModelComparison(Selection, View):
-    """Compare students, or a student at several stages, with their teacher and with each other.
+    """Compare models, or a student at several stages, with a reference and with each other.
 
     Args:
-        teacher: float of shape (n, d).
-        students: name to its vectors of the same texts, float of shape (n, e). Where e is not d, what needs one space
-            (cosine, distance) is NaN and shown empty.
+        models: two or more names, each with a model: vectors of the same texts, float of shape (n, d), or with `texts`
+            anything that `wb.compare` takes. The first is the reference. Where a width is not the reference's, what
+            needs one space (cosine, distance) is empty, and overlap is what is compared.
         texts: the n texts, `str` or `Text`.
-        retrieval: what `evaluate.summarize` returned; a mode named as a student stands in its row, any other mode gets
+        retrieval: what `evaluate.summarize` returned; a mode named as a model stands in its row, any other mode gets
             a row of its own.
-        scores: instead, mode to what `evaluate.score` returned, with "teacher" among them.
+        scores: instead, mode to what `evaluate.score` returned, with the reference's name among them.
         k: neighbors for the measures of agreement.
         seed: of what is approximate and of the bootstraps.
 
     Attributes:
-        table: one row a model (index: its name): first what is known of retrieval (`ndcg_at_10` and `share_of_teacher`
-            with its 95 % interval `share_low` to `share_high`), then the measures of `agreement.summary`, `cosine` with
-            its 95 % interval `cosine_low` to `cosine_high`.
+        table: one row a model but the reference (index: its name): first what is known of retrieval (`ndcg_at_10` and
+            `share_of_teacher` with its 95 % interval `share_low` to `share_high`), then the measures of
+            `agreement.summary`, `cosine` and `overlap` with 95 % intervals (`cosine_low`, `cosine_high`, ...).
+        measure: what the chart and the differences are of, "cosine" or, where no model has one, "overlap".
         selected: positions of the selected texts, a tuple of int; to be set and observed, see `select`.
 
     Raises:
-        WorkbenchError: there are no students, their rows are not the teacher's texts, or retrieval is something else.
+        WorkbenchError: there are not two models of the same texts, or retrieval is something else.
     """
 
     def __init__(
         self,
-        teacher: np.ndarray,
-        students: Mapping[str, np.ndarray],
-        *,
+        models: Mapping[str, object],
         texts: Sequence[str | Text] | None = None,
+        *,
         retrieval: pd.DataFrame | None = None,
         scores: Mapping[str, pd.DataFrame] | None = None,
         k: int = 10,
         seed: int = 0,
     ) -> None:
-        if not isinstance(students, Mapping) or not students:
-            raise WorkbenchError('there are no students: give their vectors by name, as in {"mine": vectors}')
-        if "teacher" in students:
-            raise WorkbenchError('a student cannot be named "teacher": rename it')
         if retrieval is not None and scores is not None:
             raise WorkbenchError("give retrieval or scores, not both: the one is computed from the other")
-        self._texts = None if texts is None else [text.text for text in same_texts(texts, teacher)]
-        self._index = pd.RangeIndex(len(teacher))
-        vectors = {}
-        for name, student in students.items():
-            try:
-                teacher, vectors[str(name)] = paired(teacher, student)
-            except WorkbenchError as error:
-                raise WorkbenchError(f"student {name!r}: {error}") from None
-        found = _retrieval(retrieval, scores, seed)
+        if texts is None and isinstance(models, Mapping) and models:
+            first = next(iter(models.values()))
+            if not hasattr(first, "__len__"):
+                raise WorkbenchError("models that embed need texts: give texts=, or vectors of the same texts")
+            known = [Text(str(place)) for place in range(len(first))]
+        else:
+            known, _ = own_columns(texts, None)
+        found = {name: vectors(model, known) for name, model in same_models(models, known).items()}
+        self._texts = None if texts is None else [text.text for text in known]
+        self._index = pd.RangeIndex(len(known))
+        self._reference, *others = found
+        rows = _retrieval(retrieval, scores, self._reference, seed)
         self._seed = seed
         self._ndcg = {mode: rows["ndcg_at_10"].to_numpy() for mode, rows in (scores or {}).items()}
-        self._cosines: dict[str, np.ndarray] = {}
-        measures = {}
-        for name, student in vectors.items():
-            each = agreement.per_text(teacher, student, k=k, seed=seed)
-            self._cosines[name] = each["cosine"].to_numpy()
-            whole = agreement.summary(teacher, student, each, k=k, seed=seed)["value"]
-            measures[name] = {**whole, **_mean(self._cosines[name], "cosine_", seed)}
-        columns = dict.fromkeys(["cosine", "cosine_low", "cosine_high", *agreement.MEASURES])
-        table = pd.concat([found, pd.DataFrame.from_dict(measures, orient="index")[list(columns)]], axis=1, sort=True)
-        self.table = table.loc[list(dict.fromkeys([*vectors, *table.index]))].rename_axis("model")
+        self._each: dict[str, pd.DataFrame] = {}
+        measures, reference = {}, found[self._reference]
+        for name in others:
+            each = self._each[name] = agreement.per_text(reference, found[name], k=k, seed=seed)
+            whole = agreement.summary(reference, found[name], each, k=k, seed=seed)["value"]
+            measures[name] = dict(whole)
+            for measure in ("cosine", "overlap"):
+                measures[name] |= _mean(each[measure].to_numpy(), f"{measure}_", seed)
+        columns = ["cosine", "cosine_low", "cosine_high", "overlap", "overlap_low", "overlap_high", *agreement.MEASURES]
+        table = pd.DataFrame.from_dict(measures, orient="index")[list(dict.fromkeys(columns))]
+        table = pd.concat([rows, table], axis=1, sort=True)
+        self.table = table.loc[list(dict.fromkeys([*others, *table.index]))].rename_axis("model")
+        self.measure = "cosine" if self.table["cosine"].notna().any() else "overlap"
         self._build()
 
     def differences(self, first: str, second: str) -> pd.DataFrame:
-        """Return the texts on which two students differ, the greatest difference first.
+        """Return the texts on which two models differ, the greatest difference first.
 
         Returns:
-            One row a text (index: its position): `difference` (cosine of the first student to the teacher less the
-            second's), `first`, `second` and, where the texts are known, `text`. `attrs` has `mean`, `low` and `high`,
+            One row a text (index: its position): `difference` (the first model's cosine to the reference less the
+            second's; overlap where one of them has no cosine), `first`, `second` and, where the texts are known, `text`. `attrs` has `mean`, `low` and `high`,
             the mean difference and its 95 % interval by the paired percentile bootstrap over texts; with the scores of
-            both also `ndcg_mean`, `ndcg_low` and `ndcg_high`, the same of nDCG@10 over queries. All are NaN where a
-            width differs from the teacher's.
+            both also `ndcg_mean`, `ndcg_low` and `ndcg_high`, the same of nDCG@10 over queries; and `measure`.
 
         Raises:
-            WorkbenchError: there is no such student.
+            WorkbenchError: there is no such model.
         """
         for name in (first, second):
-            if name not in self._cosines:
-                raise WorkbenchError(f"there is no student {name!r}: choose from {', '.join(self._cosines)}")
-        table = pd.DataFrame({"first": self._cosines[first], "second": self._cosines[second]})
+            if name not in self._each:
+                raise WorkbenchError(f"there is no model {name!r}: choose from {', '.join(self._each)}")
+        measure = "cosine" if all(self._each[name]["cosine"].notna().all() for name in (first, second)) else "overlap"
+        table = pd.DataFrame({"first": self._each[first][measure], "second": self._each[second][measure]})
         table.insert(0, "difference", table["first"] - table["second"])
         if self._texts is not None:
             table["text"] = self._texts
@@ -111,7 +111,7 @@ class ModelComparison(Selection, View):
         if first in self._ndcg and second in self._ndcg:
             attrs |= _mean(self._ndcg[first] - self._ndcg[second], "ndcg_", self._seed)
         table = table.sort_values("difference", key=np.abs, ascending=False, kind="stable")
-        table.attrs |= attrs
+        table.attrs |= attrs | {"measure": measure}
         return table
 
     def summary(self) -> str:
@@ -120,9 +120,11 @@ class ModelComparison(Selection, View):
         return f"{html_table(self.table[columns].astype(float).reset_index())}<p>{self.status.value}</p>"
 
     def _build(self) -> None:
-        self.rows = Table(self.table.reset_index(), label="models", many=False)
+        shown_columns = [c for c in self.table if self.table[c].notna().any() and not c.endswith(("_low", "_high"))]
+        titles = {name: "good: {}; bad: {} ({})".format(*how) for name, how in agreement.MEASURES.items()}
+        self.rows = Table(self.table[shown_columns].reset_index(), label="models", many=False, titles=titles)
         self.chart = self._intervals()
-        names = [(cut(name, 80), name) for name in self._cosines]
+        names = [(cut(name, 80), name) for name in self._each]
         self.first = ipywidgets.Dropdown(options=names, value=names[0][1], description="Model")
         self.second = ipywidgets.Dropdown(options=names, value=names[-1][1], description="against")
         self.status, self.texts = note(), Table(label="texts")
@@ -135,10 +137,12 @@ class ModelComparison(Selection, View):
         self.observe(lambda _: self._mark(), "selected")
         self._show_difference()
 
-    def _intervals(self) -> go.FigureWidget:
-        known = "share_of_teacher" in self.table
-        names = _RETRIEVAL[1:] if known else ("cosine", "cosine_low", "cosine_high")
-        title = "share of the teacher's nDCG@10" if known else "mean cosine of student to teacher"
+    def _intervals(self) -> Chart:
+        if "share_of_teacher" in self.table:
+            names, title = _RETRIEVAL[1:], f"share of the nDCG@10 of {hover(self._reference, 30)}"
+        else:
+            names = self.measure, f"{self.measure}_low", f"{self.measure}_high"
+            title = f"mean {self.measure} to {hover(self._reference, 30)}"
         rows = self.table[self.table[names[0]].notna()]
         value, low, high = (rows[name].to_numpy(dtype=float) for name in names)
         places = np.arange(len(rows))
@@ -153,7 +157,7 @@ class ModelComparison(Selection, View):
         # Numbers with names beside them: two long names that are cut alike must not share a line.
         names = [hover(name, 40) for name in rows.index]
         chart.update_yaxes(tickvals=places, ticktext=names, range=[len(rows) - 0.5, -0.5])
-        return chart
+        return Chart(chart)
 
     def _mark(self) -> None:
         """Select in the table, which is sorted, what is selected in the view."""
@@ -167,30 +171,30 @@ class ModelComparison(Selection, View):
         self._places = np.empty(0, dtype=int)  # text of each row of the table
         if first == second:
             self.texts.show(pd.DataFrame())
-            one = "There is one student, so there is nothing to compare it with."
+            one = f"There is one model beside {shown(self._reference)}, so there is no second to compare it with."
             several = "Select two different models to see where they differ."
-            self.status.value = several if len(self._cosines) > 1 else one
+            self.status.value = several if len(self._each) > 1 else one
             return
         table = self.differences(first, second)
         names = f'<b dir="auto">{shown(first, 80)}</b> less <b dir="auto">{shown(second, 80)}</b>'
-        words = "no cosine, since the width of one is not the teacher's"
-        if not np.isnan(table.attrs["mean"]):
-            words = f"mean cosine {_signed(table.attrs, '')}"
+        words = f"mean {table.attrs['measure']} {_signed(table.attrs, '')}"
         if "ndcg_mean" in table.attrs:
             words += f"; mean nDCG@10 {_signed(table.attrs, 'ndcg_')}"
         self.status.value = f"{names}: {words}."
-        columns = {"first": "cosine of the first", "second": "cosine of the second"}
+        columns = {each: f"{table.attrs['measure']} of the {each}" for each in ("first", "second")}
         self.texts.show(table.rename(columns=columns).rename_axis("position").reset_index())
         self._places = table.index.to_numpy()
         self._mark()
 
 
-def _retrieval(rows: pd.DataFrame | None, scores: Mapping[str, pd.DataFrame] | None, seed: int) -> pd.DataFrame | None:
+def _retrieval(
+    rows: pd.DataFrame | None, scores: Mapping[str, pd.DataFrame] | None, reference: str, seed: int
+) -> pd.DataFrame | None:
     """Return what is known of retrieval, a row a mode."""
     if scores is not None:
-        if "teacher" not in scores:
-            raise WorkbenchError(f'scores has no "teacher", only {", ".join(map(str, scores)) or "nothing"}')
-        rows = summarize(scores, seed=seed)
+        if reference not in scores:
+            raise WorkbenchError(f"scores has no {reference!r}, only {', '.join(map(str, scores)) or 'nothing'}")
+        rows = summarize(scores, teacher=reference, seed=seed)
     if rows is None:
         return None
     if missing := [name for name in ("mode", *_RETRIEVAL) if name not in rows]:

@@ -1,70 +1,78 @@
-"""One text's neighbors for the teacher and for the student, side by side."""
+"""One text's neighbors for two or more models, side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import ipywidgets
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench import ranking
-from workbench._util import paired, unit
+from workbench._util import unit
 from workbench.data import Text
 from workbench.errors import WorkbenchError
-from workbench.widgets._html import Markup, html_table, shown
-from workbench.widgets._view import Selection, View, note, same_texts, search_box, wrapped
+from workbench.evaluate import vectors
+from workbench.widgets._html import html_table, shown
+from workbench.widgets._view import Selection, View, note, own_columns, same_models, search_box, wrapped
+from workbench.widgets.agreement_explorer import neighbor_lists
 from workbench.widgets.chart import figure
+from workbench.widgets.results import LINES, Results
 from workbench.widgets.table import Table
-
-_MARKS = {"both": ("=", "found by both"), "teacher": ("−", "lost by the student"), "student": ("+", "new")}
 
 
 class NeighborInspector(Selection, View):
-    """Select a text, and see what both models find nearest to it.
+    """Select a text, see what each model finds nearest to it, and follow a neighbor to its own neighbors.
 
     Args:
-        teacher: float of shape (n, d).
-        student: float of shape (n, e), the same texts; e may differ from d.
+        models: two or more names, each with a model: vectors, float of shape (n, d), or anything that `wb.compare` takes.
+            Widths may differ. The first is the reference.
         texts: n texts, `str` or `Text`.
         k: neighbors to show.
 
     Attributes:
         selected: positions of the selected texts, of which the first is shown; to be set and observed, see `select`.
         position: position of the text that is shown.
-        neighbors: one row a neighbor: model, rank (1 is nearest), position, cosine, found ("both" or the model), text.
+        neighbors: one row a neighbor: model, rank (1 is nearest), position, cosine, shared (with the reference), text.
 
     Raises:
-        WorkbenchError: the arrays are not vectors of these texts, or there are fewer than two.
+        WorkbenchError: there are not two models of these texts, or fewer than two texts.
     """
 
-    def __init__(self, teacher: np.ndarray, student: np.ndarray, texts: Sequence[str | Text], *, k: int = 10) -> None:
-        teacher, student = paired(teacher, student)
-        texts = same_texts(texts, teacher)
+    def __init__(self, models: Mapping[str, object], texts: Sequence[str | Text], *, k: int = 10) -> None:
+        texts, _ = own_columns(texts, None)
+        found = same_models(models, texts)
         if len(texts) < 2:
             raise WorkbenchError("one text has no neighbors: at least 2 are needed")
-        self._vectors = {"teacher": unit(teacher), "student": unit(student)}
+        self._units = {name: unit(vectors(model, texts)) for name, model in found.items()}
         self._texts = pd.DataFrame({"text": [text.text for text in texts]})
         self._index = self._texts.index
+        self._trail: list[int] = []
         self.search = search_box("words in the text, then Enter", self._search)
         self.k = ipywidgets.BoundedIntText(min(k, len(texts) - 1), min=1, max=len(texts) - 1, description="k")
+        self.back = ipywidgets.Button(
+            description="Back", disabled=True, tooltip="the text before", layout={"width": "auto"}
+        )
         self.rows = Table(self._texts, page_rows=6, many=False)
-        self.status, self.query = note(), ipywidgets.HTML()
-        flexible = {"flex": "1 1 380px", "min_width": "300px"}
-        self._lists = ipywidgets.HTML(layout=flexible), ipywidgets.HTML(layout=flexible)
-        super().__init__(wrapped(self.search, self.k), self.rows, self.query, self.status, wrapped(*self._lists))
+        self.status, self.query, self.lists = note(), ipywidgets.HTML(), Results(lambda row: self.select([row]))
+        super().__init__(
+            wrapped(self.search, self.k, self.back), self.rows, self.query, self.status, self.lists, note(LINES)
+        )
         self.k.observe(lambda _: self._show(), "value")
+        self.back.on_click(lambda _: self._go_back())
         self.rows.observe(lambda change: self.select(change["new"]), "selected")
         self.observe(lambda _: self._selection_changed(), "selected")
         self.select(0)
 
     def summary(self) -> str:
-        """Return both lists."""
-        return f"{self.query.value}<p>{self.status.value}</p>" + "".join(part.value for part in self._lists)
+        """Return the lists."""
+        lists = {}
+        for model, rows in self.neighbors.groupby("model", sort=False):
+            lists[model] = pd.Series([f"{c:.3f} {t}" for c, t in zip(rows["cosine"], rows["text"], strict=True)])
+        return f"{self.query.value}<p>{self.status.value}</p>{html_table(pd.DataFrame(lists))}"
 
     def figures(self) -> list[go.Figure]:
-        """Return the cosines by rank for both models."""
+        """Return the cosines by rank for each model."""
         chart = figure(height=280, x="rank", y="cosine")
         for model, rows in self.neighbors.groupby("model", sort=False):
             chart.add_scatter(x=rows["rank"], y=rows["cosine"], mode="lines+markers", name=model)
@@ -72,50 +80,38 @@ class NeighborInspector(Selection, View):
 
     def _selection_changed(self) -> None:
         self.rows.selected = self.selected
-        if self.selected:
+        if self.selected and getattr(self, "position", None) != self.selected[0]:
+            if hasattr(self, "position"):
+                self._trail.append(self.position)
             self.position = self.selected[0]
             self._show()
 
+    def _go_back(self) -> None:
+        if self._trail:
+            self.select(self._trail.pop())
+            self._trail.pop()  # where it came from just now
+            self._show()
+
     def _show(self) -> None:
-        found = {model: self._nearest(vectors) for model, vectors in self._vectors.items()}
-        shared = found["teacher"].keys() & found["student"].keys()
+        columns = neighbor_lists(self._units, self._texts["text"], self.position, self.k.value)
+        first = {row["key"] for row in columns[0]["rows"]}
         self.neighbors = pd.DataFrame(
             [
-                (model, rank, p, cosine, "both" if p in shared else model, self._texts["text"][p])
-                for model, cosines in found.items()
-                for rank, (p, cosine) in enumerate(cosines.items(), 1)
+                (column["title"], row["rank"], row["key"], row["value"], row["key"] in first)
+                for column in columns
+                for row in column["rows"]
             ],
-            columns=["model", "rank", "position", "cosine", "found", "text"],
+            columns=["model", "rank", "position", "cosine", "shared"],
         )
+        self.neighbors["text"] = self._texts["text"].to_numpy()[self.neighbors["position"]]
         self.query.value = f'<div dir="auto"><b>{shown(self._texts["text"][self.position], 600)}</b></div>'
-        self.status.value = f"{len(shared)} of {self.k.value} neighbors in common (= both, − lost, + new)"
-        for part, (model, rows) in zip(self._lists, self.neighbors.groupby("model", sort=False), strict=True):
-            part.value = _list(model, rows)
-
-    def _nearest(self, vectors: np.ndarray) -> dict[int, float]:
-        """Return position to cosine of the k nearest texts, nearest first."""
-        own = vectors[self.position][None]
-        (cosines,), (positions,) = ranking.top_k(own, vectors, self.k.value + 1, normalized=True)
-        found = dict(zip(positions.tolist(), cosines.tolist(), strict=True))
-        found.pop(self.position, None)  # among more than k duplicates the text itself may be missing
-        return dict(list(found.items())[: self.k.value])
+        shared = ", ".join(f"{shown(c['title'])}: {c['facts']}" for c in columns[1:])
+        self.status.value = f"Neighbors in common with {shown(columns[0]['title'])}: {shared}."
+        self.back.disabled = not self._trail
+        self.lists.show(columns)
 
     def _search(self, words: str) -> None:
         found = self._texts["text"].str.contains(words.strip(), case=False, regex=False)
         self.rows.filter(np.flatnonzero(found))
         if words.strip() and found.any():
             self.select(int(np.argmax(found)))
-
-
-def _list(model: str, rows: pd.DataFrame) -> str:
-    """Return a model's neighbors as HTML; those that the other model does not find stand out."""
-    lines = []
-    for row in rows.itertuples():
-        (mark, title), text, opacity = _MARKS[row.found], shown(row.text, 160), 0.6
-        if row.found != "both":
-            text, opacity = f"<mark>{text}</mark>", 1
-        mark = Markup(f'<span title="{title}" style="opacity:{opacity}">{mark}</span>')
-        text = Markup(f'<div style="overflow-wrap:anywhere;line-height:1.3">{text}</div>')
-        lines.append((mark, row.rank, row.cosine, text))
-    # As objects, since pandas' own strings would be escaped.
-    return html_table(pd.DataFrame(lines, columns=["", "rank", "cosine", "text"], dtype=object), caption=model)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-import anywidget
 import numpy as np
 import pandas as pd
 import traitlets
 
 from workbench.errors import WorkbenchError
 from workbench.widgets._html import cell
-from workbench.widgets._view import STATIC, Selection
+from workbench.widgets._view import Part, Selection, module
 
 
-class Table(Selection, anywidget.AnyWidget):
+class Table(Selection, Part):
     """Rows of a dataframe, a page at a time; only the page travels to the browser, as text.
 
     Click or press Enter on a heading to sort. Click a row, or press Enter on it, to select it; with Ctrl to add, with
@@ -26,20 +25,26 @@ class Table(Selection, anywidget.AnyWidget):
         order: the column sorted by and whether it falls; (None, False) is the order of the dataframe.
     """
 
-    _esm = STATIC / "table.js"
-    _css = STATIC / "table.css"
+    _esm = module("table")
     _content = traitlets.Dict().tag(sync=True)
 
     def __init__(
-        self, frame: pd.DataFrame | None = None, *, label: str = "texts", page_rows: int = 15, many: bool = True
+        self,
+        frame: pd.DataFrame | None = None,
+        *,
+        label: str = "texts",
+        page_rows: int = 15,
+        many: bool = True,
+        titles: Mapping[str, str] | None = None,
     ) -> None:
+        """Show a dataframe; `titles` has what is said of a column when the pointer is on its heading."""
         super().__init__()
+        self._titles = titles or {}
         self._label, self._page_rows, self._many = label, page_rows, many
         self._anchor: int | None = None
         self.order: tuple[str | None, bool] = (None, False)
         self.show(pd.DataFrame() if frame is None else frame)
         self.observe(lambda _: self._fill(), "selected")
-        self.on_msg(self._received)
 
     def show(self, frame: pd.DataFrame) -> None:
         """Show another dataframe from its first page, with nothing selected."""
@@ -93,16 +98,19 @@ class Table(Selection, anywidget.AnyWidget):
             for key, row in zip(here.tolist(), self._frame.iloc[here].itertuples(index=False, name=None), strict=True)
         ]
         numeric = pd.api.types.is_numeric_dtype
-        self._content = {
-            "columns": [{"name": str(name), "numeric": numeric(kind)} for name, kind in self._frame.dtypes.items()],
+        self.put(_content={
+            "columns": [
+                {"name": str(name), "numeric": numeric(kind), "title": self._titles.get(name, "")}
+                for name, kind in self._frame.dtypes.items()
+            ],
             "rows": self._rows,
             "order": self.order,
             "page": self._page,
             "pages": pages,
             "label": f"{len(self.positions):,} {self._label}" + (f", {len(chosen):,} selected" if chosen else ""),
-        }
+        })  # fmt: skip
 
-    def _received(self, _: object, message: dict, __: object) -> None:
+    def _received(self, message: dict, buffers: list) -> None:
         match message:
             case {"kind": "sort", "column": name}:
                 self.sort(name, self.order == (name, False))

@@ -17,7 +17,7 @@ from workbench.errors import WorkbenchError
 from workbench.quantize import PRECISIONS, IndexSpec
 from workbench.widgets._html import error_line, html_table, shown
 from workbench.widgets._view import CATEGORIES, COLORS, MODES, Selection, View, note, wrapped
-from workbench.widgets.chart import figure
+from workbench.widgets.chart import Chart, figure
 from workbench.widgets.table import Table
 
 _NUMBERS = ["dimensions", "share_of_teacher", "share_low", "share_high", "ndcg_at_10", "bytes_per_document",
@@ -141,12 +141,13 @@ class TradeoffExplorer(Selection, View):
         self._controls = {name: getattr(self, name) for name in ("dimensions", "precision", "mode", "space")}
         self.status, self.answer = note(), ipywidgets.HTML()
         legend = note("● float32 &nbsp;◆ float16 &nbsp;■ int8 &nbsp;▲ binary. Lines join what nothing cheaper beats.")
-        self.front = figure(height=380, y="share of the teacher's nDCG@10")
-        self.curves = figure(height=330, x="dimensions", y="share of the teacher's nDCG@10")
-        for chart in (self.front, self.curves):
+        front = figure(height=380, y="share of the teacher's nDCG@10")
+        curves = figure(height=330, x="dimensions", y="share of the teacher's nDCG@10")
+        for chart in (front, curves):
             chart.update_yaxes(tickformat=".0%")
-        self.front.update_xaxes(type="log", minor_ticks="", nticks=8, exponentformat="none", tickformat=",~r")
-        self.curves.update_xaxes(type="log", tickvals=dimensions, ticktext=[f"{d:,}" for d in dimensions])
+        front.update_xaxes(type="log", minor_ticks="", nticks=8, exponentformat="none", tickformat=",~r")
+        curves.update_xaxes(type="log", tickvals=dimensions, ticktext=[f"{d:,}" for d in dimensions])
+        self.front, self.curves = Chart(front, on_click=self._clicked), Chart(curves)
         columns = [*["space"] * (len(spaces) > 1), "mode", "dimensions", "precision", *_NUMBERS[1:4],
                    "bytes_per_document", "query_ms", *["total_ms"] * bool(self._encode_ms), "front"]  # fmt: skip
         self.rows = Table(self.table[columns], label="points", page_rows=8, many=False)
@@ -154,10 +155,8 @@ class TradeoffExplorer(Selection, View):
         narrow = {"flex": "1 1 300px", "min_width": "280px", "max_width": "420px"}
         left = ipywidgets.VBox([*controls, legend, self.status], layout=narrow)
         self.answer.layout = {"flex": "1 1 380px", "min_width": "300px"}
-        # The height is said again, for a chart that fits its place would else shrink with it when the row is laid out anew.
         size = {"flex": "2 1 440px", "min_width": "300px"}
-        charts = self.front, self.curves
-        wide = [ipywidgets.Box([c], layout=size | {"min_height": f"{c.layout.height}px"}) for c in charts]
+        wide = [ipywidgets.VBox([chart], layout=size) for chart in (self.front, self.curves)]
         super().__init__(wrapped(left, wide[0]), wrapped(self.answer, wide[1]), self.rows)
         self.observe(lambda _: self._selection_changed(), "selected")
         for name, control in self._controls.items():
@@ -213,18 +212,20 @@ class TradeoffExplorer(Selection, View):
             x=[], y=[], mode="markers", name="shown", hoverinfo="skip",
             marker={"size": 17, "color": "rgba(0,0,0,0)", "line": {"color": "#CC79A7", "width": 3}},
         ))  # fmt: skip
-        with self.front.batch_update():
-            self.front.data = ()
-            self.front.add_traces(traces)
-            self.front.update_xaxes(title_text=_AXES[cost])
-        for points in self.front.data[1:-1:2]:
-            points.on_click(lambda trace, hit, _: hit.point_inds and self.select(trace.customdata[hit.point_inds[:1]]))
+        self.front.figure.data = ()
+        self.front.figure.add_traces(traces)
+        self.front.figure.update_xaxes(title_text=_AXES[cost])
         self._ring()
 
+    def _clicked(self, trace: int, point: int) -> None:
+        places = self.front.figure.data[trace].customdata
+        if places is not None:
+            self.select([int(places[point])])
+
     def _ring(self) -> None:
-        with self.front.batch_update():
-            self.front.data[-1].x = [self.choice[_COSTS[self.cost.value]]]
-            self.front.data[-1].y = [self.choice["share_of_teacher"]]
+        with self.front.edit() as chart:
+            chart.data[-1].x = [self.choice[_COSTS[self.cost.value]]]
+            chart.data[-1].y = [self.choice["share_of_teacher"]]
 
     def _draw_curves(self) -> None:
         """Draw the share by dimensions at the precision shown, the modes side by side."""
@@ -238,9 +239,9 @@ class TradeoffExplorer(Selection, View):
                          "arrayminus": share - rows["share_low"], "thickness": 1},
                 hovertemplate="%{x} dimensions: %{y:.1%}<extra></extra>",
             ))  # fmt: skip
-        with self.curves.batch_update():
-            self.curves.data = ()
-            self.curves.add_traces(traces)
+        with self.curves.edit() as chart:
+            chart.data = ()
+            chart.add_traces(traces)
 
     def _alike(self, *names: str) -> pd.DataFrame:
         """Return the points that share these values with the one shown."""

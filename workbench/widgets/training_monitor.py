@@ -18,7 +18,7 @@ from workbench.train import Result, TrainingStep
 from workbench.widgets._html import hover, shown
 from workbench.widgets._job import Job
 from workbench.widgets._view import CATEGORIES, COLORS
-from workbench.widgets.chart import figure
+from workbench.widgets.chart import Chart, figure
 
 _MOST_POINTS = 500  # a curve
 _NAMES = [field.name for field in fields(TrainingStep)]  # the last three are held-out figures
@@ -54,7 +54,7 @@ class TrainingMonitor(Job):
         self._result: Result | None = None
         self._began = 0.0, 0  # seconds, step: for the time left, evaluations included
         super().__init__("End training after this step and keep the best student so far")
-        self.chart = self._empty_chart()
+        self.chart = Chart(self._empty_chart())
         self.children = (*self.children, self._row(self.bar, self.stop_button), self.status, self.chart)
         self._draw()
 
@@ -85,7 +85,7 @@ class TrainingMonitor(Job):
         """Return the curves, up to the last event."""
         with self._reporting():
             self._draw()
-        return [self.chart]
+        return [self.chart.figure]
 
     def _cut_short(self) -> bool:
         return not self._at_end() if self._result is None else self._result.stopped
@@ -129,13 +129,23 @@ class TrainingMonitor(Job):
         kept = "the last student is kept" if best is None else f"the student of step {best[0]:,} is kept"
         ends = "before its first step" if self._state == "ready" else "after this step and keeps the best student"
         return {
-            "ready": "No training yet.",
+            "ready": "No step yet: training has not begun, or its start is being measured.",
             "running": "Training.",
             "stopping": f"Stopping: training ends {ends}.",
             "stopped": f"Stopped: {kept}.",
-            "done": f"Finished: {kept}.",
+            "done": f"Finished: {kept}.{self._unbeaten()}",
             "failed": "Failed.",
         }[self._now]
+
+    def _unbeaten(self) -> str:
+        """Say that training did not beat its start, if so."""
+        best = self._best()
+        return " Training did not improve on its start." if best is not None and best[0] == 0 else ""
+
+    def _show(self) -> None:
+        super()._show()
+        if self._state == "done" and self._unbeaten():
+            self.bar.bar_style = "warning"
 
     def _figures(self) -> list[str]:
         if self._last is None:
@@ -165,8 +175,8 @@ class TrainingMonitor(Job):
             held_out.append(f"{shown(name, 60)} {value:.4f}{beaten}")
         return [" · ".join(filter(None, parts)) for parts in (now, held_out) if any(parts)]
 
-    def _empty_chart(self) -> go.FigureWidget:
-        chart = figure(height=460, x="training step", y="squared L2 distance, mean over texts", uirevision="kept")
+    def _empty_chart(self) -> go.Figure:
+        chart = figure(height=460, x="training step", y="squared L2 distance, mean over texts")
         grid = {name: chart.layout.xaxis[name] for name in ("gridcolor", "zerolinecolor", "automargin")}
         panels = [[{"rowspan": 2}, {}], [None, {}]]
         chart.set_subplots(2, 2, specs=panels, column_widths=[0.62, 0.38], shared_xaxes="all", horizontal_spacing=0.1)
@@ -209,11 +219,11 @@ class TrainingMonitor(Job):
             [(event.step, event.learning_rate) for event, _ in rows if event.step],  # step 0 has none of its own
         ]
         last = max([1, *self._rows])
-        with self.chart.batch_update():  # one message for all curves
-            for trace, points in zip(self.chart.data, curves, strict=False):
+        with self.chart.edit() as chart:
+            for trace, points in zip(chart.data, curves, strict=False):
                 known = [(step, y) for step, y in points if y is not None]
                 trace.x, trace.y = [step for step, _ in known], [y for _, y in known]
-            for trace in self.chart.data[len(curves) :]:
+            for trace in chart.data[len(curves) :]:
                 trace.x = [0, last]
 
 

@@ -1,62 +1,68 @@
-// Ranked lists side by side, and lines between the same documents in two of them.
-// Texts are written with textContent: whatever a text contains, it is shown and never run.
-const HEAD = 66, ROW = 76, GAP = 44; // pixels
-const RISES = "#009E73", FALLS = "#D55E00"; // COLORS of _view.py
+// Ranked lists side by side, with lines between neighbors that hold the same document. A card opens on a click.
+const GAP = 30; // pixels between two lists
 
-function element(name, properties = {}, ...children) {
-  const node = Object.assign(document.createElement(name), properties);
-  node.append(...children);
-  return node;
-}
-
-function drawing(name, attributes, ...children) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  node.append(...children);
-  return node;
-}
-
-function item(row) {
+function item(row, column, model, moved) {
   const facts = element("div", { className: "facts" }, element("b", { textContent: row.rank }), ` ${row.cosine} `);
-  for (const { kind, text, title = "" } of row.marks)
-    facts.append(element(kind, { textContent: text, title }), " ");
-  facts.append(element("code", { textContent: row.id }));
-  return element("li", { title: row.title }, facts, element("div", { className: "text", dir: "auto", textContent: row.text }));
+  for (const { kind, text, title = "" } of row.marks) facts.append(element(kind, { textContent: text, title }), " ");
+  if (row.id) facts.append(element("code", { textContent: row.id }));
+  const text = element("div", { className: "text", dir: "auto", textContent: row.text });
+  const card = element("li", { tabIndex: 0, title: row.id }, facts, text);
+  const toggle = () => {
+    const open = card.classList.toggle("open");
+    text.textContent = open ? row.full : row.text;
+    moved();
+  };
+  if (column.follow) facts.append(element("button", { textContent: "›", title: "go to this text", onclick: (event) => {
+    event.stopPropagation();
+    model.send({ kind: "follow", key: row.key });
+  } }));
+  card.onclick = () => getSelection().isCollapsed && toggle();
+  card.onkeydown = (event) => { if (event.key === "Enter" && event.target === card) toggle(); };
+  return card;
 }
 
-function list(column) {
-  const title = element("b", { textContent: column.title });
+function list(column, model, moved) {
+  const title = element("b", { textContent: column.title, dir: "auto" });
   title.style.borderColor = column.color;
-  const header = element("header", {}, title, element("br"), column.facts, element("br"), column.times);
-  return element("section", { ariaLabel: column.title }, header, element("ol", {}, ...column.rows.map(item)));
+  const header = element("header", {}, title, ...[column.facts, column.times].filter(Boolean).flatMap((words) => [element("br"), words]));
+  const rows = element("ol", {}, ...column.rows.map((row) => item(row, column, model, moved)));
+  return element("section", { ariaLabel: column.title }, header, rows);
 }
 
-// A curve from each document's row in one list to its row in the next: solid if it rises or stays, dashed if it falls.
-function lines(links, rows) {
-  const paths = links.map(([from, to]) => {
-    const [start, end] = [from, to].map((rank) => ROW * (rank - 0.5) - 3);
-    return drawing("path", {
-      d: `M0 ${start} C${GAP / 2} ${start} ${GAP / 2} ${end} ${GAP} ${end}`, fill: "none", "stroke-width": 2,
-      stroke: from > to ? RISES : from < to ? FALLS : "currentColor", ...(from < to && { "stroke-dasharray": "5 4" }) });
-  });
-  const label = `${links.length} documents in both columns`;
-  return drawing("svg", { width: GAP, height: ROW * rows, role: "img", "aria-label": label }, ...paths);
+// A curve from each card of one list to the same document's card in the next: solid if it rises or stays, dashed if it
+// falls.
+function lines(svg, left, right, links) {
+  svg.replaceChildren(...links.map(([from, to]) => {
+    const [start, end] = [[left, from], [right, to]].map(([part, rank]) =>
+      part.querySelectorAll("li")[rank - 1].getBoundingClientRect().top - svg.getBoundingClientRect().top + 14);
+    const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+    path.setAttribute("d", `M0 ${start} C${GAP / 2} ${start} ${GAP / 2} ${end} ${GAP} ${end}`);
+    if (from < to) path.setAttribute("stroke-dasharray", "5 4");
+    if (from === to) path.setAttribute("opacity", "0.4");
+    return path;
+  }));
+  svg.ariaLabel = `${links.length} in both lists`;
 }
 
 function render({ model, el }) {
   const root = element("div", { className: "retrieval" });
-  for (const [name, pixels] of Object.entries({ head: HEAD, row: ROW, gap: GAP }))
-    root.style.setProperty(`--${name}`, `${pixels}px`);
+  root.style.setProperty("--gap", `${GAP}px`);
   el.append(root);
-  function draw() {
-    const { columns = [], links = [] } = model.get("content");
-    const rows = Math.max(0, ...columns.map((column) => column.rows.length));
-    root.replaceChildren(...columns.flatMap((column, i) =>
-      i ? [lines(links[i - 1], rows), list(column)] : [list(column)]));
-  }
-  model.on("change:content", draw);
-  draw();
-  return () => model.off("change:content", draw);
+  started(el);
+  let join = () => {};
+  const stop = redraw(model, ["_content"], () => {
+    const { columns = [], links = [] } = model.get("_content");
+    const parts = columns.map((column) => list(column, model, () => join()));
+    const drawings = parts.slice(1).map(() => document.createElementNS("http://www.w3.org/2000/svg", "svg"));
+    drawings.forEach((svg) => { svg.setAttribute("width", GAP); svg.setAttribute("role", "img"); });
+    root.style.gridTemplateColumns = parts.map(() => "minmax(0, 1fr)").join(" var(--gap) ");
+    root.replaceChildren(...parts.flatMap((part, i) => i ? [drawings[i - 1], part] : [part]));
+    join = () => drawings.forEach((svg, i) => lines(svg, parts[i], parts[i + 1], links[i] ?? []));
+    join();
+  });
+  const watch = new ResizeObserver(() => join());
+  watch.observe(root);
+  return () => { stop(); watch.disconnect(); };
 }
 
-export default { render };
+export default { initialize, render };

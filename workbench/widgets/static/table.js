@@ -1,22 +1,15 @@
-// Cells are written with textContent: whatever a text contains, it is shown and never run.
-function element(name, properties = {}, ...children) {
-  const node = Object.assign(document.createElement(name), properties);
-  node.append(...children);
-  return node;
-}
-
 function render({ model, el }) {
   const table = element("table", { className: "workbench-table", role: "grid", ariaMultiSelectable: "true" });
   const label = element("span", { className: "label", role: "status" });
   const turn = (by) => () => model.send({ kind: "page", page: model.get("_content").page + by });
   const back = element("button", { textContent: "‹ Previous", onclick: turn(-1) });
   const next = element("button", { textContent: "Next ›", onclick: turn(1) });
-  el.classList.add("workbench");
+  started(el);
   el.append(element("div", { className: "scroll" }, table), element("div", { className: "pager" }, back, next, label));
 
-  function heading({ name, numeric }, [by, descending]) {
+  function heading({ name, numeric, title }, [by, descending]) {
     const sorted = by === name;
-    const button = element("button", { onclick: () => model.send({ kind: "sort", column: name }) });
+    const button = element("button", { title, onclick: () => model.send({ kind: "sort", column: name }) });
     button.dataset.column = name;
     for (const part of name.split(/(?<=_)/)) button.append(part, element("wbr")); // long names may break here
     if (sorted) button.append(descending ? " ▼" : " ▲");
@@ -54,9 +47,7 @@ function render({ model, el }) {
       if ((node.dataset.key ?? node.dataset.column) === place) node.focus();
   }
 
-  model.on("change:_content", draw);
-  draw();
-  return () => model.off("change:_content", draw);
+  return redraw(model, ["_content"], draw);
 }
 
-export default { render };
+export default { initialize, render };

@@ -1,0 +1,122 @@
+"""Points of one or two models in a plane: lasso, zoom, colors by a measure or by a category."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pandas as pd
+import traitlets
+from plotly.colors import sample_colorscale
+
+from workbench.widgets._html import cut
+from workbench.widgets._view import COLORS, MOST_CATEGORIES, OTHER, Part, Selection, module, palette
+
+_SHADES = 64
+_TEXTS_AT_ONCE = 3_000  # with more, the text under the pointer is asked for
+_SHAPES = "diamond", "circle"
+
+
+class Map(Selection, Part):
+    """A map whose points can be selected. All points of one row are selected together.
+
+    Args:
+        count: number of rows, n.
+        height: in pixels.
+
+    Attributes:
+        selected: positions of the selected rows, a tuple of int; to be set and observed.
+    """
+
+    _esm = module("map")
+    _content = traitlets.Dict().tag(sync=True)
+    _selected = traitlets.Bytes().tag(sync=True)
+    _height = traitlets.Int().tag(sync=True)
+
+    def __init__(self, count: int, *, height: int = 400) -> None:
+        self._index = pd.RangeIndex(count)
+        self._tip: Callable[[int], str] = str
+        self._texts: list[str] | None = None
+        self._places: dict = {"sets": [], "layout": 0}
+        self._paint: dict = {}
+        self._lines = None
+        self._codes = np.empty(0, int)
+        super().__init__(_height=height)
+        self.observe(lambda _: self.put(_selected=np.array(self.selected, np.uint32).tobytes()), "selected")
+
+    def place(self, points: Mapping[str, np.ndarray]) -> None:
+        """Show these points, float of shape (n, 2) for each model; together they fill the frame."""
+        every = np.concatenate(list(points.values()))
+        low, span = every.min(axis=0), np.maximum(np.ptp(every, axis=0), 1e-9)
+        colors = palette(len(points))
+        sets = [
+            {
+                "name": name, "shape": _SHAPES[number % 2] if len(points) > 1 else "circle",
+                "color": COLORS.get(name, colors[number]),
+                "xy": ((xy - low) / span).astype(np.float32).tobytes(),
+            }
+            for number, (name, xy) in enumerate(points.items())
+        ]  # fmt: skip
+        self._places = {"sets": sets, "layout": self._places["layout"] + 1}
+        self._show()
+
+    def join(self, which: str | None) -> None:
+        """Draw lines between a row's points: of "all" rows or the selected ones, of the "selected" ones, or none."""
+        self._lines = which
+        self._show()
+
+    def paint(self, values: pd.Series | None, tip: Callable[[int], str] = str) -> None:
+        """Color the points by a measure or by a category, by model if None; `tip` says what stands beside the pointer."""
+        self._tip, count = tip, len(self._index)
+        self._texts = [tip(row) for row in range(count)] if count <= _TEXTS_AT_ONCE else None
+        self._codes = np.empty(0, int)
+        if values is None:
+            self._paint = {}
+        elif is_numeric(values):
+            numbers = values.to_numpy(dtype=float)
+            known = numbers[np.isfinite(numbers)]
+            low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
+            colors = [_hex(color) for color in sample_colorscale("Viridis", _SHADES, high=0.95)]
+            shade = np.nan_to_num((numbers - low) / max(high - low, 1e-12) * (_SHADES - 1), nan=_SHADES)
+            self._paint = {
+                "title": str(values.name), "palette": [*colors, OTHER], "codes": shade.astype(np.uint8).tobytes(),
+                "ramp": {"low": f"{low:.3g}", "high": f"{high:.3g}", "colors": colors[::7]},
+            }  # fmt: skip
+        else:
+            counts = values.astype(str).value_counts()
+            shown = list(counts.index[:MOST_CATEGORIES])
+            self._codes = pd.Categorical(values.astype(str), categories=shown).codes.astype(int)
+            self._codes[self._codes < 0] = len(shown)
+            colors = [*palette(len(shown)), OTHER]
+            entries = [
+                {"code": code, "label": f"{cut(name, 28)} {counts.iloc[code]:,}", "color": colors[code]}
+                for code, name in enumerate(shown)
+            ]
+            if rest := len(counts) - len(shown):
+                entries.append({"code": len(shown), "label": f"{rest:,} others: search for them", "color": OTHER})
+            self._paint = {
+                "title": str(values.name), "palette": colors, "entries": entries,
+                "codes": self._codes.astype(np.uint8).tobytes(),
+            }  # fmt: skip
+        self._show()
+
+    def _show(self) -> None:
+        self.put(_content={**self._places, **self._paint, "lines": self._lines, "texts": self._texts})
+
+    def _received(self, message: dict, buffers: list) -> None:
+        match message:
+            case {"kind": "select"}:
+                self.select(np.frombuffer(buffers[0], np.uint32).astype(int))
+            case {"kind": "category", "code": code}:
+                self.select(np.flatnonzero(self._codes == code))
+            case {"kind": "tip", "row": row} if 0 <= row < len(self._index):
+                self.send({"kind": "tip", "row": row, "text": self._tip(row)})
+
+
+def is_numeric(column: pd.Series) -> bool:
+    """Say whether a column is of numbers, so that it can be a color and a histogram."""
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+
+
+def _hex(color: str) -> str:
+    return "#" + "".join(f"{int(part):02X}" for part in color[4:-1].split(","))

@@ -1,0 +1,59 @@
+"""Ranked lists side by side: what two or more models find, with lines between the same documents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import traitlets
+
+from workbench.widgets._html import cut
+from workbench.widgets._view import Part, module
+
+LINES = "Lines join what neighboring lists share: solid it stays or rises, dashed it falls."
+
+
+class Results(Part):
+    """Lists of cards. Texts go onto the page as text; a click on a card shows more of it.
+
+    Args:
+        on_follow: called with the key of the card whose arrow was clicked; without it, cards have no arrow.
+
+    Attributes:
+        columns: the lists, each with title, color, facts, times and rows of key, rank, cosine, marks, id, text and full.
+    """
+
+    _esm = module("results")
+    _content = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, on_follow: Callable[[int], object] | None = None) -> None:
+        self._on_follow, self.columns = on_follow, []
+        super().__init__()
+
+    def show(self, columns: Sequence[dict]) -> None:
+        """Show these lists. What two neighboring lists share, by key, is joined by a line."""
+        self.columns = [column | {"follow": self._on_follow is not None} for column in columns]
+        ranks = [{row["key"]: place for place, row in enumerate(column["rows"], 1)} for column in columns]
+        links = [[(place, b[key]) for key, place in a.items() if key in b] for a, b in pairwise(ranks)]
+        self.put(_content={"columns": self.columns, "links": links})
+
+    def _received(self, message: dict, buffers: list) -> None:
+        if message.get("kind") == "follow" and self._on_follow:
+            self._on_follow(message["key"])
+
+
+def card(key: int, rank: int, cosine: float, text: str, marks: Sequence[dict] = (), name: str = "") -> dict:
+    """Return a card of a list."""
+    return {
+        "key": key, "rank": rank, "cosine": f"{cosine:.3f}", "value": float(cosine), "marks": list(marks), "id": cut(name, 60),
+        "text": cut(text, 200), "full": cut(text, 5000),
+    }  # fmt: skip
+
+
+def mark(found: int | None, rank: int, first: str) -> dict:
+    """Return a card's mark against the first list, in which it has the rank `found` or none."""
+    if found is None:
+        return {"text": "+ new", "kind": "mark", "title": f"not in the list of {first}"}
+    moved = found - rank
+    title = f"rank {found} for {first}"
+    return {"text": f"{'↑' if moved > 0 else '↓'}{abs(moved)}" if moved else "=", "kind": "span", "title": title}

@@ -1,0 +1,46 @@
+// A figure of plotly. plotly.js is large, so it is loaded once a page, from a model that the kernel has made once.
+async function plotly(model) {
+  globalThis.workbenchPlotly ??= (async () => {
+    const library = await model.widget_manager.get_model(model.get("_library"));
+    const packed = new Blob([library.get("code")]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const url = URL.createObjectURL(new Blob([await new Response(packed).text()], { type: "text/javascript" }));
+    const script = element("script", { src: url });
+    await new Promise((resolve, reject) => { // a script, which the browser compiles beside the page
+      Object.assign(script, { onload: resolve, onerror: () => reject(new Error("plotly.js did not load")) });
+      document.head.append(script);
+    });
+    URL.revokeObjectURL(url);
+    return globalThis.Plotly;
+  })();
+  return globalThis.workbenchPlotly;
+}
+
+async function render({ model, el }) {
+  const place = element("div", { className: "workbench-chart" });
+  place.style.height = `${model.get("_height")}px`;
+  el.append(place);
+  started(el);
+  const Plotly = await plotly(model);
+  let first = true;
+  const stop = redraw(model, ["_figure"], async () => {
+    const { data, layout } = JSON.parse(model.get("_figure"));
+    place.style.height = `${layout.height}px`;
+    await Plotly.react(place, data, { ...layout, autosize: true }, { responsive: false, displaylogo: false,
+      displayModeBar: false, doubleClick: layout.dragmode === "select" ? false : "reset" });
+    if (!first) return;
+    first = false;
+    const at = ({ curveNumber, pointNumber }) => ({ trace: curveNumber, point: pointNumber });
+    place.on("plotly_click", ({ points }) => points.length && model.send({ kind: "click", ...at(points[0]) }));
+    place.on("plotly_doubleclick", () => model.send({ kind: "clear" }));
+    place.on("plotly_selected", (event) => {
+      if (!event?.points.length) return; // plotly says so again when the outline goes
+      model.send({ kind: "brush", points: event.points.map(at) });
+      setTimeout(() => Plotly.relayout(place, { selections: [] }));
+    });
+  });
+  const watch = new ResizeObserver(() => { if (!first && place.clientWidth) Plotly.Plots.resize(place); });
+  watch.observe(place);
+  return () => { stop(); watch.disconnect(); Plotly.purge(place); };
+}
+
+export default { initialize, render };
