@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
+from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 from sentence_transformers import SentenceTransformer
 
 from workbench import models, student
 from workbench.errors import TrainingError
-from workbench.train import TrainingConfig
+from workbench.train import TrainingConfig, check_number
 
 if TYPE_CHECKING:
     from workbench.cache import TargetCache
@@ -55,6 +56,9 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.start not in ("closed-form", "random"):
             raise TrainingError(f"start {self.start!r}: it must be closed-form or random")
+        for name, least in (("max_length", 3), ("steps", 0), ("texts", 0)):
+            expected = f"a whole number of at least {least}"
+            check_number(name, getattr(self, name), expected, lambda n, least=least: n >= least, Integral)
 
     def as_dict(self) -> dict:
         """Return the recipe as JSON values."""
@@ -73,7 +77,7 @@ class Recipe:
             raise TrainingError(f"a recipe has no {', '.join(unknown)}; it has {known}")
         if "epochs" in changes:
             changes.setdefault("steps", 0)
-        if "learning_rate" in changes:
+        if isinstance(changes.get("learning_rate"), Real):
             changes.setdefault("final_learning_rate", min(self.config.final_learning_rate, changes["learning_rate"]))
         config = replace(self.config, **{name: value for name, value in changes.items() if name in training})
         return replace(self, **{"config": config} | {name: value for name, value in changes.items() if name in own})
@@ -137,6 +141,7 @@ def find_recipe(name: str | Recipe | None, texts: int = 0) -> Recipe:
     if name is None:
         return IN_DOMAIN if texts < FEW_TEXTS else TOUR
     if name not in RECIPES:
-        near = get_close_matches(str(name), RECIPES, cutoff=0.3) or RECIPES
-        raise TrainingError(f"no recipe {name!r}; the nearest are {', '.join(near)}")
+        near = get_close_matches(str(name), RECIPES, cutoff=0.3)
+        found = f"the nearest {'is' if len(near) == 1 else 'are'}" if near else "there are"
+        raise TrainingError(f"no recipe {name!r}; {found} {', '.join(near or RECIPES)}")
     return RECIPES[name]

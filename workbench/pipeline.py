@@ -163,8 +163,8 @@ def run(
     texts, split_off = data.as_texts(texts), held_out is None
     keys = cache.keys(texts)
     kept = keys[:0] if split_off else cache.keys(held_out)  # each text is hashed once
-    recipe = replace(recipe, config=recipe.config.with_steps(recipe.steps, len(texts)), teacher=cache.teacher.name)
-    base = models.resolve(recipe.base)
+    base, config = models.resolve(recipe.base), recipe.config.with_steps(recipe.steps, len(texts))
+    recipe = replace(recipe, config=config, teacher=cache.teacher.name, base=str(recipe.base))
     parts = [recipe.as_dict(), cache.identity, base.fingerprint, train, split_off]
     parts += [hashlib.sha256(some.tobytes()).hexdigest() for some in (keys, kept)]
     identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
     from workbench.cache import TargetCache
 
 _POOL_BATCHES = 50  # batches drawn together and sorted by length: random enough, little padding
+
+
+def check_number(name: str, value: object, expected: str, fits: Callable[[Real], bool], kind: type = Real) -> None:
+    """Raise TrainingError if a value is not a number of the kind, or does not fit."""
+    if not isinstance(value, kind) or isinstance(value, bool) or not fits(value):
+        raise TrainingError(f"{name} is {value!r}; expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -77,15 +84,17 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "restarts", "evaluations", "checkpoint_steps"):
-            if (value := getattr(self, name)) != int(value) or value < 1:
-                raise TrainingError(f"{name} is {value}; at least 1 is needed")
-        if not 0 < self.final_learning_rate <= self.learning_rate:
-            raise TrainingError("learning rates must satisfy 0 < final_learning_rate <= learning_rate")
-        clipped = self.max_grad_norm is None or self.max_grad_norm > 0
-        if not (0 <= self.seed < 2**32 and self.weight_decay >= 0 and clipped):
-            raise TrainingError("seed, weight_decay and max_grad_norm must not be negative (seed below 2**32)")
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise TrainingError(f"dropout is {self.dropout}; from 0 to below 1 is possible")
+            check_number(name, getattr(self, name), "a whole number of at least 1", lambda n: n >= 1, Integral)
+        check_number("seed", self.seed, "a whole number from 0 to 2**32 - 1", lambda n: 0 <= n < 2**32, Integral)
+        rate = self.learning_rate
+        check_number("learning_rate", rate, "a number above 0, such as 3e-4", lambda n: 0 < n < math.inf)
+        final = f"a number above 0, at most the learning_rate {rate}"
+        check_number("final_learning_rate", self.final_learning_rate, final, lambda n: 0 < n <= rate)
+        check_number("weight_decay", self.weight_decay, "a number of at least 0", lambda n: 0 <= n < math.inf)
+        if self.max_grad_norm is not None:
+            check_number("max_grad_norm", self.max_grad_norm, "a number above 0, or None", lambda n: n > 0)
+        if self.dropout is not None:
+            check_number("dropout", self.dropout, "a number from 0 to below 1, or None", lambda n: 0 <= n < 1)
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise TrainingError(f"precision {self.precision!r}: it must be auto, float32 or bfloat16")
 
