@@ -187,7 +187,7 @@ for size in (1, 16):
     print(f"batches of {size:2}: held-out loss {((models.encode(one, held_out) - wanted) ** 2).sum(axis=1).mean():.3f}")
 
 # %% [markdown]
-# **4.** The README has the demo's table. The demo searches 500 documents instead of 200, which is harder for every
+# **4.** `docs/guide.md` has the demo's table. The demo searches 500 documents instead of 200, which is harder for every
 # model, so compare shares of the teacher. With five times the texts, asymmetric search keeps as much as symmetric
 # search.
 #
