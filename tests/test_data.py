@@ -175,11 +175,11 @@ def test_every_format_of_file_gives_the_same_texts(tmp_path):
     paths = formats(tmp_path)
     assert len(paths) == 6
     for path in paths:
-        with pytest.warns(UserWarning, match="^1 blank texts of 3 left out"):
+        with pytest.warns(UserWarning, match="^1 blank text of 3 left out"):
             assert data.read_texts(path) == WANTED, path
-        with pytest.warns(UserWarning, match="1 blank texts"):
+        with pytest.warns(UserWarning, match="1 blank text of"):
             assert data.read_texts(str(path), role="query") == [Text("one", "query"), Text("two", "query")]
-        with pytest.warns(UserWarning, match="1 blank texts"):
+        with pytest.warns(UserWarning, match="1 blank text of"):
             assert list(data.stream_texts(path)) == WANTED
         assert data.read_texts(path, limit=1) == WANTED[:1]
     with pytest.warns(UserWarning, match="^6 blank and 10 duplicate texts of 18 left out"):
@@ -194,9 +194,9 @@ def test_lists_tables_and_data_sets_give_texts(monkeypatch):
         ["two", Text("one", "query"), None], (each for each in [Text("one", "query"), "", "two"]),
     ]  # fmt: skip
     for source in sources:
-        with pytest.warns(UserWarning, match="1 blank texts of 3 left out"):
+        with pytest.warns(UserWarning, match="1 blank text of 3 left out"):
             assert sorted(data.read_texts(source), key=lambda t: t.text) == WANTED
-    with pytest.warns(UserWarning, match="1 blank texts of 3"):
+    with pytest.warns(UserWarning, match="1 blank text of 3"):
         assert data.read_texts(frame["text"]) == [Text("one"), Text("two")]
     assert data.read_texts(("a", "b")) == data.read_texts(np.array(["a", "b"])) == [Text("a"), Text("b")]
     assert data.read_texts(pd.DataFrame({"body": ["a"], "id": [1]})) == [Text("a")]  # the only column of strings
@@ -209,7 +209,7 @@ def test_lists_tables_and_data_sets_give_texts(monkeypatch):
 
 def test_duplicates_are_those_of_the_same_role():
     texts = ["a", Text("a", "query"), "b", "a", "a "]
-    with pytest.warns(UserWarning, match="^1 duplicate texts of 5 left out"):
+    with pytest.warns(UserWarning, match="^1 duplicate text of 5 left out"):
         assert data.read_texts(texts) == [Text("a"), Text("a", "query"), Text("b"), Text("a ")]
     assert list(data.stream_texts(texts)) == data.as_texts(texts)
 
@@ -447,7 +447,7 @@ def test_cropped_queries_are_pieces_of_documents():
 
 def test_data_sets_of_the_hub(tmp_path):
     (tmp_path / "part.jsonl").write_text('{"question": "why"}\n{"question": ""}\n{"question": "how"}\n')
-    with pytest.warns(UserWarning, match="1 blank texts of 3"):
+    with pytest.warns(UserWarning, match="1 blank text of 3"):
         texts = data.read_texts(f"hub:{tmp_path}:question:query")
     assert texts == [Text("why", Role.QUERY), Text("how", Role.QUERY)]
     with pytest.raises(DataError, match="no column 'body'; it has question"):

@@ -216,6 +216,7 @@ class Refusing(HashTeacher):
         ({"t": Refusing(), "b": NEAR}, "text", {}, "text"),
         ({"t": Refusing(), "b": NEAR}, ["a", None], {}, "item 1"),
         ({"t": Refusing(), "b": NEAR}, [], {}, "no texts"),
+        ({"t": Refusing(), "b": NEAR[:1]}, TEXTS[:1], {}, "1 text was given: .* at least 2"),
         ({"t": Refusing(), "b": NEAR}, 5, {}, "int"),
     ],
 )  # fmt: skip

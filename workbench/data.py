@@ -254,7 +254,8 @@ def _texts(rows: Iterable[_files.Row], role: str | None, passages: int | None, c
 def _report(counts: Counter) -> None:
     said = " and ".join(f"{counts[kind]:,} {kind}" for kind in ("blank", "duplicate") if counts[kind])
     if said:
-        warnings.warn(f"{said} texts of {counts['read']:,} left out", stacklevel=3)
+        plural = "s" * (counts["blank"] + counts["duplicate"] > 1)
+        warnings.warn(f"{said} text{plural} of {counts['read']:,} left out", stacklevel=3)
 
 
 def _hash(text: Text) -> int:

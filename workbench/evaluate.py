@@ -151,8 +151,8 @@ def compare(
         `attrs["reference"]` is the reference's name; `attrs["notes"]` says why a value is NaN or a row is missing.
 
     Raises:
-        WorkbenchError: there are fewer than two models, the reference is not one of them, a model or the data cannot
-            be read, or vectors and texts differ in number. All this is checked before anything is embedded.
+        WorkbenchError: there are fewer than two models or two texts, the reference is not one of them, a model or the
+            data cannot be read, or vectors and texts differ in number. All this is checked before anything is embedded.
 
     Example:
         >>> table = wb.compare({"teacher": teacher, "student": student}, texts)
@@ -169,6 +169,8 @@ def compare(
     if k < 1:
         raise WorkbenchError(f"k is {k}; expected a number of neighbors such as 10")
     data = _data(data)
+    if not isinstance(data, RetrievalDataset) and len(data) < 2:
+        raise WorkbenchError("1 text was given: agreement is about how texts lie to each other, and needs at least 2")
     ready = {}
     for name, model in models.items():
         try:
