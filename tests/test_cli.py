@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 
 import numpy as np
 import pandas as pd
@@ -181,6 +182,13 @@ def test_vectors_that_exist_already_are_a_teacher(home, tiny_model, capsys):
         main.main([*learn, "--texts", "texts.parquet", "--vectors", "emb", "--dry-run", "--recipe", "in-domain"]) == 0
     )
     assert "300, 0 of them not in the cache" in capsys.readouterr().out
+    columns = {"title": "a title", "body": [row["text"] for row in texts], "emb": list(vectors)}
+    pd.DataFrame(columns).to_parquet("bodies.parquet")
+    pd.DataFrame(columns).drop(columns="emb").to_csv("bodies.csv")
+    for source, given in (("bodies.parquet", "emb"), ("bodies.csv", "vectors.npy")):
+        plan = ["cache", "--texts", source, "--column", "body", "--vectors", given, "--dry-run"]
+        assert main.main(plan) == 0
+        assert "300 of 300 targets missing" in capsys.readouterr().out  # without a role, documents
     assert main.main(["evaluate", "--student", "student"]) == 1
     assert "distilled from vectors alone: name the model" in capsys.readouterr().err
     np.save("short.npy", vectors[:9])
@@ -193,6 +201,8 @@ def test_vectors_that_exist_already_are_a_teacher(home, tiny_model, capsys):
         (["--texts", "texts.parquet", "--vectors", "vec"], "no column vec; it has text, role, emb"),
         (["--texts", "texts.parquet", "--vectors", "role"], "row 0: 'role' is no vector"),
         (["--texts", "docstrings", "--vectors", "emb"], "--vectors goes with"),
+        (["--texts", "texts.parquet", "--vectors", "emb", "--passages", "50"], "without --sample and --passages"),
+        (["--texts", "bodies.parquet", "--vectors", "emb"], "has no column 'text'; it has title, body, emb"),
         (["--texts", "texts.parquet", "--vectors", "emb", "--teacher", "x"], "leave out --teacher"),
         (["--texts", "texts.parquet", "--vectors", "emb", "--price", "1"], "leave out --teacher"),
         (["--texts", f"hub:{home / 'hub'}:text:document", "--vectors", "vec"], "no column 'vec'"),
@@ -249,7 +259,10 @@ def test_evaluate_refuses_a_student_of_other_weights(home, tiny_model, other_tin
             "arctic-embed-m-v1.5' was not found",
         ),
         (["evaluate", "--student", "nowhere"], "was not found"),
-        (["evaluate", "--student", "nowhere", "--collection", "nowhere-else"], "no such folder"),
+        (["evaluate", "--student", ".", "--collection", "nowhere-else"], "no such folder"),
+        (["cache", "--texts", "texts.jsonl", "--column", "body"], "has no column 'body'; it has text, role"),
+        (["distill", "--output", "s", "--texts", "texts.jsonl", "--passages", "5"], "passages=5: a number of words"),
+        (["cache", "--texts", "x", "--workers", "2", "--passages", "50"], "leave out --limit"),
         (["cache", "--texts", "hub:name"], "expected hub:NAME:COLUMN:ROLE"),
     ],
 )
@@ -284,9 +297,33 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(home, tiny_model, oth
     assert "all 3,000 targets are cached" in done.stdout + done.stderr
 
 
+def options(texts, **more):
+    return Namespace(**{"texts": texts, "limit": None, "sample": None, "column": None, "passages": None} | more)
+
+
 def test_texts_of_a_collection_are_its_documents_only():
-    texts = list(inputs.texts_of("tutorial", None))
+    texts = list(inputs.texts_of(options("tutorial")))
     assert len(texts) == 192 and {t.role for t in texts} == {Role.DOCUMENT}
+
+
+def test_texts_have_a_column_and_can_be_cut(home, tiny_model, capsys):
+    pd.DataFrame({"title": ["one", "two"], "body": ["Bread rests for an hour. " * 20] * 2}).to_csv("t.csv")
+    (text,) = inputs.texts_of(options("t.csv", column="body", limit=1))
+    assert text.text.startswith("Bread") and len(text.text.split()) == 100
+    arguments = ["cache", "--texts", "t.csv", "--teacher", str(tiny_model), "--max-length", "40", "--dry-run"]
+    assert main.main([*arguments, "--column", "body", "--passages", "30"]) == 0
+    out = capsys.readouterr()
+    assert "1 of 1 targets missing" in out.out and "7 duplicate texts of 8 left out" in out.err
+    assert main.main(arguments) == 1
+    assert "has no column 'text'" in capsys.readouterr().err
+
+
+def test_a_student_that_is_not_there_is_noticed_before_torch_is_imported(home):
+    code = "import sys; from workbench.cli.main import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "evaluate", "--student", "nope"], capture_output=True, text=True, timeout=100
+    )
+    assert done.stdout == "1 False\n" and "'nope' was not found" in done.stderr
 
 
 def make_collection(folder):

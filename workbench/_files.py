@@ -319,11 +319,17 @@ def parquet_rows(path: Path, *columns: str) -> Iterator[tuple[str, dict]]:
         raise DataError(f"{path} is damaged after row {number:,}: {error}") from None
 
 
-def _parquet_texts(path: Path, column: str | None) -> Iterator[Row]:
+def text_columns(path: Path, column: str | None) -> list[str]:
+    """Return the column of a parquet file that holds the texts (see `choose_column`), then `role` if it has one."""
     with parquet_file(path) as file:
         kinds = {field.name: str(getattr(field.type, "value_type", field.type)) for field in file.schema_arrow}
     chosen = choose_column([*kinds], [name for name, kind in kinds.items() if "string" in kind], column, str(path))
-    return record_rows(parquet_rows(path, *{chosen, *({"role"} & set(kinds))}), chosen, str(path))
+    return [chosen, *({"role"} & set(kinds) - {chosen})]
+
+
+def _parquet_texts(path: Path, column: str | None) -> Iterator[Row]:
+    columns = text_columns(path, column)
+    return record_rows(parquet_rows(path, *columns), columns[0], str(path))
 
 
 def hub_rows(

@@ -336,7 +336,7 @@ class ArrayTeacher(Teacher):
             rows: mappings from field to value.
             name, normalize: as for the class.
             text, vector: the fields with the text and its vector, a list or array of numbers.
-            role: of all texts, or the field that has it.
+            role: of all texts, or the field that has it; a document where that is empty.
 
         Raises:
             TeacherError: a row without such a field, or vectors of different widths.
@@ -346,7 +346,7 @@ class ArrayTeacher(Teacher):
             if absent := [field for field in (text, vector) if field not in row]:
                 raise TeacherError(f"row {number:,} has no field {absent[0]!r}; it has {', '.join(map(str, row))}")
             try:
-                texts.append(Text(row[text], row.get(role, role)))
+                texts.append(Text(row[text], row.get(role, role) or Role.DOCUMENT))
                 vectors.append(as_float32(row[vector]).ravel())
             except DataError as error:
                 raise TeacherError(f"row {number:,}: {error}") from None

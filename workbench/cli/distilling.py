@@ -78,10 +78,11 @@ def cache(options: Namespace, stop: threading.Event) -> None:
     choice = TeacherChoice(options)
     name, length = choice.name or models.MPNET, choice.max_length or 128
     if options.workers:
-        if options.limit or options.sample or options.dry_run or options.vectors or choice.is_api(name):
+        without = ("limit", "sample", "column", "passages", "dry_run", "vectors")
+        if any(getattr(options, each) for each in without) or choice.is_api(name):
             raise WorkbenchError(
                 "--workers encodes all .parquet files of a folder with local teachers: leave out --limit, --sample, "
-                "--dry-run, --vectors and API teachers (which make parallel requests without it)"
+                "--column, --passages, --dry-run, --vectors and API teachers (which make parallel requests without it)"
             )
         from workbench.extras import cluster
 
@@ -94,7 +95,7 @@ def cache(options: Namespace, stop: threading.Event) -> None:
     else:
         given = vectors_of(choice, options)
         targets = TargetCache(choice.cache, given or choice.make(name, length))
-        found = given.texts[: options.limit] if given else texts_of(options.texts, options.limit, options.sample)
+        found = given.texts[: options.limit] if given else texts_of(options)
         if options.dry_run:
             found = list(found)
             print(targets.plan(found))
@@ -124,7 +125,8 @@ def distill(options: Namespace, stop: threading.Event) -> None:
     models.resolve(first.base)
     if not given and not choice.is_api(first.teacher):
         models.resolve(first.teacher)
-    found = data.read_texts(given.texts if given else options.texts, limit=options.limit, sample=options.sample)
+    named = {name: getattr(options, name) for name in ("limit", "sample", "column", "passages")}
+    found = data.read_texts(given.texts, limit=options.limit) if given else data.read_texts(options.texts, **named)
     # Nobody has vectors of queries that are made here.
     lesson, chosen = pipeline.prepare(found, options.recipe, crop=not given, **changes)
     targets = TargetCache(choice.cache, given or choice.make(chosen.teacher, chosen.max_length, chosen.prompts))

@@ -11,7 +11,7 @@ import numpy as np
 
 from workbench import data
 from workbench._util import home
-from workbench.data import Text
+from workbench.data import Role, Text
 from workbench.errors import DataError, TeacherError
 from workbench.teachers import ArrayTeacher, Teacher
 
@@ -66,13 +66,15 @@ class TeacherChoice:
         return teacher
 
 
-def texts_of(source: str, limit: int | None, sample: int | None = None) -> Iterable[Text]:
-    """Return the texts of --texts, the first `limit` or a draw of `sample`; a stream where they may be many."""
+def texts_of(options: Namespace) -> Iterable[Text]:
+    """Return the texts that options name; a stream where they may be many."""
+    source, chosen = options.texts, {name: getattr(options, name) for name in ("limit", "column", "passages")}
     path = Path(source).expanduser()
     files = path.rglob("*") if path.is_dir() else [path]
-    if sample is None and (source.startswith("hub:") or sum(f.stat().st_size for f in files if f.is_file()) > 1 << 28):
-        return data.stream_texts(source, limit=limit)
-    return data.read_texts(source, limit=limit, sample=sample)
+    many = source.startswith("hub:") or sum(f.stat().st_size for f in files if f.is_file()) > 1 << 28
+    if many and options.sample is None:
+        return data.stream_texts(source, **chosen)
+    return data.read_texts(source, sample=options.sample, **chosen)
 
 
 def vectors_of(choice: TeacherChoice, options: Namespace) -> ArrayTeacher | None:
@@ -83,15 +85,16 @@ def vectors_of(choice: TeacherChoice, options: Namespace) -> ArrayTeacher | None
     if choice.name or choice.api:
         raise TeacherError("--vectors takes the place of a teacher: leave out --teacher and the options of an API")
     hub = source.removeprefix("hub:").rsplit(":", 2) if source.startswith("hub:") else None
-    if options.sample or source in ("docstrings", "tutorial") or Path(source).is_dir() or (hub and len(hub) != 3):
-        raise DataError("--vectors goes with --texts FILE or hub:NAME:COLUMN:ROLE, and without --sample")
+    drawn = options.sample or options.passages
+    if drawn or source in ("docstrings", "tutorial") or Path(source).is_dir() or (hub and len(hub) != 3):
+        raise DataError("--vectors goes with --texts FILE or hub:NAME:COLUMN:ROLE, without --sample and --passages")
     name = Path(source).name
     if vectors.endswith(".npy"):
         try:
             rows = np.load(vectors, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise TeacherError(f"{vectors} cannot be read as an array: {error}") from None
-        texts = list(data.stream_texts(source))
+        texts = list(data.stream_texts(source, column=options.column))
         if rows.ndim == 2 and len(texts) < len(rows):
             warnings.warn("blank texts have no vector: leave out their rows of --vectors too", stacklevel=2)
         return ArrayTeacher(texts, rows, name)
@@ -101,5 +104,6 @@ def vectors_of(choice: TeacherChoice, options: Namespace) -> ArrayTeacher | None
         return ArrayTeacher.from_rows(rows, name, text=column, vector=vectors, role=role)
     if not source.endswith(".parquet"):
         raise DataError(f"--vectors {vectors}: a column is read from .parquet files; otherwise give a .npy file")
-    rows = (row for _, row in data.parquet_rows(Path(source), "text", "role", vectors))
-    return ArrayTeacher.from_rows(rows, name, vector=vectors, role="role")
+    column, *role = data.text_columns(Path(source), options.column)
+    rows = (row for _, row in data.parquet_rows(Path(source), column, *role, vectors))
+    return ArrayTeacher.from_rows(rows, name, text=column, vector=vectors, role="role" if role else Role.DOCUMENT)

@@ -10,8 +10,10 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 
 from workbench import __version__
+from workbench._model_files import resolve
 from workbench._util import PROJECT
 from workbench.errors import WorkbenchError
 
@@ -36,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, ask_to_stop)
     try:
-        run = getattr(import_module(f"workbench.cli.{options.module}"), options.command)  # torch and others, only now
+        if (student := getattr(options, "student", None)) and not Path(student).expanduser().is_dir():
+            resolve(student)  # a name that is wrong shows before torch and others are imported
+        run = getattr(import_module(f"workbench.cli.{options.module}"), options.command)
         run(options) if options.at_once else run(options, stop)
     except WorkbenchError as error:
         print(f"workbench: {error}", file=sys.stderr)
@@ -161,6 +165,8 @@ def _text_options(parser: argparse.ArgumentParser) -> None:
            help="texts to learn from: 'docstrings' (of the installed libraries, the default), 'tutorial', a file (.csv, "
                 ".tsv, .txt, .md, .jsonl, .parquet), a folder of files, a folder in BEIR layout (its documents; queries "
                 "and judgments stay unseen), or hub:NAME:COLUMN:ROLE for a data set of the hub")  # fmt: skip
+    option("--column", help="the column with the texts (default: `text`, or the only column of strings)")
+    option("--passages", type=_positive, metavar="WORDS", help="cut long texts into passages of about so many words")
     option("--limit", type=_positive, help="use only the first so many texts")
     option("--sample", type=_positive, help="draw so many texts from a folder of files, evenly from each file and role")
     option("--vectors",
