@@ -238,6 +238,14 @@ def test_zeros_have_no_direction(tmp_path):
     assert not FunctionTeacher(lambda texts: np.zeros((len(texts), 3)), "z", normalize=False).encode(["a"]).any()
 
 
+def test_a_row_without_a_role_is_a_document():
+    rows = [{"text": "a", "vector": [1.0, 0.0], "role": None}, {"text": "b", "vector": [0.0, 1.0], "role": "query"}]
+    assert [text.role for text in ArrayTeacher.from_rows(rows, "rows", role="role").texts] == [
+        Role.DOCUMENT,
+        Role.QUERY,
+    ]
+
+
 def test_a_teacher_can_be_printed(tiny_model):
     assert repr(Teacher(embed, name="mine")) == "FunctionTeacher('mine', dimension=16)"
     assert repr(Teacher(tiny_model)) == f"LocalTeacher({str(tiny_model)!r}, dimension=32)"
