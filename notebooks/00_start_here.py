@@ -97,7 +97,7 @@ explorer
 
 # %% [markdown]
 # > **Caution.** A two-dimensional map distorts 768 dimensions. The line above the map says how well its distances
-# > follow the true ones; here they hardly do. The histogram below the map is exact.
+# > follow the true ones; here they hardly do. The histogram beside the map is exact.
 
 # %%
 print(f"mean cosine of a question to its teacher's vector: {(t * s).sum(axis=1)[: len(queries)].mean():.2f}")

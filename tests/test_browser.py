@@ -1,5 +1,6 @@
 """The widgets in a real JupyterLab in a real browser: what the page shows and what Python then holds."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def lab(tmp_path_factory):
     lab.close()
 
 
-def drag(page, area, points):
+def drag(page, area, points, steps=8):
     """Draw with the mouse through points given as shares of an area."""
     area.scroll_into_view_if_needed()
     page.wait_for_timeout(200)
@@ -42,7 +43,7 @@ def drag(page, area, points):
     page.mouse.move(*places[0])
     page.mouse.down()
     for place in places[1:]:
-        page.mouse.move(*place, steps=8)
+        page.mouse.move(*place, steps=steps)
     page.mouse.up()
 
 
@@ -452,18 +453,17 @@ def test_a_starved_browser_paints_every_view_and_lights_every_lasso(lab):
     page = notebook.page
     session = page.context.new_cdp_session(page)
     session.send("Emulation.setCPUThrottlingRate", {"rate": 6})
-    front = page.context.new_page()  # what is behind it gets no frames
-    front.bring_to_front()
     notebook.start()
-    page.wait_for_timeout(2000)
-    page.bring_to_front()
-    front.close()
+    page.wait_for_timeout(1500)
+    session.send("Page.setWebLifecycleState", {"state": "frozen"})  # as a page that lies in the background
+    page.wait_for_timeout(3000)
+    session.send("Page.setWebLifecycleState", {"state": "active"})
     notebook.wait_idle(240)
     every_view_is_painted(page)
     for number in range(30):
         size = 0.25 + 0.02 * number
         area = page.locator(".workbench-over").nth(number % 10)
-        drag(page, area, [(0.2, 0.1), (size + 0.2, 0.1), (size + 0.2, 0.9), (0.2, 0.9), (0.2, 0.12)])
+        drag(page, area, [(0.2, 0.1), (size + 0.2, 0.1), (size + 0.2, 0.9), (0.2, 0.9), (0.2, 0.12)], steps=2)
         count = notebook.eventually(f"len(views[{number % 10}].selected)", lambda n: n > 0)
         page.wait_for_function(
             "([n, s]) => document.querySelectorAll('.workbench-map')[n].ariaLabel.includes(s)"
@@ -485,11 +485,8 @@ def every_view_is_painted(page):
     for place in range(10):
         page.wait_for_function(f"() => document.querySelectorAll('.workbench-map').length > {place}", timeout=120_000)
         page.locator(".workbench-map").nth(place).scroll_into_view_if_needed()
-    page.wait_for_function(
-        "() => [...document.querySelectorAll('.workbench-map')].length === 10"
-        " && document.querySelectorAll('.js-plotly-plot .bars').length >= 10",
-        timeout=120_000,
-    )
-    page.wait_for_timeout(1000)
-    assert painted(page) == [True] * 10
+    deadline = time.monotonic() + 90
+    while painted(page) != [True] * 10:
+        assert time.monotonic() < deadline, painted(page)
+        page.wait_for_timeout(500)
     assert not page.locator(".workbench-notice").first.is_visible()

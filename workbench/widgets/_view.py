@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
+import base64
 import colorsys
+import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -52,6 +54,17 @@ _PAGE = (
     " @media (prefers-color-scheme: dark) {{ .workbench {{ --ink: #ddd; --paper: #111; }} }}"
     '</style><body class="workbench">{body}</body></html>'
 )
+
+
+_OF_A_WIDGET = {*ipywidgets.DOMWidget().keys, "_esm", "_css", "_anywidget_id", "_id", "_revision"}
+# In place of a kernel: the state, with its bytes, and nobody who hears what is sent.
+_ALONE = """
+const bare = (key, value) => value?.base64 === undefined ? value
+  : new DataView(Uint8Array.from(atob(value.base64), (letter) => letter.charCodeAt(0)).buffer);
+const state = JSON.parse(JSON.stringify(STATE), bare);
+front.render({ el: document.currentScript.previousElementSibling,
+  model: { get: (name) => state[name], on() {}, off() {}, send() {} } });
+"""
 
 
 class Selection(traitlets.HasTraits):
@@ -111,6 +124,14 @@ class Part(anywidget.AnyWidget):
         self.open()
         works_while_busy(self)
 
+    def to_html(self) -> str:
+        """Return the part as it is, for a page without a kernel: what needs none, such as a map's zoom, works there."""
+        state = {name: getattr(self, name) for name in self.keys if name not in _OF_A_WIDGET}
+        packed = json.dumps(state, default=lambda value: {"base64": base64.b64encode(value).decode()})
+        # A text must not end the script.
+        packed, code = packed.replace("<", "\\u003c"), str(self._esm).replace("export default", "const front =")
+        return f"<div></div><script>(() => {{{code}{_ALONE.replace('STATE', packed)}}})()</script>"
+
     def _heard(self, _: object, message: dict, buffers: list) -> None:
         if message.get("kind") != "started":
             self._received(message, buffers)
@@ -153,8 +174,9 @@ class View(ipywidgets.VBox, metaclass=_Abstract):
         return [part.figure for part in _parts(self) if hasattr(part, "figure")]
 
     def body(self, *, plotlyjs: bool = False) -> str:
-        """Return summary and figures as HTML, with plotly.js in it or for a page that has it."""
-        return self.summary() + "".join(
+        """Return summary, maps, tables and figures as HTML, with plotly.js in it or for a page that has it."""
+        parts = "".join(part.to_html() for part in _parts(self) if isinstance(part, Part) and not hasattr(part, "figure"))
+        return f'{self.summary()}<div class="workbench">{parts}</div>' + "".join(
             figure.to_html(full_html=False, include_plotlyjs=plotlyjs and number == 0)
             for number, figure in enumerate(self.figures())
         )
