@@ -60,6 +60,7 @@ class AgreementExplorer(Selection, View):
         WorkbenchError: there are not two models, or they have not as many vectors as there are texts.
     """
 
+    _comparing = False
     _stop = threading.Event()  # nobody's: a view whose arguments were refused is closed too
 
     def __init__(
@@ -209,10 +210,10 @@ class AgreementExplorer(Selection, View):
             {"neighbors": "being found", "ranks": "being found"} if later else {}
         )
         colors = [c for c in self.table if c != "text" and (is_numeric(self.table[c]) or self.table[c].nunique() > 1)]
-        with self.points.hold_sync():
-            before = self.color.value
-            self.color.options = [*colors, *[_MODEL] * together]
-            self.color.value = before if before in colors else colors[0]
+        self._comparing, before = True, self.color.value
+        self.color.options = [*colors, *[_MODEL] * together]
+        self.color.value = before if before in self.color.options and before != _MODEL else colors[0]
+        self._comparing = False
         kept = self.selected
         self.rows.show(self.table)
         self._place()
@@ -281,8 +282,14 @@ class AgreementExplorer(Selection, View):
 
     def _paint(self) -> None:
         """Color the points by what is chosen, and draw the histogram of it."""
-        self.points.paint(None if self.color.value == _MODEL else self.table[self.color.value], self._tip)
-        values = self.table[self._measure].to_numpy(dtype=float)
+        if self._comparing:  # painted when all is there
+            return
+        measure, values = self._measure, self.table[self._measure].to_numpy(dtype=float)
+        told, texts = values.tolist(), self._known["text"].tolist()
+        self.points.paint(
+            None if self.color.value == _MODEL else self.table[self.color.value],
+            lambda row: f"{measure} {cell(told[row])}\n{cut(texts[row], 160)}",
+        )
         known = values[np.isfinite(values)]
         low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
         self._edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
@@ -301,10 +308,6 @@ class AgreementExplorer(Selection, View):
     def _counted(self, rows: object) -> np.ndarray:
         bins = self._bin[rows]
         return np.bincount(bins[bins >= 0], minlength=_BINS)
-
-    def _tip(self, row: int) -> str:
-        """Return what stands beside the pointer: the measure and the beginning of the text."""
-        return f"{self._measure} {cell(self.table[self._measure].iloc[row])}\n{cut(self._known['text'].iloc[row], 160)}"
 
     # --- selection ---
 

@@ -25,7 +25,7 @@ class _Library(ipywidgets.Widget):
 
 @functools.cache
 def _library() -> _Library:
-    return _Library(code=gzip.compress(get_plotlyjs().encode(), 6))
+    return _Library(code=gzip.compress(get_plotlyjs().encode(), 3))
 
 
 class Chart(Part):

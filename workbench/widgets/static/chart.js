@@ -1,6 +1,8 @@
 // A figure of plotly. plotly.js is large, so it is loaded once a page, from a model that the kernel has made once.
 async function plotly(model) {
   globalThis.workbenchPlotly ??= (async () => {
+    // Not before the rest of the view is on the page: it takes the browser a second.
+    await new Promise((go) => { if (window.requestIdleCallback) requestIdleCallback(go, { timeout: 3000 }); else setTimeout(go, 300); });
     const library = await model.widget_manager.get_model(model.get("_library"));
     const packed = new Blob([library.get("code")]).stream().pipeThrough(new DecompressionStream("gzip"));
     const url = URL.createObjectURL(new Blob([await new Response(packed).text()], { type: "text/javascript" }));
