@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import xxhash
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -123,15 +124,19 @@ def _components(teacher: np.ndarray, student: np.ndarray | None, count: int) -> 
 
 
 def _joint(points: np.ndarray, teacher: np.ndarray, student: np.ndarray | None, method: str) -> JointMap:
-    from scipy.stats import spearmanr
-
     if student is None:
         return JointMap(points.astype(np.float32), None, method, np.nan)
     first, second = np.split(points.astype(np.float32), 2)
     drawn = np.linalg.norm(first - second, axis=1)
     true = np.linalg.norm(unit(teacher) - unit(student), axis=1)
     varies = len(true) > 2 and np.ptp(drawn) > 1e-6 and np.ptp(true) > 1e-6
-    return JointMap(first, second, method, float(spearmanr(drawn, true).statistic) if varies else np.nan)
+    return JointMap(first, second, method, _spearman(drawn, true) if varies else np.nan)
+
+
+def _spearman(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the rank correlation; scipy.stats, which has it too, takes two seconds to import."""
+    ranks = [pd.Series(values).rank() for values in (first, second)]
+    return float(ranks[0].corr(ranks[1]))
 
 
 def _run(scratch: Path, options: str, on_progress: Callable | None, stop: threading.Event | None) -> bool:
