@@ -199,8 +199,8 @@ function render({ model, el }) {
   // Python decides what is selected; the page shows at once what it has asked for.
   function choose(found) {
     chosen = found;
-    draw();
-    model.send({ kind: "select" }, undefined, [Uint32Array.from(found).buffer]);
+    model.send({ kind: "select" }, undefined, [Uint32Array.from(found).buffer]); // Python works while the page draws
+    later();
   }
 
   function show(i, x, y) {
