@@ -217,7 +217,7 @@ def vectors(model: Any, data: Any) -> np.ndarray | tuple[np.ndarray, np.ndarray]
 def _data(data: Any) -> RetrievalDataset | Sequence[Text]:
     if isinstance(data, RetrievalDataset):
         return data
-    if isinstance(data, str | Path) and (Path(data).expanduser() / "qrels").is_dir():
+    if isinstance(data, str | Path) and (data == "tutorial" or (Path(data).expanduser() / "qrels").is_dir()):
         return read_dataset(data)
     # Only sources that are no sequence are read: `read_texts` drops duplicates, and arrays have a row for each text.
     return read_texts(data) if isinstance(data, str | Path | pd.DataFrame) else as_texts(data)
