@@ -233,7 +233,7 @@ def prepared(model: Any, data: RetrievalDataset | Sequence[Text]) -> Any:
         return load_model(model)
     if not isinstance(data, RetrievalDataset):
         return _counted(model, len(data), "texts")
-    if not isinstance(model, tuple) or len(model) != 2:
+    if not isinstance(model, list | tuple) or len(model) != 2:
         raise WorkbenchError("expected a pair of arrays for a data set: (vectors of queries, vectors of documents)")
     return checked_pair(model, data)
 
