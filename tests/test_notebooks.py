@@ -25,19 +25,21 @@ def status_says(notebook, words: str) -> None:
     )
 
 
+def ask(notebook, view: str, words: str) -> None:
+    """Type a query into the first view of a search, and wait until the view shows it."""
+    box = notebook.page.get_by_placeholder("type a query").first
+    box.fill(words)
+    box.press("Enter")
+    notebook.eventually(f"{view}.text", lambda text: text == words)
+
+
 def start_here(notebook):
     assert notebook.python("rows.set_index('mode')['ndcg_at_10']['asymmetric']") > 0.6
-    box = notebook.page.get_by_placeholder("type a query")
-    box.fill("Why is my loaf flat?")
-    box.press("Enter")
-    notebook.eventually("search.text", lambda text: text.startswith("Why is my loaf"))
+    ask(notebook, "search", "Why is my loaf flat?")
 
 
 def your_texts(notebook):
-    box = notebook.page.locator(".workbench input[type=text]").first
-    box.fill("Why is my loaf flat?")
-    box.press("Enter")
-    notebook.eventually("view.text", lambda text: text.startswith("Why is my loaf"))
+    ask(notebook, "view", "Why is my loaf flat?")
     assert notebook.python("sorted(set(view.results['mode']))") == ["asymmetric", "symmetric", "teacher"]
 
 
@@ -65,10 +67,7 @@ def diagnostics(notebook):
 
 
 def retrieval(notebook):
-    box = notebook.page.locator(".workbench input[type=text]").first
-    box.fill("How do I mend a flat tyre?")
-    box.press("Enter")
-    notebook.eventually("explorer.text", lambda text: text.startswith("How do I mend"))
+    ask(notebook, "explorer", "How do I mend a flat tyre?")
     assert notebook.python("sorted(set(explorer.results['mode']))") == ["asymmetric", "symmetric", "teacher"]
 
 

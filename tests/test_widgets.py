@@ -230,24 +230,24 @@ def test_neighbors_of_many_texts_come_after_the_map(monkeypatch):
     view.wait(30)
     pd.testing.assert_frame_equal(view.table, exact.table)
     assert view.selected == (5,) and "Neighbors: exact" in view.status.value
-    assert view.points._content["title"] == "overlap"
+    assert view.points._colors["title"] == "overlap"
     view.select([])
     assert list(view.table["overlap"].iloc[view.rows.positions]) == sorted(view.table["overlap"])
 
 
 def test_points_fill_the_frame_and_lines_are_asked_for(explorer):
-    first, second = (np.frombuffer(each["xy"], np.float32).reshape(-1, 2) for each in explorer.points._content["sets"])
+    first, second = (np.frombuffer(each["xy"], np.float32).reshape(-1, 2) for each in explorer.points._sets)
     both = np.concatenate([first, second])
     assert np.allclose(both.min(axis=0), 0) and np.allclose(both.max(axis=0), 1)
-    assert explorer.points._content["lines"] == "selected"
+    assert explorer.points._lines == "selected"
     explorer.lines.value = "none"
-    assert explorer.points._content["lines"] == "none"
+    assert explorer.points._lines == "none"
 
 
 @pytest.mark.parametrize("column", ["cosine", "length", "role", "topic", "model"])
 def test_colors(explorer, column):
     explorer.color.value = column
-    content = explorer.points._content
+    content = explorer.points._colors
     assert content.get("title", "model") == column
     assert explorer.histogram.figure.layout.xaxis.title.text == (column if column in ("cosine", "length") else "cosine")
     if column == "topic":
@@ -259,7 +259,7 @@ def test_thirty_categories_have_a_color_and_the_rest_one():
     columns = pd.DataFrame({"id": [f"id {i % 40}" for i in range(60)]})
     view = AgreementExplorer({"a": TEACHER, "b": STUDENT}, TEXTS, umap=False, columns=columns)
     view.color.value = "id"
-    content = view.points._content
+    content = view.points._colors
     assert len(set(content["palette"])) == 31 and content["entries"][-1]["label"].startswith("10 others")
     assert len({tuple(c) for c in content["palette"]}) and max(view.points._codes) == 30
 

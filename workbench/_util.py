@@ -83,6 +83,14 @@ def unit(vectors: np.ndarray, name: str = "vectors") -> np.ndarray:
     return vectors / np.maximum(norms, np.finfo(np.float32).tiny).astype(np.float32)[:, None]
 
 
+def spearman(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the rank correlation of two series; scipy.stats, which has it too, takes two seconds to import."""
+    import pandas as pd  # not for those who check arrays alone
+
+    ranks = [pd.Series(values).rank() for values in (first, second)]
+    return float(ranks[0].corr(ranks[1]))
+
+
 def orthogonal(rotation: np.ndarray, width: int) -> np.ndarray:
     """Return an orthogonal matrix as float32 of shape (width, width); WorkbenchError if it is none."""
     rotation = checked(rotation, "rotation")

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from workbench import ranking
-from workbench._util import paired, unit
+from workbench._util import paired, spearman, unit
 from workbench.errors import WorkbenchError
 
 EXACT_TEXTS = 50_000  # above this, neighbors are approximate unless asked otherwise; below, exact ones are faster
@@ -177,6 +177,8 @@ MEASURES = {
                        "||mean(T) - mean(S)|| over the root mean square norm of T"),
 }
 # fmt: on
+# Measure to how to read it, in one line.
+READING = {name: "good: {}; bad: {} ({})".format(*how) for name, how in MEASURES.items()}
 
 
 def summary(
@@ -240,8 +242,6 @@ def cka(first: np.ndarray, second: np.ndarray) -> float:
 
 def rank_correlation(first: np.ndarray, second: np.ndarray, *, pairs: int = 200_000, seed: int = 0) -> float:
     """Spearman correlation of the cosines of random pairs of texts in both spaces: -1 to 1."""
-    from scipy.stats import spearmanr
-
     first, second = paired(first, second)
     if len(first) < 3:
         return np.nan
@@ -255,7 +255,7 @@ def rank_correlation(first: np.ndarray, second: np.ndarray, *, pairs: int = 200_
     ]
     if np.ptp(cosines[0]) < 1e-6 or np.ptp(cosines[1]) < 1e-6:
         return np.nan
-    return float(spearmanr(*cosines).statistic)
+    return spearman(*cosines)
 
 
 def relative_distance(teacher: np.ndarray, student: np.ndarray) -> float:

@@ -266,7 +266,7 @@ def _agreed(embedded: Mapping[str, np.ndarray], texts: Sequence[Text], reference
             found["cka"], attrs = agreement.cka(own, other), per_text.attrs
         rows.append({"model": name, "dimension": other.shape[1], **found})
     table = pd.DataFrame(rows)
-    reading = {name: "good: {}; bad: {} ({})".format(*agreement.MEASURES[name]) for name in _AGREEMENT}
+    reading = {name: agreement.READING[name] for name in _AGREEMENT}
     table.attrs |= {"texts": len(texts), "k": attrs["k"], "neighbors": attrs["neighbors"], "reading": reading}
     return table
 

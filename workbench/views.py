@@ -65,9 +65,9 @@ def search(
 
     dataset = _dataset(source, passages)
     pair = {_label(documents, "teacher"): documents, _label(queries, "student"): queries}
-    return RetrievalExplorer(dataset, pair, k=k) if len(pair) == 2 else RetrievalExplorer(
-        dataset, {"documents": documents, "queries": queries}, k=k
-    )  # fmt: skip
+    if len(pair) < 2:  # two of one name
+        pair = {"documents": documents, "queries": queries}
+    return RetrievalExplorer(dataset, pair, k=k)
 
 
 def _label(model: object, otherwise: str) -> str:

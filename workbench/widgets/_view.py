@@ -56,7 +56,7 @@ _PAGE = (
 )
 
 
-_OF_A_WIDGET = {*ipywidgets.DOMWidget().keys, "_esm", "_css", "_anywidget_id", "_id", "_revision"}
+_OF_A_WIDGET = {*ipywidgets.DOMWidget.class_traits(sync=True), "_esm", "_css", "_anywidget_id", "_id", "_revision"}
 # In place of a kernel: the state, with its bytes, and nobody who hears what is sent.
 _ALONE = """
 const bare = (key, value) => value?.base64 === undefined ? value
@@ -105,7 +105,8 @@ class Part(anywidget.AnyWidget):
     def __init__(self, **traits: object) -> None:
         name = uuid.uuid4().hex
         super().__init__(model_id=name, _id=name, **traits)
-        self.add_class("workbench-part")
+        for name in ("workbench", "workbench-part"):  # the style's, also where a part is shown by itself
+            self.add_class(name)
         works_while_busy(self)
         self.on_msg(self._heard)
 
@@ -175,8 +176,10 @@ class View(ipywidgets.VBox, metaclass=_Abstract):
 
     def body(self, *, plotlyjs: bool = False) -> str:
         """Return summary, maps, tables and figures as HTML, with plotly.js in it or for a page that has it."""
-        parts = "".join(part.to_html() for part in _parts(self) if isinstance(part, Part) and not hasattr(part, "figure"))
-        return f'{self.summary()}<div class="workbench">{parts}</div>' + "".join(
+        parts = "".join(
+            part.to_html() for part in _parts(self) if isinstance(part, Part) and not hasattr(part, "figure")
+        )
+        return f"{self.summary()}{parts}" + "".join(
             figure.to_html(full_html=False, include_plotlyjs=plotlyjs and number == 0)
             for number, figure in enumerate(self.figures())
         )

@@ -169,12 +169,12 @@ class AgreementExplorer(Selection, View):
             layout={"flex": "2 1 340px", "min_width": "300px", "overflow": "hidden auto"},
         )
         side.add_class("workbench-side")
-        titles = {name: "good: {}; bad: {} ({})".format(*how) for name, how in agreement.MEASURES.items()}
-        self.rows = Table(page_rows=8, titles=titles)
+        self.rows = Table(page_rows=8, titles=agreement.READING)
         self.rows.observe(lambda change: self.select(change["new"]), "selected")
         self.points.observe(lambda change: self.select(change["new"]), "selected")
-        for control, act in ((self.color, self._paint), (self.lines, self._join)):
-            control.observe(lambda _, act=act: act(), "value")
+        self.color.observe(lambda _: self._paint(), "value")
+        self.lines.observe(lambda change: self.points.join(change["new"]), "value")
+        self.points.join(self.lines.value)
         for control in (self.against, self.fit):
             control.observe(lambda _: self._compare_models(), "value")
         controls = [*[self.against] * (len(names) > 1), self.color, self.lines, self.fit, self.by, self.search]
@@ -197,7 +197,6 @@ class AgreementExplorer(Selection, View):
                 self.status.value = error_line(error)
                 self.fit.value = _FITS[0]
                 return
-        self._pair = first, second
         self._units = {self.reference: unit(first), self.other: unit(second)}
         together = first.shape[1] == second.shape[1]
         self.map = projection.pca(first, second if together else None)
@@ -216,8 +215,9 @@ class AgreementExplorer(Selection, View):
         self._comparing = False
         kept = self.selected
         self.rows.show(self.table)
-        self._place()
-        self._paint()
+        with self.points.hold_sync():  # one message: coordinates and colors of many points weigh megabytes
+            self._place()
+            self._paint()
         self.selected = kept
         self._selection_changed()
         if later:
@@ -274,11 +274,7 @@ class AgreementExplorer(Selection, View):
         if self.map.student is not None:
             points[self.other] = self.map.student
         self.points.place(points)
-        self._join()
         self._say()
-
-    def _join(self) -> None:
-        self.points.join(self.lines.value)
 
     def _paint(self) -> None:
         """Color the points by what is chosen, and draw the histogram of it."""
@@ -383,13 +379,12 @@ class AgreementExplorer(Selection, View):
 
 def neighbor_lists(units: Mapping[str, np.ndarray], texts: Sequence[str], row: int, k: int) -> list[dict]:
     """Return each model's k nearest texts of one as columns of `Results`; `units` are vectors of length 1."""
-    columns, first = [], {}
+    columns, first, reference = [], {}, next(iter(units))
     for number, (name, own) in enumerate(units.items()):
         (cosines,), (places,) = ranking.top_k(own[row][None], own, min(k + 1, len(own)), normalized=True)
         near = [(int(p), float(c)) for p, c in zip(places, cosines, strict=True) if p != row][:k]
         if number == 0:
             first = {place: rank for rank, (place, _) in enumerate(near, 1)}
-        reference = next(iter(units))
         rows = [
             card(place, rank, cosine, texts[place], [mark(first.get(place), rank, reference)] if number else ())
             for rank, (place, cosine) in enumerate(near, 1)

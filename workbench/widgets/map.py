@@ -29,17 +29,15 @@ class Map(Selection, Part):
     """
 
     _esm = module("map")
-    _content = traitlets.Dict().tag(sync=True)
+    _sets = traitlets.List().tag(sync=True)  # the points of each model
+    _colors = traitlets.Dict().tag(sync=True)
+    _lines = traitlets.Unicode().tag(sync=True)
     _selected = traitlets.Bytes().tag(sync=True)
     _height = traitlets.Int().tag(sync=True)
 
     def __init__(self, count: int, *, height: int = 400) -> None:
         self._index = pd.RangeIndex(count)
         self._tip: Callable[[int], str] = str
-        self._texts: list[str] | None = None
-        self._places: dict = {"sets": [], "layout": 0}
-        self._paint: dict = {}
-        self._lines = None
         self._codes = np.empty(0, int)
         super().__init__(_height=height)
         self.observe(lambda _: self.put(_selected=np.array(self.selected, np.uint32).tobytes()), "selected")
@@ -57,51 +55,46 @@ class Map(Selection, Part):
             }
             for number, (name, xy) in enumerate(points.items())
         ]  # fmt: skip
-        self._places = {"sets": sets, "layout": self._places["layout"] + 1}
-        self._show()
+        self.put(_sets=sets)
 
-    def join(self, which: str | None) -> None:
-        """Draw lines between a row's points: of "all" rows or the selected ones, of the "selected" ones, or none."""
-        self._lines = which
-        self._show()
+    def join(self, which: str) -> None:
+        """Draw lines between a row's points: of "all" rows or the selected ones, of the "selected" ones, or of "none"."""
+        self.put(_lines=which)
 
     def paint(self, values: pd.Series | None, tip: Callable[[int], str] = str) -> None:
         """Color the points by a measure or by a category, by model if None; `tip` says what stands beside the pointer."""
         self._tip, count = tip, len(self._index)
-        self._texts = [tip(row) for row in range(count)] if count <= _TEXTS_AT_ONCE else None
+        texts = [tip(row) for row in range(count)] if count <= _TEXTS_AT_ONCE else None
         self._codes = np.empty(0, int)
         if values is None:
-            self._paint = {}
+            colors = {}
         elif is_numeric(values):
             numbers = values.to_numpy(dtype=float)
             known = numbers[np.isfinite(numbers)]
             low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
-            colors = [_hex(color) for color in sample_colorscale("Viridis", _SHADES, high=0.95)]
+            shades = [_hex(color) for color in sample_colorscale("Viridis", _SHADES, high=0.95)]
             shade = np.nan_to_num((numbers - low) / max(high - low, 1e-12) * (_SHADES - 1), nan=_SHADES)
-            self._paint = {
-                "title": str(values.name), "palette": [*colors, OTHER], "codes": shade.astype(np.uint8).tobytes(),
-                "ramp": {"low": f"{low:.3g}", "high": f"{high:.3g}", "colors": colors[::7]},
+            colors = {
+                "title": str(values.name), "palette": [*shades, OTHER], "codes": shade.astype(np.uint8).tobytes(),
+                "ramp": {"low": f"{low:.3g}", "high": f"{high:.3g}", "colors": shades[::7]},
             }  # fmt: skip
         else:
             counts = values.astype(str).value_counts()
             shown = list(counts.index[:MOST_CATEGORIES])
             self._codes = pd.Categorical(values.astype(str), categories=shown).codes.astype(int)
             self._codes[self._codes < 0] = len(shown)
-            colors = [*palette(len(shown)), OTHER]
+            hues = [*palette(len(shown)), OTHER]
             entries = [
-                {"code": code, "label": f"{cut(name, 28)} {counts.iloc[code]:,}", "color": colors[code]}
+                {"code": code, "label": f"{cut(name, 28)} {counts.iloc[code]:,}", "color": hues[code]}
                 for code, name in enumerate(shown)
             ]
             if rest := len(counts) - len(shown):
                 entries.append({"code": len(shown), "label": f"{rest:,} others: search for them", "color": OTHER})
-            self._paint = {
-                "title": str(values.name), "palette": colors, "entries": entries,
+            colors = {
+                "title": str(values.name), "palette": hues, "entries": entries,
                 "codes": self._codes.astype(np.uint8).tobytes(),
             }  # fmt: skip
-        self._show()
-
-    def _show(self) -> None:
-        self.put(_content={**self._places, **self._paint, "lines": self._lines, "texts": self._texts})
+        self.put(_colors=colors | {"texts": texts})
 
     def _received(self, message: dict, buffers: list) -> None:
         match message:

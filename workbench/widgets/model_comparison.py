@@ -121,8 +121,7 @@ class ModelComparison(Selection, View):
 
     def _build(self) -> None:
         shown_columns = [c for c in self.table if self.table[c].notna().any() and not c.endswith(("_low", "_high"))]
-        titles = {name: "good: {}; bad: {} ({})".format(*how) for name, how in agreement.MEASURES.items()}
-        self.rows = Table(self.table[shown_columns].reset_index(), label="models", many=False, titles=titles)
+        self.rows = Table(self.table[shown_columns].reset_index(), label="models", many=False, titles=agreement.READING)
         self.chart = self._intervals()
         names = [(cut(name, 80), name) for name in self._each]
         self.first = ipywidgets.Dropdown(options=names, value=names[0][1], description="Model")

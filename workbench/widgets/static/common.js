@@ -33,4 +33,4 @@ function redraw(model, traits, draw) {
 }
 
 // A part that has drawn something: the notice that the view has not started goes.
-const started = (el) => el.classList.add("workbench", "workbench-started");
+const started = (el) => el.classList.add("workbench-started");

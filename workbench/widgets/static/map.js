@@ -30,10 +30,9 @@ function render({ model, el }) {
   const undown = (px) => (1 - (px - margin) / (height - 2 * margin)) / view.scale + view.y;
 
   function take() {
-    const { sets = [] } = model.get("_content");
-    points = sets.map(({ xy }) => floats(xy));
-    tips.clear();
+    points = model.get("_sets").map(({ xy }) => floats(xy));
     fit(null);
+    draw();
   }
 
   // Show all points, or those of the selection.
@@ -57,37 +56,28 @@ function render({ model, el }) {
   }
 
   function colors(set) {
-    const { sets = [], palette = [] } = model.get("_content");
+    const { palette = [] } = model.get("_colors");
     if (palette.length) return { palette: palette.map(rgb), code: (i) => codes[i] };
-    const own = [rgb(sets[set].color)];
+    const own = [rgb(model.get("_sets")[set].color)];
     return { palette: own, code: () => 0 };
   }
 
   function draw() {
     if (!width || !height) return;
-    const context = canvas.getContext("2d"), { sets = [], lines = null, labels = [] } = model.get("_content");
+    const context = canvas.getContext("2d"), sets = model.get("_sets");
     canvas.ariaLabel = `Map of ${points[0] ? points[0].length / 2 : 0} texts, ${chosen.size} selected`;
     context.setTransform(density, 0, 0, density, 0, 0);
     context.clearRect(0, 0, width, height);
-    if (lines) join(context, lines);
+    join(context, model.get("_lines"));
     const many = points.reduce((sum, xy) => sum + xy.length / 2, 0) > MANY;
     if (many) pixels(context);
     else points.forEach((xy, set) => shapes(context, xy, set, sets[set].shape));
-    context.font = "600 12px system-ui, sans-serif";
-    context.textAlign = "center";
-    for (const { x, y, text } of labels) {
-      context.strokeStyle = getComputedStyle(el).getPropertyValue("--paper") || "#fff";
-      context.fillStyle = getComputedStyle(el).getPropertyValue("--ink") || "#333";
-      context.lineWidth = 3;
-      context.strokeText(text, across(x), down(y));
-      context.fillText(text, across(x), down(y));
-    }
     trace();
   }
 
   // A line from the first model's point of a text to the second's: for these texts, or for what is selected.
   function join(context, lines) {
-    if (points.length < 2) return;
+    if (points.length < 2 || lines === "none") return;
     const [from, to] = points, which = lines === "all" && !chosen.size ? from.keys() : chosen.values();
     context.beginPath();
     let left = 2000;
@@ -208,7 +198,7 @@ function render({ model, el }) {
     tip.hidden = i < 0;
     trace();
     if (i < 0) return;
-    const { texts } = model.get("_content");
+    const { texts } = model.get("_colors");
     if (texts) tips.set(i, texts[i]);
     else if (!tips.has(i)) { tips.set(i, "…"); model.send({ kind: "tip", row: i }); }
     tip.textContent = tips.get(i);
@@ -298,7 +288,7 @@ function render({ model, el }) {
   use("lasso")();
 
   function explain() {
-    const { sets = [], title = "", entries = [], ramp = null } = model.get("_content");
+    const { title = "", entries = [], ramp = null } = model.get("_colors"), sets = model.get("_sets");
     const chip = ({ color, label, code }) => {
       const dot = element("i", {});
       dot.style.background = color;
@@ -318,8 +308,8 @@ function render({ model, el }) {
         style: title ? "" : `color:${color}` }), ` ${name}`)));
   }
 
-  function content() {
-    const { codes: packed } = model.get("_content");
+  function recolor() {
+    const { codes: packed } = model.get("_colors");
     codes = packed ? bytes(packed) : null;
     tips.clear();
     explain();
@@ -332,13 +322,10 @@ function render({ model, el }) {
     draw();
   });
   watch.observe(frame);
-  let revision = null;
   const stops = [
-    redraw(model, ["_content"], () => {
-      const { layout } = model.get("_content");
-      if (layout !== revision) { revision = layout; take(); }
-      content();
-    }),
+    redraw(model, ["_colors"], recolor),
+    redraw(model, ["_sets"], () => { take(); explain(); }),
+    redraw(model, ["_lines"], draw),
     redraw(model, ["_selected"], () => {
       const packed = model.get("_selected");
       chosen = new Set(new Uint32Array(packed.buffer.slice(packed.byteOffset, packed.byteOffset + packed.byteLength)));
