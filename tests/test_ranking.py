@@ -71,7 +71,7 @@ def test_every_view_measure_and_score_orders_ties_alike():
         for row, order in zip(found, expected, strict=True):
             assert list(row[:9]) == list(order[:9])  # the copies of the query; what follows depends on the precision
             assert list(row[9:]) == sorted(row[9:])
-    explorer = RetrievalExplorer(collection, (queries, documents), (queries, documents), k=k)
+    explorer = RetrievalExplorer(collection, {"teacher": (queries, documents), "student": (queries, documents)}, k=k)
     for i in range(3):
         explorer.select(f"q{i}")
         results = explorer.results[explorer.results["mode"] == "teacher"]
@@ -79,7 +79,7 @@ def test_every_view_measure_and_score_orders_ties_alike():
     others = plain(documents, documents, exclude_self=True)[:, :k]
     np.testing.assert_array_equal(agreement.neighbors(documents, k).positions, others)
     texts = [f"text {i}" for i in range(len(documents))]
-    inspector = NeighborInspector(documents, documents, texts, k=k)
+    inspector = NeighborInspector({"teacher": documents, "student": documents}, texts, k=k)
     for i in (0, 5, 40, 62):
         inspector.select(i)
         found = inspector.neighbors[inspector.neighbors["model"] == "student"]
