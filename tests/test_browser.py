@@ -447,6 +447,43 @@ def painted(page):
     )
 
 
+def test_a_view_is_there_after_its_kernel_was_restarted(lab):
+    """The views of the kernel before are gone; the cells make new ones, on the same page."""
+    notebook = lab.open("restarted", [SLOW, VIEW])
+    notebook.run_all()
+    page = notebook.page
+    page.wait_for_selector(".workbench-map")
+    page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    notebook.run_all()
+    notebook.eventually("len(views)", lambda count: count == 1)
+    drag(page, page.locator(".workbench-over"), [(0.2, 0.1), (0.8, 0.1), (0.8, 0.9), (0.2, 0.9), (0.2, 0.12)])
+    count = notebook.eventually("len(views[0].selected)", lambda count: count > 0)
+    lit(page, count)
+    assert painted(page) == [True]
+    nothing_ran(notebook)
+
+
+def test_a_view_whose_part_did_not_start_says_so_and_starts_again(lab):
+    broken = (
+        "from workbench.widgets.map import Map\nmodule, Map._esm = Map._esm, 'throw new Error(\"planted\")'\n"
+        "views.append(AgreementExplorer(models, texts, umap=False))\nMap._esm = module\nviews[0]"
+    )
+    notebook = lab.open("broken", [SLOW, broken])
+    notebook.run_all()
+    page = notebook.page
+    page.wait_for_selector(".workbench-notice", state="visible", timeout=30_000)
+    assert page.locator(".workbench-map").count() == 0
+    # Without a message to the page, which would start the module by itself.
+    notebook.python("views[0].points._trait_values.update(_esm=module) or 1")
+    page.get_by_role("button", name="Start again").click()
+    page.wait_for_selector(".workbench-map")
+    page.wait_for_selector(".workbench-notice", state="hidden")
+    drag(page, page.locator(".workbench-over"), [(0.2, 0.1), (0.8, 0.1), (0.8, 0.9), (0.2, 0.9), (0.2, 0.12)])
+    lit(page, notebook.eventually("len(views[0].selected)", lambda count: count > 0))
+    assert any("planted" in error for error in notebook.errors)
+    notebook.close()
+
+
 def test_a_starved_browser_paints_every_view_and_lights_every_lasso(lab):
     """Ten views in one notebook, a sixth of the processor, a kernel that is busy, a page in the background, a reload."""
     notebook = lab.open("starved", [SLOW, *[VIEW] * 10, "time.sleep(4)"])

@@ -25,6 +25,8 @@ from safetensors.numpy import load_file, save_file
 from workbench._util import home, paired, spearman, unit, write_whole
 from workbench.errors import WorkbenchError
 
+_AXES_FROM = 20_000  # rows that principal components are found from; more change them by less than a map shows
+
 
 @dataclass(frozen=True)
 class JointMap:
@@ -106,7 +108,8 @@ def umap(
 
 def _components(teacher: np.ndarray, student: np.ndarray | None, count: int) -> tuple[np.ndarray, float]:
     """Project both models' vectors, stacked, onto `count` common components; also return the variance."""
-    from workbench.agreement import centered_product, principal_axes  # not in the process that fits: it imports torch
+    # Not in the process that fits: it imports torch.
+    from workbench.agreement import centered_product, principal_axes, sample
 
     vectors = [teacher] if student is None else paired(teacher, student)
     if len({each.shape[1] for each in vectors}) > 1:
@@ -116,10 +119,12 @@ def _components(teacher: np.ndarray, student: np.ndarray | None, count: int) -> 
         )
     both = np.concatenate([unit(each) for each in vectors])
     both -= both.mean(axis=0)
-    points = both @ principal_axes(centered_product(both, both))[:, :count]
+    some = both[sample(len(both), _AXES_FROM)]
+    product = centered_product(some, some)
+    points = both @ principal_axes(product)[:, :count]
     if points.shape[1] < 2:
         points = np.pad(points, ((0, 0), (0, 1)))
-    return points, float(both.var(axis=0).sum())
+    return points, float(np.trace(product)) / len(some)
 
 
 def _joint(points: np.ndarray, teacher: np.ndarray, student: np.ndarray | None, method: str) -> JointMap:

@@ -47,6 +47,7 @@ _NOTICE = (
     "This view has not started in the browser. Wait a little if the machine is busy. If it stays away, start it again, "
     "or reload the page and run its cell."
 )
+_LATE = "{ display: flex; animation: workbench-late 0s 8s both; }"
 _PAGE = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
     "<title>{title}</title><style>{style} :root {{ font-family: system-ui, sans-serif; }}"
@@ -105,8 +106,9 @@ class Part(anywidget.AnyWidget):
     def __init__(self, **traits: object) -> None:
         name = uuid.uuid4().hex
         super().__init__(model_id=name, _id=name, **traits)
-        for name in ("workbench", "workbench-part"):  # the style's, also where a part is shown by itself
-            self.add_class(name)
+        self.mark = f"part-{name}"  # stays when the part starts again
+        for each in ("workbench", "workbench-part", self.mark):  # the style's, also where a part is shown by itself
+            self.add_class(each)
         works_while_busy(self)
         self.on_msg(self._heard)
 
@@ -162,8 +164,14 @@ class View(ipywidgets.VBox, metaclass=_Abstract):
         again = ipywidgets.Button(description="Start again", layout={"width": "auto"})
         again.on_click(lambda _: self._start_again())
         notice = ipywidgets.HBox([ipywidgets.HTML(_NOTICE), again])
-        notice.add_class("workbench-notice")
-        super().__init__([ipywidgets.HTML(f"<style>{STYLE}</style>", layout={"display": "none"}), notice, *parts])
+        name = f"notice-{uuid.uuid4().hex}"
+        for each in ("workbench-notice", name):
+            notice.add_class(each)
+        super().__init__([ipywidgets.HTML(layout={"display": "none"}), notice, *parts])
+        # A part whose module failed is not on the page at all, so the style asks for each of them.
+        marks = [part.mark for part in _parts(self) if isinstance(part, Part)]
+        late = ", ".join(f".workbench:not(:has(.{mark}.workbench-started)) > .{name}" for mark in marks)
+        self.children[0].value = f"<style>{STYLE} {late or '.none'} {_LATE}</style>"
         self.add_class("workbench")
 
     @abc.abstractmethod
