@@ -348,8 +348,11 @@ def test_tradeoff_explorer(lab):
     box = point.bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     notebook.eventually("view.choice['precision']", lambda p: p != "binary")
+    # The table has turned to the page of what was picked.
+    picked = notebook.python("view.position")
+    page.wait_for_selector(f".workbench-table tr[data-key='{picked}'][aria-selected=true]")
     row = page.locator(".workbench-table tbody tr").nth(2)
-    key = int(row.get_attribute("data-key"))  # the table has rotated to the page of what was picked
+    key = int(row.get_attribute("data-key"))
     row.click()
     notebook.eventually("view.position", lambda p: p == key)
     assert notebook.python("int(view.dimensions.value)") == notebook.python("int(view.choice['dimensions'])")
@@ -522,8 +525,10 @@ def every_view_is_painted(page):
     for place in range(10):
         page.wait_for_function(f"() => document.querySelectorAll('.workbench-map').length > {place}", timeout=120_000)
         page.locator(".workbench-map").nth(place).scroll_into_view_if_needed()
-    deadline = time.monotonic() + 90
-    while painted(page) != [True] * 10:
-        assert time.monotonic() < deadline, painted(page)
+    deadline = time.monotonic() + 240
+    while not all(seen := painted(page)):
+        assert time.monotonic() < deadline, seen
+        page.locator(".workbench-map").nth(seen.index(False)).scroll_into_view_if_needed()
         page.wait_for_timeout(500)
+    assert len(seen) == 10
     assert not page.locator(".workbench-notice").first.is_visible()
