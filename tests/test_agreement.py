@@ -114,15 +114,11 @@ def test_queries_among_documents():
     assert len(table) == 20 and table.attrs["k"] == 5 and table["overlap"].between(0, 1).all()
 
 
-def test_columns_and_groups():
+def test_columns_are_kept():
     vectors = cloud(100)
     columns = pd.DataFrame({"role": ["query", "document"] * 50, "length": np.arange(100)}, index=np.arange(100) + 7)
     table = agreement.per_text(vectors, noisy(vectors, 0.1), columns=columns)
     assert list(table.columns) == ["role", "length", "cosine", "squared_distance", "overlap", "nearest_rank"]
-    assert list(agreement.by(table, "role")["count"]) == [50, 50]
-    assert len(agreement.by(table, "length", "overlap", bins=4)) == 4
-    with pytest.raises(WorkbenchError, match="no column 'color'"):
-        agreement.by(table, "color")
     with pytest.raises(WorkbenchError, match="99 rows"):
         agreement.per_text(vectors, vectors, columns=columns[:99])
 

@@ -267,18 +267,40 @@ def test_thirty_categories_have_a_color_and_the_rest_one():
 def test_any_models_of_any_widths():
     models = {"large": TEACHER, "small": TEACHER[:, :5], "near": STUDENT}
     view = AgreementExplorer(models, TEXTS, umap=False)
-    assert view.other == "small" and "cosine" not in view.table and view.map.student is None
-    assert "large alone: no common space (large 12 and small 5 dimensions)" in view.status.value
+    assert view.other == "small" and "cosine" not in view.table and view.map.landings is not None
+    assert "No cosine: no common space (12 and 5 dimensions)" in view.status.value
     assert [column["title"] for column in neighbor_lists(view, 3)] == ["large", "small"]
     view.select([3])
     view.fit.value = "linear"
     assert view.table["cosine"].mean() > 0.3 and "small is fitted (linear)" in view.status.value
     view.fit.value, view.against.value = "not fitted", "near"
-    assert view.table["cosine"].mean() > 0.8 and view.map.student is not None and view.selected == (3,)
+    assert view.table["cosine"].mean() > 0.8 and view.selected == (3,)
     with pytest.raises(WorkbenchError, match="expected 2 or more models by name"):
         AgreementExplorer({"one": TEACHER}, TEXTS)
     with pytest.raises(WorkbenchError, match="fit is 'cubic'"):
         AgreementExplorer(models, TEXTS, fit="cubic")
+
+
+def test_regions_are_listed_labeled_and_selected():
+    rng = np.random.default_rng(0)
+    topic = np.arange(120) % 3
+    teacher = 4 * rng.standard_normal((3, 12))[topic] + rng.standard_normal((120, 12))
+    student = teacher + 0.1 * rng.standard_normal(teacher.shape)
+    student[topic == 1] += 2 * rng.standard_normal((40, 12))
+    texts = [f"{('river boat', 'bread oven', 'guitar song')[t]} {'old' if i % 2 else 'new'}" for i, t in enumerate(topic)]
+    frame = pd.DataFrame({"text": texts, "topic": [f"t{t}" for t in topic]})
+    view = AgreementExplorer({"teacher": teacher, "student": student}, frame, umap=False)
+    view.wait(60)
+    assert "region" in view.table and len(view.points._labels) == view.table["region"].nunique()
+    assert "bread" in view.regions.index[0] and view.regions["overlap_high"].iloc[0] < 0
+    view.color.value = "topic"
+    assert list(view.regions.index)[0] == "t1" and "topic" in [c["name"] for c in view.region_rows._content["columns"]]
+    view.listing.value = "regions"
+    assert view.rows.layout.display == "none" and not view.region_rows.layout.display
+    view.region_rows.select([0])
+    assert set(view.selection["topic"]) == {"t1"} and len(view.selected) == 40
+    few = AgreementExplorer({"a": teacher[:20], "b": student[:20]}, texts[:20], umap=False)
+    assert few.regions.empty and "region" not in few.table
 
 
 def neighbor_lists(view, row):

@@ -77,6 +77,7 @@ def per_text(
     among: tuple[np.ndarray, np.ndarray] | None = None,
     columns: pd.DataFrame | None = None,
     exact: bool | None = None,
+    found: tuple[Neighbors, Neighbors] | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Measure the agreement on every text.
@@ -88,6 +89,7 @@ def per_text(
         among: both models' vectors of other texts to find neighbors in, such as documents where the texts are
             queries. For asymmetric retrieval pass the reference's document vectors twice.
         columns: dataframe of n rows that describe the texts, returned beside the measures.
+        found: both models' neighbors, where they are known already.
 
     Returns:
         One row per text, after `columns`:
@@ -116,7 +118,7 @@ def per_text(
         table["overlap"] = table["nearest_rank"] = np.nan
         table.attrs |= {"k": 0, "neighbors": "none", "ranks": "none"}
         return table
-    first, second = (
+    first, second = found or (
         neighbors(v, k, among=None if among is None else p, exact=exact, seed=seed)
         for v, p in zip((t, s), pools, strict=True)
     )
@@ -134,20 +136,6 @@ def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return the share of entries that the rows of two integer arrays of shape (n, k) share, float of shape (n,)."""
     both = np.sort(np.concatenate([first, second], axis=1), axis=1)
     return (both[:, 1:] == both[:, :-1]).sum(axis=1) / first.shape[1]
-
-
-def by(table: pd.DataFrame, column: str, measure: str = "cosine", bins: int = 5) -> pd.DataFrame:
-    """Describe the distribution of a measure in each group of a column: a row per group of pandas' `describe`.
-
-    A numeric column of more than ten values is cut into `bins` groups of equal size.
-    """
-    for name in (column, measure):
-        if name not in table:
-            raise WorkbenchError(f"the table has no column {name!r}: choose from {', '.join(map(str, table.columns))}")
-    groups = table[column]
-    if pd.api.types.is_numeric_dtype(groups) and groups.nunique() > 10:
-        groups = pd.qcut(groups, bins, duplicates="drop")
-    return table.groupby(groups, observed=True, dropna=False)[measure].describe()
 
 
 # Name: good values, bad values, source.

@@ -1,7 +1,7 @@
-"""The joint map: both models' vectors in one plane, two points per text.
+"""A map of one model's texts, and where another model's vectors of them land among them.
 
-One projection is fitted on both models' vectors together. Two separate projections would each choose their own
-directions and could not be compared.
+The reference lays out the texts. A text of the other model is not laid out by itself: its place is said by its neighbors,
+so any two models can be compared, and a long line is a text that has come among strangers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,37 +22,46 @@ import xxhash
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from workbench._util import home, paired, spearman, unit, write_whole
+from workbench._util import home, spearman, unit, write_whole
 from workbench.errors import WorkbenchError
 
 _AXES_FROM = 20_000  # rows that principal components are found from; more change them by less than a map shows
 
 
 @dataclass(frozen=True)
-class JointMap:
-    """A map with two points per text, or with one where the second model has another space.
+class TextMap:
+    """Points of the reference's texts, and where the other model's land, once both models' neighbors are known.
 
-    `displacement_correlation` is the Spearman correlation over the texts between two distances of a text's two
-    vectors, the one on the map and the true one. Near 1, trust the length of a line on the map; near 0, do not.
+    `line_correlation` is the Spearman correlation over the texts between the length of a line, from a text's point to
+    its landing, and the share of its neighbors that the other model does not find.
     """
 
-    teacher: np.ndarray  # float32 of shape (n, 2)
-    student: np.ndarray | None  # float32 of shape (n, 2)
+    points: np.ndarray  # float32 of shape (n, 2)
     method: str  # "PCA" or "UMAP"
-    displacement_correlation: float
+    landings: np.ndarray | None = None  # float32 of shape (n, 2)
+    line_correlation: float = np.nan
+
+    def landed(self, first: np.ndarray, second: np.ndarray) -> TextMap:
+        """Return the map with landings; `first` and `second` are each model's neighbors, int of shape (n, k).
+
+        A text lands in the middle of the places of its neighbors for the other model, where a neighbor that both models
+        find stands for the text's own place: with the same neighbors it lands on its point.
+        """
+        shared = (second[:, :, None] == first[:, None, :]).any(axis=2)
+        places = np.where(shared[..., None], self.points[:, None], self.points[second])
+        landings = places.mean(axis=1)
+        length, lost = np.linalg.norm(landings - self.points, axis=1), 1 - shared.mean(axis=1)
+        varies = len(lost) > 2 and np.ptp(lost) > 0 and np.ptp(length) > 1e-6
+        return replace(self, landings=landings, line_correlation=spearman(length, lost) if varies else np.nan)
 
 
-def pca(teacher: np.ndarray, student: np.ndarray | None) -> JointMap:
-    """Project both models' unit vectors, float of shape (n, d) each, onto their two common principal components.
-
-    Without a student, the teacher's alone.
-    """
-    return _joint(_components(teacher, student, 2)[0], teacher, student, "PCA")
+def pca(vectors: np.ndarray) -> TextMap:
+    """Project unit vectors, float of shape (n, d), onto their two principal components."""
+    return TextMap(_components(vectors, 2)[0], "PCA")
 
 
 def umap(
-    teacher: np.ndarray,
-    student: np.ndarray | None,
+    vectors: np.ndarray,
     *,
     neighbors: int = 15,
     min_dist: float = 0.1,
@@ -60,15 +69,15 @@ def umap(
     folder: str | Path | None = None,
     on_progress: Callable[[float], None] | None = None,
     stop: threading.Event | None = None,
-) -> JointMap | None:
-    """Fit one UMAP (McInnes et al. 2018) on both models' unit vectors.
+) -> TextMap | None:
+    """Fit a UMAP (McInnes et al. 2018) on unit vectors.
 
     The fit runs in its own process, so a notebook stays responsive and `stop` ends it at once. It starts from the PCA
     with a fixed seed: the same vectors give the same map on the same machine. The map is stored under the checksum of
     its input.
 
     Args:
-        teacher: float of shape (n, d), as `student` of the same texts; None for a map of the teacher's vectors alone.
+        vectors: float of shape (n, d).
         neighbors: UMAP's n_neighbors, as `min_dist` is its own.
         folder: where maps are stored; `maps` in the workbench's folder if None.
         on_progress: called with the fraction of the optimization that is done, 0 to 1.
@@ -78,11 +87,11 @@ def umap(
         and `method` says so.
 
     Raises:
-        WorkbenchError: the vectors have different shapes, the fit failed, or the map cannot be written.
+        WorkbenchError: the vectors are no such array, the fit failed, or the map cannot be written.
     """
-    wide, total = _components(teacher, student, 50)  # fewer dimensions are usual before UMAP, for speed
-    if len(teacher) < 8 or total < 1e-6:
-        return pca(teacher, student)
+    wide, total = _components(vectors, 50)  # fewer dimensions are usual before UMAP, for speed
+    if len(wide) < 8 or total < 1e-6:
+        return pca(vectors)
     start = 10 * wide[:, :2] / max(np.abs(wide[:, :2]).max(), 1e-12)
     given = {"wide": np.ascontiguousarray(wide), "start": np.ascontiguousarray(start)}
     options = json.dumps({"n_neighbors": min(neighbors, len(wide) - 1), "min_dist": min_dist, "random_state": seed})
@@ -92,8 +101,8 @@ def umap(
     folder = Path(folder or home() / "maps")
     kept = folder / f"{digest.hexdigest()}.safetensors"
     with contextlib.suppress(OSError, SafetensorError, KeyError):  # missing or damaged: fit it
-        if len(drawn := load_file(kept)["points"]) == len(wide):
-            return _joint(drawn, teacher, student, "UMAP")
+        if len(points := load_file(kept)["points"]) == len(wide):
+            return TextMap(points, "UMAP")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".fitting-") as scratch:
@@ -103,38 +112,22 @@ def umap(
             write_whole(kept, (Path(scratch) / "output").read_bytes())
     except (OSError, SafetensorError) as error:
         raise WorkbenchError(f"the map cannot be written to {folder}: {error}") from None
-    return _joint(load_file(kept)["points"], teacher, student, "UMAP")
+    return TextMap(load_file(kept)["points"], "UMAP")
 
 
-def _components(teacher: np.ndarray, student: np.ndarray | None, count: int) -> tuple[np.ndarray, float]:
-    """Project both models' vectors, stacked, onto `count` common components; also return the variance."""
+def _components(vectors: np.ndarray, count: int) -> tuple[np.ndarray, float]:
+    """Project vectors onto `count` principal components, float32; also return the variance."""
     # Not in the process that fits: it imports torch.
     from workbench.agreement import centered_product, principal_axes, sample
 
-    vectors = [teacher] if student is None else paired(teacher, student)
-    if len({each.shape[1] for each in vectors}) > 1:
-        raise WorkbenchError(
-            f"the teacher's vectors are {teacher.shape[1]} wide and the student's {student.shape[1]}: "
-            "a joint map needs both in one space"
-        )
-    both = np.concatenate([unit(each) for each in vectors])
-    both -= both.mean(axis=0)
-    some = both[sample(len(both), _AXES_FROM)]
+    points = unit(vectors)
+    points -= points.mean(axis=0)
+    some = points[sample(len(points), _AXES_FROM)]
     product = centered_product(some, some)
-    points = both @ principal_axes(product)[:, :count]
+    points = points @ principal_axes(product)[:, :count]
     if points.shape[1] < 2:
         points = np.pad(points, ((0, 0), (0, 1)))
     return points, float(np.trace(product)) / len(some)
-
-
-def _joint(points: np.ndarray, teacher: np.ndarray, student: np.ndarray | None, method: str) -> JointMap:
-    if student is None:
-        return JointMap(points.astype(np.float32), None, method, np.nan)
-    first, second = np.split(points.astype(np.float32), 2)
-    drawn = np.linalg.norm(first - second, axis=1)
-    true = np.linalg.norm(unit(teacher) - unit(student), axis=1)
-    varies = len(true) > 2 and np.ptp(drawn) > 1e-6 and np.ptp(true) > 1e-6
-    return JointMap(first, second, method, spearman(drawn, true) if varies else np.nan)
 
 
 def _run(scratch: Path, options: str, on_progress: Callable | None, stop: threading.Event | None) -> bool:

@@ -253,6 +253,25 @@ def own_columns(texts: object, columns: pd.DataFrame | None) -> tuple[Sequence[T
     return as_texts(texts[name]), texts.drop(columns=name) if columns is None else columns
 
 
+def known(
+    texts: Sequence[Text], columns: pd.DataFrame | None, chosen: np.ndarray, taken: Sequence[str]
+) -> pd.DataFrame:
+    """Return what is known of the chosen texts before they are measured; `taken` are names that no column may have."""
+    if columns is not None and len(columns) != len(texts):
+        raise WorkbenchError(f"columns have {len(columns):,} rows and there are {len(texts):,} texts")
+    texts = [texts[i] for i in chosen]
+    frame = pd.DataFrame({"text": [text.text for text in texts]})
+    frame["length"] = frame["text"].str.len()
+    if len({text.role for text in texts}) > 1:
+        frame["role"] = [text.role.value for text in texts]
+    if columns is None:
+        return frame
+    names = [*frame, *taken, *columns]
+    if twice := [name for name in columns if names.count(name) > 1]:
+        raise WorkbenchError(f"the column {twice[0]!r} is there twice, or the view has one of that name: rename it")
+    return frame.join(columns.iloc[chosen].reset_index(drop=True))
+
+
 def same_models(models: object, texts: Sequence[Text], least: int = 2) -> dict[str, object]:
     """Return models by name: vectors of these texts, checked, or what can embed them.
 

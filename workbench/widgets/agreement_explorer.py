@@ -1,4 +1,4 @@
-"""A map, a histogram, a text with its neighbors, and a table of the same texts: what is selected in one is in all."""
+"""A map, a histogram, a text with its neighbors, and tables of texts and regions: what is selected in one is in all."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ import ipywidgets
 import numpy as np
 import pandas as pd
 
-from workbench import agreement, projection, ranking
+from workbench import agreement, projection, ranking, regions
 from workbench._util import unit
 from workbench.data import Role, Text
 from workbench.errors import WorkbenchError
 from workbench.evaluate import vectors
 from workbench.widgets._html import cell, cut, error_line, shown
-from workbench.widgets._view import COLORS, Selection, View, note, own_columns, same_models, search_box, wrapped
+from workbench.widgets._view import COLORS, Selection, View, known, note, own_columns, same_models, search_box, wrapped
 from workbench.widgets.chart import Chart, figure
 from workbench.widgets.map import Map, is_numeric
-from workbench.widgets.results import Results, card, mark
+from workbench.widgets.regions import Regions
+from workbench.widgets.results import Results, neighbor_lists
 from workbench.widgets.table import Table
 
 _AT_ONCE = 5_000  # with more, neighbors are found after the map is shown
@@ -35,10 +36,10 @@ _FITS = "not fitted", "orthogonal", "linear"
 class AgreementExplorer(Selection, View):
     """Show on which texts two models agree: select on the map, in the histogram, in the table or by a search.
 
-    A map by PCA is there at once; one by UMAP takes its place when it has been fitted in the background, where the
-    neighbors of many texts are found too. Models of different widths, or of one width and different spaces, share no map
-    and no cosine: the map is the first model's, and neighbors are compared. `fit` maps the second model's vectors onto
-    the first's.
+    The map is the reference's. A line leads from a text to where the other model's neighbors of it are, so the two need
+    no common space. A map by PCA is there at once; one by UMAP takes its place when it has been fitted in the background,
+    where regions are found too, and the neighbors of many texts. Models of different widths have no cosine; `fit` maps
+    the second model's vectors onto the first's.
 
     Args:
         models: two or more names, each with a model: vectors, float of shape (n, d), or anything that `wb.compare` takes.
@@ -55,7 +56,7 @@ class AgreementExplorer(Selection, View):
 
     Attributes:
         table: dataframe of the texts shown with all measures; its index is the position in the input.
-        map: the `projection.JointMap` that is shown.
+        map: the `projection.TextMap` that is shown.
         selected: positions of the selected rows of `table`, a tuple of int; to be set and observed, see `select`.
 
     Raises:
@@ -79,6 +80,7 @@ class AgreementExplorer(Selection, View):
         seed: int = 0,
     ) -> None:
         self._stop = threading.Event()
+        self._about_regions = ""
         self._background: dict[str, threading.Thread] = {}
         if k < 1:
             raise WorkbenchError(f"k is {k}: at least 1 neighbor is needed")
@@ -90,7 +92,7 @@ class AgreementExplorer(Selection, View):
         self._sampled = f"{len(texts):,} texts."
         if len(chosen) < len(texts):
             self._sampled = f"A random sample of {len(chosen):,} of {len(texts):,} texts."
-        self._known = _known(texts, columns, chosen)
+        self._known = known(texts, columns, chosen, taken=(*_SPACE, *_OF_NEIGHBORS, _MODEL))
         drawn = [texts[i] for i in chosen] if len(chosen) < len(texts) else texts
         self._vectors = {
             name: model[chosen] if isinstance(model, np.ndarray) else vectors(model, drawn)
@@ -109,8 +111,14 @@ class AgreementExplorer(Selection, View):
         """The selected rows of `table`."""
         return self.table.iloc[list(self.selected)]
 
-    def wait(self, seconds: float | None = None) -> projection.JointMap:
-        """Wait for the UMAP and for the neighbors, and return the map that is shown then."""
+    @property
+    def regions(self) -> pd.DataFrame:
+        """What `regions.compare_regions` says of the column that colors the points, if it is one of categories, or of
+        the regions that were found; empty before."""
+        return self.region_rows.found
+
+    def wait(self, seconds: float | None = None) -> projection.TextMap:
+        """Wait for the UMAP, the neighbors and the regions, and return the map that is shown then."""
         for what, thread in list(self._background.items()):
             thread.join(seconds)
             if thread.is_alive():
@@ -148,7 +156,7 @@ class AgreementExplorer(Selection, View):
         self.color = ipywidgets.Dropdown(options=[_MODEL], description="Color", style=small, layout={"width": "190px"})
         self.lines = ipywidgets.Dropdown(
             options=["all", "selected", "none"], value="selected", description="Lines", style=small,
-            layout={"width": "130px"}, tooltip="lines from each text's point of the first model to that of the second",
+            layout={"width": "130px"}, tooltip="from each text to where its neighbors for the other model are",
         )  # fmt: skip
         by = [("words", ""), *((f"meaning, by {name}", name) for name in self._askable)]
         self.by = ipywidgets.Dropdown(options=by, layout=auto, tooltip="search by words, or by a model")
@@ -173,6 +181,9 @@ class AgreementExplorer(Selection, View):
         side.add_class("workbench-side")
         self.rows = Table(page_rows=8, titles=agreement.READING)
         self.rows.observe(lambda change: self.select(change["new"]), "selected")
+        self.region_rows = Regions(self.select)
+        self.listing = ipywidgets.ToggleButtons(options=["texts", "regions"], style={"button_width": "auto"})
+        self.listing.observe(lambda change: self._list(change["new"]), "value")
         self.points.observe(lambda change: self.select(change["new"]), "selected")
         self.color.observe(lambda _: self._paint(), "value")
         self.lines.observe(lambda change: self.points.join(change["new"]), "value")
@@ -184,8 +195,11 @@ class AgreementExplorer(Selection, View):
             wrapped(*controls, align_items="center"),
             wrapped(self._fitting, self.status, align_items="center"),
             wrapped(ipywidgets.VBox([self.points], layout={"flex": "3 1 420px", "min_width": "300px"}), side),
+            self.listing,
             self.rows,
+            self.region_rows,
         )
+        self._list("texts")
 
     # --- comparing ---
 
@@ -201,20 +215,19 @@ class AgreementExplorer(Selection, View):
                 return
         self._units = {self.reference: unit(first), self.other: unit(second)}
         together = first.shape[1] == second.shape[1]
-        self.map = projection.pca(first, second if together else None)
+        self.map, self._near = projection.pca(first), None
         later = len(first) > _AT_ONCE
-        measured = agreement.per_text(first, second, k=0 if later else self._k, columns=self._known, seed=self._seed)
+        if not later:
+            self._near = self._neighbors(first, second)
+        k = 0 if later else self._k
+        measured = agreement.per_text(first, second, k=k, columns=self._known, found=self._near, seed=self._seed)
         measures = [c for c in (*_SPACE, *_OF_NEIGHBORS) if together or c in _OF_NEIGHBORS]
         self.table = measured[[*measures, *(c for c in self._known if c != "text"), "text"]]
         self.table.index = self._index
         self.table.attrs = dict(measured.attrs) | (
             {"neighbors": "being found", "ranks": "being found"} if later else {}
         )
-        colors = [c for c in self.table if c != "text" and (is_numeric(self.table[c]) or self.table[c].nunique() > 1)]
-        self._comparing, before = True, self.color.value
-        self.color.options = [*colors, *[_MODEL] * together]
-        self.color.value = before if before in self.color.options and before != _MODEL else colors[0]
-        self._comparing = False
+        self._offer_colors()
         kept = self.selected
         self.rows.show(self.table)
         with self.points.hold_sync():  # one message: coordinates and colors of many points weigh megabytes
@@ -224,9 +237,23 @@ class AgreementExplorer(Selection, View):
         self._selection_changed()
         if later:
             self._start("neighbors are", self._find_neighbors, first, second)
+        if len(first) >= regions.LEAST_TEXTS:
+            self._start("regions are", self._find_regions, first)
         if self._umap:
             self._fitting.layout.display = ""
-            self._start("the UMAP is", self._fit_map, first, second if together else None)
+            self._start("the UMAP is", self._fit_map, first)
+
+    def _neighbors(self, first: np.ndarray, second: np.ndarray) -> tuple | None:
+        k = min(self._k, len(first) - 1)
+        return tuple(agreement.neighbors(own, k, seed=self._seed) for own in (first, second)) if k else None
+
+    def _offer_colors(self) -> None:
+        """Offer what the table has as colors, and keep the one that is chosen."""
+        colors = [c for c in self.table if c != "text" and (is_numeric(self.table[c]) or self.table[c].nunique() > 1)]
+        self._comparing, before = True, self.color.value
+        self.color.options = [*colors, _MODEL]
+        self.color.value = before if before in colors else colors[0]
+        self._comparing = False
 
     def _start(self, name: str, work: object, *arguments: object) -> None:
         def run() -> None:
@@ -237,11 +264,11 @@ class AgreementExplorer(Selection, View):
         self._background[name] = threading.Thread(target=run, daemon=True)
         self._background[name].start()
 
-    def _fit_map(self, other: str, first: np.ndarray, second: np.ndarray | None) -> None:
+    def _fit_map(self, other: str, first: np.ndarray) -> None:
         """Fit a UMAP, and show it."""
         try:
             found = projection.umap(
-                first, second, folder=self._folder, seed=self._seed, stop=self._stop,
+                first, folder=self._folder, seed=self._seed, stop=self._stop,
                 on_progress=lambda share: setattr(self.progress, "value", share),
             )  # fmt: skip
             if found is not None and other == self.other:
@@ -254,18 +281,40 @@ class AgreementExplorer(Selection, View):
     def _find_neighbors(self, other: str, first: np.ndarray, second: np.ndarray) -> None:
         """Find the neighbors, and show what comes of them."""
         try:
-            found = agreement.per_text(first, second, k=self._k, seed=self._seed)
+            near = self._neighbors(first, second)
+            found = agreement.per_text(first, second, k=self._k, found=near, seed=self._seed)
             if other != self.other:
                 return
+            self._near = near
             self.table[_OF_NEIGHBORS] = found[_OF_NEIGHBORS].set_axis(self.table.index)
             self.table.attrs |= found.attrs
             self.rows.refresh()
+            self._place()
             if self.color.value in _OF_NEIGHBORS:
                 self._paint()
+            self.region_rows.compare(self.table, self.color.value)
             self._say()
         except Exception as error:
             self.table.attrs |= {"neighbors": "none", "ranks": "none"}
             self.status.value = error_line(error, "Neighbors: ")
+
+    def _find_regions(self, other: str, first: np.ndarray) -> None:
+        """Divide the texts into regions, and compare these."""
+        try:
+            if "region" not in self._known:
+                self._known.insert(1, "region", regions.find_regions(first, list(self._known["text"]), seed=self._seed))
+            if other != self.other:
+                return
+            if "region" not in self.table:
+                self.table.insert(len(self.table.columns) - 1, "region", self._known["region"].to_numpy())
+            self._offer_colors()
+            self.rows.refresh()
+            self.region_rows.compare(self.table, self.color.value)
+            self._place()
+        except WorkbenchError as error:
+            self._about_regions = str(error)
+        except Exception as error:
+            self.status.value = error_line(error, "Regions: ")
 
     # --- drawing ---
 
@@ -277,16 +326,21 @@ class AgreementExplorer(Selection, View):
 
     def _place(self) -> None:
         """Put the points where the map says."""
-        points = {self.reference: self.map.teacher}
-        if self.map.student is not None:
-            points[self.other] = self.map.student
+        if self._near is not None and self.map.landings is None:
+            self.map = self.map.landed(*(near.positions for near in self._near))
+        points = {self.reference: self.map.points}
+        if self.map.landings is not None:
+            points[self.other] = self.map.landings
         self.points.place(points)
+        if "region" in self.table:
+            self.points.label(self.table["region"].to_numpy())
         self._say()
 
     def _paint(self) -> None:
         """Color the points by what is chosen, and draw the histogram of it."""
         if self._comparing:  # painted when all is there
             return
+        self.region_rows.compare(self.table, self.color.value)
         measure, values = self._measure, self.table[self._measure].to_numpy(dtype=float)
         told, texts = values.tolist(), self._known["text"].tolist()
         self.points.paint(
@@ -317,6 +371,11 @@ class AgreementExplorer(Selection, View):
     def _brushed(self, bins: Sequence[int]) -> None:
         if len(bins):
             self.select(np.flatnonzero(np.isin(self._bin, bins)))
+
+    def _list(self, what: str) -> None:
+        """Show the table of texts or that of regions."""
+        for table, name in ((self.rows, "texts"), (self.region_rows, "regions")):
+            table.layout.display = "" if name == what else "none"
 
     def _search(self, words: str) -> None:
         words = words.strip()
@@ -374,46 +433,16 @@ class AgreementExplorer(Selection, View):
 
     def _about_map(self) -> str:
         about, trusted = self.table.attrs, ""
-        if self.map.student is None:
-            widths = " and ".join(f"{name} {vectors.shape[1]}" for name, vectors in self._units.items())
-            trusted = f" of {shown(self.reference)} alone: no common space ({widths} dimensions)"
-        elif not np.isnan(self.map.displacement_correlation):
-            correlation = f"{self.map.displacement_correlation:.2f}"
-            trusted = f"; the length of a line follows the true distance with rank correlation {correlation}"
+        if not np.isnan(self.map.line_correlation):
+            trusted = (
+                f" of {shown(self.reference)}; a line leads to a text's neighbors for {shown(self.other)}, and its length "
+                f"follows the loss of neighbors with rank correlation {self.map.line_correlation:.2f}"
+            )
         fitted = f" {shown(self.other)} is fitted ({self.fit.value})." if self.fit.value != _FITS[0] else ""
-        return f"Map: {self.map.method}{trusted}.{fitted} Neighbors: {about['neighbors']}; ranks: {about['ranks']}."
-
-
-def neighbor_lists(units: Mapping[str, np.ndarray], texts: Sequence[str], row: int, k: int) -> list[dict]:
-    """Return each model's k nearest texts of one as columns of `Results`; `units` are vectors of length 1."""
-    columns, first, reference = [], {}, next(iter(units))
-    for number, (name, own) in enumerate(units.items()):
-        (cosines,), (places,) = ranking.top_k(own[row][None], own, min(k + 1, len(own)), normalized=True)
-        near = [(int(p), float(c)) for p, c in zip(places, cosines, strict=True) if p != row][:k]
-        if number == 0:
-            first = {place: rank for rank, (place, _) in enumerate(near, 1)}
-        rows = [
-            card(place, rank, cosine, texts[place], [mark(first.get(place), rank, reference)] if number else ())
-            for rank, (place, cosine) in enumerate(near, 1)
-        ]
-        shared = sum(place in first for place, _ in near)
-        facts = f"{shared} of {len(near)} shared" if number else "nearest by cosine"
-        columns.append({"title": name, "color": COLORS.get(name, "#999999"), "facts": facts, "times": "", "rows": rows})
-    return columns
-
-
-def _known(texts: Sequence[Text], columns: pd.DataFrame | None, chosen: np.ndarray) -> pd.DataFrame:
-    """Return what is known of the chosen texts before they are measured."""
-    if columns is not None and len(columns) != len(texts):
-        raise WorkbenchError(f"columns have {len(columns):,} rows and there are {len(texts):,} texts")
-    texts = [texts[i] for i in chosen]
-    known = pd.DataFrame({"text": [text.text for text in texts]})
-    known["length"] = known["text"].str.len()
-    if len({text.role for text in texts}) > 1:
-        known["role"] = [text.role.value for text in texts]
-    if columns is None:
-        return known
-    names = [*known, *_SPACE, *_OF_NEIGHBORS, _MODEL, *columns]
-    if twice := [name for name in columns if names.count(name) > 1]:
-        raise WorkbenchError(f"the column {twice[0]!r} is there twice, or the view has one of that name: rename it")
-    return known.join(columns.iloc[chosen].reset_index(drop=True))
+        widths = [own.shape[1] for own in self._units.values()]
+        if widths[0] != widths[1]:
+            fitted += f" No cosine: no common space ({widths[0]} and {widths[1]} dimensions)."
+        return (
+            f"Map: {self.map.method}{trusted}.{fitted} Neighbors: {about['neighbors']}; ranks: {about['ranks']}."
+            f"{self._about_regions and ' ' + shown(self._about_regions)}"
+        )

@@ -32,6 +32,7 @@ class Map(Selection, Part):
     _sets = traitlets.List().tag(sync=True)  # the points of each model
     _colors = traitlets.Dict().tag(sync=True)
     _lines = traitlets.Unicode().tag(sync=True)
+    _labels = traitlets.List().tag(sync=True)
     _selected = traitlets.Bytes().tag(sync=True)
     _height = traitlets.Int().tag(sync=True)
 
@@ -55,7 +56,16 @@ class Map(Selection, Part):
             }
             for number, (name, xy) in enumerate(points.items())
         ]  # fmt: skip
+        self._places = (next(iter(points.values())) - low) / span
         self.put(_sets=sets)
+
+    def label(self, names: np.ndarray) -> None:
+        """Write the name of each group of rows, str of shape (n,), into the middle of its points, the largest first."""
+        labels = [
+            {"text": cut(str(name), 40), "at": np.median(self._places[names == name], axis=0).tolist()}
+            for name in pd.Series(names).value_counts().index
+        ]
+        self.put(_labels=labels)
 
     def join(self, which: str) -> None:
         """Draw lines between a row's points: of "all" rows or the selected ones, of the "selected" ones, or of "none"."""

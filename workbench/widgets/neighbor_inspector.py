@@ -15,9 +15,8 @@ from workbench.errors import WorkbenchError
 from workbench.evaluate import vectors
 from workbench.widgets._html import html_table, shown
 from workbench.widgets._view import Selection, View, note, own_columns, same_models, search_box, wrapped
-from workbench.widgets.agreement_explorer import neighbor_lists
 from workbench.widgets.chart import figure
-from workbench.widgets.results import LINES, Results
+from workbench.widgets.results import LINES, Results, neighbor_lists
 from workbench.widgets.table import Table
 
 

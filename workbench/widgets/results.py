@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
+import numpy as np
 import traitlets
 
+from workbench import ranking
 from workbench.widgets._html import cut
-from workbench.widgets._view import Part, module
+from workbench.widgets._view import COLORS, Part, module
 
 LINES = "Lines join what neighboring lists share: solid it stays or rises, dashed it falls."
 
@@ -57,3 +59,21 @@ def mark(found: int | None, rank: int, first: str) -> dict:
     moved = found - rank
     title = f"rank {found} for {first}"
     return {"text": f"{'↑' if moved > 0 else '↓'}{abs(moved)}" if moved else "=", "kind": "span", "title": title}
+
+
+def neighbor_lists(units: Mapping[str, np.ndarray], texts: Sequence[str], row: int, k: int) -> list[dict]:
+    """Return each model's k nearest texts of one as columns of `Results`; `units` are vectors of length 1."""
+    columns, first, reference = [], {}, next(iter(units))
+    for number, (name, own) in enumerate(units.items()):
+        (cosines,), (places,) = ranking.top_k(own[row][None], own, min(k + 1, len(own)), normalized=True)
+        near = [(int(p), float(c)) for p, c in zip(places, cosines, strict=True) if p != row][:k]
+        if number == 0:
+            first = {place: rank for rank, (place, _) in enumerate(near, 1)}
+        rows = [
+            card(place, rank, cosine, texts[place], [mark(first.get(place), rank, reference)] if number else ())
+            for rank, (place, cosine) in enumerate(near, 1)
+        ]
+        shared = sum(place in first for place, _ in near)
+        facts = f"{shared} of {len(near)} shared" if number else "nearest by cosine"
+        columns.append({"title": name, "color": COLORS.get(name, "#999999"), "facts": facts, "times": "", "rows": rows})
+    return columns

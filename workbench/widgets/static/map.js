@@ -72,7 +72,27 @@ function render({ model, el }) {
     const many = points.reduce((sum, xy) => sum + xy.length / 2, 0) > MANY;
     if (many) pixels(context);
     else points.forEach((xy, set) => shapes(context, xy, set, sets[set].shape));
+    name(context);
     trace();
+  }
+
+  // The names of regions, the largest region's first; what would lie on another name waits for a closer look.
+  function name(context) {
+    const style = getComputedStyle(el), taken = [];
+    context.font = "600 11px system-ui, sans-serif";
+    context.textAlign = "center";
+    context.lineJoin = "round";
+    context.lineWidth = 3;
+    context.strokeStyle = style.getPropertyValue("--paper") || "#fff";
+    context.fillStyle = style.getPropertyValue("--ink") || "#333";
+    for (const { text, at: [a, b] } of model.get("_labels")) {
+      const x = across(a), y = down(b), half = context.measureText(text).width / 2 + 4;
+      if (x < half || x > width - half || y < 40 || y > height - 10) continue;
+      if (taken.some(([u, v, w]) => Math.abs(u - x) < w + half && Math.abs(v - y) < 15)) continue;
+      taken.push([x, y, half]);
+      context.strokeText(text, x, y);
+      context.fillText(text, x, y);
+    }
   }
 
   // A line from the first model's point of a text to the second's: for these texts, or for what is selected.
@@ -326,6 +346,7 @@ function render({ model, el }) {
     redraw(model, ["_colors"], recolor),
     redraw(model, ["_sets"], () => { take(); explain(); }),
     redraw(model, ["_lines"], draw),
+    redraw(model, ["_labels"], draw),
     redraw(model, ["_selected"], () => {
       const packed = model.get("_selected");
       chosen = new Set(new Uint32Array(packed.buffer.slice(packed.byteOffset, packed.byteOffset + packed.byteLength)));
