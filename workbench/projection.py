@@ -44,12 +44,16 @@ class TextMap:
     def landed(self, first: np.ndarray, second: np.ndarray) -> TextMap:
         """Return the map with landings; `first` and `second` are each model's neighbors, int of shape (n, k).
 
-        A text lands in the middle of the places of its neighbors for the other model, where a neighbor that both models
-        find stands for the text's own place: with the same neighbors it lands on its point.
+        A text lands in the mean direction of its neighbors for the other model, as far away as they are in the mean. A
+        neighbor that both models find counts as the text's own place: with the same neighbors it lands on its point.
+        (The mean of their places would lie too near where they lie on several sides: its distance follows the loss of
+        neighbors less well, see docs/measured.md.)
         """
         shared = (second[:, :, None] == first[:, None, :]).any(axis=2)
-        places = np.where(shared[..., None], self.points[:, None], self.points[second])
-        landings = places.mean(axis=1)
+        ways = np.where(shared[..., None], 0, self.points[second] - self.points[:, None])
+        middle, far = ways.mean(axis=1), np.linalg.norm(ways, axis=2).mean(axis=1)
+        scale = far / np.maximum(np.linalg.norm(middle, axis=1), 1e-9)
+        landings = (self.points + middle * scale[:, None]).astype(np.float32)
         length, lost = np.linalg.norm(landings - self.points, axis=1), 1 - shared.mean(axis=1)
         varies = len(lost) > 2 and np.ptp(lost) > 0 and np.ptp(length) > 1e-6
         return replace(self, landings=landings, line_correlation=spearman(length, lost) if varies else np.nan)
