@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from numbers import Integral
 from pathlib import Path
 from types import ModuleType
 
@@ -64,6 +65,13 @@ def checked(vectors: object, name: str) -> np.ndarray:
         if bad.size:
             raise WorkbenchError(f"{name}: {bad.size:,} rows contain NaN or infinity, the first is row {bad[0]:,}")
     return vectors
+
+
+def whole(value: object, name: str, least: int = 1) -> int:
+    """Return a whole number that is not too small; WorkbenchError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise WorkbenchError(f"{name} is {value!r}: expected a whole number of at least {least}")
+    return int(value)
 
 
 def paired(teacher: np.ndarray, student: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

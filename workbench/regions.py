@@ -81,16 +81,16 @@ def _names(texts: list[str], labels: np.ndarray) -> list[str]:
     sizes = np.bincount(labels, minlength=count)
     inside = np.stack([np.asarray(found[labels == label].sum(axis=0)).ravel() for label in range(count)])
     # A pair of words counts more than each of them: it says more.
-    pairs = np.array([1.5 if " " in word else 1.0 for word in words])
+    pairs = np.array([1.3 if " " in word else 1.0 for word in words])
     weight = inside / np.maximum(sizes, 1)[:, None] * np.log1p(len(texts) / inside.sum(axis=0)) * pairs
     names = []
     for label in range(count):
         chosen: list[str] = []
         for place in np.argsort(-weight[label], kind="stable")[:30]:
-            if inside[label, place] < max(2, 0.03 * sizes[label]):
+            if inside[label, place] < max(2, 0.05 * sizes[label]):
                 continue
-            stems = {word[:5] for word in words[place].split()}
-            if not any(stems & {word[:5] for word in each.split()} for each in chosen):
+            stems = {word[:4] for word in words[place].split()}
+            if not any(stems & {word[:4] for word in each.split()} for each in chosen):
                 chosen.append(words[place])
             if len(" ".join(chosen).split()) >= 3:
                 break

@@ -63,30 +63,34 @@ def search(
     """
     from workbench.widgets import RetrievalExplorer
 
-    dataset = _dataset(source, passages)
+    dataset, about = _dataset(source, passages)
     pair = {_label(documents, "teacher"): documents, _label(queries, "student"): queries}
     if len(pair) < 2:  # two of one name
         pair = {"documents": documents, "queries": queries}
-    return RetrievalExplorer(dataset, pair, k=k)
+    return RetrievalExplorer(dataset, pair, k=k, about=about)
 
 
 def _label(model: object, otherwise: str) -> str:
     return Path(model).name if isinstance(model, str | Path) else otherwise
 
 
-def _dataset(source: object, passages: int | None) -> RetrievalDataset:
+def _dataset(source: object, passages: int | None) -> tuple[RetrievalDataset, str]:
+    """Return a data set, and what has to be said of it."""
     if isinstance(source, RetrievalDataset):
-        return source
+        return source, ""
     if isinstance(source, str | Path) and (source == "tutorial" or (Path(source) / "corpus.jsonl").is_file()):
-        return read_dataset(source)
+        return read_dataset(source), ""
     texts = read_texts(source, passages=passages)
     documents = [text for text in texts if text.role is Role.DOCUMENT]
     if not documents:
         raise DataError("there are only queries among the texts: a search needs documents")
-    queries, qrels = {f"q{i}": t.text for i, t in enumerate(t for t in texts if t.role is Role.QUERY)}, {}
-    if not queries:  # sentences of some documents; short ones stand for themselves
+    about, qrels = "", {}
+    queries = {f"q{i}": t.text for i, t in enumerate(t for t in texts if t.role is Role.QUERY)}
+    if not queries:
+        about = "The queries are sentences of documents, judged relevant to their own document: easy, so figures are high."
+        # Short documents stand for themselves.
         for place in np.linspace(0, len(documents) - 1, min(EXAMPLE_QUERIES, len(documents))).astype(int):
             query = [*crop_queries([documents[place]]), documents[place]][0]
             queries[f"q{place}"], qrels[f"q{place}"] = query.text, {f"d{place}": 1}
     name = Path(source).stem if isinstance(source, str | Path) else "texts"
-    return RetrievalDataset(name, {f"d{i}": t.text for i, t in enumerate(documents)}, queries, qrels)
+    return RetrievalDataset(name, {f"d{i}": t.text for i, t in enumerate(documents)}, queries, qrels), about

@@ -28,6 +28,8 @@ CATEGORIES = ["#3A8FD0", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", 
 COLORS = {"teacher": "#D55E00", "student": "#3A8FD0", "asymmetric": "#009E73", "base": "#999999"}
 COLORS["symmetric"] = COLORS["student"]
 MOST_CATEGORIES = 30
+# Low to high: orange, which is where models agree least, to blue; both are seen on white and on black.
+SCALE = ["#D55E00", "#E69F00", "#C9B95B", "#7DB8C9", "#3A8FD0"]
 OTHER = "#8A8A8A"  # of what has no color of its own
 
 
@@ -36,6 +38,14 @@ def palette(count: int) -> list[str]:
     more = range(max(0, count - len(CATEGORIES)))
     hues = [(colorsys.hls_to_rgb(i * 0.618034 % 1, (0.45, 0.62, 0.36)[i % 3], 0.6)) for i in more]
     return [*CATEGORIES[:count], *("#" + "".join(f"{round(255 * part):02X}" for part in hue) for hue in hues)]
+
+
+def model_colors(names: Sequence[str]) -> dict[str, str]:
+    """Return a color for each model or mode: its own where it has one, another otherwise."""
+    own = {name: COLORS[name] for name in names if name in COLORS}
+    taken = set(own.values())
+    free = iter([color for color in dict.fromkeys([*COLORS.values(), *palette(40)]) if color not in taken])
+    return {name: own[name] if name in own else next(free, OTHER) for name in names}
 
 
 # Mode of retrieval: whose queries, whose documents.
@@ -168,11 +178,16 @@ class View(ipywidgets.VBox, metaclass=_Abstract):
         for each in ("workbench-notice", name):
             notice.add_class(each)
         super().__init__([ipywidgets.HTML(layout={"display": "none"}), notice, *parts])
-        # A part whose module failed is not on the page at all, so the style asks for each of them.
-        marks = [part.mark for part in _parts(self) if isinstance(part, Part)]
-        late = ", ".join(f".workbench:not(:has(.{mark}.workbench-started)) > .{name}" for mark in marks)
-        self.children[0].value = f"<style>{STYLE} {late or '.none'} {_LATE}</style>"
+        self._notice = name
+        self.observe(lambda _: self._watch_parts(), "children")
+        self._watch_parts()
         self.add_class("workbench")
+
+    def _watch_parts(self) -> None:
+        """Show the notice until all parts are there; one whose module failed is not on the page at all."""
+        marks = [part.mark for part in _parts(self) if isinstance(part, Part)]
+        late = ", ".join(f".workbench:not(:has(.{mark}.workbench-started)) > .{self._notice}" for mark in marks)
+        self.children[0].value = f"<style>{STYLE} {late or '.none'} {_LATE}</style>"
 
     @abc.abstractmethod
     def summary(self) -> str:
@@ -229,9 +244,10 @@ def wrapped(*parts: ipywidgets.Widget, **layout: object) -> ipywidgets.HBox:
 
 
 def search_box(placeholder: str, found: Callable[[str], None], description: str = "Search") -> ipywidgets.Text:
-    """Return a field that calls `found` with what was typed on Enter."""
+    """Return a field that calls `found` with what was typed on Enter, also when it was typed before."""
     box = ipywidgets.Text(placeholder=placeholder, description=description, continuous_update=False)
     box.observe(lambda change: found(change["new"]), "value")
+    box.on_msg(lambda _, message, __: message.get("event") == "submit" and found(box.value))
     return box
 
 
@@ -246,10 +262,17 @@ def own_columns(texts: object, columns: pd.DataFrame | None) -> tuple[Sequence[T
     """Return texts, of which a dataframe has one column, and what else is known of them; no row is left out."""
     if not isinstance(texts, pd.DataFrame):
         return as_texts(texts), columns
-    names = [name for name in texts if texts[name].map(lambda value: isinstance(value, str)).all()]
-    if "text" not in names and len(names) != 1:
+    if not texts.columns.is_unique or texts.columns.nlevels > 1:
+        raise WorkbenchError(f"column names have to be plain and different; they are {list(texts.columns)}")
+    names = [name for name in texts if texts[name].map(lambda value: isinstance(value, str)).any()]
+    if "text" not in texts and len(names) != 1:
         raise WorkbenchError(f"which column has the texts? Give texts=frame[name]; the columns are {list(texts)}")
-    name = "text" if "text" in names else names[0]
+    name = "text" if "text" in texts else names[0]
+    if (missing := np.flatnonzero(texts[name].isna())).size:
+        raise WorkbenchError(
+            f"{len(missing):,} of {len(texts):,} texts in column {name!r} are missing, the first in row {missing[0]:,}: "
+            f"give frame.dropna(subset=[{name!r}])"
+        )
     return as_texts(texts[name]), texts.drop(columns=name) if columns is None else columns
 
 
@@ -257,6 +280,8 @@ def known(
     texts: Sequence[Text], columns: pd.DataFrame | None, chosen: np.ndarray, taken: Sequence[str]
 ) -> pd.DataFrame:
     """Return what is known of the chosen texts before they are measured; `taken` are names that no column may have."""
+    if columns is not None and not isinstance(columns, pd.DataFrame):
+        raise WorkbenchError(f"columns: expected a dataframe, got {type(columns).__name__}")
     if columns is not None and len(columns) != len(texts):
         raise WorkbenchError(f"columns have {len(columns):,} rows and there are {len(texts):,} texts")
     texts = [texts[i] for i in chosen]
@@ -266,10 +291,15 @@ def known(
         frame["role"] = [text.role.value for text in texts]
     if columns is None:
         return frame
+    columns = columns.iloc[chosen].reset_index(drop=True)
+    frame = frame[[name for name in frame if name == "text" or name not in columns]]
     names = [*frame, *taken, *columns]
     if twice := [name for name in columns if names.count(name) > 1]:
         raise WorkbenchError(f"the column {twice[0]!r} is there twice, or the view has one of that name: rename it")
-    return frame.join(columns.iloc[chosen].reset_index(drop=True))
+    for name in columns:  # lists, dicts and arrays cannot be counted or sorted
+        if columns[name].dtype == object and not columns[name].map(pd.api.types.is_hashable).all():
+            columns[name] = columns[name].astype(str)
+    return frame.join(columns)
 
 
 def same_models(models: object, texts: Sequence[Text], least: int = 2) -> dict[str, object]:
@@ -283,6 +313,8 @@ def same_models(models: object, texts: Sequence[Text], least: int = 2) -> dict[s
         raise WorkbenchError(
             f'expected {least} or more models by name, {{"teacher": ..., "student": ...}}; got {given}'
         )
+    if len(set(map(str, models))) < len(models):
+        raise WorkbenchError(f"two models have the same name: {', '.join(map(str, models))}")
     found = {}
     for name, model in models.items():
         try:

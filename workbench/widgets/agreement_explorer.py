@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from workbench import agreement, projection, ranking, regions
-from workbench._util import unit
+from workbench._util import unit, whole
 from workbench.data import Role, Text
 from workbench.errors import WorkbenchError
 from workbench.evaluate import vectors
@@ -27,7 +27,7 @@ from workbench.widgets.table import Table
 
 _AT_ONCE = 5_000  # with more, neighbors are found after the map is shown
 _BINS = 40
-_MODEL = "model"
+_MODEL = "(model)"
 _OF_NEIGHBORS = ["overlap", "nearest_rank"]
 _SPACE = ["cosine", "squared_distance"]  # measures that need one space
 _FITS = "not fitted", "orthogonal", "linear"
@@ -80,10 +80,10 @@ class AgreementExplorer(Selection, View):
         seed: int = 0,
     ) -> None:
         self._stop = threading.Event()
-        self._about_regions = ""
+        self._about_regions, self._nearest, self._lock = "", [], threading.RLock()
         self._background: dict[str, threading.Thread] = {}
-        if k < 1:
-            raise WorkbenchError(f"k is {k}: at least 1 neighbor is needed")
+        for name, value, least in (("k", k, 1), ("most", most, 2), ("seed", seed, 0)):
+            whole(value, name, least)
         if fit not in (None, *_FITS[1:]):
             raise WorkbenchError(f'fit is {fit!r}: expected "orthogonal", "linear" or None')
         texts, columns = own_columns(texts, columns)
@@ -113,8 +113,7 @@ class AgreementExplorer(Selection, View):
 
     @property
     def regions(self) -> pd.DataFrame:
-        """What `regions.compare_regions` says of the column that colors the points, if it is one of categories, or of
-        the regions that were found; empty before."""
+        """What `regions.compare_regions` says of the categories that color the points, or of the regions found."""
         return self.region_rows.found
 
     def wait(self, seconds: float | None = None) -> projection.TextMap:
@@ -151,7 +150,7 @@ class AgreementExplorer(Selection, View):
         small, auto = {"description_width": "initial"}, {"width": "auto"}
         self.against = ipywidgets.Dropdown(options=names, description=f"{self.reference} and", style=small, layout=auto)
         self.fit = ipywidgets.Dropdown(
-            options=_FITS, value=fit or _FITS[0], layout=auto, tooltip="map the other model's vectors onto the first's, fitted on half of the texts at a time",
+            options=_FITS, value=fit or _FITS[0], description="Space", style=small, layout=auto, tooltip="map the other model's vectors onto the first's, fitted on half of the texts at a time",
         )  # fmt: skip
         self.color = ipywidgets.Dropdown(options=[_MODEL], description="Color", style=small, layout={"width": "190px"})
         self.lines = ipywidgets.Dropdown(
@@ -161,6 +160,7 @@ class AgreementExplorer(Selection, View):
         by = [("words", ""), *((f"meaning, by {name}", name) for name in self._askable)]
         self.by = ipywidgets.Dropdown(options=by, layout=auto, tooltip="search by words, or by a model")
         self.search = search_box("search the texts, then Enter", self._search, "")
+        self.by.observe(lambda _: self.search.value and self._search(self.search.value), "value")
         self.search.layout = {"flex": "1 1 160px", "min_width": "120px"}
         give_up = ipywidgets.Button(description="Stop UMAP", tooltip="keep the PCA map", layout=auto)
         give_up.on_click(lambda _: self._stop.set())
@@ -215,10 +215,8 @@ class AgreementExplorer(Selection, View):
                 return
         self._units = {self.reference: unit(first), self.other: unit(second)}
         together = first.shape[1] == second.shape[1]
-        self.map, self._near = projection.pca(first), None
         later = len(first) > _AT_ONCE
-        if not later:
-            self._near = self._neighbors(first, second)
+        self.map, self._near = projection.pca(first), None if later else self._neighbors(first, second)
         k = 0 if later else self._k
         measured = agreement.per_text(first, second, k=k, columns=self._known, found=self._near, seed=self._seed)
         measures = [c for c in (*_SPACE, *_OF_NEIGHBORS) if together or c in _OF_NEIGHBORS]
@@ -249,7 +247,8 @@ class AgreementExplorer(Selection, View):
 
     def _offer_colors(self) -> None:
         """Offer what the table has as colors, and keep the one that is chosen."""
-        colors = [c for c in self.table if c != "text" and (is_numeric(self.table[c]) or self.table[c].nunique() > 1)]
+        measures = {*_SPACE, *_OF_NEIGHBORS}  # also while they are being found
+        colors = [c for c in self.table if c in measures or (c != "text" and self.table[c].nunique() > 1)]
         self._comparing, before = True, self.color.value
         self.color.options = [*colors, _MODEL]
         self.color.value = before if before in colors else colors[0]
@@ -272,8 +271,7 @@ class AgreementExplorer(Selection, View):
                 on_progress=lambda share: setattr(self.progress, "value", share),
             )  # fmt: skip
             if found is not None and other == self.other:
-                self.map = found
-                self._place()
+                self._place(found)
         except Exception as error:
             self.status.value = f"{error_line(error)} The map is by PCA."
         self._fitting.layout.display = "none"
@@ -324,16 +322,16 @@ class AgreementExplorer(Selection, View):
         chosen = self.color.value
         return chosen if chosen in self.table and is_numeric(self.table[chosen]) else self.table.columns[0]
 
-    def _place(self) -> None:
-        """Put the points where the map says."""
-        if self._near is not None and self.map.landings is None:
-            self.map = self.map.landed(*(near.positions for near in self._near))
-        points = {self.reference: self.map.points}
-        if self.map.landings is not None:
-            points[self.other] = self.map.landings
-        self.points.place(points)
-        if "region" in self.table:
-            self.points.label(self.table["region"].to_numpy())
+    def _place(self, found: projection.TextMap | None = None) -> None:
+        """Put the points where the map says, that of before or a new one."""
+        with self._lock:  # UMAP, neighbors and regions are ready in any order
+            self.map = found or self.map
+            if self._near is not None and self.map.landings is None:
+                self.map = self.map.landed(*(near.positions for near in self._near))
+            landed = {} if self.map.landings is None else {self.other: self.map.landings}
+            self.points.place({self.reference: self.map.points} | landed)
+            if "region" in self.table:
+                self.points.label(self.table["region"].to_numpy())
         self._say()
 
     def _paint(self) -> None:
@@ -386,7 +384,11 @@ class AgreementExplorer(Selection, View):
                 self.status.value = error_line(error)
                 return
             own = self._vectors[self.by.value]
-            self.select(ranking.top_k(vector, own, min(20, len(own)))[1][0])
+            cosines, places = ranking.top_k(vector, own, min(20, len(own)))
+            self._nearest = places[0].tolist()
+            self.select(self._nearest)
+            near = f"cosine {cosines[0, 0]:.2f} to {cosines[0, -1]:.2f}"
+            self.status.value = f"The {places.size} nearest texts for {shown(self.by.value)}, nearest first, {near}."
             return
         found = self._known["text"].str.contains(words, case=False, regex=False) & bool(words)
         self.select(np.flatnonzero(found))
@@ -394,27 +396,27 @@ class AgreementExplorer(Selection, View):
             self.status.value = f"No text contains “{shown(words, 80)}”."
 
     def _selection_changed(self) -> None:
-        chosen = list(self.selected)
+        chosen = self._nearest if sorted(self._nearest) == list(self.selected) else list(self.selected)
         self.points.selected = self.selected
         if self.selected != self.rows.selected:  # else selected in the table, where rows stay under the pointer
             self.rows.filter(chosen or None)
             self.rows.selected = self.selected
         with self.histogram.edit() as chart:
             chart.data[1].y = self._counted(chosen)
-        self._detail()
+        self._detail(chosen)
         self._say()
 
-    def _detail(self) -> None:
+    def _detail(self, chosen: Sequence[int]) -> None:
         """Show the first of the selected texts in full, and its neighbors for both models."""
-        if not self.selected:
+        if not chosen:
             self.text.value = '<div class="workbench-detail">Click on a point or a row to read a text here.</div>'
             self.near.show([])
             return
-        row = self.selected[0]
+        row = chosen[0]
         measures = " · ".join(
-            f"{shown(name)} {value:.3g}"
-            for name, value in self.table.iloc[row].items()
-            if isinstance(value, int | float | np.number)
+            f"{shown(name)} {shown(cell(self.table[name].iloc[row]), 60)}"
+            for name in self.table
+            if name != "text" and cell(self.table[name].iloc[row])
         )
         self.text.value = (
             f'<div class="workbench-detail"><div class="full" dir="auto">{shown(self._known["text"].iloc[row], 100_000)}'

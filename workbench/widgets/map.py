@@ -10,7 +10,7 @@ import traitlets
 from plotly.colors import sample_colorscale
 
 from workbench.widgets._html import cut
-from workbench.widgets._view import COLORS, MOST_CATEGORIES, OTHER, Part, Selection, module, palette
+from workbench.widgets._view import MOST_CATEGORIES, OTHER, SCALE, Part, Selection, model_colors, module, palette
 
 _SHADES = 64
 _TEXTS_AT_ONCE = 3_000  # with more, the text under the pointer is asked for
@@ -47,11 +47,11 @@ class Map(Selection, Part):
         """Show these points, float of shape (n, 2) for each model; together they fill the frame."""
         every = np.concatenate(list(points.values()))
         low, span = every.min(axis=0), np.maximum(np.ptp(every, axis=0), 1e-9)
-        colors = palette(len(points))
+        colors = model_colors([*points])
         sets = [
             {
                 "name": name, "shape": _SHAPES[number % 2] if len(points) > 1 else "circle",
-                "color": COLORS.get(name, colors[number]),
+                "color": colors[name],
                 "xy": ((xy - low) / span).astype(np.float32).tobytes(),
             }
             for number, (name, xy) in enumerate(points.items())
@@ -82,7 +82,7 @@ class Map(Selection, Part):
             numbers = values.to_numpy(dtype=float)
             known = numbers[np.isfinite(numbers)]
             low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
-            shades = [_hex(color) for color in sample_colorscale("Viridis", _SHADES, high=0.95)]
+            shades = [_hex(color) for color in sample_colorscale(SCALE, _SHADES)]
             shade = np.nan_to_num((numbers - low) / max(high - low, 1e-12) * (_SHADES - 1), nan=_SHADES)
             colors = {
                 "title": str(values.name), "palette": [*shades, OTHER], "codes": shade.astype(np.uint8).tobytes(),

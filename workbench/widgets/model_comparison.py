@@ -127,7 +127,8 @@ class ModelComparison(Selection, View):
         self.first = ipywidgets.Dropdown(options=names, value=names[0][1], description="Model")
         self.second = ipywidgets.Dropdown(options=names, value=names[-1][1], description="against")
         self.status, self.texts = note(), Table(label="texts")
-        super().__init__(self.rows, self.chart, wrapped(self.first, self.second), self.status, self.texts)
+        pair = [wrapped(self.first, self.second), self.status, self.texts] if len(names) > 1 else []
+        super().__init__(self.rows, self.chart, *pair)
         for choice in (self.first, self.second):
             choice.observe(lambda _: self._show_difference(), "value")
         self.texts.observe(

@@ -10,7 +10,7 @@ import traitlets
 
 from workbench import ranking
 from workbench.widgets._html import cut
-from workbench.widgets._view import COLORS, Part, module
+from workbench.widgets._view import Part, model_colors, module
 
 LINES = "Lines join what neighboring lists share: solid it stays or rises, dashed it falls."
 
@@ -63,7 +63,7 @@ def mark(found: int | None, rank: int, first: str) -> dict:
 
 def neighbor_lists(units: Mapping[str, np.ndarray], texts: Sequence[str], row: int, k: int) -> list[dict]:
     """Return each model's k nearest texts of one as columns of `Results`; `units` are vectors of length 1."""
-    columns, first, reference = [], {}, next(iter(units))
+    columns, first, reference, colors = [], {}, next(iter(units)), model_colors([*units])
     for number, (name, own) in enumerate(units.items()):
         (cosines,), (places,) = ranking.top_k(own[row][None], own, min(k + 1, len(own)), normalized=True)
         near = [(int(p), float(c)) for p, c in zip(places, cosines, strict=True) if p != row][:k]
@@ -75,5 +75,5 @@ def neighbor_lists(units: Mapping[str, np.ndarray], texts: Sequence[str], row: i
         ]
         shared = sum(place in first for place, _ in near)
         facts = f"{shared} of {len(near)} shared" if number else "nearest by cosine"
-        columns.append({"title": name, "color": COLORS.get(name, "#999999"), "facts": facts, "times": "", "rows": rows})
+        columns.append({"title": name, "color": colors[name], "facts": facts, "times": "", "rows": rows})
     return columns

@@ -13,11 +13,12 @@ import plotly.graph_objects as go
 import traitlets
 
 from workbench import evaluate, ranking
-from workbench._util import unit
+from workbench._util import unit, whole
 from workbench.data import RetrievalDataset, Role, Text, text_problem
 from workbench.errors import WorkbenchError
+from workbench.failures import CAUSES, failures
 from workbench.widgets._html import error_line, hover, html_table, shown
-from workbench.widgets._view import COLORS, Selection, View, note, palette, same_models, search_box, wrapped
+from workbench.widgets._view import Selection, View, model_colors, note, same_models, search_box, wrapped
 from workbench.widgets.chart import Chart, figure
 from workbench.widgets.results import LINES, Results, card, mark
 from workbench.widgets.table import Table
@@ -28,6 +29,7 @@ _MARKS = (
     "A click opens a card."
 )
 _MOST_LISTS = 4
+_LOOKED_AT = 3_000_000  # failing queries times documents
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up")
 
 
@@ -45,6 +47,7 @@ class RetrievalExplorer(Selection, View):
             Without any, queries cannot be typed.
         k: results to show in each list; n if that is less.
         modes: which lists to show, up to four; names as in `scores`.
+        about: a sentence on the collection, shown with the figures.
 
     Attributes:
         selected: positions of the selected queries, of which the first is shown, empty for a typed one; to be set and
@@ -57,6 +60,8 @@ class RetrievalExplorer(Selection, View):
             difference to the reference, `symmetric_gain` and so on; NaN without judgments.
         results: one row a result of the query shown: mode, rank (1 is best), document_id, cosine and grade (missing
             where it was not judged).
+        failures: what `failures.failures` says of the queries that the first other model serves worse than the reference
+            with vectors of the same width; empty where there are none, without judgments, or too many to look at.
         times: one row a mode: encode_ms (NaN where the vector was there) and search_ms.
 
     Raises:
@@ -74,9 +79,14 @@ class RetrievalExplorer(Selection, View):
         encode: Mapping[str, Callable[[str], np.ndarray]] | None = None,
         k: int = 10,
         modes: Sequence[str] | None = None,
+        about: str = "",
     ) -> None:
-        if k < 1:
-            raise WorkbenchError(f"k is {k}; at least 1 is needed")
+        if not isinstance(collection, RetrievalDataset):
+            raise WorkbenchError(
+                f"expected a RetrievalDataset, got {type(collection).__name__}: read one with wb.read_dataset, or let "
+                "wb.search make one from texts"
+            )
+        whole(k, "k", 1)
         found = same_models(models, collection)
         self._encode = {
             name: lambda text, model=model: evaluate.vectors(model, [Text(text, Role.QUERY)])[0]
@@ -89,11 +99,13 @@ class RetrievalExplorer(Selection, View):
         self._reference = next(iter(found))
         self.modes = _modes({name: queries.shape[1] for name, (queries, _) in vectors.items()})
         if modes is not None:
-            if unknown := [mode for mode in modes if mode not in self.modes]:
-                raise WorkbenchError(f"there is no mode {unknown[0]!r}; there are {', '.join(self.modes)}")
+            if not modes or (unknown := [mode for mode in modes if mode not in self.modes]):
+                missing = f"there is no mode {unknown[0]!r}" if modes else "no mode is chosen"
+                raise WorkbenchError(f"{missing}; there are {', '.join(self.modes)}")
             self.modes = {mode: self.modes[mode] for mode in modes}
         self._left_out = [*self.modes][_MOST_LISTS:]
         self.modes = dict([*self.modes.items()][:_MOST_LISTS])
+        self._about = about
         self._first, *self._others = self.modes
         self.k = min(int(k), len(collection.corpus))
         self._query_ids, self._document_ids = list(collection.queries), list(collection.corpus)
@@ -115,6 +127,9 @@ class RetrievalExplorer(Selection, View):
         named = {mode: f"nDCG@10 {mode}" for mode in self.modes}
         named |= {f"{mode}_gain": f"{mode} − {self._first}" for mode in self._others}
         table = table.join(self.scores.rename(columns=named).reset_index(drop=True))
+        self.failures = self._failures(collection, vectors)
+        if len(self.failures):
+            table["why"] = self.failures["cause"].map(CAUSES).reindex(self._query_ids).fillna("").to_numpy()
         self.rows = Table(table, label="queries", page_rows=6, many=False)
         self.chart = self._gains()
         self.status, self.heading, self.lists = note(), ipywidgets.HTML(), Results()
@@ -200,7 +215,7 @@ class RetrievalExplorer(Selection, View):
         return asks if mode == asks else f"{asks}, {'symmetric' if asks == answers else 'asymmetric'}"
 
     def _color(self, mode: str) -> str:
-        return COLORS.get(mode) or palette(len(self.modes))[[*self.modes].index(mode)]
+        return model_colors([*self.modes])[mode]
 
     def _scored(self, collection: RetrievalDataset, vectors: dict[str, tuple]) -> pd.DataFrame:
         scores = pd.DataFrame(np.nan, index=self._index, columns=list(self.modes))
@@ -211,6 +226,17 @@ class RetrievalExplorer(Selection, View):
         for mode in self._others:
             scores[f"{mode}_gain"] = scores[mode] - scores[self._first]
         return scores
+
+    def _failures(self, collection: RetrievalDataset, vectors: dict[str, tuple]) -> pd.DataFrame:
+        """Find out why queries fail; a look at one is three searches."""
+        own = [mode for mode, (asks, answers) in self.modes.items() if asks == answers != self._reference]
+        if not own or self._first != self._reference:
+            return pd.DataFrame()
+        teacher, student = vectors[self._reference], vectors[self.modes[own[0]][0]]
+        failing = (self.scores[f"{own[0]}_gain"] < 0).sum()
+        if not failing or failing * len(collection.corpus) > _LOOKED_AT or teacher[0].shape[1] != student[0].shape[1]:
+            return pd.DataFrame()
+        return failures(collection, teacher, student)
 
     def _typed(self, text: str) -> None:
         try:
@@ -259,6 +285,9 @@ class RetrievalExplorer(Selection, View):
             self.box.value = ""  # so that the same words can be asked again
         name = "typed" if query_id is None else shown(query_id, 60)
         style, words = "line-height:1.4;overflow-wrap:anywhere", f'<b dir="auto">{shown(text, 600)}</b>'
+        if query_id in self.failures.index:
+            cause = self.failures.loc[query_id]
+            words += f" <i>Loses {cause['loss']:.2f} in symmetric search: {CAUSES[cause['cause']]}.</i>"
         self.heading.value = f'<div style="{style}"><code>{name}</code> {words}</div>'
         self.lists.show([self._column(mode, found) for mode in self.modes])
         typing = "" if self._encode else " Queries cannot be typed: the view was given no <code>encode</code>."
@@ -277,6 +306,7 @@ class RetrievalExplorer(Selection, View):
         if len(set(widths.values())) > 1:
             each = ", ".join(f"{shown(name)} {width}" for name, width in widths.items())
             words += f" Asymmetric search needs one width, and they differ: {each} dimensions."
+        words += f" {shown(self._about)}" * bool(self._about)
         if self._left_out:
             words += f" Not shown: {shown(', '.join(self._left_out))}; choose with modes=[...]."
         return words

@@ -12,6 +12,8 @@ from workbench.errors import WorkbenchError
 from workbench.widgets._html import cell
 from workbench.widgets._view import Part, Selection, module
 
+_LONG = "text", "query"  # columns that are read
+
 
 class Table(Selection, Part):
     """Rows of a dataframe, a page at a time; only the page travels to the browser, as text.
@@ -100,7 +102,7 @@ class Table(Selection, Part):
         numeric = pd.api.types.is_numeric_dtype
         self.put(_content={
             "columns": [
-                {"name": str(name), "numeric": numeric(kind), "title": self._titles.get(name, "")}
+                {"name": str(name), "numeric": numeric(kind), "title": self._titles.get(name, ""), "long": name in _LONG}
                 for name, kind in self._frame.dtypes.items()
             ],
             "rows": self._rows,

@@ -28,7 +28,7 @@ function render({ model, el }) {
       event.stopPropagation();
     };
     const node = element("tr", { tabIndex: 0, ariaSelected: selected, onclick: pick, onkeydown }, ...cells.map((text, i) =>
-      element("td", { textContent: text, title: text, dir: "auto", className: columns[i].numeric ? "number" : "" })));
+      element("td", { textContent: text, title: text, dir: "auto", className: columns[i].numeric ? "number" : columns[i].long ? "long" : "" })));
     node.dataset.key = key;
     return node;
   }
