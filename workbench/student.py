@@ -133,7 +133,6 @@ def fit_head(
     sample: int = 20_000,
     seed: int = 0,
     tokens: Tokens | None = None,
-    keep: bool = False,
 ) -> HeadFit:
     """Set the student's head to the ridge regression of the targets on its pooled features.
 
@@ -149,8 +148,6 @@ def fit_head(
         sample: at most this many texts are used.
         seed: of the sample.
         tokens: of the texts, where they exist already.
-        keep: train on from the head as it is: what it leaves over is fitted, and added to it, so that few texts change
-            it little. `held_out_loss` is then never above the present head's.
 
     Raises:
         TrainingError: fewer than 10 texts, or widths that do not fit.
@@ -170,36 +167,20 @@ def fit_head(
         raise TrainingError(f"the targets are {wanted.shape[1]} wide, the student's head {head.out_features}")
     kept = max(1, len(chosen) // 10)
     normalize = models.normalizes(student)
-    weight, bias = head.linear.weight.detach().cpu().double(), 0
-    if keep:
-        bias = head.linear.bias.detach().cpu().double() if head.bias else 0
-        present = features @ weight.T + bias
-        if normalize:  # the length of the output is of no account, but what is left over has to be of the targets' size
-            scale = (present * wanted).sum() / present.pow(2).sum()
-            weight, bias, present = weight * scale, bias * scale, present * scale
-        alphas = (*alphas, *(alpha * 1e3 for alpha in alphas), torch.inf)
-    else:
-        weight, present = torch.zeros_like(weight), torch.zeros_like(wanted)
-    left = wanted - present
-
-    def change(rows: slice, alpha: float) -> tuple[torch.Tensor, torch.Tensor]:
-        if alpha == torch.inf:
-            return torch.zeros_like(weight), torch.zeros_like(left[0])
-        return ridge(features[rows], left[rows], alpha, head.bias)
 
     def loss(alpha: float) -> float:
-        more, shift = change(slice(kept, None), alpha)
-        output = present[:kept] + features[:kept] @ more.T + shift
+        weight, bias = ridge(features[kept:], wanted[kept:], alpha, head.bias)
+        output = features[:kept] @ weight.T + bias
         output = torch.nn.functional.normalize(output, dim=1) if normalize else output
         return float((output - wanted[:kept]).pow(2).sum(dim=1).mean())
 
-    losses = {alpha: loss(alpha) for alpha in dict.fromkeys(alphas)}
+    losses = {alpha: loss(alpha) for alpha in alphas}
     best = min(losses, key=losses.get)
-    more, shift = change(slice(None), best)
+    weight, bias = ridge(features, wanted, best, head.bias)
     with torch.no_grad():
-        head.linear.weight.copy_(weight + more)
+        head.linear.weight.copy_(weight)
         if head.bias:
-            head.linear.bias.copy_(bias + shift)
+            head.linear.bias.copy_(bias)
     return HeadFit(best, losses[best], len(chosen))
 
 
