@@ -87,7 +87,8 @@ small = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
 student.fit_head(small, lesson, cache.targets(lesson))
 
 # %% [markdown]
-# The map shows each text as two points, the teacher's and the student's. The student has never seen the questions.
+# The teacher lays out the texts on the map. A line leads from a selected text to where its neighbors for the student are.
+# The student has never seen the questions.
 
 # %%
 texts = queries + documents
@@ -96,8 +97,8 @@ explorer = AgreementExplorer({"teacher": t, "student": s}, texts)
 explorer
 
 # %% [markdown]
-# > **Caution.** A two-dimensional map distorts 768 dimensions. The line above the map says how well its distances
-# > follow the true ones; here they hardly do. The histogram beside the map is exact.
+# > **Caution.** A two-dimensional map distorts 768 dimensions. The line above the map says how well the length of a line
+# > follows the neighbors that a text has lost. The histogram beside the map is exact.
 
 # %%
 print(f"mean cosine of a question to its teacher's vector: {(t * s).sum(axis=1)[: len(queries)].mean():.2f}")

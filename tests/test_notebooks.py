@@ -60,9 +60,9 @@ def diagnostics(notebook):
     page = notebook.page
     page.locator(".workbench-table th button[data-column=cosine]").first.click()
     page.wait_for_selector(".workbench-table th[aria-sort=ascending]")
-    worst = notebook.python("int(explorer.table['cosine'].to_numpy().argmin())")
+    worst = notebook.python("int(explorer.selection['cosine'].idxmin())")  # the table shows what is selected
     page.locator(".workbench-table tbody tr").first.click()
-    # The notebook itself has selected ten texts, so that something is selected says nothing yet.
+    # The notebook itself has selected a region, so that something is selected says nothing yet.
     notebook.eventually("list(explorer.selected)", lambda selected: selected == [worst])
 
 
