@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from workbench import data, evaluate, models, student
-from workbench._util import PROJECT, home
+from workbench import agreement, data, evaluate, models, regions, student
+from workbench._util import PROJECT, home, unit
 from workbench.cache import TargetCache
 from workbench.data import Role
 from workbench.docstrings import docstring_corpus
@@ -136,3 +136,29 @@ def test_a_real_collection_of_paragraphs(cache, teacher):
 def test_every_real_collection_is_read(name):
     collection = data.read_dataset(SHARED / name)
     assert collection.corpus and set(collection.queries) == set(collection.qrels)
+
+
+def test_a_damaged_subject_of_newsgroups_comes_first():
+    """Noise of half a vector's length on one subject of twenty; the rest of the student has noise of 0.3."""
+    path = SHARED.parent / "tasks" / "newsgroups20_subjects" / "test.jsonl"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rng = np.random.default_rng(0)
+    rows = [row for row in rng.permutation(rows) if row["text"].strip()][:1500]
+    subject = np.array([row["label"] for row in rows], dtype=object)
+    teacher = models.encode(models.load(models.MINILM, device="cpu"), [row["text"] for row in rows])
+
+    def noisy(vectors, size):
+        return unit(vectors + size * rng.standard_normal(vectors.shape) / vectors.shape[1] ** 0.5)
+
+    first = accused = false = 0
+    for name in sorted(set(subject)):
+        student = noisy(teacher, 0.3)
+        table = agreement.per_text(teacher, student, k=0)
+        false += (regions.compare_regions(table, subject)["cosine_high"] < 0).any()
+        student[subject == name] = noisy(student[subject == name], 0.5)
+        found = regions.compare_regions(agreement.per_text(teacher, student, k=0), subject)
+        first += found.index[0] == name
+        accused += (found["cosine_high"].drop(name) < 0).any()
+    assert (first, accused) == (20, 0) and false <= 1

@@ -11,6 +11,7 @@ import pytest
 from workbench import agreement, evaluate, ranking
 from workbench.data import RetrievalDataset
 from workbench.errors import WorkbenchError
+from workbench.failures import CAUSES
 from workbench.widgets import ModelComparison, RetrievalExplorer, retrieval_explorer
 
 EVIL = "<script>window.broken = true</script><img src=x onerror=alert(1)>"
@@ -47,6 +48,21 @@ def made():
 def view_of(made, **options):
     collection, sides = made
     return RetrievalExplorer(collection, sides, **options)
+
+
+def test_each_failing_query_says_why():
+    made = world(queries=40)
+    view = view_of(made)
+    assert len(view.failures) >= 3 and set(view.failures["cause"]) <= set(CAUSES)
+    why = next(i for i, column in enumerate(view.rows._content["columns"]) if column["name"] == "why")
+    place = view.failures.index[0]
+    view.select(place)
+    assert CAUSES[view.failures["cause"].iloc[0]] in view.heading.value
+    shown = {row["cells"][0]: row["cells"][why] for row in view.rows._rows}
+    assert all(bool(cell) == (name in view.failures.index) for name, cell in shown.items())
+    collection, sides = made
+    narrow = sides | {"student": tuple(side[:, :8] for side in sides["student"])}
+    assert RetrievalExplorer(collection, narrow).failures.empty
 
 
 def check_results(view, made, query_vectors, k=10):
