@@ -123,7 +123,7 @@ found.head(5).round(3)
 # %%
 worst = found.index[0]
 inside = region == worst
-[text.text[:100] for text, wrong in zip(texts, inside) if wrong][:5]
+[texts[i].text[:100] for i in np.flatnonzero(inside)[:5]]
 
 # %% [markdown]
 # ## 3.6 The map
@@ -161,7 +161,7 @@ inspector
 # %%
 seen = {text.text for text in corpus.train}
 pool = [text for text in docstring_corpus(held_out=profile.held_out).train if text.text not in seen][::5][:1500]
-like_it = [text for text, wrong in zip(texts, inside) if wrong]
+like_it = [texts[i] for i in np.flatnonzero(inside)]
 more = regions.more_like(like_it, pool, 150, models.load(TOUR.base), avoid=texts)
 at_random = pool[:: max(1, len(pool) // 150)][:150]
 [text.text[:100] for text in more[:3]]

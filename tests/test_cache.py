@@ -342,11 +342,18 @@ def test_too_little_room_is_noticed_before_the_teacher_works(tmp_path, hash_teac
 
 
 def test_a_folder_that_cannot_be_written_to_is_noticed_before_the_teacher_works(tmp_path, hash_teacher):
-    (tmp_path / "file").touch()
     cache = TargetCache(tmp_path / "file" / "cache", hash_teacher)
+    (tmp_path / "file").touch()
     with pytest.raises(CacheError, match="cannot be written to"):
         cache.fill(sentences(10))
     assert not hash_teacher.encoded
+
+
+def test_a_file_in_place_of_the_folder_is_noticed_at_once(tmp_path, hash_teacher):
+    (tmp_path / "file").write_text("")
+    for root in (tmp_path / "file", str(tmp_path / "file" / "below")):
+        with pytest.raises(CacheError, match="no cache can be kept in .*file is a file; name a folder"):
+            TargetCache(root, hash_teacher)
 
 
 def test_a_complete_cache_serves_where_nothing_can_be_written(tmp_path, hash_teacher, monkeypatch):

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -261,8 +262,16 @@ def test_evaluate_refuses_a_student_of_other_weights(home, tiny_model, other_tin
         (["evaluate", "--student", "nowhere"], "was not found"),
         (["evaluate", "--student", ".", "--collection", "nowhere-else"], "no such folder"),
         (["cache", "--texts", "texts.jsonl", "--column", "body"], "has no column 'body'; it has text, role"),
-        (["distill", "--output", "s", "--texts", "texts.jsonl", "--passages", "5"], "passages=5: a number of words"),
+        (
+            ["distill", "--output", "s", "--texts", "texts.jsonl", "--passages", "5"],
+            "passages, a number of words, is 5; expected",
+        ),
         (["cache", "--texts", "x", "--workers", "2", "--passages", "50"], "leave out --limit"),
+        (["cache", "--texts", "x", "--workers", "2", "--encoding", "cp1252"], "--role, --passages, --encoding"),
+        (
+            ["cache", "--teacher", "all-MiniLM", "--texts", "texts.jsonl"],
+            "The nearest name is all-MiniLM-L6-v2. Packaged",
+        ),
         (["cache", "--texts", "hub:name"], "expected hub:NAME:COLUMN:ROLE"),
     ],
 )
@@ -298,7 +307,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(home, tiny_model, oth
 
 
 def options(texts, **more):
-    return Namespace(**{"texts": texts, "limit": None, "sample": None, "column": None, "passages": None} | more)
+    return Namespace(texts=texts, **dict.fromkeys(("limit", "sample", *inputs.READING)) | more)
 
 
 def test_texts_of_a_collection_are_its_documents_only():
@@ -316,6 +325,38 @@ def test_texts_have_a_column_and_can_be_cut(home, tiny_model, capsys):
     assert "1 of 1 targets missing" in out.out and "7 duplicate texts of 8 left out" in out.err
     assert main.main(arguments) == 1
     assert "has no column 'text'" in capsys.readouterr().err
+
+
+def test_messages_name_options_of_the_command_that_work(home, tiny_model, capsys):
+    (home / "t.csv").write_bytes("title,body,role\nun,caf\xe9,author\n".encode("latin-1"))
+    arguments = ["cache", "--texts", "t.csv", "--teacher", str(tiny_model), "--max-length", "40", "--dry-run"]
+    for words in (
+        "read it with --encoding 'cp1252'",
+        "Choose the column with --column 'title'",
+        "--role 'document' ignores",
+    ):
+        assert main.main(arguments) == 1
+        said = capsys.readouterr().err
+        assert words in said and "read_texts" not in said
+        name, value = re.search(r"(--\w+) '(\w+)'", said).groups()
+        arguments += [name, value]
+    assert main.main(arguments) == 0
+    assert "1 of 1 targets missing" in capsys.readouterr().out
+    (home / "t.csv").write_text("red\ngreen\n")
+    assert main.main(arguments[:7]) == 0
+    out = capsys.readouterr()
+    assert "1 text, 1 encoded now" in out.out and "--column 'red' says so" in out.err
+
+
+def test_a_dry_run_says_which_texts_are_cropped(home, tiny_model, other_tiny_model, capsys):
+    rows = [json.dumps({"text": f"{text.text} and the garden by the river"}) for text in sentences(150)]
+    (home / "texts.jsonl").write_text("\n".join(rows))
+    arguments = [*distill_arguments(tiny_model, other_tiny_model)[:-2], "--dry-run", "--speeds", "A card:10:100"]
+    assert main.main(arguments) == 0
+    given, cropped = re.search(
+        r"(\d+) texts and (\d+) queries cropped from them", out := capsys.readouterr().out
+    ).groups()
+    assert given == "150" and int(cropped) > 100 and f"texts    {150 + int(cropped)}," in out
 
 
 def test_a_student_that_is_not_there_is_noticed_before_torch_is_imported(home):

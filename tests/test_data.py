@@ -246,7 +246,7 @@ def test_long_texts_are_cut_at_sentence_ends(tmp_path):
     assert [len(piece.split()) for piece in data.cut("word " * 45, 20)] == [20, 25]
     assert data.cut("\u6f22\u5b57\u3067\u3059\u3002" * 6, 10) == ["\u6f22\u5b57\u3067\u3059\u3002" * 2] * 3
     for words in (9, -1, True, "many", 20.5):
-        with pytest.raises(DataError, match="number of words is expected"):
+        with pytest.raises(DataError, match="a number of words, is .*; expected a whole number of at least 10"):
             data.read_texts(["text"], passages=words)
     path = write(tmp_path / "book.txt", "A sentence of a long book.\n" * 100_000)
     numbered = write(tmp_path / "numbered.txt", "".join(f"Sentence {i} of a book.\n" for i in range(100_000)))
@@ -276,14 +276,45 @@ def test_tables_are_read_whatever_separates_their_columns_and_with_marks(tmp_pat
     assert data.read_texts(write(tmp_path / "t.csv", content, encoding)) == [Text("caf\xe9"), Text("\u6f22")]
 
 
+@pytest.mark.parametrize("content", ["red\ngreen\nblue\n", "red,1\ngreen,2\nblue,3\n"])
+def test_a_first_line_that_may_be_a_text_is_pointed_out(tmp_path, recwarn, content):
+    path = write(tmp_path / "t.csv", content)
+    with pytest.warns(
+        UserWarning, match=r"its first line, 'red', was taken as the column's name.*column='red'\) says so"
+    ):
+        assert len(data.read_texts(path)) == 2
+    assert not recwarn and len(data.read_texts(path, column="red")) == 2 and not recwarn
+    for name in ("text", "Notes", "question", "queries"):
+        assert len(data.read_texts(write(path, f"{name}\n{content.partition(',')[0]}"))) >= 1 and not recwarn
+
+
+def test_a_retrieval_data_set_by_hand_is_checked():
+    good = {"corpus": {"d": "bread"}, "queries": {"q": "why?"}, "qrels": {"q": {"d": np.int64(1)}}}
+    assert data.RetrievalDataset("mine", **good).qrels["q"]["d"] == 1
+    for wrong, words in (
+        ({"corpus": ["bread"]}, "corpus is of type list; expected a dictionary"),
+        ({"queries": {1: "why?"}}, "queries: 1 has 'why.'; expected an id and a text"),
+        ({"corpus": {"d": None}}, "corpus: 'd' has None"),
+        ({"qrels": {"p": {"d": 1}}}, "qrels: 'p' has .*; expected a known query"),
+        ({"qrels": {"q": ["d"]}}, "qrels: 'q' has "),
+        ({"qrels": {"q": {"e": 1}}}, "qrels of 'q': 'e' has 1; expected a known document"),
+        ({"qrels": {"q": {"d": 0.5}}}, "qrels of 'q': 'd' has 0.5; expected a known document and a whole number"),
+        ({"query_metadata": None}, "query_metadata is of type NoneType"),
+    ):
+        with pytest.raises(DataError, match=words):
+            data.RetrievalDataset("mine", **good | wrong)
+
+
 def test_other_encodings_are_named_and_read_when_asked_for(tmp_path):
     path = write(tmp_path / "t.csv", "text\none\ncaf\xe9\n", "latin-1")
-    with pytest.raises(DataError, match=r"t.csv, line 3: not UTF-8 .*Windows-1252.*pass encoding='cp1252'"):
+    with pytest.raises(
+        DataError, match=r"t.csv, line 3: not UTF-8 .*Windows-1252.*wb.read_texts\(..., encoding='cp1252'\)"
+    ):
         data.read_texts(path)
     assert data.read_texts(path, encoding="cp1252")[1].text == "caf\xe9"
     for kind in ("utf-16-le", "utf-16-be"):
         path = write(tmp_path / "u.txt", "caf\xe9 is what it says, in most of it", kind)
-        with pytest.raises(DataError, match=f"UTF-16 without a byte-order mark: pass encoding='{kind}'"):
+        with pytest.raises(DataError, match=f"UTF-16 without a byte-order mark: read it with .*encoding='{kind}'"):
             data.read_texts(path)
         assert data.read_texts(path, encoding=kind)[0].text.startswith("caf\xe9")
     with pytest.raises(DataError, match="encoding 'klingon' is unknown"):
@@ -303,7 +334,11 @@ def test_other_encodings_are_named_and_read_when_asked_for(tmp_path):
         ("t.csv", "\n\n", "t.csv is empty"),
         ("t.csv", "text\n", "there are no texts"),
         ("t.csv", 'text\n \n" "\n', "all 2 texts are blank"),
-        ("t.csv", "a,b\nx,y\n", r"has no column 'text'; it has a, b. Choose the column with column="),
+        (
+            "t.csv",
+            "a,b\nx,y\n",
+            r"it has a, b. Choose the column with wb.read_texts\(..., column='a'\).*no header, put one above",
+        ),
         ("t.csv", "id,n\n1,2\n", r"separated by ','\) has no column 'text'; it has id, n"),
         ("t.csv", "id;title, text\nx;y, z\n", "no column 'text'"),
         (
@@ -314,6 +349,7 @@ def test_other_encodings_are_named_and_read_when_asked_for(tmp_path):
         ("t.csv", 'text,id\n"a\nb",1\nc,d,e\n', "line 4: 3 fields"),
         ("t.csv", 'text,id\na,1\n"open,1\nb,2\n', "line 3: not a table .*are quotes opened and closed"),
         ("t.csv", "This is the first of my sentences\nThis is the second\n", "seems to have no header"),
+        ("t.csv", "text,text\na,b\n", "has 2 columns named 'text': rename all but one"),
         ("t.csv", b"\x89PNG\r\n\0\0", "t.csv is binary"),
         ("t.txt", b"\xff\xd8\xff\0\0\x10JFIF", "t.txt is binary"),
         ("t.png", b"\x89PNG\r\n\0\0", r"t.png: texts are read from files that end in .csv, .tsv, .txt"),
@@ -321,7 +357,11 @@ def test_other_encodings_are_named_and_read_when_asked_for(tmp_path):
         ("t.jsonl", '{"text": "x"}\n{"body": "y"}', "line 2: no 'text'; it has body"),
         ("t.jsonl", '{"text": "x"}\n{"text": 3}', "line 2: a document is of type int, not a string"),
         ("t.jsonl", '{"text": "x"}\n[1, 2]', "line 2: a document is of type list"),
-        ("t.jsonl", '{"text": "x", "role": "query"}\n{"text": "x", "role": "user"}', "line 2: role 'user'.*role= sets"),
+        (
+            "t.jsonl",
+            '{"text": "x", "role": "query"}\n{"text": "x", "role": "user"}',
+            "line 2: role 'user'.*role='document'. ignores",
+        ),
         ("t.jsonl", '{"text": "x"}\n{"te', "line 2: not JSON"),
         ("t.json", '{"a": {"b": 1}', "t.json: not JSON"),
         ("t.json", '\n{"a":\n 1}', "a list of strings or objects is expected, not dict"),
@@ -363,6 +403,8 @@ def test_parquet_columns(tmp_path):
         ([{"text": "a"}, {"body": "b"}], "item 1: no 'text'; it has body"),
         (["a", "b\0"], "item 1: a document is binary"),
         (pd.DataFrame({"body": ["x"], "title": ["y"]}), "the table has no column 'text'; it has body, title"),
+        (pd.DataFrame([["x", "y"]], columns=["text", "text"]), "the table has 2 columns named 'text'"),
+        (pd.DataFrame([["x", 1, 2]], columns=["text", "role", "role"]), "2 columns named 'role'"),
         (pd.DataFrame({"n": [1]}), "the table has no column 'text'; it has n"),
         (pd.DataFrame({"text": [1]}), "row 0: a document is of type int"),
         ("A whole text where a name is expected.", "no such file or folder.*One text goes in a list"),
@@ -386,16 +428,20 @@ def test_a_generator_can_be_read_once(tmp_path):
         data.as_texts(generator)
     with pytest.raises(DataError, match="no texts in .*: it has no files that end in"):
         data.read_texts(tmp_path)
-    for options in ({"limit": 0}, {"limit": -1}, {"sample": 0}, {"sample": 5, "limit": 5}):
-        with pytest.raises(DataError, match="give one of them, at least 1"):
-            data.read_texts(["a"], **options)
+    with pytest.raises(DataError, match="sample=5, limit=5: give one of them"):
+        data.read_texts(["a"], sample=5, limit=5)
+    for name in ("limit", "sample"):
+        for wrong in (0, -1, 1.5, "3", True):
+            with pytest.raises(DataError, match=f"{name} is {wrong!r}; expected a whole number of at least 1"):
+                data.read_texts(["a"], **{name: wrong})
+        assert len(data.read_texts(["a", "b"], **{name: np.int64(1)})) == 1
 
 
 def test_a_long_field_is_no_trouble(tmp_path):
     path = write(tmp_path / "t.csv", f'text\n"{"word, " * 100_000}"\n')
     assert len(data.read_texts(path)[0].text) == 600_000
     big = write(tmp_path / "big.txt", "x" * (4 * data.MAX_CHARACTERS + 1))
-    with pytest.raises(DataError, match="has 40 MB, and a .txt file is read as one text: passages=200"):
+    with pytest.raises(DataError, match="has 40 MB, and a .txt file is read as one text: .*passages=200. cuts it"):
         data.read_texts(big)
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from workbench import models
 from workbench.data import Role, Text
-from workbench.errors import DataError, ModelError, TeacherError
+from workbench.errors import DataError, ModelError, TeacherError, WorkbenchError
 from workbench.teachers import LocalTeacher
 
 
@@ -59,6 +59,8 @@ def test_identity_states_what_decides_the_vectors(tiny_model, other_tiny_model):
     ("options", "message"),
     [
         ({"precision": "int4"}, "must be auto, float32 or bfloat16"),
+        ({"max_len": 3}, "LocalTeacher has no option max_len; it has name, max_length, prompts, "),
+        ({"max_length": "9"}, "max_length is '9'; expected a whole number of at least 3"),
         ({"max_length": 1000}, "takes from 3 to 48 tokens"),
         ({"prompts": {"passage": "x"}}, "the roles are query and document"),
     ],
@@ -66,6 +68,19 @@ def test_identity_states_what_decides_the_vectors(tiny_model, other_tiny_model):
 def test_settings_that_make_no_sense(tiny_model, options, message):
     with pytest.raises(TeacherError, match=message):
         LocalTeacher(str(tiny_model), device="cpu", **options)
+
+
+def test_a_role_a_precision_and_a_budget_are_checked(tiny_model):
+    with pytest.raises(DataError, match="role 'foo': it must be 'query' or 'document'"):
+        LocalTeacher(str(tiny_model), device="cpu").encode(["a"], "foo")
+    for wrong, words in (
+        ({"role": "foo"}, "role 'foo': it must be"),
+        ({"precision": "int4"}, "precision 'int4': it must be auto, float32 or bfloat16"),
+        ({"token_budget": 0}, "token_budget is 0; expected a whole number of at least 1"),
+        ({"token_budget": -5}, "token_budget is -5"),
+    ):
+        with pytest.raises(WorkbenchError, match=words):
+            models.encode(tiny_model, ["a"], **wrong)
 
 
 def test_strings_and_texts_mix_and_each_keeps_its_role(tiny_model):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -194,6 +195,26 @@ def test_compare_reads_files_and_folders(tmp_path, task_folders):
     assert rows.attrs["dataset"] == "search" and list(rows["mode"]) == ["teacher", "symmetric", "asymmetric"]
 
 
+def test_compare_says_why_a_value_is_nan():
+    def notes(data, **models):
+        return evaluate.compare(models, data).attrs["notes"]
+
+    both = "b: rank_correlation and cka are NaN, because all vectors of"
+    assert notes(TEXTS, a=WANTED, b=NEAR) == []
+    assert notes(TEXTS, a=WANTED, b=0 * NEAR) == [f"{both} b are zero"]
+    assert notes(TEXTS, a=0 * WANTED + 1, b=NEAR) == [f"{both} a are the same"]
+    assert notes(TEXTS, a=np.eye(40), b=np.eye(40)) == [
+        "b: rank_correlation is NaN, because all pairs of texts are equally similar"
+    ]
+    assert notes(TEXTS[:2], a=WANTED[:2], b=NEAR[:2]) == [
+        "b: rank_correlation is NaN, because there are fewer than 3 texts"
+    ]
+    given = {"a": pair(WANTED), "b": pair(NEAR)}
+    assert notes(replace(DATASET, qrels={}), **given) == ["small has no judgments: all scores are NaN"]
+    irrelevant = replace(DATASET, qrels={"q1": {"d1": np.int64(0)}})
+    assert notes(irrelevant, **given) == ["a has an nDCG@10 of 0: no model has a share of it, and shares are NaN"]
+
+
 class Refusing(HashTeacher):
     def encode(self, texts, role="document", *, stop=None):
         raise AssertionError("nothing is encoded before all is checked")
@@ -202,10 +223,12 @@ class Refusing(HashTeacher):
 @pytest.mark.parametrize(
     ("given", "data", "more", "message"),
     [
-        ({"a": WANTED}, TEXTS, {}, "at least two models by name.* got 1 models"),
+        ({"a": WANTED}, TEXTS, {}, "at least two models by name.* got 1 model$"),
         ([WANTED, NEAR], TEXTS, {}, "at least two models by name.* got an object of type list"),
         ({"a": WANTED, "b": NEAR}, TEXTS, {"reference": "c"}, "reference 'c' is not one of the models: choose from a, b"),
-        ({"a": WANTED, "b": NEAR}, TEXTS, {"k": 0}, "k is 0"),
+        ({"a": WANTED, "b": NEAR}, TEXTS, {"k": 0}, "k is 0; expected a whole number"),
+        ({"a": WANTED, "b": NEAR}, TEXTS, {"k": "3"}, "k is '3'; expected a whole number"),
+        ({"a": WANTED, "b": NEAR}, TEXTS, {"k": 2.5}, "k is 2.5; expected a whole number"),
         ({"t": Refusing(), "b": NEAR[:39]}, TEXTS, {}, "model 'b': 39 vectors were given for 40 texts"),
         ({"t": Refusing(), "b": NEAR}, DATASET, {}, "model 'b': expected a pair of arrays for a data set"),
         ({"t": Refusing(), "b": pair(NEAR)[::-1]}, DATASET, {}, "model 'b': 30 vectors were given for 10 queries"),

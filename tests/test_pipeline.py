@@ -188,6 +188,13 @@ def test_a_closed_form_head_alone_is_a_student(tiny, tmp_path):
     assert made.result is None and made.provenance["settings"] is None and made.provenance["head_fit"]["texts"] == 40
 
 
+def test_a_student_that_training_did_not_improve_is_said_to_be_its_start(tiny, capsys):
+    pipeline.distill(sentences(60), **tiny | {"progress": True})
+    assert "did not improve" not in capsys.readouterr().out
+    pipeline.distill(sentences(60), **tiny | {"progress": True, "learning_rate": 1.0})
+    assert "Training did not improve on its start: the student of step 0 is kept" in capsys.readouterr().out
+
+
 def test_each_text_is_hashed_and_tokenized_once(tiny, tmp_path, monkeypatch):
     forbid(monkeypatch, "workbench.train.digest_of")
     hashed, tokenized, of_texts = [], [], Tokens.__init__

@@ -150,7 +150,7 @@ def test_curve_refuses_what_would_mislead():
         with pytest.raises(WorkbenchError, match=words):
             sweep(data, sides, points, **more)
     with pytest.raises(WorkbenchError, match="finds nothing that was judged"):
-        sweep(dataset(600, {"q0": {"elsewhere": 1}}), {"teacher": pair}, [IndexSpec()])
+        sweep(dataset(600, {"q0": {"d0": 0}}), {"teacher": pair}, [IndexSpec()])
 
 
 def test_curve_has_a_row_for_each_mode_and_point():
@@ -173,9 +173,9 @@ def test_curve_has_a_row_for_each_mode_and_point():
         (lambda: IndexSpec(65).of(64), "65 dimensions are asked for and the vectors have 64"),
         (lambda: CompressedIndex(DOCUMENTS, IndexSpec(20, "binary")), "not a multiple of 8, take 16"),
         (lambda: IndexSpec(0), "at least 1"),
-        (lambda: IndexSpec(16.5), "an integer is needed"),
+        (lambda: IndexSpec(16.5), "expected a whole number"),
         (lambda: truncate(DOCUMENTS, -1), "at least 1"),
-        (lambda: CompressedIndex(DOCUMENTS).search(QUERIES, 1.5), "an integer is needed"),
+        (lambda: CompressedIndex(DOCUMENTS).search(QUERIES, 1.5), "expected a whole number"),
         (lambda: IndexSpec(8, "int4"), "choose from float32, float16, int8, binary"),
         (lambda: CompressedIndex(DOCUMENTS * np.nan), "NaN"),
         (lambda: CompressedIndex(DOCUMENTS).search(QUERIES[:, :8]), "8 wide and the index is of vectors 64 wide"),

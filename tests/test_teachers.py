@@ -11,7 +11,7 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tests.conftest import HashTeacher, sentences
 from workbench.cache import TargetCache
 from workbench.data import Role, Text
-from workbench.errors import ModelError, TeacherError
+from workbench.errors import DataError, ModelError, TeacherError
 from workbench.extras.api_teachers import ApiTeacher
 from workbench.models import fingerprint
 from workbench.pipeline import TOUR
@@ -54,9 +54,20 @@ def test_a_teacher_cannot_forget_its_identity():
         Forgetful()
     with pytest.raises(TypeError, match="normalize"):
         Minimal("minimal", 16)
-    for name, dimension, words in (("", 16, "needs a name"), (None, 16, "got None"), ("a", 0, "above 0, not 0")):
+    for name, dimension, words in (
+        ("", 16, "needs a name"),
+        (None, 16, "got None"),
+        ("a", 0, "is 0; expected a whole"),
+    ):
         with pytest.raises(TeacherError, match=words):
             Minimal(name, dimension, normalize=True)
+    with pytest.raises(TeacherError, match="FunctionTeacher has no option max_len; it has name, dimension, prompts"):
+        Teacher(len, max_len=3)
+    with pytest.raises(TeacherError, match="ArrayTeacher has no option max_len; it has vectors, name, normalize"):
+        Teacher(np.eye(1), texts=["a"], max_len=3)
+    for teacher in (Teacher(lambda texts: np.eye(len(texts), 2), name="f"), Teacher(np.eye(1), texts=["a"])):
+        with pytest.raises(DataError, match="role 'foo': it must be 'query' or 'document'"):
+            teacher.encode(["a"], "foo")
     with pytest.raises(TeacherError, match="must be JSON values"):
         Minimal("minimal", 16, normalize=True, seed=np.float64)
     with pytest.raises(TypeError, match=r"define Old.encode\(self, texts, role='document', \*, stop=None\)"):

@@ -9,7 +9,19 @@ import pytest
 import torch
 
 from workbench import _util
-from workbench._util import as_float32, check_room, checked, need, whole_folder, write_json, write_whole
+from workbench._util import (
+    as_float32,
+    check_room,
+    checked,
+    counted,
+    nearest,
+    need,
+    one_of,
+    whole,
+    whole_folder,
+    write_json,
+    write_whole,
+)  # fmt: skip
 from workbench.errors import WorkbenchError
 
 
@@ -69,6 +81,21 @@ def test_too_little_room_is_said(tmp_path):
     check_room(tmp_path, 1, "a byte")
     with pytest.raises(WorkbenchError, match="MB free, and the vectors take 1,000,000,000,000 MB: make room"):
         check_room(tmp_path, 10**18, "the vectors")
+
+
+def test_small_values_are_checked_and_counted():
+    assert whole(np.int64(3), "k") == 3 and whole(0, "k", 0) == 0 and type(whole(np.int64(3), "k")) is int
+    for wrong in ("3", 2.5, True, None, 0):
+        with pytest.raises(WorkbenchError, match=f"k is {wrong!r}; expected a whole number of at least 1"):
+            whole(wrong, "k")
+    assert (
+        one_of("b", "letter", "abc") == "b"
+        and counted(1, "text") == "1 text"
+        and counted(1200, "text") == "1,200 texts"
+    )
+    with pytest.raises(WorkbenchError, match="letter 'd': it must be a, b or c"):
+        one_of("d", "letter", ("a", "b", "c"))
+    assert nearest("all-minilm", ["all-MiniLM-L6-v2", "other"]) == ["all-MiniLM-L6-v2"]
 
 
 def test_a_missing_extra_is_said_with_the_command_that_installs_it():

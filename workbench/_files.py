@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 Row = tuple[str, object, object]  # where it is, its text, its role (None: not said)
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".md", ".parquet", ".jsonl", ".ndjson", ".json")
+# Usual names of a column of texts, also in plural. The first line of a table with another name may well be a text.
+_USUAL = """text sentence document passage content note body title query question abstract description answer article
+    caption chunk comment headline input line message paragraph post prompt review string summary tweet word queries summaries""".split()
 _BLOCK_LINES = 1000  # of a text file that is cut into passages
 _LINE_CHARACTERS = 8 * MAX_CHARACTERS
 _JSON_BYTES = 1 << 30  # of a .json file, which is parsed whole
@@ -77,14 +81,19 @@ def choose_column(names: Sequence[str], strings: Iterable[str], column: str | No
     """Return the column that holds the texts: the one that is asked for, `text`, or the only one of strings.
 
     Raises:
-        DataError: none of them is there.
+        DataError: none of them is there, or several have its name.
     """
-    if (column or "text") in names:
-        return column or "text"
     strings = [name for name in strings if name != "role"]
-    if not column and len(strings) == 1:
-        return strings[0]
-    hint = "" if column or not len(names) else ". Choose the column with column="
+    chosen = column or "text"
+    if chosen not in names and not column and len(strings) == 1:
+        chosen = strings[0]
+    for name in (chosen, "role"):
+        if (count := list(names).count(name)) > 1:
+            raise DataError(f"{what} has {count} columns named {name!r}: rename all but one of them")
+    if chosen in names:
+        return chosen
+    some = strings[0] if strings else "..."
+    hint = "" if column or not len(names) else f". Choose the column with wb.read_texts(..., column={some!r})"
     has = ", ".join(map(str, names)) or "no columns"
     raise DataError(f"{what} has no column {column or 'text'!r}; it has {has}{hint}")
 
@@ -121,7 +130,9 @@ def lines_of(path: Path, encoding: str | None = None) -> Iterator[str]:
         head = file.read(4096)
         file.seek(0)
         if not encoding and not _mark(head) and b"\0" in head:
-            raise DataError(f"{path} is binary, or text in {_guess(head)}: if it is text, pass encoding=")
+            raise DataError(
+                f"{path} is binary, or text in {_guess(head)}: if it is text, read it with wb.read_texts(..., encoding=...)"
+            )
         kind, number = encoding or _mark(head) or "utf-8", 0
         try:
             with io.TextIOWrapper(file, kind, newline="") as text:
@@ -157,10 +168,14 @@ def _guess(raw: bytes) -> str:
     even, odd = raw[::2].count(0), raw[1::2].count(0)
     if max(even, odd) > len(raw) // 4 and min(even, odd) < len(raw) // 50 + 1:
         kind = "utf-16-le" if odd > even else "utf-16-be"
-        return f"UTF-16 without a byte-order mark: pass encoding='{kind}'"
+        return f"UTF-16 without a byte-order mark: read it with {_encoding(kind)}"
     if b"\0" in raw:
         return "an unknown encoding"
-    return "Latin-1 or Windows-1252 (older Windows programs write it): pass encoding='cp1252'"
+    return f"Latin-1 or Windows-1252 (older Windows programs write it): read it with {_encoding('cp1252')}"
+
+
+def _encoding(kind: str) -> str:
+    return f"wb.read_texts(..., encoding={kind!r})"
 
 
 # --- formats ------------------------------------------------------------------------------------
@@ -170,7 +185,7 @@ def _text_rows(path: Path, encoding: str | None, cut: bool) -> Iterator[Row]:
     if not cut and path.stat().st_size > 4 * MAX_CHARACTERS:
         raise DataError(
             f"{path} has {path.stat().st_size / 1e6:,.0f} MB, and a {path.suffix} file is read as one text: "
-            "passages=200 cuts it into passages"
+            "wb.read_texts(..., passages=200) cuts it into passages"
         )
     lines = lines_of(path, encoding)
     while block := "".join(islice(lines, _BLOCK_LINES if cut else None)):
@@ -192,11 +207,12 @@ def _table_rows(path: Path, column: str | None, encoding: str | None) -> Iterato
         for i, name in enumerate(names)
         if not some or not all(_NUMBER.fullmatch(record[i]) for record in some if i < len(record))
     ]
-    chosen = choose_column(names, strings, column, f"{path} (columns separated by {delimiter!r})")
-    if chosen not in (column, "text") and len(chosen.split()) > 5:
-        raise DataError(
-            f"{path} seems to have no header: its first line is {chosen[:60]!r}. Put a line `text` above it"
-        )
+    try:
+        chosen = choose_column(names, strings, column, f"{path} (columns separated by {delimiter!r})")
+    except DataError as error:
+        raise DataError(f"{error}. The names are its first line: if that is no header, put one above it") from None
+    if chosen not in (column, "text"):
+        _check_header(path, names, chosen)
     reader = csv.DictReader(chain(head, lines), names, delimiter=delimiter, strict=True)
     before = 0
     try:
@@ -211,6 +227,21 @@ def _table_rows(path: Path, column: str | None, encoding: str | None) -> Iterato
                 yield where, record[chosen], record.get("role")
     except csv.Error as error:
         raise DataError(f"{path}, line {before + 1}: not a table ({error}); are quotes opened and closed?") from None
+
+
+def _check_header(path: Path, names: list[str], chosen: str) -> None:
+    """Raise or warn where the first line of a table, which is taken as its header, may be a text."""
+    if len(chosen.split()) > 5:
+        raise DataError(
+            f"{path} seems to have no header: its first line is {chosen[:60]!r}. Put a line `text` above it"
+        )
+    alone = len(names) == 1 or any(name.strip() and _NUMBER.fullmatch(name) for name in names)
+    if alone and not {chosen.strip().lower(), chosen.strip().lower().removesuffix("s")} & set(_USUAL):
+        warnings.warn(
+            f"{path}: its first line, {chosen!r}, was taken as the column's name. If it is a text, put a line `text` "
+            f"above it; if it is the name, wb.read_texts(..., column={chosen!r}) says so",
+            stacklevel=2,
+        )
 
 
 def _separated(head: list[str], wanted: str, usual: str) -> tuple[str, list[list[str]]]:

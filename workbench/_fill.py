@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench import _shards
-from workbench._util import check_room, duration
+from workbench._util import check_room, counted, duration
 from workbench.data import Role, Text
 from workbench.errors import CacheError, IncompleteError, TeacherError, WorkbenchError
 from workbench.teachers import checked_targets
@@ -44,7 +44,7 @@ class Plan:
 
     def __str__(self) -> str:
         if not self.missing:
-            return f"all {self.unique:,} targets are cached"
+            return f"all {self.unique:,} targets are cached" if self.unique != 1 else "the target is cached"
         line = f"{self.missing:,} of {self.unique:,} targets missing, {self.bytes / 1e6:,.1f} MB to store"
         return line if self.seconds is None else f"{line}, about {duration(self.seconds)}"
 
@@ -147,10 +147,9 @@ class Fill:
             self.cache.merge()
         if self.failed:
             text, why = self.failed[0]
-            count = "1 text" if len(self.failed) == 1 else f"{len(self.failed):,} texts"
             raise TeacherError(
-                f"{count} got no target, first {text.text[:60]!r}: {why}. All others are stored; the same call asks again "
-                "for these alone."
+                f"{counted(len(self.failed), 'text')} got no target, first {text.text[:60]!r}: {why}. All others are "
+                "stored; the same call asks again for these alone."
             )
         return self._progress()
 

@@ -12,7 +12,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from workbench._util import home, whole_folder, write_json
+from workbench._util import home, nearest, whole_folder, write_json
 from workbench.errors import ModelError, WorkbenchError
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -80,7 +80,13 @@ def resolve(name: str | Path, revision: str | None = None) -> ModelFiles:
         if path:
             return ModelFiles(full, path, _fingerprint(path))
         tried.append(problem)
-    raise ModelError(f"model {str(name)!r} was not found. Tried:\n  - " + "\n  - ".join(tried))
+    packaged = [each.partition("/")[2] for each in _PACKAGES]
+    near = nearest(str(name).rpartition("/")[2], packaged)
+    meant = f" The nearest name is {near[0]}." if near and full not in _PACKAGES else ""
+    raise ModelError(
+        f"model {str(name)!r} was not found.{meant} Packaged models are {' and '.join(packaged)}; a folder and a name on "
+        "the hub (owner/name) serve too. Tried:\n  - " + "\n  - ".join(tried)
+    )
 
 
 def full_name(name: str) -> str:

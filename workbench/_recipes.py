@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
-from difflib import get_close_matches
-from numbers import Integral, Real
+from numbers import Real
 from typing import TYPE_CHECKING
 
 from sentence_transformers import SentenceTransformer
 
 from workbench import models, student
+from workbench._util import nearest, one_of, whole
 from workbench.errors import TrainingError
-from workbench.train import TrainingConfig, check_number
+from workbench.train import TrainingConfig
 
 if TYPE_CHECKING:
     from workbench.cache import TargetCache
@@ -25,7 +25,7 @@ class Recipe:
 
     Example:
         >>> from workbench.pipeline import TOUR
-        >>> recipe = TOUR.change(base=base, epochs=1, seed=7)
+        >>> recipe = TOUR.change(base="all-MiniLM-L6-v2", epochs=1, seed=7)
         >>> recipe.config.epochs
         1
 
@@ -54,11 +54,9 @@ class Recipe:
     texts: int = 0
 
     def __post_init__(self) -> None:
-        if self.start not in ("closed-form", "random"):
-            raise TrainingError(f"start {self.start!r}: it must be closed-form or random")
+        one_of(self.start, "start", ("closed-form", "random"), TrainingError)
         for name, least in (("max_length", 3), ("steps", 0), ("texts", 0)):
-            expected = f"a whole number of at least {least}"
-            check_number(name, getattr(self, name), expected, lambda n, least=least: n >= least, Integral)
+            whole(getattr(self, name), name, least, TrainingError)
 
     def as_dict(self) -> dict:
         """Return the recipe as JSON values."""
@@ -141,7 +139,7 @@ def find_recipe(name: str | Recipe | None, texts: int = 0) -> Recipe:
     if name is None:
         return IN_DOMAIN if texts < FEW_TEXTS else TOUR
     if name not in RECIPES:
-        near = get_close_matches(str(name), RECIPES, cutoff=0.3)
+        near = nearest(str(name), RECIPES, cutoff=0.3)
         found = f"the nearest {'is' if len(near) == 1 else 'are'}" if near else "there are"
         raise TrainingError(f"no recipe {name!r}; {found} {', '.join(near or RECIPES)}")
     return RECIPES[name]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 
 from workbench._files import json_objects
@@ -27,7 +28,11 @@ class RetrievalDataset:
         qrels: query id to document id to grade; a grade of 0 means judged and not relevant.
         query_metadata: query id to what its source says about it.
 
+    Raises:
+        DataError: an attribute is not such a mapping, or judgments name an unknown query or document.
+
     Example:
+        >>> import workbench as wb
         >>> data = wb.RetrievalDataset("notes", {"d1": "Bread rises."}, {"q1": "why does bread rise?"}, {"q1": {"d1": 1}})
         >>> len(data.document_texts())
         1
@@ -38,6 +43,23 @@ class RetrievalDataset:
     queries: dict[str, str]
     qrels: dict[str, dict[str, int]]
     query_metadata: dict[str, dict] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for what in ("corpus", "queries", "qrels", "query_metadata"):
+            if not isinstance(given := getattr(self, what), Mapping):
+                raise DataError(f"{what} is of type {type(given).__name__}; expected a dictionary by id")
+        for what, texts in (("corpus", self.corpus), ("queries", self.queries)):
+            for name, text in texts.items():
+                if not isinstance(name, str) or not isinstance(text, str):
+                    raise DataError(f"{what}: {name!r} has {text!r:.60}; expected an id and a text, two strings")
+        for query, judged in self.qrels.items():
+            if query not in self.queries or not isinstance(judged, Mapping):
+                raise DataError(f"qrels: {query!r} has {judged!r:.60}; expected a known query's grades by document id")
+            for document, grade in judged.items():
+                if document not in self.corpus or not isinstance(grade, Integral):
+                    raise DataError(
+                        f"qrels of {query!r}: {document!r} has {grade!r}; expected a known document and a whole number"
+                    )
 
     def document_texts(self) -> list[Text]:
         """Return the documents, in the order of `corpus`."""

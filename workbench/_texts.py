@@ -18,6 +18,10 @@ class Role(StrEnum):
     QUERY = "query"
     DOCUMENT = "document"
 
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        raise DataError(f"role {value!r}: it must be 'query' or 'document'")
+
 
 @dataclass(frozen=True, slots=True)
 class Text:
@@ -28,6 +32,7 @@ class Text:
             valid Unicode; or the role is neither query nor document.
 
     Example:
+        >>> import workbench as wb
         >>> wb.Text("how does a sail work?", "query").role.value
         'query'
     """
@@ -36,10 +41,7 @@ class Text:
     role: Role = Role.DOCUMENT
 
     def __post_init__(self) -> None:
-        try:
-            object.__setattr__(self, "role", Role(self.role))
-        except ValueError:
-            raise DataError(f"role {self.role!r}: it must be 'query' or 'document'") from None
+        object.__setattr__(self, "role", Role(self.role))
         if problem := text_problem(self.text):
             raise DataError(f"a {self.role} {problem}")
 

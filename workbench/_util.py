@@ -10,7 +10,8 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from numbers import Integral
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,31 @@ from workbench.errors import WorkbenchError
 WRITING = ".writing-"  # how the names of unfinished files and folders begin
 ABANDONED_SECONDS = 3600
 PROJECT = Path(__file__).resolve().parent.parent
+
+
+def whole(value: object, name: str, least: int = 1, error: type[WorkbenchError] = WorkbenchError) -> int:
+    """Return a whole number, numpy's too, as an int; `error` for anything else and for less than `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise error(f"{name} is {value!r}; expected a whole number of at least {least}")
+    return int(value)
+
+
+def one_of(value: object, name: str, choices: Sequence[str], error: type[WorkbenchError] = WorkbenchError) -> str:
+    """Return a value that is one of several strings; `error` names them for any other."""
+    if value not in choices:
+        raise error(f"{name} {value!r}: it must be {', '.join(choices[:-1])} or {choices[-1]}")
+    return value
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.4) -> list[str]:
+    """Return the known names that look most like one that was given, in any case; the best first."""
+    lower = {each.lower(): each for each in known}
+    return [lower[each] for each in get_close_matches(name.lower(), lower, cutoff=cutoff)]
+
+
+def counted(count: int, noun: str) -> str:
+    """Write a count with its noun: 1 text, 1,200 texts."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def as_float32(vectors: object) -> np.ndarray:
@@ -65,13 +91,6 @@ def checked(vectors: object, name: str) -> np.ndarray:
         if bad.size:
             raise WorkbenchError(f"{name}: {bad.size:,} rows contain NaN or infinity, the first is row {bad[0]:,}")
     return vectors
-
-
-def whole(value: object, name: str, least: int = 1) -> int:
-    """Return a whole number that is not too small; WorkbenchError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise WorkbenchError(f"{name} is {value!r}: expected a whole number of at least {least}")
-    return int(value)
 
 
 def paired(teacher: np.ndarray, student: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from workbench import ranking
-from workbench._util import paired, spearman, unit
+from workbench._util import paired, spearman, unit, whole
 from workbench.errors import WorkbenchError
 
 EXACT_TEXTS = 50_000  # above this, neighbors are approximate unless asked otherwise; below, exact ones are faster
@@ -48,7 +48,7 @@ def neighbors(
     if pool.shape[1] != vectors.shape[1]:
         raise WorkbenchError(f"vectors are {vectors.shape[1]} wide and `among` is {pool.shape[1]} wide")
     most = len(pool) - (among is None)
-    if not 1 <= k <= most:
+    if whole(k, "k") > most:
         raise WorkbenchError(f"k is {k}: {len(pool)} texts allow 1 to {most}" if most else "one text has no neighbors")
     if exact or (exact is None and len(pool) <= EXACT_TEXTS):
         cosines, positions = ranking.top_k(vectors, pool, k, exclude_self=among is None, normalized=True)
@@ -102,8 +102,7 @@ def per_text(
     Raises:
         WorkbenchError: the arrays do not have the same rows, are empty or contain NaN, or k is negative.
     """
-    if k < 0:
-        raise WorkbenchError(f"k is {k}; expected a number of neighbors such as 10, or 0 for none")
+    whole(k, "k", 0)
     teacher, student = paired(teacher, student)
     if columns is not None and len(columns) != len(teacher):
         raise WorkbenchError(f"columns have {len(columns):,} rows and there are {len(teacher):,} texts")

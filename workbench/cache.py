@@ -41,16 +41,21 @@ class TargetCache:
         CacheError: the folder belongs to another teacher, or cannot be used.
 
     Example:
-        >>> cache = wb.TargetCache(folder, teacher)
+        >>> import tempfile
+        >>> import workbench as wb
+        >>> cache = wb.TargetCache(tempfile.mkdtemp(), wb.Teacher("all-mpnet-base-v2"))
         >>> cache.fill(["bread", "stone"]).encoded
         2
         >>> cache.targets(["stone"])[0].shape
-        (48,)
+        (768,)
     """
 
     def __init__(self, root: str | Path, teacher: Teacher, *, dtype: str = "float16") -> None:
         if dtype not in ("float16", "float32"):
             raise CacheError(f"dtype {dtype!r}: targets are stored as float16 or float32")
+        root = Path(root).expanduser()
+        if file := next((path for path in (root, *root.parents) if path.is_file()), None):
+            raise CacheError(f"no cache can be kept in {root}: {file} is a file; name a folder")
         self.teacher = teacher = Teacher(teacher)
         self.dtype = np.dtype(dtype)
         self.dimension = teacher.dimension
@@ -58,7 +63,7 @@ class TargetCache:
         self.identity = self._stated_identity()
         digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
         name = self.identity["teacher"].rstrip("/").rpartition("/")[2]
-        self.folder = Path(root).expanduser() / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{digest[:16]}"
+        self.folder = root / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{digest[:16]}"
         self.damaged: list[str] = []
         self._shards: dict[str, Shard] = {}
         self._lock = threading.RLock()

@@ -22,6 +22,7 @@ from workbench import _files
 from workbench._files import hub_rows, parquet_rows, text_columns
 from workbench._retrieval import DATA, RetrievalDataset, read_dataset, tutorial
 from workbench._texts import MAX_CHARACTERS, Role, Text, text_problem
+from workbench._util import counted, whole
 from workbench.errors import DataError
 
 __all__ = [
@@ -81,14 +82,16 @@ def read_texts(
 
     if isinstance(source, str) and not source.strip():
         raise DataError("the source is an empty string: give the name of a file or folder, or texts in a list")
-    if min(1 if sample is None else sample, 1 if limit is None else limit) < 1 or (sample and limit):
-        raise DataError(f"sample={sample}, limit={limit}: give one of them, at least 1")
+    if sample is not None and limit is not None:
+        raise DataError(f"sample={sample}, limit={limit}: give one of them")
+    if sample is not None:
+        sample = whole(sample, "sample", error=DataError)
     counts, keys = Counter(), array("Q")
     parts = _parts(source, counts, column=column, role=role, passages=passages, encoding=encoding, split=split)
     if sample is not None:
         texts = _draw(parts, sample, counts)
     else:
-        stream = islice(chain.from_iterable(texts for _, texts in parts), limit)
+        stream = _first(limit, parts)
         # Duplicates are found by hashes of 64 bits. Should two texts ever share one, a text is left out.
         texts = hold((keys.append(_hash(text)) or text for text in stream), IN_MEMORY)
         first = np.sort(np.unique(np.array(keys, np.uint64), return_index=True)[1])
@@ -96,7 +99,7 @@ def read_texts(
             counts["duplicate"] = duplicates
             texts = texts.subset(first) if isinstance(texts, StoredTexts) else [texts[i] for i in first]
     if not len(texts) and counts["blank"]:
-        raise DataError(f"all {counts['blank']:,} texts are blank")
+        raise DataError("the text is blank" if counts["blank"] == 1 else f"all {counts['blank']:,} texts are blank")
     if not len(texts):
         raise DataError("there are no texts" + _ONCE * isinstance(source, Iterator))
     _report(counts)
@@ -106,8 +109,13 @@ def read_texts(
 def stream_texts(source: object, *, limit: int | None = None, **options: object) -> Iterator[Text]:
     """Stream the texts that `read_texts` reads, with the same options, duplicates included and nothing held."""
     counts = Counter()
-    yield from islice(chain.from_iterable(texts for _, texts in _parts(source, counts, **options)), limit)
+    yield from _first(limit, _parts(source, counts, **options))
     _report(counts)
+
+
+def _first(limit: int | None, parts: Iterable[tuple[str, Iterable[Text]]]) -> Iterator[Text]:
+    limit = None if limit is None else whole(limit, "limit", error=DataError)
+    return islice(chain.from_iterable(texts for _, texts in parts), limit)
 
 
 def as_texts(texts: Iterable[str | Text], what: str = "texts") -> Sequence[Text]:
@@ -176,7 +184,9 @@ def _path_parts(path: Path, column: str | None, encoding: str | None, cut: bool)
         raise DataError(f"no texts in {path}: it {ends}, or none that can be read{found}")
     if left_out:
         some = ", ".join(str(p.relative_to(path)) for p in left_out[:3]) + ", ..." * (len(left_out) > 3)
-        warnings.warn(f"{path}: {len(left_out):,} empty, binary or other files left out ({some})", stacklevel=4)
+        warnings.warn(
+            f"{path}: {counted(len(left_out), 'empty, binary or other file')} left out ({some})", stacklevel=4
+        )
     for each in paths:
         known = encoding if encoding and not _files.is_utf8(each) else None
         yield str(each), _files.file_rows(each, column, known, cut)
@@ -248,7 +258,8 @@ def _texts(rows: Iterable[_files.Row], role: str | None, passages: int | None, c
             try:
                 yield Text(str(piece) if isinstance(piece, str) else piece, kind)
             except DataError as error:
-                hint = "" if role or kind in list(Role) else "; role= sets the role of all texts"
+                ignore = "; wb.read_texts(..., role='document') ignores the column `role`"
+                hint = "" if role or kind in list(Role) else ignore
                 raise DataError(f"{where}: {error}{hint}") from None
 
 
@@ -307,8 +318,7 @@ def cut(text: str, words: int) -> list[str]:
     Raises:
         DataError: `words` is not a whole number of at least 10.
     """
-    if not isinstance(words, int) or words < 10:
-        raise DataError(f"passages={words!r}: a number of words is expected, at least 10")
+    whole(words, "passages, a number of words,", 10, DataError)
     starts = np.array([match.start() for match in _WORD.finditer(text)])
     if len(starts) <= (most := words * 5 // 4):
         return [text]

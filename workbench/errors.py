@@ -7,6 +7,7 @@ class WorkbenchError(Exception):
     The command line prints the message without a traceback. Any other exception is a defect of the package.
 
     Example:
+        >>> import workbench as wb
         >>> wb.read_texts("no/such/file.csv")
         Traceback (most recent call last):
         workbench.errors.DataError: ...

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from workbench import agreement, ranking
-from workbench._util import checked, home
+from workbench._util import checked, counted, home, whole
 from workbench.cache import TargetCache
 from workbench.data import RetrievalDataset, Text, as_texts, read_dataset, read_texts
 from workbench.errors import WorkbenchError
@@ -64,9 +64,11 @@ def score_ranking(data: RetrievalDataset, positions: np.ndarray) -> pd.DataFrame
         query: {ids[p]: float(len(found) - rank) for rank, p in enumerate(found)}
         for query, found in zip(data.queries, positions, strict=True)
     }
-    rows: dict[str, dict[str, float]] = {query: {} for query in data.queries if query in data.qrels}
+    # It takes grades of Python's own type only.
+    judged = {q: {d: int(grade) for d, grade in data.qrels[q].items()} for q in data.queries if q in data.qrels}
+    rows: dict[str, dict[str, float]] = {query: {} for query in judged}
     measures = [ir_measures.parse_measure(name) for name in MEASURES]
-    for value in ir_measures.iter_calc(measures, {q: dict(data.qrels[q]) for q in rows}, run):
+    for value in ir_measures.iter_calc(measures, judged, run):
         rows[value.query_id][MEASURES[str(value.measure)]] = value.value
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(MEASURES.values()))
 
@@ -136,7 +138,7 @@ def compare(
             `Teacher`, whose vectors are kept in a cache; a `TargetCache`; or vectors, an array of shape (n, d) for
             texts and a pair (queries, documents) for a data set.
         data: a list of texts, a file or folder of texts (see `data.read_texts`), a `RetrievalDataset`, or a folder in
-            BEIR's layout.
+            BEIR's layout. On the texts that it was trained on, a student looks better than it is: keep some out.
         reference: name of the model that the others are compared with: "teacher" or else the first if None.
         k: neighbors to compare on texts.
 
@@ -155,19 +157,26 @@ def compare(
             data cannot be read, or vectors and texts differ in number. All this is checked before anything is embedded.
 
     Example:
-        >>> table = wb.compare({"teacher": teacher, "student": student}, texts)
-        >>> float(table["cosine"].round(3)[0])
-        1.0
+        >>> import workbench as wb
+        >>> texts = wb.read_texts("tutorial", limit=60)
+        >>> table = wb.compare({"large": "all-mpnet-base-v2", "small": "all-MiniLM-L6-v2"}, texts)
+        >>> table["dimension"].tolist()
+        [768, 384]
+        >>> table.attrs["notes"]
+        ['small has 384 dimensions and large 768: cosine and squared_distance are NaN']
     """
     if not isinstance(models, Mapping) or len(models) < 2:
-        given = f"{len(models)} models" if isinstance(models, Mapping) else f"an object of type {type(models).__name__}"
+        given = (
+            f"{counted(len(models), 'model')}"
+            if isinstance(models, Mapping)
+            else f"an object of type {type(models).__name__}"
+        )
         raise WorkbenchError(f'expected at least two models by name, {{"teacher": ..., "student": ...}}, got {given}')
     if reference is None:
         reference = "teacher" if "teacher" in models else next(iter(models))
     elif reference not in models:
         raise WorkbenchError(f"reference {reference!r} is not one of the models: choose from {', '.join(models)}")
-    if k < 1:
-        raise WorkbenchError(f"k is {k}; expected a number of neighbors such as 10")
+    whole(k, "k")
     data = _data(data)
     if not isinstance(data, RetrievalDataset) and len(data) < 2:
         raise WorkbenchError("1 text was given: agreement is about how texts lie to each other, and needs at least 2")
@@ -181,14 +190,45 @@ def compare(
     retrieval = isinstance(data, RetrievalDataset)
     table = (_retrieved if retrieval else _agreed)(embedded, data, reference, k, seed)
     missing = "no asymmetric row" if retrieval else "cosine and squared_distance are NaN"
+    undefined = _unscored(table, data, reference) if retrieval else _undefined(table, embedded, reference)
     widths = {name: found[0].shape[-1] for name, found in embedded.items()}
     table.attrs["reference"] = reference
     table.attrs["notes"] = [
         f"{name} has {width} dimensions and {reference} {widths[reference]}: {missing}"
         for name, width in widths.items()
         if width != widths[reference]
-    ]
+    ] + undefined
     return table
+
+
+def _undefined(table: pd.DataFrame, embedded: Mapping[str, np.ndarray], reference: str) -> list[str]:
+    """Say why correlations of vectors are NaN."""
+    notes = []
+    for row in table.itertuples():
+        if missing := [name for name in ("rank_correlation", "cka") if np.isnan(getattr(row, name))]:
+            flat = [
+                f"all vectors of {name} are {how}" for name in (row.model, reference) if (how := _flat(embedded[name]))
+            ]
+            few = (
+                "there are fewer than 3 texts"
+                if len(embedded[reference]) < 3
+                else "all pairs of texts are equally similar"
+            )
+            verb = "are" if len(missing) > 1 else "is"
+            notes.append(f"{row.model}: {' and '.join(missing)} {verb} NaN, because {[*flat, few][0]}")
+    return notes
+
+
+def _flat(found: np.ndarray) -> str:
+    return "zero" if not found.any() else "the same" if np.ptp(found, axis=0).max() < 1e-6 else ""
+
+
+def _unscored(table: pd.DataFrame, data: RetrievalDataset, reference: str) -> list[str]:
+    """Say why scores or shares are NaN."""
+    if not any(data.qrels.values()):
+        return [f"{data.name} has no judgments: all scores are NaN"]
+    none = table.loc[table["mode"] == "teacher", "ndcg_at_10"].max() == 0
+    return [f"{reference} has an nDCG@10 of 0: no model has a share of it, and shares are NaN"] if none else []
 
 
 def vectors(model: Any, data: Any) -> np.ndarray | tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench._model_files import MINILM, MPNET, OLD_PROVENANCE, PROVENANCE, ModelFiles, full_name, read_json, resolve
-from workbench._util import as_float32
+from workbench._util import as_float32, one_of, whole
 from workbench.data import Role, Text, as_texts
 from workbench.errors import ModelError
 
@@ -28,6 +28,7 @@ __all__ = [
     "fingerprint", "full_name", "length_buckets", "load", "load_model", "normalizes", "resolve", "role_prompt",
 ]  # fmt: skip
 
+PRECISIONS = ("auto", "float32", "bfloat16")
 _IMAGE_MODELS = ("clip", "siglip", "siglip2", "altclip", "chinese_clip", "align")  # `model_type` in config.json
 
 
@@ -49,8 +50,9 @@ def load_model(
         ModelError: the model cannot be found or loaded, or it is not a text-embedding model.
 
     Example:
-        >>> wb.load_model(base).get_embedding_dimension()
-        32
+        >>> import workbench as wb
+        >>> wb.load_model("all-MiniLM-L6-v2").get_embedding_dimension()
+        384
     """
     if isinstance(source, (str, Path)):
         source = resolve(source)
@@ -194,16 +196,23 @@ def encode(
         float32 of shape (n, dimension), in the order of the texts; of unit norm if the model ends in Normalize.
 
     Raises:
-        DataError: as `data.as_texts`, except that no texts give an array of shape (0, dimension).
+        DataError: as `data.as_texts`, except that no texts give an array of shape (0, dimension); an unknown role.
         ModelError: `model` is not a text-embedding model.
+        WorkbenchError: an unknown precision, or a token budget below 1.
 
     Example:
-        >>> wb.encode(student, ["bread", wb.Text("why does bread rise?", "query")]).shape
-        (2, 48)
+        >>> import workbench as wb
+        >>> model = wb.load_model("all-MiniLM-L6-v2")
+        >>> wb.encode(model, ["bread", wb.Text("why does bread rise?", "query")]).shape
+        (2, 384)
     """
+    role = None if role is None else Role(role)
+    one_of(precision, "precision", PRECISIONS)
+    if token_budget is not None:
+        whole(token_budget, "token_budget")
     model = load_model(model)
     texts = [] if isinstance(texts, list | tuple) and not texts else as_texts(texts)
-    budget = token_budget or TOKEN_BUDGET.get(model.device.type, TOKEN_BUDGET_GPU)
+    budget = TOKEN_BUDGET.get(model.device.type, TOKEN_BUDGET_GPU) if token_budget is None else token_budget
     vectors = np.empty((len(texts), model.get_embedding_dimension()), dtype=np.float32)
     training = model.training
     with autocast(model.device, precision):

@@ -33,7 +33,7 @@ from workbench._recipes import (
     find_recipe,
 )
 from workbench._stored import StoredTexts, hold
-from workbench._util import home, write_json
+from workbench._util import counted, home, write_json
 from workbench.cache import Plan, Progress, TargetCache
 from workbench.data import Role, Text
 from workbench.errors import TeacherError, TrainingError, WorkbenchError
@@ -43,7 +43,8 @@ from workbench.train import Result, TrainingStep, provenance, train_student
 
 __all__ = [
     "IN_DOMAIN", "RECIPES", "REDACT_IR", "REDACT_IR_FAST", "REDACT_MT", "REDACT_MT_FAST", "TOUR", "TOUR_DOCUMENTS",
-    "CacheBar", "Distilled", "Recipe", "TrainingBar", "distill", "fill", "find_recipe", "prepare", "run", "teacher_of",
+    "CacheBar", "Distilled", "Recipe", "TrainingBar", "distill", "fill", "find_recipe", "prepare", "run", "say_cropped",
+    "teacher_of",
 ]  # fmt: skip
 
 LEAST_TEXTS = 20  # different texts that a student can be made of
@@ -99,17 +100,18 @@ def distill(
         TeacherError: the teacher cannot be used.
 
     Example:
-        >>> student = wb.distill(texts, teacher, base=base, max_length=40, epochs=1, progress=False)
-        >>> student.encode_query("where does the river begin?").shape == (teacher.dimension,)
-        True
+        >>> import workbench as wb
+        >>> texts = wb.read_texts("tutorial", limit=60)  # some hundreds make a useful student
+        >>> quick = {"recipe": "tour", "epochs": 1, "max_length": 40, "progress": False}
+        >>> student = wb.distill(texts, "all-mpnet-base-v2", base="all-MiniLM-L6-v2", **quick)
+        >>> student.encode_query("where does the river begin?").shape
+        (768,)
     """
     given = data.read_texts(texts)
     # Vectors that exist already have no vector of a query that is cropped here.
     lesson, recipe = prepare(given, recipe, crop=not isinstance(teacher, ArrayTeacher), base=base, **changes)
-    if progress and len(lesson) > len(given):
-        tqdm.write(
-            f"{len(given):,} texts and {len(lesson) - len(given):,} queries cropped from them; recipe {recipe.name}"
-        )
+    if progress:
+        say_cropped(given, lesson, recipe)
     cache = TargetCache(home() / "cache", teacher_of(teacher, recipe))
     return run(
         lesson,
@@ -225,6 +227,8 @@ def run(
     found = describe(config=recipe.config, result=result)
     if first:
         student.save(model, output, found)
+        if progress and not result.stopped and result.best_loss is not None and result.best_step == 0:
+            tqdm.write("Training did not improve on its start: the student of step 0 is kept")
         if not result.stopped:
             shutil.rmtree(checkpoints.parent, ignore_errors=True)
     return Distilled(model, output, found, result)
@@ -302,7 +306,7 @@ def prepare(
     recipe = find_recipe(recipe, len(texts)).change(**changes)
     if len(texts) < LEAST_TEXTS:
         raise TrainingError(
-            f"{len(texts)} different text{'s are' if len(texts) > 1 else ' is'} too few to distill from: at least "
+            f"{len(texts)} different text{' is' if len(texts) == 1 else 's are'} too few to distill from: at least "
             f"{LEAST_TEXTS} are needed, and some hundreds make a useful student"
         )
     if crop and len(texts) < recipe.texts:
@@ -310,6 +314,13 @@ def prepare(
     if crop and not any(text.role is Role.QUERY for text in texts):
         return hold(chain(texts, data.crop_queries(texts[:_CROPPED])), data.IN_MEMORY), recipe
     return texts, recipe
+
+
+def say_cropped(given: Sequence[Text], lesson: Sequence[Text], recipe: Recipe) -> None:
+    """Print how many queries `prepare` has added to the texts, if any."""
+    if cropped := len(lesson) - len(given):
+        queries = f"{cropped:,} quer{'y' if cropped == 1 else 'ies'} cropped from them"
+        tqdm.write(f"{counted(len(given), 'text')} and {queries}; recipe {recipe.name}")
 
 
 def _split(texts: Sequence[Text], keys: np.ndarray) -> tuple[Sequence[Text], np.ndarray, list[Text], np.ndarray]:

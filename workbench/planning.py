@@ -100,7 +100,7 @@ def measure(
         config: how it would be trained.
     """
     if len(texts) < config.batch_size:
-        raise TrainingError(f"{len(texts):,} texts are too few to measure with; a batch has {config.batch_size}")
+        raise TrainingError(f"too few texts to measure with: {len(texts):,}, and a batch has {config.batch_size}")
     chosen = np.random.default_rng(0).permutation(len(texts))[: max(MEASURED_TEXTS, config.batch_size)]
     sample = [texts[i] for i in chosen]
     if teacher is None:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from workbench import evaluate, ranking
-from workbench._util import checked, need, unit, write_whole
+from workbench._util import checked, need, unit, whole, write_whole
 from workbench.agreement import principal_axes
 from workbench.data import RetrievalDataset
 from workbench.errors import WorkbenchError
@@ -50,7 +50,7 @@ class IndexSpec:
         if self.precision not in PRECISIONS:
             raise WorkbenchError(f"precision {self.precision!r} is unknown: choose from {', '.join(PRECISIONS)}")
         if self.dimensions is not None:
-            object.__setattr__(self, "dimensions", _whole("dimensions", self.dimensions))
+            object.__setattr__(self, "dimensions", whole(self.dimensions, "dimensions"))
 
     def of(self, width: int) -> IndexSpec:
         """Return this spec with its dimensions filled in for vectors of a width; WorkbenchError if it does not fit."""
@@ -130,7 +130,7 @@ class CompressedIndex:
         queries = checked(queries, "queries")
         if queries.shape[1] != self.width:
             raise WorkbenchError(f"queries are {queries.shape[1]} wide and the index is of vectors {self.width} wide")
-        k, rescore_multiplier = min(_whole("k", k), len(self)), _whole("rescore_multiplier", rescore_multiplier)
+        k, rescore_multiplier = min(whole(k, "k"), len(self)), whole(rescore_multiplier, "rescore_multiplier")
         queries = truncate(queries, self.spec.dimensions)
         if self.spec.precision != "binary":
             return self._search(self._as_documents(queries), k, min(2 * k, len(self)))
@@ -250,7 +250,7 @@ def sweep(
     if not specs:
         raise WorkbenchError("no specs were given: give some, such as grid(width)")
     specs = {mode: list(dict.fromkeys(p.of(d.shape[1]) for p in specs)) for mode, (_, d) in sides.items()}
-    timed = len(searched) if timed is None else _whole("timed", timed)
+    timed = len(searched) if timed is None else whole(timed, "timed")
     measured = {"uncompressed": evaluate.score(data, asked, searched)}
     if not measured["uncompressed"]["ndcg_at_10"].sum() > 0:
         raise WorkbenchError(
@@ -277,7 +277,7 @@ def sweep(
 
 def grid(width: int, least: int = 48) -> list[IndexSpec]:
     """Return specs for a `sweep`: the width and its halves down to `least` dimensions, in every precision that fits."""
-    dimensions = [_whole("width", width)]
+    dimensions = [whole(width, "width")]
     while dimensions[-1] % 2 == 0 and dimensions[-1] // 2 >= least:
         dimensions.append(dimensions[-1] // 2)
     return [IndexSpec(d, p) for p in PRECISIONS for d in dimensions if p != "binary" or d % 8 == 0]
@@ -306,12 +306,6 @@ def _ms(index: CompressedIndex, queries: np.ndarray) -> float:
     """Median milliseconds of a search for one query."""
     times = [timeit.timeit(lambda query=query: index.search(query[None], 10), number=1) for query in queries[:50]]
     return 1000 * float(np.median(times))
-
-
-def _whole(name: str, value: object) -> int:
-    if not isinstance(value, int | np.integer) or value < 1:
-        raise WorkbenchError(f"{name} is {value!r}: an integer is needed, at least 1")
-    return int(value)
 
 
 def _as_json(space: Mapping) -> dict:

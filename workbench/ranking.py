@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from workbench._util import unit
+from workbench._util import unit, whole
 from workbench.errors import WorkbenchError
 
 _BLOCK_SCORES = 20_000_000  # scores held at once, 80 MB
@@ -41,8 +41,7 @@ def top_k(
         raise WorkbenchError(
             f"queries are {queries.shape[1]} wide and documents {documents.shape[1]}: they are not in one space"
         )
-    if k < 1:
-        raise WorkbenchError(f"k is {k}; at least 1 is needed")
+    whole(k, "k")
     count = len(documents) - exclude_self
     k = min(k, count)
     scores = np.empty((len(queries), k), dtype=np.float32)

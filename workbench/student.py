@@ -156,7 +156,7 @@ def fit_head(
     if len(texts) != len(targets):
         raise TrainingError(f"{len(texts):,} texts and {len(targets):,} targets are out of step")
     if len(texts) < LEAST_TEXTS:
-        raise TrainingError(f"{len(texts)} texts are too few for a closed-form start; {LEAST_TEXTS} is the least")
+        raise TrainingError(f"a closed-form start needs at least {LEAST_TEXTS} texts; got {len(texts)}")
     if not alphas or min(alphas) <= 0:
         raise TrainingError("ridge alphas must be positive numbers")
     head = head_of(student)

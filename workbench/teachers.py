@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench import models
-from workbench._util import as_float32, need
+from workbench._util import as_float32, counted, need, one_of, whole
 from workbench.data import Role, Text, as_texts
 from workbench.errors import DataError, IncompleteError, TeacherError
 
@@ -44,6 +44,10 @@ class _TeacherType(type):
     def __call__(cls, *args, **options):
         if cls is Teacher:
             return _teacher(*args, **options)
+        taken = inspect.signature(cls.__init__).parameters
+        unknown = [each for each in options if each not in taken]
+        if unknown and all(each.kind is not each.VAR_KEYWORD for each in taken.values()):
+            raise TeacherError(f"{cls.__name__} has no option {', '.join(unknown)}; it has {', '.join([*taken][2:])}")
         teacher = super().__call__(*args, **options)
         if "identity" not in vars(teacher):
             raise TeacherError(f"{cls.__name__}.__init__ must call super().__init__(name, dimension, normalize=...)")
@@ -81,9 +85,9 @@ class Teacher(metaclass=_TeacherType):
         TeacherError: an empty name, a dimension below 1, an unknown role, or a setting that JSON cannot hold.
 
     Example:
-        >>> teacher = wb.Teacher(base, max_length=40)
-        >>> teacher.encode(["bread", "stone"], "query").shape
-        (2, 32)
+        >>> import workbench as wb
+        >>> wb.Teacher("all-mpnet-base-v2", max_length=40).encode(["bread", "stone"], "query").shape
+        (2, 768)
     """
 
     concurrency: int = 1
@@ -95,9 +99,8 @@ class Teacher(metaclass=_TeacherType):
     ) -> None:
         if not isinstance(name, str) or not name.strip():
             raise TeacherError(f"a teacher needs a name, which its cache is kept under; got {name!r}")
-        if isinstance(dimension, bool) or not isinstance(dimension, int | np.integer) or dimension < 1:
-            raise TeacherError(f"the dimension of teacher {name!r} must be an integer above 0, not {dimension!r}")
-        self.name, self.dimension, self.prompts = name, int(dimension), checked_prompts(prompts)
+        self.dimension = whole(dimension, f"the dimension of teacher {name!r}", error=TeacherError)
+        self.name, self.prompts = name, checked_prompts(prompts)
         self.identity = {"teacher": name, "normalize": bool(normalize), "dimension": self.dimension, **settings}
         try:
             json.dumps(self.identity)
@@ -167,8 +170,7 @@ class LocalTeacher(Teacher):
         revision: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        if precision not in ("auto", "float32", "bfloat16"):
-            raise TeacherError(f"precision {precision!r}: it must be auto, float32 or bfloat16")
+        one_of(precision, "precision", models.PRECISIONS, TeacherError)
         checked_prompts(prompts)  # before a model is loaded
         if isinstance(model, str | Path):
             files = models.resolve(model, revision)
@@ -189,8 +191,8 @@ class LocalTeacher(Teacher):
                 self.model = copy.deepcopy(self.model)
         limit = self.model.max_seq_length
         if max_length is not None and max_length != limit:
-            if not isinstance(max_length, int) or max_length < 3 or (limit and max_length > limit):
-                raise TeacherError(f"max_length {max_length!r}: {shown} takes from 3 to {limit} tokens")
+            if whole(max_length, "max_length", 3, TeacherError) > (limit or max_length):
+                raise TeacherError(f"max_length {max_length}: {shown} takes from 3 to {limit} tokens")
             self.model.max_seq_length = max_length
         super().__init__(
             label,
@@ -205,21 +207,19 @@ class LocalTeacher(Teacher):
             max_length=self.model.max_seq_length,
             precision=precision,
         )
-        self.name = shown
-        self.dtype = self._choose_dtype(precision)
+        self.name, self.dtype = shown, self._choose_dtype(precision)
         self.model.to(self.dtype)
 
     def encode(self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: Event | None = None) -> np.ndarray:
         """Return the targets of texts of one role, float32 of shape (n, dimension)."""
-        return models.encode(self.model, texts, role, prompt=self.prompts[role], precision="float32")
+        return models.encode(self.model, texts, role, prompt=self.prompts[Role(role)], precision="float32")
 
     def _choose_dtype(self, precision: str) -> torch.dtype:
         import torch
 
         if precision != "auto":
             return getattr(torch, precision)
-        fast = models.best_dtype(self.model.device)
-        if fast == torch.float32:
+        if (fast := models.best_dtype(self.model.device)) == torch.float32:
             return fast
         exact = models.encode(self.model, _PROBES, Role.DOCUMENT, prompt="", precision="float32")
         weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
@@ -268,7 +268,7 @@ class FunctionTeacher(Teacher):
 
     def encode(self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: Event | None = None) -> np.ndarray:
         """Return the targets of texts of one role, float32 of shape (n, dimension)."""
-        returned = self._function([self.prompts[role] + text for text in texts], Role(role))
+        returned = self._function([self.prompts[Role(role)] + text for text in texts], Role(role))
         vectors = checked_targets(returned, len(texts), self.dimension)
         if not self._normalize:
             return vectors
@@ -413,8 +413,8 @@ def checked_targets(returned: object, count: int, dimension: int | None = None) 
         given = f"{'an array' if hasattr(returned, 'dtype') else f'a {type(returned).__name__}'} of {error}"
     if vectors.ndim != 2 or vectors.shape != (count, dimension or vectors.shape[1]):
         raise TeacherError(
-            f"the teacher returned {given} for {count:,} text{'s' * (count != 1)}; expected an array, a tensor or lists "
-            f"of numbers, of shape ({count}, {dimension or 'dimension'})"
+            f"the teacher returned {given} for {counted(count, 'text')}; expected an array, a tensor or lists of numbers, "
+            f"of shape ({count}, {dimension or 'dimension'})"
         )
     return vectors
 

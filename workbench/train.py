@@ -23,9 +23,10 @@ from sentence_transformers import SentenceTransformer
 from workbench import __version__
 from workbench._checkpoints import Checkpoints
 from workbench._checks import check
+from workbench._util import one_of, whole
 from workbench.data import Text, as_texts
 from workbench.errors import TrainingError
-from workbench.models import autocast, by_role, encode
+from workbench.models import PRECISIONS, autocast, by_role, encode
 from workbench.student import HeadFit, Tokens
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "restarts", "evaluations", "checkpoint_steps"):
-            check_number(name, getattr(self, name), "a whole number of at least 1", lambda n: n >= 1, Integral)
+            whole(getattr(self, name), name, error=TrainingError)
         check_number("seed", self.seed, "a whole number from 0 to 2**32 - 1", lambda n: 0 <= n < 2**32, Integral)
         rate = self.learning_rate
         check_number("learning_rate", rate, "a number above 0, such as 3e-4", lambda n: 0 < n < math.inf)
@@ -95,8 +96,7 @@ class TrainingConfig:
             check_number("max_grad_norm", self.max_grad_norm, "a number above 0, or None", lambda n: n > 0)
         if self.dropout is not None:
             check_number("dropout", self.dropout, "a number from 0 to below 1, or None", lambda n: 0 <= n < 1)
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise TrainingError(f"precision {self.precision!r}: it must be auto, float32 or bfloat16")
+        one_of(self.precision, "precision", PRECISIONS, TrainingError)
 
     def with_steps(self, least: int, texts: int) -> TrainingConfig:
         """Return the configuration with enough epochs for `least` steps on so many texts."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workbench._util import whole
 from workbench.data import RetrievalDataset, Role, crop_queries, read_dataset, read_texts
 from workbench.errors import DataError
 
@@ -29,7 +30,9 @@ def explore(models: Mapping[str, object], texts: object, **options: object) -> A
         options: as of `widgets.AgreementExplorer`: `columns`, `k`, `fit`, ...
 
     Example:
-        >>> view = wb.explore({"teacher": teacher, "student": student}, texts)
+        >>> import workbench as wb
+        >>> texts = wb.read_texts("tutorial", limit=60)
+        >>> view = wb.explore({"large": "all-mpnet-base-v2", "small": "all-MiniLM-L6-v2"}, texts)
 
     Raises:
         WorkbenchError: there are not two models, or the texts cannot be used.
@@ -56,13 +59,16 @@ def search(
         k: results to show.
 
     Example:
-        >>> view = wb.search(texts, documents=teacher, queries=student)
+        >>> import workbench as wb
+        >>> texts = wb.read_texts("tutorial", limit=60)
+        >>> view = wb.search(texts, documents="all-mpnet-base-v2", queries="all-MiniLM-L6-v2")
 
     Raises:
         WorkbenchError: a model cannot be read, or the texts cannot be used.
     """
     from workbench.widgets import RetrievalExplorer
 
+    whole(k, "k")
     dataset, about = _dataset(source, passages)
     pair = {_label(documents, "teacher"): documents, _label(queries, "student"): queries}
     if len(pair) < 2:  # two of one name

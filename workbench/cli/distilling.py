@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 
 from workbench import data, evaluate, models, pipeline, planning, student
-from workbench._util import duration, home, write_json
+from workbench._util import counted, duration, home, write_json
 from workbench.cache import TargetCache
-from workbench.cli.inputs import TeacherChoice, texts_of, vectors_of
+from workbench.cli.inputs import READING, TeacherChoice, texts_of, vectors_of
 from workbench.data import Role, Text
 from workbench.docstrings import docstring_corpus
 from workbench.errors import TrainingError, WorkbenchError
@@ -78,11 +78,11 @@ def cache(options: Namespace, stop: threading.Event) -> None:
     choice = TeacherChoice(options)
     name, length = choice.name or models.MPNET, choice.max_length or 128
     if options.workers:
-        without = ("limit", "sample", "column", "passages", "dry_run", "vectors")
+        without = ("limit", "sample", *READING, "dry_run", "vectors")
         if any(getattr(options, each) for each in without) or choice.is_api(name):
             raise WorkbenchError(
                 "--workers encodes all .parquet files of a folder with local teachers: leave out --limit, --sample, "
-                "--column, --passages, --dry-run, --vectors and API teachers (which make parallel requests without it)"
+                "--column, --role, --passages, --encoding, --dry-run, --vectors and API teachers (which make parallel requests without it)"
             )
         from workbench.extras import cluster
 
@@ -103,7 +103,7 @@ def cache(options: Namespace, stop: threading.Event) -> None:
                 print(estimate)
             return
         done, where = pipeline.fill(targets, found, stop=stop), f"in {targets.folder}"
-    print(f"{done.done:,} texts, {done.encoded:,} encoded now, {done.hits:,} already there; targets {where}")
+    print(f"{counted(done.done, 'text')}, {done.encoded:,} encoded now, {done.hits:,} already there; targets {where}")
 
 
 def distill(options: Namespace, stop: threading.Event) -> None:
@@ -125,10 +125,11 @@ def distill(options: Namespace, stop: threading.Event) -> None:
     models.resolve(first.base)
     if not given and not choice.is_api(first.teacher):
         models.resolve(first.teacher)
-    named = {name: getattr(options, name) for name in ("limit", "sample", "column", "passages")}
+    named = {name: getattr(options, name) for name in ("limit", "sample", *READING)}
     found = data.read_texts(given.texts, limit=options.limit) if given else data.read_texts(options.texts, **named)
     # Nobody has vectors of queries that are made here.
     lesson, chosen = pipeline.prepare(found, options.recipe, crop=not given, **changes)
+    pipeline.say_cropped(found, lesson, chosen)
     targets = TargetCache(choice.cache, given or choice.make(chosen.teacher, chosen.max_length, chosen.prompts))
     if options.dry_run:
         _plan(options.speeds, chosen, lesson, targets)

@@ -21,6 +21,9 @@ _API_OPTIONS = (
 )  # fmt: skip
 
 
+READING = ("column", "role", "passages", "encoding")  # options of `data.read_texts`
+
+
 class TeacherChoice:
     """The teacher that options describe.
 
@@ -68,7 +71,7 @@ class TeacherChoice:
 
 def texts_of(options: Namespace) -> Iterable[Text]:
     """Return the texts that options name; a stream where they may be many."""
-    source, chosen = options.texts, {name: getattr(options, name) for name in ("limit", "column", "passages")}
+    source, chosen = options.texts, {name: getattr(options, name) for name in ("limit", *READING)}
     path = Path(source).expanduser()
     files = path.rglob("*") if path.is_dir() else [path]
     many = source.startswith("hub:") or sum(f.stat().st_size for f in files if f.is_file()) > 1 << 28
@@ -94,7 +97,7 @@ def vectors_of(choice: TeacherChoice, options: Namespace) -> ArrayTeacher | None
             rows = np.load(vectors, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise TeacherError(f"{vectors} cannot be read as an array: {error}") from None
-        texts = list(data.stream_texts(source, column=options.column))
+        texts = list(data.stream_texts(source, **{name: getattr(options, name) for name in READING}))
         if rows.ndim == 2 and len(texts) < len(rows):
             warnings.warn("blank texts have no vector: leave out their rows of --vectors too", stacklevel=2)
         return ArrayTeacher(texts, rows, name)
@@ -105,5 +108,6 @@ def vectors_of(choice: TeacherChoice, options: Namespace) -> ArrayTeacher | None
     if not source.endswith(".parquet"):
         raise DataError(f"--vectors {vectors}: a column is read from .parquet files; otherwise give a .npy file")
     column, *role = data.text_columns(Path(source), options.column)
+    kind = options.role or ("role" if role else Role.DOCUMENT)
     rows = (row for _, row in data.parquet_rows(Path(source), column, *role, vectors))
-    return ArrayTeacher.from_rows(rows, name, text=column, vector=vectors, role="role" if role else Role.DOCUMENT)
+    return ArrayTeacher.from_rows(rows, name, text=column, vector=vectors, role=kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 import threading
@@ -23,7 +24,7 @@ Option = Callable[..., argparse.Action]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code (0 done, 1 failed, 2 wrong usage, 130 stopped)."""
     options = _parser().parse_args(arguments)
-    warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_: print(f"note: {_as_options(message)}", file=sys.stderr)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
     stop = threading.Event()
@@ -43,13 +44,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run = getattr(import_module(f"workbench.cli.{options.module}"), options.command)
         run(options) if options.at_once else run(options, stop)
     except WorkbenchError as error:
-        print(f"workbench: {error}", file=sys.stderr)
+        print(f"workbench: {_as_options(error)}", file=sys.stderr)
         return 130 if stop.is_set() else 1
     except KeyboardInterrupt:
         kept = "" if options.at_once else "; what was stored is kept, and the same command continues from there"
         print(f"stopped{kept}", file=sys.stderr)
         return 130
     return 130 if stop.is_set() else 0
+
+
+def _as_options(message: object) -> str:
+    """Write options of `read_texts` that a message names as options of the command."""
+    named = r"""wb\.read_texts\(\.\.\., (\w+)=(?:\.\.\.|(\d+|'[^']*'|"[^"]*"))\)"""
+    said = re.sub(named, lambda option: f"--{option[1]} {option[2] or ''}".rstrip(), str(message))
+    return said.replace(" column=", " --column")
 
 
 def lab(options: argparse.Namespace) -> None:
@@ -166,6 +174,9 @@ def _text_options(parser: argparse.ArgumentParser) -> None:
                 ".tsv, .txt, .md, .jsonl, .parquet), a folder of files, a folder in BEIR layout (its documents; queries "
                 "and judgments stay unseen), or hub:NAME:COLUMN:ROLE for a data set of the hub")  # fmt: skip
     option("--column", help="the column with the texts (default: `text`, or the only column of strings)")
+    option("--role", choices=["query", "document"],
+           help="of all texts (default: the column `role` where there is one, otherwise document)")  # fmt: skip
+    option("--encoding", help="of files that are not UTF-8, such as cp1252")
     option("--passages", type=_positive, metavar="WORDS", help="cut long texts into passages of about so many words")
     option("--limit", type=_positive, help="use only the first so many texts")
     option("--sample", type=_positive, help="draw so many texts from a folder of files, evenly from each file and role")

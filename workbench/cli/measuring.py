@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from workbench import data, models, pipeline, quantize, student
 from workbench import evaluate as scoring
-from workbench._util import home, write_json
+from workbench._util import counted, home, write_json
 from workbench.cache import TargetCache
 from workbench.cli.inputs import TeacherChoice
 from workbench.data import Role
@@ -72,7 +72,7 @@ def benchmark(options: Namespace, stop: threading.Event) -> None:
         def show(progress: running.EvalProgress) -> None:
             bar.update(progress.done - bar.n)
             if progress.task:
-                bar.set_postfix_str(f"{progress.label} on {progress.task}, {progress.texts:,} texts")
+                bar.set_postfix_str(f"{progress.label} on {progress.task}, {counted(progress.texts, 'text')}")
 
         outcomes = running.run(entries, found, folder, on_progress=show, stop=stop)
     shown, differences, by_kind = (f(outcomes) for f in (tables.scores, tables.differences, tables.by_kind))

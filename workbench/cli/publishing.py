@@ -8,6 +8,7 @@ from pathlib import Path
 
 from workbench import models
 from workbench import student as students
+from workbench._util import counted
 from workbench.errors import WorkbenchError
 from workbench.extras import publish as publishing
 from workbench.extras.card import card
@@ -49,7 +50,7 @@ def publish(options: Namespace) -> None:
     else:
         folder = publishing.save_student(model, output, card=words, onnx=options.onnx)
     sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
-    print(f"{len(sizes)} files, {sum(sizes) / 1e6:,.0f} MB in {folder}; its card is README.md")
+    print(f"{counted(len(sizes), 'file')}, {sum(sizes) / 1e6:,.0f} MB in {folder}; its card is README.md")
     print(f"`workbench push {folder} OWNER/NAME --dry-run` lists what the hub would get.")
 
 
@@ -71,4 +72,4 @@ def push(options: Namespace) -> None:
     sent = publishing.push(options.folder, options.name, private=not options.public, dry_run=options.dry_run)
     print(sent.to_string(index=False))
     done = "would be sent to" if options.dry_run else "are at"
-    print(f"\n{len(sent)} files, {sent['bytes'].sum() / 1e6:,.1f} MB {done} {options.name}")
+    print(f"\n{counted(len(sent), 'file')}, {sent['bytes'].sum() / 1e6:,.1f} MB {done} {options.name}")

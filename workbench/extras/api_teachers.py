@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 
 from workbench import models
-from workbench._util import duration
+from workbench._util import counted, duration
 from workbench.data import Role, Text
 from workbench.errors import IncompleteError, TeacherError
 from workbench.extras.providers import PROVIDERS, ProviderSpec, client, message, read, retry_after
@@ -46,8 +46,8 @@ class Usage:
         cost = "" if self.cost is None else f", {self.cost:,.4g} at the given price"
         cut = f", {self.truncated:,} of the texts cut" if self.truncated else ""
         return (
-            f"the API: {self.requests:,} requests, {self.retries:,} of them again, for {self.texts:,} texts{cut}; "
-            f"{self.tokens:,} tokens{cost}"
+            f"the API: {counted(self.requests, 'request')}, {self.retries:,} of them again, for "
+            f"{counted(self.texts, 'text')}{cut}; {counted(self.tokens, 'token')}{cost}"
         )
 
 
@@ -62,10 +62,10 @@ class Estimate:
     seconds: float | None  # the least that the limits allow; None without limits
 
     def __str__(self) -> str:
-        tokens = f"{'' if self.counted else 'about '}{self.tokens:,} tokens"
+        tokens = f"{'' if self.counted else 'about '}{counted(self.tokens, 'token')}"
         cost = "" if self.cost is None else f", {self.cost:,.2f} at the given price"
         least = "" if self.seconds is None else f", at least {duration(self.seconds)} within the limits"
-        return f"to ask the API for: {self.texts:,} texts, {tokens}{cost}{least}"
+        return f"to ask the API for: {counted(self.texts, 'text')}, {tokens}{cost}{least}"
 
 
 class ApiTeacher(Teacher):
@@ -181,7 +181,7 @@ class ApiTeacher(Teacher):
         Raises:
             IncompleteError: some have none; the error holds the others.
         """
-        stop = stop or threading.Event()
+        role, stop = Role(role), stop or threading.Event()
         vectors = np.full((len(texts), self.dimension), np.nan, dtype=np.float32)
         failed: dict[int, str] = {}
         requests = [range(len(texts))[i : i + self.batch_size] for i in range(0, len(texts), self.batch_size)]

@@ -6,13 +6,12 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Iterable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench import data
 from workbench._files import json_objects
-from workbench._util import need
+from workbench._util import nearest, need
 from workbench.errors import BenchmarkError
 
 if TYPE_CHECKING:
@@ -57,8 +56,7 @@ def tasks(names: Iterable[str | Path], split: str = "test") -> list[AbsTask]:
         elif name in known:
             some = [mteb.get_task(name)]
         else:
-            lower = {each.lower(): each for each in known | set(benchmarks)}
-            near = [lower[each] for each in get_close_matches(name.lower(), lower, cutoff=0.4)]
+            near = nearest(name, known | set(benchmarks))
             kind = "folder" if os.sep in name else "task, benchmark or folder"
             hint = f"; the nearest names are {', '.join(near)}" if near else ""
             raise BenchmarkError(f"there is no {kind} {name!r}{hint}")
