@@ -18,6 +18,7 @@ LEAST_TEXTS = 50
 _SMALLEST = 5  # texts; of fewer no interval can be said
 _MOST = 40
 _DIMENSIONS = 50
+_NAMED_FROM = 10_000  # texts that are read for names; reading them keeps Python from other work
 _WORDS = r"(?u)\b[^\W\d_]{3,}\b"
 _AT_ONCE = 2_048  # texts of a pool that are embedded together
 # All are better when higher.
@@ -45,7 +46,7 @@ def find_regions(vectors: np.ndarray, texts: Sequence[str | Text], *, count: int
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans
 
-    from workbench.agreement import centered_product, principal_axes
+    from workbench.agreement import centered_product, principal_axes, sample
 
     texts = as_texts(texts)
     points = unit(vectors)
@@ -62,14 +63,14 @@ def find_regions(vectors: np.ndarray, texts: Sequence[str | Text], *, count: int
     points = (points - points.mean(axis=0)) @ principal_axes(product)[:, :_DIMENSIONS]
     kind = KMeans if len(points) <= 20_000 else MiniBatchKMeans
     labels = kind(count, n_init=3, random_state=seed).fit_predict(points)
-    return np.asarray(_names([text.text for text in texts], labels), dtype=object)[labels]
+    some = sample(len(texts), _NAMED_FROM, seed)
+    return np.asarray(_names([texts[i].text for i in some], labels[some], count), dtype=object)[labels]
 
 
-def _names(texts: list[str], labels: np.ndarray) -> list[str]:
-    """Return a name for each label from 0 on."""
+def _names(texts: list[str], labels: np.ndarray, count: int) -> list[str]:
+    """Return a name for each label below `count`."""
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
 
-    count = labels.max() + 1
     vectorizer = CountVectorizer(
         token_pattern=_WORDS, ngram_range=(1, 2), binary=True, min_df=2, stop_words=list(ENGLISH_STOP_WORDS)
     )
@@ -99,8 +100,8 @@ def _names(texts: list[str], labels: np.ndarray) -> list[str]:
 
 
 def _shortest(texts: list[str], mask: np.ndarray) -> str:
-    text = " ".join(min((texts[i] for i in np.flatnonzero(mask)), key=len).split())
-    return text[:40] or "(empty)"
+    text = " ".join(min((texts[i] for i in np.flatnonzero(mask)), key=len, default="").split())
+    return text[:40] or "(no words)"
 
 
 def _unlike(names: list[str]) -> list[str]:
