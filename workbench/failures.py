@@ -1,4 +1,4 @@
-"""Why a query is served worse by one model than by another: what to give back so that its results are good again."""
+"""Why a query is served worse by one model than by another: which of the other's vectors restore its nDCG@10."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from workbench.errors import WorkbenchError
 from workbench.evaluate import checked_pair, score, score_ranking
 
 CAUSES = {
-    "query": "the query landed elsewhere",
+    "query": "the query moved",
     "relevant": "the relevant documents moved away",
-    "others": "strangers moved in",
-    "together": "no single one of them",
+    "others": "other documents moved closer",
+    "together": "no single cause",
 }
 
 
@@ -29,8 +29,8 @@ def failures(
     """Say of each judged query that the student serves worse what went wrong, from the vectors alone.
 
     Each of three things is given back by itself: the teacher's vector of the query, its vectors of the relevant
-    documents, its vectors of all other documents. The one that restores most of the nDCG@10 is the cause; "together" if
-    none restores a fifth of the loss.
+    documents, its vectors of all other documents. The one that restores most of the nDCG@10 is the cause, the first of them
+    if they are equal; "together" if none restores a fifth of the loss.
 
     Args:
         dataset: q queries and n documents, with judgments.

@@ -1,7 +1,7 @@
 """A map of one model's texts, and where another model's vectors of them land among them.
 
-The reference lays out the texts. A text of the other model is not laid out by itself: its place is said by its neighbors,
-so any two models can be compared, and a long line is a text that has come among strangers.
+The reference lays out the texts. The other model's vector of a text has no place of its own: its neighbors say where it
+lands, so any two models can be compared. A long line is a text whose neighbors for the other model lie elsewhere on the map.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class TextMap:
         (The mean of their places would lie too near where they lie on several sides: its distance follows the loss of
         neighbors less well, see docs/measured.md.)
         """
-        shared = (second[:, :, None] == first[:, None, :]).any(axis=2)
+        shared = np.zeros(second.shape, dtype=bool)
+        for column in first.T:  # all at once would take k times the memory
+            shared |= second == column[:, None]
         ways = np.where(shared[..., None], 0, self.points[second] - self.points[:, None])
         middle, far = ways.mean(axis=1), np.linalg.norm(ways, axis=2).mean(axis=1)
         scale = far / np.maximum(np.linalg.norm(middle, axis=1), 1e-9)
@@ -60,7 +62,7 @@ class TextMap:
 
 
 def pca(vectors: np.ndarray) -> TextMap:
-    """Project unit vectors, float of shape (n, d), onto their two principal components."""
+    """Project vectors, float of shape (n, d) and normalized here, onto their two principal components."""
     return TextMap(_components(vectors, 2)[0], "PCA")
 
 
@@ -74,7 +76,7 @@ def umap(
     on_progress: Callable[[float], None] | None = None,
     stop: threading.Event | None = None,
 ) -> TextMap | None:
-    """Fit a UMAP (McInnes et al. 2018) on unit vectors.
+    """Fit a UMAP (McInnes et al. 2018) on vectors, normalized here.
 
     The fit runs in its own process, so a notebook stays responsive and `stop` ends it at once. It starts from the PCA
     with a fixed seed: the same vectors give the same map on the same machine. The map is stored under the checksum of
@@ -83,15 +85,17 @@ def umap(
     Args:
         vectors: float of shape (n, d).
         neighbors: UMAP's n_neighbors, as `min_dist` is its own.
+        seed: of the fit.
         folder: where maps are stored; `maps` in the workbench's folder if None.
         on_progress: called with the fraction of the optimization that is done, 0 to 1.
+        stop: when set, the fit ends.
 
     Returns:
         The map; None if it was stopped. Fewer than 8 texts, or vectors that are all the same, are projected by PCA,
         and `method` says so.
 
     Raises:
-        WorkbenchError: the vectors are no such array, the fit failed, or the map cannot be written.
+        WorkbenchError: the vectors are not a finite (n, d) array, the fit failed, or the map cannot be written.
     """
     wide, total = _components(vectors, 50)  # fewer dimensions are usual before UMAP, for speed
     if len(wide) < 8 or total < 1e-6:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import xxhash
 
 from workbench._util import unit
 from workbench.data import Text, as_texts, read_texts
@@ -46,7 +47,7 @@ def find_regions(vectors: np.ndarray, texts: Sequence[str | Text], *, count: int
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans
 
-    from workbench.agreement import centered_product, principal_axes, sample
+    from workbench.agreement import centered_product, principal_axes
 
     texts = as_texts(texts)
     points = unit(vectors)
@@ -63,7 +64,8 @@ def find_regions(vectors: np.ndarray, texts: Sequence[str | Text], *, count: int
     points = (points - points.mean(axis=0)) @ principal_axes(product)[:, :_DIMENSIONS]
     kind = KMeans if len(points) <= 20_000 else MiniBatchKMeans
     labels = kind(count, n_init=3, random_state=seed).fit_predict(points)
-    some = sample(len(texts), _NAMED_FROM, seed)
+    order = np.random.default_rng(seed).permutation(len(texts))  # some texts of each region are read
+    some = order[pd.Series(order).groupby(labels[order]).head(_NAMED_FROM // count).index]
     return np.asarray(_names([texts[i].text for i in some], labels[some], count), dtype=object)[labels]
 
 
@@ -81,7 +83,7 @@ def _names(texts: list[str], labels: np.ndarray, count: int) -> list[str]:
     words = vectorizer.get_feature_names_out()
     sizes = np.bincount(labels, minlength=count)
     inside = np.stack([np.asarray(found[labels == label].sum(axis=0)).ravel() for label in range(count)])
-    # A pair of words counts more than each of them: it says more.
+    # A pair of words says more than one word; how much more it counts is by eye.
     pairs = np.array([1.3 if " " in word else 1.0 for word in words])
     weight = inside / np.maximum(sizes, 1)[:, None] * np.log1p(len(texts) / inside.sum(axis=0)) * pairs
     names = []
@@ -117,22 +119,24 @@ def _unlike(names: list[str]) -> list[str]:
 def compare_regions(
     table: pd.DataFrame, column: str | Sequence = "region", *, measures: Sequence[str] | None = None, bins: int = 5
 ) -> pd.DataFrame:
-    """Compare the texts of each region with all other texts, the region that is surely worse first.
+    """Compare the texts of each region with all other texts, sorted by the upper end of the first measure's interval.
 
-    The intervals hold for all regions together: they are Student's t at 95 % by Bonferroni's correction, with the larger
-    one of the two variances, so that a small region does not lead by chance. A region is worse than the rest where `high` is below 0.
+    Intervals are 95 % simultaneous over the regions (Student's t with the larger of the two variances, Bonferroni), so a small
+    region rarely comes first by chance. A region is worse than the rest where `high` is below 0. Measures are not corrected
+    for each other, and overlaps of texts that share neighbors are not independent.
 
     Args:
         table: one row a text with measures for which higher is better, such as `overlap` and `cosine` from
             `agreement.per_text`, or nDCG@10 less the reference's as `ndcg_gain`; NaN where a text has none.
-        column: name of the column that says each text's region, or its n values. Numbers of more than ten values are
-            cut into `bins` regions of equal size.
+        column: name of the column that says each text's region, or its n values. Floats of more than 10 values, and whole
+            numbers of more than 50, are cut into `bins` regions of equal size.
         measures: columns to compare; overlap, cosine and ndcg_gain, those that are there, if None. The first decides
             the order.
 
     Returns:
         One row a region (index: its name): `texts`, their number, and for each measure its mean, and `MEASURE_difference`, the
-        mean less the mean of all other texts, with `MEASURE_low` and `MEASURE_high`; NaN with fewer than 5 texts.
+        mean less the mean of all other texts, with `MEASURE_low` and `MEASURE_high`, NaN with fewer than 5 known values;
+        and `MEASURE_texts`, how many texts have a value, where these are not all.
 
     Raises:
         WorkbenchError: a column is missing, or there is nothing to compare.
@@ -152,16 +156,18 @@ def compare_regions(
             raise WorkbenchError(f"the table has no column of numbers {name!r}")
     if not measures:
         raise WorkbenchError(f"there is nothing to compare: the table has none of {', '.join(MEASURES)}")
-    if pd.api.types.is_numeric_dtype(groups) and groups.nunique() > 10:
+    if pd.api.types.is_numeric_dtype(groups) and groups.nunique() > (10 if pd.api.types.is_float_dtype(groups) else 50):
         groups = pd.qcut(groups, bins, duplicates="drop")
     codes, names = pd.factorize(labels(groups), sort=True)
-    result = pd.DataFrame({"texts": np.bincount(codes, minlength=len(names))}, index=pd.Index(names, name=groups.name))
+    result = pd.DataFrame({"texts": np.bincount(codes, minlength=len(names))}, index=names)
     for name in measures:
         values = table[name].to_numpy(dtype=float)
         for part, found in _against_the_rest(values, codes, len(names)).items():
             result[f"{name}_{part}" if part else name] = found
-    first = f"{measures[0]}_high"
-    return result.sort_values([first, measures[0]], kind="stable")
+        if not np.isfinite(values).all():
+            result[f"{name}_texts"] = np.bincount(codes[np.isfinite(values)], minlength=len(names))
+    result = result.sort_values([f"{measures[0]}_high", measures[0]], kind="stable")
+    return result.rename_axis("region" if groups.name in result else groups.name)
 
 
 def labels(groups: pd.Series) -> np.ndarray:
@@ -234,7 +240,7 @@ def more_like(
     seen = {_bare(text.text) for text in itertools.chain(texts, avoid)}
     best: list[tuple[float, Text, np.ndarray]] = []
     empty = True
-    source = iter(pool if isinstance(pool, Iterable) and not isinstance(pool, str | pd.DataFrame) else read_texts(pool))
+    source = iter(pool if isinstance(pool, Sequence | Iterator) and not isinstance(pool, str) else read_texts(pool))
     while part := list(itertools.islice(source, _AT_ONCE)):
         empty = False
         part = [text for text in as_texts(part) if not (_bare(text.text) in seen or seen.add(_bare(text.text)))]
@@ -245,7 +251,7 @@ def more_like(
             rows = found[start : start + 512]
             fresh = np.flatnonzero((rows @ known.T).max(axis=1) < same)
             alike = (rows[fresh] @ wanted.T).max(axis=1)
-            best += [(float(a), part[start + i], rows[i]) for i, a in zip(fresh, alike, strict=True)]
+            best += [(float(a), part[start + i], rows[i].copy()) for i, a in zip(fresh, alike, strict=True)]
         best = sorted(best, key=lambda one: -one[0])[: 4 * count + _AT_ONCE]
     if empty:
         raise WorkbenchError("the pool has no text")
@@ -260,6 +266,6 @@ def more_like(
     return picked
 
 
-def _bare(text: str) -> str:
-    """Return a text without case, punctuation and spaces, by which copies are known."""
-    return re.sub(r"\W+", "", text).casefold() or text
+def _bare(text: str) -> int:
+    """Return a hash of a text without case, punctuation and spaces, by which copies are known."""
+    return xxhash.xxh3_64_intdigest((re.sub(r"\W+", "", text).casefold() or text).encode("utf-8", "surrogatepass"))

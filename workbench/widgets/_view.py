@@ -28,8 +28,8 @@ CATEGORIES = ["#3A8FD0", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", 
 COLORS = {"teacher": "#D55E00", "student": "#3A8FD0", "asymmetric": "#009E73", "base": "#999999"}
 COLORS["symmetric"] = COLORS["student"]
 MOST_CATEGORIES = 30
-# Low to high: orange, which is where models agree least, to blue; both are seen on white and on black.
-SCALE = ["#D55E00", "#E69F00", "#C9B95B", "#7DB8C9", "#3A8FD0"]
+# Low to high: magenta, which is where models agree least, to light blue; all are seen on white and on black.
+SCALE = ["#C2185B", "#E07B39", "#E6B84A", "#9CC3A5", "#56B4E9"]
 OTHER = "#8A8A8A"  # of what has no color of its own
 
 

@@ -17,7 +17,7 @@ from workbench._util import unit, whole
 from workbench.data import Role, Text
 from workbench.errors import WorkbenchError
 from workbench.evaluate import vectors
-from workbench.widgets._html import cell, cut, error_line, shown
+from workbench.widgets._html import cell, cut, error_line, hover, shown
 from workbench.widgets._view import COLORS, Selection, View, known, note, own_columns, same_models, search_box, wrapped
 from workbench.widgets.chart import Chart, figure
 from workbench.widgets.map import Map, is_numeric
@@ -36,10 +36,9 @@ _FITS = "not fitted", "orthogonal", "linear"
 class AgreementExplorer(Selection, View):
     """Show on which texts two models agree: select on the map, in the histogram, in the table or by a search.
 
-    The map is the reference's. A line leads from a text to where the other model's neighbors of it are, so the two need
-    no common space. A map by PCA is there at once; one by UMAP takes its place when it has been fitted in the background,
-    where regions are found too, and the neighbors of many texts. Models of different widths have no cosine; `fit` maps
-    the second model's vectors onto the first's.
+    The map is the reference's. A line leads from a text to where its neighbors for the other model are, so the two need
+    no common space. The PCA map is there at once; regions, a UMAP in its place and, above 5,000 texts, neighbors come from
+    the background. Models of different widths have no cosine; `fit` maps the second model's vectors onto the first's.
 
     Args:
         models: two or more names, each with a model: vectors, float of shape (n, d), or anything that `wb.compare` takes.
@@ -101,9 +100,15 @@ class AgreementExplorer(Selection, View):
         self.reference = next(iter(found))
         self._askable = {name: model for name, model in found.items() if not isinstance(model, np.ndarray)}
         self._index = pd.Index(chosen)
-        self._k, self._umap, self._folder, self._seed = k, umap, folder, seed
+        self._k, self._folder, self._seed, self._turn = k, folder, seed, 0
+        self._base = projection.pca(self._vectors[self.reference])
         self._build(fit)
         self._compare_models()
+        if len(chosen) >= regions.LEAST_TEXTS:
+            self._start("regions are", self._find_regions)
+        if umap:
+            self._fitting.layout.display = ""
+            self._start("the UMAP is", self._fit_map)
         self.observe(lambda _: self._selection_changed(), "selected")
 
     @property
@@ -210,36 +215,31 @@ class AgreementExplorer(Selection, View):
             try:
                 second = agreement.fitted(second, first, self.fit.value, seed=self._seed)
             except WorkbenchError as error:
-                self.status.value = error_line(error)
                 self.fit.value = _FITS[0]
+                self.status.value = error_line(error)
                 return
-        self._units = {self.reference: unit(first), self.other: unit(second)}
-        together = first.shape[1] == second.shape[1]
-        later = len(first) > _AT_ONCE
-        self.map, self._near = projection.pca(first), None if later else self._neighbors(first, second)
-        k = 0 if later else self._k
-        measured = agreement.per_text(first, second, k=k, columns=self._known, found=self._near, seed=self._seed)
-        measures = [c for c in (*_SPACE, *_OF_NEIGHBORS) if together or c in _OF_NEIGHBORS]
-        self.table = measured[[*measures, *(c for c in self._known if c != "text"), "text"]]
-        self.table.index = self._index
-        self.table.attrs = dict(measured.attrs) | (
-            {"neighbors": "being found", "ranks": "being found"} if later else {}
-        )
-        self._offer_colors()
-        kept = self.selected
-        self.rows.show(self.table)
-        with self.points.hold_sync():  # one message: coordinates and colors of many points weigh megabytes
-            self._place()
-            self._paint()
-        self.selected = kept
-        self._selection_changed()
-        if later:
-            self._start("neighbors are", self._find_neighbors, first, second)
-        if len(first) >= regions.LEAST_TEXTS:
-            self._start("regions are", self._find_regions, first)
-        if self._umap:
-            self._fitting.layout.display = ""
-            self._start("the UMAP is", self._fit_map, first)
+        with self._lock:  # regions, neighbors and UMAP are ready in any order
+            self._turn += 1
+            self._units = {self.reference: unit(first), self.other: unit(second)}
+            later = len(first) > _AT_ONCE
+            self._near = None if later else self._neighbors(first, second)
+            k = 0 if later else self._k
+            measured = agreement.per_text(first, second, k=k, columns=self._known, found=self._near, seed=self._seed)
+            together = first.shape[1] == second.shape[1]
+            measures = [c for c in (*_SPACE, *_OF_NEIGHBORS) if together or c in _OF_NEIGHBORS]
+            self.table = measured[[*measures, *(c for c in self._known if c != "text"), "text"]]
+            self.table.index = self._index
+            self.table.attrs = measured.attrs | dict.fromkeys(("neighbors", "ranks") if later else (), "being found")
+            self._offer_colors()
+            kept = self.selected
+            self.rows.show(self.table)
+            with self.points.hold_sync():  # one message: coordinates and colors of many points weigh megabytes
+                self._place()
+                self._paint()
+            self.selected = kept
+            self._selection_changed()
+            if later:
+                self._start("neighbors are", self._find_neighbors, self._turn, first, second)
 
     def _neighbors(self, first: np.ndarray, second: np.ndarray) -> tuple | None:
         k = min(self._k, len(first) - 1)
@@ -258,63 +258,64 @@ class AgreementExplorer(Selection, View):
         def run() -> None:
             if sys.platform == "linux":  # where a thread has a priority, and what it starts inherits it: clicks come first
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
-            work(self.other, *arguments)
+            work(*arguments)
 
         self._background[name] = threading.Thread(target=run, daemon=True)
         self._background[name].start()
 
-    def _fit_map(self, other: str, first: np.ndarray) -> None:
-        """Fit a UMAP, and show it."""
+    def _fit_map(self) -> None:
+        """Fit a UMAP of the reference, and show it."""
         try:
             found = projection.umap(
-                first, folder=self._folder, seed=self._seed, stop=self._stop,
+                self._vectors[self.reference], folder=self._folder, seed=self._seed, stop=self._stop,
                 on_progress=lambda share: setattr(self.progress, "value", share),
             )  # fmt: skip
-            if found is not None and other == self.other:
-                self._place(found)
+            if found is not None:
+                with self._lock:
+                    self._base = found
+                    self._place()
         except Exception as error:
             self.status.value = f"{error_line(error)} The map is by PCA."
         self._fitting.layout.display = "none"
 
-    def _find_neighbors(self, other: str, first: np.ndarray, second: np.ndarray) -> None:
-        """Find the neighbors, and show what comes of them."""
+    def _find_neighbors(self, turn: int, first: np.ndarray, second: np.ndarray) -> None:
+        """Find the neighbors, and show what comes of them, unless other vectors are shown by then."""
         try:
             near = self._neighbors(first, second)
             found = agreement.per_text(first, second, k=self._k, found=near, seed=self._seed)
-            if other != self.other:
-                return
-            self._near = near
-            self.table[_OF_NEIGHBORS] = found[_OF_NEIGHBORS].set_axis(self.table.index)
-            self.table.attrs |= found.attrs
-            self.rows.refresh()
-            self._place()
-            if self.color.value in _OF_NEIGHBORS:
-                self._paint()
-            self.region_rows.compare(self.table, self.color.value)
-            self._say()
+            with self._lock:
+                if turn != self._turn:
+                    return
+                self._near = near
+                self.table[_OF_NEIGHBORS] = found[_OF_NEIGHBORS].set_axis(self.table.index)
+                self.table.attrs |= found.attrs
+                self.rows.refresh()
+                self._place()
+                self._paint()  # which compares the regions too
         except Exception as error:
             self.table.attrs |= {"neighbors": "none", "ranks": "none"}
             self.status.value = error_line(error, "Neighbors: ")
 
-    def _find_regions(self, other: str, first: np.ndarray) -> None:
-        """Divide the texts into regions, and compare these."""
+    def _find_regions(self) -> None:
+        """Divide the texts into regions by the reference, and compare these."""
         try:
-            if "region" not in self._known:
-                self._known.insert(1, "region", regions.find_regions(first, list(self._known["text"]), seed=self._seed))
-            if other != self.other:
-                return
-            if "region" not in self.table:
-                self.table.insert(len(self.table.columns) - 1, "region", self._known["region"].to_numpy())
-            self._offer_colors()
-            self.rows.refresh()
-            self.region_rows.compare(self.table, self.color.value)
-            self._place()
+            names = self._known.get("region")  # a column of the reader's
+            if names is None:
+                texts = self._known["text"].tolist()
+                names = regions.find_regions(self._vectors[self.reference], texts, seed=self._seed)
+            with self._lock:
+                self._known["region"] = names
+                self.table = self.table.drop(columns="region", errors="ignore")
+                self.table.insert(len(self.table.columns) - 1, "region", np.asarray(names))
+                self._offer_colors()
+                self.rows.replace(self.table)
+                self.region_rows.compare(self.table, self.color.value)
+                self._place()
         except WorkbenchError as error:
             self._about_regions = str(error)
+            self._say()
         except Exception as error:
             self.status.value = error_line(error, "Regions: ")
-
-    # --- drawing ---
 
     @property
     def _measure(self) -> str:
@@ -322,16 +323,15 @@ class AgreementExplorer(Selection, View):
         chosen = self.color.value
         return chosen if chosen in self.table and is_numeric(self.table[chosen]) else self.table.columns[0]
 
-    def _place(self, found: projection.TextMap | None = None) -> None:
-        """Put the points where the map says, that of before or a new one."""
-        with self._lock:  # UMAP, neighbors and regions are ready in any order
-            self.map = found or self.map
-            if self._near is not None and self.map.landings is None:
-                self.map = self.map.landed(*(near.positions for near in self._near))
-            landed = {} if self.map.landings is None else {self.other: self.map.landings}
-            self.points.place({self.reference: self.map.points} | landed)
-            if "region" in self.table:
-                self.points.label(self.table["region"].to_numpy())
+    def _place(self) -> None:
+        """Put the points where the map says; the caller holds the lock."""
+        self.map = self._base
+        if self._near is not None:
+            self.map = self._base.landed(*(near.positions for near in self._near))
+        landed = {} if self.map.landings is None else {self.other: self.map.landings}
+        self.points.place({self.reference: self.map.points} | landed)
+        if "region" in self.table:
+            self.points.label(regions.labels(self.table["region"]))
         self._say()
 
     def _paint(self) -> None:
@@ -357,7 +357,7 @@ class AgreementExplorer(Selection, View):
                 x=centers, y=self._counted(list(self.selected)), name="selected", marker_color=COLORS["student"]
             )
             chart.update_traces(unselected={"marker": {"opacity": 1}}, hovertemplate="%{y} texts near %{x:.3f}")
-            chart.update_xaxes(title_text=self._measure)
+            chart.update_xaxes(title_text=hover(measure, 60))
             chart.update_yaxes(title_text="texts")
 
     def _counted(self, rows: object) -> np.ndarray:
@@ -398,6 +398,7 @@ class AgreementExplorer(Selection, View):
     def _selection_changed(self) -> None:
         chosen = self._nearest if sorted(self._nearest) == list(self.selected) else list(self.selected)
         self.points.selected = self.selected
+        self.region_rows.follow(self.selected)
         if self.selected != self.rows.selected:  # else selected in the table, where rows stay under the pointer
             self.rows.filter(chosen or None)
             self.rows.selected = self.selected
@@ -420,17 +421,15 @@ class AgreementExplorer(Selection, View):
         )
         self.text.value = (
             f'<div class="workbench-detail"><div class="full" dir="auto">{shown(self._known["text"].iloc[row], 100_000)}'
-            f"</div>{measures}</div>"
+            f"</div>{f'1 of {len(chosen):,} selected · ' * (len(chosen) > 1)}{measures}</div>"
         )
         self.near.show(neighbor_lists(self._units, self._known["text"], row, self._k))
-
-    # --- words ---
 
     def _say(self) -> None:
         selection = ""
         if self.selected:
             measure = self._measure
-            selection = f"{len(self.selected):,} selected, mean {measure} {self.selection[measure].mean():.3f}. "
+            selection = f"{len(self.selected):,} selected, mean {shown(measure)} {self.selection[measure].mean():.3f}. "
         self.status.value = f"{selection}{self._sampled} {self._about_map()}"
 
     def _about_map(self) -> str:
@@ -446,5 +445,5 @@ class AgreementExplorer(Selection, View):
             fitted += f" No cosine: no common space ({widths[0]} and {widths[1]} dimensions)."
         return (
             f"Map: {self.map.method}{trusted}.{fitted} Neighbors: {about['neighbors']}; ranks: {about['ranks']}."
-            f"{self._about_regions and ' ' + shown(self._about_regions)}"
+            f" {shown(self._about_regions)}"
         )

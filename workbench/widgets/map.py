@@ -14,6 +14,7 @@ from workbench.widgets._view import MOST_CATEGORIES, OTHER, SCALE, Part, Selecti
 
 _SHADES = 64
 _TEXTS_AT_ONCE = 3_000  # with more, the text under the pointer is asked for
+_MOST_LABELS = 40
 _SHAPES = "diamond", "circle"
 
 
@@ -63,7 +64,7 @@ class Map(Selection, Part):
         """Write the name of each group of rows, str of shape (n,), into the middle of its points, the largest first."""
         labels = [
             {"text": cut(str(name), 40), "at": np.median(self._places[names == name], axis=0).tolist()}
-            for name in pd.Series(names).value_counts().index
+            for name in pd.Series(names).value_counts().index[:_MOST_LABELS]
         ]
         self.put(_labels=labels)
 

@@ -58,6 +58,11 @@ class Table(Selection, Part):
             self.order = (None, False)
         self.filter(None)
 
+    def replace(self, frame: pd.DataFrame) -> None:
+        """Show a dataframe of the same rows with other columns; selection and page stay where they can."""
+        self._frame = frame
+        self.refresh()
+
     def refresh(self) -> None:
         """Show the values of the dataframe again, which have changed; selection and page stay where they can."""
         self._arrange(self._page)
@@ -80,6 +85,7 @@ class Table(Selection, Part):
         self._arrange()
 
     def _arrange(self, page: int = 0) -> None:
+        self._names = [str(name) for name in self._frame.columns]
         column, descending = self.order
         self.positions = self._filter
         if column is not None:

@@ -100,7 +100,7 @@ function render({ model, el }) {
     if (points.length < 2 || lines === "none") return;
     const [from, to] = points, which = lines === "all" && !chosen.size ? from.keys() : chosen.values();
     context.beginPath();
-    let left = 2000;
+    let left = 20000;
     for (const i of which) {
       if (i >= from.length / 2 || !left--) break;
       context.moveTo(across(from[2 * i]), down(from[2 * i + 1]));
