@@ -97,8 +97,8 @@ explorer = AgreementExplorer({"teacher": t, "student": s}, texts)
 explorer
 
 # %% [markdown]
-# > **Caution.** A two-dimensional map distorts 768 dimensions. The line above the map says how well the length of a line
-# > follows the neighbors that a text has lost. The histogram beside the map is exact.
+# > **Caution.** A two-dimensional map distorts 768 dimensions. The text above the map gives the rank correlation between
+# > the length of a line and the share of lost neighbors. The histogram beside the map is exact.
 
 # %%
 print(f"mean cosine of a question to its teacher's vector: {(t * s).sum(axis=1)[: len(queries)].mean():.2f}")

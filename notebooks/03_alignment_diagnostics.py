@@ -128,10 +128,11 @@ inside = region == worst
 # %% [markdown]
 # ## 3.6 The map
 #
-# The teacher lays out the texts. A line leads from a text to where its neighbors for the student are; a long line is a
-# text that has come among strangers. The status line says how well the length of a line follows the loss of neighbors.
+# The teacher lays out the texts. A line leads from a text toward its neighbors for the student; a long line is a text whose
+# neighbors for the student lie elsewhere on the teacher's map. The status text has the rank correlation of line length and
+# lost neighbors.
 # Lasso a cluster, brush the low end of the histogram, or choose "regions" below the map and click on one.
-# `explorer.selection` is then a dataframe.
+# `explorer.selection` is the dataframe of the selected texts.
 
 # %%
 explorer = AgreementExplorer({"teacher": t, "student": s}, texts)
@@ -155,15 +156,15 @@ inspector
 # ## 3.7 More texts like these
 #
 # The way back to training: `more_like` picks from a pool what resembles the region, leaving out near-duplicates and
-# whatever is evaluated here. The pool is of docstrings that the student has not seen. As a control, as many texts are
-# drawn at random.
+# whatever is evaluated here. The pool is of docstrings that the student has not seen, a part of them to save time. As a
+# control, as many texts are drawn at random.
 
 # %%
 seen = {text.text for text in corpus.train}
 pool = [text for text in docstring_corpus(held_out=profile.held_out).train if text.text not in seen][::5][:1500]
 like_it = [texts[i] for i in np.flatnonzero(inside)]
 more = regions.more_like(like_it, pool, 150, models.load(TOUR.base), avoid=texts)
-at_random = pool[:: max(1, len(pool) // 150)][:150]
+at_random = [pool[i] for i in np.random.default_rng(0).permutation(len(pool))[:150]]
 [text.text[:100] for text in more[:3]]
 
 # %% [markdown]
@@ -202,7 +203,8 @@ again
 # - Agreement has several aspects: place (cosine), neighborhood (overlap), geometry (CKA), and the space as a whole
 #   (spectrum, centroid shift).
 # - A rotation leaves the geometry unchanged and ruins asymmetric search.
-# - Look at the worst region before you train longer: its texts have something in common, and more like them help most.
+# - Look at the worst region before you train longer. More texts like it raise its cosine more than random texts do; its
+#   overlap may rise no more than with those (docs/measured.md).
 #
 # ## Exercises
 #
