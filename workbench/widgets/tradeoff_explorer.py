@@ -140,7 +140,7 @@ class TradeoffExplorer(Selection, View):
         self.cost = ipywidgets.Dropdown(options=list(_COSTS), description="Against", **label)
         self._controls = {name: getattr(self, name) for name in ("dimensions", "precision", "mode", "space")}
         self.status, self.answer = note(), ipywidgets.HTML()
-        legend = note("● float32 &nbsp;◆ float16 &nbsp;■ int8 &nbsp;▲ binary. Lines join what nothing cheaper beats.")
+        legend = note("● float32 &nbsp;◆ float16 &nbsp;■ int8 &nbsp;▲ binary. Lines: the Pareto front (no cheaper setting scores higher).")
         front = figure(height=380, y="share of the teacher's nDCG@10")
         curves = figure(height=330, x="dimensions", y="share of the teacher's nDCG@10")
         for chart in (front, curves):
@@ -193,7 +193,7 @@ class TradeoffExplorer(Selection, View):
         self.rows.reveal(self.position)
 
     def _draw_front(self) -> None:
-        """Draw every point of the space shown; the points of a mode that nothing cheaper beats are joined."""
+        """Draw every point of the space shown; the Pareto front of each mode is joined."""
         cost, traces = _COSTS[self.cost.value], []
         for mode, rows in self._alike("space").groupby("mode", sort=False):
             best = rows[quantize.pareto_mask(rows, [cost])].sort_values(cost)
