@@ -86,8 +86,9 @@ function render({ model, el }) {
     context.strokeStyle = style.getPropertyValue("--paper") || "#fff";
     context.fillStyle = style.getPropertyValue("--ink") || "#333";
     for (const { text, at: [a, b] } of model.get("_labels")) {
-      const x = across(a), y = down(b), half = context.measureText(text).width / 2 + 4;
-      if (x < half || x > width - half || y < 40 || y > height - 10) continue;
+      const half = context.measureText(text).width / 2 + 4, place = across(a), y = Math.max(down(b), 40);
+      if (place < 0 || place > width || down(b) < 0 || y > height) continue;
+      const x = Math.min(Math.max(place, half), width - half);
       if (taken.some(([u, v, w]) => Math.abs(u - x) < w + half && Math.abs(v - y) < 15)) continue;
       taken.push([x, y, half]);
       context.strokeText(text, x, y);
