@@ -300,8 +300,28 @@ def test_regions_are_listed_labeled_and_selected():
     assert view.rows.layout.display == "none" and not view.region_rows.layout.display
     view.region_rows.select([0])
     assert set(view.selection["topic"]) == {"t1"} and len(view.selected) == 40
+    view.select()  # elsewhere: the region is not selected any more, and a second click selects it
+    assert view.region_rows.selected == ()
+    view.region_rows._received({"kind": "pick", "key": 0}, [])
+    assert len(view.selected) == 40
+    view.rows.sort("text")  # the column region came later than the others
+    assert view.table["text"].iloc[view.rows.positions].is_monotonic_increasing
     few = AgreementExplorer({"a": teacher[:20], "b": student[:20]}, texts[:20], umap=False)
     assert few.regions.empty and "region" not in few.table
+
+
+@pytest.mark.parametrize("region", [[i % 12 for i in range(60)], [f"{i % 3} <b>" for i in range(60)]])
+def test_regions_of_the_reader_are_those_that_are_compared(region):
+    columns = pd.DataFrame({"region": region, "texts": ["a", "b", "c"] * 20, "<img src=x>": np.arange(60.0)})
+    view = AgreementExplorer({"teacher": TEACHER, "student": STUDENT}, TEXTS, columns=columns, umap=False)
+    view.wait(60)
+    assert set(view.regions.index) == set(map(str, region))
+    view.region_rows.select([1])
+    assert {str(region[row]) for row in view.selected} == {view.regions.index[1]}
+    view.color.value = "texts"  # also the name of a column of the comparison
+    assert sorted(view.regions.index) == ["a", "b", "c"]
+    view.color.value = "<img src=x>"
+    assert "<img" not in view.status.value and "&lt;img src=x&gt;" in view.status.value
 
 
 def neighbor_lists(view, row):

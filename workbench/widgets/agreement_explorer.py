@@ -359,6 +359,7 @@ class AgreementExplorer(Selection, View):
             chart.update_traces(unselected={"marker": {"opacity": 1}}, hovertemplate="%{y} texts near %{x:.3f}")
             chart.update_xaxes(title_text=hover(measure, 60))
             chart.update_yaxes(title_text="texts")
+        self._say()
 
     def _counted(self, rows: object) -> np.ndarray:
         bins = self._bin[rows]
