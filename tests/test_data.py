@@ -295,7 +295,7 @@ def test_a_retrieval_data_set_by_hand_is_checked():
         ({"corpus": ["bread"]}, "corpus is of type list; expected a dictionary"),
         ({"queries": {1: "why?"}}, "queries: 1 has 'why.'; expected an id and a text"),
         ({"corpus": {"d": None}}, "corpus: 'd' has None"),
-        ({"qrels": {"p": {"d": 1}}}, "qrels: 'p' has .*; expected a known query"),
+        ({"qrels": {"q": ["d"]}}, "qrels: 'q' has .*; expected a query's grades by document id"),
         ({"qrels": {"q": ["d"]}}, "qrels: 'q' has "),
         ({"qrels": {"q": {"e": 1}}}, "qrels of 'q': 'e' has 1; expected a known document"),
         ({"qrels": {"q": {"d": 0.5}}}, "qrels of 'q': 'd' has 0.5; expected a known document and a whole number"),

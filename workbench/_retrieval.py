@@ -29,7 +29,8 @@ class RetrievalDataset:
         query_metadata: query id to what its source says about it.
 
     Raises:
-        DataError: an attribute is not such a mapping, or judgments name an unknown query or document.
+        DataError: an attribute is not such a mapping, or judgments name an unknown document (judgments of
+            queries that are not there are left out of account, so that a part of the queries can be taken).
 
     Example:
         >>> import workbench as wb
@@ -53,8 +54,8 @@ class RetrievalDataset:
                 if not isinstance(name, str) or not isinstance(text, str):
                     raise DataError(f"{what}: {name!r} has {text!r:.60}; expected an id and a text, two strings")
         for query, judged in self.qrels.items():
-            if query not in self.queries or not isinstance(judged, Mapping):
-                raise DataError(f"qrels: {query!r} has {judged!r:.60}; expected a known query's grades by document id")
+            if not isinstance(judged, Mapping):
+                raise DataError(f"qrels: {query!r} has {judged!r:.60}; expected a query's grades by document id")
             for document, grade in judged.items():
                 if document not in self.corpus or not isinstance(grade, Integral):
                     raise DataError(
