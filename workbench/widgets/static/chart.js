@@ -24,7 +24,7 @@ async function render({ model, el }) {
   started(el);
   const Plotly = await plotly(model);
   let first = true;
-  const stop = redraw(model, ["_figure"], async () => {
+  const draw = async () => {
     const { data, layout } = JSON.parse(model.get("_figure"));
     place.style.height = `${layout.height}px`;
     await Plotly.react(place, data, { ...layout, autosize: true }, { responsive: false, displaylogo: false,
@@ -39,8 +39,13 @@ async function render({ model, el }) {
       model.send({ kind: "brush", points: event.points.map(at) });
       setTimeout(() => Plotly.relayout(place, { selections: [] }));
     });
+  };
+  const stop = redraw(model, ["_figure"], draw);
+  const watch = new ResizeObserver(() => {
+    if (!place.clientWidth) return;
+    // A figure that was drawn while its cell was out of the page may have failed: it is drawn again when it is seen.
+    if (place.querySelector(".main-svg")) Plotly.Plots.resize(place); else draw();
   });
-  const watch = new ResizeObserver(() => { if (!first && place.clientWidth) Plotly.Plots.resize(place); });
   watch.observe(place);
   return () => { stop(); watch.disconnect(); Plotly.purge(place); };
 }
