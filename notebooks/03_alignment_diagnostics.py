@@ -161,10 +161,10 @@ inspector
 
 # %%
 seen = {text.text for text in corpus.train}
-pool = [text for text in docstring_corpus(held_out=profile.held_out).train if text.text not in seen][::5][:1500]
+pool = [text for text in docstring_corpus(held_out=profile.held_out).train if text.text not in seen][::8][:1000]
 like_it = [texts[i] for i in np.flatnonzero(inside)]
-more = regions.more_like(like_it, pool, 150, models.load(TOUR.base), avoid=texts)
-at_random = [pool[i] for i in np.random.default_rng(0).permutation(len(pool))[:150]]
+more = regions.more_like(like_it, pool, 100, models.load(TOUR.base), avoid=texts)
+at_random = [pool[i] for i in np.random.default_rng(0).permutation(len(pool))[:100]]
 [text.text[:100] for text in more[:3]]
 
 # %% [markdown]
@@ -179,7 +179,7 @@ def train_on(new):
     return models.encode(trained, texts)
 
 
-after = {"150 more like it": train_on(more), "150 at random": train_on(at_random), "none": train_on([])}
+after = {"100 more like it": train_on(more), "100 at random": train_on(at_random), "none": train_on([])}
 rows = {
     name: {"region": each[inside].mean(), "the rest": each[~inside].mean()}
     for name, vectors in after.items()
@@ -193,7 +193,7 @@ pd.DataFrame(rows).T.round(3)
 # region selected:
 
 # %%
-again = AgreementExplorer({"teacher": t, "before": after["none"], "after": after["150 more like it"]}, texts)
+again = AgreementExplorer({"teacher": t, "before": after["none"], "after": after["100 more like it"]}, texts)
 again.select(inside)
 again
 

@@ -23,12 +23,18 @@ async function render({ model, el }) {
   el.append(place);
   started(el);
   const Plotly = await plotly(model);
-  let first = true;
+  let first = true, failed = 0;
   const draw = async () => {
     const { data, layout } = JSON.parse(model.get("_figure"));
     place.style.height = `${layout.height}px`;
-    await Plotly.react(place, data, { ...layout, autosize: true }, { responsive: false, displaylogo: false,
-      displayModeBar: false, doubleClick: layout.dragmode === "select" ? false : "reset" });
+    try {
+      await Plotly.react(place, data, { ...layout, autosize: true }, { responsive: false, displaylogo: false,
+        displayModeBar: false, doubleClick: layout.dragmode === "select" ? false : "reset" });
+    } catch (error) { // its cell may have left the page meanwhile
+      if (++failed > 5) throw error;
+      setTimeout(draw, 500 * failed);
+      return;
+    }
     if (!first) return;
     first = false;
     const at = ({ curveNumber, pointNumber }) => ({ trace: curveNumber, point: pointNumber });
