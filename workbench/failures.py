@@ -25,6 +25,7 @@ def failures(
     student: tuple[np.ndarray, np.ndarray],
     *,
     least: float = 0.05,
+    scores: tuple[pd.Series, pd.Series] | None = None,
 ) -> pd.DataFrame:
     """Say of each judged query that the student serves worse what went wrong, from the vectors alone.
 
@@ -37,6 +38,7 @@ def failures(
         teacher: vectors of the queries, float of shape (q, d), and of the documents, float of shape (n, d).
         student: the same of the other model, which searches its own documents.
         least: queries that lose less nDCG@10 are left out.
+        scores: nDCG@10 of the teacher and of the student by query id, where they are known already.
 
     Returns:
         One row a failing query (index: its id), the greatest loss first: `loss` of nDCG@10; `query`, `relevant` and
@@ -51,8 +53,8 @@ def failures(
             f"the models are {teacher[0].shape[1]} and {student[0].shape[1]} wide: a vector of the one can stand in for "
             "the other's in one space only"
         )
-    own = score(dataset, *student)["ndcg_at_10"]
-    loss = score(dataset, *teacher)["ndcg_at_10"] - own
+    best, own = scores or (score(dataset, *pair)["ndcg_at_10"] for pair in (teacher, student))
+    loss = best - own
     failing = loss[loss >= least].sort_values(ascending=False, kind="stable")
     (tq, td), (sq, sd) = map(unit, teacher), map(unit, student)
     place, at = {name: i for i, name in enumerate(dataset.corpus)}, {name: i for i, name in enumerate(dataset.queries)}

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import xxhash
 
-from workbench._util import unit
+from workbench._util import unit, whole
 from workbench.data import Text, as_texts, read_texts
 from workbench.errors import WorkbenchError
 
@@ -230,8 +230,7 @@ def more_like(
     from workbench.evaluate import prepared, vectors
 
     texts, avoid = as_texts(texts), as_texts(avoid) if len(avoid) else []
-    if count < 1:
-        raise WorkbenchError(f"count is {count}: at least 1 text has to be picked")
+    whole(count, "count")
     model = prepared(model, texts)
     if isinstance(model, np.ndarray):
         raise WorkbenchError("vectors cannot embed a pool: give a model or its name")

@@ -310,7 +310,7 @@ class AgreementExplorer(Selection, View):
                 self._offer_colors()
                 self.rows.replace(self.table)
                 self.region_rows.compare(self.table, self.color.value)
-                self._place()
+                self.points.label(regions.labels(self.table["region"]))  # the points stay where they are
         except WorkbenchError as error:
             self._about_regions = str(error)
             self._say()

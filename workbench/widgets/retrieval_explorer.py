@@ -236,7 +236,7 @@ class RetrievalExplorer(Selection, View):
         failing = (self.scores[f"{own[0]}_gain"] < 0).sum()
         if not failing or failing * len(collection.corpus) > _LOOKED_AT or teacher[0].shape[1] != student[0].shape[1]:
             return pd.DataFrame()
-        return failures(collection, teacher, student)
+        return failures(collection, teacher, student, scores=(self.scores[self._first], self.scores[own[0]]))
 
     def _typed(self, text: str) -> None:
         try:

@@ -48,10 +48,13 @@ class Table(Selection, Part):
         self.show(pd.DataFrame() if frame is None else frame)
         self.observe(lambda _: self._fill(), "selected")
 
+    @property
+    def _names(self) -> list[str]:
+        return [str(name) for name in self._frame.columns]
+
     def show(self, frame: pd.DataFrame) -> None:
         """Show another dataframe from its first page, with nothing selected."""
         self._frame, self._index = frame, frame.index
-        self._names = [str(name) for name in frame.columns]
         self.positions = np.arange(0)
         self.selected = ()
         if self.order[0] not in self._names:
@@ -85,7 +88,6 @@ class Table(Selection, Part):
         self._arrange()
 
     def _arrange(self, page: int = 0) -> None:
-        self._names = [str(name) for name in self._frame.columns]
         column, descending = self.order
         self.positions = self._filter
         if column is not None:
