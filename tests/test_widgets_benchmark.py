@@ -71,13 +71,20 @@ def test_a_click_runs_in_the_background_and_stop_ends_it(board):
     board.run_button.click()
     assert len(board.wait(60)) == 4
     assert len(board.outcomes) == 4 and "done" in board.status.value
-    block = threading.Event()
+    block, begun = threading.Event(), threading.Event()
     slow = model("slow", "slow")
-    wait = benchmark.EvalModel("slow", "slow", "slow", 16, lambda t, r: (block.wait(30), slow.embed(t, r))[1])
+
+    def embed(texts, role):
+        begun.set()
+        block.wait(30)
+        return slow.embed(texts, role)
+
+    wait = benchmark.EvalModel("slow", "slow", "slow", 16, embed)
     board._models["slow"] = wait
     board.models.options = [*board.models.options, ("slow", "slow")]
     board.models.value = ("slow",)
     board.run_button.click()
+    assert begun.wait(30)  # stopped any earlier, the run is over before it has begun
     board.stop_button.click()
     with pytest.raises(WorkbenchError, match="is running"):
         board.run()
