@@ -192,7 +192,7 @@ def test_benchmarks_by_name():
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["SciFcat"], "nearest names are .*SciFact"),
+        (["SciFcat"], "nearest name.* .*SciFact"),
         (["/no/such/folder"], "no folder '/no/such/folder'"),
         (["SciFact", "SciFact"], "comes twice"),
         ([], "no task"),

@@ -104,9 +104,11 @@ def test_more_like_picks_what_resembles_and_no_copies(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
     model = Teacher(letters)
     pool = ["aaa b", "aaab", "AAA, B", "hhh g", "aa bb", "hhhh", "aaaaa bb", "h a", "ab ab ab c"]
-    picked = [text.text for text in regions.more_like(["aaa bb"], pool, 3, model, avoid=["aa bb"], same=0.999)]
+    with pytest.warns(UserWarning, match="1 text of the pool left out: given to resemble or to avoid"):
+        picked = [text.text for text in regions.more_like(["aaa bb"], pool, 3, model, avoid=["aa bb"], same=0.999)]
     assert picked == ["aaaaa bb", "aaa b", "ab ab ab c"]  # "aaab" is a copy of "aaa b", "aa bb" is evaluated
-    assert len(regions.more_like(["aaa bb"], iter(pool), 100, model, same=0.9)) < 6
+    with pytest.warns(UserWarning, match="texts of the pool left out"):
+        assert len(regions.more_like(["aaa bb"], iter(pool), 100, model, same=0.9)) < 6
     with pytest.raises(WorkbenchError, match="the pool has no text"):
         regions.more_like(["a"], [], 3, model)
     with pytest.raises(WorkbenchError, match="got no texts"):

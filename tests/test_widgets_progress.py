@@ -11,6 +11,7 @@ import pytest
 from conftest import HashTeacher, sentences
 
 from workbench import models, student
+from workbench._util import file_size
 from workbench.cache import Plan, Progress, TargetCache
 from workbench.errors import TeacherError, WorkbenchError
 from workbench.train import TrainingConfig, TrainingStep, train_student, validate
@@ -47,7 +48,7 @@ def test_a_fill_of_ones_own_is_shown_to_its_end(tmp_path, hash_teacher):
     last = cache.fill([*texts, *texts[:50]], on_plan=view.plan, on_progress=view.progress, stop=view.stop)
     said = view.summary()
     assert "750 of 750 texts (100%)" in said and "700 of 700 encoded" in said and "50 hits" in said
-    assert f"{last.bytes / 1e6:,.1f} MB stored" in said and f"{last.texts_per_second:,.0f} texts/s" in said
+    assert f"{file_size(last.bytes)} stored" in said and f"{last.texts_per_second:,.0f} texts/s" in said
     assert "Done" in said and "left" not in said and view.status.value == said
     assert "<b>mine</b>" not in said and "&lt;b&gt;mine" in said
     assert view.bar.value == 1 and view.stop_button.disabled and view.resume_button.disabled

@@ -118,6 +118,14 @@ def read_dataset(source: str | Path | RetrievalDataset, split: str = "test") -> 
     return RetrievalDataset(folder.name, corpus, queries, qrels, metadata)
 
 
+def is_dataset(source: object) -> bool:
+    """Return whether a source names a retrieval data set, and not merely texts."""
+    if not isinstance(source, str | Path):
+        return False
+    folder = Path(source).expanduser()
+    return source == "tutorial" or ((folder / "corpus.jsonl").is_file() and (folder / "qrels").is_dir())
+
+
 def _rows(path: Path) -> Iterator[tuple[str, dict]]:
     """Stream the objects of corpus.jsonl or queries.jsonl, each with its id; texts and titles are checked."""
     seen = set()

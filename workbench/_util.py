@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -48,6 +49,13 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.4) -> list[str]:
 def counted(count: int, noun: str) -> str:
     """Write a count with its noun: 1 text, 1,200 texts."""
     return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def file_size(count: float) -> str:
+    """Write a number of bytes: 768 MB, 1.2 GB."""
+    from tqdm import tqdm
+
+    return re.sub(r"(?<=\d)(?=[A-Z])", " ", tqdm.format_sizeof(count, "B"))
 
 
 def as_float32(vectors: object) -> np.ndarray:

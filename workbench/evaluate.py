@@ -13,7 +13,7 @@ import pandas as pd
 from workbench import agreement, ranking
 from workbench._util import checked, counted, home, whole
 from workbench.cache import TargetCache
-from workbench.data import RetrievalDataset, Text, as_texts, read_dataset, read_texts
+from workbench.data import RetrievalDataset, Text, as_texts, is_dataset, read_dataset, read_texts
 from workbench.errors import WorkbenchError
 from workbench.models import encode, load_model
 from workbench.teachers import Teacher
@@ -257,7 +257,7 @@ def vectors(model: Any, data: Any) -> np.ndarray | tuple[np.ndarray, np.ndarray]
 def _data(data: Any) -> RetrievalDataset | Sequence[Text]:
     if isinstance(data, RetrievalDataset):
         return data
-    if isinstance(data, str | Path) and (data == "tutorial" or (Path(data).expanduser() / "qrels").is_dir()):
+    if is_dataset(data):
         return read_dataset(data)
     # Only sources that are no sequence are read: `read_texts` drops duplicates, and arrays have a row for each text.
     return read_texts(data) if isinstance(data, str | Path | pd.DataFrame) else as_texts(data)

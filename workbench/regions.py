@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import xxhash
 
-from workbench._util import unit, whole
+from workbench._util import counted, unit, whole
 from workbench.data import Text, as_texts, read_texts
 from workbench.errors import WorkbenchError
 
@@ -218,7 +219,8 @@ def more_like(
         pool: what `read_texts` takes, or an iterable of texts.
         count: how many to pick; fewer where the pool has no more.
         model: anything that `wb.compare` takes and that embeds: a base model is quick; vectors of a `Teacher` are kept.
-        avoid: texts that are evaluated. Neither they, nor `texts`, nor near-duplicates of them are picked.
+        avoid: texts that are evaluated. Neither they, nor `texts`, nor near-duplicates of them are picked; how many of
+            the pool were left out for that is said in a warning.
         same: texts of at least this cosine are near-duplicates.
 
     Returns:
@@ -236,24 +238,34 @@ def more_like(
         raise WorkbenchError("vectors cannot embed a pool: give a model or its name")
     wanted = unit(vectors(model, texts))
     known = np.concatenate([wanted, unit(vectors(model, avoid))]) if len(avoid) else wanted
-    seen = {_bare(text.text) for text in itertools.chain(texts, avoid)}
+    given = {_bare(text.text) for text in itertools.chain(texts, avoid)}
+    seen = set(given)
     best: list[tuple[float, Text, np.ndarray]] = []
-    empty = True
+    empty, left_out = True, 0
     source = iter(pool if isinstance(pool, Sequence | Iterator) and not isinstance(pool, str) else read_texts(pool))
     while part := list(itertools.islice(source, _AT_ONCE)):
         empty = False
-        part = [text for text in as_texts(part) if not (_bare(text.text) in seen or seen.add(_bare(text.text)))]
+        part = as_texts(part)
+        bare = [_bare(text.text) for text in part]
+        left_out += sum(each in given for each in bare)
+        part = [text for text, each in zip(part, bare, strict=True) if not (each in seen or seen.add(each))]
         if not part:
             continue
         found = unit(vectors(model, part))
         for start in range(0, len(found), 512):
             rows = found[start : start + 512]
             fresh = np.flatnonzero((rows @ known.T).max(axis=1) < same)
+            left_out += len(rows) - len(fresh)
             alike = (rows[fresh] @ wanted.T).max(axis=1)
             best += [(float(a), part[start + i], rows[i].copy()) for i, a in zip(fresh, alike, strict=True)]
         best = sorted(best, key=lambda one: -one[0])[: 4 * count + _AT_ONCE]
     if empty:
         raise WorkbenchError("the pool has no text")
+    if left_out:
+        warnings.warn(
+            f"{counted(left_out, 'text')} of the pool left out: given to resemble or to avoid, or a near-duplicate of such",
+            stacklevel=2,
+        )
     picked: list[Text] = []
     kept = np.empty((0, wanted.shape[1]), np.float32)
     for _, text, vector in best:

@@ -43,6 +43,8 @@ class _TeacherType(type):
 
     def __call__(cls, *args, **options):
         if cls is Teacher:
+            if len(args) > 1:
+                raise TeacherError(f"Teacher takes one source, got {len(args)}; options go by name, such as max_length=96")
             return _teacher(*args, **options)
         taken = inspect.signature(cls.__init__).parameters
         unknown = [each for each in options if each not in taken]
@@ -65,10 +67,10 @@ class Teacher(metaclass=_TeacherType):
     - an array or tensor of vectors, with `texts=`: `ArrayTeacher`
     - a teacher: that teacher itself
 
-    A class of your own calls `super().__init__` and defines `encode`. What it does not override keeps its default.
+    A class of your own calls `super().__init__` and defines `encode`; the rest has defaults.
 
     Args:
-        name: what the cache calls the teacher; change it whenever its vectors change.
+        name: the cache's name for the teacher; change it whenever its vectors change.
         dimension: width of the vectors.
         normalize: whether the vectors have length 1; students are built accordingly.
         prompts: role to the prompt in front of each text of that role; none by default.
@@ -78,7 +80,7 @@ class Teacher(metaclass=_TeacherType):
         name, dimension, prompts: as given; there is a prompt for each role.
         identity: everything besides role, prompt and text that decides the vectors. It names the cache's folder.
         concurrency: how many calls of `encode` may run at the same time.
-        batch_size: texts in one call of `encode`; None leaves it to the cache.
+        batch_size: texts of one call; None leaves it to the cache.
         usage: what was asked of an API so far; None for a teacher that costs nothing.
 
     Raises:
@@ -301,19 +303,16 @@ class ArrayTeacher(Teacher):
                 raise TeacherError(f"expected vectors of one width, one for each text ({error})") from None
         shape, dtype = getattr(vectors, "shape", ()), getattr(vectors, "dtype", None)
         if len(shape) != 2 or shape[0] != len(texts) or not shape[1] or dtype.kind not in "fiu":
-            raise TeacherError(
-                f"{len(texts):,} texts and vectors of shape {shape} ({dtype}): expected one row of real numbers for "
-                "each text"
-            )
+            given = f"{len(texts):,} texts and vectors of shape {shape} ({dtype})"
+            raise TeacherError(f"{given}: expected one row of real numbers for each text")
         self._vectors, self._normalize = vectors, normalize
         self._rows: dict[tuple[Role, str], int] = {}
         digest = hashlib.sha256()
         for row, text in enumerate(texts):
             first = self._rows.setdefault((text.role, text.text), row)
             if first != row and not np.array_equal(vectors[first], vectors[row]):
-                raise TeacherError(
-                    f"rows {first:,} and {row:,} are of the same {text.role} and differ: {text.text[:60]!r}"
-                )
+                same = f"rows {first:,} and {row:,} are of the same {text.role}"
+                raise TeacherError(f"{same} and differ: {text.text[:60]!r}")
             digest.update(f"{text.role} {len(text.text)} {text.text}".encode())
         for start in range(0, len(vectors), 65_536):
             digest.update(np.ascontiguousarray(vectors[start : start + 65_536]).tobytes())

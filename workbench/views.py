@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench._util import whole
-from workbench.data import RetrievalDataset, Role, crop_queries, read_dataset, read_texts
+from workbench.data import RetrievalDataset, Role, crop_queries, is_dataset, read_dataset, read_texts
 from workbench.errors import DataError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _dataset(source: object, passages: int | None) -> tuple[RetrievalDataset, st
     """Return a data set, and what has to be said of it."""
     if isinstance(source, RetrievalDataset):
         return source, ""
-    if isinstance(source, str | Path) and (source == "tutorial" or (Path(source) / "corpus.jsonl").is_file()):
+    if is_dataset(source):
         return read_dataset(source), ""
     texts = read_texts(source, passages=passages)
     documents = [text for text in texts if text.role is Role.DOCUMENT]

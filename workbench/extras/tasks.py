@@ -58,7 +58,7 @@ def tasks(names: Iterable[str | Path], split: str = "test") -> list[AbsTask]:
         else:
             near = nearest(name, known | set(benchmarks))
             kind = "folder" if os.sep in name else "task, benchmark or folder"
-            hint = f"; the nearest names are {', '.join(near)}" if near else ""
+            hint = f"; the nearest {'names are' if len(near) > 1 else 'name is'} {', '.join(near)}" if near else ""
             raise BenchmarkError(f"there is no {kind} {name!r}{hint}")
         for task in some:
             if task.metadata.modalities != ["text"]:

@@ -44,7 +44,7 @@ class AgreementExplorer(Selection, View):
         models: two or more names, each with a model: vectors, float of shape (n, d), or anything that `wb.compare` takes.
             The first is the reference; a list chooses which other one is shown.
         texts: n texts, `str` or `Text`, or a dataframe with the texts in one of its columns.
-        columns: n rows of anything else that is known of the texts, to color and to sort by.
+        columns: n rows of what else is known of the texts, to color and sort by; `ndcg_gain` is compared by region.
         k: neighbors that `overlap` compares.
         fit: "orthogonal" or "linear": show the other model's vectors where a map fitted on half of the texts puts the
             other half (and the reverse), in the first model's space.

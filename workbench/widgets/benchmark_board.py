@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench._util import counted
 from workbench.errors import BenchmarkError, WorkbenchError
 from workbench.extras import benchmark, benchmark_tables
 from workbench.extras.benchmark import EvalModel, EvalProgress, TaskResult
@@ -167,7 +168,7 @@ class BenchmarkBoard(Job):
     def _headline(self) -> str:
         progress = self._progress
         if self._state == "done":
-            return f"{progress.total} evaluations done; results in mteb's format are in {shown(self.folder)}."
+            return f"{counted(progress.total, 'evaluation')} done; results in mteb's format are in {shown(self.folder)}."
         if self._state == "stopped":
             return shown(self._error, 1000)
         if self._state == "ready":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Iterator
 
-from workbench._util import duration
+from workbench._util import duration, file_size
 from workbench.cache import Plan, Progress, TargetCache
 from workbench.data import Text
 from workbench.errors import WorkbenchError
@@ -131,7 +131,7 @@ class CacheProgress(Job):
             f"{progress.encoded:,}{to_make} encoded in this run",
             f"{progress.hits:,} hits",
             f"{progress.texts_per_second:,.0f} texts/s",
-            f"{progress.bytes / 1e6:,.1f} MB stored in this run",
+            f"{file_size(progress.bytes)} stored in this run",
         ]
         if progress.seconds_left is not None and self._now in ("running", "stopping"):
             parts.append(f"{duration(progress.seconds_left)} left")

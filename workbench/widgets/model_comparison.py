@@ -181,7 +181,7 @@ class ModelComparison(Selection, View):
         if "ndcg_mean" in table.attrs:
             words += f"; mean nDCG@10 {_signed(table.attrs, 'ndcg_')}"
         self.status.value = f"{names}: {words}."
-        columns = {each: f"{table.attrs['measure']} of the {each}" for each in ("first", "second")}
+        columns = {"first": f"{table.attrs['measure']} of {first}", "second": f"{table.attrs['measure']} of {second}"}
         self.texts.show(table.rename(columns=columns).rename_axis("position").reset_index())
         self._places = table.index.to_numpy()
         self._mark()

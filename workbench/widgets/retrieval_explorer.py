@@ -229,12 +229,16 @@ class RetrievalExplorer(Selection, View):
 
     def _failures(self, collection: RetrievalDataset, vectors: dict[str, tuple]) -> pd.DataFrame:
         """Find out why queries fail; a look at one is three searches."""
+        self._too_many = False
         own = [mode for mode, (asks, answers) in self.modes.items() if asks == answers != self._reference]
         if not own or self._first != self._reference:
             return pd.DataFrame()
         teacher, student = vectors[self._reference], vectors[self.modes[own[0]][0]]
         failing = (self.scores[f"{own[0]}_gain"] < 0).sum()
-        if not failing or failing * len(collection.corpus) > _LOOKED_AT or teacher[0].shape[1] != student[0].shape[1]:
+        if not failing or teacher[0].shape[1] != student[0].shape[1]:
+            return pd.DataFrame()
+        self._too_many = bool(failing * len(collection.corpus) > _LOOKED_AT)
+        if self._too_many:
             return pd.DataFrame()
         return failures(collection, teacher, student, scores=(self.scores[self._first], self.scores[own[0]]))
 
@@ -307,6 +311,8 @@ class RetrievalExplorer(Selection, View):
             each = ", ".join(f"{shown(name)} {width}" for name, width in widths.items())
             words += f" Asymmetric search needs one width, and they differ: {each} dimensions."
         words += f" {shown(self._about)}" * bool(self._about)
+        if self._too_many:
+            words += " Why queries fail was not looked into, as they and the documents are many: see failures.failures."
         if self._left_out:
             words += f" Not shown: {shown(', '.join(self._left_out))}; choose with modes=[...]."
         return words

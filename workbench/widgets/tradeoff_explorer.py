@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Mapping
 
 import ipywidgets
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from tqdm import tqdm
 
 from workbench import quantize
+from workbench._util import file_size
 from workbench.errors import WorkbenchError
 from workbench.quantize import PRECISIONS, IndexSpec
 from workbench.widgets._html import error_line, html_table, shown
@@ -149,7 +148,7 @@ class TradeoffExplorer(Selection, View):
         curves.update_xaxes(type="log", tickvals=dimensions, ticktext=[f"{d:,}" for d in dimensions])
         self.front, self.curves = Chart(front, on_click=self._clicked), Chart(curves)
         columns = [*["space"] * (len(spaces) > 1), "mode", "dimensions", "precision", *_NUMBERS[1:4],
-                   "bytes_per_document", "query_ms", *["total_ms"] * bool(self._encode_ms), "front"]  # fmt: skip
+                   "bytes_per_document", "query_ms", *["total_ms"] * bool(self._encode_ms)]  # fmt: skip
         self.rows = Table(self.table[columns], label="points", page_rows=8, many=False)
         controls = self.dimensions, self.precision, self.mode, *([self.space] if len(spaces) > 1 else []), self.cost
         narrow = {"flex": "1 1 300px", "min_width": "280px", "max_width": "420px"}
@@ -255,10 +254,10 @@ class TradeoffExplorer(Selection, View):
         row, width = self.choice, int(self.table["dimensions"].max())
         size, whole = row["bytes_per_document"], IndexSpec(width).bytes_per_document
         less = f"{whole / size:.3g} times less than {width} dimensions in float32"
-        less = less if whole > size else "all that there is"
+        less = less if whole > size else "the whole vector"
         spent = self._encode_ms.get(row["mode"])
         encoding = f", {spent:.1f} ms to encode the query" if spent is not None else ", encoding the query not included"
-        sizes = [(words, _size(count * size), _size(count * whole)) for words, count in _SIZES.items()]
+        sizes = [(words, file_size(count * size), file_size(count * whole)) for words, count in _SIZES.items()]
         table = pd.DataFrame(sizes, columns=["documents", "index", "float32 in full"])
         style = "white-space:pre-wrap;word-break:normal;line-height:1.35;font-family:monospace;margin-top:12px"
         return (
@@ -268,10 +267,6 @@ class TradeoffExplorer(Selection, View):
             f"proportion to its documents.</p>{html_table(table, style='text-align:left;border-spacing:10px 0')}"
             f'<pre style="{style}">{html.escape(self.code)}</pre>'
         )
-
-
-def _size(count: int) -> str:
-    return re.sub(r"(?<=\d)(?=[A-Z])", " ", tqdm.format_sizeof(count, "B"))
 
 
 def _check(space: object, rows: pd.DataFrame) -> None:
