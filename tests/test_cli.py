@@ -90,7 +90,7 @@ def test_a_recipe_decides_what_is_not_named(home, tiny_model, other_tiny_model, 
         1,
     )
     model = student.load(home / "student")
-    assert not student.head_of(model).bias and model.prompts["query"].startswith("Represent this sentence")
+    assert not student.head_of(model)[-1].bias and model.prompts["query"].startswith("Represent this sentence")
     assert main.main([*arguments, "--recipe", "redact"]) == 1
     assert "no recipe 'redact'; the nearest are redact-" in capsys.readouterr().err
 

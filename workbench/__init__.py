@@ -2,8 +2,10 @@
 
     import workbench as wb
 
+    wb.search("notes/")  # with the packaged teacher, and the ready student after it has learned these texts
+
     texts = wb.read_texts("notes/")
-    teacher = wb.Teacher("all-mpnet-base-v2")
+    teacher = wb.Teacher("all-mpnet-base-v2")  # or any other
     student = wb.distill(texts, teacher)
     wb.search(texts, documents=teacher, queries=student)
 
@@ -23,6 +25,7 @@ _HOME = {
     "read_texts": "data",
     "read_dataset": "data",
     "load_model": "models",
+    "load_ready": "ready",
     "encode": "models",
     "Teacher": "teachers",
     "TargetCache": "cache",
@@ -47,6 +50,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which cannot follow __getatt
     from workbench.models import load_model as load_model
     from workbench.pipeline import Recipe as Recipe
     from workbench.pipeline import distill as distill
+    from workbench.ready import load_ready as load_ready
     from workbench.teachers import Teacher as Teacher
     from workbench.views import explore as explore
     from workbench.views import search as search

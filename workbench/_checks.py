@@ -37,7 +37,7 @@ def check(
         TrainingError: too few texts, texts and targets out of step, a wrong width, NaN, or targets
             whose norms the student cannot reach. A role that does not occur is a warning.
     """
-    width = head_of(student).out_features
+    width = head_of(student)[-1].out_features
     normalize = models.normalizes(student)
     for name, some, wanted in (("training", texts, targets), *((("held-out", *held_out),) if held_out else ())):
         least = batch_size if name == "training" else 1

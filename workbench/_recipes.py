@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Real
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sentence_transformers import SentenceTransformer
@@ -11,11 +12,14 @@ from sentence_transformers import SentenceTransformer
 from workbench import models, student
 from workbench._util import nearest, one_of, whole
 from workbench.errors import TrainingError
+from workbench.head import HEAD
+from workbench.ready import load_ready, statement
 from workbench.train import TrainingConfig
 
 if TYPE_CHECKING:
     from workbench.cache import TargetCache
 
+_HEADS = "closed-form", "random"  # how a head can start
 FEW_TEXTS = 5000  # below this many, "in-domain" is the default recipe: many passes, cropped queries
 
 
@@ -35,8 +39,11 @@ class Recipe:
         base: model whose transformer the student starts from.
         max_length: tokens that teacher and student read of a text.
         bias: whether the student's head has a bias.
+        hidden: units of the head's hidden layer, see `student.build`; 0 for a linear head.
+        frozen: whether the head alone learns, on stored features of the base, see `head.train_head`.
         prompts: role to the teacher's prompt; the prompts of the teacher's own files if None.
-        start: of the head, "closed-form" or "random".
+        start: of the head, "closed-form" or "random"; or the student to go on from: "ready", see `ready.load_ready`, or the
+            folder of a student of the same teacher, whose base, head and length then count.
         config: how to train.
         steps: least number of training steps: few texts are passed over more often (`TrainingConfig.with_steps`).
         texts: least number of texts: queries cropped from the documents make up for what is missing.
@@ -47,6 +54,8 @@ class Recipe:
     base: str = models.MINILM
     max_length: int = 128
     bias: bool = True
+    hidden: int = 0
+    frozen: bool = False
     prompts: dict[str, str] | None = None
     start: str = "closed-form"
     config: TrainingConfig = field(default_factory=TrainingConfig)
@@ -54,8 +63,9 @@ class Recipe:
     texts: int = 0
 
     def __post_init__(self) -> None:
-        one_of(self.start, "start", ("closed-form", "random"), TrainingError)
-        for name, least in (("max_length", 3), ("steps", 0), ("texts", 0)):
+        if not Path(self.start).is_dir():
+            one_of(self.start, "start", (*_HEADS, "ready"), TrainingError)
+        for name, least in (("max_length", 3), ("hidden", 0), ("steps", 0), ("texts", 0)):
             whole(getattr(self, name), name, least, TrainingError)
 
     def as_dict(self) -> dict:
@@ -81,16 +91,40 @@ class Recipe:
         return replace(self, **{"config": config} | {name: value for name, value in changes.items() if name in own})
 
     def student(self, cache: TargetCache) -> SentenceTransformer:
-        """Return an untrained student for a cache's targets; its head is random."""
+        """Return the student that training starts from, for a cache's targets; a closed form is yet to be fitted.
+
+        Raises:
+            TrainingError: the student to go on from is of another teacher.
+        """
+        if self.start not in _HEADS:
+            learned = self.started_from()
+            given, now = (each.get("fingerprint") or each.get("teacher") for each in (learned["teacher"], cache.identity))
+            if given != now:
+                raise TrainingError(
+                    f"the student to start from has learned from {learned.get('teacher_name')}, whose vectors are not those "
+                    f"of {cache.teacher.name}: take that teacher, or another start"
+                )
+            return load_ready() if self.start == "ready" else student.load(self.start)
         return student.build(
             self.base,
             cache.dimension,
             normalize=cache.identity["normalize"],
             bias=self.bias,
+            hidden=self.hidden,
             max_length=self.max_length,
             prompts=cache.prompts,
             seed=self.config.seed,
         )
+
+
+    def started_from(self) -> dict:
+        """Return the provenance of the student to go on from; {} where there is none."""
+        if self.start in _HEADS:
+            return {}
+        stated = statement() if self.start == "ready" else student.read_provenance(self.start)
+        if not isinstance(stated.get("teacher"), dict):
+            raise TrainingError(f"{self.start} does not say which teacher its student has learned from")
+        return stated
 
 
 # Minutes on two cores.
@@ -99,6 +133,10 @@ TOUR = Recipe("tour", max_length=96)
 # hundred are too few by themselves.
 _PATIENT = replace(TOUR.config, epochs=4, evaluations=1)
 IN_DOMAIN = replace(TOUR, name="in-domain", config=_PATIENT, steps=1200, texts=1000)
+# For any subject, from many texts of many sources: the head alone learns, in seconds once the teacher's vectors are there.
+BROAD = replace(TOUR, name="broad", hidden=1536, frozen=True, config=HEAD)
+# The documents of an index, from the student that knows a little of everything: seconds. It ends where it knows them best.
+ADAPT = replace(BROAD, name="adapt", start="ready", config=replace(HEAD, batch_size=128, epochs=60))
 # The documents of the tour: queries are six times shorter, so all of them are used.
 TOUR_DOCUMENTS = 2000
 
@@ -124,7 +162,7 @@ _FASTER = {"start": "closed-form", "config": _PAPER}
 REDACT_IR_FAST = replace(REDACT_IR, name="redact-ir-fast", **_FASTER)
 REDACT_MT_FAST = replace(REDACT_MT, name="redact-mt-fast", **_FASTER)
 
-RECIPES = {recipe.name: recipe for recipe in (TOUR, IN_DOMAIN, REDACT_IR, REDACT_IR_FAST, REDACT_MT, REDACT_MT_FAST)}
+RECIPES = {recipe.name: recipe for recipe in (TOUR, IN_DOMAIN, BROAD, ADAPT, REDACT_IR, REDACT_IR_FAST, REDACT_MT, REDACT_MT_FAST)}
 
 
 def find_recipe(name: str | Recipe | None, texts: int = 0) -> Recipe:

@@ -21,6 +21,8 @@ from tqdm.auto import tqdm
 
 from workbench import _checkpoints, data, models, student
 from workbench._recipes import (
+    ADAPT,
+    BROAD,
     IN_DOMAIN,
     RECIPES,
     REDACT_IR,
@@ -37,12 +39,13 @@ from workbench._util import counted, home, write_json
 from workbench.cache import Plan, Progress, TargetCache
 from workbench.data import Role, Text
 from workbench.errors import TeacherError, TrainingError, WorkbenchError
+from workbench.head import FrozenFeatures, train_head
 from workbench.student import Tokens
 from workbench.teachers import ArrayTeacher, Teacher
 from workbench.train import Result, TrainingStep, provenance, train_student
 
 __all__ = [
-    "IN_DOMAIN", "RECIPES", "REDACT_IR", "REDACT_IR_FAST", "REDACT_MT", "REDACT_MT_FAST", "TOUR", "TOUR_DOCUMENTS",
+    "ADAPT", "BROAD", "IN_DOMAIN", "RECIPES", "REDACT_IR", "REDACT_IR_FAST", "REDACT_MT", "REDACT_MT_FAST", "TOUR", "TOUR_DOCUMENTS",
     "CacheBar", "Distilled", "Recipe", "TrainingBar", "distill", "fill", "find_recipe", "prepare", "run", "say_cropped",
     "teacher_of",
 ]  # fmt: skip
@@ -162,12 +165,16 @@ def run(
         TrainingError: too few texts, or it was stopped before training.
         ModelError: the output folder holds something else.
     """
-    texts, split_off = data.as_texts(texts), held_out is None
+    texts, started = data.as_texts(texts), recipe.started_from()
+    if held_out is None and started:
+        held_out = []  # what says most of search, knowing the documents by heart, no loss on other texts shows: see measured.md
+    split_off = held_out is None
     keys = cache.keys(texts)
     kept = keys[:0] if split_off else cache.keys(held_out)  # each text is hashed once
-    base, config = models.resolve(recipe.base), recipe.config.with_steps(recipe.steps, len(texts))
+    base, config = models.resolve(started.get("base", recipe.base)), recipe.config.with_steps(recipe.steps, len(texts))
     recipe = replace(recipe, config=config, teacher=cache.teacher.name, base=str(recipe.base))
     parts = [recipe.as_dict(), cache.identity, base.fingerprint, train, split_off]
+    parts += [started.get("head_sha256") or (started and models.resolve(recipe.start).fingerprint)]
     parts += [hashlib.sha256(some.tobytes()).hexdigest() for some in (keys, kept)]
     identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     output = student.check_folder(output or home() / "students" / f"{recipe.name}-{identity[:12]}")
@@ -184,7 +191,14 @@ def run(
     if split_off and train:
         texts, keys, held_out, kept = _split(texts, keys)
     targets = cache.targets(texts, keys=keys)
-    tokens = Tokens(model, texts)
+    tokens = features = None
+    if recipe.frozen:  # no text goes through the base twice
+        features = TargetCache(cache.folder.parent, FrozenFeatures(model))
+        for some in (texts, held_out):
+            if some:
+                fill(features, some, progress=progress, stop=stop, what="features")
+    else:
+        tokens = Tokens(model, texts)
 
     # Hidden, and named after the output: it is found again, and never taken for the student.
     checkpoints = output.with_name(f".{output.name}-checkpoints") / identity[:12]
@@ -198,32 +212,37 @@ def run(
         with contextlib.suppress(OSError, ValueError):
             head_fit = student.HeadFit(**json.loads((checkpoints / "head_fit.json").read_text()))
     else:
-        if recipe.start == "closed-form" or not train:
-            head_fit = student.fit_head(model, texts, targets, tokens=tokens)
+        if recipe.start == "closed-form" or (not train and not started):
+            seen = features and features.targets(texts)
+            head_fit = student.fit_head(model, texts, targets, tokens=tokens, features=seen)
         if first and train and head_fit:
             write_json(checkpoints / "head_fit.json", asdict(head_fit))
         if first and start_output:
             student.save(model, start_output, describe())
     if not train:
         return Distilled(model.eval(), student.save(model, output, describe()), describe())
-
     if on_start:
         on_start(model)
+    unseen = cache.targets(held_out, keys=kept) if held_out else None
     with TrainingBar() if progress else contextlib.nullcontext() as bar:
-        shown = [each for each in (bar, on_step) if each]
-        result = train_student(
-            model,
-            texts,
-            targets,
-            recipe.config,
-            held_out=(held_out, cache.targets(held_out, keys=kept)) if held_out else None,
-            checkpoints=checkpoints,
-            resume=resume,
-            on_step=lambda step: [show(step) for show in shown],
-            stop=stop,
-            tokens=tokens,
-            digest=hashlib.sha256(keys.tobytes()).hexdigest(),
-        )
+        reports = {"on_step": lambda step: [show(step) for show in (bar, on_step) if show], "stop": stop}
+        if features:
+            held = (features.targets(held_out), unseen) if held_out else None
+            result = train_head(model, features.targets(texts), targets, recipe.config, held_out=held, **reports)
+            model.eval()
+        else:
+            result = train_student(
+                model,
+                texts,
+                targets,
+                recipe.config,
+                held_out=(held_out, unseen) if held_out else None,
+                checkpoints=checkpoints,
+                resume=resume,
+                tokens=tokens,
+                digest=hashlib.sha256(keys.tobytes()).hexdigest(),
+                **reports,
+            )
     found = describe(config=recipe.config, result=result)
     if first:
         student.save(model, output, found)
@@ -252,6 +271,7 @@ def fill(
     keys: np.ndarray | None = None,
     progress: bool = True,
     stop: threading.Event | None = None,
+    what: str = "teacher",
 ) -> Progress:
     """Fill a cache, see `TargetCache.fill`, with a bar; say what an API teacher will cost and has cost.
 
@@ -271,7 +291,7 @@ def fill(
     if not progress:
         return cache.fill(texts, keys=keys, stop=stop)
     try:
-        with CacheBar("teacher") as bar:
+        with CacheBar(what) as bar:
             return cache.fill(texts, keys=keys, on_plan=bar.plan, on_progress=bar.progress, stop=stop)
     finally:
         if teacher.usage is not None:
@@ -309,6 +329,7 @@ def prepare(
             f"{len(texts)} different text{' is' if len(texts) == 1 else 's are'} too few to distill from: at least "
             f"{LEAST_TEXTS} are needed, and some hundreds make a useful student"
         )
+    crop = crop and not recipe.started_from()  # that student knows queries
     if crop and len(texts) < recipe.texts:
         return data.add_cropped_queries(texts, recipe.texts), recipe
     if crop and not any(text.role is Role.QUERY for text in texts):
@@ -377,5 +398,6 @@ class TrainingBar(_Bar):
             self._bar.set_postfix_str(f"loss {step.loss:.3f}, {step.texts_per_second:.0f} texts/s", refresh=False)
         if step.held_out_loss is not None:
             cosines = {"queries": step.cosine_query, "documents": step.cosine_document}
-            line = [f"cosine {value:.3f} on {texts}" for texts, value in cosines.items() if value is not None]
-            tqdm.write(f"epoch {step.epoch:4.2f}: held-out loss {step.held_out_loss:.4f}, {', '.join(line)}")
+            line = [f"held-out loss {step.held_out_loss:.4f}"]
+            line += [f"cosine {value:.3f} on {texts}" for texts, value in cosines.items() if value is not None]
+            tqdm.write(f"epoch {step.epoch:4.2f}: {', '.join(line)}")

@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
 
 from workbench import models
-from workbench._util import whole_folder, write_json
+from workbench._util import whole, whole_folder, write_json
 from workbench.data import Text, as_texts
 from workbench.errors import ModelError, TrainingError, WorkbenchError
 
@@ -30,21 +30,24 @@ def build(
     *,
     normalize: bool = True,
     bias: bool = True,
+    hidden: int = 0,
     max_length: int = 128,
     prompts: Mapping[str, str] | None = None,
     seed: int = 0,
     device: str | None = None,
 ) -> SentenceTransformer:
-    """Build a student: the base's transformer without pooler, mean pooling, a linear head, Normalize if asked.
+    """Build a student: the base's transformer without pooler, mean pooling, a head, Normalize if asked.
 
-    The head starts at random; `fit_head` sets it in closed form. It is a module of the model, and is saved with it.
-    Mean pooling follows the paper, which found it better than CLS, last token and max (arXiv 2509.12539).
+    The head starts at random; `fit_head` sets it in closed form. It is one or two modules of the model, and is saved with
+    it. Mean pooling follows the paper, which found it better than CLS, last token and max (arXiv 2509.12539).
 
     Args:
         base: a model with a transformer; a name or a folder, see `models.resolve`.
         dimension: width of the teacher's vectors.
         normalize: end in unit norm. Use it if the teacher's vectors have unit norm.
         bias: whether the head has a bias.
+        hidden: 0 for a linear head. Else the head has two layers with a GELU between them: so many units that learn, and
+            two for each feature that carry it through, as GELU(u) - GELU(-u) = u. It can thus start as the linear head.
         max_length: texts are cut to this many tokens.
         prompts: role to prompt. Use the teacher's, so both models read the same input.
         seed: of the head's random weights.
@@ -52,7 +55,10 @@ def build(
 
     Raises:
         ModelError: the base cannot be found, has no transformer, or takes fewer tokens than `max_length`.
+        TrainingError: a head of two layers without a bias.
     """
+    if whole(hidden, "hidden", 0, TrainingError) and not bias:
+        raise TrainingError("a head of two layers has a bias: leave out hidden or bias=False")
     loaded = models.load(base, device=device)
     transformer = loaded[0]
     if not isinstance(transformer, Transformer):
@@ -68,8 +74,10 @@ def build(
     width = transformer.get_embedding_dimension()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = Dense(width, dimension, bias=bias, activation_function=torch.nn.Identity())
-    modules = [transformer, Pooling(width, pooling_mode="mean"), head, *([Normalize()] if normalize else [])]
+        inner = hidden + 2 * width
+        head = [Dense(width, inner, activation_function=torch.nn.GELU())] if hidden else []
+        head += [Dense(inner if hidden else width, dimension, bias=bias, activation_function=torch.nn.Identity())]
+    modules = [transformer, Pooling(width, pooling_mode="mean"), *head, *([Normalize()] if normalize else [])]
     return SentenceTransformer(
         modules=modules, device=str(loaded.device), prompts=dict(prompts or {}), similarity_fn_name="cosine"
     )
@@ -133,8 +141,9 @@ def fit_head(
     sample: int = 20_000,
     seed: int = 0,
     tokens: Tokens | None = None,
+    features: np.ndarray | None = None,
 ) -> HeadFit:
-    """Set the student's head to the ridge regression of the targets on its pooled features.
+    """Set the student's head to the ridge regression of the targets on its pooled features, whatever its layers.
 
     W = (H'H + a n v I)^-1 H'Y on centered features H and targets Y (Hoerl and Kennard, 1970), where v is the mean
     variance of the features; without a bias nothing is centered. A tenth of the texts chooses the strength a by the
@@ -148,6 +157,7 @@ def fit_head(
         sample: at most this many texts are used.
         seed: of the sample.
         tokens: of the texts, where they exist already.
+        features: of the texts, shape (n, width), where they exist already.
 
     Raises:
         TrainingError: fewer than 10 texts, or widths that do not fit.
@@ -159,29 +169,61 @@ def fit_head(
         raise TrainingError(f"a closed-form start needs at least {LEAST_TEXTS} texts; got {len(texts)}")
     if not alphas or min(alphas) <= 0:
         raise TrainingError("ridge alphas must be positive numbers")
-    head = head_of(student)
+    dimension = head_of(student)[-1].out_features
+    bias = head_of(student)[-1].bias
     chosen = np.random.default_rng(seed).permutation(len(texts))[: max(LEAST_TEXTS, sample)]
-    features = torch.from_numpy(pooled(student, texts, chosen, tokens)).double()
+    found = pooled(student, texts, chosen, tokens) if features is None else np.asarray(features[chosen], np.float32)
+    features = torch.from_numpy(found).double()
     wanted = torch.from_numpy(np.asarray(targets[chosen], dtype=np.float32)).double()
-    if wanted.shape[1] != head.out_features:
-        raise TrainingError(f"the targets are {wanted.shape[1]} wide, the student's head {head.out_features}")
+    if wanted.shape[1] != dimension:
+        raise TrainingError(f"the targets are {wanted.shape[1]} wide, the student's head {dimension}")
     kept = max(1, len(chosen) // 10)
     normalize = models.normalizes(student)
 
     def loss(alpha: float) -> float:
-        weight, bias = ridge(features[kept:], wanted[kept:], alpha, head.bias)
-        output = features[:kept] @ weight.T + bias
+        weight, offset = ridge(features[kept:], wanted[kept:], alpha, bias)
+        output = features[:kept] @ weight.T + offset
         output = torch.nn.functional.normalize(output, dim=1) if normalize else output
         return float((output - wanted[:kept]).pow(2).sum(dim=1).mean())
 
     losses = {alpha: loss(alpha) for alpha in alphas}
     best = min(losses, key=losses.get)
-    weight, bias = ridge(features, wanted, best, head.bias)
-    with torch.no_grad():
-        head.linear.weight.copy_(weight)
-        if head.bias:
-            head.linear.bias.copy_(bias)
+    weight, offset = ridge(features, wanted, best, bias)
+    set_head(student, weight, offset, features, seed=seed)
     return HeadFit(best, losses[best], len(chosen))
+
+
+@torch.no_grad()
+def set_head(
+    student: SentenceTransformer, weight: torch.Tensor, bias: torch.Tensor, features: torch.Tensor, *, seed: int = 0
+) -> None:
+    """Make a student's head compute `weight @ x + bias`; two layers get random units that count for nothing yet.
+
+    Args:
+        student: changed in place.
+        weight: of shape (d, width).
+        bias: of shape (d,); ignored by a head without one.
+        features: of shape (n, width); two layers standardize by their mean and deviation, so that training is even.
+        seed: of the random units.
+    """
+    *inner, last = (module.linear for module in head_of(student))
+    if inner:
+        (first,) = inner
+        width = first.in_features
+        units = first.out_features - 2 * width
+        mean, deviation = features.mean(dim=0), features.std(dim=0)
+        # A feature that hardly varies would get weights beyond float16.
+        deviation = deviation.clamp_min(1e-2 * float(deviation.mean()) or 1.0)
+        random = torch.randn((units, width), generator=torch.Generator().manual_seed(seed), dtype=weight.dtype)
+        through = torch.eye(width, dtype=weight.dtype)
+        rows = torch.cat([random / width**0.5, through, -through]) / deviation
+        first.weight.copy_(rows)
+        first.bias.copy_(-rows @ mean)
+        back = weight * deviation
+        weight, bias = torch.cat([torch.zeros((len(weight), units)), back, -back], dim=1), bias + weight @ mean
+    last.weight.copy_(weight)
+    if last.bias is not None:
+        last.bias.copy_(bias)
 
 
 def ridge(
@@ -222,13 +264,15 @@ def pooled(
     return features
 
 
-def head_of(student: SentenceTransformer) -> Dense:
-    """Return the student's linear head; ModelError if the model was not built as a student."""
+def head_of(student: SentenceTransformer) -> list[Dense]:
+    """Return the layers of a student's head, one or two; ModelError if the model was not built as a student."""
     modules = list(student.children())
-    if len(modules) < 3 or not isinstance(modules[2], Dense):
+    layers = 1 + (len(modules) > 2 and isinstance(getattr(modules[2], "activation_function", None), torch.nn.GELU))
+    head = modules[2 : 2 + layers]
+    if len(head) < layers or not all(isinstance(module, Dense) for module in head):
         kinds = ", ".join(type(module).__name__ for module in modules)
         raise ModelError(f"no student: expected the modules Transformer, Pooling, Dense, found {kinds}")
-    return modules[2]
+    return head
 
 
 def save(student: SentenceTransformer, folder: str | Path, provenance: Mapping[str, object] | None = None) -> Path:

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workbench._util import whole
+from workbench._util import home, whole
 from workbench.data import RetrievalDataset, Role, crop_queries, is_dataset, read_dataset, read_texts
 from workbench.errors import DataError
+from workbench.teachers import Teacher
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
     from workbench.widgets import AgreementExplorer, RetrievalExplorer
 
 EXAMPLE_QUERIES = 50
+ASKED = 200  # sentences of documents that say what a student has gained
 
 
 def explore(models: Mapping[str, object], texts: object, **options: object) -> AgreementExplorer:
@@ -44,7 +48,13 @@ def explore(models: Mapping[str, object], texts: object, **options: object) -> A
 
 
 def search(
-    source: object, documents: object, queries: object, *, passages: int | None = None, k: int = 10
+    source: object,
+    documents: object = None,
+    queries: object = None,
+    *,
+    passages: int | None = None,
+    k: int = 10,
+    progress: bool = True,
 ) -> RetrievalExplorer:
     """Search texts with two models side by side; type a query, or pick one.
 
@@ -53,10 +63,13 @@ def search(
 
     Args:
         source: a retrieval data set, or what `read_texts` takes.
-        documents: the model that embeds documents: a `Teacher`, a loaded model, a folder or a model's name.
-        queries: the model that embeds queries; of another width, each model searches with its own documents alone.
+        documents: the model that embeds documents: a `Teacher`, a loaded model, a folder or a model's name;
+            all-mpnet-base-v2 if None.
+        queries: the model that embeds queries; of another width, each model searches with its own documents alone. None:
+            the ready student, which learns these documents first (recipe "adapt"); the view says what it gained.
         passages: cut long texts into passages of about so many words.
         k: results to show.
+        progress: show bars.
 
     Example:
         >>> import workbench as wb
@@ -70,10 +83,43 @@ def search(
 
     whole(k, "k")
     dataset, about = _dataset(source, passages)
+    if documents is None:
+        documents = Teacher("all-mpnet-base-v2", max_length=96)
+    if queries is None:
+        queries, gained = _adapted(dataset, documents, progress)
+        about = f"{about} {gained}".strip()
     pair = {_label(documents, "teacher"): documents, _label(queries, "student"): queries}
     if len(pair) < 2:  # two of one name
         pair = {"documents": documents, "queries": queries}
     return RetrievalExplorer(dataset, pair, k=k, about=about)
+
+
+def _adapted(dataset: RetrievalDataset, documents: object, progress: bool) -> tuple[SentenceTransformer, str]:
+    """Return the ready student after it has learned a data set's documents, and what it gained."""
+    from workbench import agreement, pipeline, ranking
+    from workbench.cache import TargetCache
+    from workbench.models import encode
+    from workbench.ready import load_ready
+
+    before, texts = load_ready(), [text for text in dataset.document_texts() if text.text.strip()]
+    if len(texts) < pipeline.LEAST_TEXTS:
+        return before, f"The student is the ready one: it learns from {pipeline.LEAST_TEXTS} documents or more."
+    cache = TargetCache(home() / "cache", pipeline.teacher_of(documents, pipeline.ADAPT))
+    made = pipeline.run(texts, cache, pipeline.ADAPT, source=dataset.name, progress=progress)
+    asked = crop_queries([texts[i] for i in np.linspace(0, len(texts) - 1, min(ASKED, len(texts))).astype(int)])
+    if not asked:
+        return made.student, ""
+    pipeline.fill(cache, asked, progress=progress)
+    index, k = np.asarray(cache.targets(texts)), min(10, len(texts))
+    wanted, *found = (
+        ranking.top_k(vectors, index, k)[1]
+        for vectors in (np.asarray(cache.targets(asked)), encode(before, asked), encode(made.student, asked))
+    )
+    shares = [agreement.overlap(wanted, each).mean() for each in found]
+    return made.student, (
+        f"The student has learned these documents: for {len(asked)} sentences of them it finds {shares[1]:.0%} of the "
+        f"teacher's {k} nearest documents, and {shares[0]:.0%} before."
+    )
 
 
 def _label(model: object, otherwise: str) -> str:

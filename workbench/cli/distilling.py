@@ -142,11 +142,16 @@ def distill(options: Namespace, stop: threading.Event) -> None:
         print(f"stopped; the best student so far is in {options.output}, and the same command continues from here")
         return
     loss, step = made.provenance["held_out_loss"], made.provenance["best_step"]
-    print(f"student saved to {options.output} (held-out loss {loss:.4f} at step {step:,})")
+    about = "" if loss is None else f" (held-out loss {loss:.4f} at step {step:,})"
+    print(f"student saved to {options.output}{about}")
 
 
 def _plan(speeds: str | None, recipe: Recipe, texts: Sequence[Text], cache: TargetCache) -> None:
     config, teacher = recipe.config.with_steps(recipe.steps, len(texts)), cache.teacher
+    if recipe.frozen:
+        print(f"recipe   {recipe.name}: the head alone learns, within seconds once targets and features are there")
+        print(f"targets  {cache.plan(texts)}\nNothing was stored.")
+        return
     if speeds:
         device, *given = speeds.rsplit(":", 2)
         try:

@@ -108,11 +108,12 @@ def _parser() -> argparse.ArgumentParser:
     option("--speeds", metavar="DEVICE:TEACHER:STUDENT",
            help="with --dry-run: texts a second of another device, instead of timing this one")  # fmt: skip
     option("--recipe",
-           help="tour, in-domain, redact-ir, redact-mt, redact-ir-fast or redact-mt-fast: decides what is not named here "
+           help="tour, in-domain, broad, adapt, redact-ir, redact-mt, redact-ir-fast or redact-mt-fast: decides what is not named here "
                 "(default: in-domain for fewer than 5,000 texts, otherwise tour)")  # fmt: skip
     option("--base", help="the small model that the student starts from")
     option("--output", required=True, help="folder for the student")
-    option("--start", choices=["closed-form", "random"], help="how the head starts")
+    option("--start", metavar="START", help="how the head starts: closed-form or random; or the student to go on from: "
+           "ready, or a student's folder")  # fmt: skip
     option("--epochs", type=_positive, help="passes over the texts in one learning-rate cycle")
     option("--restarts", type=_positive, help="number of learning-rate cycles")
     option("--batch-size", type=_positive, help="texts a step, over all processes")

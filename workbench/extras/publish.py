@@ -24,6 +24,7 @@ from workbench._util import need, orthogonal, unit, whole_folder
 from workbench.errors import ModelError
 from workbench.extras.card import ONNX_FOLDER
 from workbench.models import length_buckets
+from workbench.student import head_of
 
 FLOAT32, INT8, TOKENIZER, PROMPTS = "model.onnx", "model_int8.onnx", "tokenizer.json", "prompts.json"
 CARD = "README.md"
@@ -142,7 +143,7 @@ def truncated(
 
 def is_truncated(student: SentenceTransformer) -> bool:
     """Return whether `truncated` made this student: it has modules after the head and Normalize."""
-    return len(student) > 4
+    return len(student) > 3 + len(head_of(student))
 
 
 def save_onnx(model: SentenceTransformer, folder: str | Path, *, int8: bool = True) -> Path:

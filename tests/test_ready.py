@@ -1,0 +1,117 @@
+"""The student that comes with the package: whole or refused, and the start of a student of one's own texts."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import sentences
+from test_train import build
+
+import workbench as wb
+from workbench import models, pipeline, ready, student
+from workbench.cache import TargetCache
+from workbench.errors import ModelError, TrainingError
+from workbench.models import encode
+from workbench.pipeline import ADAPT, BROAD
+from workbench.teachers import Teacher
+from workbench.train import provenance
+
+
+@pytest.fixture
+def small(tiny_model, other_tiny_model, tmp_path, monkeypatch):
+    """A small ready student, its folder and the cache of its teacher."""
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "home"))
+    cache = TargetCache(tmp_path / "home" / "cache", Teacher(other_tiny_model, max_length=40))
+    texts = sentences(200, seed=1)
+    cache.fill(texts)
+    model = build(tiny_model, hidden=16)
+    student.fit_head(model, texts, cache.targets(texts))
+    made = provenance(cache, texts, base=str(tiny_model), source="sentences")
+    return model, ready.save_ready(model, tmp_path / "ready", made), cache
+
+
+def test_what_is_written_is_what_is_read(small):
+    model, folder, _ = small
+    assert sorted(path.name for path in folder.iterdir()) == ["head.safetensors", "provenance.json"]
+    loaded, texts = ready.load_ready(folder, device="cpu"), sentences(20)
+    first, second = (encode(each, texts, precision="float32") for each in (model, loaded))
+    assert (first * second).sum(axis=1).min() > 0.9999  # the head is kept in float16
+    assert loaded.max_seq_length == model.max_seq_length and dict(loaded.prompts) == dict(model.prompts)
+
+
+def test_what_was_altered_or_is_missing_is_refused(small, tmp_path, other_tiny_model):
+    _, folder, _ = small
+    head, stated = folder / "head.safetensors", folder / "provenance.json"
+    content = bytearray(head.read_bytes())
+    content[-3] ^= 1
+    head.write_bytes(content)
+    with pytest.raises(ModelError, match="is not the file that was written: its SHA-256"):
+        ready.load_ready(folder)
+    content[-3] ^= 1
+    head.write_bytes(content)
+    ready.load_ready(folder)
+    before = json.loads(stated.read_text())
+    for change, words in (
+        ({"base": "no-such-model"}, "was not found"),
+        ({"base": str(other_tiny_model)}, "needs the weights of"),
+        ({"head_sha256": None}, "is not the file"),
+    ):
+        stated.write_text(json.dumps(before | change))
+        with pytest.raises(ModelError, match=words):
+            ready.load_ready(folder)
+    stated.write_text("{}")
+    with pytest.raises(ModelError, match="provenance.json cannot be read .KeyError: 'base'.: restore it"):
+        ready.load_ready(folder)
+    stated.write_text(json.dumps(before))
+    head.unlink()
+    with pytest.raises(ModelError, match="head.safetensors cannot be read"):
+        ready.load_ready(folder)
+
+
+def test_a_frozen_recipe_learns_the_head_alone_and_is_found_again(small, tiny_model, other_tiny_model):
+    *_, cache = small
+    texts = sentences(300, seed=5)
+    recipe = BROAD.change(base=str(tiny_model), teacher=str(other_tiny_model), max_length=40, hidden=16, epochs=3, batch_size=32)
+    made = pipeline.run(texts, cache, recipe, progress=False)
+    assert made.result.history["held_out_loss"].notna().all() and made.provenance["settings"]["epochs"] == 3
+    base = models.load(tiny_model, device="cpu")[0].state_dict()
+    assert all(np.array_equal(base[name], tensor.cpu()) for name, tensor in made.student[0].state_dict().items())
+    assert pipeline.run(texts, cache, recipe, progress=False).result is None  # finished, and loaded
+
+
+def test_a_student_goes_on_from_another_one(small, tiny_model, other_tiny_model, tmp_path):
+    model, _, cache = small
+    made = provenance(cache, sentences(10), base=str(tiny_model), source="sentences")
+    folder = student.save(model, tmp_path / "student", made)
+    texts = sentences(300, seed=6)
+    recipe = ADAPT.change(start=str(folder), texts=20, epochs=3, batch_size=32)
+    found = pipeline.run(texts, cache, recipe, progress=False)
+    assert found.result.history["loss"].iloc[-1] < found.result.history["loss"].iloc[1]
+    assert found.provenance["base"] == str(tiny_model)
+    with pytest.raises(TrainingError, match="whose vectors are not those of"):
+        pipeline.run(texts, TargetCache(tmp_path, Teacher(tiny_model)), recipe, progress=False)
+    shutil.copytree(tiny_model, tmp_path / "bare")
+    with pytest.raises(TrainingError, match="does not say which teacher"):
+        pipeline.run(texts, cache, ADAPT.change(start=str(tmp_path / "bare")), progress=False)
+    with pytest.raises(TrainingError, match="start 'best': it must be"):
+        ADAPT.change(start="best")
+    with pytest.raises(TrainingError, match="all-mpnet-base-v2, whose vectors are not those of"):
+        wb.distill(texts, str(other_tiny_model), recipe="adapt", progress=False)
+
+
+@pytest.mark.models
+def test_the_ready_student_searches_what_the_teacher_embedded():
+    """With a student of the right space the share is near 1; the base's vectors would find nothing."""
+    assert sum(path.stat().st_size for path in ready.READY.iterdir()) < 8e6
+    table = wb.compare({"teacher": wb.Teacher("all-mpnet-base-v2", max_length=96), "student": wb.load_ready()}, "tutorial")
+    shares = table.set_index("mode")["share_of_teacher"]
+    assert shares["asymmetric"] > 0.85 and shares["symmetric"] > 0.85
+
+
+@pytest.mark.models
+def test_a_search_without_models_adapts_the_ready_student(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
+    view = wb.search(wb.read_texts("tutorial", limit=60), progress=False)
+    assert "The student has learned these documents: for 60 sentences" in view.status.value
+    assert view.scores["asymmetric"].mean() > 0.8
