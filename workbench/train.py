@@ -184,7 +184,7 @@ def train_student(
         saver = Checkpoints(Path(checkpoints), run)
         if resume:
             saver.restore()
-    with _dropout(student, config.dropout):
+    with _dropout(student, config.dropout), _plain_attention(student):
         stopped = run.train(saver, stop)
     if run.best is not None:
         student.load_state_dict(run.best)
@@ -339,6 +339,21 @@ class Run:
         if self.accelerator.num_processes > 1:  # all processes take the same number of steps
             asked = bool(self.accelerator.reduce(torch.tensor(float(asked), device=self.accelerator.device)))
         return asked
+
+
+@contextlib.contextmanager
+def _plain_attention(student: SentenceTransformer) -> Iterator[None]:
+    """Compute attention by plain products on a CPU inside a `with` block: the fused one's backward pass is slow there."""
+    backbone = student[0].model
+    before = getattr(backbone.config, "_attn_implementation", None)
+    change = before == "sdpa" and student.device.type == "cpu"
+    if change:
+        backbone.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        if change:
+            backbone.set_attn_implementation(before)
 
 
 @contextlib.contextmanager
