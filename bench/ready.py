@@ -1,9 +1,12 @@
-"""Make the student that comes with the package: `data/ready`. Texts and teacher's vectors are kept, a stopped run goes on.
+"""Make the student that comes with the package, `data/ready`, or measure it. The teacher's vectors are kept.
 
-    python -m bench.ready TEXTS [--output data/ready]
+    python -m bench.ready make TEXTS [--output data/ready]
+    python -m bench.ready measure COLLECTION...
 
 TEXTS is a folder of parquet files (`text`, `role`), one a source. The head alone learns (recipe "broad"). The best pass is
 chosen by a source that is held out whole, Reuters, which may be used for research alone: no text of it is trained on.
+Measured beside it are the untrained base, a closed form of the collection's documents, and the ready student adapted to
+them. Writes build/ready.json.
 """
 
 from __future__ import annotations
@@ -14,15 +17,16 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pyarrow.parquet as pq
 
 from bench.__main__ import machine
-from workbench import pipeline, ready
+from workbench import data, evaluate, models, pipeline, ready, student
 from workbench._util import home, write_json
 from workbench.cache import TargetCache
 from workbench.data import Role, Text
 from workbench.errors import WorkbenchError
-from workbench.pipeline import BROAD
+from workbench.pipeline import ADAPT, BROAD
 
 # Source to documents and queries drawn from it.
 LESSON = {
@@ -35,23 +39,55 @@ RECIPE = replace(BROAD, config=replace(BROAD.config, epochs=25))
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.ready", description=__doc__.splitlines()[0])
-    parser.add_argument("texts", type=Path, metavar="TEXTS")
-    parser.add_argument("--output", type=Path, default=ready.READY)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("make")
+    command.add_argument("texts", type=Path, metavar="TEXTS")
+    command.add_argument("--output", type=Path, default=ready.READY)
+    commands.add_parser("measure").add_argument("collections", nargs="+", type=Path, metavar="COLLECTION")
     options = parser.parse_args()
-    started = time.perf_counter()
     try:
-        lesson, held_out = (draw(options.texts, plan) for plan in (LESSON, HELD_OUT))
-        cache = TargetCache(home() / "cache", pipeline.teacher_of(None, RECIPE))
-        sources = ", ".join(sorted(LESSON))
-        made = pipeline.run(lesson, cache, RECIPE, home() / "ready", source=sources, held_out=held_out)
-        provenance = made.provenance | {"held_out": ", ".join(HELD_OUT), "machine": machine()}
-        ready.save_ready(made.student, options.output, provenance)
+        return measure(options.collections) if options.command == "measure" else make(options.texts, options.output)
     except (OSError, WorkbenchError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    took = round(time.perf_counter() - started)
-    write_json(home() / "ready.json", {"seconds": took, "machine": machine()} | made.provenance)
-    print(f"written to {options.output} after {took} s")
+
+
+def make(source: Path, output: Path) -> int:
+    """Draw the texts, train the head, and write it."""
+    started = time.perf_counter()
+    lesson, held_out = (draw(source, plan) for plan in (LESSON, HELD_OUT))
+    cache = TargetCache(home() / "cache", pipeline.teacher_of(None, RECIPE))
+    made = pipeline.run(
+        lesson, cache, RECIPE, home() / "ready", source=", ".join(sorted(LESSON)), held_out=held_out
+    )
+    provenance = made.provenance | {"held_out": ", ".join(HELD_OUT), "machine": machine()}
+    ready.save_ready(made.student, output, provenance)
+    print(f"written to {output} after {time.perf_counter() - started:.0f} s")
+    return 0
+
+
+def measure(folders: list[Path]) -> int:
+    """Compare the ready student, and what `adapt` makes of it, on collections."""
+    cache = TargetCache(home() / "cache", pipeline.teacher_of(None, ADAPT))
+    base, student_ready, rows = models.load(ADAPT.base), ready.load_ready(), []
+    base.max_seq_length = ADAPT.max_length
+    for folder in folders:
+        collection = data.read_dataset(folder)
+        documents = [text for text in collection.document_texts() if text.text.strip()]
+        pipeline.fill(cache, documents)
+        closed = ADAPT.change(start="closed-form").student(cache)
+        student.fit_head(closed, documents, cache.targets(documents))
+        started = time.perf_counter()
+        adapted = pipeline.run(documents, cache, ADAPT, home() / "adapted" / collection.name, progress=False, resume=False)
+        seconds = time.perf_counter() - started
+        compared = {"teacher": cache, "base": base, "closed form": closed, "ready": student_ready, "adapted": adapted.student}
+        table = evaluate.compare(compared, collection)
+        table.insert(0, "collection", collection.name)
+        rows.append(table.assign(seconds=seconds))
+        print(f"{collection.name}: adapted in {seconds:.1f} s\n{table.round(3).to_string()}", flush=True)
+    found = pd.concat(rows)
+    print(found.groupby(["model", "mode"], sort=False)["share_of_teacher"].agg(["mean", "min"]).round(3).to_string())
+    print(f"written to {write_json(home() / 'ready.json', {'machine': machine(), 'rows': evaluate.as_rows(found)})}")
     return 0
 
 
