@@ -97,7 +97,7 @@ def test_a_student_goes_on_from_another_one(small, tiny_model, other_tiny_model,
     with pytest.raises(TrainingError, match="start 'best': it must be"):
         ADAPT.change(start="best")
     with pytest.raises(TrainingError, match="all-mpnet-base-v2, whose vectors are not those of"):
-        wb.distill(texts, str(other_tiny_model), recipe="adapt", progress=False)
+        wb.distill(texts, Teacher(other_tiny_model), recipe="adapt", progress=False)
 
 
 @pytest.mark.models

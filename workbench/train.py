@@ -184,7 +184,9 @@ def train_student(
         saver = Checkpoints(Path(checkpoints), run)
         if resume:
             saver.restore()
-    with _dropout(student, config.dropout), _plain_attention(student):
+    # Not under torchrun, where two processes then make another student than one; why is not known.
+    plain = _plain_attention(student) if accelerator.num_processes == 1 else contextlib.nullcontext()
+    with _dropout(student, config.dropout), plain:
         stopped = run.train(saver, stop)
     if run.best is not None:
         student.load_state_dict(run.best)
