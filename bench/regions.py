@@ -48,7 +48,7 @@ def main() -> int:
     except WorkbenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for name, rows in found.items():
+    for name, rows in ((name, rows) for name, rows in found.items() if rows):
         print(f"\n{name}\n{pd.DataFrame(rows).round(3).to_string(index=False)}")
     print(f"written to {write_json(home() / 'regions.json', found)}")
     return 0
