@@ -123,7 +123,7 @@ def test_what_cannot_be_distilled_is_said_in_a_sentence(tiny, texts, kind, words
 def test_wrong_changes_are_said_in_a_sentence(tiny):
     with pytest.raises(TrainingError, match="no learning_rat.* it has base, .*learning_rate"):
         pipeline.distill(sentences(30), **tiny, learning_rat=1)
-    with pytest.raises(TrainingError, match="must be closed-form, random or ready"):
+    with pytest.raises(TrainingError, match="must be closed-form, random or ready, or the folder"):
         pipeline.distill(sentences(30), **tiny, start="warm")
     for wrong, words in (
         ("turo", "no recipe 'turo'; the nearest are tour"),

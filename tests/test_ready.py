@@ -11,7 +11,7 @@ from test_train import build
 import workbench as wb
 from workbench import models, pipeline, ready, student
 from workbench.cache import TargetCache
-from workbench.errors import ModelError, TrainingError
+from workbench.errors import ModelError, TrainingError, WorkbenchError
 from workbench.models import encode
 from workbench.pipeline import ADAPT, BROAD
 from workbench.teachers import Teacher
@@ -60,6 +60,11 @@ def test_what_was_altered_or_is_missing_is_refused(small, tmp_path, other_tiny_m
         stated.write_text(json.dumps(before | change))
         with pytest.raises(ModelError, match=words):
             ready.load_ready(folder)
+    stated.write_text(json.dumps(before | {"build": {}}))
+    with pytest.raises(ModelError, match="is not the one that its provenance.json describes"):
+        ready.load_ready(folder)
+    with pytest.raises(ModelError, match="got an object of type int"):
+        ready.load_ready(5)
     stated.write_text("{}")
     with pytest.raises(ModelError, match="provenance.json cannot be read .KeyError: 'base'.: restore it"):
         ready.load_ready(folder)
@@ -89,14 +94,18 @@ def test_a_student_goes_on_from_another_one(small, tiny_model, other_tiny_model,
     found = pipeline.run(texts, cache, recipe, progress=False)
     assert found.result.history["loss"].iloc[-1] < found.result.history["loss"].iloc[1]
     assert found.provenance["base"] == str(tiny_model)
-    with pytest.raises(TrainingError, match="whose vectors are not those of"):
+    with pytest.raises(TrainingError, match="of no use beside those of"):
         pipeline.run(texts, TargetCache(tmp_path, Teacher(tiny_model)), recipe, progress=False)
     shutil.copytree(tiny_model, tmp_path / "bare")
     with pytest.raises(TrainingError, match="does not say which teacher"):
         pipeline.run(texts, cache, ADAPT.change(start=str(tmp_path / "bare")), progress=False)
     with pytest.raises(TrainingError, match="start 'best': it must be"):
         ADAPT.change(start="best")
-    with pytest.raises(TrainingError, match="all-mpnet-base-v2, whose vectors are not those of"):
+    with pytest.raises(TrainingError, match="hidden, max_length: decided by the student to start from"):
+        ADAPT.change(hidden=16, max_length=48)
+    with pytest.raises(WorkbenchError, match="the ready student asks an index of all-mpnet-base-v2, and here"):
+        wb.search(texts[:10], documents=Teacher(other_tiny_model), progress=False)
+    with pytest.raises(TrainingError, match="all-mpnet-base-v2, and its vectors are of no use"):
         wb.distill(texts, Teacher(other_tiny_model), recipe="adapt", progress=False)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sentence_transformers import SentenceTransformer
 
 from workbench import models, student
-from workbench._util import nearest, one_of, whole
+from workbench._util import nearest, whole
 from workbench.errors import TrainingError
 from workbench.head import HEAD
 from workbench.ready import load_ready, statement
@@ -63,8 +63,8 @@ class Recipe:
     texts: int = 0
 
     def __post_init__(self) -> None:
-        if not Path(self.start).is_dir():
-            one_of(self.start, "start", (*_HEADS, "ready"), TrainingError)
+        if self.start not in (*_HEADS, "ready") and not Path(self.start).is_dir():
+            raise TrainingError(f"start {self.start!r}: it must be closed-form, random or ready, or the folder of a student")
         for name, least in (("max_length", 3), ("hidden", 0), ("steps", 0), ("texts", 0)):
             whole(getattr(self, name), name, least, TrainingError)
 
@@ -83,6 +83,10 @@ class Recipe:
         if unknown := sorted(set(changes) - own - training):
             known = ", ".join(sorted((own | training) - {"config"}))
             raise TrainingError(f"a recipe has no {', '.join(unknown)}; it has {known}")
+        fixed = {"base", "bias", "hidden", "max_length", "prompts"} & {*changes}
+        start = changes.get("start", self.start)
+        if fixed and (start == "ready" or Path(start).is_dir()):
+            raise TrainingError(f"{', '.join(sorted(fixed))}: decided by the student to start from; leave it out")
         if "epochs" in changes:
             changes.setdefault("steps", 0)
         if isinstance(changes.get("learning_rate"), Real):
@@ -97,13 +101,7 @@ class Recipe:
             TrainingError: the student to go on from is of another teacher.
         """
         if self.start not in _HEADS:
-            learned = self.started_from()
-            given, now = (each.get("fingerprint") or each.get("teacher") for each in (learned["teacher"], cache.identity))
-            if given != now:
-                raise TrainingError(
-                    f"the student to start from has learned from {learned.get('teacher_name')}, whose vectors are not those "
-                    f"of {cache.teacher.name}: take that teacher, or another start"
-                )
+            self.check_teacher(cache)
             return load_ready() if self.start == "ready" else student.load(self.start)
         return student.build(
             self.base,
@@ -116,6 +114,16 @@ class Recipe:
             seed=self.config.seed,
         )
 
+
+    def check_teacher(self, cache: TargetCache) -> None:
+        """Raise TrainingError if the student to go on from has learned from another teacher than a cache's."""
+        learned = self.started_from()
+        given, now = (each.get("fingerprint") or each.get("teacher") for each in (learned["teacher"], cache.identity))
+        if given != now:
+            raise TrainingError(
+                f"the student to start from has learned from {learned.get('teacher_name')}, and its vectors are of no use "
+                f"beside those of {cache.teacher.name}: take {learned.get('teacher_name')} as the teacher, or another start"
+            )
 
     def started_from(self) -> dict:
         """Return the provenance of the student to go on from; {} where there is none."""

@@ -323,6 +323,8 @@ def prepare(
     Raises:
         TrainingError: fewer than 20 texts, or a value of the recipe that makes no sense.
     """
+    if recipe is None and changes.get("start") not in (None, "closed-form", "random"):
+        recipe = ADAPT  # a student goes on
     recipe = find_recipe(recipe, len(texts)).change(**changes)
     if len(texts) < LEAST_TEXTS:
         raise TrainingError(

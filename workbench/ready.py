@@ -42,7 +42,8 @@ def load_ready(folder: str | Path = READY, *, device: str | None = None) -> Sent
         >>> vectors.dtype
         dtype('float32')
     """
-    stated, weights = statement(folder), Path(folder) / _HEAD
+    stated = statement(folder)
+    weights = Path(folder) / _HEAD
     try:
         content = weights.read_bytes()
         if (found := hashlib.sha256(content).hexdigest()) != stated["head_sha256"]:
@@ -53,16 +54,21 @@ def load_ready(folder: str | Path = READY, *, device: str | None = None) -> Sent
     files = models.resolve(stated["base"])
     if files.fingerprint != stated["base_fingerprint"]:
         raise ModelError(f"the ready student needs the weights of {stated['base']} that it was made with, not {files.path}'s")
-    model = student.build(stated["base"], device=device, **stated["build"])
-    with torch.no_grad():
-        for number, layer in enumerate(student.head_of(model)):
-            layer.linear.weight.copy_(head[f"{number}.weight"])
-            layer.linear.bias.copy_(head[f"{number}.bias"])
+    try:
+        model = student.build(stated["base"], device=device, **stated["build"])
+        with torch.no_grad():
+            for number, layer in enumerate(student.head_of(model)):
+                layer.linear.weight.copy_(head[f"{number}.weight"])
+                layer.linear.bias.copy_(head[f"{number}.bias"])
+    except (TypeError, KeyError, RuntimeError) as error:
+        raise ModelError(f"the head in {folder} is not the one that its {models.PROVENANCE} describes ({error})") from None
     return model.eval()
 
 
 def statement(folder: str | Path = READY) -> dict:
     """Return the ready student's provenance; ModelError if it cannot be read."""
+    if not isinstance(folder, str | Path):
+        raise ModelError(f"expected the folder of a ready student, got an object of type {type(folder).__name__}")
     path = Path(folder) / models.PROVENANCE
     try:
         stated = json.loads(path.read_text())

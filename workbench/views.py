@@ -10,7 +10,7 @@ import numpy as np
 
 from workbench._util import home, whole
 from workbench.data import RetrievalDataset, Role, crop_queries, is_dataset, read_dataset, read_texts
-from workbench.errors import DataError
+from workbench.errors import DataError, WorkbenchError
 from workbench.teachers import Teacher
 
 if TYPE_CHECKING:
@@ -101,14 +101,21 @@ def _adapted(dataset: RetrievalDataset, documents: object, progress: bool) -> tu
     from workbench.models import encode
     from workbench.ready import load_ready
 
+    cache = TargetCache(home() / "cache", pipeline.teacher_of(documents, pipeline.ADAPT))
+    try:
+        pipeline.ADAPT.check_teacher(cache)
+    except WorkbenchError:
+        raise WorkbenchError(
+            f"the ready student asks an index of all-mpnet-base-v2, and here {cache.teacher.name} embeds the documents: give "
+            "queries=, a student of that model"
+        ) from None
     before, texts = load_ready(), [text for text in dataset.document_texts() if text.text.strip()]
     if len(texts) < pipeline.LEAST_TEXTS:
         return before, f"The student is the ready one: it learns from {pipeline.LEAST_TEXTS} documents or more."
-    cache = TargetCache(home() / "cache", pipeline.teacher_of(documents, pipeline.ADAPT))
     made = pipeline.run(texts, cache, pipeline.ADAPT, source=dataset.name, progress=progress)
     asked = crop_queries([texts[i] for i in np.linspace(0, len(texts) - 1, min(ASKED, len(texts))).astype(int)])
     if not asked:
-        return made.student, ""
+        return made.student, "The student has learned these documents."
     pipeline.fill(cache, asked, progress=progress)
     index, k = np.asarray(cache.targets(texts)), min(10, len(texts))
     wanted, *found = (
@@ -118,7 +125,7 @@ def _adapted(dataset: RetrievalDataset, documents: object, progress: bool) -> tu
     shares = [agreement.overlap(wanted, each).mean() for each in found]
     return made.student, (
         f"The student has learned these documents: for {len(asked)} sentences of them it finds {shares[1]:.0%} of the "
-        f"teacher's {k} nearest documents, and {shares[0]:.0%} before."
+        f"teacher's {k} nearest documents, and {shares[0]:.0%} before it had read them."
     )
 
 
