@@ -19,7 +19,7 @@ from workbench.train import TrainingConfig
 if TYPE_CHECKING:
     from workbench.cache import TargetCache
 
-_HEADS = "closed-form", "random"  # how a head can start
+HEAD_STARTS = "closed-form", "random"  # how a head can start
 FEW_TEXTS = 5000  # below this many, "in-domain" is the default recipe: many passes, cropped queries
 
 
@@ -63,7 +63,7 @@ class Recipe:
     texts: int = 0
 
     def __post_init__(self) -> None:
-        if self.start not in (*_HEADS, "ready") and not Path(self.start).is_dir():
+        if self.start not in (*HEAD_STARTS, "ready") and not Path(self.start).is_dir():
             raise TrainingError(f"start {self.start!r}: it must be closed-form, random or ready, or the folder of a student")
         for name, least in (("max_length", 3), ("hidden", 0), ("steps", 0), ("texts", 0)):
             whole(getattr(self, name), name, least, TrainingError)
@@ -100,7 +100,7 @@ class Recipe:
         Raises:
             TrainingError: the student to go on from is of another teacher.
         """
-        if self.start not in _HEADS:
+        if self.start not in HEAD_STARTS:
             self.check_teacher(cache)
             return load_ready() if self.start == "ready" else student.load(self.start)
         return student.build(
@@ -127,7 +127,7 @@ class Recipe:
 
     def started_from(self) -> dict:
         """Return the provenance of the student to go on from; {} where there is none."""
-        if self.start in _HEADS:
+        if self.start in HEAD_STARTS:
             return {}
         stated = statement() if self.start == "ready" else student.read_provenance(self.start)
         if not isinstance(stated.get("teacher"), dict):

@@ -134,9 +134,10 @@ def train_head(
         speed = number * len(features) / seconds if number else 0.0
         step = TrainingStep(number * in_pass, passes * in_pass, number, loss, rate, speed, held_out_loss())
         history.append(asdict(step))
-        if step.held_out_loss is None or step.held_out_loss < best[0]:
-            found = math.inf if step.held_out_loss is None else step.held_out_loss
-            best = found, step.step, [parameter.detach().clone() for parameter in parameters]
+        if held_out is None:
+            best = math.inf, step.step, parameters
+        elif step.held_out_loss < best[0]:
+            best = step.held_out_loss, step.step, [parameter.detach().clone() for parameter in parameters]
         if on_step:
             on_step(step)
         if stop is not None and stop.is_set():

@@ -23,6 +23,7 @@ from workbench import _checkpoints, data, models, student
 from workbench._recipes import (
     ADAPT,
     BROAD,
+    HEAD_STARTS,
     IN_DOMAIN,
     RECIPES,
     REDACT_IR,
@@ -191,12 +192,13 @@ def run(
     if split_off and train:
         texts, keys, held_out, kept = _split(texts, keys)
     targets = cache.targets(texts, keys=keys)
-    tokens = features = None
+    tokens = seen = unseen = None
     if recipe.frozen:  # no text goes through the base twice
         features = TargetCache(cache.folder.parent, FrozenFeatures(model))
         for some in (texts, held_out):
             if some:
                 fill(features, some, progress=progress, stop=stop, what="features")
+        seen, unseen = features.targets(texts), features.targets(held_out) if held_out else None
     else:
         tokens = Tokens(model, texts)
 
@@ -213,7 +215,6 @@ def run(
             head_fit = student.HeadFit(**json.loads((checkpoints / "head_fit.json").read_text()))
     else:
         if recipe.start == "closed-form" or (not train and not started):
-            seen = features and features.targets(texts)
             head_fit = student.fit_head(model, texts, targets, tokens=tokens, features=seen)
         if first and train and head_fit:
             write_json(checkpoints / "head_fit.json", asdict(head_fit))
@@ -223,12 +224,12 @@ def run(
         return Distilled(model.eval(), student.save(model, output, describe()), describe())
     if on_start:
         on_start(model)
-    unseen = cache.targets(held_out, keys=kept) if held_out else None
+    wanted = cache.targets(held_out, keys=kept) if held_out else None
     with TrainingBar() if progress else contextlib.nullcontext() as bar:
         reports = {"on_step": lambda step: [show(step) for show in (bar, on_step) if show], "stop": stop}
-        if features:
-            held = (features.targets(held_out), unseen) if held_out else None
-            result = train_head(model, features.targets(texts), targets, recipe.config, held_out=held, **reports)
+        if recipe.frozen:
+            held = (unseen, wanted) if held_out else None
+            result = train_head(model, seen, targets, recipe.config, held_out=held, **reports)
             model.eval()
         else:
             result = train_student(
@@ -236,7 +237,7 @@ def run(
                 texts,
                 targets,
                 recipe.config,
-                held_out=(held_out, unseen) if held_out else None,
+                held_out=(held_out, wanted) if held_out else None,
                 checkpoints=checkpoints,
                 resume=resume,
                 tokens=tokens,
@@ -323,7 +324,7 @@ def prepare(
     Raises:
         TrainingError: fewer than 20 texts, or a value of the recipe that makes no sense.
     """
-    if recipe is None and changes.get("start") not in (None, "closed-form", "random"):
+    if recipe is None and changes.get("start") not in (None, *HEAD_STARTS):
         recipe = ADAPT  # a student goes on
     recipe = find_recipe(recipe, len(texts)).change(**changes)
     if len(texts) < LEAST_TEXTS:

@@ -169,26 +169,25 @@ def fit_head(
         raise TrainingError(f"a closed-form start needs at least {LEAST_TEXTS} texts; got {len(texts)}")
     if not alphas or min(alphas) <= 0:
         raise TrainingError("ridge alphas must be positive numbers")
-    dimension = head_of(student)[-1].out_features
-    bias = head_of(student)[-1].bias
+    last = head_of(student)[-1]
     chosen = np.random.default_rng(seed).permutation(len(texts))[: max(LEAST_TEXTS, sample)]
     found = pooled(student, texts, chosen, tokens) if features is None else np.asarray(features[chosen], np.float32)
     features = torch.from_numpy(found).double()
     wanted = torch.from_numpy(np.asarray(targets[chosen], dtype=np.float32)).double()
-    if wanted.shape[1] != dimension:
-        raise TrainingError(f"the targets are {wanted.shape[1]} wide, the student's head {dimension}")
+    if wanted.shape[1] != last.out_features:
+        raise TrainingError(f"the targets are {wanted.shape[1]} wide, the student's head {last.out_features}")
     kept = max(1, len(chosen) // 10)
     normalize = models.normalizes(student)
 
     def loss(alpha: float) -> float:
-        weight, offset = ridge(features[kept:], wanted[kept:], alpha, bias)
+        weight, offset = ridge(features[kept:], wanted[kept:], alpha, last.bias)
         output = features[:kept] @ weight.T + offset
         output = torch.nn.functional.normalize(output, dim=1) if normalize else output
         return float((output - wanted[:kept]).pow(2).sum(dim=1).mean())
 
     losses = {alpha: loss(alpha) for alpha in alphas}
     best = min(losses, key=losses.get)
-    weight, offset = ridge(features, wanted, best, bias)
+    weight, offset = ridge(features, wanted, best, last.bias)
     set_head(student, weight, offset, features, seed=seed)
     return HeadFit(best, losses[best], len(chosen))
 

@@ -11,7 +11,6 @@ import numpy as np
 from workbench._util import home, whole
 from workbench.data import RetrievalDataset, Role, crop_queries, is_dataset, read_dataset, read_texts
 from workbench.errors import DataError, WorkbenchError
-from workbench.teachers import Teacher
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -84,7 +83,9 @@ def search(
     whole(k, "k")
     dataset, about = _dataset(source, passages)
     if documents is None:
-        documents = Teacher("all-mpnet-base-v2", max_length=96)
+        from workbench import pipeline
+
+        documents = pipeline.teacher_of(None, pipeline.ADAPT)
     if queries is None:
         queries, gained = _adapted(dataset, documents, progress)
         about = f"{about} {gained}".strip()
