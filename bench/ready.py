@@ -57,9 +57,7 @@ def make(source: Path, output: Path) -> int:
     started = time.perf_counter()
     lesson, held_out = (draw(source, plan) for plan in (LESSON, HELD_OUT))
     cache = TargetCache(home() / "cache", pipeline.teacher_of(None, RECIPE))
-    made = pipeline.run(
-        lesson, cache, RECIPE, home() / "ready", source=", ".join(sorted(LESSON)), held_out=held_out
-    )
+    made = pipeline.run(lesson, cache, RECIPE, home() / "ready", source=", ".join(sorted(LESSON)), held_out=held_out)
     provenance = made.provenance | {"held_out": ", ".join(HELD_OUT), "machine": machine()}
     ready.save_ready(made.student, output, provenance)
     print(f"written to {output} after {time.perf_counter() - started:.0f} s")
@@ -78,9 +76,17 @@ def measure(folders: list[Path]) -> int:
         closed = ADAPT.change(start="closed-form").student(cache)
         student.fit_head(closed, documents, cache.targets(documents))
         started = time.perf_counter()
-        adapted = pipeline.run(documents, cache, ADAPT, home() / "adapted" / collection.name, progress=False, resume=False)
+        adapted = pipeline.run(
+            documents, cache, ADAPT, home() / "adapted" / collection.name, progress=False, resume=False
+        )
         seconds = time.perf_counter() - started
-        compared = {"teacher": cache, "base": base, "closed form": closed, "ready": student_ready, "adapted": adapted.student}
+        compared = {
+            "teacher": cache,
+            "base": base,
+            "closed form": closed,
+            "ready": student_ready,
+            "adapted": adapted.student,
+        }
         table = evaluate.compare(compared, collection)
         table.insert(0, "collection", collection.name)
         rows.append(table.assign(seconds=seconds))

@@ -107,7 +107,9 @@ def damage(reference: np.ndarray, other: np.ndarray, names: np.ndarray) -> list[
         first = by_change = others = 0
         for name in (every := sorted(set(names))):
             hurt, damaged = names == name, other.copy()
-            damaged[hurt] = unit(damaged[hurt] + noise * rng.standard_normal(damaged[hurt].shape) / other.shape[1] ** 0.5)
+            damaged[hurt] = unit(
+                damaged[hurt] + noise * rng.standard_normal(damaged[hurt].shape) / other.shape[1] ** 0.5
+            )
             after = agreement.per_text(reference, damaged, k=0)
             after["change"] = after["cosine"] - before["cosine"]
             first += regions.compare_regions(after, names, measures=["cosine"]).index[0] == name

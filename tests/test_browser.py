@@ -506,25 +506,35 @@ def test_a_starved_browser_paints_every_view_and_lights_every_lasso(lab):
     session.send("Page.setWebLifecycleState", {"state": "active"})
     notebook.wait_idle(240)
     every_view_is_painted(page)
-    for number in range(30):
-        size = 0.25 + 0.02 * number
-        area = page.locator(".workbench-over").nth(number % 10)
-        drag(page, area, [(0.2, 0.1), (size + 0.2, 0.1), (size + 0.2, 0.9), (0.2, 0.9), (0.2, 0.12)], steps=2)
-        count = notebook.eventually(f"len(views[{number % 10}].selected)", lambda n: n > 0)
-        page.wait_for_function(
-            """([n, s]) => { const map = document.querySelectorAll('.workbench-map')[n];
-              const label = map.closest('.jp-OutputArea-output').querySelector('.pager .label');
-              return map.ariaLabel.includes(s) && label.innerText.includes(s); }""",
-            arg=[number % 10, f"{count} selected"],
-        )
-        notebook.python(f"views[{number % 10}].select() or 1")
+    for number in range(20):
+        a_lasso_is_lit(notebook, number)
     notebook.save()
     page.goto(page.url.replace("&reset", ""))
     session.send("Emulation.setCPUThrottlingRate", {"rate": 6})
     page.wait_for_selector(".workbench-map", timeout=120_000)
     every_view_is_painted(page)
+    for number in range(20, 30):
+        a_lasso_is_lit(notebook, number)
     session.send("Emulation.setCPUThrottlingRate", {"rate": 1})
-    nothing_ran(notebook)
+    assert page.evaluate("() => window.broken") is None
+    # anywidget says so of a module that takes more than two seconds, and hears nothing for it from then on. That each view
+    # answers nevertheless, since the parts take their messages themselves, is what the last ten lassos have shown.
+    assert set(notebook.close()) <= {"[anywidget] Failed to initialize model."}
+
+
+def a_lasso_is_lit(notebook, number):
+    """Draw a lasso in one of ten views; its map and its table say how many it holds, and so does the kernel."""
+    page, size, place = notebook.page, 0.25 + 0.02 * number, number % 10
+    corners = [(0.2, 0.1), (size + 0.2, 0.1), (size + 0.2, 0.9), (0.2, 0.9), (0.2, 0.12)]
+    drag(page, page.locator(".workbench-over").nth(place), corners, steps=2)
+    count = notebook.eventually(f"len(views[{place}].selected)", lambda n: n > 0)
+    page.wait_for_function(
+        """([n, s]) => { const map = document.querySelectorAll('.workbench-map')[n];
+          const label = map.closest('.jp-OutputArea-output').querySelector('.pager .label');
+          return map.ariaLabel.includes(s) && label.innerText.includes(s); }""",
+        arg=[place, f"{count} selected"],
+    )
+    notebook.python(f"views[{place}].select() or 1")
 
 
 def every_view_is_painted(page):

@@ -39,7 +39,9 @@ def test_a_feature_that_never_varies_gives_no_weight_beyond_float16(tiny_model):
     model, features = build(tiny_model, hidden=8), torch.randn(50, 32)
     features[:, 3] = 1.5  # all-MiniLM-L6-v2 has three such
     student.set_head(model, torch.randn(48, 32), torch.zeros(48), features)
-    assert all(parameter.half().isfinite().all() for layer in student.head_of(model) for parameter in layer.parameters())
+    assert all(
+        parameter.half().isfinite().all() for layer in student.head_of(model) for parameter in layer.parameters()
+    )
 
 
 def test_features_are_kept_and_a_text_goes_through_the_base_once(tiny_model, other_tiny_model, tmp_path, monkeypatch):
@@ -49,7 +51,11 @@ def test_features_are_kept_and_a_text_goes_through_the_base_once(tiny_model, oth
     np.testing.assert_allclose(np.asarray(cache.targets(texts)), student.pooled(model, texts), atol=2e-3)
     again = TargetCache(tmp_path, FrozenFeatures(build(tiny_model)))  # the head does not matter
     assert again.fill(texts).encoded == 0 and again.folder == cache.folder
-    for other in (build(other_tiny_model), student.build(tiny_model, 48, max_length=9, device="cpu"), build(tiny_model, prompts={"query": "q: "})):
+    for other in (
+        build(other_tiny_model),
+        student.build(tiny_model, 48, max_length=9, device="cpu"),
+        build(tiny_model, prompts={"query": "q: "}),
+    ):
         assert TargetCache(tmp_path, FrozenFeatures(other)).folder != cache.folder
 
 
@@ -61,9 +67,7 @@ def test_the_head_learns_on_features_and_the_transformer_stays(tiny_model, lesso
     start = validate(model, held_out, wanted)["loss"]
     features, unseen = student.pooled(model, train), student.pooled(model, held_out)
     seen = []
-    history = train_head(
-        model, features, targets, EIGHT, held_out=(unseen, wanted), on_step=seen.append
-    ).history
+    history = train_head(model, features, targets, EIGHT, held_out=(unseen, wanted), on_step=seen.append).history
     assert list(history["epoch"]) == list(range(9)) and seen[3].loss == history["loss"][3]
     assert history["held_out_loss"].min() < 0.9 * start
     assert validate(model, held_out, wanted)["loss"] == pytest.approx(history["held_out_loss"].min(), rel=0.02)

@@ -52,7 +52,9 @@ def test_the_length_of_a_line_follows_the_loss_of_neighbors(tmp_path):
     rng = np.random.default_rng(0)
     teacher = 2 * rng.standard_normal((12, 24))[rng.integers(0, 12, 400)] + rng.standard_normal((400, 24))
     student = teacher + rng.uniform(0, 3, (400, 1)) * rng.standard_normal(teacher.shape)
-    landed = projection.umap(teacher, folder=tmp_path).landed(*(agreement.neighbors(v, 10).positions for v in (teacher, student)))
+    landed = projection.umap(teacher, folder=tmp_path).landed(
+        *(agreement.neighbors(v, 10).positions for v in (teacher, student))
+    )
     assert landed.line_correlation > 0.6
 
 

@@ -77,7 +77,9 @@ def test_what_was_altered_or_is_missing_is_refused(small, tmp_path, other_tiny_m
 def test_a_frozen_recipe_learns_the_head_alone_and_is_found_again(small, tiny_model, other_tiny_model):
     *_, cache = small
     texts = sentences(300, seed=5)
-    recipe = BROAD.change(base=str(tiny_model), teacher=str(other_tiny_model), max_length=40, hidden=16, epochs=3, batch_size=32)
+    recipe = BROAD.change(
+        base=str(tiny_model), teacher=str(other_tiny_model), max_length=40, hidden=16, epochs=3, batch_size=32
+    )
     made = pipeline.run(texts, cache, recipe, progress=False)
     assert made.result.history["held_out_loss"].notna().all() and made.provenance["settings"]["epochs"] == 3
     base = models.load(tiny_model, device="cpu")[0].state_dict()
@@ -113,7 +115,9 @@ def test_a_student_goes_on_from_another_one(small, tiny_model, other_tiny_model,
 def test_the_ready_student_searches_what_the_teacher_embedded():
     """With a student of the right space the share is near 1; the base's vectors would find nothing."""
     assert sum(path.stat().st_size for path in ready.READY.iterdir()) < 8e6
-    table = wb.compare({"teacher": wb.Teacher("all-mpnet-base-v2", max_length=96), "student": wb.load_ready()}, "tutorial")
+    table = wb.compare(
+        {"teacher": wb.Teacher("all-mpnet-base-v2", max_length=96), "student": wb.load_ready()}, "tutorial"
+    )
     shares = table.set_index("mode")["share_of_teacher"]
     assert shares["asymmetric"] > 0.85 and shares["symmetric"] > 0.85
 

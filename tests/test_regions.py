@@ -11,7 +11,16 @@ from workbench.errors import WorkbenchError
 from workbench.failures import failures
 from workbench.teachers import Teacher
 
-WORDS = ["river boat", "bread oven", "engine wheel", "tomato seed", "coffee cup", "window glass", "guitar song", "tax law"]
+WORDS = [
+    "river boat",
+    "bread oven",
+    "engine wheel",
+    "tomato seed",
+    "coffee cup",
+    "window glass",
+    "guitar song",
+    "tax law",
+]
 
 
 def topics(count=400, width=32, seed=0, noise=0.4):
@@ -129,7 +138,9 @@ def planted(what, seed=0):
         for row in range(20):  # eight strangers around each query
             found[20 + 8 * row : 28 + 8 * row] = unit(queries[row] + 0.1 * rng.standard_normal((8, 32)) / 32**0.5)
     qrels = {f"q{i}": {f"d{i}": 1} for i in range(20)}
-    data = RetrievalDataset("planted", {f"d{i}": "text" for i in range(200)}, {f"q{i}": f"query {i}" for i in range(20)}, qrels)
+    data = RetrievalDataset(
+        "planted", {f"d{i}": "text" for i in range(200)}, {f"q{i}": f"query {i}" for i in range(20)}, qrels
+    )
     return data, (queries, documents), (asked.astype(np.float32), found.astype(np.float32))
 
 

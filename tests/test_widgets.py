@@ -288,7 +288,9 @@ def test_regions_are_listed_labeled_and_selected():
     teacher = 4 * rng.standard_normal((3, 12))[topic] + rng.standard_normal((120, 12))
     student = teacher + 0.1 * rng.standard_normal(teacher.shape)
     student[topic == 1] += 2 * rng.standard_normal((40, 12))
-    texts = [f"{('river boat', 'bread oven', 'guitar song')[t]} {'old' if i % 2 else 'new'}" for i, t in enumerate(topic)]
+    texts = [
+        f"{('river boat', 'bread oven', 'guitar song')[t]} {'old' if i % 2 else 'new'}" for i, t in enumerate(topic)
+    ]
     frame = pd.DataFrame({"text": texts, "topic": [f"t{t}" for t in topic]})
     view = AgreementExplorer({"teacher": teacher, "student": student}, frame, umap=False)
     view.wait(60)

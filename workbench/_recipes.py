@@ -64,7 +64,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.start not in (*HEAD_STARTS, "ready") and not Path(self.start).is_dir():
-            raise TrainingError(f"start {self.start!r}: it must be closed-form, random or ready, or the folder of a student")
+            raise TrainingError(
+                f"start {self.start!r}: it must be closed-form, random or ready, or the folder of a student"
+            )
         for name, least in (("max_length", 3), ("hidden", 0), ("steps", 0), ("texts", 0)):
             whole(getattr(self, name), name, least, TrainingError)
 
@@ -113,7 +115,6 @@ class Recipe:
             prompts=cache.prompts,
             seed=self.config.seed,
         )
-
 
     def check_teacher(self, cache: TargetCache) -> None:
         """Raise TrainingError if the student to go on from has learned from another teacher than a cache's."""
@@ -170,7 +171,10 @@ _FASTER = {"start": "closed-form", "config": _PAPER}
 REDACT_IR_FAST = replace(REDACT_IR, name="redact-ir-fast", **_FASTER)
 REDACT_MT_FAST = replace(REDACT_MT, name="redact-mt-fast", **_FASTER)
 
-RECIPES = {recipe.name: recipe for recipe in (TOUR, IN_DOMAIN, BROAD, ADAPT, REDACT_IR, REDACT_IR_FAST, REDACT_MT, REDACT_MT_FAST)}
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (TOUR, IN_DOMAIN, BROAD, ADAPT, REDACT_IR, REDACT_IR_FAST, REDACT_MT, REDACT_MT_FAST)
+}
 
 
 def find_recipe(name: str | Recipe | None, texts: int = 0) -> Recipe:

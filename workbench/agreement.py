@@ -290,7 +290,9 @@ def fitted(student: np.ndarray, teacher: np.ndarray, kind: str = "linear", *, se
     """
     teacher, student = paired(teacher, student)
     if kind not in ("orthogonal", "linear") or len(teacher) < 4:
-        raise WorkbenchError(f"a {kind!r} fit of {len(teacher)} texts: expected orthogonal or linear, and 4 texts at least")
+        raise WorkbenchError(
+            f"a {kind!r} fit of {len(teacher)} texts: expected orthogonal or linear, and 4 texts at least"
+        )
     source, target = unit(student), unit(teacher)
     halves = np.array_split(np.random.default_rng(seed).permutation(len(teacher)), 2)
     placed = np.empty(target.shape, np.float32)

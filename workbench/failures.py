@@ -47,7 +47,9 @@ def failures(
     Raises:
         WorkbenchError: the vectors are not of this data set, or the two models do not share a width.
     """
-    teacher, student = (checked_pair(pair, dataset, f" of the {name}") for name, pair in (("teacher", teacher), ("student", student)))
+    teacher, student = (
+        checked_pair(pair, dataset, f" of the {name}") for name, pair in (("teacher", teacher), ("student", student))
+    )
     if teacher[0].shape[1] != student[0].shape[1]:
         raise WorkbenchError(
             f"the models are {teacher[0].shape[1]} and {student[0].shape[1]} wide: a vector of the one can stand in for "
@@ -59,7 +61,10 @@ def failures(
     (tq, td), (sq, sd) = map(unit, teacher), map(unit, student)
     place, at = {name: i for i, name in enumerate(dataset.corpus)}, {name: i for i, name in enumerate(dataset.queries)}
     with_relevant, with_others = sd.copy(), td.copy()
-    found = {name: np.zeros((len(dataset.queries), min(10, len(td))), dtype=np.int64) for name in ("query", "relevant", "others")}
+    found = {
+        name: np.zeros((len(dataset.queries), min(10, len(td))), dtype=np.int64)
+        for name in ("query", "relevant", "others")
+    }
     for name in failing.index:
         row, rows = at[name], [place[d] for d, grade in dataset.qrels[name].items() if grade > 0]
         with_relevant[rows], with_others[rows] = td[rows], sd[rows]
@@ -72,6 +77,8 @@ def failures(
     for what, positions in found.items():
         table[what] = (score_ranking(dataset, positions)["ndcg_at_10"] - own).reindex(failing.index)
     given = table[[*found]]
-    table["cause"] = given.idxmax(axis=1).where(given.max(axis=1) >= table["loss"] / 5, "together") if len(table) else ""
+    table["cause"] = (
+        given.idxmax(axis=1).where(given.max(axis=1) >= table["loss"] / 5, "together") if len(table) else ""
+    )
     table["text"] = [dataset.queries[name] for name in table.index]
     return table.rename_axis("query_id")

@@ -46,7 +46,9 @@ class FrozenFeatures(Teacher):
             max_length=student.max_seq_length,
         )
 
-    def encode(self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: threading.Event | None = None) -> np.ndarray:
+    def encode(
+        self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: threading.Event | None = None
+    ) -> np.ndarray:
         """Return the features of texts of one role, float32 of shape (n, width)."""
         return pooled(self._student, [Text(text, role) for text in texts])
 

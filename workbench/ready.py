@@ -53,7 +53,9 @@ def load_ready(folder: str | Path = READY, *, device: str | None = None) -> Sent
         raise ModelError(f"{weights} cannot be read: {error}. Restore it") from None
     files = models.resolve(stated["base"])
     if files.fingerprint != stated["base_fingerprint"]:
-        raise ModelError(f"the ready student needs the weights of {stated['base']} that it was made with, not {files.path}'s")
+        raise ModelError(
+            f"the ready student needs the weights of {stated['base']} that it was made with, not {files.path}'s"
+        )
     try:
         model = student.build(stated["base"], device=device, **stated["build"])
         with torch.no_grad():
@@ -61,7 +63,9 @@ def load_ready(folder: str | Path = READY, *, device: str | None = None) -> Sent
                 layer.linear.weight.copy_(head[f"{number}.weight"])
                 layer.linear.bias.copy_(head[f"{number}.bias"])
     except (TypeError, KeyError, RuntimeError) as error:
-        raise ModelError(f"the head in {folder} is not the one that its {models.PROVENANCE} describes ({error})") from None
+        raise ModelError(
+            f"the head in {folder} is not the one that its {models.PROVENANCE} describes ({error})"
+        ) from None
     return model.eval()
 
 

@@ -27,7 +27,9 @@ _AT_ONCE = 2_048  # texts of a pool that are embedded together
 MEASURES = "overlap", "cosine", "ndcg_gain"
 
 
-def find_regions(vectors: np.ndarray, texts: Sequence[str | Text], *, count: int | None = None, seed: int = 0) -> np.ndarray:
+def find_regions(
+    vectors: np.ndarray, texts: Sequence[str | Text], *, count: int | None = None, seed: int = 0
+) -> np.ndarray:
     """Divide texts into kinds by a model's vectors, and name each kind by its words.
 
     k-means on the unit vectors' first 50 principal components. A name is the two or three words or pairs of words that
@@ -144,7 +146,9 @@ def compare_regions(
     """
     if isinstance(column, str):
         if column not in table:
-            raise WorkbenchError(f"the table has no column {column!r}: choose from {', '.join(map(str, table.columns))}")
+            raise WorkbenchError(
+                f"the table has no column {column!r}: choose from {', '.join(map(str, table.columns))}"
+            )
         groups = table[column]
     else:
         groups = pd.Series(list(column), name="region")

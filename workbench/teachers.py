@@ -44,7 +44,7 @@ class _TeacherType(type):
     def __call__(cls, *args, **options):
         if cls is Teacher:
             if len(args) > 1:
-                raise TeacherError(f"Teacher takes one source, got {len(args)}; options go by name, such as max_length=96")
+                raise TeacherError(f"Teacher takes one source, got {len(args)}; options go by name: max_length=96")
             return _teacher(*args, **options)
         taken = inspect.signature(cls.__init__).parameters
         unknown = [each for each in options if each not in taken]

@@ -147,7 +147,9 @@ def _dataset(source: object, passages: int | None) -> tuple[RetrievalDataset, st
     about, qrels = "", {}
     queries = {f"q{i}": t.text for i, t in enumerate(t for t in texts if t.role is Role.QUERY)}
     if not queries:
-        about = "The queries are sentences of documents, judged relevant to their own document: easy, so figures are high."
+        about = (
+            "The queries are sentences of documents, judged relevant to their own document: easy, so figures are high."
+        )
         # Short documents stand for themselves.
         for place in np.linspace(0, len(documents) - 1, min(EXAMPLE_QUERIES, len(documents))).astype(int):
             query = [*crop_queries([documents[place]]), documents[place]][0]

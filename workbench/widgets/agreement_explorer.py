@@ -256,7 +256,7 @@ class AgreementExplorer(Selection, View):
 
     def _start(self, name: str, work: object, *arguments: object) -> None:
         def run() -> None:
-            if sys.platform == "linux":  # where a thread has a priority, and what it starts inherits it: clicks come first
+            if sys.platform == "linux":  # threads have priorities there, which theirs inherit: clicks come first
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
             work(*arguments)
 

@@ -168,7 +168,9 @@ class BenchmarkBoard(Job):
     def _headline(self) -> str:
         progress = self._progress
         if self._state == "done":
-            return f"{counted(progress.total, 'evaluation')} done; results in mteb's format are in {shown(self.folder)}."
+            return (
+                f"{counted(progress.total, 'evaluation')} done; results in mteb's format are in {shown(self.folder)}."
+            )
         if self._state == "stopped":
             return shown(self._error, 1000)
         if self._state == "ready":

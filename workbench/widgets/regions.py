@@ -11,7 +11,9 @@ from workbench import agreement, regions
 from workbench.widgets.map import is_numeric
 from workbench.widgets.table import Table
 
-_DIFFERENCE = "mean of the region less the mean of all other texts, with an interval that holds for all regions together"
+_DIFFERENCE = (
+    "mean of the region less the mean of all other texts, with an interval that holds for all regions together"
+)
 _MARKS = "▼ surely worse than the rest, ▲ surely better"
 
 
@@ -57,7 +59,9 @@ class Regions(Table):
             shown[name] = self.found[name].to_numpy()
             parts = self.found[[f"{name}_difference", f"{name}_low", f"{name}_high"]]
             shown[f"{name}, the rest"] = [
-                "" if np.isnan(low) else f"{'▼' if high < 0 else '▲' if low > 0 else ' '} {d:+.3f} ({low:+.3f} to {high:+.3f})"
+                ""
+                if np.isnan(low)
+                else f"{'▼' if high < 0 else '▲' if low > 0 else ' '} {d:+.3f} ({low:+.3f} to {high:+.3f})"
                 for d, low, high in parts.itertuples(index=False)
             ]
         return shown

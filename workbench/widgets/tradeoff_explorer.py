@@ -139,7 +139,9 @@ class TradeoffExplorer(Selection, View):
         self.cost = ipywidgets.Dropdown(options=list(_COSTS), description="Against", **label)
         self._controls = {name: getattr(self, name) for name in ("dimensions", "precision", "mode", "space")}
         self.status, self.answer = note(), ipywidgets.HTML()
-        legend = note("● float32 &nbsp;◆ float16 &nbsp;■ int8 &nbsp;▲ binary. Lines: the Pareto front (no cheaper setting scores higher).")
+        legend = note(
+            "● float32 &nbsp;◆ float16 &nbsp;■ int8 &nbsp;▲ binary. Lines: the Pareto front (no cheaper setting scores higher)."
+        )
         front = figure(height=380, y="share of the teacher's nDCG@10")
         curves = figure(height=330, x="dimensions", y="share of the teacher's nDCG@10")
         for chart in (front, curves):
