@@ -14,7 +14,7 @@ from workbench.cache import TargetCache
 from workbench.data import Text
 from workbench.errors import ModelError, TrainingError
 from workbench.extras import publish
-from workbench.head import HEAD, FrozenFeatures, train_head
+from workbench.head import HEAD, FrozenFeatures, through_head, train_head
 from workbench.models import encode
 from workbench.train import TrainingConfig, train_student, validate
 
@@ -49,6 +49,7 @@ def test_features_are_kept_and_a_text_goes_through_the_base_once(tiny_model, oth
     cache = TargetCache(tmp_path, FrozenFeatures(model))
     assert cache.fill(texts).encoded == 40
     np.testing.assert_allclose(np.asarray(cache.targets(texts)), student.pooled(model, texts), atol=2e-3)
+    np.testing.assert_allclose(through_head(model, cache.targets(texts)), encode(model, texts), atol=5e-3)
     again = TargetCache(tmp_path, FrozenFeatures(build(tiny_model)))  # the head does not matter
     assert again.fill(texts).encoded == 0 and again.folder == cache.folder
     for other in (

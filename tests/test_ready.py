@@ -88,7 +88,7 @@ def test_a_frozen_recipe_learns_the_head_alone_and_is_found_again(small, tiny_mo
 
 
 def test_a_student_goes_on_from_another_one(small, tiny_model, other_tiny_model, tmp_path):
-    model, _, cache = small
+    model, alone, cache = small
     made = provenance(cache, sentences(10), base=str(tiny_model), source="sentences")
     folder = student.save(model, tmp_path / "student", made)
     texts = sentences(300, seed=6)
@@ -96,6 +96,8 @@ def test_a_student_goes_on_from_another_one(small, tiny_model, other_tiny_model,
     found = pipeline.run(texts, cache, recipe, progress=False)
     assert found.result.history["loss"].iloc[-1] < found.result.history["loss"].iloc[1]
     assert found.provenance["base"] == str(tiny_model)
+    again = pipeline.run(texts, cache, recipe.change(start=str(alone)), progress=False)  # of a head that was saved alone
+    assert again.result.history["loss"].iloc[-1] < again.result.history["loss"].iloc[1]
     with pytest.raises(TrainingError, match="of no use beside those of"):
         pipeline.run(texts, TargetCache(tmp_path, Teacher(tiny_model)), recipe, progress=False)
     shutil.copytree(tiny_model, tmp_path / "bare")

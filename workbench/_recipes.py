@@ -13,7 +13,7 @@ from workbench import models, student
 from workbench._util import nearest, whole
 from workbench.errors import TrainingError
 from workbench.head import HEAD
-from workbench.ready import load_ready, statement
+from workbench.ready import READY, is_ready, load_ready, statement
 from workbench.train import TrainingConfig
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Recipe:
         frozen: whether the head alone learns, on stored features of the base, see `head.train_head`.
         prompts: role to the teacher's prompt; the prompts of the teacher's own files if None.
         start: of the head, "closed-form" or "random"; or the student to go on from: "ready", see `ready.load_ready`, or the
-            folder of a student of the same teacher, whose base, head and length then count.
+            folder of a student (or of `ready.save_ready`) of the same teacher, whose base, head and length then count.
         config: how to train.
         steps: least number of training steps: few texts are passed over more often (`TrainingConfig.with_steps`).
         texts: least number of texts: queries cropped from the documents make up for what is missing.
@@ -104,7 +104,8 @@ class Recipe:
         """
         if self.start not in HEAD_STARTS:
             self.check_teacher(cache)
-            return load_ready() if self.start == "ready" else student.load(self.start)
+            folder = self._folder()
+            return load_ready(folder) if is_ready(folder) else student.load(folder)
         return student.build(
             self.base,
             cache.dimension,
@@ -130,10 +131,14 @@ class Recipe:
         """Return the provenance of the student to go on from; {} where there is none."""
         if self.start in HEAD_STARTS:
             return {}
-        stated = statement() if self.start == "ready" else student.read_provenance(self.start)
+        folder = self._folder()
+        stated = statement(folder) if is_ready(folder) else student.read_provenance(folder)
         if not isinstance(stated.get("teacher"), dict):
             raise TrainingError(f"{self.start} does not say which teacher its student has learned from")
         return stated
+
+    def _folder(self) -> Path:
+        return READY if self.start == "ready" else Path(self.start)
 
 
 # Minutes on two cores.

@@ -46,6 +46,11 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.4) -> list[str]:
     return [lower[each] for each in get_close_matches(name.lower(), lower, cutoff=cutoff)]
 
 
+def spread(count: int, most: int) -> list[int]:
+    """Return at most so many positions below `count`, evenly spread."""
+    return np.linspace(0, count - 1, min(most, count)).astype(int).tolist()
+
+
 def counted(count: int, noun: str) -> str:
     """Write a count with its noun: 1 text, 1,200 texts."""
     return f"{count:,} {noun}{'s' * (count != 1)}"

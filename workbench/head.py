@@ -53,6 +53,14 @@ class FrozenFeatures(Teacher):
         return pooled(self._student, [Text(text, role) for text in texts])
 
 
+@torch.no_grad()
+def through_head(student: SentenceTransformer, features: np.ndarray) -> np.ndarray:
+    """Return a student's vectors, float32 of shape (n, dimension), of texts whose features are there, of shape (n, width)."""
+    x = torch.from_numpy(np.asarray(features, dtype=np.float32)).to(student.device)
+    modules = list(student.children())[2:]
+    return torch.nn.Sequential(*modules)({"sentence_embedding": x})["sentence_embedding"].cpu().numpy()
+
+
 def train_head(
     student: SentenceTransformer,
     features: np.ndarray,

@@ -69,6 +69,11 @@ def load_ready(folder: str | Path = READY, *, device: str | None = None) -> Sent
     return model.eval()
 
 
+def is_ready(folder: str | Path) -> bool:
+    """Say whether a folder is the packaged ready student's, or one that `save_ready` wrote."""
+    return Path(folder) == READY or (Path(folder) / _HEAD).is_file()
+
+
 def statement(folder: str | Path = READY) -> dict:
     """Return the ready student's provenance; ModelError if it cannot be read."""
     if not isinstance(folder, str | Path):

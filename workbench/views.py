@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workbench._util import home, whole
+from workbench._util import home, spread, whole
 from workbench.data import RetrievalDataset, Role, crop_queries, is_dataset, read_dataset, read_texts
 from workbench.errors import DataError, WorkbenchError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+    from workbench.cache import TargetCache
     from workbench.widgets import AgreementExplorer, RetrievalExplorer
 
 EXAMPLE_QUERIES = 50
@@ -86,20 +87,21 @@ def search(
         from workbench import pipeline
 
         documents = pipeline.teacher_of(None, pipeline.ADAPT)
+    names = _label(documents, "teacher"), _label(queries, "student")
     if queries is None:
-        queries, gained = _adapted(dataset, documents, progress)
+        queries, documents, gained = _adapted(dataset, documents, progress)
         about = f"{about} {gained}".strip()
-    pair = {_label(documents, "teacher"): documents, _label(queries, "student"): queries}
+    pair = dict(zip(names, (documents, queries), strict=True))
     if len(pair) < 2:  # two of one name
         pair = {"documents": documents, "queries": queries}
     return RetrievalExplorer(dataset, pair, k=k, about=about)
 
 
-def _adapted(dataset: RetrievalDataset, documents: object, progress: bool) -> tuple[SentenceTransformer, str]:
-    """Return the ready student after it has learned a data set's documents, and what it gained."""
+def _adapted(dataset: RetrievalDataset, documents: object, progress: bool) -> tuple[SentenceTransformer, TargetCache, str]:
+    """Return the ready student after it has learned a data set's documents, their vectors, and what it gained."""
     from workbench import agreement, pipeline, ranking
     from workbench.cache import TargetCache
-    from workbench.models import encode
+    from workbench.head import FrozenFeatures, through_head
     from workbench.ready import load_ready
 
     cache = TargetCache(home() / "cache", pipeline.teacher_of(documents, pipeline.ADAPT))
@@ -112,21 +114,25 @@ def _adapted(dataset: RetrievalDataset, documents: object, progress: bool) -> tu
         ) from None
     before, texts = load_ready(), [text for text in dataset.document_texts() if text.text.strip()]
     if len(texts) < pipeline.LEAST_TEXTS:
-        return before, f"The student is the ready one: it learns from {pipeline.LEAST_TEXTS} documents or more."
-    made = pipeline.run(texts, cache, pipeline.ADAPT, source=dataset.name, progress=progress)
-    asked = crop_queries([texts[i] for i in np.linspace(0, len(texts) - 1, min(ASKED, len(texts))).astype(int)])
+        return before, cache, f"The student is the ready one: it learns from {pipeline.LEAST_TEXTS} documents or more."
+    made = pipeline.run(texts, cache, pipeline.ADAPT, source=dataset.name, progress=progress).student
+    asked = crop_queries([texts[i] for i in spread(len(texts), ASKED)])
     if not asked:
-        return made.student, "The student has learned these documents."
-    pipeline.fill(cache, asked, progress=progress)
+        return made, cache, "The student has learned these documents."
+    features = TargetCache(cache.folder.parent, FrozenFeatures(before))
+    for each in (cache, features):
+        pipeline.fill(each, asked, progress=progress)
     index, k = np.asarray(cache.targets(texts)), min(10, len(texts))
     wanted, *found = (
         ranking.top_k(vectors, index, k)[1]
-        for vectors in (np.asarray(cache.targets(asked)), encode(before, asked), encode(made.student, asked))
+        for vectors in (cache.targets(asked), *(through_head(each, features.targets(asked)) for each in (before, made)))
     )
     shares = [agreement.overlap(wanted, each).mean() for each in found]
-    return made.student, (
+    return (
+        made,
+        cache,
         f"The student has learned these documents: for {len(asked)} sentences of them it finds {shares[1]:.0%} of the "
-        f"teacher's {k} nearest documents, and {shares[0]:.0%} before it had read them."
+        f"teacher's {k} nearest documents, and {shares[0]:.0%} before it had read them.",
     )
 
 
@@ -151,7 +157,7 @@ def _dataset(source: object, passages: int | None) -> tuple[RetrievalDataset, st
             "The queries are sentences of documents, judged relevant to their own document: easy, so figures are high."
         )
         # Short documents stand for themselves.
-        for place in np.linspace(0, len(documents) - 1, min(EXAMPLE_QUERIES, len(documents))).astype(int):
+        for place in spread(len(documents), EXAMPLE_QUERIES):
             query = [*crop_queries([documents[place]]), documents[place]][0]
             queries[f"q{place}"], qrels[f"q{place}"] = query.text, {f"d{place}": 1}
     name = Path(source).stem if isinstance(source, str | Path) else "texts"
