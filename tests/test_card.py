@@ -1,12 +1,17 @@
 import json
+import re
+import shutil
 
+import numpy as np
 import pytest
 from conftest import sentences
 from huggingface_hub import ModelCard
 
-from workbench import models, student
+from workbench import models, student, train
+from workbench.cache import TargetCache
 from workbench.errors import ModelError
 from workbench.extras import card, publish
+from workbench.teachers import LocalTeacher
 
 PROVENANCE = {
     "teacher": {"teacher": "lab/teacher", "normalize": True, "max_length": 96},
@@ -137,6 +142,11 @@ def test_texts_cannot_break_out_of_their_cells():
         ({"results": [{"collection": "moths", "rows": ROWS[:2]}]}, "moths is no comparison"),
         ({"results": ["moths"]}, "no comparison"),
         ({"name": 'me/"; import os'}, "no model's name"),
+        ({"license": "nonsense"}, "license 'nonsense' is none that the hub knows"),
+        ({"license": "Apache 2.0"}, "the nearest are apache-2.0"),
+        ({"license": ""}, "license '' is none"),
+        ({"language": "English"}, "language 'English': give codes such as en"),
+        ({"language": []}, "language ''"),
     ],
 )
 def test_refuses(more, words):
@@ -157,6 +167,52 @@ def test_its_code_runs(tmp_path, monkeypatch, tiny_model, other_tiny_model):
         names = {}
         exec(code.replace("teacher.max_seq_length = 96", "teacher.max_seq_length = 40"), names)
     assert names["model"].similarity_fn_name == "cosine"
+
+
+@pytest.mark.parametrize("prompts", [None, {"query": "ask: ", "document": "read: "}, {}])
+def test_its_code_gives_the_vectors_that_were_measured(tmp_path, tiny_model, other_tiny_model, prompts):
+    """The teacher's own configuration has a prompt "passage", which plain `encode_document` does not know."""
+    folder = shutil.copytree(other_tiny_model, tmp_path / "teacher")
+    config = json.loads((folder / "config_sentence_transformers.json").read_text())
+    own = {"query": "query: ", "passage": "passage: "}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(config | {"prompts": own}))
+    cache = TargetCache(tmp_path / "cache", LocalTeacher(folder, max_length=40, prompts=prompts, precision="float32"))
+    model = student.build(tiny_model, 48, max_length=40, prompts=cache.prompts, device="cpu")
+    texts = sentences(20)
+    made = train.provenance(cache, texts, base=str(tiny_model), source="sentences")
+    alone = written(provenance=made | {"teacher_name": "lab/teacher"}).text
+    measured = {
+        "queries": models.encode(model, ["how does a sail work?"], "query", precision="float32"),
+        "documents": cache.teacher.encode(["Wind flows faster over the curved side of a sail."]),
+    }
+    publish.save_student(model, tmp_path / "student")
+    publish.save_pair(cache.teacher.model, model, tmp_path / "pair")
+    for text, saved in ((alone, "student"), (written(provenance=made, pair=True).text, "pair")):
+        code = "\n".join(part.split("```")[0] for part in text.split("```python")[1:])
+        code = code.replace("me/small", str(tmp_path / saved))
+        names = {}
+        exec(re.sub(r"\w+\.similarity\(", "given = (", code.replace("lab/teacher", str(folder))), names)
+        queries, documents = names["given"]
+        np.testing.assert_allclose(queries, measured["queries"], atol=1e-4)
+        np.testing.assert_allclose(documents, measured["documents"], atol=1e-4)
+
+
+@pytest.mark.parametrize("length", [None, [512, "lab/tokenizer"], 96])
+@pytest.mark.parametrize("kind", [{}, {"kind": "array"}])
+def test_a_teacher_without_weights_has_students_with_cards(length, kind):
+    made = PROVENANCE | {
+        "teacher_name": "openai:m",
+        "teacher": {"teacher": "m", "normalize": True, "max_length": length} | kind,
+    }
+    text = written(provenance=made).text
+    assert "search documents that openai:m has embedded" in text and "teacher.max_seq_length" not in text
+    assert ("read whole" if length is None else "cut to 512" if length != 96 else "cut to 96") in text
+    assert "cut to 32 tokens" in written(provenance=made, max_length=32).text
+
+
+def test_languages_are_stated():
+    assert written(language="de").data.language == "de"
+    assert written(language=["en", "pt-BR"]).data.language == ["en", "pt-BR"]
 
 
 def test_provenance_is_kept_beside_the_student_and_published_nowhere(tmp_path, tiny_model):

@@ -192,6 +192,14 @@ def test_vectors_that_exist_already_are_a_teacher(home, tiny_model, capsys):
         assert "300 of 300 targets missing" in capsys.readouterr().out  # without a role, documents
     assert main.main(["evaluate", "--student", "student"]) == 1
     assert "distilled from vectors alone: name the model" in capsys.readouterr().err
+    collection = str(make_collection(home / "moths"))
+    evaluate = ["evaluate", "--student", "student", "--collection", collection, "--json", "r.json"]
+    assert main.main([*evaluate, "--teacher", str(tiny_model), "--max-length", "40"]) == 0
+    publish = ["publish", "--student", "student", "--results", "r.json", "--output", "out"]
+    assert main.main([*publish, "--pair"]) == 1
+    assert "there are vectors and no weights: leave out --pair" in capsys.readouterr().err
+    assert main.main([*publish, "--language", "de", "en"]) == 0
+    assert "- de" in (home / "out" / "README.md").read_text()
     np.save("short.npy", vectors[:9])
     np.save("objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     for given, message in (

@@ -3,10 +3,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-from workbench import models
+from workbench import evaluate, models, student
 from workbench.data import Role, Text
-from workbench.errors import DataError, ModelError, TeacherError, WorkbenchError
+from workbench.errors import DataError, ModelError, WorkbenchError
 from workbench.teachers import LocalTeacher
 
 
@@ -66,8 +68,29 @@ def test_identity_states_what_decides_the_vectors(tiny_model, other_tiny_model):
     ],
 )
 def test_settings_that_make_no_sense(tiny_model, options, message):
-    with pytest.raises(TeacherError, match=message):
+    with pytest.raises(WorkbenchError, match=message):
         LocalTeacher(str(tiny_model), device="cpu", **options)
+
+
+@pytest.mark.parametrize("length", [None, 5])
+def test_a_static_model_is_a_teacher_too(tiny_model, tmp_path, length):
+    """It has a tokenizer of another library and no limit of its own; it is what the fastest students compete with."""
+    tokenizer = models.load(tiny_model).tokenizer.backend_tokenizer
+    tokenizer.no_truncation()
+    model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)], device="cpu")
+    model.save_pretrained(str(tmp_path / "static"))
+    long = "river stone bread oven water light wheel garden"
+    named, loaded = (LocalTeacher(source, max_length=length) for source in (str(tmp_path / "static"), model))
+    assert named.identity["max_length"] == loaded.identity["max_length"] == length
+    assert named.identity["fingerprint"] != LocalTeacher(str(tiny_model)).identity["fingerprint"]
+    for teacher in (named, loaded):
+        vectors = teacher.encode([long, "river stone bread oven water", ""])
+        assert np.isfinite(vectors).all() and np.allclose(vectors[0], vectors[1]) == (length == 5)
+    assert model.tokenizer.truncation is None  # the model that was given is as it was
+    table = evaluate.compare({"static": model, "tiny": tiny_model}, [long, "bread", "wheel"])
+    assert table["dimension"].tolist() == [8, 32]
+    with pytest.raises(ModelError, match="does not start with a transformer"):
+        student.build(tmp_path / "static", 16)
 
 
 def test_a_role_a_precision_and_a_budget_are_checked(tiny_model):

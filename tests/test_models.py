@@ -1,10 +1,16 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import pytest
+import torch
 from conftest import make_tiny_model  # noqa: F401
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
 
 from workbench import _model_files, models, student
 from workbench.errors import ModelError
@@ -39,12 +45,84 @@ def test_a_missing_package_is_named(monkeypatch):
 
 
 def test_pickled_weights_and_empty_folders_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="no weights"):
         models.resolve(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ModelError, match="pickled weights only"):
+    with pytest.raises(ModelError, match="has pickled weights, .* not loaded: pytorch_model.bin. If you trust"):
         models.resolve(tmp_path)
+
+
+@pytest.fixture
+def with_dense(tiny_model, tmp_path):
+    """A model with a Dense module, laid out as LaBSE and sentence-t5 are: safetensors, and a pickle for the Dense."""
+    from sentence_transformers.sentence_transformer.modules import Dense
+
+    model = models.load(tiny_model, device="cpu")
+    folder = tmp_path / "dense"
+    SentenceTransformer(modules=[*list(model.children())[:2], Dense(32, 16)], device="cpu").save_pretrained(str(folder))
+    weights = load_file(folder / "2_Dense" / "model.safetensors")
+    (folder / "2_Dense" / "model.safetensors").unlink()
+    torch.save(weights, folder / "2_Dense" / "pytorch_model.bin")
+    return folder
+
+
+def test_a_pickle_in_any_module_is_refused_and_can_be_converted(with_dense, tmp_path):
+    with pytest.raises(ModelError, match="not loaded: 2_Dense/pytorch_model.bin") as caught:
+        models.load(with_dense)
+    command = str(caught.value).partition("If you trust them, ")[2].partition(" writes")[0]
+    assert command == f"SentenceTransformer({str(with_dense)!r}).save_pretrained('NEW_FOLDER')"
+    converted = tmp_path / "converted"
+    exec(command.replace("NEW_FOLDER", str(converted)), {"SentenceTransformer": SentenceTransformer})
+    before = models.resolve(converted).fingerprint
+    assert models.load(converted).get_embedding_dimension() == 16
+    weights = load_file(converted / "2_Dense" / "model.safetensors")
+    save_file({name: 2 * tensor for name, tensor in weights.items()}, converted / "2_Dense" / "model.safetensors")
+    assert models.resolve(converted).fingerprint != before  # that Dense alone was trained again
+
+
+def test_what_a_loader_opens_is_in_the_fingerprint(with_dense, tmp_path):
+    """Python's own opening of files is watched in another process; what is left out of the fingerprint is never opened."""
+    folder = tmp_path / "converted"
+    SentenceTransformer(str(with_dense), device="cpu").save_pretrained(str(folder))
+    for name in ("README.md", "LICENSE", "tf_model.h5", "onnx/model.onnx", "photo.png", "training_args.bin", ".hidden"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x")
+    code = (
+        "import sys; from workbench import models; folder, opened = sys.argv[1], set()\n"
+        "files = models.resolve(folder)\n"
+        "sys.addaudithook(lambda event, arguments: event == 'open' and opened.add(str(arguments[0])))\n"
+        "models.load(files); print(*(path for path in opened if path.startswith(folder)), sep='\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    opened = {Path(line).relative_to(folder) for line in done.stdout.split("\n") if line and Path(line).is_file()}
+    read = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    read = {path for path in read if _model_files._is_read(path)}
+    assert Path("2_Dense/config.json") in opened and opened - {Path("README.md")} <= read
+
+
+def test_code_that_came_with_a_model_is_in_the_fingerprint(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = shutil.copytree(tiny_model, tmp_path / "coded")
+    listed = json.loads((folder / "modules.json").read_text())
+    listed[2] |= {"type": "own.Own", "path": ""}
+    (folder / "modules.json").write_text(json.dumps(listed))
+    identities = []
+    for factor in (1, 2):
+        (folder / "own.py").write_text(
+            "from sentence_transformers.base.modules import Module\n\n"
+            "class Own(Module):\n"
+            "    def forward(self, features, **kwargs):\n"
+            f"        return features | {{'sentence_embedding': features['sentence_embedding'] * {factor}}}\n"
+            "    def save(self, *args, **kwargs): pass\n"
+            "    @classmethod\n"
+            "    def load(cls, *args, **kwargs): return cls()\n"
+        )
+        teacher = LocalTeacher(folder, device="cpu", trust_remote_code=True)
+        identities.append(teacher.identity | {"loaded": models.fingerprint(teacher.model)})
+    assert identities[0]["code"] != identities[1]["code"] and identities[0]["loaded"] != identities[1]["loaded"]
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        LocalTeacher(folder, device="cpu")  # nothing was asked for
 
 
 def test_broken_weights_are_a_clear_error(tiny_model, tmp_path):

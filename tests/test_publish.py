@@ -11,6 +11,7 @@ from workbench import _util, data, evaluate, models, student
 from workbench.errors import ModelError, WorkbenchError
 from workbench.extras import publish
 from workbench.quantize import principal_rotation, truncate
+from workbench.teachers import LocalTeacher
 
 
 @pytest.fixture
@@ -212,6 +213,22 @@ def test_push_refuses_what_is_not_published(pair, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="holds no published model"):
         publish.push(with_card(tmp_path / "empty"), "me/small", dry_run=True)
+
+
+def test_what_tokenizers_write_is_sent(pair, tmp_path):
+    pair[1].tokenizer.chat_template = "{{ messages }}"  # as decoders have
+    folder = with_card(publish.save_student(pair[1], tmp_path / "out"))
+    assert "chat_template.jinja" in publish.push(folder, "me/small", dry_run=True)["file"].tolist()
+
+
+def test_a_pair_is_a_teacher_of_unit_norm(pair, tmp_path):
+    folder = publish.save_pair(*pair, tmp_path / "pair")
+    teacher = LocalTeacher(folder, precision="bfloat16", device="cpu")
+    assert teacher.identity["normalize"]
+    for role in ("query", "document"):
+        np.testing.assert_allclose(np.linalg.norm(teacher.encode(TEXTS, role), axis=1), 1, atol=1e-6)
+    short = LocalTeacher(folder, max_length=20, device="cpu")
+    assert models.max_length(short.model) == 20
 
 
 @pytest.mark.filterwarnings("ignore")

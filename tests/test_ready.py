@@ -96,7 +96,9 @@ def test_a_student_goes_on_from_another_one(small, tiny_model, other_tiny_model,
     found = pipeline.run(texts, cache, recipe, progress=False)
     assert found.result.history["loss"].iloc[-1] < found.result.history["loss"].iloc[1]
     assert found.provenance["base"] == str(tiny_model)
-    again = pipeline.run(texts, cache, recipe.change(start=str(alone)), progress=False)  # of a head that was saved alone
+    again = pipeline.run(
+        texts, cache, recipe.change(start=str(alone)), progress=False
+    )  # of a head that was saved alone
     assert again.result.history["loss"].iloc[-1] < again.result.history["loss"].iloc[1]
     with pytest.raises(TrainingError, match="of no use beside those of"):
         pipeline.run(texts, TargetCache(tmp_path, Teacher(tiny_model)), recipe, progress=False)

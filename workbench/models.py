@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workbench._model_files import MINILM, MPNET, OLD_PROVENANCE, PROVENANCE, ModelFiles, full_name, read_json, resolve
+from workbench._model_files import (
+    MINILM,
+    MPNET,
+    OLD_PROVENANCE,
+    PROVENANCE,
+    ModelFiles,
+    full_name,
+    read_json,
+    resolve,
+    unpickle,
+)
 from workbench._util import as_float32, one_of, whole
 from workbench.data import Role, Text, as_texts
 from workbench.errors import ModelError
@@ -90,6 +100,8 @@ def _loaded(files: ModelFiles, device: str | None, trust_remote_code: bool) -> S
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if "deserializing header" in reason:  # safetensors, of a file that was cut short
             reason += f". Delete {files.path} and download the model again"
+        if "pytorch_model.bin" in reason:  # of a module; pickles are not downloaded
+            reason += f". Pickled weights are not loaded. {unpickle(files.name)}"
         raise ModelError(f"model {files.name} at {files.path} cannot be loaded: {reason}") from error
 
 
@@ -252,22 +264,58 @@ def role_prompt(model: SentenceTransformer, role: str) -> str:
 
 
 def normalizes(model: SentenceTransformer) -> bool:
-    """Say whether the model's last module gives its vectors unit norm."""
-    from sentence_transformers.models import Normalize
+    """Say whether the model's last module gives its vectors unit norm; of a Router, that of every route."""
+    from sentence_transformers.base.modules import Normalize, Router
 
-    return isinstance(list(model.children())[-1], Normalize)
+    last = list(model.children())[-1]
+    ends = [list(route)[-1] for route in last.sub_modules.values()] if isinstance(last, Router) else [last]
+    return all(isinstance(end, Normalize) for end in ends)
+
+
+def max_length(model: SentenceTransformer) -> int | None:
+    """Return how many tokens a model reads of a text; None if there is no limit."""
+    if hasattr(model.tokenizer, "enable_truncation"):  # a static model's own tokenizer
+        return (model.tokenizer.truncation or {}).get("max_length")
+    return model.max_seq_length
+
+
+def shorten(model: SentenceTransformer, length: int, name: str, *, most: int | None = None) -> None:
+    """Let a model read so many tokens of a text; ModelError if that is more than `most`, or than it reads now if None."""
+    now = max_length(model)
+    if length > (most or now or length):
+        raise ModelError(f"max_length {length}: {name} takes from 3 to {most or now} tokens")
+    if hasattr(model.tokenizer, "enable_truncation"):
+        model.tokenizer.enable_truncation(length)
+    elif length != now:
+        model.max_seq_length = length
 
 
 def fingerprint(model: SentenceTransformer) -> str:
-    """Return the SHA-256 (hex) over a loaded model's weights, tokenizer, prompts and module settings."""
+    """Return the SHA-256 (hex) over a loaded model's weights, code of its own, tokenizer, prompts and module settings."""
     modules = [[type(module).__name__, getattr(module, "get_config_dict", dict)()] for module in model.children()]
-    settings = [model.max_seq_length, dict(model.prompts), modules]
+    settings = [model.max_seq_length, dict(model.prompts), modules, *filter(None, [code_digest(model)])]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    if (tokenizer := getattr(model.tokenizer, "backend_tokenizer", None)) is not None:
+    tokenizer = getattr(model.tokenizer, "backend_tokenizer", model.tokenizer)
+    if hasattr(tokenizer, "to_str"):
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.no_truncation()  # both are set anew by every call
         tokenizer.no_padding()
         digest.update(tokenizer.to_str().encode())
+    elif hasattr(tokenizer, "get_vocab"):
+        digest.update(json.dumps(sorted(tokenizer.get_vocab().items())).encode())
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(key.encode() + as_float32(tensor).tobytes())
     return digest.hexdigest()
+
+
+def code_digest(model: SentenceTransformer) -> str:
+    """Return the SHA-256 (hex) over Python code that came with a model and was run to load it, "" if none was.
+
+    transformers copies such code, also that of another repository, into one package, and loads it from there.
+    """
+    kinds = {type(module) for module in model.modules()} | {type(getattr(model, "tokenizer", None))}
+    named = {kind.__module__ for kind in kinds if kind.__module__.startswith("transformers_modules.")}
+    folders = {Path(sys.modules[name].__file__).parent for name in named if name in sys.modules}
+    files = sorted({path for folder in folders for path in folder.rglob("*.py")}, key=lambda path: path.name)
+    contents = [[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files]
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest() if contents else ""

@@ -189,13 +189,11 @@ class LocalTeacher(Teacher):
             digest = models.fingerprint(self.model)
             own = str(next(self.model.parameters()).dtype).removeprefix("torch.")
             precision = own if precision == "auto" else precision
-            if precision != own or max_length not in (None, self.model.max_seq_length):
+            if precision != own or max_length not in (None, models.max_length(self.model)):
                 self.model = copy.deepcopy(self.model)
-        limit = self.model.max_seq_length
-        if max_length is not None and max_length != limit:
-            if whole(max_length, "max_length", 3, TeacherError) > (limit or max_length):
-                raise TeacherError(f"max_length {max_length}: {shown} takes from 3 to {limit} tokens")
-            self.model.max_seq_length = max_length
+        if max_length is not None:
+            models.shorten(self.model, whole(max_length, "max_length", 3, TeacherError), shown)
+        code = models.code_digest(self.model)
         super().__init__(
             label,
             self.model.get_embedding_dimension(),
@@ -206,8 +204,9 @@ class LocalTeacher(Teacher):
                 type(module).__name__ + (f":{module.pooling_mode}" if hasattr(module, "pooling_mode") else "")
                 for module in list(self.model.children())[1:]
             ],
-            max_length=self.model.max_seq_length,
+            max_length=models.max_length(self.model),
             precision=precision,
+            **({"code": code} if code else {}),
         )
         self.name, self.dtype = shown, self._choose_dtype(precision)
         self.model.to(self.dtype)

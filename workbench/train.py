@@ -409,6 +409,7 @@ def provenance(
         "teacher": cache.identity,
         "teacher_name": cache.teacher.name,
         "fingerprint": cache.identity.get("fingerprint"),
+        "prompts": dict(cache.prompts),
         "base": base,
         "texts": source,
         "texts_by_role": {role: len(rows) for role, rows in by_role(texts).items()},

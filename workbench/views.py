@@ -97,7 +97,9 @@ def search(
     return RetrievalExplorer(dataset, pair, k=k, about=about)
 
 
-def _adapted(dataset: RetrievalDataset, documents: object, progress: bool) -> tuple[SentenceTransformer, TargetCache, str]:
+def _adapted(
+    dataset: RetrievalDataset, documents: object, progress: bool
+) -> tuple[SentenceTransformer, TargetCache, str]:
     """Return the ready student after it has learned a data set's documents, their vectors, and what it gained."""
     from workbench import agreement, pipeline, ranking
     from workbench.cache import TargetCache

@@ -151,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--onnx", action="store_true", help="the whole student as ONNX too, in float32 and int8")
     option("--latency", metavar="JSON", help="report of `python -m bench.latency`, whose figures go into the card")
     option("--license", default="apache-2.0", help="as the hub abbreviates it (default: %(default)s)")
+    option("--language", nargs="+", default=["en"], help="of the texts, such as de or pt-BR (default: en)")
 
     option = command("publishing", "push", "Send a published folder to the hub",
                      "With the token of HF_TOKEN or of `hf auth login`. A new model is private unless you say --public.",

@@ -125,8 +125,8 @@ class _Sides:
         return self._cut(name, models.load(name))
 
     def _cut(self, name: str, model: SentenceTransformer) -> SentenceTransformer:
-        positions = getattr(model[0].model.config, "max_position_embeddings", self.max_length)
-        if self.max_length > positions:
-            raise WorkbenchError(f"--max-length {self.max_length}: {name} takes at most {positions} tokens")
-        model.max_seq_length = self.max_length
+        config = getattr(model.transformers_model, "config", None)
+        models.shorten(
+            model, self.max_length, str(name), most=getattr(config, "max_position_embeddings", self.max_length)
+        )
         return model

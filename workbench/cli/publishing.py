@@ -24,6 +24,10 @@ def publish(options: Namespace) -> None:
     fingerprint = models.resolve(student).fingerprint
     # Rotated or truncated vectors do not share the space of the teacher's own ones.
     moved = bool(made.get("rotated")) or publishing.is_truncated(model)
+    if pair and "fingerprint" not in made.get("teacher", {}):
+        raise WorkbenchError(
+            f"{student} was distilled from {made.get('teacher_name')}, of which there are vectors and no weights: leave out --pair"
+        )
     if pair and moved:
         raise WorkbenchError(
             f"{student} was rotated or truncated: truncate the teacher alike and call publish.save_pair in Python"
@@ -38,6 +42,7 @@ def publish(options: Namespace) -> None:
         onnx=options.onnx,
         latency=_report(options.latency, fingerprint) if options.latency else None,
         license=options.license,
+        language=options.language,
         truncated=moved,
     )
     if pair:
@@ -45,7 +50,8 @@ def publish(options: Namespace) -> None:
         if made.get("fingerprint") not in (None, large.fingerprint):
             raise WorkbenchError(f"{student} was distilled from {made['teacher_name']}, not from {large.name}")
         large = models.load(large)
-        large.max_seq_length = made["teacher"]["max_length"]
+        if length := made["teacher"].get("max_length"):
+            models.shorten(large, length, str(made["teacher_name"]))
         folder = publishing.save_pair(large, model, output, card=words, onnx=options.onnx)
     else:
         folder = publishing.save_student(model, output, card=words, onnx=options.onnx)

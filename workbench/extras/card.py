@@ -14,12 +14,23 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from workbench import evaluate, models
+from workbench._util import nearest
 from workbench.data import Role
 from workbench.errors import ModelError
 
 ONNX_FOLDER = "onnx_whole"  # not "onnx", where libraries look for a graph without pooling
 _TEMPLATE = Path(__file__).with_name("card.md")
 _TAGS = ["sentence-transformers", "feature-extraction", "knowledge-distillation", "retrieval"]
+_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z]{2,8})?|multilingual|code")
+# The hub's abbreviations (its documentation, "Licenses").
+LICENSES = """afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
+bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0
+cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0
+cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0 cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m
+deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 fair-noncommercial-research-license gemma gfdl gpl
+gpl-2.0 gpl-3.0 grok2-community h-research intel-research isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2
+llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0 openrail openrail++ osl-3.0 other pddl
+postgresql unknown unlicense wtfpl zlib""".split()
 _HOUSEKEEPING = ("evaluations", "checkpoint_steps", "precision")  # settings that do not change the student
 
 
@@ -34,7 +45,7 @@ def card(
     onnx: bool = False,
     latency: Mapping[str, object] | None = None,
     license: str = "apache-2.0",
-    language: str = "en",
+    language: str | Sequence[str] = "en",
     truncated: bool = False,
 ) -> ModelCard:
     """Write the card of a student, or of the pair of teacher and student.
@@ -49,16 +60,24 @@ def card(
         onnx: whether the folder has the whole student as ONNX.
         latency: report of `bench.latency`.
         license: the hub's abbreviation of it.
-        language: of the texts, ISO 639-1.
+        language: of the texts, one or more, as the hub writes them: "en", "pt-BR", "multilingual".
         truncated: whether the vectors were rotated or cut after they were learned and measured.
 
     Raises:
-        ModelError: the provenance is empty, there are no results, or a report is not a comparison of models.
+        ModelError: the provenance is empty, there are no results, a report is not a comparison of models, or the hub does
+            not know the license or language.
     """
     try:
         validate_repo_id(name)
     except HFValidationError:
         raise ModelError(f"{name!r} is no model's name: give a name such as me/my-student") from None
+    languages = [language] if isinstance(language, str) else list(language)
+    if wrong := [each for each in languages or [""] if not _LANGUAGE.fullmatch(str(each))]:
+        raise ModelError(f"language {wrong[0]!r}: give codes such as en, de or pt-BR, or multilingual")
+    if license not in LICENSES:
+        near = nearest(str(license), LICENSES)
+        meant = f"; the nearest are {', '.join(near)}" if near else ""
+        raise ModelError(f"license {license!r} is none that the hub knows{meant}. Give its abbreviation, or other")
     if not provenance.get("teacher_name") or not provenance.get("base"):
         raise ModelError(
             "nothing says how this student was made: a card needs its teacher, base and texts "
@@ -75,7 +94,7 @@ def card(
         teacher, base = _public(provenance["teacher_name"]), _public(provenance["base"])
         texts, identity = str(provenance.get("texts") or ""), provenance["teacher"]
         data = ModelCardData(
-            language=language,
+            language=languages[0] if len(languages) == 1 else languages,
             license=license,
             library_name="sentence-transformers",
             pipeline_tag="sentence-similarity",
@@ -86,10 +105,13 @@ def card(
             eval_results=_eval_results(results, "asymmetric" if pair else "symmetric"),
             metrics=["ndcg"],
         )
-        longest = identity.get("max_length")
-        lengths = f"texts are cut to {max_length or longest} tokens"
+        longest = identity.get("max_length")  # None, or a number with its tokenizer, of a teacher behind an API
+        longest = longest[0] if isinstance(longest, list) else longest
+        read = max_length or longest
+        lengths = f"texts are cut to {int(read)} tokens" if read else "texts are read whole"
         if pair and max_length not in (None, longest):
-            lengths = f"queries are cut to {max_length} tokens and documents to {longest}"
+            whole = f"documents to {longest}" if longest else "documents are read whole"
+            lengths = f"queries are cut to {max_length} tokens and {whole}"
         return ModelCard.from_template(
             data,
             template_path=str(_TEMPLATE),
@@ -101,7 +123,8 @@ def card(
             identity=dict(identity),
             dimension=int(dimension),
             lengths=lengths,
-            teacher_length=None if pair else int(identity["max_length"]),
+            teacher_length=None if pair else longest,
+            prompts=provenance.get("prompts"),
             pair=pair,
             onnx=onnx,
             onnx_folder=ONNX_FOLDER,

@@ -31,9 +31,9 @@ CARD = "README.md"
 # The only file names that are sent: those that the libraries give.
 _SENT = re.compile(
     r"README\.md|LICENSE|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|model(_int8)?\.onnx|"
-    r"(config|config_sentence_transformers|modules|router_config|sentence_bert_config|prompts|processor_config|"
-    r"tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|unigram)\.json|"
-    r"vocab\.txt|merges\.txt|sentencepiece\.bpe\.model|spiece\.model|tokenizer\.model"
+    r"(config|config_sentence_transformers|modules|router_config|sentence_bert_config|prompts|((pre)?processor|generation)_config|"
+    r"tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|unigram|chat_template)\.json|"
+    r"vocab\.(txt|bpe)|merges\.txt|[\w.-]+\.(model|tiktoken|spm|jinja)"
 )
 TOKEN_BUDGET = 256  # padded tokens per run of onnxruntime; with more, its activations leave the CPU's caches
 _LEAST_COSINE = 0.999  # of an exported graph to the model that it was exported from
