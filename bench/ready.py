@@ -31,9 +31,9 @@ from workbench.pipeline import ADAPT, BROAD
 # Source to documents, queries, and queries cropped from other documents. In asymmetric search a student reads queries alone,
 # and a short text costs the teacher a tenth of a long one.
 LESSON = {
-    "arxiv": (3500, 25_000, 30_000), "debian": (2500, 8000, 0), "medquad": (1500, 8000, 10_000), "wordnet": (20_000, 0, 0),
-    "wikisplit": (20_000, 0, 0), "questions": (0, 8000, 0), "trivia": (0, 15_000, 0), "web_queries": (0, 8000, 0),
-    "claims": (0, 9000, 0),
+    "arxiv": (3500, 8000, 8000), "debian": (2500, 2500, 0), "medquad": (1500, 2500, 2500), "wordnet": (6000, 0, 0),
+    "wikisplit": (5000, 0, 0), "questions": (0, 3000, 0), "trivia": (0, 4000, 0), "web_queries": (0, 4000, 0),
+    "claims": (0, 3500, 0),
 }  # fmt: skip
 HELD_OUT = {"reuters": (500, 500, 0)}
 RECIPE = replace(BROAD, config=replace(BROAD.config, epochs=25))

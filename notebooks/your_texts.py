@@ -9,54 +9,60 @@
 # %% [markdown]
 # # Your texts
 #
-# **What you will do:** read texts of your own, train a small model into the vector space of a large one, and search the
-# texts with both. About a minute on two cores for a few hundred short texts.
+# **The question:** what does a small model lose on *your* texts, beside a large one, and where?
 #
-# Put the path of your folder or file in place of `"tutorial"`, which is a small collection of everyday passages. A folder
-# of `.txt` and `.md` files, a CSV (`column="..."` names the column), parquet, JSON lines, a list and a dataframe column all
-# work. `passages=200` cuts long files into passages of about 200 words.
+# A large model (the *teacher*) embeds your texts once. A small one (the *student*), which comes with the package, learns
+# in seconds to put each of them where the teacher puts it. Then the student serves the queries. Two minutes on two cores
+# for a few hundred texts.
+#
+# Put the path of your own file or folder in place of `"tutorial"`, which is a small collection of everyday passages. A
+# folder of `.txt` and `.md` files, a CSV, parquet, JSON lines, a list and a dataframe column all work.
 
 # %%
 import workbench as wb
 
-source = "tutorial"  # for instance "notes/", or "tickets.csv" with column="body"
-texts = wb.read_texts(source)
+source = "tutorial"  # for instance "notes/" or "tickets.csv"
+texts = wb.read_texts(source)  # column="body" names a CSV's column, passages=200 cuts long texts
 print(f"{len(texts):,} texts, the first: {texts[0].text[:100]}")
 
 # %% [markdown]
-# ## A large model and a small one
+# ## Search them
 #
-# The large model (the *teacher*) embeds every text once. The small model (the *student*) learns to put every text where
-# the teacher puts it. Both are kept: the same call returns at once. The recipe `tour` takes half a minute here; without
-# it, a few hundred texts are trained on for several minutes, and the student comes closer.
+# Type a query, or pick one. In the list *asymmetric* the student has embedded the query alone, and the teacher the texts.
+# The line above the table says what the student has gained by learning them.
+
+# %%
+view = wb.search(source)
+view
+
+# %% [markdown]
+# ## Where do the two models differ?
+#
+# Each point is a text. Below the map, the texts fall into kinds, and the kind on which the two agree least comes first:
+# click it, and the table shows its texts. `ready` is the student before it learned yours.
 
 # %%
 teacher = wb.Teacher("all-mpnet-base-v2", max_length=96)
-student = wb.distill(texts, teacher, recipe="tour")
+student = wb.distill(texts, teacher, recipe="adapt")  # what the search above has made, and kept
+models = {"teacher": teacher, "student": student, "ready": wb.load_ready()}
+explorer = wb.explore(models, texts)
+explorer
 
 # %% [markdown]
-# How far do they agree? `base` is the small model before training, which has a space of its own: its vectors cannot be
-# compared with the teacher's, only its neighbors.
-
-# %%
-models = {"teacher": teacher, "student": student, "base": "all-MiniLM-L6-v2"}
-wb.compare(models, texts).style.format(precision=3, na_rep="")
-
-# %% [markdown]
-# ## Search with both
+# ## How far do they agree?
 #
-# The teacher has embedded the texts, and the student embeds the query (*asymmetric*, the third list). Type a query of your
-# own, or pick one of the example queries, which are sentences from your texts.
+# `overlap` is the share of a text's ten nearest texts that both models name. The student has learned these very texts, so
+# its row is what it will do for queries on them, not for new texts. The last row is a small model that has not learned
+# from the teacher at all: it has another space, in which none of the teacher's vectors can be searched.
 
 # %%
-view = wb.search(source, documents=teacher, queries=student)
-view
+wb.compare(models | {"base": "all-MiniLM-L6-v2"}, texts).style.format(precision=3, na_rep="")
 
 # %% [markdown]
 # ## Where next
 #
 # - [0. Start here](00_start_here.ipynb) tells why this works, in five minutes.
-# - [3. Alignment diagnostics](03_alignment_diagnostics.ipynb) shows where a student differs from its teacher:
-#   `wb.explore({"teacher": teacher, "student": student}, texts)` opens its map on your texts.
+# - [3. Alignment diagnostics](03_alignment_diagnostics.ipynb) looks into the worst kind of text, and trains the student on
+#   more texts like those.
 # - [6. Publish your student](06_publish_your_student.ipynb) saves a student for others. It is an ordinary
 #   `SentenceTransformer`: `student.save_pretrained("my-student")`.

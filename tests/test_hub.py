@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hub import TOKEN
 
-from workbench import models
+from workbench import models, student
 
 RESOLVE = """
 import json, sys, warnings
@@ -217,6 +217,16 @@ def test_weights_that_were_cut_short_say_what_to_do(cls_model, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(models.ModelError, match="cannot be loaded.*download the model again"):
         models.load(folder)
+
+
+def test_pickled_weights_of_a_module_are_not_fetched_and_the_way_out_is_said(hub, ask, tiny_model, tmp_path):
+    folder = student.save(student.build(tiny_model, 16, max_length=40, device="cpu"), tmp_path / "dense")
+    (folder / "2_Dense" / "model.safetensors").unlink()
+    (folder / "2_Dense" / "pytorch_model.bin").write_bytes(b"a pickle")  # as in LaBSE
+    hub.add("me/dense", folder)
+    said = ask(RESOLVE.replace("models.resolve(*sys.argv[1:])", "models.load_model(sys.argv[1])"), "me/dense")["error"]
+    assert "Pickled weights are not loaded. If you trust them, SentenceTransformer('me/dense').save_pretrained(" in said
+    assert not any("pytorch_model.bin" in str(request) for request in hub.requests)
 
 
 def test_a_missing_shard_is_named(cls_model, tmp_path):

@@ -125,6 +125,22 @@ def test_code_that_came_with_a_model_is_in_the_fingerprint(tiny_model, tmp_path,
         LocalTeacher(folder, device="cpu")  # nothing was asked for
 
 
+def test_a_flipped_byte_in_a_students_weights_is_noticed(tiny_model, tmp_path):
+    model = student.build(tiny_model, 16, max_length=40, device="cpu")
+    folder = student.save(model, tmp_path / "student", {"teacher_name": "t", "base": "b"})
+    assert student.read_provenance(folder) == {"teacher_name": "t", "base": "b"}
+    weights = folder / "2_Dense" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-2] ^= 1
+    weights.write_bytes(content)
+    for load in (student.load, models.load, LocalTeacher):
+        with pytest.raises(ModelError, match="2_Dense/model.safetensors is not the file that was written"):
+            load(folder)
+    weights.unlink()
+    with pytest.raises(ModelError, match="is not the file that was written"):
+        student.load(folder)
+
+
 def test_broken_weights_are_a_clear_error(tiny_model, tmp_path):
     copy = shutil.copytree(tiny_model, tmp_path / "copy")
     (copy / "model.safetensors").write_bytes(b"not safetensors")

@@ -13,6 +13,7 @@ from workbench._util import PROJECT
 
 NOTEBOOKS = [
     PROJECT / "notebooks" / "your_texts.ipynb",
+    PROJECT / "notebooks" / "compare_two_models.ipynb",
     *sorted((PROJECT / "notebooks").glob("[0-9]*.ipynb")),
 ]
 pytestmark = pytest.mark.notebooks
@@ -34,13 +35,24 @@ def ask(notebook, view: str, words: str) -> None:
 
 
 def start_here(notebook):
-    assert notebook.python("rows.set_index('mode')['ndcg_at_10']['asymmetric']") > 0.6
+    shares = notebook.python(
+        "{m: rows.loc[(m, 'asymmetric'), 'share_of_teacher'] for m in ('base', 'student', 'ready')}"
+    )
+    assert shares["base"] < 0.3 < 0.7 < shares["student"] < shares["ready"]
     ask(notebook, "search", "Why is my loaf flat?")
 
 
 def your_texts(notebook):
     ask(notebook, "view", "Why is my loaf flat?")
     assert notebook.python("sorted(set(view.results['mode']))") == ["asymmetric", "symmetric", "teacher"]
+    assert notebook.python("'The student has learned these documents' in view.status.value")
+    assert notebook.python("len(explorer.table)") == 192
+
+
+def two_models(notebook):
+    assert notebook.python("sorted(speed)") == ["large", "small"] and notebook.python("speed['small'] > speed['large']")
+    assert notebook.python("shares.loc[('small', 'symmetric'), 'share_of_teacher']") > 0.8
+    ask(notebook, "view", "Why is my loaf flat?")
 
 
 def caching(notebook):
@@ -113,6 +125,7 @@ def black_boxes(notebook):
 
 ACTS = {
     "your_texts": your_texts,
+    "compare_two_models": two_models,
     "00_start_here": start_here,
     "01_teacher_caching": caching,
     "02_student_distillation": distillation,

@@ -3,6 +3,7 @@ import os
 import numpy as np
 import pytest
 import test_card as cards_test
+import torch
 from conftest import sentences
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Normalize
@@ -78,6 +79,16 @@ def test_a_shortened_pair_loads_at_its_width(pair, tmp_path):
     for wrong in (rotation[:16, :16], 2 * rotation):
         with pytest.raises(WorkbenchError, match="orthogonal"):
             publish.truncated(model, 16, wrong)
+
+
+def test_a_model_that_cannot_be_exported_is_one_sentence(pair, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):  # as for Longformer
+        raise RuntimeError("Could not guard on data-dependent expression u0 > 4\n\n" + "a page of trace\n" * 90)
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(ModelError, match="BertModel cannot be exported to ONNX") as caught:
+        publish.save_onnx(pair[1], tmp_path / "onnx")
+    assert len(str(caught.value)) < 400 and not (tmp_path / "onnx").exists()
 
 
 def test_onnx_says_what_it_cannot_read(tmp_path, pair):

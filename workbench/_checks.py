@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
+from sklearn.feature_extraction.text import HashingVectorizer
 
 from workbench import models
 from workbench.data import Text
@@ -30,6 +31,7 @@ def check(
     *,
     batch_size: int = 16,
     tokens: Tokens | None = None,
+    pairs: bool = True,
 ) -> None:
     """Find what would spoil a training run before it starts. Arguments are those of `train_student`.
 
@@ -69,27 +71,27 @@ def check(
         warnings.warn("all targets have unit norm: a student built with normalize=True fits better", stacklevel=3)
     if absent := {"query", "document"} - set(by_role(texts)):
         warnings.warn(_ONE_ROLE[absent.pop()], stacklevel=3)
-    _check_in_step(student, texts, targets, tokens)
+    if pairs:
+        _check_in_step(student, texts, targets, tokens)
 
 
 def _check_in_step(
     student: SentenceTransformer, texts: Sequence[Text], targets: np.ndarray, tokens: Tokens | None
 ) -> None:
-    """Raise if the student's features say nothing about the targets: rows are shifted or shuffled.
+    """Raise if neither the student's features nor the words say anything about the targets: rows are shifted or shuffled.
 
-    A permutation test on a sample: a ridge regression has to predict unseen targets better than it
-    does after the targets were shuffled within each role.
+    A permutation test on a sample: a ridge regression has to predict unseen targets better than it does after the targets
+    were shuffled within each role. A weak base's features can fail that in order, so the letters get a chance too.
     """
     if len(texts) < 200:
         return
     rng = np.random.default_rng(0)
     chosen = rng.choice(len(texts), size=min(400, len(texts)), replace=False)
-    features = torch.from_numpy(pooled(student, texts, chosen, tokens)).double()
     wanted = torch.from_numpy(np.asarray(targets[chosen], dtype=np.float32)).double()
     fitted = len(chosen) * 3 // 4
     roles = by_role([texts[i] for i in chosen])
 
-    def error(order: np.ndarray) -> float:
+    def error(features: torch.Tensor, order: np.ndarray) -> float:
         weight, bias = ridge(features[:fitted], wanted[order[:fitted]], 0.1)
         return float((features[fitted:] @ weight.T + bias - wanted[order[fitted:]]).pow(2).sum(dim=1).mean())
 
@@ -99,9 +101,18 @@ def _check_in_step(
             order[rows] = rng.permutation(rows)
         return order
 
-    found, by_chance = error(np.arange(len(chosen))), np.array([error(shuffled()) for _ in range(20)])
-    if found > by_chance.mean() - 3 * by_chance.std():
-        raise TrainingError(
-            f"texts and targets look out of step: {fitted} of them say no more about the others (squared error "
-            f"{found:.3f}) than after shuffling ({by_chance.mean():.3f}). Check that row i of the targets belongs to text i."
-        )
+    letters = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 5), n_features=512)
+    for make in (
+        lambda: pooled(student, texts, chosen, tokens),
+        lambda: letters.transform([texts[i].text for i in chosen]).toarray(),
+    ):
+        features = torch.from_numpy(make()).double()
+        found = error(features, np.arange(len(chosen)))
+        by_chance = np.array([error(features, shuffled()) for _ in range(20)])
+        if found <= by_chance.mean() - 3 * by_chance.std():
+            return
+    raise TrainingError(
+        f"texts and targets look out of step: {fitted} of them say no more about the others (squared error {found:.3f}) "
+        f"than after shuffling ({by_chance.mean():.3f}). Check that row i of the targets belongs to text i; if it does, "
+        "check_pairs=False (--unchecked) trains all the same."
+    )

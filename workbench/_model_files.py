@@ -247,6 +247,12 @@ def _fingerprint(folder: Path) -> str:
         raise ModelError(f"{folder} holds no weights: a model needs .safetensors files")
     if missing := _missing_files(folder):
         raise ModelError(f"{folder} is not a whole model, it lacks {', '.join(missing[:3])}: copy or download it again")
+    for name, written in (read_json(folder / PROVENANCE).get("sha256") or {}).items():
+        if not (folder / name).is_file() or _sha256(folder / name) != written:
+            raise ModelError(
+                f"{folder / name} is not the file that was written with this student: restore it or make the student again. "
+                f'If you changed it on purpose, delete "sha256" from {folder / PROVENANCE}'
+            )
     files = sorted(path for path in folder.rglob("*") if path.is_file() and _is_read(path.relative_to(folder)))
     listing = "".join(f"{path.relative_to(folder).as_posix()} {_sha256(path)}\n" for path in files)
     return hashlib.sha256(listing.encode()).hexdigest()
@@ -279,6 +285,12 @@ def _needed_pickles(folder: Path) -> list[str]:
     return found
 
 
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _sha256(path: Path) -> str:
     """Hash a file once: the result is remembered as long as the file stays the same."""
     path = path.resolve()
@@ -289,8 +301,7 @@ def _sha256(path: Path) -> str:
     stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
     if isinstance(entry := known.get(str(path)), dict) and entry.get("stamp") == stamp and "sha256" in entry:
         return entry["sha256"]
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_sha256(path)
     if stat.st_size > 1 << 20:  # small files are quicker to hash than to look up
         with contextlib.suppress(WorkbenchError):  # then the file is hashed again next time
             write_json(memory, known | {str(path): {"stamp": stamp, "sha256": digest}})

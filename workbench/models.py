@@ -20,6 +20,7 @@ from workbench._model_files import (
     OLD_PROVENANCE,
     PROVENANCE,
     ModelFiles,
+    file_sha256,
     full_name,
     read_json,
     resolve,
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 __all__ = [
-    "MINILM", "MPNET", "OLD_PROVENANCE", "PROVENANCE", "ModelFiles", "autocast", "best_dtype", "by_role", "encode",
-    "fingerprint", "full_name", "length_buckets", "load", "load_model", "normalizes", "resolve", "role_prompt",
+    "MINILM", "MPNET", "OLD_PROVENANCE", "PROVENANCE", "ModelFiles", "autocast", "best_dtype", "by_role", "code_digest",
+    "encode", "file_sha256", "fingerprint", "full_name", "length_buckets", "load", "load_model", "max_length", "normalizes",
+    "resolve", "role_prompt", "shorten",
 ]  # fmt: skip
 
 PRECISIONS = ("auto", "float32", "bfloat16")

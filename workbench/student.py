@@ -282,7 +282,8 @@ def save(student: SentenceTransformer, folder: str | Path, provenance: Mapping[s
     Args:
         student: any student.
         folder: new, empty, or of an earlier student.
-        provenance: what `train.provenance` returned, written as `provenance.json`; a model card needs it.
+        provenance: what `train.provenance` returned, written as `provenance.json`; a model card needs it. Checksums of
+            the weights are written with it, and loading compares them.
 
     Raises:
         ModelError: the folder holds something else, or cannot be written to.
@@ -292,7 +293,9 @@ def save(student: SentenceTransformer, folder: str | Path, provenance: Mapping[s
         with whole_folder(folder) as scratch:
             student.save_pretrained(str(scratch), create_model_card=False)
             if provenance is not None:
-                write_json(scratch / models.PROVENANCE, dict(provenance))
+                weights = sorted(scratch.rglob("*.safetensors"))
+                sums = {path.relative_to(scratch).as_posix(): models.file_sha256(path) for path in weights}
+                write_json(scratch / models.PROVENANCE, {**provenance, "sha256": sums})
     except (OSError, SafetensorError, WorkbenchError) as error:
         raise ModelError(f"the student cannot be saved to {folder}: {error}") from None
     return folder
@@ -334,6 +337,7 @@ def read_provenance(folder: str | Path) -> dict:
         found = json.loads(path.read_text())
         if not isinstance(found, dict) or not all(isinstance(found.get(k, ""), str) for k in ("teacher_name", "base")):
             raise ValueError("it names no teacher and base")
+        found.pop("sha256", None)  # of the files, which another folder would not have
         return found
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} is damaged ({error}): delete it, and name --teacher and --base") from None

@@ -64,6 +64,7 @@ class TrainingConfig:
         evaluations: held-out evaluations an epoch, each with a checkpoint.
         checkpoint_steps: steps between further checkpoints; a kill loses no more than these.
         seed: of batches and dropout.
+        check_pairs: refuse texts and targets that look out of step, see `_checks`.
 
     Raises:
         TrainingError: a value is out of range.
@@ -82,6 +83,7 @@ class TrainingConfig:
     evaluations: int = 2
     checkpoint_steps: int = 200
     seed: int = 0
+    check_pairs: bool = True
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "restarts", "evaluations", "checkpoint_steps"):
@@ -166,7 +168,7 @@ def train_student(
     """
     texts = as_texts(texts)
     held_out = held_out and (as_texts(held_out[0], "held_out"), held_out[1])
-    check(student, texts, targets, held_out, batch_size=config.batch_size, tokens=tokens)
+    check(student, texts, targets, held_out, batch_size=config.batch_size, tokens=tokens, pairs=config.check_pairs)
     accelerator = Accelerator(cpu=student.device.type == "cpu")
     if config.batch_size % accelerator.num_processes:
         raise TrainingError(f"batch_size {config.batch_size} cannot be shared by {accelerator.num_processes} processes")

@@ -13,9 +13,6 @@ from workbench.data import RetrievalDataset, Role, crop_queries, is_dataset, rea
 from workbench.errors import DataError, WorkbenchError
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
-
-    from workbench.cache import TargetCache
     from workbench.widgets import AgreementExplorer, RetrievalExplorer
 
 EXAMPLE_QUERIES = 50
@@ -87,23 +84,27 @@ def search(
         from workbench import pipeline
 
         documents = pipeline.teacher_of(None, pipeline.ADAPT)
-    names = _label(documents, "teacher"), _label(queries, "student")
+    names, encode = [_label(documents, "teacher"), _label(queries, "student")], {}
+    if names[0] == names[1]:
+        names = ["documents", "queries"]
     if queries is None:
-        queries, documents, gained = _adapted(dataset, documents, progress)
-        about = f"{about} {gained}".strip()
-    pair = dict(zip(names, (documents, queries), strict=True))
-    if len(pair) < 2:  # two of one name
-        pair = {"documents": documents, "queries": queries}
-    return RetrievalExplorer(dataset, pair, k=k, about=about)
+        documents, queries, run, gained = _adapted(dataset, documents, progress)
+        about, encode = f"{about} {gained}".strip(), {names[1]: run}
+    return RetrievalExplorer(
+        dataset, dict(zip(names, (documents, queries), strict=True)), encode=encode, k=k, about=about
+    )
 
 
-def _adapted(
-    dataset: RetrievalDataset, documents: object, progress: bool
-) -> tuple[SentenceTransformer, TargetCache, str]:
-    """Return the ready student after it has learned a data set's documents, their vectors, and what it gained."""
+def _adapted(dataset: RetrievalDataset, documents: object, progress: bool):
+    """Let the ready student learn a data set's documents.
+
+    Returns:
+        The cache of the teacher; the student's vectors of queries and documents; what embeds a typed query; what it gained.
+    """
     from workbench import agreement, pipeline, ranking
     from workbench.cache import TargetCache
     from workbench.head import FrozenFeatures, through_head
+    from workbench.models import encode
     from workbench.ready import load_ready
 
     cache = TargetCache(home() / "cache", pipeline.teacher_of(documents, pipeline.ADAPT))
@@ -115,27 +116,37 @@ def _adapted(
             "queries=, a student of that model"
         ) from None
     before, texts = load_ready(), [text for text in dataset.document_texts() if text.text.strip()]
-    if len(texts) < pipeline.LEAST_TEXTS:
-        return before, cache, f"The student is the ready one: it learns from {pipeline.LEAST_TEXTS} documents or more."
-    made = pipeline.run(texts, cache, pipeline.ADAPT, source=dataset.name, progress=progress).student
-    asked = crop_queries([texts[i] for i in spread(len(texts), ASKED)])
-    if not asked:
-        return made, cache, "The student has learned these documents."
+    made, enough = before, len(texts) >= pipeline.LEAST_TEXTS
+    if enough:
+        made = pipeline.run(texts, cache, pipeline.ADAPT, source=dataset.name, progress=progress).student
+    asked = crop_queries([texts[i] for i in spread(len(texts), ASKED)]) if enough else []
+    # Learning has kept the base's features, so the student's vectors cost next to nothing.
     features = TargetCache(cache.folder.parent, FrozenFeatures(before))
-    for each in (cache, features):
-        pipeline.fill(each, asked, progress=progress)
-    index, k = np.asarray(cache.targets(texts)), min(10, len(texts))
-    wanted, *found = (
-        ranking.top_k(vectors, index, k)[1]
-        for vectors in (cache.targets(asked), *(through_head(each, features.targets(asked)) for each in (before, made)))
+    pipeline.fill(cache, asked, progress=progress)
+    pipeline.fill(
+        features, [*asked, *dataset.query_texts(), *dataset.document_texts()], progress=progress, what="features"
     )
-    shares = [agreement.overlap(wanted, each).mean() for each in found]
-    return (
-        made,
-        cache,
-        f"The student has learned these documents: for {len(asked)} sentences of them it finds {shares[1]:.0%} of the "
-        f"teacher's {k} nearest documents, and {shares[0]:.0%} before it had read them.",
+    vectors = tuple(
+        through_head(made, features.targets(some)) for some in (dataset.query_texts(), dataset.document_texts())
     )
+    gained = "The student has learned these documents"
+    if asked:
+        index, k = np.asarray(cache.targets(texts)), min(10, len(texts))
+        wanted, *found = (
+            ranking.top_k(each, index, k)[1]
+            for each in (
+                cache.targets(asked),
+                *(through_head(model, features.targets(asked)) for model in (before, made)),
+            )
+        )
+        shares = [agreement.overlap(wanted, each).mean() for each in found]
+        gained += (
+            f": for {len(asked)} sentences of them it finds {shares[1]:.0%} of the teacher's {k} nearest documents, and "
+            f"{shares[0]:.0%} before it had read them"
+        )
+    elif not enough:
+        gained = f"The student is the ready one: it learns from {pipeline.LEAST_TEXTS} documents or more"
+    return cache, vectors, lambda text: encode(made, [text], Role.QUERY)[0], f"{gained}."
 
 
 def _label(model: object, otherwise: str) -> str:

@@ -16,30 +16,28 @@
 # %%
 import _course
 
-from workbench import evaluate, quantize, student
+import workbench as wb
+from workbench import evaluate, quantize
 from workbench._util import home
 from workbench.cache import TargetCache
 from workbench.docstrings import docstring_corpus
-from workbench.pipeline import TOUR
-from workbench.teachers import LocalTeacher
 from workbench.widgets import TradeoffExplorer
 
 # %%
 profile = _course.profile()
 corpus = docstring_corpus(pairs=profile.pairs, held_out=profile.held_out)
 collection, lesson = corpus.held_out, corpus.train[: profile.lesson]
-teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
-cache = TargetCache(home() / "cache", teacher)
-_ = cache.fill(collection.query_texts() + collection.document_texts() + lesson)
+cache = TargetCache(home() / "cache", wb.Teacher("all-mpnet-base-v2", max_length=96))
+_ = cache.fill(lesson)
 
 # %%
-model = student.load(_course.learned(cache, lesson))
-sides = {"teacher": evaluate.vectors(cache, collection), "symmetric": evaluate.vectors(model, collection)}
-sides["asymmetric"] = sides["symmetric"][0], sides["teacher"][1]
+vectors = {"teacher": evaluate.vectors(cache, collection), "student": evaluate.vectors(wb.load_ready(), collection)}
+sides = {"teacher": vectors["teacher"], "symmetric": vectors["student"]}
+sides["asymmetric"] = vectors["student"][0], vectors["teacher"][1]
 rotation = quantize.principal_rotation(cache.targets(lesson)[:])
 spaces = {
     "as it is": sides,
-    "rotated": {mode: tuple(vectors @ rotation for vectors in side) for mode, side in sides.items()},
+    "rotated": {mode: tuple(some @ rotation for some in side) for mode, side in sides.items()},
 }
 
 # %%

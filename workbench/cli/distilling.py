@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from workbench import data, evaluate, models, pipeline, planning, student
 from workbench._util import counted, duration, home, write_json
 from workbench.cache import TargetCache
@@ -19,6 +21,7 @@ from workbench.data import Role, Text
 from workbench.docstrings import docstring_corpus
 from workbench.errors import TrainingError, WorkbenchError
 from workbench.pipeline import TOUR, TOUR_DOCUMENTS, CacheBar, Recipe
+from workbench.ready import load_ready
 from workbench.teachers import LocalTeacher
 
 
@@ -52,8 +55,13 @@ def demo(options: Namespace, stop: threading.Event) -> None:
     base.max_seq_length = TOUR.max_length
     print(f"Searching {len(held_out.corpus):,} documents with {len(held_out.queries):,} queries ...", flush=True)
     start = student.load(folder / "closed-form")
-    compared = {"teacher": cache, "base": base, "student": made.student, "closed-form start": start}
+    # The base cannot search the teacher's index, also with its vectors made as wide: a row shows it.
+    own = evaluate.vectors(base, held_out)
+    wide = tuple(np.pad(each, [(0, 0), (0, cache.dimension - each.shape[1])]) for each in own)
+    compared = {"teacher": cache, "base": own, "padded base": wide, "ready student": load_ready()}
+    compared |= {"student": made.student, "closed-form start": start}
     shown = evaluate.compare(compared, held_out)
+    shown = shown[(shown["model"] != "padded base") | (shown["mode"] == "asymmetric")]
     closed_form = shown["model"] == "closed-form start"
     seconds = time.perf_counter() - started
     print(f"\nHeld-out docstrings: find the text that a summary was taken from ({TOUR.name}).\n")
@@ -113,7 +121,7 @@ def distill(options: Namespace, stop: threading.Event) -> None:
     choice = TeacherChoice(options)
     given = vectors_of(choice, options)
     changed = (
-        "base", "teacher", "max_length", "start", "epochs", "restarts", "batch_size", "learning_rate", "seed"
+        "base", "teacher", "max_length", "start", "epochs", "restarts", "batch_size", "learning_rate", "seed", "check_pairs"
     )  # fmt: skip
     changes = {name: getattr(options, name) for name in changed}
     # Wrong values, and models that cannot be found, are noticed before texts are read.

@@ -119,6 +119,8 @@ def _parser() -> argparse.ArgumentParser:
     option("--batch-size", type=_positive, help="texts a step, over all processes")
     option("--learning-rate", type=float, help="at the start of each cycle")
     option("--seed", type=int, help="of batches and of a random head")
+    option("--unchecked", action="store_const", const=False, dest="check_pairs",
+           help="train though texts and targets look out of step")  # fmt: skip
     option("--fresh", action="store_true", help="start over instead of from a checkpoint or a finished student")
 
     option = command("measuring", "evaluate", "Compare a student with its teacher on a retrieval data set",

@@ -31,7 +31,12 @@ deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 fair-n
 gpl-2.0 gpl-3.0 grok2-community h-research intel-research isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2
 llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0 openrail openrail++ osl-3.0 other pddl
 postgresql unknown unlicense wtfpl zlib""".split()
-_HOUSEKEEPING = ("evaluations", "checkpoint_steps", "precision")  # settings that do not change the student
+_HOUSEKEEPING = (
+    "check_pairs",
+    "evaluations",
+    "checkpoint_steps",
+    "precision",
+)  # settings that do not change the student
 
 
 def card(

@@ -182,7 +182,7 @@ def _write_onnx(model: SentenceTransformer, folder: Path, int8: bool) -> None:
     try:
         wanted = model.encode(_PROBES, prompt="", normalize_embeddings=True, show_progress_bar=False)
         backbone.set_attn_implementation("eager")  # the plain graph, which onnxruntime runs a tenth faster
-        with _quiet():
+        with _quiet(), _exporting(backbone):
             torch.onnx.export(
                 _Whole(model.cpu()).eval(),
                 (ids, torch.ones_like(ids)),
@@ -335,6 +335,18 @@ class _Whole(torch.nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         return self.parts({"input_ids": input_ids, "attention_mask": attention_mask})["sentence_embedding"]
+
+
+@contextmanager
+def _exporting(backbone: torch.nn.Module) -> Iterator[None]:
+    """Say in a sentence that torch's exporter cannot follow a model, which it says in pages."""
+    try:
+        yield
+    except Exception as error:  # it raises its own kinds, and whatever the model's code raises on made-up shapes
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise ModelError(
+            f"{type(backbone).__name__} cannot be exported to ONNX ({reason}): leave ONNX out, or start from another base"
+        ) from None
 
 
 @contextmanager
