@@ -19,7 +19,9 @@ class Role(StrEnum):
     DOCUMENT = "document"
 
     @classmethod
-    def _missing_(cls, value: object) -> None:
+    def _missing_(cls, value: object) -> Role:
+        if isinstance(value, str) and (plain := value.strip().lower()) in cls.__members__.values():
+            return cls(plain)  # Query, DOCUMENT
         raise DataError(f"role {value!r}: it must be 'query' or 'document'")
 
 
