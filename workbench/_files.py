@@ -80,7 +80,7 @@ def member(folder: Path, *names: str) -> Path:
     """Return the first of the names that a folder has, in any case and also as .gz; the first name if it has none."""
     try:
         there = {each.lower(): each for each in sorted(os.listdir(folder), reverse=True)}
-    except OSError:
+    except (OSError, ValueError):  # also names that no folder can have
         there = {}
     some = (there[each] for name in names for each in (name.lower(), f"{name.lower()}.gz") if each in there)
     return Path(folder, next(some, names[0]))
@@ -311,9 +311,9 @@ def parquet_file(path: Path, *columns: str) -> pq.ParquetFile:
 
     try:
         file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
+        names = file.schema_arrow.names
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as parquet: {error}") from None
-    names = file.schema_arrow.names
     if missing := set(columns) - set(names):
         raise DataError(f"{path} has no column {' or '.join(sorted(missing))}; it has {', '.join(names)}")
     return file

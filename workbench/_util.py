@@ -23,6 +23,8 @@ from workbench.errors import WorkbenchError
 
 WRITING = ".writing-"  # how the names of unfinished files and folders begin
 ABANDONED_SECONDS = 3600
+# `apart` of two vectors that are the same but for rounding: bfloat16 moves each number of either by up to 2^-8 of it.
+ROUNDING = 2**-7
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -121,6 +123,21 @@ def unit(vectors: np.ndarray, name: str = "vectors") -> np.ndarray:
     vectors = checked(vectors, name)
     norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))  # squares leave float32's range first
     return vectors / np.maximum(norms, np.finfo(np.float32).tiny).astype(np.float32)[:, None]
+
+
+def scaled(vectors: np.ndarray) -> np.ndarray:
+    """Return rows of length 1; a row of zeros has no direction and becomes NaN, which the cache refuses."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def apart(first: np.ndarray, second: np.ndarray) -> float:
+    """Return how far two vectors are apart, as a share of the longer one; NaN is as far from NaN as 1 from 1."""
+    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if np.array_equal(first, second, equal_nan=True):
+        return 0.0
+    with np.errstate(invalid="ignore", over="ignore"):
+        return float(np.linalg.norm(first - second) / max(np.linalg.norm(first), np.linalg.norm(second)))
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float:

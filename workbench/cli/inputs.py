@@ -105,9 +105,9 @@ def vectors_of(choice: TeacherChoice, options: Namespace) -> ArrayTeacher | None
         name, column, role = hub
         rows = data.hub_rows(name, column, vectors, limit=options.limit)
         return ArrayTeacher.from_rows(rows, name, text=column, vector=vectors, role=role)
-    if not source.endswith(".parquet"):
+    if not source.lower().endswith(".parquet"):
         raise DataError(f"--vectors {vectors}: a column is read from .parquet files; otherwise give a .npy file")
     column, *role = data.text_columns(Path(source), options.column)
-    kind = options.role or ("role" if role else Role.DOCUMENT)
+    kind = options.role or (role[0] if role else Role.DOCUMENT)
     rows = (row for _, row in data.parquet_rows(Path(source), column, *role, vectors))
     return ArrayTeacher.from_rows(rows, name, text=column, vector=vectors, role=kind)
