@@ -114,7 +114,7 @@ def test_what_is_no_parquet_file_is_named_and_blank_texts_are_counted(tmp_path):
     for name in ("b.jsonl", "c.csv", "d.png", "below/e.parquet", ".hidden"):
         (tmp_path / name).write_text("x")
     with pytest.warns(
-        UserWarning, match=r"4 files left out .b.jsonl, below/e.parquet, c.csv, .... a cluster reads the"
+        UserWarning, match=r"4 files left out .b.jsonl, below/e.parquet, c.csv, ...\): a cluster reads the"
     ):
         assert cluster.files(tmp_path) == [tmp_path / "A.PARQUET"]
     worker = cluster._Worker(str(tmp_path / "cache"), HashTeacher, "float16")

@@ -228,6 +228,7 @@ def test_a_string_is_a_document_wherever_texts_are_wanted(tmp_path):
         (["a", b"b"], "item 1 is of type bytes"),
         (["a", ["b", "c"]], "item 1 is of type list"),
         (np.eye(2), "item 0 is of type ndarray"),
+        (np.array("a"), "expected a list of strings, got ndarray"),
         ([{"text": "a"}], "item 0 is of type dict"),
         (["a", "b\0"], "queries, item 1: a document is binary"),
     ],
@@ -235,6 +236,13 @@ def test_a_string_is_a_document_wherever_texts_are_wanted(tmp_path):
 def test_what_is_no_list_of_texts_gets_a_sentence(given, message):
     with pytest.raises(DataError, match=message):
         data.as_texts(given, "queries")
+
+
+def test_roles_are_what_they_say_in_any_case():
+    assert Role("QUERY") is Role(" Query ") is Role.QUERY and Text("a", "Document") == Text("a")
+    for wrong in ("passage", None, 3, ["query"], np.zeros(2)):
+        with pytest.raises(DataError, match="must be 'query' or 'document'"):
+            Text("a", wrong)
 
 
 def test_text_refuses_what_cannot_be_embedded():
@@ -561,6 +569,8 @@ def test_parquet_columns(tmp_path):
         ("long " * 1000, "no such file or folder"),
         ("nowhere/notes", "no texts at nowhere/notes: there is no such file or folder"),
         ("nul\0", "no such file"),
+        ("~nul\0", "no such file"),
+        ("~nobody/texts.csv", "no such file"),
         ("hub:name", "expected hub:NAME:COLUMN:ROLE"),
     ],
 )

@@ -156,6 +156,14 @@ def orthogonal(rotation: np.ndarray, width: int) -> np.ndarray:
     return rotation
 
 
+def local(source: str | Path) -> Path:
+    """Return a path with ~ for the home folder; one of nobody, or that no path can be, stays as it is."""
+    try:
+        return Path(os.path.expanduser(source))
+    except ValueError:  # a NUL character
+        return Path(source)
+
+
 def home() -> Path:
     """Return the folder for unpacked models, caches, students and results.
 

@@ -23,7 +23,7 @@ from workbench import _files, _lines
 from workbench._files import hub_rows, parquet_rows, text_columns
 from workbench._retrieval import DATA, RetrievalDataset, is_dataset, read_dataset, tutorial
 from workbench._texts import MAX_CHARACTERS, Role, Text, text_problem
-from workbench._util import counted, whole
+from workbench._util import counted, local, whole
 from workbench.errors import DataError
 
 __all__ = [
@@ -140,7 +140,8 @@ def as_texts(texts: Iterable[str | Text], what: str = "texts") -> Sequence[Text]
         raise DataError(f"{what}: got one text where a list of texts is expected; put it in a list")
     if (columns := getattr(texts, "columns", None)) is not None:
         raise DataError(f"{what}: got a table; choose one of its columns ({', '.join(map(str, columns))})")
-    if isinstance(texts, bytes | bytearray | Mapping) or not isinstance(texts, Iterable):
+    wrong = isinstance(texts, bytes | bytearray | Mapping) or not isinstance(texts, Iterable)
+    if wrong or getattr(texts, "ndim", 1) == 0:
         raise DataError(f"{what}: expected a list of strings, got {type(texts).__name__}")
     found = texts if isinstance(texts, list) else list(texts)
     if not found:
@@ -171,8 +172,8 @@ def _is_missing(value: object) -> bool:
 
 def _parts(source, counts: Counter, *, role=None, passages=None, column=None, encoding=None, split="train"):
     """Give the parts of a source, a name and a stream of texts each: the files of a folder, or all of anything else."""
-    if isinstance(source, str | Path) and os.path.exists(path := os.path.expanduser(source)):
-        parts = _path_parts(Path(path), column, encoding, passages is not None)
+    if isinstance(source, str | Path) and os.path.exists(path := local(source)):
+        parts = _path_parts(path, column, encoding, passages is not None)
     else:
         parts = [("", _rows(source, column, split))]
     for name, rows in parts:
