@@ -134,7 +134,7 @@ def _named(names: Iterable[str], wanted: str, what: str) -> str | None:
 
 def record_rows(records: Iterable[tuple[str, object]], column: str | None, what: str) -> Iterator[Row]:
     """Take the texts of records, which are strings, `Text`s or dictionaries, each with where it is."""
-    chosen, records, head = None, iter(records), []
+    chosen, role, before, records, head = None, None, (), iter(records), []
     for each in islice(records, _HEAD_RECORDS):  # until one has a string: others may have no text
         head.append(each)
         if not isinstance(each[1], dict) or strings_in(each[1]):
@@ -150,7 +150,8 @@ def record_rows(records: Iterable[tuple[str, object]], column: str | None, what:
                 chosen, _ = choose_column(list(first), strings_in(first), column, what)
             if chosen not in record:
                 raise DataError(f"{where}: no {chosen!r}; it has {', '.join(map(str, record))}")
-            role = "role" if "role" in record else _named(record, "role", where)
+            if (names := tuple(record)) != before:  # most records have the names of the one before
+                before, role = names, "role" if "role" in record else _named(record, "role", where)
             yield where, record[chosen], None if role in (None, chosen) else record[role]
 
 
