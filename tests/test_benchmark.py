@@ -1,4 +1,6 @@
+import gzip
 import json
+import shutil
 import sys
 import threading
 
@@ -225,6 +227,18 @@ def test_refuses_task_folders(tmp_path, files, words):
         lines(tmp_path / name, rows)
     with pytest.raises(BenchmarkError, match=words):
         tasks.tasks([tmp_path])
+
+
+def test_packed_files_are_the_same_task(task_folders, tmp_path):
+    for name in ("search", "topics"):
+        shutil.copytree(task_folders / name, tmp_path / name)
+        for path in list((tmp_path / name).rglob("*.*")):
+            path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+            path.unlink()
+        kind = tasks.local(tmp_path / name).metadata.type
+        assert kind == tasks.local(task_folders / name).metadata.type
+        packed, plain = (tasks._read(folder / name, "test", kind)["test"] for folder in (tmp_path, task_folders))
+        assert packed["relevant_docs"] == plain["relevant_docs"] if kind == "Retrieval" else packed[:] == plain[:]
 
 
 def test_refuses_a_kind_that_the_folder_is_not_for(task_folders):

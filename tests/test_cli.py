@@ -164,6 +164,8 @@ def test_vectors_that_exist_already_are_a_teacher(home, tiny_model, capsys):
     vectors = models.load(tiny_model).encode([row["text"] for row in texts]).astype(np.float32)
     np.save("vectors.npy", 2 * vectors)
     pd.DataFrame(texts).assign(emb=list(vectors)).to_parquet("texts.parquet")
+    capitals = pd.DataFrame({"Text": [row["text"] for row in texts], "ROLE": [row["role"].upper() for row in texts]})
+    capitals.assign(emb=list(vectors)).to_parquet("CAPITALS.PARQUET")
     pd.DataFrame(texts).assign(emb=list(vectors)).to_parquet(home / "data.parquet")
     learn = ["distill", "--base", str(tiny_model), "--max-length", "40", "--output", "student", "--epochs", "1"]
     (home / "hub").mkdir()
@@ -172,6 +174,7 @@ def test_vectors_that_exist_already_are_a_teacher(home, tiny_model, capsys):
     for given in (
         ["--texts", "texts.jsonl", "--vectors", "vectors.npy"],
         ["--texts", "texts.parquet", "--vectors", "emb"],
+        ["--texts", "CAPITALS.PARQUET", "--vectors", "emb"],
         ["--texts", f"hub:{home / 'hub'}:text:document", "--vectors", "emb"],
     ):
         assert main.main([*learn, *given]) == 0

@@ -13,6 +13,7 @@ from conftest import HashTeacher, sentences
 
 from workbench import _shards
 from workbench.cache import TargetCache
+from workbench.data import Text
 from workbench.errors import DataError, WorkbenchError
 from workbench.extras import cluster
 
@@ -52,6 +53,7 @@ def ray_cluster():
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("texts")
     rows = pd.DataFrame({"text": [t.text for t in TEXTS], "role": [t.role.value for t in TEXTS]})
+    rows.loc[len(rows)] = rows.loc[len(rows) + 1] = [None, "query"]
     rows[:2000].to_parquet(folder / "a.parquet")
     rows[2000:].assign(more=1).to_parquet(folder / "b.parquet")
     return folder
@@ -64,9 +66,10 @@ def test_a_worker_that_is_killed_costs_the_group_in_flight_and_nothing_else(tmp_
     def make():
         return LoggingTeacher(log, deadly=TEXTS[3000].text)
 
-    done = cluster.fill(tmp_path, make, folder, workers=2, on_progress=seen.append)
+    with pytest.warns(UserWarning, match="2 blank texts of 6,002 left out"):
+        done = cluster.fill(tmp_path, make, folder, workers=2, on_progress=seen.append)
     assert log.with_suffix(".died").exists()
-    assert done.done == len(TEXTS) and done.total == len(TEXTS) and len(seen) > 2
+    assert done.done == done.total == len(TEXTS) + 2 and len(seen) > 2
     lines = log.read_text().splitlines()
     encoded, processes = [line[:32] for line in lines], {line[33:] for line in lines}
     assert len(set(encoded)) == len(TEXTS) and len(encoded) - len(set(encoded)) <= 512
@@ -104,6 +107,22 @@ def test_a_teacher_that_workers_cannot_make(tmp_path, folder):
         cluster.fill(tmp_path, make, folder, workers=1)
 
 
+def test_what_is_no_parquet_file_is_named_and_blank_texts_are_counted(tmp_path):
+    rows = pd.DataFrame({"text": ["a", None, " ", "b"], "role": ["QUERY", "query", None, None]})
+    rows.to_parquet(tmp_path / "A.PARQUET")
+    (tmp_path / "below").mkdir()
+    for name in ("b.jsonl", "c.csv", "d.png", "below/e.parquet", ".hidden"):
+        (tmp_path / name).write_text("x")
+    with pytest.warns(
+        UserWarning, match=r"4 files left out .b.jsonl, below/e.parquet, c.csv, ...\): a cluster reads the"
+    ):
+        assert cluster.files(tmp_path) == [tmp_path / "A.PARQUET"]
+    worker = cluster._Worker(str(tmp_path / "cache"), HashTeacher, "float16")
+    done = worker({name: rows[name].to_numpy(object) for name in rows})
+    assert (done["done"], done["encoded"], done["blank"], done["error"]) == ([4], [2], [2], [""])
+    assert not worker.cache.missing([Text("a", "query"), Text("b")])
+
+
 def test_bad_input_is_noticed_before_any_work(tmp_path, folder):
     with pytest.raises(DataError, match="there is no such folder"):
         cluster.files(tmp_path / "none")
@@ -111,7 +130,7 @@ def test_bad_input_is_noticed_before_any_work(tmp_path, folder):
     with pytest.raises(DataError, match="no .parquet files"):
         cluster.files(tmp_path)
     pd.DataFrame({"text": ["a"]}).to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="no column role"):
+    with pytest.raises(DataError, match="no column role"), pytest.warns(UserWarning, match="1 file left out"):
         cluster.files(tmp_path)
     with pytest.raises(WorkbenchError, match="ask for fewer workers"):
         cluster.fill(tmp_path, HashTeacher, folder, workers=1000)

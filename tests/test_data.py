@@ -1,3 +1,4 @@
+import gzip
 import json
 import subprocess
 import sys
@@ -60,8 +61,14 @@ def test_a_beir_folder_keeps_empty_documents_and_says_so(tmp_path):
         ({"documents": [{"_id": "d1", "text": 7}]}, "line 1: 'text' is of type int"),
         ({"documents": [{"_id": "d1", "text": "a\0b"}]}, "line 1: 'text' is binary"),
         ({"documents": [{"_id": "d1", "text": "\ud800"}]}, "line 1: 'text' is not valid Unicode"),
+        ({"documents": [{"_id": ["d1"], "text": "one"}]}, "line 1: '_id' is .*; expected a string or a number"),
+        ({"documents": [{"id": True, "text": "one"}]}, "line 1: 'id' is True; expected a string or a number"),
+        ({"documents": [{"_id": "d1", "title": ["T", 3], "text": "one"}]}, "line 1: 'title' is of type int"),
         ({"documents": [["d1"]]}, "line 1: a JSON object is expected"),
-        ({"qrels": [("q1", "d9", 1)]}, "1 unknown ids, first line 2: document 'd9'"),
+        (
+            {"qrels": [("q1", "d9", 1)]},
+            "1 of 1 judgments have unknown ids, first line 2: document 'd9'. No more than 1 %",
+        ),
         ({"qrels": [("q9", "d1", 1)]}, "query 'q9'"),
         ({"qrels": [("q1", "d1", "high")]}, "line 2: expected query-id, corpus-id and an integer score"),
         ({"queries": [{"_id": "q1", "text": "  "}]}, "judged query 'q1' is empty"),
@@ -80,6 +87,94 @@ def test_a_beir_folder_malformed_json_and_encoding(tmp_path):
     (folder / "corpus.jsonl").write_bytes(b'{"_id": "d1", "text": "\xff\xfe\xfa"}\n')
     with pytest.raises(DataError, match=r"line 1: not UTF-8"):
         data.read_dataset(folder)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "q1\td1\t2\nq1\td2\t0",
+        "q1\td1\t2e0\nq1\td2\t0.0",  # no header, though the first grade looks unlike the others
+        "q1\t0\td1\t2\nq1\t0\td2\t0",  # TREC
+        "q1 Q0 d1 2\nq1  Q0  d2  0",
+        "query-id,corpus-id,score\nq1,d1,2\nq1, d2, 0",
+        '"query-id"\t"corpus-id"\t"score"\n"q1"\t"d1"\t"2"\n"q1"\t"d2"\t"0"',
+        '"q1"\t"d1"\t2\n"q1"\t"d2"\t0',
+        "# judged by hand\n\nquery\tdocument\tgrade\nq1\td1\t2\n# the rest\nq1\td2\t0",
+        "\ufeffq1\td1\t2\r\nq1\td2\t0\r\n",
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_judgments_of_every_usual_form(tmp_path, lines, packed, recwarn):
+    folder = write_beir(tmp_path)
+    (folder / "qrels" / "test.tsv").write_text(lines + "\n", "utf-8")
+    for path in list(folder.rglob("*.*")) if packed else []:
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    collection = data.read_dataset(folder)
+    assert collection.qrels == {"q1": {"d1": 2, "d2": 0}} and collection.corpus == {"d1": "T one", "d2": "two"}
+    assert data.is_dataset(folder) and len(data.read_texts(folder)) == 2 and not recwarn
+    for name in ("test.csv", "test.txt"):
+        next((folder / "qrels").glob("test.*")).rename(folder / "qrels" / (name + ".gz" * packed))
+        assert data.read_dataset(folder) == collection
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("q1\td1\t0.5", "line 1: expected .* an integer score .*got 'q1.td1.t0.5'"),
+        ("q1\td1\tnan", "line 1: expected"),
+        ("q1\td1\t12345", "line 1: expected"),
+        ("q1\td1\thigh\nq1\td2\t1", "line 1: expected"),  # known ids: no header
+        ("a\tb\tc\nd\te\tf", "line 2: expected"),
+        ("q1\td1\t1\nq1\t0\td2\t1", "line 2: expected .*the same in every line"),
+        ("q1\td1", "line 1: expected"),
+        ("q1\td1\t1\nq1\td1\t2", "line 2: query 'q1' and document 'd1' were judged differently"),
+        ("# q1\td1\t1", "has no judgments"),
+        ('"q1\td1\t1', "unknown ids, first line 1: query '\"q1'"),
+    ],
+)
+def test_judgments_that_are_not_clear_are_refused_by_line(tmp_path, lines, words):
+    (write_beir(tmp_path) / "qrels" / "test.tsv").write_text(lines)
+    with pytest.raises(DataError, match=words):
+        data.read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("own", "judged", "words"),
+    [
+        (" d1", "d1", "document 'd1' .there is ' d1', which differs only by outer spaces: write both alike"),
+        (2.0, "2", "document '2' .there is '2.0', which differs only by how the number is written"),
+        (2, "2.0", "document '2.0' .there is '2', which differs only by how"),
+        ("d2", "d1", "document 'd1'[.] No more"),
+    ],
+)
+def test_ids_that_are_nearly_the_same_stay_different_and_are_pointed_out(tmp_path, own, judged, words):
+    folder = write_beir(tmp_path, documents=[{"_id": own, "text": "one"}], qrels=[("q1", judged, 1)])
+    with pytest.raises(DataError, match=words):
+        data.read_dataset(folder)
+    assert data.read_dataset(write_beir(tmp_path, [{"_id": own, "text": "one"}], qrels=[("q1", own, 1)])).qrels
+
+
+def test_a_few_judgments_of_what_is_not_there_are_left_out_and_counted(tmp_path):
+    documents = [{"id": f"d{i}", "title": ["A", "title"], "text": f"{i}"} for i in range(198)]
+    qrels = [("q1", f"d{i}", 1) for i in range(198)]
+    folder = write_beir(tmp_path, documents, qrels=[*qrels, ("q1", "gone", 1), ("gone", "d1", 1)])
+    with pytest.warns(
+        UserWarning, match="2 of 200 judgments have unknown ids, first line 200: document 'gone'"
+    ) as said:
+        collection = data.read_dataset(folder)
+    assert said[0].filename == __file__ and collection.corpus["d7"] == "A title 7"
+    assert collection.qrels == {"q1": dict.fromkeys(collection.corpus, 1)}
+    with pytest.raises(DataError, match="3 of 200 judgments have unknown ids"):
+        data.read_dataset(write_beir(tmp_path, documents, qrels=[*qrels[1:], *[("q1", f"gone {i}", 1) for i in "abc"]]))
+
+
+def test_a_missing_text_of_a_beir_folder_is_an_empty_one(tmp_path):
+    documents = [{"_id": "d1", "title": "T", "text": None}, {"_id": "d2", "text": None}]
+    with pytest.warns(UserWarning, match="1 of 2 documents are empty"):
+        assert data.read_dataset(write_beir(tmp_path, documents)).corpus == {"d1": "T", "d2": ""}
+    with pytest.warns(UserWarning, match="1 blank text of 2 left out"):
+        assert data.read_texts(tmp_path) == [Text("T")]
 
 
 def test_a_beir_folder_missing_folder_file_and_split(tmp_path):
@@ -133,6 +228,7 @@ def test_a_string_is_a_document_wherever_texts_are_wanted(tmp_path):
         (["a", b"b"], "item 1 is of type bytes"),
         (["a", ["b", "c"]], "item 1 is of type list"),
         (np.eye(2), "item 0 is of type ndarray"),
+        (np.array("a"), "expected a list of strings, got ndarray"),
         ([{"text": "a"}], "item 0 is of type dict"),
         (["a", "b\0"], "queries, item 1: a document is binary"),
     ],
@@ -140,6 +236,13 @@ def test_a_string_is_a_document_wherever_texts_are_wanted(tmp_path):
 def test_what_is_no_list_of_texts_gets_a_sentence(given, message):
     with pytest.raises(DataError, match=message):
         data.as_texts(given, "queries")
+
+
+def test_roles_are_what_they_say_in_any_case():
+    assert Role("QUERY") is Role(" Query ") is Role.QUERY and Text("a", "Document") == Text("a")
+    for wrong in ("passage", None, 3, ["query"], np.zeros(2)):
+        with pytest.raises(DataError, match="must be 'query' or 'document'"):
+            Text("a", wrong)
 
 
 def test_text_refuses_what_cannot_be_embedded():
@@ -230,8 +333,56 @@ def test_a_folder_of_notes_is_one_text_a_file(tmp_path):
         assert len(data.read_texts(tmp_path)) == 4  # with the documents, without queries and judgments
 
 
-def test_only_the_documents_of_a_beir_folder_are_read(tmp_path):
-    assert data.read_texts(write_beir(tmp_path)) == [Text("T one"), Text("two")]
+def test_only_the_documents_of_a_beir_folder_are_read(tmp_path, recwarn):
+    assert data.read_texts(write_beir(tmp_path)) == [Text("T one"), Text("two")] and not recwarn
+    write(tmp_path / "more" / "notes.txt", "left out")
+    with pytest.warns(UserWarning, match=r"1 empty, binary or other file left out .more.notes.txt"):
+        assert data.read_texts(tmp_path) == [Text("T one"), Text("two")]
+
+
+def test_files_of_a_mixed_folder_are_read_packed_and_in_capitals_or_named(tmp_path):
+    for (
+        name
+    ) in "a.jsonl b.jsonl.gz C.JSONL d.json e.csv f.CSV.GZ g.txt.gz h.parquet.gz i.tsv.gz j.gz k.csv.zip".split():
+        letter = name[0].lower()
+        kind = name.lower().split(".")[1]
+        content = {"jsonl": json.dumps({"text": letter}), "json": json.dumps([letter]), "txt": letter}
+        content = content.get(kind, f"text\n{letter}\n").encode()
+        write(tmp_path / name, gzip.compress(content) if name.lower().endswith(".gz") else content)
+    write(tmp_path / "torn.jsonl.gz", b"\x1f\x8b torn")
+    with pytest.warns(
+        UserWarning, match=r"4 empty, binary or other files left out .h.parquet.gz, j.gz, k.csv.zip, ..."
+    ):
+        assert sorted(text.text for text in data.read_texts(tmp_path)) == list("abcdefgi")
+    with pytest.raises(DataError, match="torn.jsonl.gz cannot be read after line 0: "):
+        data.read_texts(tmp_path / "torn.jsonl.gz")
+    whole = gzip.compress("".join(json.dumps({"text": f"{i} {hash(str(i))}"}) + "\n" for i in range(9999)).encode())
+    with pytest.raises(DataError, match="cut.jsonl.gz cannot be read after line [1-9].*: Compressed file ended"):
+        data.read_texts(write(tmp_path / "cut.jsonl.gz", whole[: len(whole) // 2]))
+
+
+def test_roles_and_names_in_capitals_missing_texts_and_bytes(tmp_path):
+    wanted = [Text("one", "query"), Text("two")]
+    write(tmp_path / "t.csv", "Role,TEXT\nQuery,one\nDOCUMENT,two\n,\n")
+    rows = [{"Text": "one", "ROLE": " QUERY "}, {"Text": "two", "ROLE": None}, {"Text": None, "ROLE": "query"}]
+    binary = [{"text": b"one", "role": b"query"}, {"text": b"two", "role": b""}, {"text": None, "role": None}]
+    write(tmp_path / "t.jsonl", "\n".join(map(json.dumps, rows)))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    pq.write_table(pa.Table.from_pylist(binary), tmp_path / "binary.parquet")
+    sources = [rows, binary, rows[::-1], pd.DataFrame(rows), pd.DataFrame(binary), pa.Table.from_pylist(rows)]
+    sources += [datasets.Dataset.from_list(rows), datasets.Dataset.from_list(binary), *tmp_path.iterdir()]
+    for source in sources:
+        with pytest.warns(UserWarning, match="^1 blank text of 3 left out"):
+            assert sorted(data.read_texts(source), key=lambda text: text.text) == wanted, source
+    pq.write_table(pa.table({"body": [b"one"], "n": [1], "tags": [["a"]]}), tmp_path / "t.parquet")
+    assert data.read_texts(tmp_path / "t.parquet") == [Text("one")]  # no strings: the only column of bytes
+    late = [{"body": None, "n": 1}, {"body": "one", "n": 2}]  # the first has no string
+    with pytest.warns(UserWarning, match="1 blank"):
+        assert data.read_texts(late) == [Text("one")]
+    with pytest.raises(DataError, match="has 2 columns named 'role': rename"):
+        data.read_texts(pd.DataFrame([["one", "query", "query"]], columns=["text", "ROLE", "Role"]))
+    with pytest.raises(DataError, match="row 0: role 'Engineer'.*role='document'. ignores the column"):
+        data.read_texts(pd.DataFrame({"text": ["one"], "Role": ["Engineer"]}))
 
 
 def test_long_texts_are_cut_at_sentence_ends(tmp_path):
@@ -316,9 +467,14 @@ def test_other_encodings_are_named_and_read_when_asked_for(tmp_path):
         path = write(tmp_path / "u.txt", "caf\xe9 is what it says, in most of it", kind)
         with pytest.raises(DataError, match=f"UTF-16 without a byte-order mark: read it with .*encoding='{kind}'"):
             data.read_texts(path)
+        with pytest.raises(DataError, match=f"--encoding {kind}, or save it as UTF-8"):
+            data.read_dataset(write(write_beir(tmp_path / "beir") / "corpus.jsonl", '{"_id": "d1"}', kind).parent)
         assert data.read_texts(path, encoding=kind)[0].text.startswith("caf\xe9")
     with pytest.raises(DataError, match="encoding 'klingon' is unknown"):
         data.read_texts(path, encoding="klingon")
+    for wrong in ("rot13", "nul\0", 7):
+        with pytest.raises(DataError, match="is unknown"):
+            data.read_texts(path, encoding=wrong)
     with pytest.raises(DataError, match="is not ascii text"):
         data.read_texts(path, encoding="ascii")
     folder = tmp_path / "mixed"
@@ -397,7 +553,9 @@ def test_parquet_columns(tmp_path):
         (iter([]), "an iterator can be read once only"),
         (["a", 3], "item 1: a document is of type int, not a string"),
         ([["a", "b"], ["c"]], "item 0: a document is of type list"),
-        ([b"a"], "type bytes"),
+        ([b"caf\xe9"], r"item 0: bytes that are not UTF-8; decode them first: value.decode\('cp1252'\)"),
+        (np.array("one"), "got ndarray"),
+        (pa.scalar("one"), "got StringScalar"),
         (np.eye(3), "item 0: a document is of type ndarray"),
         (["", None, "  "], "all 3 texts are blank"),
         ([{"text": "a"}, {"body": "b"}], "item 1: no 'text'; it has body"),
@@ -411,6 +569,8 @@ def test_parquet_columns(tmp_path):
         ("long " * 1000, "no such file or folder"),
         ("nowhere/notes", "no texts at nowhere/notes: there is no such file or folder"),
         ("nul\0", "no such file"),
+        ("~nul\0", "no such file"),
+        ("~nobody/texts.csv", "no such file"),
         ("hub:name", "expected hub:NAME:COLUMN:ROLE"),
     ],
 )
@@ -441,7 +601,9 @@ def test_a_long_field_is_no_trouble(tmp_path):
     path = write(tmp_path / "t.csv", f'text\n"{"word, " * 100_000}"\n')
     assert len(data.read_texts(path)[0].text) == 600_000
     big = write(tmp_path / "big.txt", "x" * (4 * data.MAX_CHARACTERS + 1))
-    with pytest.raises(DataError, match="has 40 MB, and a .txt file is read as one text: .*passages=200. cuts it"):
+    with pytest.raises(
+        DataError, match="has more than 40 MB, and a .txt file is read as one text: .*passages=200. cuts it"
+    ):
         data.read_texts(big)
 
 
@@ -504,6 +666,17 @@ def test_data_sets_of_the_hub(tmp_path):
         list(data.stream_texts("nobody/no-such-data-set", column="text", split="test"))
     with pytest.raises(DataError, match="no split 'dev'; it has train"):
         data.read_texts(datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS)), split="dev")
+
+
+@pytest.mark.parametrize("values", [[["a"]], [1], [{"a": "x"}]], ids=["list", "number", "struct"])
+def test_columns_of_a_data_set_that_are_no_texts_are_refused(values):
+    table = datasets.Dataset.from_dict({"text": values, "other": ["x"]})
+    for source in (table, table.to_iterable_dataset(), table["text"]):
+        if isinstance(values[0], dict) and source is not table:
+            continue
+        with pytest.raises(DataError, match=f"(row|item) 0: a document is of type {type(values[0]).__name__}"):
+            data.read_texts(source)
+    assert data.read_texts(table["other"]) == data.read_texts(table, column="other") == [Text("x")]
 
 
 def test_the_hub_needs_an_extra_and_the_rest_does_not(tmp_path, monkeypatch):

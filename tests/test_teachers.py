@@ -86,6 +86,37 @@ def test_capabilities_are_declared_and_nothing_is_written_to_a_teacher(tmp_path)
     assert vars(teacher) == before and cache.teacher is teacher
 
 
+@pytest.mark.parametrize("rounded", [torch.float16, torch.bfloat16, 1 + 1e-6])
+def test_vectors_of_one_text_that_differ_by_rounding_are_the_first(rounded):
+    vectors = np.random.default_rng(0).standard_normal((4, 16)).astype(np.float32)
+    vectors[2] = vectors[0] * rounded if isinstance(rounded, float) else torch.tensor(vectors[0]).to(rounded).float()
+    vectors[3] = vectors[1]
+    texts = ["a", "b", "a", "b"]
+    with pytest.warns(
+        UserWarning, match="1 vector of texts that come again left out: only rounding .* the first"
+    ) as said:
+        teacher = ArrayTeacher(texts, vectors, normalize=False)
+    assert len(said) == 1 and said[0].filename == __file__
+    np.testing.assert_array_equal(teacher.encode(["a"])[0], vectors[0])
+    assert teacher.texts == [Text("a"), Text("b")]
+
+
+@pytest.mark.parametrize(
+    "change", [lambda v: v + 0.05, lambda v: v * 1.02, lambda v: -v, lambda v: v * 0, lambda v: v * np.nan]
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_vectors_of_one_text_that_differ_are_refused(change, turned):
+    first = np.random.default_rng(0).standard_normal(16)
+    pair = [first, change(first)][:: -1 if turned else 1]
+    with pytest.raises(TeacherError, match="rows 0 and 1 are of the same document and differ by .*: 'a'. Keep one row"):
+        ArrayTeacher(["a", "a"], np.array(pair))
+
+
+def test_equal_vectors_of_one_text_are_no_news(recwarn):
+    for row in ([1.0, 2.0], [0.0, 0.0], [np.nan, 1.0]):
+        assert ArrayTeacher(["a", "a"], np.array([row, row])).texts == [Text("a")] and not recwarn
+
+
 def test_what_a_teacher_can_be_made_of(tiny_model, tmp_path):
     assert isinstance(Teacher(str(tiny_model), device="cpu"), LocalTeacher)
     assert isinstance(Teacher(tiny_model, device="cpu", max_length=20), LocalTeacher)

@@ -3,9 +3,12 @@ import re
 import subprocess
 import sys
 import threading
+from datetime import date, timedelta
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 import traitlets
@@ -67,6 +70,44 @@ def test_table_sorts_pages_and_selects():
     assert set(table.selected) == {0, 1}
     with pytest.raises(WorkbenchError, match="no column 'color'"):
         table.sort("color")
+
+
+DECIMALS, HOURS = [Decimal("10"), Decimal("9"), None, Decimal("-1.5")], [10, 9, None, -1]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pd.Series(DECIMALS),
+        pd.Series(DECIMALS, dtype=pd.ArrowDtype(pa.decimal128(5, 2))),
+        pd.Series([None if h is None else timedelta(hours=h) for h in HOURS], dtype=object),
+        pd.to_timedelta(pd.Series(HOURS), unit="h"),
+        pd.Series([10**30, 9, None, -1], dtype=object),
+        pd.Series([10, 9.5, None, Decimal(-1)], dtype=object),
+        pd.Series([date(2020, 1, 1), date(999, 1, 1), None, date(99, 1, 1)], dtype=object),
+        pd.Series(pd.Categorical(["high", "low", None, "lowest"], ["lowest", "low", "high"], ordered=True)),
+        pd.Series([[3], [2], None, [1]]),
+        pd.Series([[3], [2], None, [1]], dtype=pd.ArrowDtype(pa.list_(pa.int64()))),
+        pd.Series([{"a": 3}, {"a": 2}, None, {"a": 1}], dtype=pd.ArrowDtype(pa.struct([("a", pa.int64())]))),
+        pd.Series([np.arange(3, 5), np.arange(2, 5), None, np.arange(1, 5)]),
+        pd.Series(["b", "a", None, 7], dtype=object),  # mixed: as text
+    ],
+    ids=lambda column: f"{column.dtype} {type(column[0]).__name__}",
+)
+def test_columns_are_sorted_by_value_and_missing_values_come_last(column):
+    table = Table(pd.DataFrame({"value": column}))
+    table.sort("value")
+    assert table.positions.tolist() == [3, 1, 0, 2]
+    table.sort("value", True)
+    assert table.positions.tolist() == [0, 1, 3, 2] and table._rows[3]["cells"] == [""]
+    vectors = np.random.default_rng(0).standard_normal((2, 8, 4))
+    columns = pd.DataFrame({"value": pd.concat([column, column], ignore_index=True)})
+    view = AgreementExplorer(dict(zip("ab", vectors, strict=True)), list("abcdefgh"), columns=columns, umap=False)
+    view.color.value = "value"
+    view.rows.sort("value")
+    view.select([0, 2])
+    assert view.rows.positions.tolist() and "2 selected" in view.status.value
+    view.close()
 
 
 def test_selection_goes_to_every_part(explorer):

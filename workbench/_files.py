@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
-import io
 import json
 import os
 import re
@@ -14,6 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workbench._lines import is_packed, joined, lines_of, looks_like_text
 from workbench._texts import MAX_CHARACTERS, Text
 from workbench._util import need
 from workbench.errors import DataError, WorkbenchError
@@ -24,14 +23,13 @@ if TYPE_CHECKING:
 Row = tuple[str, object, object]  # where it is, its text, its role (None: not said)
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".md", ".parquet", ".jsonl", ".ndjson", ".json")
+PACKED = " (all but .parquet also as .gz)"
 # Usual names of a column of texts, also in plural. The first line of a table with another name may well be a text.
 _USUAL = """text sentence document passage content note body title query question abstract description answer article
     caption chunk comment headline input line message paragraph post prompt review string summary tweet word queries summaries""".split()
 _BLOCK_LINES = 1000  # of a text file that is cut into passages
-_LINE_CHARACTERS = 8 * MAX_CHARACTERS
+_HEAD_RECORDS = 1000  # in which a first string is looked for
 _JSON_BYTES = 1 << 30  # of a .json file, which is parsed whole
-_BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
-         codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # fmt: skip
 
 
 def file_rows(path: Path, column: str | None, encoding: str | None, cut: bool) -> Iterator[Row]:
@@ -40,9 +38,9 @@ def file_rows(path: Path, column: str | None, encoding: str | None, cut: bool) -
     Raises:
         DataError: the file is of another kind, empty, damaged or in another encoding, or has no such column.
     """
-    suffix = path.suffix.lower()
+    suffix = _suffix(path)
     if suffix not in SUFFIXES:
-        raise DataError(f"{path}: texts are read from files that end in {', '.join(SUFFIXES)}")
+        raise DataError(f"{path}: texts are read from files that end in {', '.join(SUFFIXES)}{PACKED}")
     if not path.stat().st_size:
         raise DataError(f"{path} is empty")
     if suffix == ".parquet":
@@ -51,144 +49,127 @@ def file_rows(path: Path, column: str | None, encoding: str | None, cut: bool) -
         return _table_rows(path, column, encoding)
     if suffix in (".txt", ".md"):
         return _text_rows(path, encoding, cut)
-    if path.name == "corpus.jsonl" and (path.parent / "queries.jsonl").is_file():  # a BEIR folder: with titles
-        return corpus_rows(path)
+    is_corpus = path.name.lower().removesuffix(".gz") == "corpus.jsonl" and path == member(path.parent, "corpus.jsonl")
+    if is_corpus and member(path.parent, "queries.jsonl").is_file():
+        return corpus_rows(path, encoding)  # a BEIR folder: with titles
     return record_rows((_json_items if suffix == ".json" else json_lines)(path, encoding), column, str(path))
 
 
 def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the files of texts in a folder and below, by name, and those that are left out.
 
-    Files of other kinds, empty and binary files are left out, and all but the corpus of a BEIR folder. Hidden files
-    and folders are in neither list.
+    Files of other kinds, empty and binary files are left out, and what else is in a BEIR folder than its corpus.
+    Hidden files and folders, and the queries and judgments of a BEIR folder, are in neither list.
     """
-    found, left_out = [], []
-    for root, folders, names in os.walk(folder):
+    found, left_out, beir = [], [], None
+    for root, folders, names in os.walk(folder, onerror=lambda error: left_out.append(Path(error.filename))):
         folders[:] = sorted(name for name in folders if name[0] != ".")
-        if {"corpus.jsonl", "queries.jsonl"} <= set(names):
-            folders[:], names = [], ["corpus.jsonl"]
+        if beir is None or not Path(root).is_relative_to(beir):
+            corpus, queries = (member(Path(root), f"{name}.jsonl") for name in ("corpus", "queries"))
+            beir = Path(root) if corpus.is_file() and queries.is_file() else None
+        if beir == Path(root):
+            folders[:] = [name for name in folders if name != "qrels"]
+            names.remove(queries.name)
         for path in (Path(root, name) for name in sorted(names) if name[0] != "."):
-            readable = path.suffix.lower() in SUFFIXES and path.is_file() and path.stat().st_size
-            if readable and path.suffix.lower() != ".parquet":
-                with path.open("rb") as file:
-                    head = file.read(4096)
-                readable = b"\0" not in head or _mark(head) or "UTF-16" in _guess(head)
-            (found if readable else left_out).append(path)
+            wanted = beir is None or path == corpus
+            (found if wanted and _readable(path) else left_out).append(path)
     return found, left_out
 
 
-def choose_column(names: Sequence[str], strings: Iterable[str], column: str | None, what: str) -> str:
-    """Return the column that holds the texts: the one that is asked for, `text`, or the only one of strings.
+def member(folder: Path, *names: str) -> Path:
+    """Return the first of the names that a folder has, in any case and also as .gz; the first name if it has none."""
+    try:
+        there = {each.lower(): each for each in sorted(os.listdir(folder), reverse=True)}
+    except (OSError, ValueError):  # also names that no folder can have
+        there = {}
+    some = (there[each] for name in names for each in (name.lower(), f"{name.lower()}.gz") if each in there)
+    return Path(folder, next(some, names[0]))
+
+
+def _suffix(path: Path) -> str:
+    """Return what says which format a file has, in lower case and without .gz."""
+    plain = Path(path.name.lower().removesuffix(".gz")).suffix
+    return ".gz" if plain == ".parquet" and is_packed(path) else plain
+
+
+def _readable(path: Path) -> bool:
+    """Say whether a file of a folder has a known suffix, is not empty, and does not look binary."""
+    if _suffix(path) not in SUFFIXES or not path.is_file() or not path.stat().st_size:
+        return False
+    return _suffix(path) == ".parquet" or looks_like_text(path)
+
+
+def choose_column(
+    names: Sequence[str], strings: Iterable[str], column: str | None, what: str
+) -> tuple[str, str | None]:
+    """Return the column that holds the texts (the one asked for, `text`, or the only one of strings), and that of roles.
+
+    `text` and `role` may be in capitals; there may be no column of roles.
 
     Raises:
-        DataError: none of them is there, or several have its name.
+        DataError: no column holds the texts, or several have its name or that of the roles.
     """
-    strings = [name for name in strings if name != "role"]
-    chosen = column or "text"
-    if chosen not in names and not column and len(strings) == 1:
+    role = _named(names, "role", what)
+    strings = [name for name in strings if name != role]
+    chosen = _named(names, "text", what) if column is None else column
+    if chosen is None and len(strings) == 1:
         chosen = strings[0]
-    for name in (chosen, "role"):
-        if (count := list(names).count(name)) > 1:
-            raise DataError(f"{what} has {count} columns named {name!r}: rename all but one of them")
-    if chosen in names:
-        return chosen
+    if chosen is not None and chosen in names:
+        if (count := list(names).count(chosen)) > 1:
+            raise DataError(f"{what} has {count} columns named {chosen!r}: rename all but one of them")
+        return chosen, None if role == chosen else role
     some = strings[0] if strings else "..."
     hint = "" if column or not len(names) else f". Choose the column with wb.read_texts(..., column={some!r})"
     has = ", ".join(map(str, names)) or "no columns"
     raise DataError(f"{what} has no column {column or 'text'!r}; it has {has}{hint}")
 
 
+def _named(names: Iterable[str], wanted: str, what: str) -> str | None:
+    """Return the column of this name, or of this name in capitals."""
+    same = [name for name in names if name == wanted] or [name for name in names if str(name).lower() == wanted]
+    if len(same) > 1:
+        raise DataError(f"{what} has {len(same)} columns named {wanted!r}: rename all but one of them")
+    return same[0] if same else None
+
+
 def record_rows(records: Iterable[tuple[str, object]], column: str | None, what: str) -> Iterator[Row]:
     """Take the texts of records, which are strings, `Text`s or dictionaries, each with where it is."""
-    chosen = None
-    for where, record in records:
+    chosen, role, before, records, head = None, None, (), iter(records), []
+    for each in islice(records, _HEAD_RECORDS):  # until one has a string: others may have no text
+        head.append(each)
+        if not isinstance(each[1], dict) or strings_in(each[1]):
+            break
+    for where, record in chain(head, records):
         if isinstance(record, Text):
             yield where, record.text, record.role
         elif not isinstance(record, dict):
             yield where, record, None
         else:
             if chosen is None:
-                strings = [name for name, value in record.items() if isinstance(value, str)]
-                chosen = choose_column(list(record), strings, column, what)
+                first = head[-1][1] if isinstance(head[-1][1], dict) else record
+                chosen, _ = choose_column(list(first), strings_in(first), column, what)
             if chosen not in record:
                 raise DataError(f"{where}: no {chosen!r}; it has {', '.join(map(str, record))}")
-            yield where, record[chosen], record.get("role")
+            if (names := tuple(record)) != before:  # most records have the names of the one before
+                before, role = names, "role" if "role" in record else _named(record, "role", where)
+            yield where, record[chosen], None if role in (None, chosen) else record[role]
 
 
-# --- lines --------------------------------------------------------------------------------------
-
-
-def lines_of(path: Path, encoding: str | None = None) -> Iterator[str]:
-    """Stream the lines of a text file with their ends: UTF-8, UTF-16 with a byte-order mark, or the encoding given.
-
-    Raises:
-        DataError: the file is missing, binary, or in another encoding (with the line and what it looks like).
-    """
-    if not path.is_file():
-        raise DataError(f"{path} is missing")
-    with path.open("rb") as file:
-        head = file.read(4096)
-        file.seek(0)
-        if not encoding and not _mark(head) and b"\0" in head:
-            raise DataError(
-                f"{path} is binary, or text in {_guess(head)}: if it is text, read it with wb.read_texts(..., encoding=...)"
-            )
-        kind, number = encoding or _mark(head) or "utf-8", 0
-        try:
-            with io.TextIOWrapper(file, kind, newline="") as text:
-                for number, line in enumerate(iter(lambda: text.readline(_LINE_CHARACTERS), ""), start=1):
-                    if len(line) == _LINE_CHARACTERS:
-                        raise DataError(f"{path}, line {number}: longer than {len(line):,} characters; is it text?")
-                    yield line.removeprefix("\ufeff") if number == 1 else line
-        except LookupError:
-            raise DataError(f"encoding {encoding!r} is unknown; cp1252, utf-16 or shift_jis are some") from None
-        except UnicodeError as error:
-            if encoding or not isinstance(error, UnicodeDecodeError) or not kind.startswith("utf-8"):
-                raise DataError(f"{path} is not {kind} text: {error}") from None
-            # The block that cannot be decoded begins in the line after those that were read.
-            number += 1 + error.object.count(b"\n", 0, error.start)
-            reason = f"not UTF-8 text ({error.reason}). It looks like {_guess(error.object)}"
-            raise DataError(f"{path}, line {number}: {reason}") from None
-
-
-def is_utf8(path: Path) -> bool:
-    """Say whether a whole file is text that needs no `encoding`."""
-    try:
-        return all(True for _ in lines_of(path))
-    except DataError:
-        return False
-
-
-def _mark(head: bytes) -> str | None:
-    """Return the encoding that a byte-order mark names."""
-    return next((name for mark, name in _BOMS.items() if head.startswith(mark)), None)
-
-
-def _guess(raw: bytes) -> str:
-    even, odd = raw[::2].count(0), raw[1::2].count(0)
-    if max(even, odd) > len(raw) // 4 and min(even, odd) < len(raw) // 50 + 1:
-        kind = "utf-16-le" if odd > even else "utf-16-be"
-        return f"UTF-16 without a byte-order mark: read it with {_encoding(kind)}"
-    if b"\0" in raw:
-        return "an unknown encoding"
-    return f"Latin-1 or Windows-1252 (older Windows programs write it): read it with {_encoding('cp1252')}"
-
-
-def _encoding(kind: str) -> str:
-    return f"wb.read_texts(..., encoding={kind!r})"
+def strings_in(record: dict) -> list[str]:
+    """Return the names of what may be texts in a record: strings; if there are none, bytes."""
+    strings = [name for name, value in record.items() if isinstance(value, str)]
+    return strings or [name for name, value in record.items() if isinstance(value, bytes)]
 
 
 # --- formats ------------------------------------------------------------------------------------
 
 
 def _text_rows(path: Path, encoding: str | None, cut: bool) -> Iterator[Row]:
-    if not cut and path.stat().st_size > 4 * MAX_CHARACTERS:
-        raise DataError(
-            f"{path} has {path.stat().st_size / 1e6:,.0f} MB, and a {path.suffix} file is read as one text: "
-            "wb.read_texts(..., passages=200) cuts it into passages"
-        )
     lines = lines_of(path, encoding)
-    while block := "".join(islice(lines, _BLOCK_LINES if cut else None)):
+    if not cut:
+        one = f"a {_suffix(path)} file is read as one text: wb.read_texts(..., passages=200) cuts it into passages"
+        yield str(path), joined(lines, 4 * MAX_CHARACTERS, f"{path} has more than 40 MB, and {one}").strip(), None
+    while cut and (block := "".join(islice(lines, _BLOCK_LINES))):
         yield str(path), block.strip(), None
 
 
@@ -201,17 +182,17 @@ def _table_rows(path: Path, column: str | None, encoding: str | None) -> Iterato
     if not "".join(head).strip():
         raise DataError(f"{path} is empty")
     csv.field_size_limit(max(csv.field_size_limit(), 4 * MAX_CHARACTERS))
-    delimiter, (names, *some) = _separated(head, column or "text", "\t" if path.suffix.lower() == ".tsv" else ",")
+    delimiter, (names, *some) = _separated(head, column or "text", "\t" if _suffix(path) == ".tsv" else ",")
     strings = [
         name
         for i, name in enumerate(names)
         if not some or not all(_NUMBER.fullmatch(record[i]) for record in some if i < len(record))
     ]
     try:
-        chosen = choose_column(names, strings, column, f"{path} (columns separated by {delimiter!r})")
+        chosen, role = choose_column(names, strings, column, f"{path} (columns separated by {delimiter!r})")
     except DataError as error:
         raise DataError(f"{error}. The names are its first line: if that is no header, put one above it") from None
-    if chosen not in (column, "text"):
+    if chosen != column and chosen.lower() != "text":
         _check_header(path, names, chosen)
     reader = csv.DictReader(chain(head, lines), names, delimiter=delimiter, strict=True)
     before = 0
@@ -224,7 +205,7 @@ def _table_rows(path: Path, column: str | None, encoding: str | None) -> Iterato
                     f"{delimiter!r} in it needs quotes"
                 )
             if number:  # the first is the header
-                yield where, record[chosen], record.get("role")
+                yield where, record[chosen], record.get(role)
     except csv.Error as error:
         raise DataError(f"{path}, line {before + 1}: not a table ({error}); are quotes opened and closed?") from None
 
@@ -251,7 +232,7 @@ def _separated(head: list[str], wanted: str, usual: str) -> tuple[str, list[list
         records = [record for record in csv.reader(head, delimiter=delimiter) if record]
         # The last record may go on after the head.
         found[delimiter] = records[:-1] if len(head) == 100 and len(records) > 1 else records
-    named = [each for each, records in found.items() if wanted in records[0]]
+    named = [each for each, records in found.items() if {wanted, wanted.upper(), wanted.title()} & {*records[0]}]
     fits = [each for each, records in found.items() if len({len(r) for r in records}) == 1 < len(records[0])]
     chosen = [*named, *fits, usual][0]
     return chosen, found[chosen]
@@ -272,19 +253,29 @@ def json_lines(path: Path, encoding: str | None = None) -> Iterator[tuple[str, o
         raise DataError(f"{path} is empty")
 
 
-def json_objects(path: Path) -> Iterator[tuple[str, dict]]:
+def json_objects(path: Path, encoding: str | None = None) -> Iterator[tuple[str, dict]]:
     """Stream the objects of a JSON-lines file as `json_lines` does; a line that is no object is a DataError too."""
-    for where, row in json_lines(path):
+    for where, row in json_lines(path, encoding):
         if not isinstance(row, dict):
             raise DataError(f"{where}: a JSON object is expected, not {type(row).__name__}")
         yield where, row
 
 
-def corpus_rows(path: Path) -> Iterator[Row]:
+def corpus_rows(path: Path, encoding: str | None = None) -> Iterator[Row]:
     """Stream the documents of a BEIR folder's corpus.jsonl, each with its title in front."""
-    for where, row in json_objects(path):
-        title, text = row.get("title") or "", row.get("text")
-        yield where, f"{title} {text}".strip() if isinstance(title, str) and isinstance(text, str) else text, None
+    for where, row in json_objects(path, encoding):
+        yield where, titled(where, row), None
+
+
+def titled(where: str, row: dict) -> object:
+    """Return the text of a document with its title, a string or a list of them, in front; None if it has neither."""
+    title, text = row.get("title"), row.get("text")
+    parts = title if isinstance(title, list) else [title or ""]
+    if wrong := [part for part in parts if not isinstance(part, str)]:
+        raise DataError(f"{where}: 'title' is of type {type(wrong[0]).__name__}, not a string")
+    if text is not None and not isinstance(text, str):
+        return text
+    return " ".join([*filter(None, parts), text or ""]).strip() or text
 
 
 def _json_items(path: Path, encoding: str | None) -> Iterator[tuple[str, object]]:
@@ -295,9 +286,8 @@ def _json_items(path: Path, encoding: str | None) -> Iterator[tuple[str, object]
     if by_line:
         yield from json_lines(path, encoding)
         return
-    if path.stat().st_size > _JSON_BYTES:
-        raise DataError(f"{path} is larger than 1 GB: write one object a line, into a .jsonl file")
-    items = _json("".join(lines_of(path, encoding)), str(path))
+    large = f"{path} is larger than 1 GB: write one object a line, into a .jsonl file"
+    items = _json(joined(lines_of(path, encoding), _JSON_BYTES, large), str(path))
     if not isinstance(items, list):
         raise DataError(f"{path}: a list of strings or objects is expected, not {type(items).__name__}")
     yield from ((f"{path}, item {number}", item) for number, item in enumerate(items, start=1))
@@ -322,9 +312,9 @@ def parquet_file(path: Path, *columns: str) -> pq.ParquetFile:
 
     try:
         file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
+        names = file.schema_arrow.names
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as parquet: {error}") from None
-    names = file.schema_arrow.names
     if missing := set(columns) - set(names):
         raise DataError(f"{path} has no column {' or '.join(sorted(missing))}; it has {', '.join(names)}")
     return file
@@ -346,16 +336,20 @@ def parquet_rows(path: Path, *columns: str) -> Iterator[tuple[str, dict]]:
         batches = file.iter_batches(batch_size=4096, columns=list(columns))
         for number, row in enumerate(chain.from_iterable(map(pa.RecordBatch.to_pylist, batches)), start=1):
             yield f"{path}, row {number}", row
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, ValueError, ArithmeticError) as error:
         raise DataError(f"{path} is damaged after row {number:,}: {error}") from None
 
 
 def text_columns(path: Path, column: str | None) -> list[str]:
-    """Return the column of a parquet file that holds the texts (see `choose_column`), then `role` if it has one."""
+    """Return the column of a parquet file that holds the texts (see `choose_column`), then that of roles if it has one."""
     with parquet_file(path) as file:
-        kinds = {field.name: str(getattr(field.type, "value_type", field.type)) for field in file.schema_arrow}
-    chosen = choose_column([*kinds], [name for name, kind in kinds.items() if "string" in kind], column, str(path))
-    return [chosen, *({"role"} & set(kinds) - {chosen})]
+        fields = list(file.schema_arrow)
+    kinds = [(each.name, str(each.type).removeprefix("dictionary<values=")) for each in fields]
+    strings, binary = (
+        [name for name, kind in kinds if re.match(f"(large_)?{of}", kind)] for of in ("string", "binary")
+    )
+    chosen, role = choose_column([name for name, _ in kinds], strings or binary, column, str(path))
+    return [chosen, *([role] if role else [])]
 
 
 def _parquet_texts(path: Path, column: str | None) -> Iterator[Row]:

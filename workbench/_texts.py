@@ -19,8 +19,10 @@ class Role(StrEnum):
     DOCUMENT = "document"
 
     @classmethod
-    def _missing_(cls, value: object) -> None:
-        raise DataError(f"role {value!r}: it must be 'query' or 'document'")
+    def _missing_(cls, value: object) -> Role:
+        if isinstance(value, str) and (plain := value.strip().lower()) in cls.__members__.values():
+            return cls(plain)  # Query, DOCUMENT
+        raise DataError(f"role {value!r:.80}: it must be 'query' or 'document'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,8 @@ class Text:
     role: Role = Role.DOCUMENT
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "role", Role(self.role))
+        role = self.role if isinstance(self.role, str) else Role._missing_(self.role)  # arrays cannot be looked up
+        object.__setattr__(self, "role", Role(role))
         if problem := text_problem(self.text):
             raise DataError(f"a {self.role} {problem}")
 

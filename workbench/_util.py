@@ -23,6 +23,8 @@ from workbench.errors import WorkbenchError
 
 WRITING = ".writing-"  # how the names of unfinished files and folders begin
 ABANDONED_SECONDS = 3600
+# `apart` of two vectors that are the same but for rounding: bfloat16 moves each number of either by up to 2^-8 of it.
+ROUNDING = 2**-7
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -123,6 +125,21 @@ def unit(vectors: np.ndarray, name: str = "vectors") -> np.ndarray:
     return vectors / np.maximum(norms, np.finfo(np.float32).tiny).astype(np.float32)[:, None]
 
 
+def scaled(vectors: np.ndarray) -> np.ndarray:
+    """Return rows of length 1; a row of zeros has no direction and becomes NaN, which the cache refuses."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def apart(first: np.ndarray, second: np.ndarray) -> float:
+    """Return how far two vectors are apart, as a share of the longer one; NaN is as far from NaN as 1 from 1."""
+    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if np.array_equal(first, second, equal_nan=True):
+        return 0.0
+    with np.errstate(invalid="ignore", over="ignore"):
+        return float(np.linalg.norm(first - second) / max(np.linalg.norm(first), np.linalg.norm(second)))
+
+
 def spearman(first: np.ndarray, second: np.ndarray) -> float:
     """Return the rank correlation of two series; scipy.stats, which has it too, takes two seconds to import."""
     import pandas as pd  # not for those who check arrays alone
@@ -137,6 +154,14 @@ def orthogonal(rotation: np.ndarray, width: int) -> np.ndarray:
     if rotation.shape != (width, width) or not np.allclose(rotation.T @ rotation, np.eye(width), atol=1e-4):
         raise WorkbenchError(f"the rotation must be an orthogonal matrix of shape ({width}, {width})")
     return rotation
+
+
+def local(source: str | Path) -> Path:
+    """Return a path with ~ for the home folder; one of nobody, or that no path can be, stays as it is."""
+    try:
+        return Path(os.path.expanduser(source))
+    except ValueError:  # a NUL character
+        return Path(source)
 
 
 def home() -> Path:

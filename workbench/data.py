@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -18,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from workbench import _files
+from workbench import _files, _lines
 from workbench._files import hub_rows, parquet_rows, text_columns
 from workbench._retrieval import DATA, RetrievalDataset, is_dataset, read_dataset, tutorial
 from workbench._texts import MAX_CHARACTERS, Role, Text, text_problem
-from workbench._util import counted, whole
+from workbench._util import counted, local, whole
 from workbench.errors import DataError
 
 __all__ = [
@@ -50,16 +51,19 @@ def read_texts(
 ) -> Sequence[Text]:
     """Read texts from whatever holds them.
 
-    Blank texts and exact duplicates (of the same role) are left out, counted and reported in a warning.
+    Blank and missing texts, exact duplicates (of the same role) and files of a folder that cannot be read are left out,
+    counted and reported in a warning.
 
     Args:
         source: strings or `Text`s (a list, Series, generator, ...), a DataFrame, a `datasets.Dataset`, a
             `RetrievalDataset` (its documents), or the name of:
-            a file (.csv, .tsv, .parquet, .jsonl, .json; a .txt or .md file is one text), a folder of such files and
-            folders, a folder in BEIR layout (its documents), "docstrings" (of the installed libraries), "tutorial", or
-            a data set of the Hugging Face hub ("owner/name" with `column`, or "hub:NAME:COLUMN:ROLE").
+            a file (.csv, .tsv, .parquet, .jsonl, .json; a .txt or .md file is one text; all but .parquet also packed,
+            as .gz), a folder of such files and folders, a folder in BEIR layout (its documents), "docstrings" (of the
+            installed libraries), "tutorial", or a data set of the Hugging Face hub ("owner/name" with `column`, or
+            "hub:NAME:COLUMN:ROLE"). Bytes are taken as UTF-8.
         column: the column with the texts; None for `text`, or the only column of strings.
-        role: of all texts. None: of each text by itself, by the column `role` where there is one; else document.
+        role: of all texts. None: of each text by itself, by the column `role` where there is one and it says
+            something; else document. `text`, `role`, `query` and `document` may be in capitals.
         passages: cut longer texts into passages of about so many words, at ends of sentences.
         encoding: of files that are not UTF-8 (or UTF-16 with a byte-order mark).
         split: of a data set of the hub.
@@ -136,7 +140,8 @@ def as_texts(texts: Iterable[str | Text], what: str = "texts") -> Sequence[Text]
         raise DataError(f"{what}: got one text where a list of texts is expected; put it in a list")
     if (columns := getattr(texts, "columns", None)) is not None:
         raise DataError(f"{what}: got a table; choose one of its columns ({', '.join(map(str, columns))})")
-    if isinstance(texts, bytes | bytearray | Mapping) or not isinstance(texts, Iterable):
+    wrong = isinstance(texts, bytes | bytearray | Mapping) or not isinstance(texts, Iterable)
+    if wrong or getattr(texts, "ndim", 1) == 0:
         raise DataError(f"{what}: expected a list of strings, got {type(texts).__name__}")
     found = texts if isinstance(texts, list) else list(texts)
     if not found:
@@ -157,7 +162,9 @@ def _as_text(position: int, item: object, what: str) -> Text:
 
 
 def _is_missing(value: object) -> bool:
-    return value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and value != value)
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, float | np.floating) and bool(value != value)
 
 
 # --- how a source becomes texts -----------------------------------------------------------------
@@ -165,7 +172,7 @@ def _is_missing(value: object) -> bool:
 
 def _parts(source, counts: Counter, *, role=None, passages=None, column=None, encoding=None, split="train"):
     """Give the parts of a source, a name and a stream of texts each: the files of a folder, or all of anything else."""
-    if isinstance(source, str | Path) and os.path.exists(path := Path(source).expanduser()):
+    if isinstance(source, str | Path) and os.path.exists(path := local(source)):
         parts = _path_parts(path, column, encoding, passages is not None)
     else:
         parts = [("", _rows(source, column, split))]
@@ -179,7 +186,7 @@ def _path_parts(path: Path, column: str | None, encoding: str | None, cut: bool)
         return
     paths, left_out = _files.files_in(path)
     if not paths:
-        ends = f"has no files that end in {', '.join(_files.SUFFIXES)}"
+        ends = f"has no files that end in {', '.join(_files.SUFFIXES)}{_files.PACKED}"
         found = f"; {left_out[0].name} and others are empty, binary or of other kinds" if left_out else ""
         raise DataError(f"no texts in {path}: it {ends}, or none that can be read{found}")
     if left_out:
@@ -188,7 +195,7 @@ def _path_parts(path: Path, column: str | None, encoding: str | None, cut: bool)
             f"{path}: {counted(len(left_out), 'empty, binary or other file')} left out ({some})", stacklevel=4
         )
     for each in paths:
-        known = encoding if encoding and not _files.is_utf8(each) else None
+        known = encoding if encoding and not _lines.is_utf8(each) else None
         yield str(each), _files.file_rows(each, column, known, cut)
 
 
@@ -198,16 +205,24 @@ def _rows(source: object, column: str | None, split: str) -> Iterator[_files.Row
         return _named_rows(str(source), column, split)
     if isinstance(source, RetrievalDataset):
         source = source.document_texts()
-    if type(source).__module__.startswith("pyarrow."):
-        source = source.to_pandas()
-    if type(source).__module__.startswith("datasets."):
+    if type(source).__module__.startswith("pyarrow.") and hasattr(source, "to_pandas"):
+        try:
+            source = source.to_pandas()
+        except (ValueError, TypeError, ArithmeticError, NotImplementedError) as error:  # also all of pyarrow's own
+            raise DataError(
+                f"the {type(source).__name__} cannot be read: {error}. Select the column of texts"
+            ) from None
+    if type(source).__module__.startswith("datasets.") and (
+        isinstance(source, Mapping) or hasattr(source, "select_columns")  # and no column of a data set, which is a list
+    ):
         return _dataset_rows(source, column, split)
     if (names := getattr(source, "columns", None)) is not None:
-        strings = [n for n in names if isinstance(next((v for v in source[n] if not _is_missing(v)), None), str)]
-        chosen = _files.choose_column(list(names), strings, column, "the table")
-        roles = source["role"] if "role" in names else [None] * len(source)
+        firsts = {n: next((v for v in source[n] if not _is_missing(v)), None) for n in names}
+        chosen, role = _files.choose_column(list(names), _files.strings_in(firsts), column, "the table")
+        roles = [None] * len(source) if role is None else source[role]
         return ((f"row {i:,}", *row) for i, row in enumerate(zip(source[chosen], roles, strict=True)))
-    if isinstance(source, bytes | bytearray | Mapping | Text) or not isinstance(source, Iterable):
+    wrong = isinstance(source, bytes | bytearray | Mapping | Text) or not isinstance(source, Iterable)
+    if wrong or getattr(source, "ndim", 1) == 0:
         given = type(source).__name__
         raise DataError(f"expected a list of strings, a table, or the name of a file or folder; got {given}")
     return _files.record_rows(((f"item {i:,}", item) for i, item in enumerate(source)), column, "the list")
@@ -240,16 +255,26 @@ def _dataset_rows(source, column: str | None, split: str) -> Iterator[_files.Row
         if split not in source:
             raise DataError(f"the data set has no split {split!r}; it has {', '.join(source)}")
         source = source[split]
-    first = next(iter(source), {})
-    strings = [name for name, value in first.items() if isinstance(value, str)]
-    chosen = _files.choose_column(list(first), strings, column, "the data set")
-    source = source.select_columns([chosen, *({"role"} & set(first) - {chosen})])
-    return ((f"row {i:,}", row[chosen], row.get("role")) for i, row in enumerate(source))
+    if kinds := source.features:  # no row is read: pictures and sounds need packages of their own
+        kinds = {name: getattr(kind, "dtype", None) for name, kind in kinds.items()}
+        strings, binary = (
+            [n for n, kind in kinds.items() if kind in (of, f"large_{of}")] for of in ("string", "binary")
+        )
+        names, strings = list(kinds), strings or binary
+    else:
+        names = list(first := next(iter(source), {}))
+        strings = _files.strings_in(first)
+    chosen, role = _files.choose_column(names, strings, column, "the data set")
+    source = source.select_columns([chosen, *([role] if role else [])])
+    return ((f"row {i:,}", row[chosen], row.get(role)) for i, row in enumerate(source))
 
 
 def _texts(rows: Iterable[_files.Row], role: str | None, passages: int | None, counts: Counter) -> Iterator[Text]:
     for where, value, own in rows:
-        kind = role or (Role.DOCUMENT if _is_missing(own) or own == "" else own)
+        value, own = _decoded(value), _decoded(own)
+        if isinstance(value, bytes | bytearray):
+            raise DataError(f"{where}: bytes that are not UTF-8; decode them first: value.decode('cp1252')")
+        kind = role or (Role.DOCUMENT if _is_missing(own) or (isinstance(own, str) and not own.strip()) else own)
         for piece in cut(value, passages) if passages is not None and isinstance(value, str) else [value]:
             counts["read"] += 1
             if _is_missing(piece) or (isinstance(piece, str) and not piece.strip()):
@@ -259,8 +284,16 @@ def _texts(rows: Iterable[_files.Row], role: str | None, passages: int | None, c
                 yield Text(str(piece) if isinstance(piece, str) else piece, kind)
             except DataError as error:
                 ignore = "; wb.read_texts(..., role='document') ignores the column `role`"
-                hint = "" if role or kind in list(Role) else ignore
+                hint = "" if role or not str(error).startswith("role ") else ignore
                 raise DataError(f"{where}: {error}{hint}") from None
+
+
+def _decoded(value: object) -> object:
+    """Return the string that bytes are in UTF-8; anything else as it is."""
+    if isinstance(value, bytes | bytearray):
+        with contextlib.suppress(UnicodeDecodeError):
+            return value.decode("utf-8")
+    return value
 
 
 def _report(counts: Counter) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Event
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench import models
-from workbench._util import as_float32, counted, need, one_of, whole
+from workbench._util import ROUNDING, apart, as_float32, counted, need, one_of, scaled, whole
 from workbench.data import Role, Text, as_texts
 from workbench.errors import DataError, IncompleteError, TeacherError
 
@@ -288,7 +289,8 @@ class ArrayTeacher(Teacher):
         normalize: scale vectors to length 1, as a student's are.
 
     Raises:
-        TeacherError: there are not as many texts as vectors, or a text has two different vectors.
+        TeacherError: there are not as many texts as vectors, or a text has two vectors that differ by more than
+            rounding to bfloat16 explains (2^-7 of their length); else the first is kept, with a warning.
     """
 
     def __init__(
@@ -306,13 +308,18 @@ class ArrayTeacher(Teacher):
             raise TeacherError(f"{given}: expected one row of real numbers for each text")
         self._vectors, self._normalize = vectors, normalize
         self._rows: dict[tuple[Role, str], int] = {}
-        digest = hashlib.sha256()
+        digest, rounded = hashlib.sha256(), 0
         for row, text in enumerate(texts):
             first = self._rows.setdefault((text.role, text.text), row)
-            if first != row and not np.array_equal(vectors[first], vectors[row]):
-                same = f"rows {first:,} and {row:,} are of the same {text.role}"
-                raise TeacherError(f"{same} and differ: {text.text[:60]!r}")
+            if first != row and (share := apart(vectors[first], vectors[row])):
+                rounded += 1
+                if not share <= ROUNDING:
+                    same = f"rows {first:,} and {row:,} are of the same {text.role} and differ by {share:.1%}"
+                    raise TeacherError(f"{same}, not by rounding: {text.text[:60]!r}. Keep one row of each text")
             digest.update(f"{text.role} {len(text.text)} {text.text}".encode())
+        if rounded:
+            said = f"{counted(rounded, 'vector')} of texts that come again left out"
+            warnings.warn(f"{said}: only rounding tells them from the first, which is kept", stacklevel=3)
         for start in range(0, len(vectors), 65_536):
             digest.update(np.ascontiguousarray(vectors[start : start + 65_536]).tobytes())
         super().__init__(name, int(vectors.shape[1]), normalize=normalize, kind="array", digest=digest.hexdigest())
@@ -423,12 +430,6 @@ def _complete(teacher: Teacher, texts: Sequence[str], vectors: np.ndarray, faile
         said = f"{teacher.name} has no vector of {len(failed):,} of the texts, first {texts[min(failed)][:60]!r}"
         raise IncompleteError(f"{said}: {failed[min(failed)]}", vectors, failed)
     return vectors
-
-
-def scaled(vectors: np.ndarray) -> np.ndarray:
-    """Return rows of length 1; a row of zeros has no direction and becomes NaN, which the cache refuses."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def checked_prompts(prompts: Mapping[str, str] | None) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from workbench import data
-from workbench._util import home
+from workbench._util import home, local
 from workbench.data import Role, Text
 from workbench.errors import DataError, TeacherError
 from workbench.teachers import ArrayTeacher, Teacher
@@ -72,7 +72,7 @@ class TeacherChoice:
 def texts_of(options: Namespace) -> Iterable[Text]:
     """Return the texts that options name; a stream where they may be many."""
     source, chosen = options.texts, {name: getattr(options, name) for name in ("limit", *READING)}
-    path = Path(source).expanduser()
+    path = local(source)
     files = path.rglob("*") if path.is_dir() else [path]
     many = source.startswith("hub:") or sum(f.stat().st_size for f in files if f.is_file()) > 1 << 28
     if many and options.sample is None:
@@ -105,9 +105,9 @@ def vectors_of(choice: TeacherChoice, options: Namespace) -> ArrayTeacher | None
         name, column, role = hub
         rows = data.hub_rows(name, column, vectors, limit=options.limit)
         return ArrayTeacher.from_rows(rows, name, text=column, vector=vectors, role=role)
-    if not source.endswith(".parquet"):
+    if not source.lower().endswith(".parquet"):
         raise DataError(f"--vectors {vectors}: a column is read from .parquet files; otherwise give a .npy file")
     column, *role = data.text_columns(Path(source), options.column)
-    kind = options.role or ("role" if role else Role.DOCUMENT)
+    kind = options.role or (role[0] if role else Role.DOCUMENT)
     rows = (row for _, row in data.parquet_rows(Path(source), column, *role, vectors))
     return ArrayTeacher.from_rows(rows, name, text=column, vector=vectors, role=kind)

@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
                      "Can be stopped and repeated at any time: what is stored is never encoded again. The teacher is "
                      "all-mpnet-base-v2 if you name none.", _text_options, _teacher_options)  # fmt: skip
     option("--workers", type=_positive,
-           help="number of parallel teachers, on the Ray cluster of RAY_ADDRESS or on this machine (extra `ray`)")  # fmt: skip
+           help="number of parallel teachers for a folder's .parquet files, on the Ray cluster of RAY_ADDRESS or on this machine (extra `ray`)")  # fmt: skip
     option("--gpus-per-worker", type=float, default=0, help="GPUs of each of these teachers (default: %(default)s)")
 
     option = command("distilling", "distill", "Train a student on a teacher's vectors",
@@ -175,12 +175,12 @@ def _text_options(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option("--texts", default="docstrings",
            help="texts to learn from: 'docstrings' (of the installed libraries, the default), 'tutorial', a file (.csv, "
-                ".tsv, .txt, .md, .jsonl, .parquet), a folder of files, a folder in BEIR layout (its documents; queries "
+                ".tsv, .txt, .md, .json, .jsonl, also as .gz; .parquet), a folder of files, a folder in BEIR layout (its documents; queries "
                 "and judgments stay unseen), or hub:NAME:COLUMN:ROLE for a data set of the hub")  # fmt: skip
     option("--column", help="the column with the texts (default: `text`, or the only column of strings)")
     option("--role", choices=["query", "document"],
            help="of all texts (default: the column `role` where there is one, otherwise document)")  # fmt: skip
-    option("--encoding", help="of files that are not UTF-8, such as cp1252")
+    option("--encoding", help="of files that are not UTF-8, such as cp1252 or utf-16-le")
     option("--passages", type=_positive, metavar="WORDS", help="cut long texts into passages of about so many words")
     option("--limit", type=_positive, help="use only the first so many texts")
     option("--sample", type=_positive, help="draw so many texts from a folder of files, evenly from each file and role")

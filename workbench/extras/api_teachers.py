@@ -13,11 +13,11 @@ import httpx
 import numpy as np
 
 from workbench import models
-from workbench._util import counted, duration
+from workbench._util import counted, duration, scaled
 from workbench.data import Role, Text
 from workbench.errors import IncompleteError, TeacherError
 from workbench.extras.providers import PROVIDERS, ProviderSpec, client, message, read, retry_after
-from workbench.teachers import Teacher, checked_prompts, checked_targets, scaled
+from workbench.teachers import Teacher, checked_prompts, checked_targets
 
 _BUSY = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}  # worth another try
 _CONTENT = {400, 413, 422}  # about the texts, or how many there are

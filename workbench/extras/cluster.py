@@ -8,16 +8,18 @@ import os
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
-from workbench._files import parquet_file
-from workbench._util import need
+from workbench._files import files_in, parquet_file
+from workbench._util import counted, need
 from workbench.cache import Progress, TargetCache
-from workbench.data import Text
+from workbench.data import stream_texts
 from workbench.errors import DataError, WorkbenchError
 
 if TYPE_CHECKING:
@@ -30,15 +32,23 @@ _MERGE_EVERY = 8  # batches
 
 
 def files(folder: str | Path) -> list[Path]:
-    """Return a folder's .parquet files of texts.
+    """Return a folder's .parquet files of texts; a warning counts the other files in it and below.
 
     Raises:
         DataError: the folder has none, or one lacks the columns `text` and `role`.
     """
-    paths = sorted(path for path in Path(folder).glob("*.parquet") if path.name[0] != ".")
+    found, others = files_in(Path(folder))
+    paths = [path for path in found if path.suffix.lower() == ".parquet" and path.parent == Path(folder)]
     if not paths:
         what = f"no .parquet files in {folder}" if Path(folder).is_dir() else f"{folder}: there is no such folder"
         raise DataError(f"{what}. A cluster reads texts from a folder of .parquet files.")
+    if left_out := sorted({*found, *others} - {*paths}):
+        some = ", ".join(str(path.relative_to(folder)) for path in left_out[:3]) + ", ..." * (len(left_out) > 3)
+        warnings.warn(
+            f"{folder}: {counted(len(left_out), 'file')} left out ({some}): a cluster reads the .parquet files in the "
+            "folder itself. Without --workers all files of texts are read",
+            stacklevel=3,
+        )
     for path in paths:
         parquet_file(path, "text", "role").close()
     return paths
@@ -65,7 +75,8 @@ def fill(
         root: folder of all caches, one that every machine of the cluster sees under this path.
         teacher: makes a teacher; called once in each worker, and here, to open the cache.
         texts: a folder of .parquet files, which every machine of the cluster sees under this path, or a
-            `ray.data.Dataset`; with the columns `text` and `role`.
+            `ray.data.Dataset`; with the columns `text` and `role`. Blank and missing texts are left out, and a warning
+            counts them and the folder's other files.
         workers: number of parallel workers.
         cpus: processors for each.
         gpus: GPUs for each, 1 for a teacher on a GPU.
@@ -100,13 +111,14 @@ def fill(
         num_gpus=gpus,
         compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
     )
-    done = encoded = written = 0
+    done = encoded = written = blank = 0
     progress = Progress(0, total, 0, None, 0, 0.0, None)
     try:
         for number, row in enumerate(batches.iter_rows(), start=1):
             if row["error"]:
                 raise WorkbenchError(f"{row['error']} (a worker on {row['host']})")
             done, encoded, written = done + row["done"], encoded + row["encoded"], written + row["bytes"]
+            blank += row["blank"]
             speed = encoded / (time.perf_counter() - started)
             left = (total - done) / speed if speed else None
             # Every text that no worker has looked up yet may have to be encoded.
@@ -122,6 +134,8 @@ def fill(
         raise WorkbenchError(f"the cluster gave up: {reason}. What was stored is kept.") from error
     finally:
         opened.merge()
+    if blank:
+        warnings.warn(f"{counted(blank, 'blank text')} of {done:,} left out", stacklevel=2)
     return progress
 
 
@@ -132,14 +146,16 @@ class _Worker:
         self.cache = TargetCache(root, teacher(), dtype=dtype)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list]:
-        done, error = Progress(0, 0, 0, 0, 0, 0.0, None), ""
+        done, error, texts = Progress(0, 0, 0, 0, 0, 0.0, None), "", []
         try:
-            texts = [Text(*row) for row in zip(batch["text"], batch["role"], strict=True)]
+            with warnings.catch_warnings(action="ignore"):  # what is left out is counted for all workers together
+                texts = list(stream_texts(pd.DataFrame({name: list(batch[name]) for name in ("text", "role")})))
             # A stream, not a list: no sample is timed for a plan that nobody reads.
-            done = self.cache.fill((text for text in texts if text.text.strip()), merge=False)
+            done = self.cache.fill(iter(texts), merge=False)
         except WorkbenchError as problem:
             error = str(problem)
-        row = {"done": len(batch["text"]), "encoded": done.encoded, "bytes": done.bytes, "error": error}
+        blank = len(batch["text"]) - len(texts)
+        row = {"done": len(batch["text"]), "encoded": done.encoded, "bytes": done.bytes, "blank": blank, "error": error}
         return {name: [value] for name, value in {**row, "host": socket.gethostname()}.items()}
 
 

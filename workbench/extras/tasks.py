@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench import data
-from workbench._files import json_objects
+from workbench._files import json_objects, member
+from workbench._retrieval import files_of
 from workbench._util import nearest, need
 from workbench.errors import BenchmarkError
 
@@ -117,9 +118,9 @@ def local(folder: str | Path, split: str = "test", kind: str | None = None) -> A
 def _kind(folder: Path, split: str) -> str:
     if not folder.is_dir():
         raise BenchmarkError(f"there is no folder {folder}")
-    if any((folder / name).exists() for name in ("corpus.jsonl", "queries.jsonl", "qrels")):
+    if (folder / "qrels").exists() or any(path.exists() for path in _files(folder, "Retrieval", split)):
         return "Retrieval"
-    path = folder / f"{split}.jsonl"
+    path, *_ = _files(folder, "Clustering", split)
     if not path.is_file():
         held = ", ".join(sorted(each.name for each in folder.iterdir())[:8]) or "nothing"
         raise BenchmarkError(
@@ -128,7 +129,7 @@ def _kind(folder: Path, split: str) -> str:
         )
     columns = set(next(json_objects(path))[1])
     if {"text", "label"} <= columns:
-        return "Classification" if (folder / "train.jsonl").is_file() else "Clustering"
+        return "Classification" if member(folder, "train.jsonl").is_file() else "Clustering"
     if {"sentence1", "sentence2", "score"} <= columns:
         return "PairClassification" if set(_scores(path, "STS")) <= {0, 1} else "STS"
     raise BenchmarkError(
@@ -139,8 +140,12 @@ def _kind(folder: Path, split: str) -> str:
 
 def _files(folder: Path, kind: str, split: str) -> list[Path]:
     if kind == "Retrieval":
-        return [folder / "corpus.jsonl", folder / "queries.jsonl", folder / "qrels" / f"{split}.tsv"]
-    return [folder / f"{name}.jsonl" for name in (("train", split) if kind == "Classification" else (split,))]
+        return files_of(folder, split)
+    return [member(folder, f"{name}.jsonl") for name in _splits(kind, split)]
+
+
+def _splits(kind: str, split: str) -> tuple[str, ...]:
+    return ("train", split) if kind == "Classification" else (split,)
 
 
 def _task(folder: Path, split: str, kind: str, revision: str) -> AbsTask:
@@ -188,7 +193,7 @@ def _read(folder: Path, split: str, kind: str) -> dict:
                 "top_ranked": None,
             }
         }
-    paths = {path.stem: path for path in _files(folder, kind, split)}
+    paths = dict(zip(_splits(kind, split), _files(folder, kind, split), strict=True))
     if kind in ("Classification", "Clustering"):
         labels = {name: _column(path, "label") for name, path in paths.items()}
         every = [each for some in labels.values() for each in some]

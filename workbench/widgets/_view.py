@@ -264,7 +264,7 @@ def own_columns(texts: object, columns: pd.DataFrame | None) -> tuple[Sequence[T
         return as_texts(texts), columns
     if not texts.columns.is_unique or texts.columns.nlevels > 1:
         raise WorkbenchError(f"column names have to be plain and different; they are {list(texts.columns)}")
-    names = [name for name in texts if texts[name].map(lambda value: isinstance(value, str)).any()]
+    names = [name for name in texts if any(isinstance(value, str) for value in texts[name])]
     if "text" not in texts and len(names) != 1:
         raise WorkbenchError(f"which column has the texts? Give texts=frame[name]; the columns are {list(texts)}")
     name = "text" if "text" in texts else names[0]
@@ -297,8 +297,11 @@ def known(
     if twice := [name for name in columns if names.count(name) > 1]:
         raise WorkbenchError(f"the column {twice[0]!r} is there twice, or the view has one of that name: rename it")
     for name in columns:  # lists, dicts and arrays cannot be counted or sorted
-        if columns[name].dtype == object and not columns[name].map(pd.api.types.is_hashable).all():
-            columns[name] = columns[name].astype(str)
+        if pd.api.types.is_numeric_dtype(columns[name]):
+            continue
+        values = columns[name].astype(object)  # also Arrow's lists and structs
+        if not values.map(pd.api.types.is_hashable).all():
+            columns[name] = values.map(str, na_action="ignore")
     return frame.join(columns)
 
 

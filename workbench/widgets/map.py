@@ -84,15 +84,18 @@ class Map(Selection, Part):
             known = numbers[np.isfinite(numbers)]
             low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
             shades = [_hex(color) for color in sample_colorscale(SCALE, _SHADES)]
-            shade = np.nan_to_num((numbers - low) / max(high - low, 1e-12) * (_SHADES - 1), nan=_SHADES)
+            shade = np.nan_to_num(
+                (numbers - low) / max(high - low, 1e-12) * (_SHADES - 1), nan=_SHADES, posinf=_SHADES - 1, neginf=0
+            )
             colors = {
                 "title": str(values.name), "palette": [*shades, OTHER], "codes": shade.astype(np.uint8).tobytes(),
                 "ramp": {"low": f"{low:.3g}", "high": f"{high:.3g}", "colors": shades[::7]},
             }  # fmt: skip
         else:
-            counts = values.astype(str).value_counts()
+            names = values.astype(str)
+            counts = names.value_counts()
             shown = list(counts.index[:MOST_CATEGORIES])
-            self._codes = pd.Categorical(values.astype(str), categories=shown).codes.astype(int)
+            self._codes = pd.Index(shown, dtype=object).get_indexer(names.astype(object))
             self._codes[self._codes < 0] = len(shown)
             hues = [*palette(len(shown)), OTHER]
             entries = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -81,7 +82,7 @@ class Table(Selection, Part):
         self._arrange()
 
     def sort(self, column: str | None, descending: bool = False) -> None:
-        """Sort by a column, rows without a value last."""
+        """Sort by a column, by value (lists and mixed values as text), rows without a value last."""
         if column is not None and column not in self._names:
             raise WorkbenchError(f"there is no column {column!r}; there are {', '.join(self._names)}")
         self.order = (column, descending)
@@ -92,9 +93,7 @@ class Table(Selection, Part):
         self.positions = self._filter
         if column is not None:
             values = self._frame.iloc[self._filter, self._names.index(column)].reset_index(drop=True)
-            if not pd.api.types.is_numeric_dtype(values):
-                values = values.astype(str)
-            self.positions = self._filter[values.sort_values(ascending=not descending, kind="stable").index]
+            self.positions = self._filter[_sorted(values, descending).index]
         self._fill(page)
 
     def _fill(self, page: int | None = None) -> None:
@@ -139,3 +138,12 @@ class Table(Selection, Part):
             self.selected = tuple(set(self.selected) ^ {key})
         else:
             self.selected = () if self.selected == (key,) and self._many else (key,)
+
+
+def _sorted(values: pd.Series, descending: bool) -> pd.Series:
+    """Sort by value: numbers, decimals, times, categories in their order; as text what has no order, such as lists."""
+    if values.dtype != object or values.map(pd.api.types.is_scalar).all():
+        with contextlib.suppress(TypeError, ValueError, ArithmeticError, NotImplementedError):  # mixed kinds
+            return values.sort_values(ascending=not descending, kind="stable")
+    text = values.astype(object).map(str, na_action="ignore")
+    return text.sort_values(ascending=not descending, kind="stable")
