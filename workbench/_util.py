@@ -86,6 +86,12 @@ def as_float32(vectors: object) -> np.ndarray:
         raise TypeError("something other than numbers") from None
 
 
+def scaled(vectors: np.ndarray) -> np.ndarray:
+    """Return rows of length 1; a row of zeros has no direction and becomes NaN, which the cache refuses."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
 def checked(vectors: object, name: str) -> np.ndarray:
     """Return vectors (an array, a torch tensor, lists) as float32 of shape (n, d).
 

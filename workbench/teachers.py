@@ -9,13 +9,14 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import mode
 from threading import Event
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from workbench import models
-from workbench._util import as_float32, counted, need, one_of, whole
+from workbench._util import as_float32, counted, need, one_of, scaled, whole
 from workbench.data import Role, Text, as_texts
 from workbench.errors import DataError, IncompleteError, TeacherError
 
@@ -334,7 +335,8 @@ class ArrayTeacher(Teacher):
         Args:
             rows: mappings from field to value.
             name, normalize: as for the class.
-            text, vector: the fields with the text and its vector, a list or array of numbers.
+            text, vector: the fields with the text and its vector, a list or array of numbers; a text whose vector is null
+                has no target.
             role: of all texts, or the field that has it; a document where that is empty.
 
         Raises:
@@ -346,13 +348,16 @@ class ArrayTeacher(Teacher):
                 raise TeacherError(f"row {number:,} has no field {absent[0]!r}; it has {', '.join(map(str, row))}")
             try:
                 texts.append(Text(row[text], row.get(role, role) or Role.DOCUMENT))
-                vectors.append(as_float32(row[vector]).ravel())
+                given = as_float32(row[vector])
+                vectors.append(given.ravel() if given.ndim else given.ravel()[:0])  # null, or NaN in a dataframe
             except DataError as error:
                 raise TeacherError(f"row {number:,}: {error}") from None
             except (TypeError, ValueError):
                 raise TeacherError(f"row {number:,}: {vector!r} is no vector of numbers") from None
-            if vectors[0].shape != vectors[-1].shape:
-                raise TeacherError(f"row {number:,} is {len(vectors[-1])} wide, the first {len(vectors[0])}")
+        width = mode([len(each) for each in vectors if len(each)] or [0])
+        if odd := [row for row, each in enumerate(vectors) if len(each) not in (0, width)]:
+            raise TeacherError(f"row {odd[0]:,} is {len(vectors[odd[0]])} wide, most rows are {width}")
+        vectors = [each if len(each) else np.full(width, np.nan) for each in vectors]
         return cls(texts, np.array(vectors, dtype=np.float32), name, normalize=normalize)
 
     @property
@@ -424,12 +429,6 @@ def _complete(teacher: Teacher, texts: Sequence[str], vectors: np.ndarray, faile
         said = f"{teacher.name} has no vector of {len(failed):,} of the texts, first {texts[min(failed)][:60]!r}"
         raise IncompleteError(f"{said}: {failed[min(failed)]}", vectors, failed)
     return vectors
-
-
-def scaled(vectors: np.ndarray) -> np.ndarray:
-    """Return rows of length 1; a row of zeros has no direction and becomes NaN, which the cache refuses."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def checked_prompts(prompts: Mapping[str, str] | None) -> dict[str, str]:
