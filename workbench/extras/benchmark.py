@@ -27,6 +27,7 @@ from workbench._util import need, write_json
 from workbench.cache import TargetCache
 from workbench.data import Role, Text
 from workbench.errors import BenchmarkError
+from workbench.evaluate import vectors
 from workbench.extras import per_sample
 from workbench.models import ModelFiles, encode, fingerprint, load_model
 
@@ -100,6 +101,8 @@ def of_model(model: str | Path | ModelFiles | SentenceTransformer, label: str, n
 def of_teacher(cache: TargetCache, label: str = "teacher", name: str | None = None) -> EvalModel:
     """Return a teacher to evaluate through its cache, so each text is encoded once.
 
+    A text that a fill of the cache skips has a vector of zeros, whose cosine with every other is 0 in mteb.
+
     Args:
         cache: of the teacher, which encodes the texts that are missing.
         label: its name in tables.
@@ -108,8 +111,7 @@ def of_teacher(cache: TargetCache, label: str = "teacher", name: str | None = No
 
     def run(texts: Sequence[str], role: Role) -> np.ndarray:
         roled = [Text(text, role) for text in texts]
-        cache.fill(roled)
-        return np.asarray(cache.targets(roled), dtype=np.float32)
+        return vectors(cache, roled)
 
     identity = json.dumps([cache.identity, cache.prompts], sort_keys=True)
     revision = hashlib.sha256(identity.encode()).hexdigest()[:16]
