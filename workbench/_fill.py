@@ -76,9 +76,13 @@ class Fill:
     """One run of `TargetCache.fill`, whose arguments it takes."""
 
     def __init__(
-        self, cache: TargetCache, on_progress: Callable[[Progress], None] | None, stop: threading.Event | None
+        self,
+        cache: TargetCache,
+        on_progress: Callable[[Progress], None] | None,
+        stop: threading.Event | None,
+        skip: float,
     ) -> None:
-        self.cache, self.teacher = cache, cache.teacher
+        self.cache, self.teacher, self.skip = cache, cache.teacher, skip
         self.stop = stop if stop is not None else threading.Event()
         self.failed: list[tuple[Text, str]] = []  # texts without a target, and why
         self._done = self._encoded = 0
@@ -201,11 +205,11 @@ class Fill:
         """Warn of the texts that got no target, or raise TeacherError if they are too many."""
         total, count = self._total or self._done, len(self.failed)
         named = "; ".join(f"{text.text[:60]!r}: {why}" for text, why in self.failed[:3])
-        if count > self.cache.skip * total:
+        if count > self.skip * total:
             share = min(1.0, math.ceil(1000 * count / total) / 1000)
             raise TeacherError(
                 f"{counted(count, 'text')} got no target, first {named}. All others are stored; the same call asks again for "
-                f"these alone. That is more than {self.cache.skip:.3g} of {total:,}: skip={share:g} (--skip {share:g}) goes on "
+                f"these alone. That is more than {self.skip:.3g} of {total:,}: skip={share:g} (--skip {share:g}) goes on "
                 "without them."
             )
         warnings.warn(
@@ -283,7 +287,7 @@ class Fill:
             if made and self.cache.unchecked is not None:
                 self.cache.unchecked[path] = made
             self.failed += failed
-            too_many = len(self.failed) > self.cache.skip * (self._total or self._done + len(texts))
+            too_many = len(self.failed) > self.skip * (self._total or self._done + len(texts))
         if problems and too_many:
             raise TeacherError("; ".join(problems) + ". The other vectors of the group were stored.")
         self._count(len(texts) - (todo.size - made) + len(failed), made, time.perf_counter() - started)

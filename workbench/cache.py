@@ -136,6 +136,7 @@ class TargetCache:
         on_progress: Callable[[Progress], None] | None = None,
         stop: threading.Event | None = None,
         merge: bool = True,
+        skip: float | None = None,
     ) -> Progress:
         """Encode and store every target that is missing, group after group; each text is encoded once.
 
@@ -150,6 +151,7 @@ class TargetCache:
             on_progress: called after each group.
             stop: when set, the fill ends after the group in flight.
             merge: join small shards now and then; of many processes, let one do it.
+            skip: in the place of the cache's own, where the texts are only a part of what it is a share of.
 
         Raises:
             CacheError: a folder that cannot be written to, too little room, or another model behind the teacher's name.
@@ -159,7 +161,7 @@ class TargetCache:
         """
         if self._stated_identity() != self.identity or self.teacher.prompts != self.prompts:
             raise CacheError("the teacher's identity or prompts have changed since this cache was opened: reopen it")
-        fill = Fill(self, on_progress, stop)
+        fill = Fill(self, on_progress, stop, self.skip if skip is None else skip)
         if isinstance(texts, Iterable) and not isinstance(texts, Sized):
             fill.check_unchanged()
             stream = (text if isinstance(text, Text) else as_texts([text])[0] for text in texts)

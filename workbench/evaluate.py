@@ -64,8 +64,7 @@ def score(data: RetrievalDataset, queries: np.ndarray, documents: np.ndarray) ->
 
 
 def score_ranking(data: RetrievalDataset, positions: np.ndarray) -> pd.DataFrame:
-    """Score the results of any search as `score` does: int positions of documents, best first, of shape (q, k);
-    -1 for none."""
+    """Score the results of any search as `score` does: int positions of documents, best first, (q, k), -1 for none."""
     import ir_measures
 
     # ir_measures orders equal scores by id. A score that falls with the rank keeps the order of the search.
