@@ -108,7 +108,8 @@ print(cache.plan(texts))
 # ## 8.4 A server in trouble
 #
 # Real servers are busy, drop connections and restart. This one rejects every third request with `429` and asks the
-# client to wait, and it rejects one particular text.
+# client to wait, and it rejects one particular text. By default, up to 1 % of the texts may stay without a target. Here
+# none may (`skip=0`).
 
 
 # %%
@@ -126,7 +127,7 @@ class InTrouble(Server):
 
 busy = InTrouble(server.encode, "large")
 tried = ApiTeacher("large", url=busy.url, name="large-at-home", batch_size=16)
-cache = TargetCache(_course.profile().folder / "api", tried)
+cache = TargetCache(_course.profile().folder / "api", tried, skip=0)
 
 # %%
 awkward = Text("unspeakable", "document")

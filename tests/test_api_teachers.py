@@ -7,23 +7,26 @@ import threading
 import time
 from collections import Counter
 from email.utils import formatdate
+from types import SimpleNamespace
 
+import httpx
 import numpy as np
 import pytest
 from embedding_server import Server
 
 from tests.conftest import HashTeacher, lines, sentences
-from workbench import student
+from workbench import _fill, evaluate, pipeline, quantize, student
 from workbench.cache import TargetCache
 from workbench.cli.main import main
-from workbench.data import Role, Text
+from workbench.data import RetrievalDataset, Role, Text
 from workbench.errors import CacheError, IncompleteError, TeacherError
-from workbench.extras import api_teachers
+from workbench.extras import api_teachers, providers
 from workbench.extras.api_teachers import PROVIDERS, ApiTeacher
 from workbench.teachers import ArrayTeacher, FunctionTeacher, LocalTeacher
 
 KNOWS = HashTeacher(16)
 SECRET = "sk-this-is-secret-0123456789"
+GROWING = api_teachers._growing
 
 
 def vectors_of(texts):
@@ -31,7 +34,7 @@ def vectors_of(texts):
 
 
 class Unruly(Server):
-    """Answers well unless `fault(number, body, texts)` names something else to do."""
+    """Answers well unless `fault(number, body, texts)` names something else to do, or how to change the answer."""
 
     def __init__(self, fault=lambda *_: None):
         self.fault, self.bodies, self.headers, self.times = fault, [], [], []
@@ -86,6 +89,8 @@ class Unruly(Server):
             data[0]["embedding"] = [0.0] * 16
         elif fault == "garbage":
             said = "<html>"
+        elif callable(fault):
+            said = fault(said)
         if fault in ("gzip", "bad gzip"):
             content = gzip.compress(json.dumps(said).encode())
             content = content if fault == "gzip" else content[:20] + b"?" * 20
@@ -116,6 +121,7 @@ def served():
 def quick(monkeypatch):
     """Let waits between attempts be short."""
     monkeypatch.setattr(api_teachers, "_backoff", lambda attempt: 0.01)
+    monkeypatch.setattr(api_teachers, "_growing", lambda lasted: 0.01)
 
 
 @pytest.mark.parametrize("encoding_format", ["base64", "float"])
@@ -145,6 +151,65 @@ def test_a_passing_fault_costs_another_try_and_nothing_else(served, tmp_path, fa
     assert cache.fill(texts).encoded == 0
 
 
+def _without_index(said, but=()):
+    for item in said["data"]:
+        if item["index"] not in but:
+            del item["index"]
+    return said
+
+
+@pytest.mark.parametrize("encoding_format", ["base64", "float"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda said: _without_index(said, but=(1, 2)),  # protobuf leaves out zeros
+        lambda said: {"data": _without_index(said, but=(1, 2))["data"][::-1]},
+        _without_index,
+        lambda said: said["data"],
+        lambda said: [item["embedding"] for item in said["data"]],
+        lambda said: {"embeddings": [item["embedding"] for item in said["data"]], "model": "m"},
+        lambda said: {"data": [item | {"index": str(item["index"]), "text": None} for item in said["data"]][::-1]},
+        lambda said: said | {"usage": None, "meta": [], "data": said["data"][::-1], "error": None},
+        lambda said: said | {"usage": {"total_tokens": "many"}},
+    ],
+)
+def test_answers_of_other_shapes_are_read(served, change, encoding_format):
+    teacher, server = served(lambda *_: change, encoding_format=encoding_format)
+    np.testing.assert_allclose(teacher.encode(["a", "b", "c"]), vectors_of(["a", "b", "c"]), atol=1e-6)
+    assert len(server.bodies) == 1 and teacher.usage.tokens == 3
+
+
+@pytest.mark.parametrize(
+    "indices", [[None, None, 2], [None, 0, 1], [0, None, 2, 3], [1, 2, 3], [0, 1, 1], [0, 0.5, 2], [0, "b", 2], [0, [], 2]]
+)  # fmt: skip
+def test_indices_that_do_not_add_up_are_refused(indices):
+    data = [{"embedding": [1.0], "index": index} for index in indices]
+    if indices == [0, None, 2, 3]:
+        data[1].pop("index")
+    with pytest.raises((ValueError, TypeError)):
+        providers.read(httpx.Response(200, json={"data": data}), len(data), 0)
+
+
+def test_an_answer_whose_index_is_always_zero_costs_one_request(served):
+    teacher, server = served(lambda *_: lambda said: {"data": [item | {"index": 0} for item in said["data"]]})
+    with pytest.raises(IncompleteError, match=r"all 16 vectors of an answer have the index 0.*batch_size=1"):
+        teacher.encode([f"t{i}" for i in range(16)])
+    assert len(server.bodies) == 1
+    teacher, _ = served(server.fault, batch_size=1)
+    assert teacher.encode(["a", "b"]).shape == (2, 16)
+
+
+@pytest.mark.parametrize("code", [400, 422])
+def test_a_server_that_refuses_the_format_is_asked_without_it(served, code):
+    refuse = lambda _, body, texts: (code, {}) if "encoding_format" in body or "poison" in texts else None  # noqa: E731
+    teacher, server = served(refuse, batch_size=2)
+    np.testing.assert_allclose(teacher.encode(["a", "b", "c"]), vectors_of(["a", "b", "c"]), atol=1e-6)
+    assert ["encoding_format" in body for body in server.bodies] == [True, False, False]
+    with pytest.raises(IncompleteError, match="1 of 1 texts"):
+        teacher.encode(["poison"])
+    assert len(server.bodies) == 4 and "encoding_format" not in server.bodies[3]
+
+
 def test_a_timeout_is_a_passing_fault(served):
     teacher, _ = served(lambda number, *_: "slow" if number == 0 else None, timeout=0.5)
     assert teacher.encode(["a"], Role.QUERY).shape == (1, 16) and teacher.usage.retries == 1
@@ -158,12 +223,93 @@ def test_retry_after_is_respected(served, form):
     assert server.times[1] - server.times[0] >= 0.95
 
 
+class Clock(threading.Event):
+    """A stop event whose waits pass at once, and the time that they would have taken."""
+
+    now = 0.0
+
+    def wait(self, seconds):
+        self.now += seconds
+
+    def __init__(self, monkeypatch):
+        super().__init__()
+        for module in (api_teachers, providers):
+            monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(api_teachers, "_growing", GROWING)
+
+
+@pytest.mark.parametrize("headers", [{}, {"Retry_After": "0"}, {"Retry_After": "soon"}, {"Retry_After": "20s"}])
+def test_a_limit_of_a_minute_is_waited_for(served, monkeypatch, headers):
+    clock = Clock(monkeypatch)
+    teacher, server = served(lambda *_: (429, headers) if clock.now < 60 else None, batch_size=1)
+    with pytest.warns(UserWarning, match=r"the server's limit is reached: waiting \d+ s .*HTTP 429"):
+        np.testing.assert_allclose(teacher.encode(["a", "b"], stop=clock), vectors_of(["a", "b"]), atol=1e-6)
+    assert 60 <= clock.now < 100 and len(server.bodies) < 12 and teacher.usage.failed == 0
+
+
+def test_a_limit_that_never_ends_is_said(served, monkeypatch):
+    clock = Clock(monkeypatch)
+    teacher, server = served(lambda *_: (429, {}))
+    for _ in range(2):  # and again, from a new beginning
+        before = clock.now
+        with (
+            pytest.warns(UserWarning),
+            pytest.raises(IncompleteError, match="limit is reached for .*requests_per_minute"),
+        ):
+            teacher.encode(["a"], stop=clock)
+        assert 300 <= clock.now - before < 340
+    assert len(server.bodies) < 40
+
+
+def test_failures_count_beside_limits(served, monkeypatch):
+    clock = Clock(monkeypatch)
+    teacher, server = served(lambda number, *_: (429, {"Retry_After": "2"}) if number % 2 else (500, {}), attempts=3)
+    with pytest.raises(IncompleteError, match="1 of 1 texts got no target, first 'a': HTTP 500"):
+        teacher.encode(["a"], stop=clock)
+    assert len(server.bodies) == 5, "three failures, and two limits between them"
+
+
+@pytest.mark.parametrize(
+    "headers, text, seconds",
+    [
+        ({}, "", None),
+        ({"Retry-After": "0"}, "", None),
+        ({"Retry-After": "-3"}, "", None),
+        ({"Retry-After": "nan"}, "", None),
+        ({"Retry-After": formatdate(0, usegmt=True)}, "", None),
+        ({"Retry-After": "7"}, "", 7),
+        ({"Retry-After": "5s"}, "", 5),
+        ({"Retry-After": "1m30s"}, "", 90),
+        ({"Retry-After": "26 seconds"}, "", 26),
+        ({"retry-after-ms": "1500", "Retry-After": "2"}, "", 1.5),
+        ({"x-ratelimit-reset-requests": "40s"}, "", 40),
+        ({"x-ratelimit-reset-requests": "1m30.5s"}, "", 90.5),
+        ({"x-ratelimit-reset-requests": "6ms", "x-ratelimit-reset-tokens": "40s"}, "", 40),
+        ({"x-ratelimit-reset-requests": "2h", "x-ratelimit-remaining-requests": "99",
+          "x-ratelimit-reset-tokens": "7s", "x-ratelimit-remaining-tokens": "0"}, "", 7),
+        ({"Retry-After": "0", "ratelimit-reset": "12"}, "", 12),
+        ({"x-ratelimit-reset": str(time.time() + 1000)}, "", 1000),
+        ({"x-ratelimit-reset": str(int(time.time() + 1000) * 1000)}, "", 1000),
+        ({}, '{"error": {"details": [{"@type": "RetryInfo", "retryDelay": "34.5s"}]}}', 34.5),
+        ({}, '[{"error": {"details": [{"retryDelay": "2s"}]}}]', 2),
+        ({}, "Rate limit reached. Please try again in 1m12s. Visit us.", 72),
+        ({}, "Please retry after 26 seconds.", 26),
+        ({}, "Please try again in a while, after 5 requests", None),
+    ],
+)  # fmt: skip
+def test_how_long_a_server_asks_to_wait(headers, text, seconds):
+    found = providers.retry_after(httpx.Response(429, headers=headers, text=text))
+    assert found == (None if seconds is None else pytest.approx(seconds, abs=600 if seconds == 1000 else 1e-6))
+
+
 def test_a_text_that_the_server_refuses_costs_only_itself(served, tmp_path):
     refuse = lambda _, body, texts: (400, {}) if any("poison" in text for text in texts) else None  # noqa: E731
     teacher, server = served(refuse)
     texts = [*sentences(200), Text("poison", "query"), Text("more poison", "document")]
-    cache = TargetCache(tmp_path, teacher)
-    with pytest.raises(TeacherError, match=r"2 texts got no target, first '(more )?poison': HTTP 400"):
+    cache = TargetCache(tmp_path, teacher, skip=0.005)
+    with pytest.raises(
+        TeacherError, match=r"2 texts got no target, first '(more )?poison': HTTP 400.*skip=0.01 .--skip"
+    ):
         cache.fill(texts)
     assert [t.text for t in cache.missing(texts)] == ["poison", "more poison"]
     assert max(server.texts.values()) == 1  # none was paid for twice
@@ -174,6 +320,44 @@ def test_a_text_that_the_server_refuses_costs_only_itself(served, tmp_path):
         teacher.encode(["good", "poison"], Role.QUERY)
     assert np.isfinite(caught.value.vectors[0]).all() and np.isnan(caught.value.vectors[1]).all()
     assert list(caught.value.failed) == [1] and not caught.value.final
+
+
+def test_few_texts_without_a_target_stop_nothing(served, tmp_path, tiny_model, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
+    teacher, server = served(lambda _, body, texts: (400, {}) if "" in texts or "poison" in texts else None)
+    server.handle = lambda request: server.answer(  # the example's own server refuses empty texts before it is asked
+        request, body := json.loads(request.rfile.read(int(request.headers["Content-Length"]))), body["input"]
+    )
+    documents = {f"d{i}": f"{text.text} d" for i, text in enumerate(sentences(30))} | {"empty": ""}
+    dataset = RetrievalDataset("few", documents, {"q": documents["d3"]}, {"q": {"d3": 1, "empty": 1}})
+    cache = TargetCache(tmp_path, teacher, skip=0.05)
+    with pytest.warns(UserWarning, match=r"1 of 32 texts got no target and is skipped, first '': HTTP 400.*no search"):
+        queries, found = evaluate.vectors(cache, dataset)
+    assert not found[30].any() and found[:30].any(axis=1).all()
+    np.testing.assert_allclose(found[4], vectors_of([documents["d4"]])[0], atol=1e-3)
+    with pytest.warns(UserWarning, match="skipped"):
+        table = evaluate.compare({"teacher": cache, "other": (queries, found)}, dataset)
+    assert table["recall_at_100"].tolist() == [0.5] * 3, "31 documents are fewer than 100, and one is never found"
+    assert (
+        "teacher has no vector of 1 of the documents: such a document is never found, and such"
+        in table.attrs["notes"][0]
+    )
+    swept = quantize.sweep(dataset, {"teacher": (queries, found)}, [quantize.IndexSpec()])
+    assert swept["recall_at_100"].tolist() == [0.5]
+    nothing = evaluate.score(dataset, 0 * queries, found)
+    assert nothing["ndcg_at_10"].tolist() == [0.0]
+    with pytest.raises(TeacherError, match="1 text got no target.*more than 0 of 32"):
+        TargetCache(tmp_path, teacher, skip=0).fill(dataset.query_texts() + dataset.document_texts())
+    texts = [*sentences(40), Text("poison", "document")]
+    with pytest.warns(UserWarning, match="skipped"):
+        table = evaluate.compare({"teacher": cache, "small": str(tiny_model)}, texts)
+        changed = pipeline.find_recipe("tour").change(base=str(tiny_model), max_length=16)
+        made = pipeline.run(texts, cache, changed, train=False, progress=False)
+    assert table.attrs["texts"] == 40 and "1 of the texts: they are left out" in table.attrs["notes"][-1]
+    assert sum(made.provenance["texts_by_role"].values()) == 40
+    for share in (-0.1, 1.1, "1", float("nan")):
+        with pytest.raises(CacheError, match="from 0 to 1"):
+            TargetCache(tmp_path, teacher, skip=share)
 
 
 @pytest.mark.parametrize("fault", ["drop", "nan", (500, {})])
@@ -260,10 +444,40 @@ def test_another_model_behind_the_name_is_noticed(served, tmp_path):
             CacheError, match=r"another model answers to the name 'm'.*cosine .*give the teacher another name"
         ):
             cache.fill(given)
-    assert (len(server.bodies), len(cache)) == (before[0] + 1, before[1]), "nothing but the probe was sent"
+    assert (len(server.bodies), len(cache)) == (before[0] + 2, before[1]), "nothing but the two probes was sent"
     assert cache.fill(texts[:100]).encoded == 0, "what is cached needs no server"
     fresh = ApiTeacher("m", url=server.url, dimensions=16, name="m of today")
     assert TargetCache(tmp_path, fresh).fill(texts).encoded == 300
+
+
+@pytest.mark.parametrize("since", [250, 580])
+def test_a_model_exchanged_during_a_fill_is_noticed(served, tmp_path, since, monkeypatch):
+    monkeypatch.setattr(_fill, "CHECK_EVERY", 100)
+    teacher, server = served(batch_size=20, concurrency=2)
+    other, made = HashTeacher(16), Counter()
+
+    def exchanged(texts):
+        made["texts"] += len(texts)
+        return vectors_of(texts) if made["texts"] <= since else np.stack([other.vector(t, "query") for t in texts])
+
+    server.encode = exchanged
+    texts, cache = [Text(str(i), "document") for i in range(600)], TargetCache(tmp_path, teacher)
+    with pytest.raises(
+        CacheError, match=r"another model.*cosine .*The [\d,]+ targets made since the last good check may"
+    ):
+        cache.fill(texts)
+    assert made["texts"] <= since + 160, "a hundred, and what was in flight"
+    known = cache.known(keys := cache.keys(texts))
+    assert 0 < known.sum() <= since, "what is left was made by the first model"
+    right = vectors_of([text.text for text, has in zip(texts, known, strict=True) if has])
+    kept = [text for text, has in zip(texts, known, strict=True) if has]
+    np.testing.assert_allclose(cache.targets(kept)[:], right, atol=2e-3)
+    aside = list(cache.folder.glob("*.doubtful"))
+    assert aside and cache.folder.is_dir()
+    server.encode = vectors_of
+    assert cache.fill(texts).encoded == 600 - known.sum()
+    np.testing.assert_allclose(cache.targets(texts, keys=keys)[:], vectors_of([t.text for t in texts]), atol=2e-3)
+    assert server.texts[api_teachers._PROBE] <= 12
 
 
 def test_requests_run_at_once_within_the_limits(served, tmp_path):
@@ -331,6 +545,53 @@ def test_no_secret_is_ever_shown(served, monkeypatch, tmp_path):
         ApiTeacher("m", url="http://example.org/v1", key="MY_KEY", dimensions=3)
 
 
+def test_an_address_may_have_parameters(monkeypatch):
+    """Azure's addresses name a version, and its keys have a header of their own."""
+    monkeypatch.setenv("MY_KEY", SECRET)
+    seen = []
+
+    class Azure(Server):
+        def handle(self, request):
+            seen.append((request.path, request.headers["api-key"], request.headers["Authorization"]))
+            body = json.loads(request.rfile.read(int(request.headers["Content-Length"])))
+            self.send(request, 200, self.payload(body, body["input"]))
+
+    with Azure(vectors_of, "m") as server:
+        root = server.url.removesuffix("/v1")
+        for path in ("/openai/deployments/d", "/openai/deployments/d/", "/openai/deployments/d/embeddings"):
+            teacher = ApiTeacher("m", url=f"{root}{path}?api-version=2024-10-21", key="MY_KEY", dimensions=16)
+            assert teacher.encode(["a"]).shape == (1, 16)
+    assert seen == [("/openai/deployments/d/embeddings?api-version=2024-10-21", SECRET, None)] * 3
+
+
+@pytest.mark.parametrize(
+    "environment, words",
+    [
+        ({"ALL_PROXY": "socks5://127.0.0.1:9"}, r"ALL_PROXY is socks5://127.0.0.1:9, which needs .* add 127.0.0.1 to NO_PROXY"),
+        ({"ALL_PROXY": "socks5://127.0.0.1:9", "NO_PROXY": "localhost,127.0.0.1"}, None),
+        ({"ALL_PROXY": "socks5://127.0.0.1:9", "HTTP_PROXY": "http://[::1", "no_proxy": "*"}, None),
+        ({"no_proxy": "[::1"}, None),
+        ({"no_proxy": "http://[x, ://,,", "HTTPS_PROXY": "nonsense"}, None),
+        ({"http_proxy": "nonsense://x"}, "http_proxy is 'nonsense://x': expected http://HOST:PORT; correct it, unset it"),
+        ({"HTTP_PROXY": "http://me:pw@127.0.0.1:x"}, "HTTP_PROXY is 'http://127.0.0.1:x': expected"),
+        ({"SSL_CERT_FILE": "/nowhere/at.all"}, "SSL_CERT_FILE is '/nowhere/at.all'.*correct it or unset it"),
+        ({"HTTP_PROXY": "me:pw@127.0.0.1:9"}, "refused, through the proxy http://127.0.0.1:9 of HTTP_PROXY: unset it, or add"),
+    ],
+)  # fmt: skip
+def test_proxies_and_certificates_of_the_environment(served, monkeypatch, environment, words):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if words is None:
+        assert served(dimensions=None)[0].encode(["a"]).shape == (1, 16)
+        return
+    with pytest.raises(TeacherError, match=words) as caught:
+        served(dimensions=None, attempts=1)
+    assert "pw" not in str(caught.value)
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_providers(provider, monkeypatch):
     """Each provider's request, as its documentation has it, and its answer."""
@@ -380,7 +641,8 @@ def test_providers(provider, monkeypatch):
         ({"url": "localhost:80"}, "expected http"),
         ({"url": "https://user:pw@host/v1"}, "no secret in it"),
         ({"url": "https://:pw@host/v1"}, "no secret in it"),
-        ({"url": "https://host/v1?api_key=pw"}, "no secret in it"),
+        ({"url": "https://host/v1?api_key=pw"}, "no secret in it .*--key"),
+        ({"url": "https://host/v1?api-version=1&code=pw"}, "no secret in it .*--key"),
         ({"url": "http://[::1/v1"}, "expected http"),
         ({"url": "http://host:80x/v1"}, "expected http"),
         ({"url": "http://localhost", "price": float("nan"), "budget": 1}, "price is nan"),
@@ -428,8 +690,18 @@ def test_arrays_are_a_teacher(tmp_path):
     np.testing.assert_allclose(again.encode([texts[1].text], texts[1].role), vectors_of([texts[1].text]), atol=1e-6)
     with pytest.raises(TeacherError, match="no field 'vector'; it has text, emb, role"):
         ArrayTeacher.from_rows(rows, "given")
-    with pytest.raises(TeacherError, match="row 1 is 3 wide, the first 16"):
+    with pytest.raises(TeacherError, match="row 1 is 3 wide, most rows are 16"):
         ArrayTeacher.from_rows([rows[0], rows[1] | {"emb": [1, 2, 3]}], "given", vector="emb", role="role")
+    for null in (None, float("nan"), []):
+        for odd in (0, 1):
+            some = [row | ({"emb": null} if i == odd else {}) for i, row in enumerate(rows[:4])]
+            with_null = ArrayTeacher.from_rows(some, "given", vector="emb", role="role")
+            with pytest.raises(TeacherError, match=f"1 text got no target, first {texts[odd].text[:40]!r}"[:-1]):
+                TargetCache(tmp_path / "cache", with_null).fill(texts[:4])
+            cache = TargetCache(tmp_path / "cache", with_null, skip=0.25)
+            with pytest.warns(UserWarning, match="1 of 4 texts got no target and is skipped"):
+                assert cache.fill(texts[:4]).failed == 1
+            assert cache.missing(texts[:4]) == [texts[odd]]
     with pytest.raises(TeacherError, match="rows 0 and 1 are of the same query and differ"):
         ArrayTeacher([Text("a", "query")] * 2, np.eye(2), "given")
     for odd in (np.eye(3), np.empty((20, 0)), np.ones((20, 3), dtype=complex), np.ones(20)):

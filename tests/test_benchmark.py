@@ -126,6 +126,25 @@ def test_teacher_vectors_come_from_the_cache(task_folders, models, tmp_path):
     assert len(teacher.encoded) == before
 
 
+def test_few_texts_without_a_vector_stop_nothing(task_folders, tmp_path, monkeypatch):
+    """The share is of a task's corpus, however few texts are embedded at once."""
+    monkeypatch.setattr(benchmark, "_BLOCK", 4)
+
+    class Refusing(HashTeacher):
+        def encode(self, texts, role, *, stop=None):
+            found = super().encode(texts, role)
+            found[[text == refused for text in texts]] = np.nan
+            return found
+
+    refused = json.loads((task_folders / "search" / "corpus.jsonl").read_text().splitlines()[3])["text"]
+    found = tasks.tasks([task_folders / "search"])
+    large = benchmark.of_teacher(TargetCache(tmp_path / "cache", Refusing(32), skip=0.04))
+    assert benchmark.run([large], found, tmp_path / "results")[0].score > 0
+    strict = benchmark.of_teacher(TargetCache(tmp_path / "cache", Refusing(32), skip=0.03))
+    with pytest.raises(BenchmarkError, match=r"no vector of 1 of 30 texts, more than 0.03 .--skip"):
+        benchmark.run([strict], found, tmp_path / "strict")
+
+
 def test_a_stop_keeps_what_is_finished(task_folders, models, tmp_path):
     stop, kept = threading.Event(), []
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING
@@ -27,6 +30,7 @@ GROUP_CHARACTERS = 64_000_000
 MERGE_EVERY = 32  # groups
 SAMPLE_TEXTS = 32
 WARM_UP_TEXTS = 4  # a local model's first pass is slow, so these are not timed
+CHECK_EVERY = 1000  # targets of an API, until it is asked again whether it is the same model
 SAME_MODEL = 0.999  # cosine; servers that batch in half precision repeat themselves to about 0.9999
 
 Pair = tuple[Text, bytes]  # a text and the key of its target
@@ -60,20 +64,25 @@ class Progress:
     bytes: int  # of the targets that were stored in this run
     texts_per_second: float  # speed of the teacher in this run
     seconds_left: float | None  # estimate; None for a stream
+    failed: int = 0  # texts that the teacher has no target of
 
     @property
     def hits(self) -> int:
         """Texts that needed no teacher: cached before, or repeated."""
-        return self.done - self.encoded
+        return self.done - self.encoded - self.failed
 
 
 class Fill:
     """One run of `TargetCache.fill`, whose arguments it takes."""
 
     def __init__(
-        self, cache: TargetCache, on_progress: Callable[[Progress], None] | None, stop: threading.Event | None
+        self,
+        cache: TargetCache,
+        on_progress: Callable[[Progress], None] | None,
+        stop: threading.Event | None,
+        skip: float,
     ) -> None:
-        self.cache, self.teacher = cache, cache.teacher
+        self.cache, self.teacher, self.skip = cache, cache.teacher, skip
         self.stop = stop if stop is not None else threading.Event()
         self.failed: list[tuple[Text, str]] = []  # texts without a target, and why
         self._done = self._encoded = 0
@@ -119,46 +128,102 @@ class Fill:
         return (time.perf_counter() - started) / len(sample) / self.teacher.concurrency
 
     def check_unchanged(self) -> None:
-        """Raise CacheError if the teacher's probe differs from the vector stored for it; store it if there is none."""
-        if self.stop.is_set() or (probe := self.teacher.probe(stop=self.stop)) is None:
-            return
+        """Raise CacheError if another model answers to the teacher's name than when the cache was begun."""
+        if (cosine := self._changed_since(CHECK_EVERY)) is not None:
+            raise self._other_model(cosine)
+
+    def _changed_since(self, made: int) -> float | None:
+        """Compare the teacher's probe with the vector stored for it, if it has made so many targets since it was compared.
+
+        Returns:
+            Their cosine if they differ, else None. A vector that is not stored yet is stored.
+        """
+        with self._lock:
+            before = None if self.cache.unchecked is None else dict(self.cache.unchecked)
+        if self.stop.is_set() or (before is not None and sum(before.values()) < made):
+            return None
+        try:
+            probe = self.teacher.probe(stop=self.stop)
+        except TeacherError:
+            if self.stop.is_set():
+                return None
+            raise
+        if probe is None:
+            return None
         text, vector = probe
         keys = self.cache.keys([text])
         if not self.cache.known(keys)[0]:
             self._make_writable()
             _shards.write(self.cache.folder, keys, vector[None].astype(self.cache.dtype))
-            return
-        before = self.cache.targets([text])[0]
-        cosine = float(before @ vector / (np.linalg.norm(before) * np.linalg.norm(vector)))
+        stored = self.cache.targets([text])[0]
+        cosine = float(stored @ vector / (np.linalg.norm(stored) * np.linalg.norm(vector)))
         if cosine < SAME_MODEL:
-            raise CacheError(
-                f"another model answers to the name {self.cache.identity['teacher']!r} than when "
-                f"{self.cache.folder.name} was begun: the same text has another vector (cosine {cosine:.3f}). Its "
-                "targets would not fit the old ones: give the teacher another name (`name`, --name) to begin another "
-                "cache, or ask for the earlier model."
+            return cosine
+        with self._lock:  # what was stored while it was asked is for the next time
+            now = self.cache.unchecked or {}
+            self.cache.unchecked = {path: now[path] for path in now if path not in (before or ())}
+        return None
+
+    def _other_model(self, cosine: float) -> CacheError:
+        """Set aside what was made since the last good check, and return the error that says so."""
+        doubtful, self.cache.unchecked = self.cache.unchecked or {}, None
+        for path in doubtful:
+            with suppress(FileNotFoundError):  # another process has merged it
+                path.replace(path.with_suffix(".doubtful"))
+        count, of_them = sum(doubtful.values()), ""
+        if count:
+            of_them = (
+                f"The {counted(count, 'target')} made since the last good check may be of either model: they are set aside "
+                f"(.doubtful files in {self.cache.folder}) and are made again. All others are sound. "
             )
+        return CacheError(
+            f"another model answers to the name {self.cache.identity['teacher']!r} than when {self.cache.folder.name} was "
+            f"begun: the same text has another vector (cosine {cosine:.3f}). {of_them}Its targets would not fit the old "
+            "ones: give the teacher another name (`name`, --name) to begin another cache, or ask for the earlier model."
+        )
 
     def run(self, pairs: Iterable[Pair], merge: bool) -> Progress:
         """Fill group after group, joining small shards now and then, and return the last progress."""
-        for number, _ in enumerate(self._groups(pairs), start=1):
-            if merge and number % MERGE_EVERY == 0:
-                self.cache.merge()
+        cosine = None
+        with closing(self._groups(pairs)) as groups:  # whatever ends this, what is in flight is stored
+            for number, _ in enumerate(groups, start=1):
+                if (cosine := self._changed_since(CHECK_EVERY)) is not None:
+                    break
+                if merge and number % MERGE_EVERY == 0:
+                    self.cache.merge()
+        if cosine is None and self._encoded > CHECK_EVERY:
+            cosine = self._changed_since(1)
+        if cosine is not None:
+            raise self._other_model(cosine)
         if merge and self._encoded:
             self.cache.merge()
         if self.failed:
-            text, why = self.failed[0]
-            raise TeacherError(
-                f"{counted(len(self.failed), 'text')} got no target, first {text.text[:60]!r}: {why}. All others are "
-                "stored; the same call asks again for these alone."
-            )
+            self._report_failed()
         return self._progress()
+
+    def _report_failed(self) -> None:
+        """Warn of the texts that got no target, or raise TeacherError if they are too many."""
+        total, count = self._total or self._done, len(self.failed)
+        named = "; ".join(f"{text.text[:60]!r}: {why}" for text, why in self.failed[:3])
+        if count > self.skip * total:
+            share = min(1.0, math.ceil(1000 * count / total) / 1000)
+            raise TeacherError(
+                f"{counted(count, 'text')} got no target, first {named}. All others are stored; the same call asks again for "
+                f"these alone. That is more than {self.skip:.3g} of {total:,}: skip={share:g} (--skip {share:g}) goes on "
+                "without them."
+            )
+        warnings.warn(
+            f"{count:,} of {counted(total, 'text')} got no target and {'is' if count == 1 else 'are'} skipped, first {named}. "
+            "Nothing is learned from such a text, and no search by the teacher finds it.",
+            stacklevel=4,
+        )
 
     def _groups(self, pairs: Iterable[Pair]) -> Iterator[None]:
         """Fill group after group, or as many at once as the teacher can take, and yield after each."""
         if self._one_at_a_time:
             yield from map(self._fill_group, takewhile(lambda _: not self.stop.is_set(), _groups(pairs)))
             return
-        with ThreadPoolExecutor(self.teacher.concurrency) as pool:  # whatever ends this, what is in flight is stored
+        with ThreadPoolExecutor(self.teacher.concurrency) as pool:  # its end waits for what is in flight
             running: set[Future] = set()
             for group in _groups_by_role(pairs, self.teacher.batch_size or GROUP_TEXTS):
                 if self.stop.is_set():
@@ -183,11 +248,14 @@ class Fill:
                 self._claimed.difference_update(unique[mine].tolist())
 
     def _fill_claimed(self, texts: list[Text], keys: np.ndarray, todo: np.ndarray) -> None:
-        """Make and store the targets of the rows `todo`: what is good is stored before anything is raised."""
+        """Make and store the targets of the rows `todo`: what is good is stored before anything is raised.
+
+        Texts without a target are collected in `failed`; NaN and the like in more than may be skipped ends it at once.
+        """
         if todo.size:
             self._make_writable()
         started = time.perf_counter()
-        kept_keys, kept_vectors, problems, over = [], [], [], None
+        kept_keys, kept_vectors, problems, failed, over = [], [], [], [], None
         for role in Role:
             if not (rows := [i for i in todo if texts[i].role is role]):
                 continue
@@ -195,7 +263,7 @@ class Fill:
                 returned = self.teacher.encode([texts[i].text for i in rows], role, stop=self.stop)
             except IncompleteError as error:
                 given = np.isfinite(error.vectors).all(axis=1)
-                self.failed += [(texts[rows[i]], why) for i, why in error.failed.items()]
+                failed += [(texts[rows[i]], why) for i, why in error.failed.items()]
                 returned, rows = error.vectors[given], [row for row, has in zip(rows, given, strict=True) if has]
                 over = error if error.final else None
             try:
@@ -210,13 +278,19 @@ class Fill:
                 cause = "beyond the range of float16; open the cache with dtype='float32'"
                 cause = cause if np.isfinite(vectors).all() else "NaN or infinite"
                 problems.append(f"{int((~good).sum())} {role} vectors are {cause} (first: {texts[bad].text[:60]!r})")
+                failed += [(texts[rows[i]], f"its vector is {cause}") for i in np.flatnonzero(~good)]
             kept_keys.append(keys[rows][good])
             kept_vectors.append(stored[good])
         if made := sum(map(len, kept_keys)):
-            _shards.write(self.cache.folder, np.concatenate(kept_keys), np.concatenate(kept_vectors))
-        if problems:
+            path = _shards.write(self.cache.folder, np.concatenate(kept_keys), np.concatenate(kept_vectors))
+        with self._lock:
+            if made and self.cache.unchecked is not None:
+                self.cache.unchecked[path] = made
+            self.failed += failed
+            too_many = len(self.failed) > self.skip * (self._total or self._done + len(texts))
+        if problems and too_many:
             raise TeacherError("; ".join(problems) + ". The other vectors of the group were stored.")
-        self._count(len(texts) - (todo.size - made), made, time.perf_counter() - started)
+        self._count(len(texts) - (todo.size - made) + len(failed), made, time.perf_counter() - started)
         if over and not self.stop.is_set():
             raise TeacherError(f"{over}. What was made before is stored, and the same call goes on from there.")
 
@@ -239,7 +313,9 @@ class Fill:
         if self._total is not None and (speed or self._done >= self._total):
             left = (self._total - self._done) / speed if speed else 0.0
         size = self._encoded * self.cache.row_bytes
-        return Progress(self._done, self._total, self._encoded, self._encoded_total, size, speed, left)
+        return Progress(
+            self._done, self._total, self._encoded, self._encoded_total, size, speed, left, len(self.failed)
+        )
 
 
 def _groups(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:

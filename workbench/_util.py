@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import json
 import os
 import re
@@ -88,6 +89,22 @@ def as_float32(vectors: object) -> np.ndarray:
         raise TypeError("something other than numbers") from None
 
 
+def takes_role(function: Callable) -> bool:
+    """Say whether a function takes a role after the texts: as a required argument, by that name, or in `*args`."""
+    try:
+        taken = list(inspect.signature(function).parameters.values())[1:]
+    except (TypeError, ValueError):  # some functions that are not written in Python
+        return False
+    taken = [each for each in taken if each.kind not in (each.KEYWORD_ONLY, each.VAR_KEYWORD)]
+    return bool(taken) and (taken[0].name == "role" or taken[0].default is taken[0].empty)
+
+
+def scaled(vectors: np.ndarray) -> np.ndarray:
+    """Return rows of length 1; a row of zeros has no direction and becomes NaN, which the cache refuses."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
 def checked(vectors: object, name: str) -> np.ndarray:
     """Return vectors (an array, a torch tensor, lists) as float32 of shape (n, d).
 
@@ -123,12 +140,6 @@ def unit(vectors: np.ndarray, name: str = "vectors") -> np.ndarray:
     vectors = checked(vectors, name)
     norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))  # squares leave float32's range first
     return vectors / np.maximum(norms, np.finfo(np.float32).tiny).astype(np.float32)[:, None]
-
-
-def scaled(vectors: np.ndarray) -> np.ndarray:
-    """Return rows of length 1; a row of zeros has no direction and becomes NaN, which the cache refuses."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def apart(first: np.ndarray, second: np.ndarray) -> float:

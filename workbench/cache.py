@@ -36,6 +36,8 @@ class TargetCache:
         root: folder of all caches.
         teacher: whose targets these are, or what `Teacher` makes one of. Nothing in it is changed.
         dtype: "float16" or "float32", how vectors are stored; part of the identity.
+        skip: share of the texts of a `fill` that may get no target, such as an empty text that an API refuses. `fill` warns
+            and names them, and goes on without them; with more, it raises TeacherError in the end.
 
     Raises:
         CacheError: the folder belongs to another teacher, or cannot be used.
@@ -50,9 +52,12 @@ class TargetCache:
         (768,)
     """
 
-    def __init__(self, root: str | Path, teacher: Teacher, *, dtype: str = "float16") -> None:
+    def __init__(self, root: str | Path, teacher: Teacher, *, dtype: str = "float16", skip: float = 0.01) -> None:
         if dtype not in ("float16", "float32"):
             raise CacheError(f"dtype {dtype!r}: targets are stored as float16 or float32")
+        if not isinstance(skip, int | float) or not 0 <= skip <= 1:
+            raise CacheError(f"skip is {skip!r}: expected the share of texts that may get no target, from 0 to 1")
+        self.skip = skip
         root = Path(root).expanduser()
         if file := next((path for path in (root, *root.parents) if path.is_file()), None):
             raise CacheError(f"no cache can be kept in {root}: {file} is a file; name a folder")
@@ -65,6 +70,8 @@ class TargetCache:
         name = self.identity["teacher"].rstrip("/").rpartition("/")[2]
         self.folder = root / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{digest[:16]}"
         self.damaged: list[str] = []
+        # Shards of a teacher whose model may be exchanged, made since it was last compared; None before the first time.
+        self.unchecked: dict[Path, int] | None = None
         self._shards: dict[str, Shard] = {}
         self._lock = threading.RLock()
         self._open()
@@ -129,6 +136,7 @@ class TargetCache:
         on_progress: Callable[[Progress], None] | None = None,
         stop: threading.Event | None = None,
         merge: bool = True,
+        skip: float | None = None,
     ) -> Progress:
         """Encode and store every target that is missing, group after group; each text is encoded once.
 
@@ -143,16 +151,17 @@ class TargetCache:
             on_progress: called after each group.
             stop: when set, the fill ends after the group in flight.
             merge: join small shards now and then; of many processes, let one do it.
+            skip: in the place of the cache's own, where the texts are only a part of what it is a share of.
 
         Raises:
             CacheError: a folder that cannot be written to, too little room, or another model behind the teacher's name.
             DataError: something that is not texts.
-            TeacherError: the teacher returned NaN, infinite values, a wrong width or a wrong count; the good vectors of
-                the group are stored first.
+            TeacherError: the teacher returned a wrong width or a wrong count, or it made no target, NaN or infinite values
+                for more texts than `skip` allows; what is good is stored first.
         """
         if self._stated_identity() != self.identity or self.teacher.prompts != self.prompts:
             raise CacheError("the teacher's identity or prompts have changed since this cache was opened: reopen it")
-        fill = Fill(self, on_progress, stop)
+        fill = Fill(self, on_progress, stop, self.skip if skip is None else skip)
         if isinstance(texts, Iterable) and not isinstance(texts, Sized):
             fill.check_unchanged()
             stream = (text if isinstance(text, Text) else as_texts([text])[0] for text in texts)
@@ -169,7 +178,8 @@ class TargetCache:
             first = texts[missing[0]]
             raise CacheError(
                 f"{missing.size:,} of {len(texts):,} targets are not in {self.folder.name}, first the "
-                f"{first.role} {first.text[:60]!r}: run fill() on these texts"
+                f"{first.role} {first.text[:60]!r}: run fill() on these texts; leave out those that it skips, which missing() "
+                "returns"
             )
         used = np.unique(where)
         return Targets([opened[i].vectors for i in used], np.searchsorted(used, where), rows, self.dimension)
@@ -202,7 +212,8 @@ class TargetCache:
         """
         self._refresh()
         while True:
-            small = [s for s in list(self._shards.values()) if len(s) < MERGED_ROWS // 2 and self._verified(s)]
+            known = [s for s in list(self._shards.values()) if s.path not in (self.unchecked or ())]
+            small = [s for s in known if len(s) < MERGED_ROWS // 2 and self._verified(s)]
             rows = np.cumsum([len(s) for s in small])
             chosen = small[: np.searchsorted(rows, MERGED_ROWS, side="right")]
             if len(chosen) < 2:

@@ -46,22 +46,31 @@ def score(data: RetrievalDataset, queries: np.ndarray, documents: np.ndarray) ->
     Returns:
         One row per query (index: query id) with `ndcg_at_10`, `recall_at_100` and `mrr_at_10`, from 0 to 1, computed
         by `ir_measures` as trec_eval does. Each query is ranked among all documents. Recall and MRR count grades of
-        1 and more.
+        1 and more. A vector of zeros stands for none: no query finds such a document, and such a query finds nothing.
 
     Raises:
         WorkbenchError: texts and vectors differ in number, or the vectors cannot be searched (see `ranking.top_k`).
     """
-    return score_ranking(data, ranking.top_k(*checked_pair((queries, documents), data), _DEPTH)[1])
+    queries, documents = checked_pair((queries, documents), data)
+    has = documents.any(axis=1)  # a row of zeros has no direction: nothing finds it, and it finds nothing
+    if has.all() and queries.any(axis=1).all():
+        return score_ranking(data, ranking.top_k(queries, documents, _DEPTH)[1])
+    found = (
+        np.flatnonzero(has)[ranking.top_k(queries, documents[has], _DEPTH)[1]]
+        if has.any()
+        else np.empty((len(queries), 0))
+    )
+    return score_ranking(data, np.where(queries.any(axis=1, keepdims=True), found, -1))
 
 
 def score_ranking(data: RetrievalDataset, positions: np.ndarray) -> pd.DataFrame:
-    """Score the results of any search as `score` does: int positions of documents, best first, of shape (q, k)."""
+    """Score the results of any search as `score` does: int positions of documents, best first, (q, k), -1 for none."""
     import ir_measures
 
     # ir_measures orders equal scores by id. A score that falls with the rank keeps the order of the search.
     ids = list(data.corpus)
     run = {
-        query: {ids[p]: float(len(found) - rank) for rank, p in enumerate(found)}
+        query: {ids[p]: float(len(found) - rank) for rank, p in enumerate(found) if p >= 0}
         for query, found in zip(data.queries, positions, strict=True)
     }
     # It takes grades of Python's own type only.
@@ -191,6 +200,13 @@ def compare(
             raise WorkbenchError(f"model {name!r}: {error}") from None
     embedded = {name: vectors(model, data) for name, model in ready.items()}
     retrieval = isinstance(data, RetrievalDataset)
+    without = _without_vectors(
+        embedded if retrieval else {n: v for n, v in embedded.items() if isinstance(ready[n], TargetCache)}
+    )
+    if without and not retrieval:
+        kept = np.all([embedded[name].any(axis=1) for name in without], axis=0)
+        embedded = {name: found[kept] for name, found in embedded.items()}
+        data = [text for text, keep in zip(data, kept, strict=True) if keep]
     table = (_retrieved if retrieval else _agreed)(embedded, data, reference, k, seed)
     missing = "no asymmetric row" if retrieval else "cosine and squared_distance are NaN"
     undefined = _unscored(table, data, reference) if retrieval else _undefined(table, embedded, reference)
@@ -201,7 +217,24 @@ def compare(
         for name, width in widths.items()
         if width != widths[reference]
     ] + undefined
+    lost = (
+        "such a document is never found, and such a query finds none"
+        if retrieval
+        else "they are left out for all models"
+    )
+    table.attrs["notes"] += [f"{name} has no vector of {count}: {lost}" for name, count in without.items()]
     return table
+
+
+def _without_vectors(embedded: Mapping[str, Any]) -> dict[str, str]:
+    """Return how many queries, documents or texts have zeros in the place of a vector, by model, in words."""
+    said = {}
+    for name, found in embedded.items():
+        sides = {"queries": found[0], "documents": found[1]} if isinstance(found, tuple) else {"texts": found}
+        counts = {what: int((~side.any(axis=1)).sum()) for what, side in sides.items() if side.any()}
+        if any(counts.values()):
+            said[name] = " and ".join(f"{n:,} of the {what}" for what, n in counts.items() if n)
+    return said
 
 
 def _undefined(table: pd.DataFrame, embedded: Mapping[str, np.ndarray], reference: str) -> list[str]:
@@ -234,11 +267,16 @@ def _unscored(table: pd.DataFrame, data: RetrievalDataset, reference: str) -> li
     return [f"{reference} has an nDCG@10 of 0: no model has a share of it, and shares are NaN"] if none else []
 
 
-def vectors(model: Any, data: Any) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+def vectors(model: Any, data: Any, *, filled: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """Embed any data that `compare` takes with any model that it takes. What a cache lacks is encoded and kept.
 
+    Args:
+        model, data: as for `compare`.
+        filled: a cache was filled with the data just now: what it lacks was skipped, and is not asked for again.
+
     Returns:
-        float32 of shape (n, d) for texts; a pair for a data set, the vectors of its queries and of its documents.
+        float32 of shape (n, d) for texts; a pair for a data set, the vectors of its queries and of its documents. A text
+        that a cache's fill skips, see `TargetCache`, has a row of zeros.
 
     Raises:
         WorkbenchError: the model or the data cannot be read, or vectors and texts differ in number.
@@ -250,8 +288,12 @@ def vectors(model: Any, data: Any) -> np.ndarray | tuple[np.ndarray, np.ndarray]
     retrieval = isinstance(data, RetrievalDataset)
     texts = data.query_texts() + data.document_texts() if retrieval else data
     if isinstance(model, TargetCache):
-        model.fill(texts)
-        found = np.asarray(model.targets(texts), dtype=np.float32)
+        if not filled:
+            model.fill(texts)
+        keys = model.keys(texts)
+        has = model.known(keys)
+        found = np.zeros((len(texts), model.dimension), dtype=np.float32)
+        found[has] = model.targets([text for text, is_in in zip(texts, has, strict=True) if is_in], keys=keys[has])
     else:
         found = encode(model, texts)
     return (found[: len(data.queries)], found[len(data.queries) :]) if retrieval else found

@@ -76,6 +76,7 @@ def distill(
     progress: bool = True,
     stop: threading.Event | None = None,
     resume: bool = True,
+    skip: float = 0.01,
     **changes: object,
 ) -> SentenceTransformer:
     """Train a small model to embed texts where a large one does, and return it.
@@ -95,6 +96,7 @@ def distill(
         progress: show bars.
         stop: when set, the run ends at the next safe point.
         resume: use what an earlier call of the same identity made; False starts over.
+        skip: share of the texts that may get no target, see `TargetCache`; nothing is learned from them.
         **changes: values of the recipe to change, such as `max_length=64`, `epochs=1` or `seed=7`.
 
     Raises:
@@ -116,7 +118,7 @@ def distill(
     lesson, recipe = prepare(given, recipe, crop=not isinstance(teacher, ArrayTeacher), base=base, **changes)
     if progress:
         say_cropped(given, lesson, recipe)
-    cache = TargetCache(home() / "cache", teacher_of(teacher, recipe))
+    cache = TargetCache(home() / "cache", teacher_of(teacher, recipe), skip=skip)
     return run(
         lesson,
         cache,
@@ -189,6 +191,9 @@ def run(
             fill(cache, some, keys=known, progress=progress, stop=stop)
         if stop is not None and stop.is_set():
             raise TrainingError("stopped; what is finished is kept, and the same command goes on from here")
+    # Texts that the teacher has no vector of, see `TargetCache.skip`, are not learned from.
+    texts, keys = _with_targets(cache, texts, keys)
+    held_out, kept = _with_targets(cache, held_out, kept) if held_out else (held_out, kept)
     if split_off and train:
         texts, keys, held_out, kept = _split(texts, keys)
     targets = cache.targets(texts, keys=keys)
@@ -354,8 +359,17 @@ def _split(texts: Sequence[Text], keys: np.ndarray) -> tuple[Sequence[Text], np.
     if not kept_out:
         raise TrainingError(f"{len(unique)} different texts are too few: at least {LEAST_TEXTS} are needed")
     rows = np.flatnonzero(keys > unique[kept_out - 1])
-    rest = texts.subset(rows) if isinstance(texts, StoredTexts) else [texts[i] for i in rows]
-    return rest, keys[rows], [texts[i] for i in first[:kept_out]], unique[:kept_out]
+    return _subset(texts, rows), keys[rows], [texts[i] for i in first[:kept_out]], unique[:kept_out]
+
+
+def _subset(texts: Sequence[Text], rows: np.ndarray) -> Sequence[Text]:
+    return texts.subset(rows) if isinstance(texts, StoredTexts) else [texts[i] for i in rows]
+
+
+def _with_targets(cache: TargetCache, texts: Sequence[Text], keys: np.ndarray) -> tuple[Sequence[Text], np.ndarray]:
+    """Return the texts that have a target, with their keys."""
+    has = cache.known(keys)
+    return (texts, keys) if has.all() else (_subset(texts, np.flatnonzero(has)), keys[has])
 
 
 class _Bar:
@@ -388,7 +402,8 @@ class CacheBar(_Bar):
     def progress(self, progress: Progress) -> None:
         """Advance the bar. It counts what the teacher encodes, not what was cached, so the time left is right."""
         self._advance(progress.encoded, progress.encoded_total, self.what, "texts")
-        self._bar.set_postfix_str(f"{progress.bytes / 1e6:.1f} MB, {progress.hits:,} hits")
+        failed = f", {progress.failed:,} without a target" if progress.failed else ""
+        self._bar.set_postfix_str(f"{progress.bytes / 1e6:.1f} MB, {progress.hits:,} hits{failed}")
 
 
 class TrainingBar(_Bar):

@@ -10,13 +10,14 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import mode
 from threading import Event
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from workbench import models
-from workbench._util import ROUNDING, apart, as_float32, counted, need, one_of, scaled, whole
+from workbench._util import ROUNDING, apart, as_float32, counted, need, one_of, scaled, takes_role, whole
 from workbench.data import Role, Text, as_texts
 from workbench.errors import DataError, IncompleteError, TeacherError
 
@@ -194,7 +195,6 @@ class LocalTeacher(Teacher):
                 self.model = copy.deepcopy(self.model)
         if max_length is not None:
             models.shorten(self.model, whole(max_length, "max_length", 3, TeacherError), shown)
-        code = models.code_digest(self.model)
         super().__init__(
             label,
             self.model.get_embedding_dimension(),
@@ -207,7 +207,7 @@ class LocalTeacher(Teacher):
             ],
             max_length=models.max_length(self.model),
             precision=precision,
-            **({"code": code} if code else {}),
+            **({"code": code} if (code := models.code_digest(self.model)) else {}),
         )
         self.name, self.dtype = shown, self._choose_dtype(precision)
         self.model.to(self.dtype)
@@ -261,7 +261,7 @@ class FunctionTeacher(Teacher):
             if "<lambda>" in qualified:
                 raise TeacherError("this function has no name of its own: give name=, which its cache is kept under")
             name = f"{function.__module__}.{qualified}"
-        self._function = function if _takes_role(function) else lambda texts, _: function(texts)
+        self._function = function if takes_role(function) else lambda texts, _: function(texts)
         if dimension is None:
             vector = self._function(["What is the width of a vector?"], Role.DOCUMENT)
             dimension = checked_targets(vector, 1).shape[1]
@@ -314,8 +314,8 @@ class ArrayTeacher(Teacher):
             if first != row and (share := apart(vectors[first], vectors[row])):
                 rounded += 1
                 if not share <= ROUNDING:
-                    same = f"rows {first:,} and {row:,} are of the same {text.role} and differ by {share:.1%}"
-                    raise TeacherError(f"{same}, not by rounding: {text.text[:60]!r}. Keep one row of each text")
+                    said = f"rows {first:,} and {row:,} are of the same {text.role} and differ by {share:.1%}"
+                    raise TeacherError(f"{said}, not by rounding: {text.text[:60]!r}. Keep one row of each text")
             digest.update(f"{text.role} {len(text.text)} {text.text}".encode())
         if rounded:
             said = f"{counted(rounded, 'vector')} of texts that come again left out"
@@ -340,7 +340,8 @@ class ArrayTeacher(Teacher):
         Args:
             rows: mappings from field to value.
             name, normalize: as for the class.
-            text, vector: the fields with the text and its vector, a list or array of numbers.
+            text, vector: the fields with the text and its vector, a list or array of numbers; a text whose vector is null
+                has no target.
             role: of all texts, or the field that has it; a document where that is empty.
 
         Raises:
@@ -352,13 +353,16 @@ class ArrayTeacher(Teacher):
                 raise TeacherError(f"row {number:,} has no field {absent[0]!r}; it has {', '.join(map(str, row))}")
             try:
                 texts.append(Text(row[text], row.get(role, role) or Role.DOCUMENT))
-                vectors.append(as_float32(row[vector]).ravel())
+                given = as_float32(row[vector])
+                vectors.append(given.ravel()[: given.size * (given.ndim > 0)])  # none of a null, or NaN in a dataframe
             except DataError as error:
                 raise TeacherError(f"row {number:,}: {error}") from None
             except (TypeError, ValueError):
                 raise TeacherError(f"row {number:,}: {vector!r} is no vector of numbers") from None
-            if vectors[0].shape != vectors[-1].shape:
-                raise TeacherError(f"row {number:,} is {len(vectors[-1])} wide, the first {len(vectors[0])}")
+        width = mode([len(each) for each in vectors if len(each)] or [0])
+        if odd := [row for row, each in enumerate(vectors) if len(each) not in (0, width)]:
+            raise TeacherError(f"row {odd[0]:,} is {len(vectors[odd[0]])} wide, most rows are {width}")
+        vectors = [each if len(each) else np.full(width, np.nan) for each in vectors]
         return cls(texts, np.array(vectors, dtype=np.float32), name, normalize=normalize)
 
     @property
@@ -437,13 +441,3 @@ def checked_prompts(prompts: Mapping[str, str] | None) -> dict[str, str]:
     if unknown := set(prompts or {}) - set(Role):
         raise TeacherError(f"prompts for {', '.join(sorted(unknown))}: the roles are query and document")
     return {role.value: (prompts or {}).get(role, "") for role in Role}
-
-
-def _takes_role(function: Callable) -> bool:
-    """Say whether a function takes a role after the texts: as a required argument, by that name, or in `*args`."""
-    try:
-        taken = list(inspect.signature(function).parameters.values())[1:]
-    except (TypeError, ValueError):  # some functions that are not written in Python
-        return False
-    taken = [each for each in taken if each.kind not in (each.KEYWORD_ONLY, each.VAR_KEYWORD)]
-    return bool(taken) and (taken[0].name == "role" or taken[0].default is taken[0].empty)

@@ -86,11 +86,11 @@ def cache(options: Namespace, stop: threading.Event) -> None:
     choice = TeacherChoice(options)
     name, length = choice.name or models.MPNET, choice.max_length or 128
     if options.workers:
-        without = ("limit", "sample", *READING, "dry_run", "vectors")
+        without = ("limit", "sample", *READING, "dry_run", "vectors", "skip")
         if any(getattr(options, each) for each in without) or choice.is_api(name):
             raise WorkbenchError(
                 "--workers encodes all .parquet files of a folder with local teachers: leave out --limit, --sample, "
-                "--column, --role, --passages, --encoding, --dry-run, --vectors and API teachers (which make parallel requests without it)"
+                "--column, --role, --passages, --encoding, --dry-run, --vectors, --skip and API teachers (which make parallel requests without it)"
             )
         from workbench.extras import cluster
 
@@ -102,7 +102,7 @@ def cache(options: Namespace, stop: threading.Event) -> None:
             )
     else:
         given = vectors_of(choice, options)
-        targets = TargetCache(choice.cache, given or choice.make(name, length))
+        targets = TargetCache(choice.cache, given or choice.make(name, length), skip=choice.skip)
         found = given.texts[: options.limit] if given else texts_of(options)
         if options.dry_run:
             found = list(found)
@@ -111,7 +111,10 @@ def cache(options: Namespace, stop: threading.Event) -> None:
                 print(estimate)
             return
         done, where = pipeline.fill(targets, found, stop=stop), f"in {targets.folder}"
-    print(f"{counted(done.done, 'text')}, {done.encoded:,} encoded now, {done.hits:,} already there; targets {where}")
+    failed = f", {done.failed:,} without a target" if done.failed else ""
+    print(
+        f"{counted(done.done, 'text')}, {done.encoded:,} encoded now, {done.hits:,} already there{failed}; targets {where}"
+    )
 
 
 def distill(options: Namespace, stop: threading.Event) -> None:
@@ -138,7 +141,8 @@ def distill(options: Namespace, stop: threading.Event) -> None:
     # Nobody has vectors of queries that are made here.
     lesson, chosen = pipeline.prepare(found, options.recipe, crop=not given, **changes)
     pipeline.say_cropped(found, lesson, chosen)
-    targets = TargetCache(choice.cache, given or choice.make(chosen.teacher, chosen.max_length, chosen.prompts))
+    teacher = given or choice.make(chosen.teacher, chosen.max_length, chosen.prompts)
+    targets = TargetCache(choice.cache, teacher, skip=choice.skip)
     if options.dry_run:
         _plan(options.speeds, chosen, lesson, targets)
         return

@@ -32,12 +32,14 @@ class TeacherChoice:
         max_length: tokens read of each text; None if none is named.
         precision: of a local teacher.
         cache: folder of the target caches.
+        skip: share of texts that may get no target.
         api: given options of an API.
     """
 
     def __init__(self, options: Namespace) -> None:
         self.name, self.max_length, self.precision = options.teacher, options.max_length, options.precision
         self.cache = Path(options.cache or home() / "cache")
+        self.skip = 0.01 if options.skip is None else options.skip
         self.api = {each: value for each in _API_OPTIONS if (value := getattr(options, each)) is not None}
 
     def is_api(self, name: str) -> bool:

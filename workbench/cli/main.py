@@ -207,6 +207,8 @@ def _teacher_options(parser: argparse.ArgumentParser) -> None:
         "--precision", default="auto", choices=["auto", "float32", "bfloat16"], help="of the teacher (default: auto)"
     )
     option("--cache", help="folder of the target caches (default: cache/ in the workbench's folder)")
+    option("--skip", type=float, metavar="SHARE",
+           help="go on without texts that get no target, such as one that an API refuses, up to this share (default: 0.01)")  # fmt: skip
     option = parser.add_argument_group("a teacher behind an API").add_argument
     option("--url", help="of the server, such as http://localhost:8000/v1, if not the provider's own")
     option("--key", metavar="NAME", help="the environment variable with the key (default: the provider's)")

@@ -29,10 +29,12 @@ def evaluate(options: Namespace, stop: threading.Event) -> None:
     if stop.is_set():
         return
     compared = {"teacher": sides.cache, "base": sides.base, "student": sides.student}
-    compared = {name: scoring.vectors(each, dataset) for name, each in compared.items()}
+    compared = {name: scoring.vectors(each, dataset, filled=True) for name, each in compared.items()}
     rows = scoring.compare(compared, dataset)
     print(f"{dataset.name}: {len(dataset.corpus):,} documents, {len(dataset.queries):,} judged queries\n")
     print(scoring.format_table(rows))
+    for note in rows.attrs["notes"]:
+        print(f"note: {note}")
     swept = None
     if options.curves:
         large, small = compared["teacher"], compared["student"]
@@ -107,7 +109,7 @@ class _Sides:
         # A student has its teacher's prompts, which a recipe may have chosen.
         prompts = {role: self.student.prompts.get(role) or "" for role in Role} if made else None
         teacher = choice.make(choice.name or made.get("teacher_name") or models.MPNET, self.max_length, prompts)
-        self.cache = TargetCache(choice.cache, teacher)
+        self.cache = TargetCache(choice.cache, teacher, skip=choice.skip)
         if made.get("fingerprint") not in (None, self.cache.identity.get("fingerprint")):
             raise WorkbenchError(f"{folder} was distilled from {made['teacher_name']}, not from these weights")
         width = self.student.get_embedding_dimension()

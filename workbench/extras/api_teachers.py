@@ -6,6 +6,7 @@ import math
 import random
 import threading
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,17 +17,21 @@ from workbench import models
 from workbench._util import counted, duration, scaled
 from workbench.data import Role, Text
 from workbench.errors import IncompleteError, TeacherError
-from workbench.extras.providers import PROVIDERS, ProviderSpec, client, message, read, retry_after
+from workbench.extras.providers import PROVIDERS, Pace, ProviderSpec, UnorderedError, client, message, read, retry_after
 from workbench.teachers import Teacher, checked_prompts, checked_targets
 
-_BUSY = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}  # worth another try
+_LIMITED = 429  # no failure: the server is there, and says when to come again
+_BUSY = {408, 409, 425, 500, 502, 503, 504, 520, 522, 524, 529}  # worth another try
+_PROXYS = {407, 502, 503, 504}  # what a proxy answers in the place of a server that it cannot reach
 _CONTENT = {400, 413, 422}  # about the texts, or how many there are
+_UNREADABLE = (TeacherError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 _HOPELESS = 20  # texts in a row that a server refuses before the rest is not even sent
 _ABOVE_ZERO = (
     "batch_size concurrency requests_per_minute tokens_per_minute timeout attempts dimensions max_tokens budget price"
 ).split()
-_SLACK = 1.01  # at exactly the limit, a request that comes a little early is one too many
 _LONGEST_WAIT = 600  # seconds; a server that asks for more is left alone
+_PATIENCE = 300  # seconds; a server that answers nothing but that its limit is reached for longer is left alone
+_WORTH_SAYING = 5  # seconds; a wait that is longer is explained
 _PROBE = "a text to see whether the server answers"
 
 
@@ -74,11 +79,13 @@ class ApiTeacher(Teacher):
     Args:
         model: the server's name for it.
         provider: "openai", "cohere", "voyage" or "jina", or a `ProviderSpec`.
-        url: of another server than the provider's own, such as http://localhost:8000/v1.
+        url: of another server than the provider's own, such as http://localhost:8000/v1; parameters in it, such as
+            `?api-version=` of Azure, go with each request.
         key: the environment's variable with the secret. If None, the provider's own, which is sent to the provider's
             own server only.
         dimensions: width of the vectors. If given it is asked for; else a first request finds it out.
-        encoding_format: "base64" or "float" (lists of numbers), which is asked for; either is understood.
+        encoding_format: "base64" or "float" (lists of numbers), which is asked for; either is understood. A server that
+            refuses to be asked gets the request without it, and is not asked again.
         prompts: role to prompt, put in front of each text before it is sent.
         normalize: scale vectors to length 1, as a student's are.
         tokenizer: counts tokens: a folder, a packaged model or one on the hub.
@@ -90,7 +97,8 @@ class ApiTeacher(Teacher):
         price: of a million tokens.
         budget: no request is sent that would make the cost of this teacher's requests, in one run, higher than this.
         timeout: seconds until a request counts as lost.
-        attempts: how often a request is tried.
+        attempts: how often a request is tried. A limit of the server (HTTP 429) is no failure: it is waited for as long as
+            the answer says, or else longer each time, until the server has answered nothing else for five minutes.
         name: what the cache calls the teacher. If None, model and server; give one where a server moves.
 
     Raises:
@@ -141,16 +149,20 @@ class ApiTeacher(Teacher):
 
             self._tokenizer = AutoTokenizer.from_pretrained(models.resolve(tokenizer).path, trust_remote_code=False)
         self._price, self._budget, self._attempts = price, budget, attempts
-        self._pace = _Pace(requests_per_minute, tokens_per_minute)
+        self._pace = Pace(requests_per_minute, tokens_per_minute)
         self._usage, self._lock, self._reserved, self._refused_in_row = Usage(), threading.Lock(), 0, 0
-        self._client, self._secret = client(spec, url, key, timeout, concurrency)
-        self._fields = {"model": model, **spec.extra, **spec.formats.get(encoding_format, {})}
+        self._limited_since: float | None = None  # nothing but limits was answered since
+        self._client, self._secret, self._proxy = client(spec, url, key, timeout, concurrency)
+        self._fields, self._format = {"model": model, **spec.extra}, spec.formats.get(encoding_format, {})
+        self._format_works = not self._format  # whether the server has answered a request with these fields
         if dimensions:
             self._fields[spec.dimensions] = dimensions
         self.dimension, self._probe = dimensions, None  # what an answer is checked against, and the first one
+        if not dimensions:
+            self._probe = self.probe()[1]
         super().__init__(
             name or model,
-            dimensions or len(self.probe()[1]),
+            dimensions or len(self._probe),
             normalize=normalize,
             prompts=prompts,
             server=None if name else str(self._client.base_url),
@@ -223,37 +235,90 @@ class ApiTeacher(Teacher):
 
     def _retried(self, texts: Sequence[str], role: Role, stop: threading.Event) -> np.ndarray:
         prepared = [self._prepared(text, role) for text in texts]
-        for attempt in range(1, self._attempts):
-            try:
-                return self._request(prepared, role, stop, again=attempt > 1)
-            except _BusyError as error:
-                stop.wait(_backoff(attempt) if error.after is None else error.after)
-        return self._request(prepared, role, stop, again=self._attempts > 1)
+        try:
+            return self._tried(prepared, role, stop, self._format)
+        except _RefusedError:
+            if self._format_works:
+                raise
+        vectors = self._tried(prepared, role, stop, {}, again=True)  # the texts may be fine, and the format refused
+        self._format, self._format_works = {}, True
+        return vectors
 
-    def _request(self, prepared: list[tuple[str, int, bool]], role: Role, stop: threading.Event, again: bool):
+    def _tried(
+        self, prepared: list, role: Role, stop: threading.Event, form: Mapping, again: bool = False
+    ) -> np.ndarray:
+        """Send a request until it is answered: so many attempts, and as many more as the server's limits ask for."""
+        attempt = 1
+        while True:
+            try:
+                vectors = self._request(prepared, role, stop, form, again)
+                self._format_works = self._format_works or form is self._format
+                return vectors
+            except _LimitedError as error:
+                self._wait_for_limit(error)
+            except _BusyError as error:
+                if attempt >= self._attempts:
+                    raise
+                stop.wait(_backoff(attempt) if error.after is None else error.after)
+                attempt += 1
+            again = True
+
+    def _wait_for_limit(self, error: _LimitedError) -> None:
+        """Let all requests wait for as long as the server says, or else as long again as its limit has lasted."""
+        with self._lock:
+            now = time.monotonic()
+            self._limited_since = now if self._limited_since is None else self._limited_since
+            lasted = now - self._limited_since
+        if lasted > _PATIENCE:
+            self._limited_since = None
+            raise _OverError(
+                f"the server has answered nothing but that its limit is reached for {duration(lasted)} ({error}): ask for "
+                "less at a time (requests_per_minute, tokens_per_minute or concurrency, also as options), or go on later"
+            )
+        # A server whose word does not help is asked less and less often.
+        seconds = _growing(lasted) if error.after is None else max(error.after, lasted / 10)
+        if self._pace.pause(seconds) and seconds > _WORTH_SAYING:
+            asked = "and then trying again" if error.after is None else "as it asks"
+            so_far = f", after {duration(lasted)} of waiting" if lasted else ""
+            said = f"the server's limit is reached: waiting {duration(seconds)} {asked}{so_far} ({error})"
+            warnings.warn(said, stacklevel=5)
+
+    def _request(
+        self, prepared: list[tuple[str, int, bool]], role: Role, stop: threading.Event, form: Mapping, again: bool
+    ):
         provider = self._provider
-        body = {**self._fields, provider.texts: [text for text, _, _ in prepared], **provider.roles.get(role, {})}
+        body = {
+            **self._fields,
+            **form,
+            provider.texts: [text for text, _, _ in prepared],
+            **provider.roles.get(role, {}),
+        }
         tokens = sum(count for _, count, _ in prepared)
         self._pace.wait(tokens, stop)
         if stop.is_set():
+            self._limited_since = None
             raise _OverError("stopped")
         self._reserve(tokens, again)
         used = made = cut = 0
         try:
             response = self._client.post(provider.path, json=body)
+            if response.status_code != _LIMITED:
+                self._limited_since = None
             self._raise_for(response)
             used = tokens
             returned, used = read(response, len(prepared), tokens)
             vectors = checked_targets(returned, len(prepared), self.dimension)
             if self._normalize:
                 vectors = scaled(vectors)
-            if not np.isfinite(vectors).all():
+            if not np.isfinite(vectors).all() or (self._normalize and not vectors.any(axis=1).all()):
                 raise _BusyError("vectors that are NaN, infinite, or zero and without direction")
             made, cut = len(prepared), sum(was_cut for _, _, was_cut in prepared)
             return vectors
         except httpx.RequestError as error:
-            raise _BusyError(f"{type(error).__name__} {self._safe(str(error))}".rstrip()) from None
-        except (TeacherError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _BusyError(f"{type(error).__name__} {self._safe(str(error))}".rstrip() + self._proxy) from None
+        except UnorderedError as error:
+            raise _OverError(str(error)) from None
+        except _UNREADABLE as error:
             raise _BusyError(f"an answer that cannot be read ({self._safe(str(error))[:200]})") from None
         finally:
             with self._lock:
@@ -280,19 +345,20 @@ class ApiTeacher(Teacher):
         code = response.status_code
         if code < 300:
             return
-        said = f"HTTP {code} {self._safe(message(response))}".rstrip()
+        said = f"HTTP {code} {self._safe(message(response))}".rstrip() + (self._proxy if code in _PROXYS else "")
         if code in _CONTENT:
             raise _RefusedError(said)
-        if code == 429 and "insufficient_quota" in response.text:
+        if code == _LIMITED and "insufficient_quota" in response.text:
             raise _OverError(f"the account's quota is used up ({said})")
-        if code not in _BUSY:
+        if code != _LIMITED and code not in _BUSY:
             hint = ": the key in the environment is not the right one" if code in (401, 403) else ""
             raise _OverError(said + hint)
-        if (after := retry_after(response)) is not None:
-            if after > _LONGEST_WAIT:
-                raise _OverError(f"the server asks to be left alone for {after:.0f} s ({said})")
-            self._pace.pause(after)
-        raise _BusyError(said, after)
+        if (after := retry_after(response) or 0.0) > _LONGEST_WAIT:
+            raise _OverError(f"the server asks to be left alone for {after:.0f} s ({said})")
+        if code == _LIMITED:
+            raise _LimitedError(said, after or None)
+        self._pace.pause(after)
+        raise _BusyError(said, after or None)
 
     def _prepared(self, text: str, role: Role) -> tuple[str, int, bool]:
         """Return what is sent for a text, how many tokens that is, and whether it was cut."""
@@ -306,15 +372,16 @@ class ApiTeacher(Teacher):
         return whole[:end], len(encoded["input_ids"][0]), cut
 
     def probe(self, *, stop: threading.Event | None = None) -> tuple[Text, np.ndarray]:
-        """Return a text and the vector that the server gives it, asked for once.
+        """Return a text and the vector that the server gives it now; what finding the width has asked for serves once.
 
         Raises:
             TeacherError: the server does not answer or refuses.
         """
         try:
-            if self._probe is None:
-                self._probe = self._retried([_PROBE], Role.DOCUMENT, stop or threading.Event())[0]
-            return Text(_PROBE, Role.DOCUMENT), self._probe
+            vector, self._probe = self._probe, None
+            if vector is None:
+                vector = self._retried([_PROBE], Role.DOCUMENT, stop or threading.Event())[0]
+            return Text(_PROBE, Role.DOCUMENT), vector
         except (_BusyError, _RefusedError, _OverError) as error:
             where = self._client.base_url
             raise TeacherError(f"model {self.model!r} at {where} could not be asked: {error}") from None
@@ -331,6 +398,10 @@ class _BusyError(Exception):
         self.after = after
 
 
+class _LimitedError(_BusyError):
+    """The server's limit is reached: the same request will be answered later."""
+
+
 class _RefusedError(Exception):
     """About the texts: another try will not help, fewer of them might."""
 
@@ -339,29 +410,11 @@ class _OverError(Exception):
     """Nothing more is to be sent."""
 
 
-class _Pace:
-    """Spreads requests so that no minute has more than the limits."""
-
-    def __init__(self, requests: float | None, tokens: float | None) -> None:
-        self._requests, self._tokens = requests, tokens
-        self._free, self._lock = 0.0, threading.Lock()
-
-    def least_seconds(self, requests: int, tokens: int) -> float | None:
-        if not (self._requests or self._tokens):
-            return None
-        return 60 * max(requests / (self._requests or np.inf), tokens / (self._tokens or np.inf))
-
-    def wait(self, tokens: int, stop: threading.Event) -> None:
-        with self._lock:
-            start = max(time.monotonic(), self._free)
-            self._free = start + (self.least_seconds(1, tokens) or 0.0) * _SLACK
-        stop.wait(max(0.0, start - time.monotonic()))
-
-    def pause(self, seconds: float) -> None:
-        with self._lock:
-            self._free = max(self._free, time.monotonic() + seconds)
-
-
 def _backoff(attempt: int) -> float:
     """Return the seconds before another try: random, so that many clients do not come back together."""
     return random.uniform(0, min(30.0, 0.5 * 2**attempt))
+
+
+def _growing(lasted: float) -> float:
+    """Return the seconds to wait for a limit that has lasted so long and names no end."""
+    return random.uniform(1, 1.2) * min(30.0, max(1.0, lasted))

@@ -27,6 +27,7 @@ from workbench._util import need, write_json
 from workbench.cache import TargetCache
 from workbench.data import Role, Text
 from workbench.errors import BenchmarkError
+from workbench.evaluate import vectors
 from workbench.extras import per_sample
 from workbench.models import ModelFiles, encode, fingerprint, load_model
 
@@ -50,6 +51,7 @@ class EvalModel:
     # The same in tasks without queries and documents; `embed` with the document role if None.
     alike: Embed | None = field(default=None, repr=False)
     parameters: int | None = None  # their number, for the result files
+    skip: float = 1.0  # share of the texts of a task's corpus, or of its queries, that may have a vector of zeros
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ def of_model(model: str | Path | ModelFiles | SentenceTransformer, label: str, n
 def of_teacher(cache: TargetCache, label: str = "teacher", name: str | None = None) -> EvalModel:
     """Return a teacher to evaluate through its cache, so each text is encoded once.
 
+    A text that a fill of the cache skips has a vector of zeros, whose cosine with every other is 0 in mteb.
+
     Args:
         cache: of the teacher, which encodes the texts that are missing.
         label: its name in tables.
@@ -108,12 +112,12 @@ def of_teacher(cache: TargetCache, label: str = "teacher", name: str | None = No
 
     def run(texts: Sequence[str], role: Role) -> np.ndarray:
         roled = [Text(text, role) for text in texts]
-        cache.fill(roled)
-        return np.asarray(cache.targets(roled), dtype=np.float32)
+        cache.fill(roled, skip=1)  # only a part of a task's texts; see `EvalModel.skip`
+        return vectors(cache, roled, filled=True)
 
     identity = json.dumps([cache.identity, cache.prompts], sort_keys=True)
     revision = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    return EvalModel(label, name or cache.identity["teacher"], revision, cache.dimension, run)
+    return EvalModel(label, name or cache.identity["teacher"], revision, cache.dimension, run, skip=cache.skip)
 
 
 def of_pair(student: EvalModel, teacher: EvalModel, label: str = "asymmetric") -> EvalModel:
@@ -135,7 +139,7 @@ def of_pair(student: EvalModel, teacher: EvalModel, label: str = "asymmetric") -
 
     revision = hashlib.sha256(f"{student.revision} {teacher.revision}".encode()).hexdigest()[:16]
     name = f"{student.name}-in-{Path(teacher.name).name}"
-    return EvalModel(label, name, revision, teacher.dimension, run, alike=student.embed, parameters=student.parameters)
+    return EvalModel(label, name, revision, teacher.dimension, run, student.embed, student.parameters, teacher.skip)
 
 
 def run(
@@ -271,6 +275,10 @@ def _encoder(model: EvalModel, report: Callable[..., None], stop: threading.Even
                 vectors[start : start + len(block)] = embed(block, role)
                 self.done += len(block)
                 report(texts=self.done)
+            if (without := int((~vectors.any(axis=1)).sum())) > model.skip * len(texts):
+                raise BenchmarkError(
+                    f"no vector of {without:,} of {len(texts):,} texts, more than {model.skip:.3g} (--skip)"
+                )
             return vectors
 
     return Encoder()

@@ -143,7 +143,7 @@ class _Worker:
     """One teacher and the cache that it writes to, in a process of the cluster."""
 
     def __init__(self, root: str, teacher: Callable[[], Teacher], dtype: str) -> None:
-        self.cache = TargetCache(root, teacher(), dtype=dtype)
+        self.cache = TargetCache(root, teacher(), dtype=dtype, skip=0)  # nobody sees a worker's warnings
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list]:
         done, error, texts = Progress(0, 0, 0, 0, 0, 0.0, None), "", []

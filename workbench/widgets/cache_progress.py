@@ -133,6 +133,8 @@ class CacheProgress(Job):
             f"{progress.texts_per_second:,.0f} texts/s",
             f"{file_size(progress.bytes)} stored in this run",
         ]
+        if progress.failed:
+            parts.append(f"{progress.failed:,} without a target")
         if progress.seconds_left is not None and self._now in ("running", "stopping"):
             parts.append(f"{duration(progress.seconds_left)} left")
         return [" · ".join(parts)]
