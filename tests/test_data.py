@@ -49,6 +49,13 @@ def test_a_beir_folder_keeps_empty_documents_and_says_so(tmp_path):
         assert data.read_dataset(folder).corpus["d2"] == ""
 
 
+def test_a_relevant_document_with_an_unjudged_twin_is_counted(tmp_path):
+    rows = [{"_id": f"d{i}", "text": text} for i, text in enumerate(["one", "one", "two", "two", "three"])]
+    judged = [("q1", "d0", 1), ("q1", "d2", 1), ("q1", "d3", 0)]  # the twin of d2 is judged
+    with pytest.warns(UserWarning, match="1 relevant document of a query has a twin"):
+        data.read_dataset(write_beir(tmp_path, documents=rows, qrels=judged))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

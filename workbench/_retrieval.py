@@ -16,7 +16,7 @@ from pathlib import Path
 from workbench._files import json_objects, member, titled
 from workbench._lines import lines_of
 from workbench._texts import Role, Text, text_problem
-from workbench._util import local
+from workbench._util import counted, local
 from workbench.errors import DataError
 
 DATA = Path(__file__).resolve().parent.parent / "data"
@@ -88,7 +88,7 @@ def read_dataset(source: str | Path | RetrievalDataset, split: str = "test") -> 
     without judgments in this split are left out, as in BEIR. Ids are under `_id` or `id`; a title may be a list.
     Judgments are lines of query, document and grade, or the four columns of TREC, separated by tabs, commas (also in
     .csv and .txt files) or spaces, with or without a header, quotes and comments (#). Those of unknown ids are left out
-    and counted in a warning, up to 1 % of them.
+    and counted in a warning, up to 1 % of them. So are relevant documents whose text stands under another id without a judgment.
 
     Args:
         source: the folder, whose name becomes the data set's, or "tutorial"; a `RetrievalDataset` is returned as it is.
@@ -123,8 +123,23 @@ def read_dataset(source: str | Path | RetrievalDataset, split: str = "test") -> 
     queries = {name: row["text"] for name, row in rows.items() if name in qrels}
     if empty := [name for name, text in queries.items() if not text]:
         raise DataError(f"{asked}: judged query {empty[0]!r} is empty")
+    if twins := _unjudged_twins(corpus, qrels):
+        warnings.warn(
+            f"{folder.name}: {counted(twins, 'relevant document')} of a query {'has' if twins == 1 else 'have'} a twin, the same "
+            "text under another id, that is not judged for it: a search that finds the twin counts as wrong",
+            stacklevel=2,
+        )
     metadata = {name: rows[name].get("metadata") or {} for name in queries}
     return RetrievalDataset(folder.name, corpus, queries, qrels, metadata)
+
+
+def _unjudged_twins(corpus: Mapping[str, str], qrels: Mapping[str, Mapping[str, int]]) -> int:
+    """Count judgments of relevance whose text is in the corpus once more, under an id that the query has no judgment of."""
+    named: dict[str, list[str]] = {}
+    for name, text in corpus.items():
+        named.setdefault(text, []).append(name)
+    relevant = ((name, grades) for grades in qrels.values() for name, grade in grades.items() if grade > 0)
+    return sum(any(twin not in grades for twin in named[corpus[name]]) for name, grades in relevant if corpus[name])
 
 
 def files_of(folder: Path, split: str) -> list[Path]:
