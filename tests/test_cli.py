@@ -298,6 +298,33 @@ def test_wrong_hash_is_refused_before_loading(home, monkeypatch, tmp_path, capsy
     assert "is not the published model" in capsys.readouterr().err
 
 
+def test_the_lab_opens_copies_and_keeps_those_that_were_edited(tmp_path, capsys):
+    sources, copies = tmp_path / "notebooks", tmp_path / "lab"
+    sources.mkdir()
+
+    def write(path, text, **more):
+        cell = {"cell_type": "code", "source": [text], "outputs": [], "metadata": {}} | more
+        found = json.loads(path.read_text()) if path.exists() else {"metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+        path.write_text(json.dumps(found | {"cells": [cell]}))
+
+    for name in ("run", "edited"):
+        write(sources / f"{name}.ipynb", "1 + 1")
+    assert main._copies(sources, copies) == copies
+    write(copies / "run.ipynb", "1 + 1", outputs=["2"])
+    write(copies / "edited.ipynb", "1 + 2")
+    main._copies(sources, copies)
+    assert "2" in json.loads((copies / "run.ipynb").read_text())["cells"][0]["outputs"]  # the same source: it stays
+    for name in ("run", "edited"):
+        write(sources / f"{name}.ipynb", "2 + 2")
+    capsys.readouterr()
+    main._copies(sources, copies)
+    texts = {
+        name: json.loads((copies / f"{name}.ipynb").read_text())["cells"][0]["source"] for name in ("run", "edited")
+    }
+    assert texts == {"run": ["2 + 2"], "edited": ["1 + 2"]}
+    assert f"copies in {copies}. Edited, and left as they are: edited; delete one" in capsys.readouterr().out
+
+
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(home, tiny_model, other_tiny_model):
     rows = [json.dumps({"text": t.text, "role": t.role.value}) for t in sentences(3000, seed=6)]
     (home / "texts.jsonl").write_text("\n".join(rows))

@@ -724,14 +724,14 @@ def test_docstring_loses_name_signature_and_summary():
 
     Turn the knobs until it hums. Then wait.
 
-    Calling ``frobnicate`` twice is the same as once, as Turn the knobs until it hums says, and
-    other.frobnicate(3) is better avoided by anybody who wants a quiet and peaceful afternoon.
+    Calling ``frobnicate`` twice is the same as once. One that is called too often, as Turn the knobs until it hums says, is
+    better avoided by anybody who wants a quiet and peaceful afternoon. The other.frobnicate(3) is designed for use at night.
 
     >>> frobnicate(1)
     """
     query, document = docstrings._split_docstring(docstring, "frobnicate")
     assert query == "Turn the knobs until it hums."
-    assert document.startswith("Then wait. Calling")
+    assert document.startswith("Then wait. One that is called") and document.endswith("peaceful afternoon.")
     assert "frobnicate" not in document and "knobs" not in document and ">>>" not in document
 
 

@@ -40,8 +40,8 @@ def docstring_corpus(
 ) -> DocstringCorpus:
     """Build a corpus from the docstrings of installed libraries, without importing any of them.
 
-    A docstring's first sentence becomes a query, and the rest of its prose the document, without the signature, the
-    object's name, code and copies of the summary: a search by words alone must not find it. A hash of a pair decides
+    A docstring's first sentence becomes a query, and the rest of its prose the document, without the signature, sentences
+    with the object's name, code and copies of the summary: a search by words alone must not find it. A hash of a pair decides
     where it goes, so the same versions of the libraries give the same corpus on every machine.
 
     Args:
@@ -119,8 +119,9 @@ def _split_docstring(docstring: str, name: str) -> tuple[str, str] | None:
     body = " ".join([*more, _plain("\n".join(paragraphs[1:]))])
     for copied in (summary, summary.rstrip(".")):
         body = body.replace(copied, " ")
-    if len(name) > 2:
-        body = re.sub(rf"(?<!\w)[\w.]*(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])(\([^)]*\))?", " ", body)
+    if len(name) > 2:  # whole sentences, since one without its subject teaches nothing
+        named = re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])")
+        body = " ".join(sentence for sentence in _SENTENCE_END.split(body) if not named.search(sentence))
     body = re.sub(r"\s+", " ", body).strip()
     if not 4 <= len(summary.split()) <= 40 or not summary[0].isupper() or ", optional" in summary:
         return None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
 import re
 import signal
@@ -14,8 +16,8 @@ from importlib import import_module
 from pathlib import Path
 
 from workbench import __version__
-from workbench._model_files import resolve
-from workbench._util import PROJECT
+from workbench._model_files import read_json, resolve
+from workbench._util import PROJECT, home
 from workbench.errors import WorkbenchError
 
 Option = Callable[..., argparse.Action]
@@ -65,15 +67,39 @@ def lab(options: argparse.Namespace) -> None:
     notebooks = PROJECT / "notebooks"
     if not notebooks.is_dir():
         raise WorkbenchError(f"no notebooks at {notebooks}: run this from a checkout of the project")
+    folder = notebooks if options.originals else _copies(notebooks, home() / "lab")
     command = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", f"--port={options.port}"]
-    command.append(f"--ServerApp.root_dir={PROJECT}")
+    command.append(f"--ServerApp.root_dir={folder}")
     if options.no_browser:
         command.append("--no-browser")
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container; the server still listens on this machine only
         command.append("--allow-root")
-    command += [*options.jupyter_options, "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb"]
+    command += [*options.jupyter_options, "--LabApp.default_url=/lab/tree/your_texts.ipynb"]
     shared = [str(notebooks), str(PROJECT / "examples"), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.execve(sys.executable, command, os.environ | {"PYTHONPATH": os.pathsep.join(shared)})
+
+
+def _copies(notebooks: Path, folder: Path) -> Path:
+    """Copy the notebooks, so that running one changes no source; a copy whose cells were edited stays as it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    edited = []
+    for path in sorted(notebooks.glob("*.ipynb")):
+        notebook, copy = json.loads(path.read_text(encoding="utf-8")), folder / path.name
+        now = read_json(copy)
+        if now and now.get("metadata", {}).get("copied") != _cells(now):
+            edited.append(copy.stem)
+        elif not now or _cells(now) != _cells(notebook):
+            notebook["metadata"]["copied"] = _cells(notebook)
+            copy.write_text(json.dumps(notebook, indent=1), encoding="utf-8")
+    kept = f" Edited, and left as they are: {', '.join(edited)}; delete one to get it anew." if edited else ""
+    print(f"The notebooks are copies in {folder}.{kept}")
+    return folder
+
+
+def _cells(notebook: dict) -> str:
+    """Return a digest of what a notebook's cells say, without what running them printed."""
+    cells = [[cell.get("cell_type"), "".join(cell.get("source", ""))] for cell in notebook.get("cells", [])]
+    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -167,6 +193,7 @@ def _parser() -> argparse.ArgumentParser:
                      at_once=True)  # fmt: skip
     option("--port", type=_positive, default=8888, help="port to listen on (default: %(default)s)")
     option("--no-browser", action="store_true", help="print the address instead of opening it")
+    option("--originals", action="store_true", help="open the notebooks themselves instead of copies")
     option("jupyter_options", nargs="*", help="passed on to JupyterLab, after --")
     return parser
 
