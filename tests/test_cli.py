@@ -104,6 +104,9 @@ def test_a_plan_before_anything_is_stored(home, tiny_model, other_tiny_model, ca
     out = capsys.readouterr().out
     assert "teacher  30 s at 10 texts a second" in out and "student  9 s for 3 passes, 30 steps" in out
     assert "device   A card: big" in out and not (home / "student").exists()
+    assert main.main([*arguments, "--recipe", "broad", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"300 of 300 targets missing(.|\n)*teacher  .* at [\d,]+ texts a second\nfeatures .* at", out)
     assert main.main([*arguments, "--dry-run", "--speeds", "fast"]) == 1
     assert "expected DEVICE:TEACHER:STUDENT" in capsys.readouterr().err
     assert main.main([*arguments, "--speeds", "A card:10:100"]) == 1

@@ -106,15 +106,20 @@ def measure(
     if teacher is None:
         teacher_speed, targets = None, models.encode(student, sample)  # its own vectors, where there are no others
     else:
-        teacher.encode([sample[0].text], sample[0].role)  # the first call of a process is slow
-        targets = np.empty((len(sample), teacher.dimension), dtype=np.float32)
-        started = time.perf_counter()
-        for role, rows in models.by_role(sample).items():
-            targets[rows] = teacher.encode([sample[i].text for i in rows], role)
-        teacher_speed = len(sample) / (time.perf_counter() - started)
+        teacher_speed, targets = encoding_speed(teacher, sample)
     few = replace(config, epochs=2, restarts=1, evaluations=1)
     speed = train_student(student, sample, targets, few).texts_per_second
     return Speeds(device_name(student.device), teacher_speed, speed)
+
+
+def encoding_speed(teacher: Teacher, texts: Sequence[Text]) -> tuple[float, np.ndarray]:
+    """Return how many of some texts a teacher encodes in a second, and their vectors, float32 of shape (n, dimension)."""
+    teacher.encode([texts[0].text], texts[0].role)  # the first call of a process is slow
+    targets = np.empty((len(texts), teacher.dimension), dtype=np.float32)
+    started = time.perf_counter()
+    for role, rows in models.by_role(texts).items():
+        targets[rows] = teacher.encode([texts[i].text for i in rows], role)
+    return len(texts) / (time.perf_counter() - started), targets
 
 
 def device_name(device: torch.device | str) -> str:

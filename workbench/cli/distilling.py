@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from workbench import data, evaluate, models, pipeline, planning, student
-from workbench._util import counted, duration, home, write_json
+from workbench._util import counted, duration, home, spread, write_json
 from workbench.cache import TargetCache
 from workbench.cli.inputs import READING, TeacherChoice, texts_of, vectors_of
 from workbench.data import Role, Text
 from workbench.docstrings import docstring_corpus
 from workbench.errors import TrainingError, WorkbenchError
+from workbench.head import FrozenFeatures
 from workbench.pipeline import TOUR, TOUR_DOCUMENTS, CacheBar, Recipe
 from workbench.ready import load_ready
 from workbench.teachers import LocalTeacher
@@ -162,7 +163,15 @@ def _plan(speeds: str | None, recipe: Recipe, texts: Sequence[Text], cache: Targ
     config, teacher = recipe.config.with_steps(recipe.steps, len(texts)), cache.teacher
     if recipe.frozen:
         print(f"recipe   {recipe.name}: the head alone learns, within seconds once targets and features are there")
-        print(f"targets  {cache.plan(texts)}\nNothing was stored.")
+        print(f"targets  {cache.plan(texts)}")
+        sample = [texts[i] for i in spread(len(texts), planning.MEASURED_TEXTS)]
+        works = {"teacher": (teacher, len(cache.missing(texts)))} if teacher.usage is None else {}
+        works["features"] = FrozenFeatures(recipe.student(cache)), cache.plan(texts).unique
+        for name, (work, count) in works.items():
+            if count:
+                speed, _ = planning.encoding_speed(work, sample)
+                print(f"{name:8} {duration(count / speed)} at {speed:,.0f} texts a second")
+        print("Nothing was stored.")
         return
     if speeds:
         device, *given = speeds.rsplit(":", 2)
