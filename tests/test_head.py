@@ -33,6 +33,9 @@ def test_two_layers_start_as_the_closed_form(tiny_model, lesson, normalize):  # 
         build(tiny_model, bias=False, hidden=64)
     with pytest.raises(TrainingError, match="hidden is -1"):
         build(tiny_model, hidden=-1)
+    for wrong in ("median", ["mean", "median"], []):
+        with pytest.raises(TrainingError, match="it must be cls, max, mean"):
+            build(tiny_model, pooling=wrong)
 
 
 def test_a_feature_that_never_varies_gives_no_weight_beyond_float16(tiny_model):
@@ -50,12 +53,16 @@ def test_features_are_kept_and_a_text_goes_through_the_base_once(tiny_model, oth
     assert cache.fill(texts).encoded == 40
     np.testing.assert_allclose(np.asarray(cache.targets(texts)), student.pooled(model, texts), atol=2e-3)
     np.testing.assert_allclose(through_head(model, cache.targets(texts)), encode(model, texts), atol=5e-3)
+    wide = build(tiny_model, pooling=("mean", "cls"))
+    features = FrozenFeatures(wide).encode([text.text for text in texts[::2]])
+    np.testing.assert_allclose(features[:, :32], np.asarray(cache.targets(texts[::2])), atol=5e-3)
     again = TargetCache(tmp_path, FrozenFeatures(build(tiny_model)))  # the head does not matter
     assert again.fill(texts).encoded == 0 and again.folder == cache.folder
     for other in (
         build(other_tiny_model),
         student.build(tiny_model, 48, max_length=9, device="cpu"),
         build(tiny_model, prompts={"query": "q: "}),
+        wide,
     ):
         assert TargetCache(tmp_path, FrozenFeatures(other)).folder != cache.folder
 
@@ -105,9 +112,11 @@ def test_what_does_not_fit_is_refused(tiny_model, lesson):  # noqa: F811
         train_head(plain, np.zeros((len(targets), 32), np.float32), targets)
 
 
-def test_two_layers_are_saved_trained_truncated_and_exported(tiny_model, lesson, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("pooling", ["mean", ("mean", "cls")])
+def test_two_layers_are_saved_trained_truncated_and_exported(tiny_model, lesson, tmp_path, pooling):  # noqa: F811
     train, targets, held_out, wanted = lesson
-    model = build(tiny_model, hidden=16)
+    model = build(tiny_model, hidden=16, pooling=pooling)
+    assert student.head_of(model)[0].in_features == (32 if pooling == "mean" else 64)
     student.fit_head(model, train, targets)
     result = train_student(model, train, targets, TrainingConfig(epochs=1, batch_size=16), held_out=(held_out, wanted))
     assert result.best_loss is not None
@@ -121,4 +130,6 @@ def test_two_layers_are_saved_trained_truncated_and_exported(tiny_model, lesson,
     turn = np.linalg.qr(np.random.default_rng(0).standard_normal((48, 48)))[0]
     short = publish.truncated(model, 24, turn)
     assert publish.is_truncated(short) and short.encode(texts).shape == (2, 24)
-    np.testing.assert_allclose(encode(model, [Text(t) for t in texts]), plain, atol=2e-2)
+    np.testing.assert_allclose(encode(model, [Text(t) for t in texts], precision="float32"), plain, atol=1e-5)
+    exported = publish.OnnxModel(publish.save_onnx(model, tmp_path / "onnx", int8=False))
+    np.testing.assert_allclose(exported.encode(texts), plain, atol=1e-5)

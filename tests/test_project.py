@@ -106,7 +106,9 @@ def _anchor(heading):
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/measured.md", "docs/scale.md", "docs/teaching.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/measured.md", "docs/scale.md", "docs/teaching.md"]
+)
 def test_links_between_pages_lead_somewhere(page):
     path = PROJECT / page
     for target in re.findall(r"\]\(([^)]+)\)", path.read_text()):

@@ -25,7 +25,7 @@ def small(tiny_model, other_tiny_model, tmp_path, monkeypatch):
     cache = TargetCache(tmp_path / "home" / "cache", Teacher(other_tiny_model, max_length=40))
     texts = sentences(200, seed=1)
     cache.fill(texts)
-    model = build(tiny_model, hidden=16)
+    model = build(tiny_model, hidden=16, pooling=("mean", "cls"))
     student.fit_head(model, texts, cache.targets(texts))
     made = provenance(cache, texts, base=str(tiny_model), source="sentences")
     return model, ready.save_ready(model, tmp_path / "ready", made), cache
@@ -36,7 +36,7 @@ def test_what_is_written_is_what_is_read(small):
     assert sorted(path.name for path in folder.iterdir()) == ["head.safetensors", "provenance.json"]
     loaded, texts = ready.load_ready(folder, device="cpu"), sentences(20)
     first, second = (encode(each, texts, precision="float32") for each in (model, loaded))
-    assert (first * second).sum(axis=1).min() > 0.9999  # the head is kept in float16
+    assert (first * second).sum(axis=1).min() > 0.9999  # the head is kept in float16 and int8
     assert loaded.max_seq_length == model.max_seq_length and dict(loaded.prompts) == dict(model.prompts)
 
 

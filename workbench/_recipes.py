@@ -40,6 +40,7 @@ class Recipe:
         max_length: tokens that teacher and student read of a text.
         bias: whether the student's head has a bias.
         hidden: units of the head's hidden layer, see `student.build`; 0 for a linear head.
+        pooling: of the tokens' vectors into the head's features, see `student.build`.
         frozen: whether the head alone learns, on stored features of the base, see `head.train_head`.
         prompts: role to the teacher's prompt; the prompts of the teacher's own files if None.
         start: of the head, "closed-form" or "random"; or the student to go on from: "ready", see `ready.load_ready`, or the
@@ -55,6 +56,7 @@ class Recipe:
     max_length: int = 128
     bias: bool = True
     hidden: int = 0
+    pooling: str | tuple[str, ...] = "mean"
     frozen: bool = False
     prompts: dict[str, str] | None = None
     start: str = "closed-form"
@@ -85,7 +87,7 @@ class Recipe:
         if unknown := sorted(set(changes) - own - training):
             known = ", ".join(sorted((own | training) - {"config"}))
             raise TrainingError(f"a recipe has no {', '.join(unknown)}; it has {known}")
-        fixed = {"base", "bias", "hidden", "max_length", "prompts"} & {*changes}
+        fixed = {"base", "bias", "hidden", "max_length", "pooling", "prompts"} & {*changes}
         start = changes.get("start", self.start)
         if fixed and (start == "ready" or Path(start).is_dir()):
             raise TrainingError(f"{', '.join(sorted(fixed))}: decided by the student to start from; leave it out")
@@ -112,6 +114,7 @@ class Recipe:
             normalize=cache.identity["normalize"],
             bias=self.bias,
             hidden=self.hidden,
+            pooling=self.pooling,
             max_length=self.max_length,
             prompts=cache.prompts,
             seed=self.config.seed,
@@ -148,7 +151,7 @@ TOUR = Recipe("tour", max_length=96)
 _PATIENT = replace(TOUR.config, epochs=4, evaluations=1)
 IN_DOMAIN = replace(TOUR, name="in-domain", config=_PATIENT, steps=1200, texts=1000)
 # For any subject, from many texts of many sources: the head alone learns, in seconds once the teacher's vectors are there.
-BROAD = replace(TOUR, name="broad", hidden=1536, frozen=True, config=HEAD)
+BROAD = replace(TOUR, name="broad", hidden=1536, pooling=("mean", "cls"), frozen=True, config=HEAD)
 # The documents of an index, from the student that knows a little of everything: seconds. It ends where it knows them best.
 ADAPT = replace(BROAD, name="adapt", start="ready", config=replace(HEAD, batch_size=128, epochs=60))
 # The documents of the tour: queries are six times shorter, so all of them are used.

@@ -38,7 +38,7 @@ class FrozenFeatures(Teacher):
         ).eval()
         super().__init__(
             "base-features",
-            transformer.get_embedding_dimension(),
+            pooling.pooling_output_dimension,
             normalize=False,
             prompts={role.value: student.prompts.get(role.value) or "" for role in Role},
             kind="features",

@@ -48,7 +48,7 @@ def load_ready(folder: str | Path = READY, *, device: str | None = None) -> Sent
         content = weights.read_bytes()
         if (found := hashlib.sha256(content).hexdigest()) != stated["head_sha256"]:
             raise ModelError(f"{weights} is not the file that was written: its SHA-256 is {found}. Restore it")
-        head = {name: tensor.float() for name, tensor in load(content).items()}
+        kept = {name: tensor.float() for name, tensor in load(content).items()}
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{weights} cannot be read: {error}. Restore it") from None
     files = models.resolve(stated["base"])
@@ -60,8 +60,9 @@ def load_ready(folder: str | Path = READY, *, device: str | None = None) -> Sent
         model = student.build(stated["base"], device=device, **stated["build"])
         with torch.no_grad():
             for number, layer in enumerate(student.head_of(model)):
-                layer.linear.weight.copy_(head[f"{number}.weight"])
-                layer.linear.bias.copy_(head[f"{number}.bias"])
+                scale = kept.get(f"{number}.scale", torch.ones(len(layer.linear.weight)))
+                layer.linear.weight.copy_(kept[f"{number}.weight"] * scale[:, None])
+                layer.linear.bias.copy_(kept[f"{number}.bias"])
     except (TypeError, KeyError, RuntimeError) as error:
         raise ModelError(
             f"the head in {folder} is not the one that its {models.PROVENANCE} describes ({error})"
@@ -88,7 +89,10 @@ def statement(folder: str | Path = READY) -> dict:
 
 
 def save_ready(model: SentenceTransformer, folder: str | Path, provenance: Mapping[str, object]) -> Path:
-    """Write a student whose transformer is its base's: only the head, in float16, with its statement and checksum.
+    """Write a student whose transformer is its base's: only the head, with its statement and checksum.
+
+    The first layer is kept in float16, since its weights for features that hardly vary are far larger than the rest, and the
+    second in int8 with a scale for each output.
 
     Args:
         model: a student with a head of two layers.
@@ -97,17 +101,22 @@ def save_ready(model: SentenceTransformer, folder: str | Path, provenance: Mappi
     """
     base = models.resolve(provenance["base"])
     head = student.head_of(model)
+    first, last = (module.linear for module in head)
+    scale = last.weight.detach().cpu().abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / 127
     tensors = {
-        f"{number}.{name}": tensor.detach().half().contiguous()
-        for number, layer in enumerate(head)
-        for name, tensor in layer.linear.named_parameters()
+        "0.weight": first.weight.detach().cpu().half(),
+        "0.bias": first.bias.detach().cpu().clone(),
+        "1.weight": (last.weight.detach().cpu() / scale[:, None]).round().to(torch.int8),
+        "1.scale": scale,
+        "1.bias": last.bias.detach().cpu().clone(),
     }
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
-        raise ModelError("the head has weights beyond float16: it cannot be kept so small")
+        raise ModelError("the head has weights that are infinite in float16: it cannot be kept so small")
     built = {
         "dimension": head[-1].out_features,
         "normalize": models.normalizes(model),
         "hidden": head[0].out_features - 2 * head[0].in_features,
+        "pooling": list(model.children())[1].pooling_mode,
         "max_length": model.max_seq_length,
         "prompts": dict(model.prompts),
     }

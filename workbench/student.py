@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
 
 from workbench import models
-from workbench._util import whole, whole_folder, write_json
+from workbench._util import one_of, whole, whole_folder, write_json
 from workbench.data import Text, as_texts
 from workbench.errors import ModelError, TrainingError, WorkbenchError
 
@@ -31,15 +31,17 @@ def build(
     normalize: bool = True,
     bias: bool = True,
     hidden: int = 0,
+    pooling: str | Sequence[str] = "mean",
     max_length: int = 128,
     prompts: Mapping[str, str] | None = None,
     seed: int = 0,
     device: str | None = None,
 ) -> SentenceTransformer:
-    """Build a student: the base's transformer without pooler, mean pooling, a head, Normalize if asked.
+    """Build a student: the base's transformer without pooler, pooling, a head, Normalize if asked.
 
     The head starts at random; `fit_head` sets it in closed form. It is one or two modules of the model, and is saved with
-    it. Mean pooling follows the paper, which found it better than CLS, last token and max (arXiv 2509.12539).
+    it. Mean pooling follows the paper, which found it better than CLS, last token and max (arXiv 2509.12539). A head that
+    learns alone gains by both mean and CLS, one beside the other.
 
     Args:
         base: a model with a transformer; a name or a folder, see `models.resolve`.
@@ -48,6 +50,8 @@ def build(
         bias: whether the head has a bias.
         hidden: 0 for a linear head. Else the head has two layers with a GELU between them: so many units that learn, and
             two for each feature that carry it through, as GELU(u) - GELU(-u) = u. It can thus start as the linear head.
+        pooling: "mean", "cls" or another kind of sentence-transformers' `Pooling`, or several, whose outputs stand side by
+            side and are the features of the head.
         max_length: texts are cut to this many tokens.
         prompts: role to prompt. Use the teacher's, so both models read the same input.
         seed: of the head's random weights.
@@ -55,7 +59,7 @@ def build(
 
     Raises:
         ModelError: the base cannot be found, has no transformer, or takes fewer tokens than `max_length`.
-        TrainingError: a head of two layers without a bias.
+        TrainingError: a head of two layers without a bias, or an unknown pooling.
     """
     if whole(hidden, "hidden", 0, TrainingError) and not bias:
         raise TrainingError("a head of two layers has a bias: leave out hidden or bias=False")
@@ -71,13 +75,17 @@ def build(
         raise ModelError(f"max_length {max_length}: {base} takes from 3 to {limit} tokens")
     transformer.max_seq_length = max_length
     _drop_pooler(transformer)
-    width = transformer.get_embedding_dimension()
+    kinds = [pooling] if isinstance(pooling, str) else list(pooling)
+    for kind in kinds or [""]:
+        one_of(kind, "pooling", Pooling.POOLING_MODES, TrainingError)
+    pool = Pooling(transformer.get_embedding_dimension(), pooling_mode=tuple(kinds))
+    width = pool.pooling_output_dimension
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inner = hidden + 2 * width
         head = [Dense(width, inner, activation_function=torch.nn.GELU())] if hidden else []
         head += [Dense(inner if hidden else width, dimension, bias=bias, activation_function=torch.nn.Identity())]
-    modules = [transformer, Pooling(width, pooling_mode="mean"), *head, *([Normalize()] if normalize else [])]
+    modules = [transformer, pool, *head, *([Normalize()] if normalize else [])]
     return SentenceTransformer(
         modules=modules, device=str(loaded.device), prompts=dict(prompts or {}), similarity_fn_name="cosine"
     )
@@ -251,7 +259,7 @@ def pooled(
         tokens, rows = Tokens(student, [texts[i] for i in rows]), np.arange(len(rows))
     transformer, pooling = list(student.children())[:2]
     device = student.device
-    features = np.empty((len(rows), transformer.get_embedding_dimension()), dtype=np.float32)
+    features = np.empty((len(rows), pooling.pooling_output_dimension), dtype=np.float32)
     training = student.training
     student.eval()
     with models.autocast(device, "auto"):

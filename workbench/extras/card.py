@@ -224,7 +224,7 @@ def _made(teacher: str, base: str, provenance: Mapping) -> dict[str, object]:
     loss = provenance.get("held_out_loss")
     return {
         "teacher": f"{teacher} (SHA-256 of its files {str(provenance.get('fingerprint'))[:16]}…)",
-        "student's start": f"{base}, mean pooling, a linear head ({provenance.get('start', 'not stated')})",
+        "student's start": f"{base}, with a new head ({provenance.get('start', 'not stated')})",
         "training texts": f"{texts}{': ' + roles if roles else ''}; no judgments, no negatives",
         "loss": "squared L2 distance to the teacher's vector of the same text",
         **{_cell(key.replace("_", " ")): value for key, value in settings.items() if key not in _HOUSEKEEPING},
