@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 import time
@@ -14,14 +15,16 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from workbench import models
+from workbench._util import spread
 from workbench.data import Role, Text
 from workbench.errors import TrainingError
-from workbench.student import head_of, pooled
+from workbench.student import head_of, mean_and_deviation, pooled
 from workbench.teachers import Teacher
 from workbench.train import Result, TrainingConfig, TrainingStep
 
 HEAD = TrainingConfig(batch_size=512, learning_rate=1e-3, epochs=10, dropout=0.1)
 _ROWS = 8192  # held-out rows at once
+_MEASURED = 20_000  # rows that say how much each feature varies
 
 
 class FrozenFeatures(Teacher):
@@ -73,10 +76,10 @@ def train_head(
 ) -> Result:
     """Train a student's head on the squared L2 distance of its output to the targets; the transformer stays as it is.
 
-    AdamW, with a rate that falls linearly over all passes. It is fast enough to need no checkpoint.
+    AdamW on standardized features, with a rate that falls linearly over all passes. It is fast enough to need no checkpoint.
 
     Args:
-        student: changed in place; best after `student.fit_head`.
+        student: gets the trained head in the end; best after `student.fit_head`.
         features: anything that indexes like an array of shape (n, width): what the head gets of n texts, such as the
             `targets` of a cache of `FrozenFeatures`.
         targets: the same of shape (n, dimension).
@@ -91,7 +94,8 @@ def train_head(
     Raises:
         TrainingError: widths or numbers of rows that do not fit, or a loss that became NaN or infinite.
     """
-    head, device = [module.linear for module in head_of(student)], student.device
+    given, device = [module.linear for module in head_of(student)], student.device
+    head = copy.deepcopy(given)
     for what, some, wanted in (("", features, targets), *([("held-out ", *held_out)] if held_out else [])):
         fitting = (len(some), head[0].in_features), (len(some), head[-1].out_features)
         if (tuple(some.shape), tuple(wanted.shape)) != fitting or not len(some):
@@ -101,13 +105,22 @@ def train_head(
             )
     normalize, rng = models.normalizes(student), np.random.default_rng(config.seed)
     generator = torch.Generator(device).manual_seed(config.seed)
+    some = features[np.array(spread(len(features), _MEASURED))]
+    mean, deviation = mean_and_deviation(torch.from_numpy(np.asarray(some, dtype=np.float32)).to(device))
+    with torch.no_grad():  # Adam's steps are then as large for one feature as for another; folded back in the end
+        if head[0].bias is None:
+            mean = torch.zeros_like(mean)
+        else:
+            head[0].bias.add_(head[0].weight @ mean)
+        head[0].weight.mul_(deviation)
     parameters = [parameter for layer in head for parameter in layer.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     in_pass = math.ceil(len(features) / config.batch_size)
     passes = config.epochs * config.restarts
 
-    def distances(rows: np.ndarray, given: np.ndarray, wanted: np.ndarray, drop: float) -> torch.Tensor:
-        x, y = (torch.from_numpy(np.asarray(each[rows], dtype=np.float32)).to(device) for each in (given, wanted))
+    def distances(rows: np.ndarray, known: np.ndarray, wanted: np.ndarray, drop: float) -> torch.Tensor:
+        x, y = (torch.from_numpy(np.asarray(each[rows], dtype=np.float32)).to(device) for each in (known, wanted))
+        x = (x - mean) / deviation
         for layer in head[:-1]:
             x = torch.nn.functional.gelu(layer(x))
             if drop:
@@ -152,7 +165,13 @@ def train_head(
             on_step(step)
         if stop is not None and stop.is_set():
             break
-    with torch.no_grad():
-        for parameter, kept in zip(parameters, best[2], strict=True):
-            parameter.copy_(kept)
+    if best[1]:
+        with torch.no_grad():
+            for parameter, kept in zip(parameters, best[2], strict=True):
+                parameter.copy_(kept)
+            head[0].weight.div_(deviation)
+            if head[0].bias is not None:
+                head[0].bias.sub_(head[0].weight @ mean)
+            for layer, trained in zip(given, head, strict=True):
+                layer.load_state_dict(trained.state_dict())
     return Result(pd.DataFrame(history), best[1], best[0] if held_out else None, number < passes, speed)

@@ -218,9 +218,7 @@ def set_head(
         (first,) = inner
         width = first.in_features
         units = first.out_features - 2 * width
-        mean, deviation = features.mean(dim=0), features.std(dim=0)
-        # A feature that hardly varies would get weights beyond float16.
-        deviation = deviation.clamp_min(1e-2 * float(deviation.mean()) or 1.0)
+        mean, deviation = mean_and_deviation(features)
         random = torch.randn((units, width), generator=torch.Generator().manual_seed(seed), dtype=weight.dtype)
         through = torch.eye(width, dtype=weight.dtype)
         rows = torch.cat([random / width**0.5, through, -through]) / deviation
@@ -231,6 +229,17 @@ def set_head(
     last.weight.copy_(weight)
     if last.bias is not None:
         last.bias.copy_(bias)
+
+
+def mean_and_deviation(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what standardizes features of shape (n, width), two tensors of shape (width,).
+
+    A feature that hardly varies (all-MiniLM-L6-v2 has three) is noise, which dividing by its deviation would make as large as
+    the rest. It gets the median deviation.
+    """
+    mean, deviation = features.mean(dim=0), features.std(dim=0)
+    median = deviation.median()
+    return mean, torch.where(deviation > median / 20, deviation, median if median > 0 else torch.ones_like(median))
 
 
 def ridge(
