@@ -45,7 +45,7 @@ explorer
 
 # %% [markdown]
 # Sort the table by `overlap`, click the first row, and read the neighbors that only one of the models names: whose would
-# you rather have found? The kinds of text below the map tell whether the models part on one subject or everywhere.
+# you rather have found? *regions*, below the map, tells whether the models part on one subject or everywhere.
 #
 # ## What does it do to a search?
 #

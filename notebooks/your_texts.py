@@ -38,7 +38,7 @@ view
 # %% [markdown]
 # ## Where do the two models differ?
 #
-# Each point is a text. Below the map, the texts fall into kinds, and the kind on which the two agree least comes first:
+# Each point is a text. Below the map, *regions* lists the kinds of text, with the kind on which the two agree least first:
 # click it, and the table shows its texts. `ready` is the student before it learned yours.
 
 # %%
