@@ -153,7 +153,7 @@ IN_DOMAIN = replace(TOUR, name="in-domain", config=_PATIENT, steps=1200, texts=1
 # For any subject, from many texts of many sources: the head alone learns, in seconds once the teacher's vectors are there.
 BROAD = replace(TOUR, name="broad", hidden=1536, pooling=("mean", "cls"), frozen=True, config=HEAD)
 # The documents of an index, from the student that knows a little of everything: seconds. It ends where it knows them best.
-ADAPT = replace(BROAD, name="adapt", start="ready", config=replace(HEAD, batch_size=128, epochs=60))
+ADAPT = replace(BROAD, name="adapt", start="ready", config=replace(HEAD, batch_size=256, epochs=20))
 # The documents of the tour: queries are six times shorter, so all of them are used.
 TOUR_DOCUMENTS = 2000
 
