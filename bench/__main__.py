@@ -142,7 +142,7 @@ def _trainer_epoch(model, train: list[Text], targets: np.ndarray, *, tuned: bool
         order = LengthGroupedSampler(batch_size, lengths=lengths, generator=generator)
         return DefaultBatchSampler(order, batch_size=batch_size, generator=generator, **options)
 
-    more = {"bf16": True, "batch_sampler": grouped} if tuned else {}
+    more = {"bf16": True, "use_cpu": not torch.cuda.is_available(), "batch_sampler": grouped} if tuned else {}
     with tempfile.TemporaryDirectory() as folder:
         arguments = SentenceTransformerTrainingArguments(
             folder, num_train_epochs=1, per_device_train_batch_size=32, learning_rate=1e-4, lr_scheduler_type="linear",

@@ -24,6 +24,7 @@ from workbench.train import Result, TrainingConfig, TrainingStep
 
 HEAD = TrainingConfig(batch_size=512, learning_rate=1e-3, epochs=10, dropout=0.1)
 _ROWS = 8192  # held-out rows at once
+_LEAST_STEPS = 200  # the first ones disturb a head that starts as the closed form, and a few more do not mend it
 _MEASURED = 20_000  # rows that say how much each feature varies
 
 
@@ -83,8 +84,8 @@ def train_head(
         features: anything that indexes like an array of shape (n, width): what the head gets of n texts, such as the
             `targets` of a cache of `FrozenFeatures`.
         targets: the same of shape (n, dimension).
-        config: `epochs`, `batch_size`, the learning rates, `weight_decay`, `seed`, and `dropout` of the hidden units of a
-            head of two layers. The rest is for `train_student`.
+        config: `epochs`, `batch_size` (less where all passes together would have under 200 steps), the learning rates,
+            `weight_decay`, `seed`, and `dropout` of the hidden units of a head of two layers. The rest is for `train_student`.
         held_out: features and targets to choose the best pass by, the start included; the last one is kept without. Take
             whole sources that are not trained on: a loss on other texts of the same sources falls while the student
             gets worse on subjects that it has not seen.
@@ -115,8 +116,9 @@ def train_head(
         head[0].weight.mul_(deviation)
     parameters = [parameter for layer in head for parameter in layer.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
-    in_pass = math.ceil(len(features) / config.batch_size)
     passes = config.epochs * config.restarts
+    batch = min(config.batch_size, max(8, len(features) // math.ceil(_LEAST_STEPS / passes)))
+    in_pass = math.ceil(len(features) / batch)
 
     def distances(rows: np.ndarray, known: np.ndarray, wanted: np.ndarray, drop: float) -> torch.Tensor:
         x, y = (torch.from_numpy(np.asarray(each[rows], dtype=np.float32)).to(device) for each in (known, wanted))
@@ -139,12 +141,12 @@ def train_head(
     for number in range(passes + 1):
         started, losses = time.perf_counter(), []
         order = rng.permutation(len(features)) if number else []
-        for start in range(0, len(order), config.batch_size):
-            done = ((number - 1) * in_pass + start // config.batch_size) / (passes * in_pass)
+        for start in range(0, len(order), batch):
+            done = ((number - 1) * in_pass + start // batch) / (passes * in_pass)
             rate = config.learning_rate + done * (config.final_learning_rate - config.learning_rate)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            rows = np.sort(order[start : start + config.batch_size])
+            rows = np.sort(order[start : start + batch])
             loss = distances(rows, features, targets, config.dropout or 0).mean()
             optimizer.zero_grad()
             loss.backward()
