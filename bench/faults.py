@@ -2,8 +2,6 @@
 
     python -m bench.faults [--runs 30] [--seed 0]
 
-Servers, the hub and views: `faults_outside`.
-
 A run of caching fills one cache in processes that are killed at random moments, alone or two at a time; between them
 shards are cut short, altered and deleted, the file system is full, and the clock is moved. A run of training is killed
 in the same way, and its newest checkpoint damaged. In the end every target and every weight has to equal those of an
@@ -30,9 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench import faults_outside
 from bench.__main__ import machine
-from tests.lab import has_chromium
 from workbench import _fill, _shards, models, student
 from workbench._util import home, write_json
 from workbench.cache import TargetCache
@@ -76,36 +72,22 @@ EXPECTED = np.stack([vector(text.text, text.role) for text in TEXTS]).astype(np.
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=30, help="of caching; a third as many of each other kind")
+    parser.add_argument("--runs", type=int, default=30, help="of caching; a third as many of training")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # damaged shards are what this is about
     rng = random.Random(options.seed)
-    third = -(-options.runs // 3)
-    parts = {
+    report = {
+        "machine": machine(),
         "caching": total([caching_run(rng) for _ in range(options.runs)]),
-        "training": total([training_run(rng) for _ in range(third)]),
-        "servers": total([faults_outside.api_run(rng) for _ in range(third)]),
-        "hub": hub_runs(rng, third),
-        "views": total([faults_outside.view_run(rng, third)] if has_chromium() else []),
+        "training": total([training_run(rng) for _ in range(-(-options.runs // 3))]),
     }
-    report = {"machine": machine(), **parts}
     for name in ("injected", "lost", "repeated"):
-        report[name] = sum(part.get(name, 0) for part in parts.values())
+        report[name] = report["caching"][name] + report["training"][name]
     path = write_json(home() / "faults.json", report)
     print(json.dumps({name: value for name, value in report.items() if name != "machine"}, indent=1))
     print(f"written to {path}")
     return 1 if report["lost"] else 0
-
-
-def hub_runs(rng: random.Random, count: int) -> dict:
-    """Load a tiny model from a hub that breaks, so many times."""
-    from tests.conftest import make_tiny_model
-
-    with tempfile.TemporaryDirectory() as folder:
-        model = make_tiny_model(Path(folder) / "model", seed=0)
-        wanted = models.load(model).encode(["bread"]).tolist()
-        return total([faults_outside.hub_run(rng, model, wanted) for _ in range(count)])
 
 
 def total(runs: list[dict]) -> dict:

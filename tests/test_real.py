@@ -132,7 +132,7 @@ def test_a_real_collection_of_paragraphs(cache, teacher):
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"real collections are not at {SHARED}")
 @pytest.mark.parametrize("name", ["cisi", "cranfield", "med", "npl_vaswani", "scifact", "xquad_en"])
-@pytest.mark.filterwarnings("ignore:cranfield")
+@pytest.mark.filterwarnings("ignore:cranfield", "ignore:cisi")
 def test_every_real_collection_is_read(name):
     collection = data.read_dataset(SHARED / name)
     assert collection.corpus and set(collection.queries) == set(collection.qrels)
