@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import sys
 import tempfile
@@ -102,13 +103,10 @@ def training_speed(corpus: DocstringCorpus, count: int) -> dict[str, float]:
     cache.fill(train + held_out)
     targets, wanted = cache.targets(train), cache.targets(held_out)
 
-    def start(recipe=TOUR):
-        model = recipe.student(cache)
-        student.fit_head(model, train, targets)
-        return model
-
     config = TrainingConfig(batch_size=32, learning_rate=1e-4, epochs=1, evaluations=1)
-    mine, theirs, tuned, head = start(), start(), start(), BROAD.student(cache)
+    closed, head = TOUR.student(cache), BROAD.student(cache)
+    student.fit_head(closed, train, targets)
+    mine, theirs, tuned = (copy.deepcopy(closed) for _ in range(3))
     speeds = {"train": train_student(mine, train, targets, config).texts_per_second}
     speeds["trainer"] = len(train) / _trainer_epoch(theirs, train, np.asarray(targets))
     speeds["tuned_trainer"] = len(train) / _trainer_epoch(tuned, train, np.asarray(targets), tuned=True)
@@ -117,7 +115,7 @@ def training_speed(corpus: DocstringCorpus, count: int) -> dict[str, float]:
     student.fit_head(head, train, targets, features=features)
     train_head(head, features, targets, BROAD.config)
     speeds["head"] = len(train) / (time.perf_counter() - started)
-    made = {"train": mine, "trainer": theirs, "tuned_trainer": tuned, "head": head, "closed_form": start()}
+    made = {"train": mine, "trainer": theirs, "tuned_trainer": tuned, "head": head, "closed_form": closed}
     return {
         "train_speedup": speeds["train"] / speeds["trainer"],
         "train_speedup_tuned": speeds["train"] / speeds["tuned_trainer"],

@@ -35,7 +35,6 @@ LESSON = {
     "claims": (0, 3500, 0),
 }  # fmt: skip
 HELD_OUT = {"reuters": (500, 500, 0)}
-RECIPE = BROAD
 
 
 def main() -> int:
@@ -57,8 +56,8 @@ def make(source: Path, output: Path) -> int:
     """Draw the texts, train the head, and write it."""
     started = time.perf_counter()
     lesson, held_out = (draw(source, plan) for plan in (LESSON, HELD_OUT))
-    cache = TargetCache(home() / "cache", pipeline.teacher_of(None, RECIPE))
-    made = pipeline.run(lesson, cache, RECIPE, home() / "ready", source=", ".join(sorted(LESSON)), held_out=held_out)
+    cache = TargetCache(home() / "cache", pipeline.teacher_of(None, BROAD))
+    made = pipeline.run(lesson, cache, BROAD, home() / "ready", source=", ".join(sorted(LESSON)), held_out=held_out)
     provenance = made.provenance | {"held_out": ", ".join(HELD_OUT), "machine": machine()}
     ready.save_ready(made.student, output, provenance)
     print(f"written to {output} after {time.perf_counter() - started:.0f} s")

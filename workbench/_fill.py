@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench import _shards
-from workbench._util import check_room, counted, duration
+from workbench._util import check_room, counted, duration, spread
 from workbench.data import Role, Text
 from workbench.errors import CacheError, IncompleteError, TeacherError, WorkbenchError
 from workbench.teachers import checked_targets
@@ -108,7 +108,7 @@ class Fill:
         if len(todo) > 4 * SAMPLE_TEXTS and not self.stop.is_set():
             some = todo[:10_000]  # in the order of keys, so any of them are like all of them
             by_length = some[np.argsort([len(texts[i].text) for i in some], kind="stable")]
-            sample = by_length[np.linspace(0, len(some) - 1, SAMPLE_TEXTS).astype(int)]
+            sample = by_length[spread(len(some), SAMPLE_TEXTS)]
             seconds = self._timed([(texts[i], keys[i]) for i in np.roll(sample, SAMPLE_TEXTS // 2)])
             plan = replace(plan, seconds=seconds * (len(todo) - SAMPLE_TEXTS))
             todo = todo[~np.isin(todo, sample)]

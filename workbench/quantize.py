@@ -265,9 +265,8 @@ def sweep(
     for mode, spec in ((name, spec) for name, some in specs.items() for spec in some):
         queries, documents = sides[mode]
         positions = CompressedIndex(documents, spec).search(queries)[1]
-        there = documents.any(axis=1)[positions] & queries.any(
-            axis=1, keepdims=True
-        )  # zeros find and are found by nothing
+        # Zeros find and are found by nothing.
+        there = documents.any(axis=1)[positions] & queries.any(axis=1, keepdims=True)
         measured[mode, spec] = evaluate.score_ranking(data, np.where(there, positions, -1))
         size, ms = spec.bytes_per_document, query_ms.get(spec, np.nan)
         more = {"bytes_per_document": size, "documents": timed, "query_ms": ms}

@@ -354,7 +354,7 @@ class ArrayTeacher(Teacher):
             try:
                 texts.append(Text(row[text], row.get(role, role) or Role.DOCUMENT))
                 given = as_float32(row[vector])
-                vectors.append(given.ravel()[: given.size * (given.ndim > 0)])  # none of a null, or NaN in a dataframe
+                vectors.append(given.ravel() if given.ndim else given.ravel()[:0])  # null, or NaN in a dataframe
             except DataError as error:
                 raise TeacherError(f"row {number:,}: {error}") from None
             except (TypeError, ValueError):

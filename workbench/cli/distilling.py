@@ -160,13 +160,13 @@ def distill(options: Namespace, stop: threading.Event) -> None:
 
 
 def _plan(speeds: str | None, recipe: Recipe, texts: Sequence[Text], cache: TargetCache) -> None:
-    config, teacher = recipe.config.with_steps(recipe.steps, len(texts)), cache.teacher
+    config, teacher, stored = recipe.config.with_steps(recipe.steps, len(texts)), cache.teacher, cache.plan(texts)
     if recipe.frozen:
         print(f"recipe   {recipe.name}: the head alone learns, within seconds once targets and features are there")
-        print(f"targets  {cache.plan(texts)}")
+        print(f"targets  {stored}")
         sample = [texts[i] for i in spread(len(texts), planning.MEASURED_TEXTS)]
-        works = {"teacher": (teacher, len(cache.missing(texts)))} if teacher.usage is None else {}
-        works["features"] = FrozenFeatures(recipe.student(cache)), cache.plan(texts).unique
+        works = {"teacher": (teacher, stored.missing)} if teacher.usage is None else {}
+        works["features"] = FrozenFeatures(recipe.student(cache)), stored.unique
         for name, (work, count) in works.items():
             if count:
                 speed, _ = planning.encoding_speed(work, sample)
@@ -187,7 +187,6 @@ def _plan(speeds: str | None, recipe: Recipe, texts: Sequence[Text], cache: Targ
         measured = planning.measure(timed, recipe.student(cache), texts, config)
         if estimate is not None:
             print(estimate)
-    stored = cache.plan(texts)
     print(f"recipe   {recipe.name}: {recipe.teacher} to a student of {recipe.base}, {recipe.max_length} tokens")
     print(planning.plan(config, measured, stored.unique, cache.dimension, stored.missing))
     print("Nothing was stored.")
