@@ -63,7 +63,7 @@ bench: setup  ## measure speed and quality against baselines; writes build/bench
 quality: setup  ## train students within half an hour each and measure them; writes build/quality.json
 	$(PY) -m bench.quality $(DATA)
 
-faults: setup  ## break caching and training at random and count what is lost; writes build/faults.json
+faults: setup  ## break caching, training, servers and views at random, count what is lost; writes build/faults.json
 	$(PY) -m bench.faults
 
 audit:  ## look the pinned versions up among known vulnerabilities (needs their database)

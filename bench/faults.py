@@ -1,11 +1,11 @@
-"""Break caching and training on purpose, again and again, and count what is lost. Writes build/faults.json.
+"""Break caching, training, servers, the hub and views on purpose, and count what is lost. Writes build/faults.json.
 
-    python -m bench.faults [--runs 30] [--seed 0]
+    python -m bench.faults [--runs 30] [--seed 0] [--no-page]
 
 A run of caching fills one cache in processes that are killed at random moments, alone or two at a time; between them
 shards are cut short, altered and deleted, the file system is full, and the clock is moved. A run of training is killed
 in the same way, and its newest checkpoint damaged. In the end every target and every weight has to equal those of an
-undisturbed run. Work that was done twice is counted.
+undisturbed run. Work that was done twice is counted. Faults from outside are in `bench.faults_outside`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bench import faults_outside
 from bench.__main__ import machine
 from workbench import _fill, _shards, models, student
 from workbench._util import home, write_json
@@ -72,18 +73,26 @@ EXPECTED = np.stack([vector(text.text, text.role) for text in TEXTS]).astype(np.
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=30, help="of caching; a third as many of training")
+    parser.add_argument(
+        "--runs", type=int, default=30, help="of caching; a third as many of the others, one of the page"
+    )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-page", action="store_true", help="without a browser")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # damaged shards are what this is about
-    rng = random.Random(options.seed)
+    rng, third = random.Random(options.seed), -(-options.runs // 3)
     report = {
         "machine": machine(),
         "caching": total([caching_run(rng) for _ in range(options.runs)]),
-        "training": total([training_run(rng) for _ in range(-(-options.runs // 3))]),
+        "training": total([training_run(rng) for _ in range(third)]),
     }
+    report["server"] = total([faults_outside.api_run(rng, TEXTS) for _ in range(third)])
+    report["hub"] = total(faults_outside.hub_runs(third, options.seed))
+    if not options.no_page:
+        report["page"] = total([faults_outside.view_run(rng)])
+    parts = [part for part in report.values() if "injected" in part]
     for name in ("injected", "lost", "repeated"):
-        report[name] = report["caching"][name] + report["training"][name]
+        report[name] = sum(part[name] for part in parts)
     path = write_json(home() / "faults.json", report)
     print(json.dumps({name: value for name, value in report.items() if name != "machine"}, indent=1))
     print(f"written to {path}")

@@ -9,8 +9,8 @@
 # %% [markdown]
 # # 3. Alignment diagnostics
 #
-# **What you will learn:** how to see where a student differs from its teacher, text by text and as a whole, which kinds of
-# text it gets wrong, and how to train it on texts like those.
+# **What you will learn:** how to see where a student differs from its teacher, text by text and as a whole, and which kinds of
+# text it gets wrong.
 #
 # **What you need:** the environment of `make setup`. It takes two minutes on two cores. If you have run notebook 2,
 # this notebook examines its student; otherwise it makes one with only a closed-form start.
@@ -153,58 +153,13 @@ inspector.select(int(np.argmin(np.where(inside, table["overlap"], np.inf))))
 inspector
 
 # %% [markdown]
-# ## 3.7 More texts like these
-#
-# The way back to training: `more_like` picks from a pool what resembles the region, leaving out near-duplicates and
-# whatever is evaluated here. The pool is of docstrings that the student has not seen, a part of them to save time. As a
-# control, as many texts are drawn at random.
-
-# %%
-seen = {text.text for text in corpus.train}
-pool = [text for text in docstring_corpus(held_out=profile.held_out).train if text.text not in seen][::8][:1000]
-like_it = [texts[i] for i in np.flatnonzero(inside)]
-more = regions.more_like(like_it, pool, 100, models.load(TOUR.base), avoid=texts)
-at_random = [pool[i] for i in np.random.default_rng(0).permutation(len(pool))[:100]]
-[text.text[:100] for text in more[:3]]
-
-# %% [markdown]
-# Only the head is fitted anew, on the lesson and the new texts, which takes seconds.
-
-
-# %%
-def train_on(new):
-    fill(cache, lesson + new)
-    trained = student.load(folder)
-    student.fit_head(trained, lesson + new, np.asarray(cache.targets(lesson + new)))
-    return models.encode(trained, texts)
-
-
-after = {"100 more like it": train_on(more), "100 at random": train_on(at_random), "none": train_on([])}
-rows = {
-    name: {"region": each[inside].mean(), "the rest": each[~inside].mean()}
-    for name, vectors in after.items()
-    for each in [agreement.per_text(t, vectors)["overlap"].to_numpy()]
-}
-pd.DataFrame(rows).T.round(3)
-
-# %% [markdown]
-# The row "none" fits the head on the lesson alone, so it is the baseline. Read both columns: what the region gains, and
-# what the rest pays for it. The same comparison on public collections is in `docs/measured.md`. The map again, with the
-# region selected:
-
-# %%
-again = AgreementExplorer({"teacher": t, "before": after["none"], "after": after["100 more like it"]}, texts)
-again.select(inside)
-again
-
-# %% [markdown]
 # ## What you learned
 #
 # - Agreement has several aspects: place (cosine), neighborhood (overlap), geometry (CKA), and the space as a whole
 #   (spectrum, centroid shift).
 # - A rotation leaves the geometry unchanged and ruins asymmetric search.
-# - Look at the worst region before you train longer. More texts like it raise its cosine more than random texts do; its
-#   overlap may rise no more than with those (docs/measured.md).
+# - Look at the worst region before you train longer. [Improve it by hand](improve_by_hand.ipynb) goes on from here: more
+#   texts like those of a region, and what they bring.
 #
 # ## Exercises
 #

@@ -62,7 +62,6 @@ wb.compare(models | {"base": "all-MiniLM-L6-v2"}, texts).style.format(precision=
 # ## Where next
 #
 # - [0. Start here](00_start_here.ipynb) tells why this works, in five minutes.
-# - [3. Alignment diagnostics](03_alignment_diagnostics.ipynb) looks into the worst kind of text, and trains the student on
-#   more texts like those.
+# - [Improve it by hand](improve_by_hand.ipynb) trains the student on more texts like those that it gets wrong.
 # - [6. Publish your student](06_publish_your_student.ipynb) saves a student for others. It is an ordinary
 #   `SentenceTransformer`: `student.save_pretrained("my-student")`.

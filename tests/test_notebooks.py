@@ -14,6 +14,7 @@ from workbench._util import PROJECT
 NOTEBOOKS = [
     PROJECT / "notebooks" / "your_texts.ipynb",
     PROJECT / "notebooks" / "compare_two_models.ipynb",
+    PROJECT / "notebooks" / "improve_by_hand.ipynb",
     *sorted((PROJECT / "notebooks").glob("[0-9]*.ipynb")),
 ]
 pytestmark = pytest.mark.notebooks
@@ -53,6 +54,13 @@ def two_models(notebook):
     assert notebook.python("sorted(speed)") == ["large", "small"] and notebook.python("speed['small'] > speed['large']")
     assert notebook.python("shares.loc[('small', 'symmetric'), 'share_of_teacher']") > 0.8
     ask(notebook, "view", "Why is my loaf flat?")
+
+
+def by_hand(notebook):
+    assert notebook.python("[len(more), len(at_random), int(chosen.sum()) > 0]") == [300, 300, True]
+    assert notebook.python("not {t.text for t in [*more, *at_random, *lesson]} & {t.text for t in texts}")
+    gained = notebook.python("{n: r['cosine', 'chosen'] - rows['before']['cosine', 'chosen'] for n, r in rows.items()}")
+    assert gained["300 more like them"] > max(0, gained["300 at random"])
 
 
 def caching(notebook):
@@ -126,6 +134,7 @@ def black_boxes(notebook):
 ACTS = {
     "your_texts": your_texts,
     "compare_two_models": two_models,
+    "improve_by_hand": by_hand,
     "00_start_here": start_here,
     "01_teacher_caching": caching,
     "02_student_distillation": distillation,

@@ -110,10 +110,9 @@ def test_the_teacher_finds_its_way_through_the_tutorial(cache, teacher):
 
 def test_nothing_is_lost_to_faults(tmp_path):
     """A short run of `make faults`."""
-    command = [sys.executable, "-m", "bench.faults", "--runs", "2", "--seed", "1"]
-    done = subprocess.run(
-        command, cwd=PROJECT, env=os.environ | {"WORKBENCH_HOME": str(tmp_path)}, capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "bench.faults", "--runs", "2", "--seed", "1", "--no-page"]
+    environment = os.environ | {"WORKBENCH_HOME": str(tmp_path), "PYTHONPATH": "examples"}
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "faults.json").read_text())
     assert found["lost"] == 0 and found["injected"] >= 15

@@ -12,7 +12,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from workbench._util import home, nearest, whole_folder, write_json
+from workbench._util import expanded, home, nearest, whole_folder, write_json
 from workbench.errors import ModelError, WorkbenchError
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -76,7 +76,7 @@ def resolve(name: str | Path, revision: str | None = None) -> ModelFiles:
         raise ModelError(f"expected a model's name or a folder, got an object of type {type(name).__name__}")
     if not str(name).strip():
         raise ModelError("the model's name is empty")
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         return ModelFiles(str(folder.resolve()), folder.resolve(), _fingerprint(folder))
     tried = [f"folder {folder}: does not exist"]

@@ -16,7 +16,7 @@ from pathlib import Path
 from workbench._files import json_objects, member, titled
 from workbench._lines import lines_of
 from workbench._texts import Role, Text, text_problem
-from workbench._util import counted, local
+from workbench._util import counted, expanded
 from workbench.errors import DataError
 
 DATA = Path(__file__).resolve().parent.parent / "data"
@@ -107,7 +107,7 @@ def read_dataset(source: str | Path | RetrievalDataset, split: str = "test") -> 
         return source
     if not isinstance(source, str | Path):
         raise DataError(f"a retrieval data set is read from a folder in BEIR layout; got {type(source).__name__}")
-    folder = local(source)
+    folder = expanded(source)
     if source == "tutorial" and not folder.exists():
         return tutorial()
     if not os.path.isdir(folder):
@@ -152,7 +152,7 @@ def is_dataset(source: object) -> bool:
     """Return whether a source names a retrieval data set, and not merely texts."""
     if not isinstance(source, str | Path):
         return False
-    folder = local(source)
+    folder = expanded(source)
     return source == "tutorial" or (member(folder, "corpus.jsonl").is_file() and os.path.isdir(folder / "qrels"))
 
 

@@ -167,7 +167,7 @@ def orthogonal(rotation: np.ndarray, width: int) -> np.ndarray:
     return rotation
 
 
-def local(source: str | Path) -> Path:
+def expanded(source: str | Path) -> Path:
     """Return a path with ~ for the home folder; one of nobody, or that no path can be, stays as it is."""
     try:
         return Path(os.path.expanduser(source))
@@ -181,7 +181,7 @@ def home() -> Path:
     It is `WORKBENCH_HOME`, else `build/` of a checkout, or `~/.cache/workbench` for an installed package.
     """
     own = PROJECT / "build" if (PROJECT / "pyproject.toml").is_file() else "~/.cache/workbench"
-    return Path(os.environ.get("WORKBENCH_HOME") or own).expanduser()
+    return expanded(os.environ.get("WORKBENCH_HOME") or own)
 
 
 def write_whole(path: str | Path, content: bytes | Callable[[Path], object]) -> Path:

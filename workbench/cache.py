@@ -17,7 +17,7 @@ import numpy as np
 from workbench import _shards
 from workbench._fill import Fill, Plan, Progress
 from workbench._shards import DamagedShard, Shard
-from workbench._util import orthogonal, remove_leftovers, write_whole
+from workbench._util import expanded, orthogonal, remove_leftovers, write_whole
 from workbench.data import Text, as_texts
 from workbench.errors import CacheError, WorkbenchError
 from workbench.teachers import Teacher
@@ -58,7 +58,7 @@ class TargetCache:
         if not isinstance(skip, int | float) or not 0 <= skip <= 1:
             raise CacheError(f"skip is {skip!r}: expected the share of texts that may get no target, from 0 to 1")
         self.skip = skip
-        root = Path(root).expanduser()
+        root = expanded(root)
         if file := next((path for path in (root, *root.parents) if path.is_file()), None):
             raise CacheError(f"no cache can be kept in {root}: {file} is a file; name a folder")
         self.teacher = teacher = Teacher(teacher)

@@ -23,7 +23,7 @@ from workbench import _files, _lines
 from workbench._files import hub_rows, parquet_rows, text_columns
 from workbench._retrieval import DATA, RetrievalDataset, is_dataset, read_dataset, tutorial
 from workbench._texts import MAX_CHARACTERS, Role, Text, text_problem
-from workbench._util import counted, local, whole
+from workbench._util import counted, expanded, whole
 from workbench.errors import DataError
 
 __all__ = [
@@ -172,7 +172,7 @@ def _is_missing(value: object) -> bool:
 
 def _parts(source, counts: Counter, *, role=None, passages=None, column=None, encoding=None, split="train"):
     """Give the parts of a source, a name and a stream of texts each: the files of a folder, or all of anything else."""
-    if isinstance(source, str | Path) and os.path.exists(path := local(source)):
+    if isinstance(source, str | Path) and os.path.exists(path := expanded(source)):
         parts = _path_parts(path, column, encoding, passages is not None)
     else:
         parts = [("", _rows(source, column, split))]

@@ -36,7 +36,7 @@ from workbench._recipes import (
     find_recipe,
 )
 from workbench._stored import StoredTexts, hold
-from workbench._util import counted, home, write_json
+from workbench._util import counted, expanded, home, write_json
 from workbench.cache import Plan, Progress, TargetCache
 from workbench.data import Role, Text
 from workbench.errors import TeacherError, TrainingError, WorkbenchError
@@ -309,7 +309,7 @@ def teacher_of(source: object, recipe: Recipe) -> Teacher:
     source = recipe.teacher if source is None else source
     if not isinstance(source, str | Path):
         return Teacher(source)
-    local = ":" not in str(source)[2:] or Path(source).expanduser().exists()
+    local = ":" not in str(source)[2:] or expanded(source).exists()
     return Teacher(source, prompts=recipe.prompts, **({"max_length": recipe.max_length} if local else {}))
 
 

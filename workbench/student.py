@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
 
 from workbench import models
-from workbench._util import one_of, whole, whole_folder, write_json
+from workbench._util import expanded, one_of, whole, whole_folder, write_json
 from workbench.data import Text, as_texts
 from workbench.errors import ModelError, TrainingError, WorkbenchError
 
@@ -323,7 +323,7 @@ def check_folder(folder: str | Path) -> Path:
 
     It is new, empty, or holds a student, and can be replaced as a whole.
     """
-    folder = Path(folder).expanduser().resolve()
+    folder = expanded(folder).resolve()
     if folder.is_file():
         raise ModelError(f"{folder} is a file: choose a folder")
     if folder in (Path.cwd(), *Path.cwd().parents) or folder.is_mount():
@@ -346,7 +346,7 @@ def read_provenance(folder: str | Path) -> dict:
     Raises:
         ModelError: the file cannot be read.
     """
-    files = [Path(folder).expanduser() / name for name in (models.PROVENANCE, models.OLD_PROVENANCE)]
+    files = [expanded(folder) / name for name in (models.PROVENANCE, models.OLD_PROVENANCE)]
     path = next((file for file in files if file.is_file()), None)
     if path is None:
         return {}

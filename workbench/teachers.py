@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench import models
-from workbench._util import ROUNDING, apart, as_float32, counted, need, one_of, scaled, takes_role, whole
+from workbench._util import ROUNDING, apart, as_float32, counted, expanded, need, one_of, scaled, takes_role, whole
 from workbench.data import Role, Text, as_texts
 from workbench.errors import DataError, IncompleteError, TeacherError
 
@@ -392,7 +392,7 @@ def _teacher(source: object = None, **options) -> Teacher:
         if options:
             raise TeacherError(f"{source.name} is a teacher already: it takes no {', '.join(options)}")
         return source
-    if isinstance(source, str) and ":" in source[2:] and not Path(source).expanduser().exists():
+    if isinstance(source, str) and ":" in source[2:] and not expanded(source).exists():
         provider, _, model = source.partition(":")
         return need("workbench.extras.api_teachers", "api").ApiTeacher(model, provider=provider, **options)
     if isinstance(source, str | Path):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from workbench import data, evaluate, models, pipeline, planning, student
-from workbench._util import counted, duration, home, spread, write_json
+from workbench._util import counted, duration, expanded, home, spread, write_json
 from workbench.cache import TargetCache
 from workbench.cli.inputs import READING, TeacherChoice, texts_of, vectors_of
 from workbench.data import Role, Text
@@ -132,7 +132,7 @@ def distill(options: Namespace, stop: threading.Event) -> None:
     first = pipeline.find_recipe(options.recipe or "tour").change(**changes)
     folder = student.check_folder(options.output)
     for option, name in (("base", first.base), ("teacher", first.teacher)):
-        if folder == Path(name).expanduser().resolve():
+        if folder == expanded(name).resolve():
             raise TrainingError(f"--output is the folder of the {option}: choose another one")
     models.resolve(first.base)
     if not given and not choice.is_api(first.teacher):

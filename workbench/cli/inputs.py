@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from workbench import data
-from workbench._util import home, local
+from workbench._util import expanded, home
 from workbench.data import Role, Text
 from workbench.errors import DataError, TeacherError
 from workbench.teachers import ArrayTeacher, Teacher
@@ -48,7 +48,7 @@ class TeacherChoice:
         Raises:
             TeacherError: it is not, and options of an API are given.
         """
-        if ":" in name[2:] and not Path(name).expanduser().exists():
+        if ":" in name[2:] and not expanded(name).exists():
             return True
         if self.api:
             raise TeacherError(
@@ -74,7 +74,7 @@ class TeacherChoice:
 def texts_of(options: Namespace) -> Iterable[Text]:
     """Return the texts that options name; a stream where they may be many."""
     source, chosen = options.texts, {name: getattr(options, name) for name in ("limit", *READING)}
-    path = local(source)
+    path = expanded(source)
     files = path.rglob("*") if path.is_dir() else [path]
     many = source.startswith("hub:") or sum(f.stat().st_size for f in files if f.is_file()) > 1 << 28
     if many and options.sample is None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from workbench import __version__
 from workbench._model_files import read_json, resolve
-from workbench._util import PROJECT, home
+from workbench._util import PROJECT, expanded, home
 from workbench.errors import WorkbenchError
 
 Option = Callable[..., argparse.Action]
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, ask_to_stop)
     try:
-        if (student := getattr(options, "student", None)) and not Path(student).expanduser().is_dir():
+        if (student := getattr(options, "student", None)) and not expanded(student).is_dir():
             resolve(student)  # a name that is wrong shows before torch and others are imported
         run = getattr(import_module(f"workbench.cli.{options.module}"), options.command)
         run(options) if options.at_once else run(options, stop)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from pathlib import Path
 
 from workbench import models
 from workbench import student as students
-from workbench._util import counted
+from workbench._util import counted, expanded
 from workbench.errors import WorkbenchError
 from workbench.extras import publish as publishing
 from workbench.extras.card import card
@@ -18,7 +17,7 @@ def publish(options: Namespace) -> None:
     """Write a student as a folder that others can load."""
     student, output, pair = options.student, options.output, options.pair
     folder = publishing.check_folder(output)
-    if folder.is_relative_to(Path(student).expanduser().resolve()):
+    if folder.is_relative_to(expanded(student).resolve()):
         raise WorkbenchError(f"--output {output} lies in the student's own folder, which the next distill replaces")
     model, made = students.load(student), students.read_provenance(student)
     fingerprint = models.resolve(student).fingerprint
@@ -63,7 +62,7 @@ def publish(options: Namespace) -> None:
 def _report(path: str, fingerprint: str) -> dict:
     """Read what was measured of the student that has this fingerprint."""
     try:
-        report = json.loads(Path(path).expanduser().read_text())
+        report = json.loads(expanded(path).read_text())
         if not isinstance(report, dict):
             raise ValueError("expected a JSON object")
     except (OSError, ValueError) as error:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from workbench._util import need, write_json
+from workbench._util import expanded, need, write_json
 from workbench.cache import TargetCache
 from workbench.data import Role, Text
 from workbench.errors import BenchmarkError
@@ -178,7 +178,7 @@ def run(
         raise BenchmarkError(f"no model can have the label {reserved.pop()!r}, which is a column of the tables")
     if not models or not tasks:
         raise BenchmarkError("at least one model and one task are needed")
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from workbench._files import files_in, parquet_file
-from workbench._util import counted, need
+from workbench._util import counted, expanded, need
 from workbench.cache import Progress, TargetCache
 from workbench.data import stream_texts
 from workbench.errors import DataError, WorkbenchError
@@ -105,7 +105,7 @@ def fill(
     total, started = texts.count(), time.perf_counter()
     batches = texts.repartition(target_num_rows_per_block=BATCH_TEXTS).map_batches(
         _Worker,
-        fn_constructor_kwargs={"root": str(Path(root).expanduser().resolve()), "teacher": teacher, "dtype": dtype},
+        fn_constructor_kwargs={"root": str(expanded(root).resolve()), "teacher": teacher, "dtype": dtype},
         batch_size=None,
         num_cpus=cpus,
         num_gpus=gpus,

@@ -20,7 +20,7 @@ from sentence_transformers.base.modules import Router
 from sentence_transformers.models import Dense, Normalize, Transformer
 from tokenizers import Tokenizer
 
-from workbench._util import need, orthogonal, unit, whole_folder
+from workbench._util import expanded, need, orthogonal, unit, whole_folder
 from workbench.errors import ModelError
 from workbench.extras.card import ONNX_FOLDER
 from workbench.models import length_buckets
@@ -287,7 +287,7 @@ def push(folder: str | Path, name: str, *, private: bool = True, dry_run: bool =
         ModelError: the folder is missing, has no card with results, or holds a file that is not part of a model; the
             name is not of the form owner/name; the hub cannot be reached or refuses.
     """
-    folder = Path(folder).expanduser().resolve()
+    folder = expanded(folder).resolve()
     try:
         validate_repo_id(name)
         if "/" not in name:
@@ -367,7 +367,7 @@ def check_folder(folder: str | Path) -> Path:
     Raises:
         ModelError: the folder is not empty, or a file has this name.
     """
-    folder = Path(folder).expanduser().resolve()
+    folder = expanded(folder).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"{folder} is not empty: choose a new folder")
     return folder

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from workbench import data
 from workbench._files import json_objects, member
 from workbench._retrieval import files_of
-from workbench._util import nearest, need
+from workbench._util import expanded, nearest, need
 from workbench.errors import BenchmarkError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def tasks(names: Iterable[str | Path], split: str = "test") -> list[AbsTask]:
     benchmarks = {benchmark.name: benchmark for benchmark in mteb.get_benchmarks()}
     found: dict[str, AbsTask] = {}
     for name in map(str, names):
-        path = Path(name).expanduser()
+        path = expanded(name)
         if not name.strip() or path.is_file():
             what = "a file" if name.strip() else "no name"
             raise BenchmarkError(f"{name!r} is {what}: name a task, a benchmark or a folder")
@@ -95,7 +95,7 @@ def local(folder: str | Path, split: str = "test", kind: str | None = None) -> A
         DataError: a file has a line that cannot be read.
     """
     need("mteb", "benchmark")
-    folder = Path(folder).expanduser().resolve()
+    folder = expanded(folder).resolve()
     own = _kind(folder, split)
     kind = kind or own
     if kind not in KINDS:
