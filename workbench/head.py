@@ -85,7 +85,8 @@ def train_head(
             `targets` of a cache of `FrozenFeatures`.
         targets: the same of shape (n, dimension).
         config: `epochs`, `batch_size` (less where all passes together would have under 200 steps), the learning rates,
-            `weight_decay`, `seed`, and `dropout` of the hidden units of a head of two layers. The rest is for `train_student`.
+            `weight_decay`, `precision`, `seed`, and `dropout` of the hidden units of a head of two layers. The rest is for
+            `train_student`.
         held_out: features and targets to choose the best pass by, the start included; the last one is kept without. Take
             whole sources that are not trained on: a loss on other texts of the same sources falls while the student
             gets worse on subjects that it has not seen.
@@ -123,11 +124,12 @@ def train_head(
     def distances(rows: np.ndarray, known: np.ndarray, wanted: np.ndarray, drop: float) -> torch.Tensor:
         x, y = (torch.from_numpy(np.asarray(each[rows], dtype=np.float32)).to(device) for each in (known, wanted))
         x = (x - mean) / deviation
-        for layer in head[:-1]:
-            x = torch.nn.functional.gelu(layer(x))
-            if drop:
-                x = x * (torch.rand(x.shape, generator=generator, device=device) >= drop) / (1 - drop)
-        x = head[-1](x)
+        with models.autocast(device, config.precision):
+            for layer in head[:-1]:
+                x = torch.nn.functional.gelu(layer(x))
+                if drop:
+                    x = x * (torch.rand(x.shape, generator=generator, device=device) >= drop) / (1 - drop)
+            x = head[-1](x).float()
         return ((torch.nn.functional.normalize(x, dim=1) if normalize else x) - y).pow(2).sum(dim=1)
 
     @torch.no_grad()

@@ -48,7 +48,7 @@ def load_ready(folder: str | Path = READY, *, device: str | None = None) -> Sent
         content = weights.read_bytes()
         if (found := hashlib.sha256(content).hexdigest()) != stated["head_sha256"]:
             raise ModelError(f"{weights} is not the file that was written: its SHA-256 is {found}. Restore it")
-        kept = {name: tensor.float() for name, tensor in load(content).items()}
+        kept = load(content)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{weights} cannot be read: {error}. Restore it") from None
     files = models.resolve(stated["base"])
@@ -60,9 +60,9 @@ def load_ready(folder: str | Path = READY, *, device: str | None = None) -> Sent
         model = student.build(stated["base"], device=device, **stated["build"])
         with torch.no_grad():
             for number, layer in enumerate(student.head_of(model)):
-                scale = kept.get(f"{number}.scale", torch.ones(len(layer.linear.weight)))
-                layer.linear.weight.copy_(kept[f"{number}.weight"] * scale[:, None])
-                layer.linear.bias.copy_(kept[f"{number}.bias"])
+                parts = {name.split(".")[1]: tensor for name, tensor in kept.items() if name.startswith(f"{number}.")}
+                layer.linear.bias.copy_(parts.pop("bias"))
+                layer.linear.weight.copy_(_unpacked(**parts))
     except (TypeError, KeyError, RuntimeError) as error:
         raise ModelError(
             f"the head in {folder} is not the one that its {models.PROVENANCE} describes ({error})"
@@ -89,10 +89,7 @@ def statement(folder: str | Path = READY) -> dict:
 
 
 def save_ready(model: SentenceTransformer, folder: str | Path, provenance: Mapping[str, object]) -> Path:
-    """Write a student whose transformer is its base's: only the head, with its statement and checksum.
-
-    The first layer is kept in float16, since its weights for features that hardly vary are far larger than the rest, and the
-    second in int8 with a scale for each output.
+    """Write a student whose transformer is its base's: only the head, in 8 bits, with its statement and checksum.
 
     Args:
         model: a student with a head of two layers.
@@ -100,18 +97,12 @@ def save_ready(model: SentenceTransformer, folder: str | Path, provenance: Mappi
         provenance: what `train.provenance` returned.
     """
     base = models.resolve(provenance["base"])
-    head = student.head_of(model)
-    first, last = (module.linear for module in head)
-    scale = last.weight.detach().cpu().abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / 127
-    tensors = {
-        "0.weight": first.weight.detach().cpu().half(),
-        "0.bias": first.bias.detach().cpu().clone(),
-        "1.weight": (last.weight.detach().cpu() / scale[:, None]).round().to(torch.int8),
-        "1.scale": scale,
-        "1.bias": last.bias.detach().cpu().clone(),
-    }
+    head, tensors = student.head_of(model), {}
+    for number, layer in enumerate(head):
+        parts = _packed(layer.linear.weight.detach().cpu()) | {"bias": layer.linear.bias.detach().cpu()}
+        tensors |= {f"{number}.{name}": tensor.contiguous() for name, tensor in parts.items()}
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
-        raise ModelError("the head has weights that are infinite in float16: it cannot be kept so small")
+        raise ModelError("the head has weights that are NaN or infinite")
     built = {
         "dimension": head[-1].out_features,
         "normalize": models.normalizes(model),
@@ -128,3 +119,32 @@ def save_ready(model: SentenceTransformer, folder: str | Path, provenance: Mappi
         more = {"base_fingerprint": base.fingerprint, "build": built, "head_sha256": digest}
         write_json(scratch / models.PROVENANCE, {**provenance, **more})
     return Path(folder)
+
+
+def _packed(weight: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return a layer's weights, of shape (out, in), in int8 with a scale for each input and each output.
+
+    The largest weight of each output is kept by itself: in a head that started as the closed form it is the one of the
+    identity, and a hundred times as large as the rest.
+    """
+    least = torch.finfo(torch.float32).tiny
+    columns = weight.pow(2).mean(dim=0).sqrt().clamp_min(least)
+    scaled = weight / columns
+    place = scaled.abs().argmax(dim=1, keepdim=True)
+    peak = scaled.gather(1, place)
+    scaled.scatter_(1, place, 0)
+    scale = (scaled.abs().amax(dim=1) / 127).clamp_min(least)
+    rounded = (scaled / scale[:, None]).round().to(torch.int8)
+    return {"weight": rounded, "scale": scale, "columns": columns, "peak": peak, "place": place.to(torch.int32)}
+
+
+def _unpacked(
+    weight: torch.Tensor,
+    scale: torch.Tensor | None = None,
+    columns: torch.Tensor | None = None,
+    peak: torch.Tensor | None = None,
+    place: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return the weights, float32; a file of version 0.1 has no more than a scale for each output."""
+    weight = weight.float() if scale is None else weight.float() * scale[:, None]
+    return weight if columns is None else weight.scatter(1, place.long(), peak) * columns
