@@ -19,7 +19,7 @@ from urllib.parse import unquote
 import nbclient
 import nbformat
 from bs4 import BeautifulSoup
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from sphinx.cmd.build import build_main
 
 from workbench._util import PROJECT, home
@@ -41,32 +41,26 @@ _Figure._ipython_display_ = None  # would come first
 _Figure._repr_mimebundle_ = lambda self, *_, **__: {"text/html": self.to_html(full_html=False, include_plotlyjs=False)}
 """
 AFTER = "import json as _json\nprint(_json.dumps([view.body() for view in _views]))"
+WIDGET = "application/vnd.jupyter.widget-view+json"  # a bar, which has ended
 PLOTLY = '<script src="../_static/plotly.min.js"></script>'
 
 
 def run(path: Path) -> nbformat.NotebookNode:
     """Run a notebook from a fresh kernel; return it with outputs that need no kernel."""
     notebook = nbformat.read(path, as_version=4)
-    cells = notebook.cells
-    notebook.cells = [nbformat.v4.new_code_cell(BEFORE), *cells, nbformat.v4.new_code_cell(AFTER)]
-    place, quiet = (
-        {"metadata": {"path": str(path.parent)}},
-        ["--log-level=ERROR"],
-    )  # of the kernel, about its connection
-    options = {"timeout": None, "coalesce_streams": True, "extra_arguments": quiet, "resources": place}
-    nbclient.NotebookClient(notebook, **options).execute()
+    cells, cell = notebook.cells, nbformat.v4.new_code_cell
+    notebook.cells = [cell(BEFORE), *cells, cell(AFTER)]
+    quiet = {"extra_arguments": ["--log-level=ERROR"], "coalesce_streams": True}  # the kernel, about its own connection
+    place = {"metadata": {"path": str(path.parent)}}
+    nbclient.NotebookClient(notebook, timeout=None, resources=place, **quiet).execute()
     views = json.loads(notebook.cells[-1].outputs[0].text)
     notebook.cells = cells
     notebook.metadata.pop("widgets", None)
-    for cell in cells:
-        shown = [
-            o for o in cell.get("outputs", []) if "application/vnd.jupyter.widget-view+json" not in o.get("data", {})
-        ]
-        for output in shown:
-            if found := re.fullmatch(r'<div data-view="(\d+)"></div>', output.get("data", {}).get("text/html", "")):
-                output.data["text/html"] = f'<div class="workbench">{views[int(found[1])]}</div>'
-        if cell.cell_type == "code":
-            cell.outputs = shown
+    for code in (each for each in cells if each.cell_type == "code"):
+        code.outputs = [output for output in code.outputs if WIDGET not in output.get("data", {})]
+        for data in (output.get("data", {}) for output in code.outputs):
+            if found := re.fullmatch(r'<div data-view="(\d+)"></div>', data.get("text/html", "")):
+                data["text/html"] = f'<div class="workbench">{views[int(found[1])]}</div>'
     if "Plotly.newPlot" in nbformat.writes(notebook):
         cells.insert(1, nbformat.v4.new_markdown_cell(PLOTLY))
     return notebook
@@ -105,13 +99,11 @@ def faults(folder: Path) -> list[str]:
             if re.match(r"(https?:)?//", target):
                 lost = tag.name != "a"  # a reader may follow a link; whether it leads anywhere needs a network to tell
             else:
-                lost = not (path.parent / unquote(re.sub(r"[?#].*", "", target))).exists()
+                lost = not (path.parent / unquote(re.sub(r"^data:.*|[?#].*", "", target))).exists()
             found += [f"{path.relative_to(folder)}: {target}"] * lost
     for path in sorted(folder.rglob("*.css")):
-        found += [
-            f"{path.relative_to(folder)}: {url}"
-            for url in re.findall(r"url\(\W*((?:https?:)?//[^\s)'\"]+)", path.read_text())
-        ]
+        urls = re.findall(r"url\(\W*((?:https?:)?//[^\s)'\"]+)", path.read_text())
+        found += [f"{path.relative_to(folder)}: {url}" for url in urls]
     return found
 
 
@@ -125,8 +117,8 @@ def main(chosen: list[str]) -> None:
             started = time.perf_counter()
             try:
                 nbformat.write(run(path), executed / path.name)
-            except CellExecutionError as error:
-                raise WorkbenchError(f"{path.name} failed: {error.ename}: {error.evalue}") from None
+            except (CellExecutionError, DeadKernelError) as error:
+                raise WorkbenchError(f"{path.name} failed: {error}") from None
             print(f"{time.perf_counter() - started:.0f} s", flush=True)
     build(executed, home() / "site", home() / "docs")
     print(home() / "docs" / "index.html")

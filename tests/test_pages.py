@@ -89,7 +89,7 @@ def test_a_notebook_that_fails_is_named(make, tmp_path, monkeypatch):
     monkeypatch.setattr(make, "NOTEBOOKS", tmp_path)
     notebook(tmp_path / "00_good.ipynb", "# Good", "1 + 1")
     notebook(tmp_path / "01_bad.ipynb", "# Bad", "1 / 0")
-    with pytest.raises(WorkbenchError, match=r"01_bad.ipynb failed: ZeroDivisionError: division by zero"):
+    with pytest.raises(WorkbenchError, match=r"(?s)01_bad.ipynb failed: .*ZeroDivisionError"):
         make.main([])
     assert [path.name for path in (tmp_path / "home" / "executed").iterdir()] == ["00_good.ipynb"]  # it stays
 
@@ -101,7 +101,7 @@ def test_a_notebook_becomes_a_page_of_the_site(make, tmp_path, browser):
     make.build(tmp_path / "executed", tmp_path / "site", tmp_path / "docs")  # strict, and checks links
     page, asked, errors = browser.new_page(color_scheme="light"), [], []
     page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", errors.append)
+    page.on("pageerror", lambda error: errors.append(error))
     page.goto((tmp_path / "docs" / "index.html").as_uri())
     page.locator(".sidebar-tree").get_by_role("link", name="Tiny").click()
     page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot .main-svg').length > 0")
