@@ -54,8 +54,8 @@ lab: setup  ## open the notebooks in JupyterLab
 app: setup  ## serve two of the widgets as apps, with Voilà
 	$(PY) -m voila notebooks/apps --MappingKernelManager.cull_idle_timeout=120 --MappingKernelManager.cull_interval=30
 
-docs: setup  ## run all notebooks and write them as pages: build/docs/index.html
-	$(PY) docs/gallery.py
+docs: setup  ## run all notebooks and make the site: build/docs/index.html
+	$(PY) docs/make.py
 
 bench: setup  ## measure speed and quality against baselines; writes build/bench.json
 	$(PY) -m bench

@@ -1,4 +1,4 @@
-"""Notebooks as pages without a kernel (`make docs`), and as apps (`make app`)."""
+"""The site (`make docs`), and notebooks as apps (`make app`)."""
 
 import importlib.util
 import os
@@ -6,21 +6,43 @@ import subprocess
 import sys
 import time
 
+import nbformat
 import psutil
 import pytest
 
 from tests.lab import answers, free_port, has_chromium, launched
 from workbench._util import PROJECT
+from workbench.errors import WorkbenchError
 
 pytestmark = pytest.mark.notebooks
 
 
+# What a page must show and never run.
+HOSTILE = '</script><img src=x onerror="document.title=1">'
+TINY = [
+    "# Tiny\n\nFor $x$ it is\n\n$$ y = \\frac{1}{2} $$\n\nand costs 5: [the next one](01_teacher_caching.ipynb).",
+    f"import numpy as np, pandas as pd\nfrom tqdm.auto import tqdm\nhostile = {HOSTILE!r}\nprint(hostile)",
+    "pd.DataFrame({hostile: [hostile]})",
+    "list(tqdm(range(3), leave=True))",
+    "from workbench.widgets.chart import figure\nchart = figure(title=hostile)\nchart.add_bar(y=[1, 2])",
+    "from workbench.widgets import AgreementExplorer\n"
+    "a, b = np.random.default_rng(0).standard_normal((2, 30, 8)).astype('float32')\n"
+    "AgreementExplorer({'one': a, 'two': b}, [f'{hostile} {i}' for i in range(30)])",
+]
+
+
 @pytest.fixture(scope="module")
-def gallery():
-    spec = importlib.util.spec_from_file_location("gallery", PROJECT / "docs" / "gallery.py")
+def make():
+    spec = importlib.util.spec_from_file_location("make", PROJECT / "docs" / "make.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def notebook(path, first, *code):
+    cells = [nbformat.v4.new_markdown_cell(first), *map(nbformat.v4.new_code_cell, code)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
 
 
 @pytest.fixture
@@ -35,32 +57,67 @@ def browser():
         chromium.close()
 
 
-def test_formulas_become_mathml(gallery):
-    text = gallery.formulas("for $x$ it is\n\n$$ y =\n\\frac{1}{2} $$\n\nand costs 5")
-    assert text.count("<math") == 2 and "$" not in text and text.endswith("and costs 5")
-
-
-def test_links_are_checked(gallery, tmp_path):
-    (tmp_path / "one.html").write_text('<h1 id="top"></h1><a href="two.html#end"></a><a href="#top"></a>'
-                                       '<a href="https://example.org"></a><a href="two.html#lost"></a>')  # fmt: skip
-    (tmp_path / "two.html").write_text(
-        '<p id="end"></p><a href="three.html"></a><script src="//example.org/a.js"></script>'
+def test_links_and_fetches_are_checked(make, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "one.html").write_text(
+        '<a href="in/two.html?v=1#end"></a><a href="#top"></a><a href="https://example.org"></a><img src="data:,">'
     )
-    assert gallery.broken_links(tmp_path) == [
-        "one.html: two.html#lost", "two.html: three.html", "two.html: //example.org/a.js",
+    (tmp_path / "in" / "two.html").write_text(
+        '<a href="../one.html#top"></a><a href="three.html"></a><script src="//example.org/a.js"></script>'
+        '<link href="https://example.org/b.css">'
+    )
+    (tmp_path / "in" / "style.css").write_text("p { background: url('https://example.org/a.png') } q { src: url(a) }")
+    assert make.faults(tmp_path) == [
+        "in/two.html: three.html", "in/two.html: //example.org/a.js", "in/two.html: https://example.org/b.css",
+        "in/style.css: https://example.org/a.png",
     ]  # fmt: skip
 
 
-def test_a_notebook_becomes_a_page(gallery, notebook_home, monkeypatch, browser):
-    monkeypatch.setenv("WORKBENCH_HOME", str(notebook_home))
-    assert gallery.main(["00"]) == 0
-    page, asked = browser.new_page(), []
+def test_a_lost_link_stops_the_build(make, tmp_path, capfd):
+    targets = ["01_teacher_caching.ipynb#lost-one", "lost-two.ipynb", "#lost-three"]
+    (tmp_path / "executed").mkdir()
+    links = " ".join(f"[lost]({target})" for target in targets)
+    notebook(tmp_path / "executed" / "00_start_here.ipynb", f"# Tiny\n\n{links}")
+    with pytest.raises(WorkbenchError, match="the site has errors"):
+        make.build(tmp_path / "executed", tmp_path / "site", tmp_path / "docs")
+    said = capfd.readouterr().err
+    assert all(target in said for target in ("lost-one", "lost-two", "lost-three"))
+
+
+def test_a_notebook_that_fails_is_named(make, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(make, "NOTEBOOKS", tmp_path)
+    notebook(tmp_path / "00_good.ipynb", "# Good", "1 + 1")
+    notebook(tmp_path / "01_bad.ipynb", "# Bad", "1 / 0")
+    with pytest.raises(WorkbenchError, match=r"(?s)01_bad.ipynb failed: .*ZeroDivisionError"):
+        make.main([])
+    assert [path.name for path in (tmp_path / "home" / "executed").iterdir()] == ["00_good.ipynb"]  # it stays
+
+
+def test_a_notebook_becomes_a_page_of_the_site(make, tmp_path, browser):
+    (tmp_path / "executed").mkdir()
+    made = make.run(notebook(tmp_path / "00_start_here.ipynb", *TINY))
+    nbformat.write(made, tmp_path / "executed" / "00_start_here.ipynb")
+    make.build(tmp_path / "executed", tmp_path / "site", tmp_path / "docs")  # strict, and checks links
+    page, asked, errors = browser.new_page(color_scheme="light"), [], []
     page.on("request", lambda request: asked.append(request.url))
-    page.goto((notebook_home / "docs" / "index.html").as_uri())
-    page.get_by_role("link", name="0. Start here").click()
-    page.wait_for_function("() => document.querySelectorAll('.workbench .js-plotly-plot .main-svg').length > 0")
-    assert page.locator(".workbench").count() == 2 and page.locator("math").count() == 1
-    assert "Mean nDCG@10" in page.locator("body").inner_text()
+    page.on("pageerror", lambda error: errors.append(error))
+    page.goto((tmp_path / "docs" / "index.html").as_uri())
+    page.locator(".sidebar-tree").get_by_role("link", name="Tiny").click()
+    page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot .main-svg').length > 0")
+    assert page.locator("article .workbench").count() == 1 and page.locator("article math").count() == 2
+    text = page.locator("article").inner_text()
+    assert text.count(HOSTILE) > 5 and "$" not in text and "it/s" not in text
+    assert page.title().startswith("Tiny") and page.locator("article img").count() == 0
+    ink = "getComputedStyle(document.querySelector('.workbench')).color"
+    light = page.evaluate(ink)
+    page.emulate_media(color_scheme="dark")  # the theme follows the system
+    assert page.evaluate(ink) != light
+    page.goto((tmp_path / "docs" / "docs" / "reference.html").as_uri())
+    assert page.locator("[id='workbench.distill']").count() == 1
+    assert not errors
+    page.goto((tmp_path / "docs" / "search.html").as_uri() + "?q=more_like")
+    page.locator("#search-results").get_by_role("link", name="workbench.regions.more_like").wait_for()
     assert all(url.startswith("file:") for url in asked)
 
 

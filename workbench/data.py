@@ -55,7 +55,7 @@ def read_texts(
     counted and reported in a warning.
 
     Args:
-        source: strings or `Text`s (a list, Series, generator, ...), a DataFrame, a `datasets.Dataset`, a
+        source: strings or `Text` objects (a list, Series, generator, ...), a DataFrame, a `datasets.Dataset`, a
             `RetrievalDataset` (its documents), or the name of:
             a file (.csv, .tsv, .parquet, .jsonl, .json; a .txt or .md file is one text; all but .parquet also packed,
             as .gz), a folder of such files and folders, a folder in BEIR layout (its documents), "docstrings" (of the
@@ -126,7 +126,7 @@ def as_texts(texts: Iterable[str | Text], what: str = "texts") -> Sequence[Text]
     """Return texts as a sequence of `Text`, position by position; a plain string is a document.
 
     Args:
-        texts: strings and `Text`s, mixed: a list, tuple, array, pandas Series, stored texts or a generator.
+        texts: strings and `Text` objects, mixed: a list, tuple, array, pandas Series, stored texts or a generator.
         what: what an error calls them.
 
     Raises:

@@ -120,7 +120,7 @@ def summarize(scores: Mapping[str, pd.DataFrame], *, teacher: str = "teacher", s
         teacher: the mode that the others are compared with.
 
     Returns:
-        One row per mode: the mean of each measure, `share_of_teacher` (ratio of mean nDCG@10), and its 95 % interval
+        One row per mode: the mean of each measure, `share_of_teacher` (ratio of mean `nDCG@10`), and its 95 % interval
         `share_low` to `share_high` by `bootstrap_means` over queries. All three are NaN if the teacher's mean is 0; the
         interval also if it is 0 on some resample, as it is where few queries have a score.
 

@@ -1,4 +1,4 @@
-"""Why a query is served worse by one model than by another: which of the other's vectors restore its nDCG@10."""
+"""Why a query is served worse by one model than by another: which of the other's vectors restore its `nDCG@10`."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def failures(
     """Say of each judged query that the student serves worse what went wrong, from the vectors alone.
 
     Each of three things is given back by itself: the teacher's vector of the query, its vectors of the relevant
-    documents, its vectors of all other documents. The one that restores most of the nDCG@10 is the cause, the first of them
+    documents, its vectors of all other documents. The one that restores most of the `nDCG@10` is the cause, the first of them
     if they are equal; "together" if none restores a fifth of the loss.
 
     Args:
         dataset: q queries and n documents, with judgments.
         teacher: vectors of the queries, float of shape (q, d), and of the documents, float of shape (n, d).
         student: the same of the other model, which searches its own documents.
-        least: queries that lose less nDCG@10 are left out.
-        scores: nDCG@10 of the teacher and of the student by query id, where they are known already.
+        least: queries that lose less `nDCG@10` are left out.
+        scores: `nDCG@10` of the teacher and of the student by query id, where they are known already.
 
     Returns:
-        One row a failing query (index: its id), the greatest loss first: `loss` of nDCG@10; `query`, `relevant` and
+        One row a failing query (index: its id), the greatest loss first: `loss` of `nDCG@10`; `query`, `relevant` and
         `others`, what giving each back restores; `cause`, a key of `CAUSES`; and the `text` of the query.
 
     Raises:

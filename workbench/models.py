@@ -199,7 +199,7 @@ def encode(
 
     Args:
         model: whatever `load_model` takes; a Router is asked for the role's side.
-        texts: n strings and `Text`s, mixed, in any order.
+        texts: n strings and `Text` objects, mixed, in any order.
         role: of all texts, "query" or "document"; None takes each text's own, and a plain string is a document.
         prompt: put in front of each text; None takes the model's own prompt for the role.
         precision: "auto" runs under bfloat16 autocast where the hardware is faster with it, "bfloat16" always;

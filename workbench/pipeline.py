@@ -85,7 +85,7 @@ def distill(
     returns the finished student at once.
 
     Args:
-        texts: what `data.read_texts` takes: a list of strings or `Text`s, a file, a folder, a data set; at least 20
+        texts: what `data.read_texts` takes: a list of strings or `Text` objects, a file, a folder, a data set; at least 20
             different ones. Plain strings are documents. Without any query, queries are cropped from them.
         teacher: a model's name or folder, "openai:MODEL", or anything else that `Teacher` takes; the recipe's if None.
         base: the small model to start from; the recipe's if None.

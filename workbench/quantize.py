@@ -235,7 +235,7 @@ def sweep(
 
     Returns:
         One row per mode and spec: `mode`, `dimensions`, `precision`, the columns of `evaluate.summarize` with the
-        share of the teacher's uncompressed nDCG@10, `bytes_per_document`, and `query_ms`: the median milliseconds to
+        share of the teacher's uncompressed `nDCG@10`, `bytes_per_document`, and `query_ms`: the median milliseconds to
         search `documents` documents for one query, without encoding it. It is measured once per spec, for all modes.
 
     Raises:

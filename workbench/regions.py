@@ -130,7 +130,7 @@ def compare_regions(
 
     Args:
         table: one row a text with measures for which higher is better, such as `overlap` and `cosine` from
-            `agreement.per_text`, or nDCG@10 less the reference's as `ndcg_gain`; NaN where a text has none.
+            `agreement.per_text`, or `nDCG@10` less the reference's as `ndcg_gain`; NaN where a text has none.
         column: name of the column that says each text's region, or its n values. Floats of more than 10 values, and whole
             numbers of more than 50, are cut into `bins` regions of equal size.
         measures: columns to compare; overlap, cosine and ndcg_gain, those that are there, if None. The first decides

@@ -93,7 +93,7 @@ class ModelComparison(Selection, View):
             One row a text (index: its position): `difference` (the first model's cosine to the reference less the
             second's; overlap where one of them has no cosine), `first`, `second` and, where the texts are known, `text`. `attrs` has `mean`, `low` and `high`,
             the mean difference and its 95 % interval by the paired percentile bootstrap over texts; with the scores of
-            both also `ndcg_mean`, `ndcg_low` and `ndcg_high`, the same of nDCG@10 over queries; and `measure`.
+            both also `ndcg_mean`, `ndcg_low` and `ndcg_high`, the same of `nDCG@10` over queries; and `measure`.
 
         Raises:
             WorkbenchError: there is no such model.

@@ -56,7 +56,7 @@ class RetrievalExplorer(Selection, View):
         text: text of the query that is shown; to be observed.
         modes: mode to the names of the models that embed the query and the documents: the reference's name, then
             "symmetric" and "asymmetric", or "NAME, symmetric" and so on where there are several other models.
-        scores: one row a query (index: its id) with nDCG@10 of the modes, 0 to 1, and for each but the first its
+        scores: one row a query (index: its id) with `nDCG@10` of the modes, 0 to 1, and for each but the first its
             difference to the reference, `symmetric_gain` and so on; NaN without judgments.
         results: one row a result of the query shown: mode, rank (1 is best), document_id, cosine and grade (missing
             where it was not judged).
