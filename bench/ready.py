@@ -1,6 +1,6 @@
 """Make the student that comes with the package, `data/ready`, or measure it. The teacher's vectors are kept.
 
-    python -m bench.ready make TEXTS [--output data/ready] [--texts 270000]
+    python -m bench.ready make TEXTS [--output data/ready] [--more 270000]
     python -m bench.ready measure COLLECTION...
 
 TEXTS is a folder of parquet files (`text`, `role`), one a source. The head alone learns (recipe "broad"). The best pass is
@@ -31,11 +31,17 @@ from workbench.pipeline import ADAPT, BROAD
 # Source to documents, queries, and queries cropped from other documents. In asymmetric search a student reads queries alone,
 # and a short text costs the teacher a tenth of a long one.
 LESSON = {
+    "arxiv": (3500, 8000, 8000), "debian": (2500, 2500, 0), "medquad": (1500, 2500, 2500), "wordnet": (6000, 0, 0),
+    "wikisplit": (5000, 0, 0), "questions": (0, 3000, 0), "trivia": (0, 4000, 0), "web_queries": (0, 4000, 0),
+    "claims": (0, 3500, 0),
+}  # fmt: skip
+# More of the same, of which MORE_TEXTS are drawn at random; most of them short.
+MORE = {
     "arxiv": (45000, 90000, 45000), "debian": (30000, 60000, 15000), "medquad": (9000, 15000, 6800), "wordnet": (116000, 0, 0),
     "wikisplit": (45000, 0, 0), "questions": (0, 64000, 0), "trivia": (0, 49200, 0), "web_queries": (0, 99400, 0),
     "claims": (0, 9800, 0),
 }  # fmt: skip
-TEXTS = 270_000  # of these, drawn at random
+MORE_TEXTS = 270_000
 HELD_OUT = {"reuters": (500, 500, 0)}
 
 
@@ -48,7 +54,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("make")
     command.add_argument("folder", type=Path, metavar="TEXTS")
-    command.add_argument("--texts", type=int, default=TEXTS, help="how many to learn from")
+    command.add_argument("--more", type=int, default=MORE_TEXTS, help="how many to learn from besides LESSON")
     command.add_argument("--output", type=Path, default=ready.READY)
     commands.add_parser("measure").add_argument("collections", nargs="+", type=Path, metavar="COLLECTION")
     options = parser.parse_args()
@@ -56,18 +62,18 @@ def main() -> int:
         return (
             measure(options.collections)
             if options.command == "measure"
-            else make(options.folder, options.output, options.texts)
+            else make(options.folder, options.output, options.more)
         )
     except (OSError, WorkbenchError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def make(source: Path, output: Path, texts: int) -> int:
+def make(source: Path, output: Path, count: int) -> int:
     """Draw the texts, train the head, and write it."""
     started = time.perf_counter()
-    lesson, held_out = draw(source, LESSON), draw(source, HELD_OUT)
-    lesson = [lesson[i] for i in np.random.default_rng(0).permutation(len(lesson))[:texts]]
+    lesson, more, held_out = (draw(source, plan) for plan in (LESSON, MORE, HELD_OUT))
+    lesson = list(dict.fromkeys(lesson + [more[i] for i in np.random.default_rng(0).permutation(len(more))[:count]]))
     cache = TargetCache(home() / "cache", pipeline.teacher_of(None, RECIPE))
     made = pipeline.run(lesson, cache, RECIPE, home() / "ready", source=", ".join(sorted(LESSON)), held_out=held_out)
     provenance = made.provenance | {"held_out": ", ".join(HELD_OUT), "machine": machine()}
