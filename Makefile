@@ -14,7 +14,7 @@ PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 PIP = $(PY) -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup models demo test fast lab app docs bench quality faults audit notebooks fix clean
+.PHONY: help setup models demo test fast lab app docs film bench quality faults audit notebooks fix clean
 
 # What the notebooks share, and the server that one of them starts.
 lab app docs bench quality faults: export PYTHONPATH := notebooks:examples:$(PYTHONPATH)
@@ -56,6 +56,9 @@ app: setup  ## serve two of the widgets as apps, with Voilà
 
 docs: setup  ## run all notebooks and make the site: build/docs/index.html
 	$(PY) docs/make.py
+
+film: setup  ## film the views for the README: docs/film.webp
+	$(PY) -m docs.film
 
 bench: setup  ## measure speed and quality against baselines; writes build/bench.json
 	$(PY) -m bench

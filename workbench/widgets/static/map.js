@@ -235,7 +235,7 @@ function render({ model, el }) {
     canvas.focus({ preventScroll: true });
     show(-1);
   };
-  let waiting = false;
+  let waiting = 0;
   over.onpointermove = (event) => {
     const [x, y] = place(event);
     if (drag?.path) { drag.path.push([x, y]); trace(); return; }
@@ -244,8 +244,7 @@ function render({ model, el }) {
         y: drag.view.y + (y - drag.from[1]) / (height - 2 * margin) / view.scale };
       later();
     } else if (!waiting) {
-      waiting = true;
-      requestAnimationFrame(() => { waiting = false; if (!drag) show(nearest(x, y), x, y); });
+      waiting = requestAnimationFrame(() => { waiting = 0; if (!drag) show(nearest(x, y), x, y); });
     }
   };
   over.onpointerup = (event) => {
@@ -259,7 +258,11 @@ function render({ model, el }) {
     }
   };
   over.onpointercancel = () => { drag = null; trace(); };
-  over.onpointerleave = () => show(-1);
+  over.onpointerleave = () => {
+    cancelAnimationFrame(waiting); // the pointer may move and leave within one frame
+    waiting = 0;
+    show(-1);
+  };
   over.onwheel = (event) => {
     event.preventDefault();
     const [x, y] = place(event), [a, b] = [unacross(x), undown(y)];
