@@ -158,8 +158,9 @@ def test_two_processes_distil_the_student_of_one(home, tiny_model, other_tiny_mo
     assert done.stdout.count("student saved") == 1
     texts = [text.text for text in sentences(50)]
     one, two = (student.load(home / name, device="cpu").encode(texts) for name in ("student", "of-two"))
-    # In bfloat16, if the processor has it; `test_distill` holds float32 to 1e-4.
-    np.testing.assert_allclose(one, two, atol=2e-3)
+    # In bfloat16, if the processor has it, half a batch rounds otherwise, and of two evaluations that differ in the fifth
+    # digit the other one may be the best. `test_distill` holds float32 to 1e-4.
+    assert (one * two).sum(axis=1).min() > 0.998
 
 
 def test_vectors_that_exist_already_are_a_teacher(home, tiny_model, capsys):
