@@ -81,20 +81,22 @@ def main() -> int:
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # damaged shards are what this is about
     rng, third = random.Random(options.seed), -(-options.runs // 3)
-    report = {
-        "machine": machine(),
-        "caching": total([caching_run(rng) for _ in range(options.runs)]),
-        "training": total([training_run(rng) for _ in range(third)]),
+    parts = {
+        "caching": lambda: [caching_run(rng) for _ in range(options.runs)],
+        "training": lambda: [training_run(rng) for _ in range(third)],
+        "server": lambda: [faults_outside.api_run(rng, TEXTS) for _ in range(third)],
+        "hub": lambda: faults_outside.hub_runs(third, options.seed),
+        "page": lambda: [faults_outside.view_run(rng)],
     }
-    report["server"] = total([faults_outside.api_run(rng, TEXTS) for _ in range(third)])
-    report["hub"] = total(faults_outside.hub_runs(third, options.seed))
-    if not options.no_page:
-        report["page"] = total([faults_outside.view_run(rng)])
-    parts = [part for part in report.values() if "injected" in part]
-    for name in ("injected", "lost", "repeated"):
-        report[name] = sum(part[name] for part in parts)
-    path = write_json(home() / "faults.json", report)
-    print(json.dumps({name: value for name, value in report.items() if name != "machine"}, indent=1))
+    if options.no_page:
+        del parts["page"]
+    report = {"machine": machine(), "injected": 0, "lost": 0, "repeated": 0}
+    for name, runs in parts.items():
+        report[name] = total(runs())
+        report |= {each: report[each] + report[name][each] for each in ("injected", "lost", "repeated")}
+        path = write_json(home() / "faults.json", report)
+        print(json.dumps({name: report[name]}, indent=1), flush=True)
+    print(f"{report['injected']:,} faults, {report['lost']} lost, {report['repeated']:,} repeated")
     print(f"written to {path}")
     return 1 if report["lost"] else 0
 
