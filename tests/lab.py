@@ -95,7 +95,10 @@ class Lab:
         self.browser.close()
         self._playwright.stop()
         self._server.terminate()
-        self._server.wait(20)
+        try:
+            self._server.wait(20)
+        except subprocess.TimeoutExpired:  # a busy machine
+            self._server.kill()
         self._log.close()
 
     def open(self, name: str, cells: list[str] | None = None, *, width: int = 1300) -> Notebook:
