@@ -86,8 +86,9 @@ control = wb.distill(lesson + at_random, teacher, recipe="adapt", progress=False
 
 # %%
 from workbench import agreement
+from workbench.evaluate import prepared, vectors
 
-target = wb.encode(teacher, texts)
+target = vectors(prepared(teacher, texts), texts)
 students = {"before": before, f"{len(more)} more like them": after, f"{len(at_random)} at random": control}
 rows = {}
 for name, model in students.items():

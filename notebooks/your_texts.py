@@ -32,7 +32,7 @@ print(f"{len(texts):,} texts, the first: {texts[0].text[:100]}")
 # The line above the table says what the student has gained by learning them.
 
 # %%
-view = wb.search(source)
+view = wb.search(texts)
 view
 
 # %% [markdown]

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from workbench import data, docstrings
+from workbench import data, docstrings, views
 from workbench._stored import StoredTexts
 from workbench.data import Role, Text
 from workbench.docstrings import docstring_corpus
@@ -761,3 +761,24 @@ def test_the_tutorial_collection_is_what_it_says():
     assert grades == {1, 2, 3}
     assert all(max(judged.values()) >= 2 for judged in collection.qrels.values())
     assert len(set(collection.corpus.values())) == len(collection.corpus)
+
+
+@pytest.mark.parametrize("column", [3, ["body"], {}, ""])
+def test_a_column_is_named(tmp_path, column):
+    (tmp_path / "tickets.csv").write_text("id,body\na,The pump leaks.\nb,The lamp is dark.\n")
+    with pytest.raises(DataError, match="give a column's name"):
+        data.read_texts(tmp_path / "tickets.csv", column=column)
+    with pytest.raises(DataError, match="column='body'"):
+        data.read_texts(tmp_path / "tickets.csv")
+
+
+def test_a_search_reads_the_column_of_a_csv(tmp_path, tiny_model, other_tiny_model):
+    (tmp_path / "tickets.csv").write_text("id,body\na,The pump leaks.\nb,The lamp is dark.\n")
+    view = views.search(
+        tmp_path / "tickets.csv",
+        documents=str(tiny_model),
+        queries=str(other_tiny_model),
+        column="body",
+        progress=False,
+    )
+    assert sorted(view._document_texts) == ["The lamp is dark.", "The pump leaks."]

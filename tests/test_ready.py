@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import sentences
+from safetensors.torch import load_file, save_file
 from test_train import build
 
 import workbench as wb
@@ -46,7 +47,7 @@ def test_what_was_altered_or_is_missing_is_refused(small, tmp_path, other_tiny_m
     content = bytearray(head.read_bytes())
     content[-3] ^= 1
     head.write_bytes(content)
-    with pytest.raises(ModelError, match="is not the file that was written: its SHA-256"):
+    with pytest.raises(ModelError, match="is not what was written: the SHA-256 of both"):
         ready.load_ready(folder)
     content[-3] ^= 1
     head.write_bytes(content)
@@ -55,14 +56,28 @@ def test_what_was_altered_or_is_missing_is_refused(small, tmp_path, other_tiny_m
     for change, words in (
         ({"base": "no-such-model"}, "was not found"),
         ({"base": str(other_tiny_model)}, "needs the weights of"),
-        ({"head_sha256": None}, "is not the file"),
+        ({"head_sha256": None}, "is not what was written"),
+        ({"build": before["build"] | {"normalize": False}}, "is not what was written"),
+        (
+            {"build": {}, "head_sha256": ready._digest(bytes(content), {})},
+            "is not the one that its provenance.json describes",
+        ),
     ):
         stated.write_text(json.dumps(before | change))
         with pytest.raises(ModelError, match=words):
             ready.load_ready(folder)
-    stated.write_text(json.dumps(before | {"build": {}}))
-    with pytest.raises(ModelError, match="is not the one that its provenance.json describes"):
-        ready.load_ready(folder)
+    # A head that fits its checksum and not its student.
+    kept = load_file(head)
+    for change in (
+        {"0.columns": None}, {"1.place": None}, {"extra": kept["0.bias"].clone()}, {"0.bias": kept["0.bias"][:1]},
+        {"0.scale": kept["0.scale"] * float("nan")}, {"1.weight": kept["1.weight"].float()}, {"0.place": kept["0.place"] + 10**6},
+    ):  # fmt: skip
+        save_file({name: part for name, part in (kept | change).items() if part is not None}, head)
+        digest = ready._digest(head.read_bytes(), before["build"])
+        stated.write_text(json.dumps(before | {"head_sha256": digest}))
+        with pytest.raises(ModelError, match="is not the one that its provenance.json describes"):
+            ready.load_ready(folder)
+    head.write_bytes(content)
     with pytest.raises(ModelError, match="got an object of type int"):
         ready.load_ready(5)
     stated.write_text("{}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Real
 from pathlib import Path
@@ -65,7 +66,7 @@ class Recipe:
     texts: int = 0
 
     def __post_init__(self) -> None:
-        if self.start not in (*HEAD_STARTS, "ready") and not Path(self.start).is_dir():
+        if self.start not in (*HEAD_STARTS, "ready") and not _is_folder(self.start):
             raise TrainingError(
                 f"start {self.start!r}: it must be closed-form, random or ready, or the folder of a student"
             )
@@ -89,7 +90,7 @@ class Recipe:
             raise TrainingError(f"a recipe has no {', '.join(unknown)}; it has {known}")
         fixed = {"base", "bias", "hidden", "max_length", "pooling", "prompts"} & {*changes}
         start = changes.get("start", self.start)
-        if fixed and (start == "ready" or Path(start).is_dir()):
+        if fixed and (start == "ready" or _is_folder(start)):
             raise TrainingError(f"{', '.join(sorted(fixed))}: decided by the student to start from; leave it out")
         if "epochs" in changes:
             changes.setdefault("steps", 0)
@@ -142,6 +143,10 @@ class Recipe:
 
     def _folder(self) -> Path:
         return READY if self.start == "ready" else Path(self.start)
+
+
+def _is_folder(start: object) -> bool:
+    return isinstance(start, str | Path) and bool(str(start)) and os.path.isdir(start)
 
 
 # Minutes on two cores.

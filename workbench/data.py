@@ -86,6 +86,8 @@ def read_texts(
 
     if isinstance(source, str) and not source.strip():
         raise DataError("the source is an empty string: give the name of a file or folder, or texts in a list")
+    if column is not None and not (isinstance(column, str) and column):
+        raise DataError(f"column is {column!r}: give a column's name")
     if sample is not None and limit is not None:
         raise DataError(f"sample={sample}, limit={limit}: give one of them")
     if sample is not None:

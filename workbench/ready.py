@@ -16,10 +16,15 @@ from sentence_transformers import SentenceTransformer
 from workbench import models, student
 from workbench._util import whole_folder, write_json
 from workbench.data import DATA
-from workbench.errors import ModelError
+from workbench.errors import ModelError, WorkbenchError
 
 READY = DATA / "ready"
 _HEAD = "head.safetensors"
+# What is kept of a layer, and its shape.
+_PARTS = {
+    "weight": ("out", "in"), "bias": ("out",), "scale": ("out",), "columns": ("in",), "peak": ("out", "one"),
+    "place": ("out", "one"),
+}  # fmt: skip
 
 
 def load_ready(folder: str | Path = READY, *, device: str | None = None) -> SentenceTransformer:
@@ -46,8 +51,11 @@ def load_ready(folder: str | Path = READY, *, device: str | None = None) -> Sent
     weights = Path(folder) / _HEAD
     try:
         content = weights.read_bytes()
-        if (found := hashlib.sha256(content).hexdigest()) != stated["head_sha256"]:
-            raise ModelError(f"{weights} is not the file that was written: its SHA-256 is {found}. Restore it")
+        if (found := _digest(content, stated["build"])) != stated["head_sha256"]:
+            raise ModelError(
+                f"{weights}, or how {models.PROVENANCE} says it is built, is not what was written: the SHA-256 of both is "
+                f"{found}. Restore them"
+            )
         kept = load(content)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{weights} cannot be read: {error}. Restore it") from None
@@ -60,10 +68,13 @@ def load_ready(folder: str | Path = READY, *, device: str | None = None) -> Sent
         model = student.build(stated["base"], device=device, **stated["build"])
         with torch.no_grad():
             for number, layer in enumerate(student.head_of(model)):
-                parts = {name.split(".")[1]: tensor for name, tensor in kept.items() if name.startswith(f"{number}.")}
-                layer.linear.bias.copy_(parts.pop("bias"))
-                layer.linear.weight.copy_(_unpacked(**parts))
-    except (TypeError, KeyError, RuntimeError) as error:
+                parts = {name: kept.pop(f"{number}.{name}") for name in _PARTS}
+                weight, bias = _unpacked(parts, layer.linear.weight.shape)
+                layer.linear.weight.copy_(weight)
+                layer.linear.bias.copy_(bias)
+            if kept:
+                raise ValueError(f"it has {', '.join(kept)} besides")
+    except (TypeError, KeyError, ValueError, RuntimeError, WorkbenchError) as error:
         raise ModelError(
             f"the head in {folder} is not the one that its {models.PROVENANCE} describes ({error})"
         ) from None
@@ -83,7 +94,7 @@ def statement(folder: str | Path = READY) -> dict:
     try:
         stated = json.loads(path.read_text())
         stated["base"], stated["base_fingerprint"], stated["build"], stated["head_sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read ({type(error).__name__}: {error}): restore it") from None
     return stated
 
@@ -115,7 +126,7 @@ def save_ready(model: SentenceTransformer, folder: str | Path, provenance: Mappi
         if (card := Path(folder) / "README.md").is_file():
             shutil.copy(card, scratch)
         save_file(tensors, scratch / _HEAD)
-        digest = hashlib.sha256((scratch / _HEAD).read_bytes()).hexdigest()
+        digest = _digest((scratch / _HEAD).read_bytes(), built)
         more = {"base_fingerprint": base.fingerprint, "build": built, "head_sha256": digest}
         write_json(scratch / models.PROVENANCE, {**provenance, **more})
     return Path(folder)
@@ -138,13 +149,22 @@ def _packed(weight: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"weight": rounded, "scale": scale, "columns": columns, "peak": peak, "place": place.to(torch.int32)}
 
 
-def _unpacked(
-    weight: torch.Tensor,
-    scale: torch.Tensor | None = None,
-    columns: torch.Tensor | None = None,
-    peak: torch.Tensor | None = None,
-    place: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Return the weights, float32; a file of version 0.1 has no more than a scale for each output."""
-    weight = weight.float() if scale is None else weight.float() * scale[:, None]
-    return weight if columns is None else weight.scatter(1, place.long(), peak) * columns
+def _unpacked(parts: dict[str, torch.Tensor], shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a layer's weights and bias, float32; ValueError if a part has another shape or dtype, or is not finite."""
+    out, width = shape
+    for name, of in _PARTS.items():
+        wanted = tuple({"out": out, "in": width, "one": 1}[size] for size in of)
+        dtype = {"weight": torch.int8, "place": torch.int32}.get(name, torch.float32)
+        tensor = parts[name]
+        if tuple(tensor.shape) != wanted or tensor.dtype != dtype or not tensor.isfinite().all():
+            raise ValueError(
+                f"{name} of shape {tuple(tensor.shape)}, {tensor.dtype}: expected finite {wanted}, {dtype}"
+            )
+    if not 0 <= parts["place"].min() <= parts["place"].max() < width:
+        raise ValueError("a place that there is not")
+    weight = parts["weight"].float() * parts["scale"][:, None]
+    return weight.scatter(1, parts["place"].long(), parts["peak"]) * parts["columns"], parts["bias"]
+
+
+def _digest(head: bytes, build: Mapping[str, object]) -> str:
+    return hashlib.sha256(head + json.dumps(build, sort_keys=True).encode()).hexdigest()

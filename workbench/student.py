@@ -323,8 +323,12 @@ def check_folder(folder: str | Path) -> Path:
 
     It is new, empty, or holds a student, and can be replaced as a whole.
     """
-    folder = expanded(folder).resolve()
-    if folder.is_file():
+    try:
+        folder = expanded(folder).resolve()
+        is_file = folder.is_file()
+    except (TypeError, ValueError, OSError) as error:
+        raise ModelError(f"no folder can be called {str(folder)[:100]!r} ({error}): choose another") from None
+    if is_file:
         raise ModelError(f"{folder} is a file: choose a folder")
     if folder in (Path.cwd(), *Path.cwd().parents) or folder.is_mount():
         raise ModelError(f"{folder} cannot be replaced as a whole: name a folder inside it")

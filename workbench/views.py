@@ -49,9 +49,9 @@ def search(
     documents: object = None,
     queries: object = None,
     *,
-    passages: int | None = None,
     k: int = 10,
     progress: bool = True,
+    **options: object,
 ) -> RetrievalExplorer:
     """Search texts with two models side by side; type a query, or pick one.
 
@@ -64,9 +64,9 @@ def search(
             all-mpnet-base-v2 if None.
         queries: the model that embeds queries; of another width, each model searches with its own documents alone. None:
             the ready student, which learns these documents first (recipe "adapt"); the view says what it gained.
-        passages: cut long texts into passages of about so many words.
         k: results to show.
         progress: show bars.
+        options: of `read_texts`, such as `column="body"` for a CSV or `passages=200` to cut long texts.
 
     Example:
         >>> import workbench as wb
@@ -79,7 +79,7 @@ def search(
     from workbench.widgets import RetrievalExplorer
 
     whole(k, "k")
-    dataset, about = _dataset(source, passages)
+    dataset, about = _dataset(source, options)
     if documents is None:
         from workbench import pipeline
 
@@ -153,13 +153,13 @@ def _label(model: object, otherwise: str) -> str:
     return Path(model).name if isinstance(model, str | Path) else otherwise
 
 
-def _dataset(source: object, passages: int | None) -> tuple[RetrievalDataset, str]:
+def _dataset(source: object, options: dict) -> tuple[RetrievalDataset, str]:
     """Return a data set, and what has to be said of it."""
     if isinstance(source, RetrievalDataset):
         return source, ""
     if is_dataset(source):
         return read_dataset(source), ""
-    texts = read_texts(source, passages=passages)
+    texts = read_texts(source, **options)
     documents = [text for text in texts if text.role is Role.DOCUMENT]
     if not documents:
         raise DataError("there are only queries among the texts: a search needs documents")
