@@ -120,6 +120,11 @@ def test_more_like_picks_what_resembles_and_no_copies(tmp_path, monkeypatch):
         assert len(regions.more_like(["aaa bb"], iter(pool), 100, model, same=0.9)) < 6
     with pytest.raises(WorkbenchError, match="the pool has no text"):
         regions.more_like(["a"], [], 3, model)
+    for same in (2, -1, float("nan"), "x"):
+        with pytest.raises(WorkbenchError, match="it must be a cosine"):
+            regions.more_like(["a"], pool, 3, model, same=same)
+    with pytest.warns(UserWarning, match="left out"):
+        assert "  " not in [text.text for text in regions.more_like(["a"], ["  ", *pool], 100, model, avoid=None)]
     with pytest.raises(WorkbenchError, match="got no texts"):
         regions.more_like([], pool, 3, model)
 

@@ -6,6 +6,7 @@ import itertools
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -235,8 +236,10 @@ def more_like(
     """
     from workbench.evaluate import prepared, vectors
 
-    texts, avoid = as_texts(texts), as_texts(avoid) if len(avoid) else []
+    texts, avoid = as_texts(texts), as_texts(avoid) if avoid is not None and len(avoid) else []
     whole(count, "count")
+    if not isinstance(same, Real) or not 0 < same <= 1:
+        raise WorkbenchError(f"same is {same!r}: it must be a cosine above 0, 1 at most")
     model = prepared(model, texts)
     if isinstance(model, np.ndarray):
         raise WorkbenchError("vectors cannot embed a pool: give a model or its name")
@@ -252,7 +255,11 @@ def more_like(
         part = as_texts(part)
         bare = [_bare(text.text) for text in part]
         left_out += sum(each in given for each in bare)
-        part = [text for text, each in zip(part, bare, strict=True) if not (each in seen or seen.add(each))]
+        part = [
+            text
+            for text, each in zip(part, bare, strict=True)
+            if text.text.strip() and not (each in seen or seen.add(each))
+        ]
         if not part:
             continue
         found = unit(vectors(model, part))
