@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import hashlib
 import json
-import multiprocessing
 import os
 import random
 import subprocess
@@ -30,6 +29,7 @@ import torch
 
 from bench import faults_outside
 from bench.__main__ import machine
+from bench.faults_outside import start
 from workbench import _fill, _shards, models, student
 from workbench._util import home, write_json
 from workbench.cache import TargetCache
@@ -46,7 +46,6 @@ SETTINGS = TrainingConfig(
 )
 DIMENSION = 32  # bytes of a SHA-256
 GROUP = 64  # texts that the cache encodes at once
-_FORK = multiprocessing.get_context("fork")  # a child starts in milliseconds, with everything imported
 
 
 class LoggingTeacher(Teacher):
@@ -162,12 +161,6 @@ def fill_in_child(root: Path, log: Path, shift: float):
         TargetCache(root, teacher).fill(TEXTS)
 
     return start(work)
-
-
-def start(work):
-    child = _FORK.Process(target=work)
-    child.start()
-    return child
 
 
 def injure(root: Path, kind: str, rng: random.Random) -> int:

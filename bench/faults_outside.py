@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,25 @@ from embedding_server import Server
 from tests import hub as local_hub
 from workbench._util import PROJECT
 
-_FORK = multiprocessing.get_context("fork")
 WIDTH = 32  # bytes of a SHA-256
+_FORK = multiprocessing.get_context("fork")  # a child starts in milliseconds, with everything imported
+
+
+def start(work: Callable[[], object]) -> multiprocessing.Process:
+    """Run something in a process of its own."""
+    child = _FORK.Process(target=work)
+    child.start()
+    return child
+
+
+def ended(child: multiprocessing.Process, seconds: float | None) -> bool:
+    """Wait so long for a process, and kill it then; say whether it ended by itself."""
+    child.join(seconds)
+    if not child.is_alive():
+        return True
+    child.kill()
+    child.join()
+    return False
 
 
 def unit_vectors(texts: list[str]) -> np.ndarray:
@@ -102,17 +120,9 @@ def api_run(rng: random.Random, texts: list) -> dict:
     with tempfile.TemporaryDirectory() as scratch, Faulty(rng.randrange(1 << 30)) as server:
         root = Path(scratch)
         for _ in range(rng.randint(3, 6)):
-            child = _FORK.Process(target=fill)
-            child.start()
-            child.join(rng.uniform(0.3, 2))
-            if child.is_alive():
-                server.faults["server: client killed"] += 1
-                child.kill()
-                child.join()
+            server.faults["server: client killed"] += not ended(start(fill), rng.uniform(0.3, 2))
         server.calm = True
-        child = _FORK.Process(target=fill)
-        child.start()
-        child.join()
+        start(fill).join()
         cache = TargetCache(root, teacher(server.url))
         missing, wrong = len(cache.missing(texts)), 0
         if not missing:
@@ -159,26 +169,18 @@ def hub_run(rng: random.Random, server: local_hub.Hub, cache: Path) -> dict:
     shutil.rmtree(cache, ignore_errors=True)
     assert Path(constants.HF_HUB_CACHE).is_relative_to(cache)
 
-    def resolve(found) -> None:
-        with contextlib.redirect_stderr(None):
-            try:
-                found.send(str(models.resolve(name).path))
-            except ModelError:
-                found.send("")
-
-    def resolved(seconds: float | None = None) -> bytes | str | None:
+    def resolved(seconds: float | None = None) -> str | None:
         here, there = _FORK.Pipe()
-        child = _FORK.Process(target=resolve, args=(there,))
-        child.start()
-        child.join(seconds)
-        if child.is_alive():
-            child.kill()
-            child.join()
+
+        def resolve() -> None:
+            with contextlib.redirect_stderr(None), contextlib.suppress(ModelError):
+                there.send(str(models.resolve(name).path))
+
+        ended(start(resolve), seconds)
         return here.recv() if here.poll() else None
 
     def is_whole(folder: str) -> bool:
-        held = {p.relative_to(folder).as_posix(): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
-        return held in versions
+        return local_hub.contents(folder) in versions
 
     for _ in range(rng.randint(6, 12)):
         kind = rng.choice(["cut", "cut", "kill", "delete", "moved"])
@@ -207,20 +209,16 @@ def hub_run(rng: random.Random, server: local_hub.Hub, cache: Path) -> dict:
 
 def serve_hub(runs: int, seed: int) -> None:
     with local_hub.serve() as server, tempfile.TemporaryDirectory() as scratch:
-        cache = Path(scratch) / "hf"
-        os.environ |= {
-            "HF_ENDPOINT": server.url,
-            "HF_HOME": str(cache),
-            "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
-        }
-        os.environ |= {"HF_TOKEN": "", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "5"}
+        os.environ |= local_hub.surroundings(server, Path(scratch))
+        os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "5"}
         rng = random.Random(seed)
         for _ in range(runs):
-            print(json.dumps(hub_run(rng, server, cache)), flush=True)
+            print(json.dumps(hub_run(rng, server, Path(os.environ["HF_HOME"]))), flush=True)
 
 
 # --- the page ---
+
+KERNEL = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
 
 CELL = """
 import numpy as np, time
@@ -231,24 +229,17 @@ student = (teacher + .4 * rng.standard_normal(teacher.shape)).astype('float32')
 view = AgreementExplorer({'teacher': teacher, 'student': student}, [f'text {i}' for i in range(200)], umap=False)
 view
 """
-PAINTED = """() => { const map = document.querySelector('.workbench-map');
-  return map?.width && document.querySelector('.workbench tbody tr')
-    && new Uint32Array(map.getContext('2d').getImageData(0, 0, map.width, map.height).data.buffer).some(p => p); }"""
-SAYS = """s => document.querySelector('.workbench-map')?.ariaLabel?.includes(s)
-  && document.querySelector('.workbench .pager .label')?.innerText.includes(s)"""
 
 
 def view_run(rng: random.Random, faults_wanted: int = 40) -> dict:
     """Disturb a page with a view between two selections; each has to be in the kernel, on the map and in the table."""
     from playwright.sync_api import TimeoutError
 
-    from tests.lab import Lab
+    from tests.lab import Lab, lit, painted
 
     def opened_again(page):
         page.goto(page.url.replace("&reset", ""))
-        page.wait_for_function(
-            "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel", timeout=60_000
-        )
+        page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel")
         return page.context.new_cdp_session(page)
 
     faults: Counter[str] = Counter()
@@ -257,6 +248,7 @@ def view_run(rng: random.Random, faults_wanted: int = 40) -> dict:
         lab = Lab(Path(scratch))
         notebook = lab.open("faults", [CELL])
         page = notebook.page
+        page.set_default_timeout(60_000)
         session = page.context.new_cdp_session(page)
         notebook.run_all()
         notebook.save()
@@ -264,42 +256,38 @@ def view_run(rng: random.Random, faults_wanted: int = 40) -> dict:
             kind = rng.choice(["reload", "connection", "frozen", "slow", "busy", "scrolled away", "interrupted"])
             faults[f"page: {kind}"] += 1
             rows = sorted(rng.sample(range(200), rng.randint(1, 60)))
-            choose = f"view.select({rows}) or 1"
+            before = ""
             if kind == "connection":
                 page.context.set_offline(True)
                 page.wait_for_timeout(rng.uniform(100, 1500))
                 page.context.set_offline(False)
-                page.wait_for_function(
-                    "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.connectionStatus === 'connected'",
-                    timeout=60_000,
-                )
-                notebook.python(choose)
+                page.wait_for_function(f"() => {KERNEL}.connectionStatus === 'connected'")
             elif kind == "frozen":
                 session.send("Page.setWebLifecycleState", {"state": "frozen"})
                 time.sleep(rng.uniform(0.1, 1.5))
                 session.send("Page.setWebLifecycleState", {"state": "active"})
-                notebook.python(choose)
             elif kind == "slow":
                 session.send("Emulation.setCPUThrottlingRate", {"rate": 6})
-                notebook.python(choose)
             elif kind == "busy":
-                notebook.python(f"time.sleep({rng.uniform(0.2, 2):.2f}) or {choose}")
+                before = f"time.sleep({rng.uniform(0.2, 2):.2f}) or "
             elif kind == "scrolled away":
                 page.evaluate("() => document.querySelector('.workbench').style.display = 'none'")
-                notebook.python(choose)
-                page.evaluate("() => document.querySelector('.workbench').style.display = ''")
             elif kind == "interrupted":
                 with contextlib.suppress(AssertionError):  # the cell that is interrupted
-                    page.evaluate("""() => { const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
-                        setTimeout(() => kernel.interrupt(), 300); }""")
+                    page.evaluate(f"() => {{ setTimeout(() => {KERNEL}.interrupt(), 300); }}")
                     notebook.python("time.sleep(5) or 1")
-                notebook.python(choose)
-            else:
-                notebook.python(choose)
+            notebook.python(f"{before}view.select({rows}) or 1")
+            if kind == "scrolled away":
+                page.evaluate("() => document.querySelector('.workbench').style.display = ''")
+            elif kind == "reload":
                 session = opened_again(page)
             try:
-                page.wait_for_function(SAYS, arg=f"{len(rows)} selected", timeout=60_000)
-                page.wait_for_function(PAINTED, timeout=30_000)
+                lit(page, len(rows))
+                deadline = time.monotonic() + 30
+                while painted(page) != [""]:
+                    if time.monotonic() > deadline:
+                        raise TimeoutError(f"not painted: {painted(page)}")
+                    page.wait_for_timeout(200)
                 lost += notebook.python("[int(row) for row in view.selected]") != rows
             except TimeoutError as error:  # it never came
                 print(f"lost after {kind}: {str(error).splitlines()[0]}", file=sys.stderr)

@@ -59,11 +59,9 @@ def main() -> int:
     commands.add_parser("measure").add_argument("collections", nargs="+", type=Path, metavar="COLLECTION")
     options = parser.parse_args()
     try:
-        return (
-            measure(options.collections)
-            if options.command == "measure"
-            else make(options.folder, options.output, options.more)
-        )
+        if options.command == "measure":
+            return measure(options.collections)
+        return make(options.folder, options.output, options.more)
     except (OSError, WorkbenchError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

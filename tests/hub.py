@@ -59,13 +59,30 @@ class Hub(ThreadingHTTPServer):
     def add(self, name: str, source: Path | dict[str, bytes], *, kind: str = "models", gated: bool = False) -> str:
         """Add a repository of a folder's files; return its commit."""
         if isinstance(source, Path):
-            source = {p.relative_to(source).as_posix(): p.read_bytes() for p in source.rglob("*") if p.is_file()}
+            source = contents(source)
         repo = self.repos.setdefault((kind, name), Repo())
         repo.gated = gated
         return repo.commit(source)
 
     def handle_error(self, request, client_address) -> None:
         """Say nothing of clients that went away."""
+
+
+def contents(folder: str | Path) -> dict[str, bytes]:
+    """Return the files of a folder."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
+
+
+def surroundings(hub: Hub, home: Path) -> dict[str, str]:
+    """Return the environment of a process for which this is the hub, and `home` the place of its cache."""
+    return {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(home / "hf"),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_TOKEN": "",
+        "WORKBENCH_HOME": str(home / "workbench"),
+    }
 
 
 @contextmanager

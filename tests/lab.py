@@ -58,6 +58,29 @@ def launched(playwright):
     )
 
 
+def lit(page, count):
+    """Wait until the map and the table of a page both have so many selected."""
+    page.wait_for_function(
+        "s => document.querySelector('.workbench .pager .label')?.innerText.includes(s)", arg=f"{count:,} selected"
+    )
+    page.wait_for_function(
+        "s => document.querySelector('.workbench-map')?.ariaLabel?.includes(s)", arg=f", {count} selected"
+    )
+
+
+def painted(page):
+    """Say of each view of a page which of map, table and histogram have nothing on them."""
+    return page.evaluate(
+        """() => [...document.querySelectorAll('.workbench-map')].map(map => {
+          const view = map.closest('.jp-OutputArea-output') ?? map.parentElement;
+          const ink = map.width && new Uint32Array(map.getContext('2d').getImageData(0, 0, map.width, map.height).data.buffer)
+            .some(pixel => pixel);
+          const there = {map: ink, rows: view.querySelector('tbody tr'), bars: view.querySelector('.js-plotly-plot .bars path')};
+          return Object.keys(there).filter(name => !there[name]).join();
+        })"""
+    )
+
+
 class Lab:
     """A JupyterLab server on a folder of its own, and a browser."""
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import Lab, has_chromium
+from tests.lab import Lab, has_chromium, lit, painted
 from workbench.widgets._view import STYLE, module
 from workbench.widgets.results import card
 
@@ -51,16 +51,6 @@ def nothing_ran(notebook):
     assert notebook.page.evaluate("() => window.broken") is None
     assert notebook.page.locator(".workbench script, .workbench img").count() == 0
     assert notebook.close() == []
-
-
-def lit(page, count):
-    """Wait until the map and the table of a page both have so many selected."""
-    page.wait_for_function(
-        "s => document.querySelector('.workbench .pager .label').innerText.includes(s)", arg=f"{count:,} selected"
-    )
-    page.wait_for_function(
-        "s => document.querySelector('.workbench-map').ariaLabel.includes(s)", arg=f", {count} selected"
-    )
 
 
 def test_agreement_explorer(lab):
@@ -441,19 +431,6 @@ views = []
 """
 )
 VIEW = "views.append(AgreementExplorer(models, texts, umap=False))\nviews[-1]"
-
-
-def painted(page):
-    """Say of each view of a page which of map, table and histogram have nothing on them."""
-    return page.evaluate(
-        """() => [...document.querySelectorAll('.workbench-map')].map(map => {
-          const view = map.closest('.jp-OutputArea-output') ?? map.parentElement;
-          const ink = map.width && new Uint32Array(map.getContext('2d').getImageData(0, 0, map.width, map.height).data.buffer)
-            .some(pixel => pixel);
-          const there = {map: ink, rows: view.querySelector('tbody tr'), bars: view.querySelector('.js-plotly-plot .bars path')};
-          return Object.keys(there).filter(name => !there[name]).join();
-        })"""
-    )
 
 
 def test_a_view_is_there_after_its_kernel_was_restarted(lab):

@@ -146,7 +146,8 @@ def test_many_texts_are_kept_in_a_file_and_the_student_is_the_same(
 
 
 def test_two_processes_distil_the_student_of_one(home, tiny_model, other_tiny_model):
-    arguments = distill_arguments(tiny_model, other_tiny_model)
+    # Two cycles: after one, two evaluations are equal to the fifth digit, and rounding decides which student is the best.
+    arguments = [*distill_arguments(tiny_model, other_tiny_model), "--restarts", "2"]
     assert main.main([*arguments, "--cache", "one"]) == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "workbench"]
     arguments[arguments.index("student")] = "of-two"
@@ -158,9 +159,8 @@ def test_two_processes_distil_the_student_of_one(home, tiny_model, other_tiny_mo
     assert done.stdout.count("student saved") == 1
     texts = [text.text for text in sentences(50)]
     one, two = (student.load(home / name, device="cpu").encode(texts) for name in ("student", "of-two"))
-    # In bfloat16, if the processor has it, half a batch rounds otherwise, and of two evaluations that differ in the fifth
-    # digit the other one may be the best. `test_distill` holds float32 to 1e-4.
-    assert (one * two).sum(axis=1).min() > 0.998
+    # In bfloat16, if the processor has it; `test_distill` holds float32 to 1e-4.
+    np.testing.assert_allclose(one, two, atol=2e-3)
 
 
 def test_vectors_that_exist_already_are_a_teacher(home, tiny_model, capsys):

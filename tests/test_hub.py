@@ -10,7 +10,7 @@ from pathlib import Path
 import hub as local_hub
 import numpy as np
 import pytest
-from hub import TOKEN
+from hub import TOKEN, contents, surroundings
 
 from workbench import models, student
 
@@ -62,23 +62,8 @@ def ask(hub, tmp_path):
     return run
 
 
-def surroundings(hub, home) -> dict[str, str]:
-    return {
-        "HF_ENDPOINT": hub.url,
-        "HF_HOME": str(home / "hf"),
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_TOKEN": "",
-        "WORKBENCH_HOME": str(home / "workbench"),
-    }
-
-
 def same_files(one, two) -> bool:
-    listings = [
-        {p.relative_to(folder).as_posix(): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
-        for folder in (one, two)
-    ]
-    return listings[0] == listings[1]
+    return contents(one) == contents(two)
 
 
 def snapshot(home, name) -> Path:

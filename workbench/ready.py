@@ -20,11 +20,6 @@ from workbench.errors import ModelError, WorkbenchError
 
 READY = DATA / "ready"
 _HEAD = "head.safetensors"
-# What is kept of a layer, and its shape.
-_PARTS = {
-    "weight": ("out", "in"), "bias": ("out",), "scale": ("out",), "columns": ("in",), "peak": ("out", "one"),
-    "place": ("out", "one"),
-}  # fmt: skip
 
 
 def load_ready(folder: str | Path = READY, *, device: str | None = None) -> SentenceTransformer:
@@ -68,8 +63,7 @@ def load_ready(folder: str | Path = READY, *, device: str | None = None) -> Sent
         model = student.build(stated["base"], device=device, **stated["build"])
         with torch.no_grad():
             for number, layer in enumerate(student.head_of(model)):
-                parts = {name: kept.pop(f"{number}.{name}") for name in _PARTS}
-                weight, bias = _unpacked(parts, layer.linear.weight.shape)
+                weight, bias = _unpacked(kept, number, *layer.linear.weight.shape)
                 layer.linear.weight.copy_(weight)
                 layer.linear.bias.copy_(bias)
             if kept:
@@ -149,19 +143,27 @@ def _packed(weight: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"weight": rounded, "scale": scale, "columns": columns, "peak": peak, "place": place.to(torch.int32)}
 
 
-def _unpacked(parts: dict[str, torch.Tensor], shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a layer's weights and bias, float32; ValueError if a part has another shape or dtype, or is not finite."""
-    out, width = shape
-    for name, of in _PARTS.items():
-        wanted = tuple({"out": out, "in": width, "one": 1}[size] for size in of)
-        dtype = {"weight": torch.int8, "place": torch.int32}.get(name, torch.float32)
-        tensor = parts[name]
-        if tuple(tensor.shape) != wanted or tensor.dtype != dtype or not tensor.isfinite().all():
-            raise ValueError(
-                f"{name} of shape {tuple(tensor.shape)}, {tensor.dtype}: expected finite {wanted}, {dtype}"
-            )
+def _unpacked(kept: dict[str, torch.Tensor], number: int, out: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Take a layer's parts out of `kept`; return its weights and bias, float32.
+
+    Raises:
+        KeyError: a part is missing.
+        ValueError: a part has another shape or dtype, or is not finite.
+    """
+    expected = {
+        "weight": ((out, width), torch.int8),
+        "bias": ((out,), torch.float32),
+        "scale": ((out,), torch.float32),
+        "columns": ((width,), torch.float32),
+        "peak": ((out, 1), torch.float32),
+        "place": ((out, 1), torch.int32),
+    }
+    parts = {name: kept.pop(f"{number}.{name}") for name in expected}
+    for name, tensor in parts.items():
+        if (found := (tuple(tensor.shape), tensor.dtype)) != expected[name] or not tensor.isfinite().all():
+            raise ValueError(f"{name}: expected finite values of {expected[name]}, got {found}")
     if not 0 <= parts["place"].min() <= parts["place"].max() < width:
-        raise ValueError("a place that there is not")
+        raise ValueError(f"place: expected positions below {width:,}")
     weight = parts["weight"].float() * parts["scale"][:, None]
     return weight.scatter(1, parts["place"].long(), parts["peak"]) * parts["columns"], parts["bias"]
 
