@@ -470,6 +470,24 @@ def test_a_view_whose_part_did_not_start_says_so_and_starts_again(lab):
     notebook.close()
 
 
+def test_a_part_that_starts_late_hears_what_comes_after(lab):
+    """anywidget gives a module two seconds, and drops what comes for it from then on."""
+    late = (
+        "from workbench.widgets.map import Map\n"
+        "module, Map._esm = Map._esm, 'await new Promise((go) => setTimeout(go, 3000));' + Map._esm\n"
+        "views.append(AgreementExplorer(models, texts, umap=False))\nMap._esm = module\nviews[0]"
+    )
+    notebook = lab.open("late", [SLOW, late])
+    notebook.run_all()
+    page = notebook.page
+    page.wait_for_selector(".workbench-map")
+    drag(page, page.locator(".workbench-over"), [(0.2, 0.1), (0.8, 0.1), (0.8, 0.9), (0.2, 0.9), (0.2, 0.12)])
+    lit(page, notebook.eventually("len(views[0].selected)", lambda count: count > 0))
+    notebook.python("views[0].select([0, 1]) or 1")
+    lit(page, 2)
+    assert set(notebook.close()) <= {"[anywidget] Failed to initialize model."}
+
+
 def test_a_starved_browser_paints_every_view_and_lights_every_lasso(lab):
     """Ten views in one notebook, a sixth of the processor, a kernel that is busy, a page in the background, a reload."""
     notebook = lab.open("starved", [SLOW, *[VIEW] * 10, "time.sleep(4)"])
@@ -488,14 +506,13 @@ def test_a_starved_browser_paints_every_view_and_lights_every_lasso(lab):
     notebook.save()
     page.goto(page.url.replace("&reset", ""))
     session.send("Emulation.setCPUThrottlingRate", {"rate": 6})
-    page.wait_for_selector(".workbench-map", timeout=120_000)
+    page.wait_for_selector(".workbench-map", timeout=240_000)
     every_view_is_painted(page)
     for number in range(20, 30):
         a_lasso_is_lit(notebook, number)
     session.send("Emulation.setCPUThrottlingRate", {"rate": 1})
     assert page.evaluate("() => window.broken") is None
-    # anywidget says so of a module that takes more than two seconds, and hears nothing for it from then on. That each view
-    # answers nevertheless, since the parts take their messages themselves, is what the last ten lassos have shown.
+    # anywidget says so of a module that takes more than two seconds. Its part answers nevertheless: see the test before.
     assert set(notebook.close()) <= {"[anywidget] Failed to initialize model."}
 
 
@@ -504,12 +521,13 @@ def a_lasso_is_lit(notebook, number):
     page, size, place = notebook.page, 0.25 + 0.02 * number, number % 10
     corners = [(0.2, 0.1), (size + 0.2, 0.1), (size + 0.2, 0.9), (0.2, 0.9), (0.2, 0.12)]
     drag(page, page.locator(".workbench-over").nth(place), corners, steps=2)
-    count = notebook.eventually(f"len(views[{place}].selected)", lambda n: n > 0)
+    count = notebook.eventually(f"len(views[{place}].selected)", lambda n: n > 0, 120)
     page.wait_for_function(
         """([n, s]) => { const map = document.querySelectorAll('.workbench-map')[n];
           const label = map.closest('.jp-OutputArea-output').querySelector('.pager .label');
           return map.ariaLabel.includes(s) && label.innerText.includes(s); }""",
         arg=[place, f"{count} selected"],
+        timeout=120_000,
     )
     notebook.python(f"views[{place}].select() or 1")
 

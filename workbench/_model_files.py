@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import os
 import tempfile
 import warnings
 import zipfile
@@ -77,7 +78,7 @@ def resolve(name: str | Path, revision: str | None = None) -> ModelFiles:
     if not str(name).strip():
         raise ModelError("the model's name is empty")
     folder = expanded(name)
-    if folder.is_dir():
+    if os.path.isdir(folder):
         return ModelFiles(str(folder.resolve()), folder.resolve(), _fingerprint(folder))
     tried = [f"folder {folder}: does not exist"]
     full = full_name(str(name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from safetensors.torch import load, save_file
 from sentence_transformers import SentenceTransformer
 
 from workbench import models, student
-from workbench._util import whole_folder, write_json
+from workbench._util import expanded, whole_folder, write_json
 from workbench.data import DATA
 from workbench.errors import ModelError, WorkbenchError
 
@@ -43,7 +44,7 @@ def load_ready(folder: str | Path = READY, *, device: str | None = None) -> Sent
         dtype('float32')
     """
     stated = statement(folder)
-    weights = Path(folder) / _HEAD
+    weights = expanded(folder) / _HEAD
     try:
         content = weights.read_bytes()
         if (found := _digest(content, stated["build"])) != stated["head_sha256"]:
@@ -77,14 +78,14 @@ def load_ready(folder: str | Path = READY, *, device: str | None = None) -> Sent
 
 def is_ready(folder: str | Path) -> bool:
     """Say whether a folder is the packaged ready student's, or one that `save_ready` wrote."""
-    return Path(folder) == READY or (Path(folder) / _HEAD).is_file()
+    return Path(folder) == READY or os.path.isfile(expanded(folder) / _HEAD)
 
 
 def statement(folder: str | Path = READY) -> dict:
     """Return the ready student's provenance; ModelError if it cannot be read."""
     if not isinstance(folder, str | Path):
         raise ModelError(f"expected the folder of a ready student, got an object of type {type(folder).__name__}")
-    path = Path(folder) / models.PROVENANCE
+    path = expanded(folder) / models.PROVENANCE
     try:
         stated = json.loads(path.read_text())
         stated["base"], stated["base_fingerprint"], stated["build"], stated["head_sha256"]

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import inspect
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -392,7 +393,7 @@ def _teacher(source: object = None, **options) -> Teacher:
         if options:
             raise TeacherError(f"{source.name} is a teacher already: it takes no {', '.join(options)}")
         return source
-    if isinstance(source, str) and ":" in source[2:] and not expanded(source).exists():
+    if isinstance(source, str) and ":" in source[2:] and not os.path.exists(expanded(source)):
         provider, _, model = source.partition(":")
         return need("workbench.extras.api_teachers", "api").ApiTeacher(model, provider=provider, **options)
     if isinstance(source, str | Path):

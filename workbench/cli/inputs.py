@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from argparse import Namespace
 from collections.abc import Iterable
@@ -48,7 +49,7 @@ class TeacherChoice:
         Raises:
             TeacherError: it is not, and options of an API are given.
         """
-        if ":" in name[2:] and not expanded(name).exists():
+        if ":" in name[2:] and not os.path.exists(expanded(name)):
             return True
         if self.api:
             raise TeacherError(

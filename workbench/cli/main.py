@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, ask_to_stop)
     try:
-        if (student := getattr(options, "student", None)) and not expanded(student).is_dir():
+        student = getattr(options, "student", None)
+        if student not in (None, "ready") and not os.path.isdir(expanded(student)):
             resolve(student)  # a name that is wrong shows before torch and others are imported
         run = getattr(import_module(f"workbench.cli.{options.module}"), options.command)
         run(options) if options.at_once else run(options, stop)
@@ -219,7 +220,7 @@ def _text_options(parser: argparse.ArgumentParser) -> None:
 
 def _student_options(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
-    option("--student", required=True, help="folder of the student")
+    option("--student", required=True, help="folder of the student, or ready: the one that comes with the package")
     option("--split", default="test", help="which split or judgments of a folder to use (default: %(default)s)")
     option("--base", help="the untrained model to compare with (default: what the student started from)")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from sentence_transformers import SentenceTransformer
 from tqdm import tqdm
 
-from workbench import data, models, pipeline, quantize, student
+from workbench import data, models, pipeline, quantize, ready, student
 from workbench import evaluate as scoring
 from workbench._util import counted, home, write_json
 from workbench.cache import TargetCache
@@ -44,7 +44,7 @@ def evaluate(options: Namespace, stop: threading.Event) -> None:
             swept = quantize.sweep(dataset, own, specs, on_progress=lambda done, _: bar.update(done - bar.n))
         print("\nShare of the teacher's nDCG@10 in full, by dimensions and precision\n")
         print(quantize.format_table(swept))
-    measured = {"student": options.student, "fingerprint": models.resolve(options.student).fingerprint}
+    measured = {"student": options.student, "fingerprint": sides.fingerprint}
     report = scoring.report(dataset, rows, swept, **measured, max_length=sides.max_length)
     print(f"\nwritten to {write_json(path, report)}")
 
@@ -94,8 +94,13 @@ class _Sides:
 
     def __init__(self, options: Namespace) -> None:
         """Take what options name, and the rest from the student's provenance."""
-        choice, folder = TeacherChoice(options), options.student
-        self.student, made = student.load(folder), student.read_provenance(folder)
+        choice, folder = TeacherChoice(options), ready.READY if options.student == "ready" else options.student
+        if ready.is_ready(folder):
+            self.student, made = ready.load_ready(folder), ready.statement(folder)
+            self.fingerprint = made["head_sha256"]
+        else:
+            self.student, made = student.load(folder), student.read_provenance(folder)
+            self.fingerprint = models.resolve(folder).fingerprint
         if made.get("rotated"):
             raise WorkbenchError(
                 f"{folder} learned a rotated space, in which the teacher's own vectors cannot be compared: compare it in "

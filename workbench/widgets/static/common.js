@@ -14,7 +14,8 @@ function element(name, properties = {}, ...children) {
 async function initialize({ model }) {
   const real = await model.widget_manager.get_model(model.get("_id"));
   const theirs = Object.getPrototypeOf(real), plain = Object.getPrototypeOf(theirs);
-  if (Object.hasOwn(theirs, "_handle_comm_msg")) real._handle_comm_msg = plain._handle_comm_msg;
+  // The model has bound its handler to the comm when it was made: another one has to be given to the comm.
+  if (Object.hasOwn(theirs, "_handle_comm_msg")) real.comm?.on_msg(plain._handle_comm_msg.bind(real));
   model.send({ kind: "started", revision: model.get("_revision") });
 }
 
