@@ -102,6 +102,16 @@ def test_plain_strings_and_one_role_are_enough(tiny, tmp_path):
         pipeline.distill(queries, **tiny, output=tmp_path / "queries")
 
 
+def test_what_is_held_out_is_not_learned_from(tiny, tmp_path):
+    texts = sentences(60, seed=8)
+    pipeline.distill(texts, **tiny, held_out=texts[:20], output=tmp_path / "mine")
+    pipeline.distill(texts[20:], **tiny, held_out=texts[:20], output=tmp_path / "same")
+    runs = [student.read_provenance(tmp_path / name)["run"] for name in ("mine", "same")]
+    assert runs[0] == runs[1]
+    with pytest.raises(TrainingError, match="held_out leaves 19 of 60 texts to learn from, and at least 20"):
+        pipeline.distill(texts, **tiny, held_out=texts[:41])
+
+
 @pytest.mark.parametrize(
     ("texts", "kind", "words"),
     [
@@ -189,7 +199,7 @@ def test_a_closed_form_head_alone_is_a_student(tiny, tmp_path):
 
 
 def test_a_student_that_training_did_not_improve_is_said_to_be_its_start(tiny, capsys):
-    pipeline.distill(sentences(60), **tiny | {"progress": True})
+    pipeline.distill(sentences(60), **tiny | {"progress": True, "start": "random"})
     assert "did not improve" not in capsys.readouterr().out
     pipeline.distill(sentences(60), **tiny | {"progress": True, "learning_rate": 1.0})
     assert "Training did not improve on its start: the student of step 0 is kept" in capsys.readouterr().out

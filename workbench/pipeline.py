@@ -92,7 +92,8 @@ def distill(
         recipe: "tour", "in-domain" or another of `RECIPES`, or a `Recipe`. By default in-domain (many passes) for
             fewer than 5,000 texts, and tour (two passes) for more.
         output: folder for the student; by default one below `students/` in the workbench's folder.
-        held_out: texts to choose the best student by; a twentieth of `texts`, 500 at most, if None.
+        held_out: texts to choose the best student by, which it does not learn from, also if they are among `texts`; a
+            twentieth of `texts`, 500 at most, if None.
         progress: show bars.
         stop: when set, the run ends at the next safe point.
         resume: use what an earlier call of the same identity made; False starts over.
@@ -101,7 +102,8 @@ def distill(
 
     Raises:
         DataError: no texts, or something that is not texts.
-        TrainingError: too few texts, a value that makes no sense, or the run was stopped before training.
+        TrainingError: too few texts, also after `held_out` was left out; a value that makes no sense; or the run was
+            stopped before training.
         ModelError: a model cannot be found or loaded.
         TeacherError: the teacher cannot be used.
 
@@ -114,6 +116,9 @@ def distill(
         (768,)
     """
     given = data.read_texts(texts)
+    unseen = None if held_out is None else data.as_texts(held_out, "held_out")
+    if unseen:
+        given = _without(given, unseen)
     # Vectors that exist already have no vector of a query that is cropped here.
     lesson, recipe = prepare(given, recipe, crop=not isinstance(teacher, ArrayTeacher), base=base, **changes)
     if progress:
@@ -125,7 +130,7 @@ def distill(
         recipe,
         output,
         source=str(texts) if isinstance(texts, str | Path) else "a list of texts",
-        held_out=None if held_out is None else data.as_texts(held_out, "held_out"),
+        held_out=unseen,
         progress=progress,
         resume=resume,
         stop=stop,
@@ -364,6 +369,18 @@ def _split(texts: Sequence[Text], keys: np.ndarray) -> tuple[Sequence[Text], np.
 
 def _subset(texts: Sequence[Text], rows: np.ndarray) -> Sequence[Text]:
     return texts.subset(rows) if isinstance(texts, StoredTexts) else [texts[i] for i in rows]
+
+
+def _without(texts: Sequence[Text], held_out: Sequence[Text]) -> Sequence[Text]:
+    """Return the texts that are not held out, whatever their role."""
+    out = {text.text for text in held_out}
+    left = np.flatnonzero([text.text not in out for text in texts])
+    if len(left) < LEAST_TEXTS <= len(texts):
+        raise TrainingError(
+            f"held_out leaves {len(left):,} of {counted(len(texts), 'text')} to learn from, and at least {LEAST_TEXTS} are "
+            "needed: hold out fewer"
+        )
+    return texts if len(left) == len(texts) else _subset(texts, left)
 
 
 def _with_targets(cache: TargetCache, texts: Sequence[Text], keys: np.ndarray) -> tuple[Sequence[Text], np.ndarray]:
