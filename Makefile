@@ -3,14 +3,14 @@
 #   make demo PY=python                use the environment that is active (conda), make none
 #   make quality DATA=FOLDER          where retrieval/ (BEIR folders) and texts/ (parquet files) are
 #   make lab LAB_ARGS="--port 9999"   options of `workbench lab`; what follows -- goes to JupyterLab
-#   make app APP_ARGS="--port=9999"    options of Voilà
+#   make app APP_ARGS="--port=9999"    options of Voilà, in place of a warm process for each app
 #   make demo TORCH_ARGS="..."         pip arguments for torch alone, to choose a GPU or CPU build
 PYTHON ?= python3
 PY ?= .venv/bin/python
 TORCH_ARGS ?=
 DATA ?= ../shared/data
 LAB_ARGS ?=
-APP_ARGS ?=
+APP_ARGS ?= --preheat_kernel=True
 # Two at once, each on one core: many tests wait for a browser, a server or another process.
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 PIP = $(PY) -m pip --disable-pip-version-check
@@ -54,8 +54,8 @@ lab: setup  ## open the notebooks in JupyterLab
 	$(PY) -m workbench lab $(LAB_ARGS)
 
 app: setup  ## serve two of the widgets as apps, with Voilà
-	JUPYTER_PATH=notebooks/apps $(PY) -m voila notebooks/apps --template=apps --preheat_kernel=True \
-		--MappingKernelManager.cull_idle_timeout=120 --MappingKernelManager.cull_interval=30 $(APP_ARGS)
+	JUPYTER_PATH=notebooks/apps $(PY) -m voila notebooks/apps --template=apps \
+		--MappingKernelManager.cull_idle_timeout=60 --MappingKernelManager.cull_interval=15 $(APP_ARGS)
 
 docs: setup  ## run all notebooks and make the site: build/docs/index.html
 	$(PY) docs/make.py

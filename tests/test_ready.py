@@ -11,7 +11,9 @@ from test_train import build
 
 import workbench as wb
 from workbench import models, pipeline, ready, student
+from workbench._util import home
 from workbench.cache import TargetCache
+from workbench.cli import main
 from workbench.errors import ModelError, TrainingError, WorkbenchError
 from workbench.models import encode
 from workbench.pipeline import ADAPT, BROAD
@@ -139,6 +141,10 @@ def test_the_ready_student_searches_what_the_teacher_embedded():
     )
     shares = table.set_index("mode")["share_of_teacher"]
     assert shares["asymmetric"] > 0.85 and shares["symmetric"] > 0.85
+    assert main.main(["evaluate", "--student", "ready"]) == 0
+    measured = json.loads((home() / "evaluate-tutorial.json").read_text())["rows"]
+    row = next(row for row in measured if row["mode"] == "asymmetric")
+    assert row["share_of_teacher"] == pytest.approx(shares["asymmetric"], abs=1e-3)
 
 
 @pytest.mark.models
