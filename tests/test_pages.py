@@ -129,8 +129,8 @@ def apps(notebook_home):
         url = f"http://127.0.0.1:{port}/voila/"
         assert answers(f"{url}static/favicon.ico", server)
         yield f"{url}render/", psutil.Process(server.pid)
-        for process in psutil.Process(server.pid).children():  # make itself passes no signal on
-            process.terminate()
+        for process in psutil.Process(server.pid).children(recursive=True):  # make itself passes no signal on
+            process.kill()
 
 
 def test_apps(apps, browser):
