@@ -65,7 +65,7 @@ def test_agreement_explorer(lab):
     notebook.run_all()
     page = notebook.page
     page.wait_for_selector(".workbench-table tbody tr", timeout=60_000)
-    assert notebook.eventually("view.map.method", lambda m: m == "UMAP", 120) == "UMAP"
+    assert notebook.eventually("view.map.method", lambda m: m == "UMAP", 300) == "UMAP"
     page.wait_for_selector(".workbench .js-plotly-plot .nsewdrag", timeout=60_000)
     page.wait_for_timeout(500)
     notebook.pictures("agreement-explorer")
@@ -169,7 +169,7 @@ def test_training_monitor_stops_a_training_that_runs(lab, tiny_model, other_tiny
     )
     notebook.start()
     page = notebook.page
-    page.wait_for_selector(".workbench .js-plotly-plot .scatterlayer path.js-line[d]", timeout=60_000, state="attached")
+    page.wait_for_selector(".workbench .js-plotly-plot .scatterlayer path.js-line[d]", timeout=180_000, state="attached")
     page.wait_for_function("() => document.querySelector('.workbench .note').innerText.includes('held-out loss')")
     page.wait_for_timeout(3000)
     page.get_by_role("button", name="Stop").click()

@@ -136,7 +136,7 @@ def apps(notebook_home):
 def test_apps(apps, browser):
     apps, server = apps
     page = browser.new_page(viewport={"width": 1300, "height": 1400})
-    page.set_default_timeout(300_000)
+    page.set_default_timeout(600_000)
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(f"{apps}retrieval_side_by_side.ipynb")
