@@ -202,7 +202,8 @@ def _write_onnx(model: SentenceTransformer, folder: Path, int8: bool) -> None:
                 folder / INT8,
                 op_types_to_quantize=["MatMul"],
                 per_channel=True,
-                weight_type=quantization.QuantType.QInt8,
+                # not signed: where the processor lacks VNNI, sums of signed products overflow, and other vectors result
+                weight_type=quantization.QuantType.QUInt8,
                 nodes_to_exclude=_sensitive(folder / FLOAT32),
             )
     tokenizer = Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str())
