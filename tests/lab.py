@@ -20,7 +20,16 @@ from workbench._util import PROJECT
 TOKEN = "only-for-tests"
 ARTIFACTS = PROJECT / "build" / "screenshots"
 # Said by JupyterLab itself or by a missing favicon, whatever the notebook does.
-_NOT_OURS = "favicon", "404 (Not Found)", "ResizeObserver", "WebGL", "GPU stall", "GL Driver", "preload", "debugger state"
+_NOT_OURS = (
+    "favicon",
+    "404 (Not Found)",
+    "ResizeObserver",
+    "WebGL",
+    "GPU stall",
+    "GL Driver",
+    "preload",
+    "debugger state",
+)
 
 
 def has_chromium() -> bool:

@@ -169,7 +169,9 @@ def test_training_monitor_stops_a_training_that_runs(lab, tiny_model, other_tiny
     )
     notebook.start()
     page = notebook.page
-    page.wait_for_selector(".workbench .js-plotly-plot .scatterlayer path.js-line[d]", timeout=180_000, state="attached")
+    page.wait_for_selector(
+        ".workbench .js-plotly-plot .scatterlayer path.js-line[d]", timeout=180_000, state="attached"
+    )
     page.wait_for_function("() => document.querySelector('.workbench .note').innerText.includes('held-out loss')")
     page.wait_for_timeout(3000)
     page.get_by_role("button", name="Stop").click()
