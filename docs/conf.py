@@ -18,7 +18,7 @@ nb_execution_mode, nb_ipywidgets_js = "off", {}  # make.py has run the notebooks
 default_role = "py:obj"  # `name` in a docstring: a link where there is such a name, code where there is none
 autodoc_member_order, autodoc_preserve_defaults, autodoc_typehints_format = "bysource", True, "short"
 napoleon_use_ivar = True
-suppress_warnings = ["ref.python"]  # a name of the front door stands in its module, too
+suppress_warnings = ["ref.python"]  # a public name stands in its module, too
 python_use_unqualified_type_names, maximum_signature_line_length = True, 100
 
 html_theme, html_title, html_show_copyright, html_show_sourcelink = "furo", f"{project} {__version__}", False, False

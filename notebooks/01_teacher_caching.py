@@ -9,8 +9,10 @@
 # %% [markdown]
 # # 1. Teacher caching
 #
-# **What you will learn:** why the teacher encodes each text only once, what determines a target embedding, and how a
-# cache survives crashes and damaged files.
+# **The question:** when can a vector that was computed once be used again, and when not?
+#
+# You will see what determines a target embedding, why the teacher encodes each text only once, and how a cache survives
+# crashes and damaged files.
 #
 # **What you need:** the environment of `make setup`. It takes less than a minute on two cores.
 
@@ -61,7 +63,7 @@ teacher.identity
 # Before it starts, the cache reports how many targets are missing, how much disk they need and how long they will take.
 # Texts are encoded in groups of 512, and each group is written to disk before the next one starts. Stop ends the fill
 # after the current group, and Resume continues from there. The fill runs in the background, so you can read on; `wait`
-# returns when it ends.
+# returns when it ends. These 264 texts are a single group, and are there already if you have run notebook 0.
 
 # %%
 cache = TargetCache(home() / "cache", teacher)

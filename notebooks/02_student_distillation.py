@@ -9,8 +9,10 @@
 # %% [markdown]
 # # 2. Student distillation
 #
-# **What you will learn:** how a student of 23 million parameters learns its teacher's space from cached targets, what a
-# closed-form start is worth, and how the student performs in search.
+# **The question:** how close to its teacher does a student come in a minute of training, and does a search notice?
+#
+# You will see how a student of 23 million parameters learns its teacher's space from cached targets, and what a closed-form
+# start is worth.
 #
 # **What you need:** the environment of `make setup`. It takes about three minutes on two cores.
 
@@ -34,7 +36,7 @@ from workbench.widgets import CacheProgress, ModelComparison, TrainingMonitor
 # ## 2.1 Training texts and held-out texts
 #
 # The docstrings of the installed libraries are real text that every machine has. The first sentence of a docstring is
-# the query, the rest is the document. The tour's thousand pairs are enough to see the method work;
+# the query, the rest is the document. A thousand pairs are enough to see the method work;
 # `WORKBENCH_PROFILE=full` takes all of them.
 
 # %%
@@ -73,7 +75,7 @@ print(model)
 #
 # $$ L = \frac{1}{n} \sum_{i=1}^{n} \lVert s(x_i) - t(x_i) \rVert^2 $$
 #
-# This is the whole loss. It needs no judgments, no negatives and no access to the teacher's internals. For vectors of
+# It needs no judgments, no negatives and no access to the teacher's internals. For vectors of
 # unit norm the loss is $2 - 2\cos$: 0 for the same place, 2 for unrelated vectors, 4 for opposite ones.
 #
 # > **Think first.** What is the loss of a head that starts at random?
@@ -106,7 +108,7 @@ closed_form_folder = student.save(model, profile.folder / "start")
 # %% [markdown]
 # ## 2.5 The method in twenty lines
 #
-# The whole method: draw a batch, compute the squared distance, take a step, lower the rate.
+# Draw a batch, compute the squared distance, take a step, lower the rate.
 
 
 # %%
@@ -172,9 +174,9 @@ with monitor:
 result.history.dropna(subset="held_out_loss").set_index("step")[["held_out_loss", "cosine_query", "cosine_document"]]
 
 # %% [markdown]
-# > **Caution.** The tour's learning rate is half of the demo's. With so few steps a higher rate raises the held-out
-# > loss at first: the head was optimal for the transformer before it moved, and there is no time to recover. This is
-# > one more reason to keep the best student instead of the last one.
+# > **Caution.** The learning rate is half of that of the recipe `tour`, because these are few steps. The head was optimal for
+# > the transformer before it moved, so a higher rate can raise the loss at first, with no time left to recover. This is one
+# > more reason to keep the best student instead of the last one.
 #
 # ## 2.7 Search quality
 #
@@ -227,4 +229,5 @@ student.save(model, profile.folder / "student", provenance(cache, train, **made)
 # 2. Train on queries alone, then on documents alone. Which mode suffers from which?
 # 3. Call `learn` with batches of one text. How does the loss of a step vary, and what does that do to the held-out
 #    loss?
-# 4. Run `make demo` and compare its table with yours. What did more texts change?
+# 4. Run `make demo` and compare its table with yours. It differs in two things, five times the texts and a start from the ready
+#    student: which of them explains the asymmetric row?

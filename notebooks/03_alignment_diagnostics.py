@@ -37,14 +37,14 @@ from workbench.widgets import AgreementExplorer, NeighborInspector
 # %%
 profile = _course.profile()
 corpus = docstring_corpus(pairs=profile.pairs, held_out=profile.held_out)
-lesson = corpus.train[: profile.lesson]
+train = corpus.train[: profile.train_texts]
 texts = corpus.held_out.query_texts() + corpus.held_out.document_texts()
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
-_ = fill(cache, texts + lesson)
+_ = fill(cache, texts + train)
 
 # %%
-folder = _course.learned(cache, lesson)
+folder = _course.learned(cache, train)
 model = student.load(folder)
 print(folder)
 t, s = np.asarray(cache.targets(texts)), models.encode(model, texts)
@@ -70,7 +70,7 @@ regions.compare_regions(table, "role").round(3)
 #
 # The table lists each measure and how to read it. `relative_distance` is the squared distance between the two sets of
 # vectors, relative to the teacher's norm. `procrustes` is what remains of it after the best rotation; it needs four
-# texts per dimension, so it is not defined for 400 texts. `cka` compares the similarity structure of the two spaces.
+# texts per dimension, so it is not defined for so few texts. `cka` compares the similarity structure of the two spaces.
 # For centered vectors $T$ and $S$,
 #
 # $$ \mathrm{CKA} = \frac{\lVert T^\top S \rVert_F^2}{\lVert T^\top T \rVert_F\, \lVert S^\top S \rVert_F} $$
@@ -113,7 +113,7 @@ lines.update_layout(
 # A program finds what the eye has to look for. `find_regions` divides the texts by the teacher's vectors and names each
 # region by its words. `compare_regions` compares each region with all other texts. The intervals hold for all regions
 # together, so a small region does not come first by chance: where `overlap_high` is below 0, the region is worse than the
-# rest. With 400 texts that may be true of none; the first row is still the best place to look.
+# rest. With so few texts that may be true of none; the first row is still the best place to look.
 
 # %%
 region = regions.find_regions(t, texts)

@@ -55,7 +55,7 @@ sizes.assign(terabytes_for_ten_billion=sizes["bytes a document"] / 100)
 # %%
 profile = _course.profile()
 corpus = docstring_corpus(pairs=profile.pairs, held_out=profile.held_out)
-train, collection = corpus.train[: profile.lesson], corpus.held_out
+train, collection = corpus.train[: profile.train_texts], corpus.held_out
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
 texts = train + collection.query_texts() + collection.document_texts()
@@ -138,7 +138,7 @@ print(quantize.format_table(rotated))
 # ## 5.5 What the student inherits
 #
 # At every size, how much of *its own* full quality does the student keep, and how much of its own does the teacher
-# keep? Where the student inherits the teacher's behavior, the two columns agree.
+# keep? Where the student inherits the teacher's behavior, the three columns of a space agree.
 
 
 # %%
@@ -150,10 +150,9 @@ def own_share(rows):
 pd.concat({"as it is": own_share(as_it_is), "rotated": own_share(rotated)}, axis=1).style.format("{:.1%}")
 
 # %% [markdown]
-# In symmetric search the student follows its teacher in both spaces. In asymmetric search in the original space it
-# falls faster: the differences between two models weigh more when fewer dimensions are left. After the rotation the
-# first dimensions matter most, also to the loss, and the student follows again. A student that is closer to its teacher
-# falls less (`docs/measured.md` has two data sets).
+# Compare the asymmetric columns of the two spaces. When fewer dimensions are left, differences between two models weigh
+# more. After the rotation the first dimensions matter most, also to the loss. How much the student falls depends on how
+# close it is to its teacher, and on the data (`docs/measured.md` has two data sets).
 #
 # Did the student have to be trained in the rotated space? Its head is linear, so you can also rotate the plain student
 # after training. The next cell measures how far apart the two students are.
@@ -166,8 +165,8 @@ print(f"mean cosine of the rotated student to the plain one, rotated: {(late * e
 # %% [markdown]
 # > **Caution.** Binary codes of all 768 dimensions can be worse after the rotation, as on Cranfield in
 # > `docs/measured.md`, because a component that holds almost nothing still gets a full bit. They can also be better,
-# > even better than the float vectors that they come from. The intervals in 5.7 show which of these differences two
-# > hundred queries can confirm. Compare the binary rows of the two tables before you combine rotation and binary codes.
+# > even better than the float vectors that they come from. The intervals in 5.7 show which of these differences so few
+# > queries can confirm. Compare the binary rows of the two tables before you combine rotation and binary codes.
 #
 # ## 5.6 A real index
 #

@@ -9,8 +9,10 @@
 # %% [markdown]
 # # 6. Publish your student
 #
-# **What you will learn:** how to publish a student as a folder that loads without this package, alone or with its
-# teacher as one model, how to run it without torch, and what an honest model card says.
+# **The question:** what must a published student bring and state, so that others can use it and know what it is worth?
+#
+# You will publish a student as a folder that loads without this package, alone or with its teacher as one model, run it
+# without torch, and write an honest model card.
 #
 # **What you need:** the environment of `make setup`, and one gigabyte of disk. It takes two minutes on two cores. If
 # you have run notebook 2, its student is published here; otherwise this notebook makes one with only a closed-form
@@ -48,18 +50,18 @@ shutil.rmtree(published, ignore_errors=True)  # of an earlier run of this notebo
 
 # %%
 corpus = docstring_corpus(pairs=profile.pairs, held_out=profile.held_out)
-lesson = corpus.train[: profile.lesson]
-print(f"{len(lesson):,} texts to learn from")
+train = corpus.train[: profile.train_texts]
+print(f"{len(train):,} texts to learn from")
 
 # %%
 collections = [corpus.held_out, data.tutorial()]
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
 texts = [text for one in collections for text in one.query_texts() + one.document_texts()]
-_ = fill(cache, texts + lesson)
+_ = fill(cache, texts + train)
 
 # %%
-trained = _course.learned(cache, lesson)  # notebook 2's student, if it is there
+trained = _course.learned(cache, train)  # notebook 2's student, if it is there
 model, about = student.load(trained), student.read_provenance(trained)
 {name: about[name] for name in ("teacher_name", "base", "texts", "texts_by_role", "start", "settings")}
 
@@ -179,7 +181,7 @@ pd.DataFrame(
 # 768 directions; for a model that you ship, use several times as many texts as dimensions.
 
 # %%
-rotation = quantize.principal_rotation(cache.targets(lesson)[:])
+rotation = quantize.principal_rotation(cache.targets(train)[:])
 short = [publish.truncated(one, 192, rotation) for one in (large, model)]
 small = SentenceTransformer(str(publish.save_pair(*short, published / "short-pair")))
 small.encode_query(queries[:2]).shape, small.encode_document(passages[:2]).shape

@@ -9,9 +9,10 @@
 # %% [markdown]
 # # 7. Benchmarks
 #
-# **What you will learn:** how to run teacher, student and pair on several kinds of task with `mteb`, the evaluator
-# behind the public leaderboards; how to read a difference with its interval; and how to compare a student fairly with
-# published ones.
+# **The question:** on which kinds of task does a student keep up with its teacher, and does it beat the untrained base?
+#
+# You will run teacher, student and pair on several kinds of task with `mteb`, the evaluator behind the public leaderboards,
+# read a difference with its interval, and compare a student fairly with published ones.
 #
 # **What you need:** the environment of `make setup` (elsewhere `pip install -e ".[benchmark]"`). It takes about a
 # minute on two cores, without network.
@@ -23,11 +24,11 @@ from collections import defaultdict
 import _course
 import pandas as pd
 
-from workbench import data, models, planning, student
+from workbench import data, models, student
 from workbench._util import home
 from workbench.cache import TargetCache
 from workbench.extras import benchmark, benchmark_tables, tasks
-from workbench.pipeline import REDACT_IR, TOUR, TrainingBar, fill
+from workbench.pipeline import TOUR, TrainingBar, fill
 from workbench.teachers import LocalTeacher
 from workbench.train import train_student
 from workbench.widgets import BenchmarkBoard
@@ -84,8 +85,7 @@ pd.DataFrame(
 #
 # The teacher has to encode the documents for search anyway, so a student can learn from them at no extra cost. It uses
 # no judgment and sees no query of the data set. Because 192 passages are few, we add cropped queries, pieces of their
-# sentences with the role of queries. (With thousands of documents cropped queries did not help, and the documents alone
-# are better.)
+# sentences with the role of queries. (Where there are more documents, cropped queries did not help: see `docs/measured.md`.)
 
 # %%
 documents = data.tutorial().document_texts()
@@ -115,8 +115,8 @@ with TrainingBar() as bar:
 base = models.load(TOUR.base)
 base.max_seq_length = TOUR.max_length
 large, small = benchmark.of_teacher(cache), benchmark.of_model(model, "student")
-models = [large, benchmark.of_model(base, "base"), small, benchmark.of_pair(small, large, "pair")]
-board = BenchmarkBoard(models, found, home() / "benchmarks", aliases={"scifact": "SciFact"})
+entries = [large, benchmark.of_model(base, "base"), small, benchmark.of_pair(small, large, "pair")]
+board = BenchmarkBoard(entries, found, home() / "benchmarks", aliases={"scifact": "SciFact"})
 board
 
 # %%
@@ -124,7 +124,7 @@ outcomes = board.run()
 
 # %% [markdown]
 # Press **Run** above and it finishes at once. Each evaluation is stored in its own file, in `mteb`'s format, and is
-# repeated only when the model or the data change. The teacher's vectors come from the cache of notebook 1.
+# repeated only when the model or the data change. The teacher's vectors come from the cache.
 #
 # ## 7.4 Differences with their intervals
 #
@@ -140,13 +140,13 @@ differences[["task", "label", "score", "teacher", "difference", "low", "high", "
 # An interval that includes 0 means that these data cannot separate the two models. It does not mean that they are
 # equal. Seventy-two queries are few; do not trust a third decimal.
 #
-# ## 7.5 Two averages
+# ## 7.5 Public tasks
 #
-# A leaderboard averages over tasks, or within each kind of task first. With two kinds of unequal size the two averages
-# differ.
+# With access to the hub, you can use names instead of folders: `tasks.tasks(["BEIR"])` or `["MTEB(eng, v2)"]`, and
+# `workbench benchmark --student FOLDER --tasks BEIR` on the command line.
 
 # %%
-benchmark_tables.by_kind(outcomes).round(3)
+print(f"{len(tasks.tasks(['BEIR']))} tasks in BEIR, {len(tasks.tasks(['MTEB(eng, v2)']))} in MTEB (English, v2)")
 
 # %% [markdown]
 # The paper and the published models average over different sets, and in different ways: 53.9 over 14 sets and 53.55
@@ -160,16 +160,13 @@ averages = published[published["average"].isin(["by task", "by kind"])]
 averages.pivot_table(index=["benchmark", "average", "source"], columns="mode", values="score").round(4)
 
 # %% [markdown]
-# ## 7.6 The paper's recipe
+# ## 7.6 By kind of task
 #
-# With access to the hub, you can use names instead of folders: `tasks.tasks(["BEIR"])` or `["MTEB(eng, v2)"]`, and
-# `workbench benchmark --student FOLDER --tasks BEIR` on the command line. How long would it take to train the paper's
-# student? Its recipe is a value that you can print, copy and change. `workbench distill --recipe redact-ir --dry-run`
-# measures your machine. The speeds below are invented: put in your own.
+# A leaderboard averages over tasks, or within each kind of task first. With kinds of unequal size the two averages differ.
+# This table answers the question for the four tasks above.
 
 # %%
-print(f"{len(tasks.tasks(['BEIR']))} tasks in BEIR, {len(tasks.tasks(['MTEB(eng, v2)']))} in MTEB (English, v2)")
-print(planning.plan(REDACT_IR.config, planning.Speeds("a device of 1,500 and 2,500", 1500, 2500), 6_700_000, 768))
+benchmark_tables.by_kind(outcomes).round(3)
 
 # %% [markdown]
 # ## What you learned

@@ -9,13 +9,17 @@
 # %% [markdown]
 # # 8. Black-box teachers
 #
-# **What you will learn:** how to distill from a model behind an API, how to estimate the cost, and how the cache keeps
-# what you have paid for through an exhausted budget, a busy server and a rejected text.
+# **The question:** what does it cost to distill from a model behind an API, and what is lost when something fails?
+#
+# You will estimate the cost, and see the cache keep what you have paid for through an exhausted budget, a busy server and a
+# rejected text.
 #
 # **What you need:** the environment of `make setup`. You need no account and no key, because the notebook starts its
 # own server. It takes less than a minute on two cores.
 
 # %%
+import shutil
+
 import _course
 import numpy as np
 import pandas as pd
@@ -91,7 +95,9 @@ print(paid.estimate(texts))
 # %%
 half = paid.estimate(texts).cost / 2
 frugal = ApiTeacher("large", url=server.url, name="large-at-home", price=5.0, budget=half, batch_size=16)
-cache = TargetCache(_course.profile().folder / "api", frugal)
+folder = _course.profile().folder / "api"
+shutil.rmtree(folder, ignore_errors=True)  # of an earlier run of this notebook, in which all was paid
+cache = TargetCache(folder, frugal)
 try:
     cache.fill(texts)
 except TeacherError as error:
@@ -127,7 +133,7 @@ class InTrouble(Server):
 
 busy = InTrouble(server.encode, "large")
 tried = ApiTeacher("large", url=busy.url, name="large-at-home", batch_size=16)
-cache = TargetCache(_course.profile().folder / "api", tried, skip=0)
+cache = TargetCache(folder, tried, skip=0)
 
 # %%
 awkward = Text("unspeakable", "document")
@@ -151,7 +157,23 @@ again = cache.fill(texts)
 print(f"{again.encoded} encoded, {again.hits} hits")
 
 # %% [markdown]
-# ## 8.5 The same student
+# ## 8.5 Functions and arrays
+#
+# Any function that turns texts into vectors is a teacher. So are existing vectors: a file published with a corpus, or a
+# column of a data set.
+
+# %%
+letters = FunctionTeacher(
+    lambda texts, role: np.array([[t.count(c) + 1 for c in "abcdefgh"] for t in texts]), "letters", 8
+)
+letters.encode(["a cab", "a hedge"], "query").round(2)
+
+# %%
+given = ArrayTeacher(documents, cache.targets(documents)[:], "given")
+TargetCache(_course.profile().folder / "given", given).fill(documents).encoded
+
+# %% [markdown]
+# ## 8.6 The same student
 #
 # The vectors are the model's own, so the student is the same too. Compare it with one made from the model directly.
 
@@ -183,21 +205,6 @@ pd.DataFrame({name: table.set_index("mode")["ndcg_at_10"] for name, table in row
 #
 # Documents stay in the provider's space, and queries are embedded here at no cost. If the provider retires the model,
 # only the student can add new documents to the old ones.
-#
-# ## 8.6 Functions and arrays
-#
-# Any function that turns texts into vectors is a teacher. So are existing vectors: a file published with a corpus, or a
-# column of a data set.
-
-# %%
-letters = FunctionTeacher(
-    lambda texts, role: np.array([[t.count(c) + 1 for c in "abcdefgh"] for t in texts]), "letters", 8
-)
-letters.encode(["a cab", "a hedge"], "query").round(2)
-
-# %%
-given = ArrayTeacher(documents, cache.targets(documents)[:], "given")
-TargetCache(_course.profile().folder / "given", given).fill(documents).encoded
 
 # %%
 server.close()

@@ -22,49 +22,49 @@ class Profile:
     """How much a notebook does.
 
     Attributes:
-        name: "tour" or "full".
+        name: "quick" or "full".
         pairs: docstring pairs to learn from; all of them if None.
         held_out: docstring pairs to measure on.
-        lesson: texts for a closed-form head without training; all of them if None.
+        train_texts: texts for a closed-form head without training; all of them if None.
         config: of training.
     """
 
     name: str
     pairs: int | None
     held_out: int
-    lesson: int | None
+    train_texts: int | None
     config: TrainingConfig
 
     @property
     def folder(self) -> Path:
         """Where the notebooks keep what they make, besides the cache of targets."""
-        return home() / ("notebook" if self.name == "tour" else f"notebook-{self.name}")
+        return home() / ("notebook" if self.name == "quick" else f"notebook-{self.name}")
 
 
 # Minutes on two cores. So few steps leave no time to make up for a higher learning rate.
-_TOUR = Profile("tour", 1000, 200, 1000, replace(TOUR.config, epochs=1, learning_rate=1.5e-4))
+_QUICK = Profile("quick", 1000, 200, 1000, replace(TOUR.config, epochs=1, learning_rate=1.5e-4))
 _FULL = Profile("full", None, 500, None, replace(TOUR.config, epochs=4, evaluations=1))
-PROFILES = {profile.name: profile for profile in (_TOUR, _FULL)}
+PROFILES = {profile.name: profile for profile in (_QUICK, _FULL)}
 
 
 def profile() -> Profile:
-    """Return the profile that `WORKBENCH_PROFILE` names, "tour" if it is not set.
+    """Return the profile that `WORKBENCH_PROFILE` names, "quick" if it is not set.
 
     Raises:
         WorkbenchError: an unknown name.
     """
-    name = os.environ.get("WORKBENCH_PROFILE") or "tour"
+    name = os.environ.get("WORKBENCH_PROFILE") or "quick"
     if name not in PROFILES:
         raise WorkbenchError(f"WORKBENCH_PROFILE is {name!r}: choose from {', '.join(PROFILES)}")
     return PROFILES[name]
 
 
-def learned(cache: TargetCache, lesson: Sequence[Text]) -> Path:
+def learned(cache: TargetCache, texts: Sequence[Text]) -> Path:
     """Return the folder of notebook 2's student, or else of a student with a closed-form head and no training.
 
     Args:
         cache: of the teacher. A student of another teacher, or a damaged one, is not used.
-        lesson: texts for the closed form; a student of the same texts is used again.
+        texts: for the closed form; a student of the same texts is used again.
     """
     trained = profile().folder / "student"
     try:
@@ -74,4 +74,4 @@ def learned(cache: TargetCache, lesson: Sequence[Text]) -> Path:
     except WorkbenchError as error:
         warnings.warn(f"{trained} is not used ({error}): delete it, or run notebook 2 again", stacklevel=2)
     output = profile().folder / "closed-form"
-    return pipeline.run(lesson, cache, TOUR, output, source="docstrings", train=False, progress=False).folder
+    return pipeline.run(texts, cache, TOUR, output, source="docstrings", train=False, progress=False).folder

@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Compare two models
 #
-# **The question:** two embedding models, your texts: where do they agree, where do they part, and which one should you take?
+# **The question:** two embedding models, your texts: where do they agree, where do they differ, and which one should you take?
 #
 # Nothing is trained here. The two models need not have anything to do with each other, and their vectors may differ in
 # width. Put your own in place of the names: a name on the hub, a folder, a loaded `SentenceTransformer`, or
@@ -25,7 +25,7 @@ texts = wb.read_texts("tutorial")
 # ## Do they see the same neighbors?
 #
 # Each model has a space of its own, so a cosine between their vectors means nothing. What can be compared is which texts
-# each of them puts next to which. `overlap` is the share of a text's ten nearest texts that both models name: 1 if they
+# each of them puts next to which. `overlap` is the share of a text's ten nearest texts that both models find: 1 if they
 # agree on all, and 10 divided by the number of texts if they agree by chance.
 
 # %%
@@ -37,19 +37,20 @@ table.style.format(precision=3, na_rep="")
 # > **Think first.** One half of the neighbors in common: is that little?
 #
 # It depends on where. Among near-duplicates the models agree on everything, and among texts of one subject the order of
-# the tenth and the eleventh neighbor is a matter of taste. So look at the texts where they part.
+# the tenth and the eleventh neighbor is a matter of taste. So look at the texts where they differ.
 
 # %%
 explorer = wb.explore(models, texts)
 explorer
 
 # %% [markdown]
-# Sort the table by `overlap`, click the first row, and read the neighbors that only one of the models names: whose would
-# you rather have found? *regions*, below the map, tells whether the models part on one subject or everywhere.
+# Sort the table by `overlap`, click the first row, and read the neighbors that only one of the models finds: whose would
+# you rather have found? *regions*, below the map, tells whether the models differ on one subject or everywhere.
 #
-# ## What does it do to a search?
+# ## How do their search results differ?
 #
-# The lists stand side by side, and lines join the texts that both have found. Type a query of your own.
+# The widths differ, so each model searches its own vectors. The lists stand side by side, and lines join the texts that both
+# have found. Type a query of your own.
 
 # %%
 view = wb.search("tutorial", documents=models["large"], queries=models["small"])
@@ -83,9 +84,20 @@ speed = {name: len(texts) / took for name, took in seconds.items()}
 print(f"the small model embeds {speed['small'] / speed['large']:.1f} texts while the large one embeds one")
 
 # %% [markdown]
+# ## Which one should you take?
+#
+# One row a model: what it finds, with the interval of its share of the first one's, and what it costs.
+
+# %%
+answer = shares.droplevel("mode")[["ndcg_at_10", "share_low", "share_high"]].copy()
+answer["width"] = [loaded[name].get_embedding_dimension() for name in answer.index]
+answer["texts_per_second"] = [speed[name] for name in answer.index]
+answer.style.format(precision=3, na_rep="")
+
+# %% [markdown]
 # ## What you learned
 #
 # - Two spaces are compared by neighbors, not by cosines.
 # - Agreement needs no judgments and says where to look. Judgments say who is right.
-# - To change the model of an index, everything has to be embedded anew, unless the new model lives in the old one's
+# - To change the model of an index, everything has to be embedded again, unless the new model lives in the old one's
 #   space. Making such a model is what [the other notebooks](00_start_here.ipynb) are about.

@@ -28,8 +28,8 @@ from workbench.regions import more_like
 
 corpus = docstring_corpus(held_out=250)
 texts = corpus.held_out.query_texts() + corpus.held_out.document_texts()  # looked at, never trained on
-lesson, pool = corpus.train[:1000], corpus.train[1000::4]
-print(f"{len(texts):,} texts to look at, {len(lesson):,} to train on, {len(pool):,} to pick more from")
+train, pool = corpus.train[:1000], corpus.train[1000::5]  # queries and documents take turns, so both are in the pool
+print(f"{len(texts):,} texts to look at, {len(train):,} to train on, {len(pool):,} to pick more from")
 
 # %% [markdown]
 # ## Before
@@ -38,7 +38,7 @@ print(f"{len(texts):,} texts to look at, {len(lesson):,} to train on, {len(pool)
 
 # %%
 teacher = wb.Teacher("all-mpnet-base-v2", max_length=96)
-before = wb.distill(lesson, teacher, recipe="adapt", progress=False)
+before = wb.distill(train, teacher, recipe="adapt", progress=False)
 explorer = wb.explore({"teacher": teacher, "before": before}, texts)
 explorer
 
@@ -77,10 +77,21 @@ at_random = [pool[i] for i in np.random.default_rng(0).permutation(len(pool))[: 
 # The teacher embeds the new texts only.
 
 # %%
-after = wb.distill(lesson + more, teacher, recipe="adapt", progress=False)
-control = wb.distill(lesson + at_random, teacher, recipe="adapt", progress=False)
+after = wb.distill(train + more, teacher, recipe="adapt", progress=False)
+control = wb.distill(train + at_random, teacher, recipe="adapt", progress=False)
 
 # %% [markdown]
+# The same map again, with the chosen texts selected. Change the model beside "compared with" and watch the lines: each leads
+# from a text toward its neighbors for the student, so a short one is good.
+
+# %%
+again = wb.explore({"teacher": teacher, "after": after, "before": before}, texts)
+again.select(chosen)
+again
+
+# %% [markdown]
+# ## Has it helped?
+#
 # Read both columns of the table: what the chosen texts have gained, and what all others have gained or paid. The cosine says
 # whether a text is in its place; the overlap, whether it has the same ten nearest texts as for the teacher.
 
@@ -103,14 +114,6 @@ pd.DataFrame(rows).T.round(3)
 # %% [markdown]
 # > **Think first.** Why the control? Any further texts make a student of a thousand texts better, also on the chosen ones.
 # > What *choosing* has brought is the difference between the last two rows.
-#
-# The same map again, with the chosen texts selected. Change the model beside "compared with" and watch the lines: each leads
-# from a text toward its neighbors for the student, so a short one is good.
-
-# %%
-again = wb.explore({"teacher": teacher, "after": after, "before": before}, texts)
-again.select(chosen)
-again
 
 # %% [markdown]
 # ## What you learned

@@ -51,7 +51,7 @@ explorer
 # %% [markdown]
 # ## How far do they agree?
 #
-# `overlap` is the share of a text's ten nearest texts that both models name. The student has learned these very texts, so
+# `overlap` is the share of a text's ten nearest texts that both models find. The student has learned these very texts, so
 # its row is what it will do for queries on them, not for new texts. The last row is a small model that has not learned
 # from the teacher at all: it has another space, in which none of the teacher's vectors can be searched.
 
@@ -61,7 +61,7 @@ wb.compare(models | {"base": "all-MiniLM-L6-v2"}, texts).style.format(precision=
 # %% [markdown]
 # ## Where next
 #
-# - [0. Start here](00_start_here.ipynb) tells why this works, in five minutes.
+# - [0. Start here](00_start_here.ipynb) explains why this works.
 # - [Improve it by hand](improve_by_hand.ipynb) trains the student on more texts like those that it gets wrong.
 # - [6. Publish your student](06_publish_your_student.ipynb) saves a student for others. It is an ordinary
 #   `SentenceTransformer`: `student.save_pretrained("my-student")`.

@@ -688,6 +688,10 @@ def test_arrays_are_a_teacher(tmp_path):
     rows = [{"text": t.text, "emb": vectors_of([t.text])[0].tolist(), "role": t.role.value} for t in texts]
     again = ArrayTeacher.from_rows(rows, "given", vector="emb", role="role")
     np.testing.assert_allclose(again.encode([texts[1].text], texts[1].role), vectors_of([texts[1].text]), atol=1e-6)
+    named = [{"query": row["text"], "emb": row["emb"]} for row in rows]  # a column that is called like a role
+    assert {t.role for t in ArrayTeacher.from_rows(named, "given", text="query", vector="emb", role="query").texts} == {
+        "query"
+    }
     with pytest.raises(TeacherError, match="no field 'vector'; it has text, emb, role"):
         ArrayTeacher.from_rows(rows, "given")
     with pytest.raises(TeacherError, match="row 1 is 3 wide, most rows are 16"):

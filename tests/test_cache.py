@@ -226,6 +226,25 @@ def test_damage_is_noticed_named_and_only_its_texts_are_encoded_again(tmp_path, 
     )
 
 
+def test_a_damaged_shard_that_cannot_be_renamed_is_left_out(tmp_path, hash_teacher, monkeypatch):
+    """In a cache that can only be read, it is found again at every look."""
+    cache, texts = TargetCache(tmp_path, hash_teacher), sentences(100)
+    cache.fill(texts)
+    victim = _shard(cache)
+    content = bytearray(victim.read_bytes())
+    content[-1] ^= 1
+    victim.write_bytes(content)
+
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    again = TargetCache(tmp_path, hash_teacher)
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.warns(UserWarning, match="checksum"):
+        assert len(again.missing(texts)) == 100
+    assert again.damaged == [victim.name] and victim.exists()
+
+
 def test_verify_reports_every_damaged_shard(tmp_path, hash_teacher):
     cache = TargetCache(tmp_path, hash_teacher)
     cache.fill(sentences(100))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -208,11 +209,16 @@ def test_vectors_that_exist_already_are_a_teacher(home, tiny_model, capsys):
     assert main.main([*publish, "--language", "de", "en"]) == 0
     assert "- de" in (home / "out" / "README.md").read_text()
     np.save("short.npy", vectors[:9])
+    Path("empty.npy").touch()
+    np.savez("archive", vectors)
+    Path("archive.npz").rename("archive.npy")
     np.save("objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     for given, message in (
         (["--texts", "texts.jsonl", "--vectors", "short.npy"], "300 texts and vectors of shape (9, 32)"),
         (["--texts", "texts.jsonl", "--vectors", "objects.npy"], "cannot be read as an array"),
         (["--texts", "texts.jsonl", "--vectors", "none.npy"], "cannot be read as an array"),
+        (["--texts", "texts.jsonl", "--vectors", "empty.npy"], "cannot be read as an array"),
+        (["--texts", "texts.jsonl", "--vectors", "archive.npy"], "it is an archive of arrays"),
         (["--texts", "texts.jsonl", "--vectors", "emb"], "from .parquet files"),
         (["--texts", "texts.parquet", "--vectors", "vec"], "no column vec; it has text, role, emb"),
         (["--texts", "texts.parquet", "--vectors", "role"], "row 0: 'role' is no vector"),

@@ -12,14 +12,14 @@ from workbench.errors import WorkbenchError
 def test_profiles_go_by_name(monkeypatch, tmp_path):
     monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
     monkeypatch.delenv("WORKBENCH_PROFILE", raising=False)
-    tour = _course.profile()
+    quick = _course.profile()
     monkeypatch.setenv("WORKBENCH_PROFILE", "full")
     full = _course.profile()
-    assert (tour.name, full.name) == ("tour", "full")
-    assert full.config.epochs > tour.config.epochs and full.pairs is None
-    assert len({tour.folder, full.folder}) == 2  # neither takes the other's student
+    assert (quick.name, full.name) == ("quick", "full")
+    assert full.config.epochs > quick.config.epochs and full.pairs is None
+    assert len({quick.folder, full.folder}) == 2  # neither takes the other's student
     monkeypatch.setenv("WORKBENCH_PROFILE", "huge")
-    with pytest.raises(WorkbenchError, match="'huge': choose from tour, full"):
+    with pytest.raises(WorkbenchError, match="'huge': choose from quick, full"):
         _course.profile()
 
 

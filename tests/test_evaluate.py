@@ -223,8 +223,8 @@ class Refusing(HashTeacher):
 @pytest.mark.parametrize(
     ("given", "data", "more", "message"),
     [
-        ({"a": WANTED}, TEXTS, {}, "at least two models by name.* got 1 model$"),
-        ([WANTED, NEAR], TEXTS, {}, "at least two models by name.* got an object of type list"),
+        ({"a": WANTED}, TEXTS, {}, "2 or more models by name.* got 1 model$"),
+        ([WANTED, NEAR], TEXTS, {}, "2 or more models by name.* got a list"),
         ({"a": WANTED, "b": NEAR}, TEXTS, {"reference": "c"}, "reference 'c' is not one of the models: choose from a, b"),
         ({"a": WANTED, "b": NEAR}, TEXTS, {"k": 0}, "k is 0; expected a whole number"),
         ({"a": WANTED, "b": NEAR}, TEXTS, {"k": "3"}, "k is '3'; expected a whole number"),

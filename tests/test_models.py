@@ -14,6 +14,7 @@ from sentence_transformers import SentenceTransformer
 
 from workbench import _model_files, models, student
 from workbench.errors import ModelError
+from workbench.extras.api_teachers import ApiTeacher
 from workbench.teachers import LocalTeacher
 
 
@@ -181,6 +182,18 @@ def _zip(path, members):
     parts[0].write_bytes(content[:20])
     parts[1].write_bytes(content[20:])
     return parts
+
+
+def test_a_tokenizer_without_words_is_refused(tiny_model, tmp_path):
+    """transformers makes one where its files are missing, and every text would get the same vector."""
+    folder = tmp_path / "copied-in-part"
+    shutil.copytree(tiny_model, folder)
+    for path in folder.glob("token*"):
+        path.unlink()
+    with pytest.raises(ModelError, match="the tokenizer of .*copied-in-part knows no words"):
+        models.load(folder)
+    with pytest.raises(ModelError, match="knows no words"):
+        ApiTeacher("tiny", url="http://localhost", name="tiny", dimensions=32, tokenizer=str(folder), max_tokens=12)
 
 
 def test_unpacking_checks_the_hash_and_leaves_nothing_behind(tmp_path):

@@ -58,7 +58,7 @@ def two_models(notebook):
 
 def by_hand(notebook):
     assert notebook.python("[len(more), len(at_random), int(chosen.sum()) > 0]") == [300, 300, True]
-    assert notebook.python("not {t.text for t in [*more, *at_random, *lesson]} & {t.text for t in texts}")
+    assert notebook.python("not {t.text for t in [*more, *at_random, *train]} & {t.text for t in texts}")
     found = notebook.python("{name: float(row['cosine', 'chosen']) for name, row in rows.items()}")
     assert found["300 more like them"] > found["before"], found
 

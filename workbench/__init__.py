@@ -5,7 +5,7 @@
     wb.search("notes/")  # with the packaged teacher, and the ready student after it has learned these texts
 
     texts = wb.read_texts("notes/")
-    teacher = wb.Teacher("all-mpnet-base-v2")  # or any other
+    teacher = wb.Teacher("all-mpnet-base-v2", max_length=96)  # or any other
     student = wb.distill(texts, teacher)
     wb.search(texts, documents=teacher, queries=student)
 

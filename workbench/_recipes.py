@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sentence_transformers import SentenceTransformer
 
 from workbench import models, student
-from workbench._util import nearest, whole
+from workbench._util import expanded, nearest, whole
 from workbench.errors import TrainingError
 from workbench.head import HEAD
 from workbench.ready import READY, is_ready, load_ready, statement
@@ -70,6 +70,8 @@ class Recipe:
             raise TrainingError(
                 f"start {self.start!r}: it must be closed-form, random or ready, or the folder of a student"
             )
+        if self.start not in (*HEAD_STARTS, "ready"):
+            object.__setattr__(self, "start", str(expanded(self.start)))
         for name, least in (("max_length", 3), ("hidden", 0), ("steps", 0), ("texts", 0)):
             whole(getattr(self, name), name, least, TrainingError)
 
@@ -126,9 +128,15 @@ class Recipe:
         learned = self.started_from()
         given, now = (each.get("fingerprint") or each.get("teacher") for each in (learned["teacher"], cache.identity))
         if given != now:
+            same = str(learned.get("teacher_name")).rpartition("/")[2] == cache.teacher.name.rpartition("/")[2]
+            hint = (
+                " by its name or folder: a loaded model counts as another one"
+                if same
+                else " as the teacher, or another start"
+            )
             raise TrainingError(
                 f"the student to start from has learned from {learned.get('teacher_name')}, and its vectors are of no use "
-                f"beside those of {cache.teacher.name}: take {learned.get('teacher_name')} as the teacher, or another start"
+                f"beside those of {cache.teacher.name}: give {learned.get('teacher_name')}{hint}"
             )
 
     def started_from(self) -> dict:
@@ -146,7 +154,7 @@ class Recipe:
 
 
 def _is_folder(start: object) -> bool:
-    return isinstance(start, str | Path) and bool(str(start)) and os.path.isdir(start)
+    return isinstance(start, str | Path) and bool(str(start)) and os.path.isdir(expanded(start))
 
 
 # Minutes on two cores.

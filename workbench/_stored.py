@@ -89,7 +89,12 @@ def hold(texts: Iterable[Text], in_memory: int) -> Sequence[Text]:
     stream = iter(texts)
     if len(few := list(islice(stream, in_memory))) < in_memory:
         return few
-    home().mkdir(parents=True, exist_ok=True)
-    # What is mapped stays readable without its name.
-    with tempfile.TemporaryDirectory(dir=home(), prefix=".texts-", ignore_cleanup_errors=True) as scratch:
-        return StoredTexts.write(chain(few, stream), Path(scratch, "texts.arrow"))
+    try:
+        home().mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(dir=home(), prefix=".texts-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise DataError(
+            f"many texts are kept in {home()}, which cannot be written: {error.strerror or error}. Set WORKBENCH_HOME"
+        ) from None
+    with scratch as folder:  # what is mapped stays readable without its name
+        return StoredTexts.write(chain(few, stream), Path(folder, "texts.arrow"))

@@ -244,7 +244,7 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
                 os.rename(folder, old)
             try:
                 os.rename(new, folder)
-            except OSError:
+            except BaseException:
                 if old.exists():
                     os.rename(old, folder)
                 raise
@@ -256,7 +256,7 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
 def remove_leftovers(folder: Path) -> None:
     """Remove what a process that was killed had begun to write in a folder, if it is more than an hour old."""
     for leftover in folder.glob(f"{WRITING}*"):
-        with contextlib.suppress(FileNotFoundError):  # its process has just finished
+        with contextlib.suppress(OSError):  # its process has just finished, or it is someone else's
             if time.time() - leftover.stat().st_mtime > ABANDONED_SECONDS:
                 shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink()
 

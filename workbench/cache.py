@@ -70,6 +70,7 @@ class TargetCache:
         name = self.identity["teacher"].rstrip("/").rpartition("/")[2]
         self.folder = root / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{digest[:16]}"
         self.damaged: list[str] = []
+        self._in_the_way: set[str] = set()  # damaged, and could not be renamed
         # Shards of a teacher whose model may be exchanged, made since it was last compared; None before the first time.
         self.unchecked: dict[Path, int] | None = None
         self._shards: dict[str, Shard] = {}
@@ -250,7 +251,7 @@ class TargetCache:
             present = {path.name: path for path in _shards.listing(self.folder)} if self.folder.is_dir() else {}
             self._shards = {name: shard for name, shard in self._shards.items() if name in present}
             for name, path in present.items():
-                if name not in self._shards:
+                if name not in self._shards and name not in self._in_the_way:
                     try:
                         shard = Shard(path)
                         if shard.vectors.shape[1:] != (self.dimension,) or shard.vectors.dtype != self.dtype:
@@ -276,8 +277,11 @@ class TargetCache:
             self._shards.pop(path.name, None)
             self.damaged.append(path.name)
         warnings.warn(f"damaged shard in {self.folder}: {damage}. Its texts will be encoded again.", stacklevel=3)
-        with contextlib.suppress(OSError):  # a read-only cache: it stays out of use all the same
+        try:
             path.replace(path.with_suffix(".damaged"))
+        except OSError:  # a read-only cache
+            if path.exists():
+                self._in_the_way.add(path.name)
 
     def _locate(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return shard number (-1: missing) and row of each key; only verified shards count."""

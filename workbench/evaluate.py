@@ -177,13 +177,7 @@ def compare(
         >>> table.attrs["notes"]
         ['small has 384 dimensions and large 768: cosine and squared_distance are NaN']
     """
-    if not isinstance(models, Mapping) or len(models) < 2:
-        given = (
-            f"{counted(len(models), 'model')}"
-            if isinstance(models, Mapping)
-            else f"an object of type {type(models).__name__}"
-        )
-        raise WorkbenchError(f'expected at least two models by name, {{"teacher": ..., "student": ...}}, got {given}')
+    models = _by_name(models)
     if reference is None:
         reference = "teacher" if "teacher" in models else next(iter(models))
     elif reference not in models:
@@ -192,12 +186,7 @@ def compare(
     data = _data(data)
     if not isinstance(data, RetrievalDataset) and len(data) < 2:
         raise WorkbenchError("1 text was given: agreement is about how texts lie to each other, and needs at least 2")
-    ready = {}
-    for name, model in models.items():
-        try:
-            ready[name] = prepared(model, data)
-        except WorkbenchError as error:
-            raise WorkbenchError(f"model {name!r}: {error}") from None
+    ready = same_models(models, data)
     embedded = {name: vectors(model, data) for name, model in ready.items()}
     retrieval = isinstance(data, RetrievalDataset)
     without = _without_vectors(
@@ -224,6 +213,30 @@ def compare(
     )
     table.attrs["notes"] += [f"{name} has no vector of {count}: {lost}" for name, count in without.items()]
     return table
+
+
+def _by_name(models: object) -> dict[str, object]:
+    if not isinstance(models, Mapping) or len(models) < 2:
+        given = counted(len(models), "model") if isinstance(models, Mapping) else f"a {type(models).__name__}"
+        raise WorkbenchError(f'expected 2 or more models by name, {{"teacher": ..., "student": ...}}, got {given}')
+    if len(set(map(str, models))) < len(models):
+        raise WorkbenchError(f"two models have the same name: {', '.join(map(str, models))}")
+    return {str(name): model for name, model in models.items()}
+
+
+def same_models(models: object, data: Any) -> dict[str, object]:
+    """Return two or more models by name: vectors of these texts or this data set, checked, or what can embed them.
+
+    Raises:
+        WorkbenchError: there are fewer, or one is neither a model nor vectors of these texts.
+    """
+    found = {}
+    for name, model in _by_name(models).items():
+        try:
+            found[name] = prepared(model, data)
+        except WorkbenchError as error:
+            raise WorkbenchError(f"model {name!r}: {error}") from None
+    return found
 
 
 def _without_vectors(embedded: Mapping[str, Any]) -> dict[str, str]:

@@ -91,7 +91,7 @@ def _loaded(files: ModelFiles, device: str | None, trust_remote_code: bool) -> S
 
     transformers_logging.disable_progress_bar()  # loading is short; ours are the bars worth watching
     try:
-        return SentenceTransformer(
+        model = SentenceTransformer(
             str(files.path),
             device=device,
             trust_remote_code=trust_remote_code,
@@ -105,6 +105,17 @@ def _loaded(files: ModelFiles, device: str | None, trust_remote_code: bool) -> S
         if "pytorch_model.bin" in reason:  # of a module; pickles are not downloaded
             reason += f". Pickled weights are not loaded. {unpickle(files.name)}"
         raise ModelError(f"model {files.name} at {files.path} cannot be loaded: {reason}") from error
+    check_vocabulary(model.tokenizer, files)
+    return model
+
+
+def check_vocabulary(tokenizer: object, files: ModelFiles) -> None:
+    """Refuse a tokenizer without words: transformers makes one where its files are missing, and all texts are alike to it."""
+    if hasattr(tokenizer, "all_special_ids") and len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ModelError(
+            f"the tokenizer of {files.name} knows no words: its files, such as tokenizer.json or vocab.txt, are missing from "
+            f"{files.path}. Copy or download the model again"
+        )
 
 
 def _other_kind(source: object) -> str:

@@ -120,12 +120,12 @@ def distill(
     if unseen:
         given = _without(given, unseen)
     # Vectors that exist already have no vector of a query that is cropped here.
-    lesson, recipe = prepare(given, recipe, crop=not isinstance(teacher, ArrayTeacher), base=base, **changes)
+    training_texts, recipe = prepare(given, recipe, crop=not isinstance(teacher, ArrayTeacher), base=base, **changes)
     if progress:
-        say_cropped(given, lesson, recipe)
+        say_cropped(given, training_texts, recipe)
     cache = TargetCache(home() / "cache", teacher_of(teacher, recipe), skip=skip)
     return run(
-        lesson,
+        training_texts,
         cache,
         recipe,
         output,
@@ -179,9 +179,12 @@ def run(
     split_off = held_out is None
     keys = cache.keys(texts)
     kept = keys[:0] if split_off else cache.keys(held_out)  # each text is hashed once
-    base, config = models.resolve(started.get("base", recipe.base)), recipe.config.with_steps(recipe.steps, len(texts))
+    config = recipe.config.with_steps(recipe.steps, len(texts))
+    # A student's folder holds all of it; where it came from may be gone.
+    whole = started and "head_sha256" not in started
+    base = None if whole else models.resolve(started.get("base", recipe.base))
     recipe = replace(recipe, config=config, teacher=cache.teacher.name, base=str(recipe.base))
-    parts = [recipe.as_dict(), cache.identity, base.fingerprint, train, split_off]
+    parts = [recipe.as_dict(), cache.identity, base and base.fingerprint, train, split_off]
     parts += [started.get("head_sha256") or (started and models.resolve(recipe.start).fingerprint)]
     parts += [hashlib.sha256(some.tobytes()).hexdigest() for some in (keys, kept)]
     identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -217,7 +220,13 @@ def run(
     head_fit, first = None, int(os.environ.get("RANK", "0")) == 0
 
     def describe(**more: object) -> dict:
-        made = {"base": base.name, "source": source, "start": recipe.start, "head_fit": head_fit, **more}
+        made = {
+            "base": base.name if base else started.get("base"),
+            "source": source,
+            "start": recipe.start,
+            "head_fit": head_fit,
+            **more,
+        }
         return provenance(cache, texts, **made) | {"run": identity}
 
     if train and resume and _checkpoints.complete(checkpoints):  # its weights replace these ones
@@ -350,9 +359,9 @@ def prepare(
     return texts, recipe
 
 
-def say_cropped(given: Sequence[Text], lesson: Sequence[Text], recipe: Recipe) -> None:
+def say_cropped(given: Sequence[Text], training_texts: Sequence[Text], recipe: Recipe) -> None:
     """Print how many queries `prepare` has added to the texts, if any."""
-    if cropped := len(lesson) - len(given):
+    if cropped := len(training_texts) - len(given):
         queries = f"{cropped:,} quer{'y' if cropped == 1 else 'ies'} cropped from them"
         tqdm.write(f"{counted(len(given), 'text')} and {queries}; recipe {recipe.name}")
 

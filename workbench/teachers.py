@@ -348,12 +348,12 @@ class ArrayTeacher(Teacher):
         Raises:
             TeacherError: a row without such a field, or vectors of different widths.
         """
-        texts, vectors = [], []
+        texts, vectors, fixed = [], [], role in [*Role]  # also where a column has such a name
         for number, row in enumerate(rows):
             if absent := [field for field in (text, vector) if field not in row]:
                 raise TeacherError(f"row {number:,} has no field {absent[0]!r}; it has {', '.join(map(str, row))}")
             try:
-                texts.append(Text(row[text], row.get(role, role) or Role.DOCUMENT))
+                texts.append(Text(row[text], role if fixed else row.get(role, role) or Role.DOCUMENT))
                 given = as_float32(row[vector])
                 vectors.append(given.ravel() if given.ndim else given.ravel()[:0])  # null, or NaN in a dataframe
             except DataError as error:

@@ -21,7 +21,7 @@ from workbench.data import Role, Text
 from workbench.docstrings import docstring_corpus
 from workbench.errors import TrainingError, WorkbenchError
 from workbench.head import FrozenFeatures
-from workbench.pipeline import TOUR, TOUR_DOCUMENTS, CacheBar, Recipe
+from workbench.pipeline import HEAD_STARTS, TOUR, TOUR_DOCUMENTS, CacheBar, Recipe
 from workbench.ready import load_ready
 from workbench.teachers import LocalTeacher
 
@@ -82,7 +82,7 @@ def demo(options: Namespace, stop: threading.Event) -> None:
 def cache(options: Namespace, stop: threading.Event) -> None:
     """Encode texts with the teacher and store the vectors."""
     choice = TeacherChoice(options)
-    name, length = choice.name or models.MPNET, choice.max_length or 128
+    name, length = choice.name or models.MPNET, choice.max_length or TOUR.max_length
     if options.workers:
         without = ("limit", "sample", *READING, "dry_run", "vectors", "skip")
         if any(getattr(options, each) for each in without) or choice.is_api(name):
@@ -101,9 +101,8 @@ def cache(options: Namespace, stop: threading.Event) -> None:
     else:
         given = vectors_of(choice, options)
         targets = TargetCache(choice.cache, given or choice.make(name, length), skip=choice.skip)
-        found = given.texts[: options.limit] if given else texts_of(options)
+        found = given.texts[: options.limit] if given else texts_of(options, stream=not options.dry_run)
         if options.dry_run:
-            found = list(found)
             print(targets.plan(found))
             if (estimate := targets.teacher.estimate(targets.missing(found))) is not None:
                 print(estimate)
@@ -131,21 +130,22 @@ def distill(options: Namespace, stop: threading.Event) -> None:
     for option, name in (("base", first.base), ("teacher", first.teacher)):
         if folder == expanded(name).resolve():
             raise TrainingError(f"--output is the folder of the {option}: choose another one")
-    models.resolve(first.base)
+    if first.start in (*HEAD_STARTS, "ready"):
+        models.resolve(first.base)
     if not given and not choice.is_api(first.teacher):
         models.resolve(first.teacher)
     named = {name: getattr(options, name) for name in ("limit", "sample", *READING)}
     found = data.read_texts(given.texts, limit=options.limit) if given else data.read_texts(options.texts, **named)
     # Nobody has vectors of queries that are made here.
-    lesson, chosen = pipeline.prepare(found, options.recipe, crop=not given, **changes)
-    pipeline.say_cropped(found, lesson, chosen)
+    training_texts, chosen = pipeline.prepare(found, options.recipe, crop=not given, **changes)
+    pipeline.say_cropped(found, training_texts, chosen)
     teacher = given or choice.make(chosen.teacher, chosen.max_length, chosen.prompts)
     targets = TargetCache(choice.cache, teacher, skip=choice.skip)
     if options.dry_run:
-        _plan(options.speeds, chosen, lesson, targets)
+        _plan(options.speeds, chosen, training_texts, targets)
         return
     source = str(Path(options.texts).resolve()) if Path(options.texts).exists() else options.texts
-    made = pipeline.run(lesson, targets, chosen, folder, source=source, resume=not options.fresh, stop=stop)
+    made = pipeline.run(training_texts, targets, chosen, folder, source=source, resume=not options.fresh, stop=stop)
     if int(os.environ.get("RANK", "0")):
         return
     if made.result and made.result.stopped:

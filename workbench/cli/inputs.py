@@ -72,13 +72,13 @@ class TeacherChoice:
         return teacher
 
 
-def texts_of(options: Namespace) -> Iterable[Text]:
-    """Return the texts that options name; a stream where they may be many."""
+def texts_of(options: Namespace, *, stream: bool = True) -> Iterable[Text]:
+    """Return the texts that options name; a stream, if it may be one, where they may be many."""
     source, chosen = options.texts, {name: getattr(options, name) for name in ("limit", *READING)}
     path = expanded(source)
     files = path.rglob("*") if path.is_dir() else [path]
     many = source.startswith("hub:") or sum(f.stat().st_size for f in files if f.is_file()) > 1 << 28
-    if many and options.sample is None:
+    if stream and many and options.sample is None:
         return data.stream_texts(source, **chosen)
     return data.read_texts(source, sample=options.sample, **chosen)
 
@@ -92,13 +92,15 @@ def vectors_of(choice: TeacherChoice, options: Namespace) -> ArrayTeacher | None
         raise TeacherError("--vectors takes the place of a teacher: leave out --teacher and the options of an API")
     hub = source.removeprefix("hub:").rsplit(":", 2) if source.startswith("hub:") else None
     drawn = options.sample or options.passages
-    if drawn or source in ("docstrings", "tutorial") or Path(source).is_dir() or (hub and len(hub) != 3):
+    if drawn or source in ("docstrings", "tutorial") or expanded(source).is_dir() or (hub and len(hub) != 3):
         raise DataError("--vectors goes with --texts FILE or hub:NAME:COLUMN:ROLE, without --sample and --passages")
     name = Path(source).name
     if vectors.endswith(".npy"):
         try:
-            rows = np.load(vectors, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+            rows = np.load(expanded(vectors), mmap_mode="r", allow_pickle=False)
+            if not isinstance(rows, np.ndarray):
+                raise ValueError("it is an archive of arrays")
+        except (OSError, ValueError, EOFError) as error:
             raise TeacherError(f"{vectors} cannot be read as an array: {error}") from None
         texts = list(data.stream_texts(source, **{name: getattr(options, name) for name in READING}))
         if rows.ndim == 2 and len(texts) < len(rows):
@@ -110,7 +112,7 @@ def vectors_of(choice: TeacherChoice, options: Namespace) -> ArrayTeacher | None
         return ArrayTeacher.from_rows(rows, name, text=column, vector=vectors, role=role)
     if not source.lower().endswith(".parquet"):
         raise DataError(f"--vectors {vectors}: a column is read from .parquet files; otherwise give a .npy file")
-    column, *role = data.text_columns(Path(source), options.column)
+    column, *role = data.text_columns(expanded(source), options.column)
     kind = options.role or (role[0] if role else Role.DOCUMENT)
-    rows = (row for _, row in data.parquet_rows(Path(source), column, *role, vectors))
+    rows = (row for _, row in data.parquet_rows(expanded(source), column, *role, vectors))
     return ArrayTeacher.from_rows(rows, name, text=column, vector=vectors, role=kind)

@@ -68,7 +68,12 @@ def lab(options: argparse.Namespace) -> None:
     notebooks = PROJECT / "notebooks"
     if not notebooks.is_dir():
         raise WorkbenchError(f"no notebooks at {notebooks}: run this from a checkout of the project")
-    folder = notebooks if options.originals else _copies(notebooks, home() / "lab")
+    try:
+        folder = notebooks if options.originals else _copies(notebooks, home() / "lab")
+    except OSError as error:
+        raise WorkbenchError(
+            f"{home() / 'lab'} cannot be written: {error.strerror or error}. Set WORKBENCH_HOME"
+        ) from None
     command = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", f"--port={options.port}"]
     command.append(f"--ServerApp.root_dir={folder}")
     if options.no_browser:
@@ -230,7 +235,11 @@ def _teacher_options(parser: argparse.ArgumentParser) -> None:
     option("--teacher",
            help="the large model: a folder, a packaged model, a name on the hub, or PROVIDER:MODEL behind an API (openai, "
                 "which most servers speak, cohere, voyage, jina)")  # fmt: skip
-    option("--max-length", type=_positive, help="tokens read of each text")
+    option(
+        "--max-length",
+        type=_positive,
+        help="tokens read of each text (default: what the recipe or the student reads; 96 in `cache`)",
+    )
     option(
         "--precision", default="auto", choices=["auto", "float32", "bfloat16"], help="of the teacher (default: auto)"
     )

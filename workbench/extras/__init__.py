@@ -1,1 +1,1 @@
-"""What needs more than the front door does: each module names the pip extra that it wants."""
+"""What needs more than the public names do: each module names the pip extra that it wants."""

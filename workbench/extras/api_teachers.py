@@ -147,7 +147,16 @@ class ApiTeacher(Teacher):
         if tokenizer is not None:
             from transformers import AutoTokenizer
 
-            self._tokenizer = AutoTokenizer.from_pretrained(models.resolve(tokenizer).path, trust_remote_code=False)
+            files = models.resolve(tokenizer)
+            try:
+                self._tokenizer = AutoTokenizer.from_pretrained(files.path, trust_remote_code=False)
+            except (OSError, ValueError, ImportError) as error:
+                raise TeacherError(f"tokenizer {tokenizer!r} cannot be loaded: {error}") from None
+            models.check_vocabulary(self._tokenizer, files)
+            if not self._tokenizer.is_fast:
+                raise TeacherError(
+                    f"tokenizer {tokenizer!r} does not say where its tokens begin: name a model with tokenizer.json"
+                )
         self._price, self._budget, self._attempts = price, budget, attempts
         self._pace = Pace(requests_per_minute, tokens_per_minute)
         self._usage, self._lock, self._reserved, self._refused_in_row = Usage(), threading.Lock(), 0, 0

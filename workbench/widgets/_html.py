@@ -1,14 +1,10 @@
-"""Texts, errors and tables as HTML: cut to a length, and escaped unless they are `Markup`."""
+"""Texts, errors and tables as HTML: cut to a length, and escaped."""
 
 from __future__ import annotations
 
 import html
 
 import pandas as pd
-
-
-class Markup(str):
-    """A string that is HTML already."""
 
 
 def cut(text: object, most: int = 300) -> str:
@@ -42,10 +38,10 @@ def cell(value: object) -> str:
 
 
 def html_table(frame: pd.DataFrame, caption: str = "", style: str = "") -> str:
-    """Return the columns of a dataframe as a table of HTML; whatever is not `Markup` is escaped."""
+    """Return the columns of a dataframe as a table of HTML; whatever is in them is escaped."""
     head = "".join(f'<th dir="auto">{shown(name, 120)}</th>' for name in frame.columns)
     rows = "".join(
-        "<tr>" + "".join(f'<td dir="auto">{v if isinstance(v, Markup) else shown(cell(v))}</td>' for v in row) + "</tr>"
+        "<tr>" + "".join(f'<td dir="auto">{shown(cell(v))}</td>' for v in row) + "</tr>"
         for row in frame.itertuples(index=False, name=None)
     )
     caption = f'<caption style="text-align:left"><b>{shown(caption)}</b></caption>' if caption else ""

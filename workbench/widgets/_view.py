@@ -7,7 +7,7 @@ import base64
 import colorsys
 import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import anywidget
@@ -20,7 +20,6 @@ import traitlets
 from workbench._util import write_whole
 from workbench.data import Text, as_texts
 from workbench.errors import WorkbenchError
-from workbench.evaluate import prepared
 
 # From Okabe and Ito's palette, which the color-blind can tell apart, and legible on white and on black. A color means a
 # model or a category; rises and falls are told by marks.
@@ -303,28 +302,6 @@ def known(
         if not values.map(pd.api.types.is_hashable).all():
             columns[name] = values.map(str, na_action="ignore")
     return frame.join(columns)
-
-
-def same_models(models: object, texts: Sequence[Text], least: int = 2) -> dict[str, object]:
-    """Return models by name: vectors of these texts, checked, or what can embed them.
-
-    Raises:
-        WorkbenchError: there are fewer than `least`, or one is neither a model nor vectors of these texts.
-    """
-    if not isinstance(models, Mapping) or len(models) < least:
-        given = f"{len(models)}" if isinstance(models, Mapping) else type(models).__name__
-        raise WorkbenchError(
-            f'expected {least} or more models by name, {{"teacher": ..., "student": ...}}; got {given}'
-        )
-    if len(set(map(str, models))) < len(models):
-        raise WorkbenchError(f"two models have the same name: {', '.join(map(str, models))}")
-    found = {}
-    for name, model in models.items():
-        try:
-            found[str(name)] = prepared(model, texts)
-        except WorkbenchError as error:
-            raise WorkbenchError(f"model {name!r}: {error}") from None
-    return found
 
 
 def works_while_busy(widget: ipywidgets.Widget) -> None:

@@ -16,9 +16,9 @@ from workbench import agreement, projection, ranking, regions
 from workbench._util import unit, whole
 from workbench.data import Role, Text
 from workbench.errors import WorkbenchError
-from workbench.evaluate import vectors
+from workbench.evaluate import same_models, vectors
 from workbench.widgets._html import cell, cut, error_line, hover, shown
-from workbench.widgets._view import COLORS, Selection, View, known, note, own_columns, same_models, search_box, wrapped
+from workbench.widgets._view import COLORS, Selection, View, known, note, own_columns, search_box, wrapped
 from workbench.widgets.chart import Chart, figure
 from workbench.widgets.map import Map, is_numeric
 from workbench.widgets.regions import Regions

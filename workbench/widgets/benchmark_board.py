@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import ipywidgets
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from workbench._util import counted
 from workbench.errors import BenchmarkError, WorkbenchError
@@ -157,10 +156,6 @@ class BenchmarkBoard(Job):
     def summary(self) -> str:
         """Return the scores as a table of HTML."""
         return html_table(self.scores.reset_index()) if self.outcomes else "No task has been run yet."
-
-    def figures(self) -> list[go.Figure]:
-        """Return the figure that is shown."""
-        return [self.chart.figure]
 
     def _share(self) -> float:
         return self._progress.done / self._progress.total if self._progress else self.bar.value

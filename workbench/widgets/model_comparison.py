@@ -11,13 +11,11 @@ import pandas as pd
 from workbench import agreement
 from workbench.data import Text
 from workbench.errors import WorkbenchError
-from workbench.evaluate import bootstrap_means, interval, summarize, vectors
+from workbench.evaluate import bootstrap_means, interval, same_models, vectors
 from workbench.widgets._html import cut, hover, html_table, shown
-from workbench.widgets._view import COLORS, Selection, View, note, own_columns, same_models, wrapped
+from workbench.widgets._view import COLORS, Selection, View, note, own_columns, wrapped
 from workbench.widgets.chart import Chart, figure
 from workbench.widgets.table import Table
-
-_RETRIEVAL = ("ndcg_at_10", "share_of_teacher", "share_low", "share_high")
 
 
 class ModelComparison(Selection, View):
@@ -28,21 +26,17 @@ class ModelComparison(Selection, View):
             anything that `wb.compare` takes. The first is the reference. Where a width is not the reference's, what
             needs one space (cosine, distance) is empty, and overlap is what is compared.
         texts: the n texts, `str` or `Text`.
-        retrieval: what `evaluate.summarize` returned; a mode named as a model stands in its row, any other mode gets
-            a row of its own.
-        scores: instead, mode to what `evaluate.score` returned, with the reference's name among them.
         k: neighbors for the measures of agreement.
         seed: of what is approximate and of the bootstraps.
 
     Attributes:
-        table: one row a model but the reference (index: its name): first what is known of retrieval (`ndcg_at_10` and
-            `share_of_teacher` with its 95 % interval `share_low` to `share_high`), then the measures of
-            `agreement.summary`, `cosine` and `overlap` with 95 % intervals (`cosine_low`, `cosine_high`, ...).
+        table: one row a model but the reference (index: its name): the measures of `agreement.summary`, `cosine` and
+            `overlap` with 95 % intervals (`cosine_low`, `cosine_high`, ...).
         measure: what the chart and the differences are of, "cosine" or, where no model has one, "overlap".
         selected: positions of the selected texts, a tuple of int; to be set and observed, see `select`.
 
     Raises:
-        WorkbenchError: there are not two models of the same texts, or retrieval is something else.
+        WorkbenchError: there are not two models of the same texts.
     """
 
     def __init__(
@@ -50,13 +44,9 @@ class ModelComparison(Selection, View):
         models: Mapping[str, object],
         texts: Sequence[str | Text] | None = None,
         *,
-        retrieval: pd.DataFrame | None = None,
-        scores: Mapping[str, pd.DataFrame] | None = None,
         k: int = 10,
         seed: int = 0,
     ) -> None:
-        if retrieval is not None and scores is not None:
-            raise WorkbenchError("give retrieval or scores, not both: the one is computed from the other")
         if texts is None and isinstance(models, Mapping) and models:
             first = next(iter(models.values()))
             if not hasattr(first, "__len__"):
@@ -68,9 +58,7 @@ class ModelComparison(Selection, View):
         self._texts = None if texts is None else [text.text for text in known]
         self._index = pd.RangeIndex(len(known))
         self._reference, *others = found
-        rows = _retrieval(retrieval, scores, self._reference, seed)
         self._seed = seed
-        self._ndcg = {mode: rows["ndcg_at_10"].to_numpy() for mode, rows in (scores or {}).items()}
         self._each: dict[str, pd.DataFrame] = {}
         measures, reference = {}, found[self._reference]
         for name in others:
@@ -81,8 +69,7 @@ class ModelComparison(Selection, View):
                 measures[name] |= _mean(each[measure].to_numpy(), f"{measure}_", seed)
         columns = ["cosine", "cosine_low", "cosine_high", "overlap", "overlap_low", "overlap_high", *agreement.MEASURES]
         table = pd.DataFrame.from_dict(measures, orient="index")[list(dict.fromkeys(columns))]
-        table = pd.concat([rows, table], axis=1, sort=True)
-        self.table = table.loc[list(dict.fromkeys([*others, *table.index]))].rename_axis("model")
+        self.table = table.rename_axis("model")
         self.measure = "cosine" if self.table["cosine"].notna().any() else "overlap"
         self._build()
 
@@ -91,9 +78,9 @@ class ModelComparison(Selection, View):
 
         Returns:
             One row a text (index: its position): `difference` (the first model's cosine to the reference less the
-            second's; overlap where one of them has no cosine), `first`, `second` and, where the texts are known, `text`. `attrs` has `mean`, `low` and `high`,
-            the mean difference and its 95 % interval by the paired percentile bootstrap over texts; with the scores of
-            both also `ndcg_mean`, `ndcg_low` and `ndcg_high`, the same of `nDCG@10` over queries; and `measure`.
+            second's; overlap where one of them has no cosine), `first`, `second` and, where the texts are known,
+            `text`. `attrs` has `mean`, `low` and `high`, the mean difference and its 95 % interval by the paired
+            percentile bootstrap over texts, and `measure`.
 
         Raises:
             WorkbenchError: there is no such model.
@@ -108,15 +95,13 @@ class ModelComparison(Selection, View):
             table["text"] = self._texts
         # The mean of differences, resampled, is the paired bootstrap of the difference of means.
         attrs = _mean(table["difference"].to_numpy(), "", self._seed)
-        if first in self._ndcg and second in self._ndcg:
-            attrs |= _mean(self._ndcg[first] - self._ndcg[second], "ndcg_", self._seed)
         table = table.sort_values("difference", key=np.abs, ascending=False, kind="stable")
         table.attrs |= attrs | {"measure": measure}
         return table
 
     def summary(self) -> str:
         """Return the main columns of the table and the difference that is shown."""
-        columns = [c for c in (*_RETRIEVAL, "cosine", "overlap", "nearest_rank", "cka") if c in self.table]
+        columns = [c for c in ("cosine", "overlap", "nearest_rank", "cka") if c in self.table]
         return f"{html_table(self.table[columns].astype(float).reset_index())}<p>{self.status.value}</p>"
 
     def _build(self) -> None:
@@ -138,11 +123,8 @@ class ModelComparison(Selection, View):
         self._show_difference()
 
     def _intervals(self) -> Chart:
-        if "share_of_teacher" in self.table:
-            names, title = _RETRIEVAL[1:], f"share of the nDCG@10 of {hover(self._reference, 30)}"
-        else:
-            names = self.measure, f"{self.measure}_low", f"{self.measure}_high"
-            title = f"mean {self.measure} to {hover(self._reference, 30)}"
+        names = self.measure, f"{self.measure}_low", f"{self.measure}_high"
+        title = f"mean {self.measure} to {hover(self._reference, 30)}"
         rows = self.table[self.table[names[0]].notna()]
         value, low, high = (rows[name].to_numpy(dtype=float) for name in names)
         places = np.arange(len(rows))
@@ -177,29 +159,14 @@ class ModelComparison(Selection, View):
             return
         table = self.differences(first, second)
         names = f'<b dir="auto">{shown(first, 80)}</b> less <b dir="auto">{shown(second, 80)}</b>'
-        words = f"mean {table.attrs['measure']} {_signed(table.attrs, '')}"
-        if "ndcg_mean" in table.attrs:
-            words += f"; mean nDCG@10 {_signed(table.attrs, 'ndcg_')}"
-        self.status.value = f"{names}: {words}."
+        mean, low, high = (table.attrs[name] for name in ("mean", "low", "high"))
+        self.status.value = (
+            f"{names}: mean {table.attrs['measure']} {mean:+.4f} (95 % interval {low:+.4f} to {high:+.4f})."
+        )
         columns = {"first": f"{table.attrs['measure']} of {first}", "second": f"{table.attrs['measure']} of {second}"}
         self.texts.show(table.rename(columns=columns).rename_axis("position").reset_index())
         self._places = table.index.to_numpy()
         self._mark()
-
-
-def _retrieval(
-    rows: pd.DataFrame | None, scores: Mapping[str, pd.DataFrame] | None, reference: str, seed: int
-) -> pd.DataFrame | None:
-    """Return what is known of retrieval, a row a mode."""
-    if scores is not None:
-        if reference not in scores:
-            raise WorkbenchError(f"scores has no {reference!r}, only {', '.join(map(str, scores)) or 'nothing'}")
-        rows = summarize(scores, teacher=reference, seed=seed)
-    if rows is None:
-        return None
-    if missing := [name for name in ("mode", *_RETRIEVAL) if name not in rows]:
-        raise WorkbenchError(f"retrieval has no column {missing[0]!r}: give what evaluate.summarize returned")
-    return rows.set_index("mode", verify_integrity=True)[list(_RETRIEVAL)]
 
 
 def _mean(values: np.ndarray, prefix: str, seed: int) -> dict[str, float]:
@@ -207,8 +174,3 @@ def _mean(values: np.ndarray, prefix: str, seed: int) -> dict[str, float]:
     known = len(values) > 1 and not np.isnan(values).any()
     low, high = interval(bootstrap_means([values], seed=seed)[0]) if known else (np.nan, np.nan)
     return {f"{prefix}mean": float(np.mean(values)), f"{prefix}low": low, f"{prefix}high": high}
-
-
-def _signed(attrs: Mapping[str, float], prefix: str) -> str:
-    mean, low, high = (attrs[prefix + name] for name in ("mean", "low", "high"))
-    return f"{mean:+.4f} (95 % interval {low:+.4f} to {high:+.4f})"

@@ -12,9 +12,9 @@ import plotly.graph_objects as go
 from workbench._util import unit
 from workbench.data import Text
 from workbench.errors import WorkbenchError
-from workbench.evaluate import vectors
+from workbench.evaluate import same_models, vectors
 from workbench.widgets._html import html_table, shown
-from workbench.widgets._view import Selection, View, note, own_columns, same_models, search_box, wrapped
+from workbench.widgets._view import Selection, View, note, own_columns, search_box, wrapped
 from workbench.widgets.chart import figure
 from workbench.widgets.results import LINES, Results, neighbor_lists
 from workbench.widgets.table import Table

@@ -18,7 +18,7 @@ from workbench.data import RetrievalDataset, Role, Text, text_problem
 from workbench.errors import WorkbenchError
 from workbench.failures import CAUSES, failures
 from workbench.widgets._html import error_line, hover, html_table, shown
-from workbench.widgets._view import Selection, View, model_colors, note, same_models, search_box, wrapped
+from workbench.widgets._view import Selection, View, model_colors, note, search_box, wrapped
 from workbench.widgets.chart import Chart, figure
 from workbench.widgets.results import LINES, Results, card, mark
 from workbench.widgets.table import Table
@@ -87,7 +87,7 @@ class RetrievalExplorer(Selection, View):
                 "wb.search make one from texts"
             )
         whole(k, "k", 1)
-        found = same_models(models, collection)
+        found = evaluate.same_models(models, collection)
         self._encode = {
             name: lambda text, model=model: evaluate.vectors(model, [Text(text, Role.QUERY)])[0]
             for name, model in found.items()
