@@ -145,7 +145,7 @@ search
 #
 # You can run the notebooks alone or in order, each from a fresh kernel. They share one cache, so no text is embedded
 # twice. Notebooks that examine a student use the one from notebook 2 if it exists. `WORKBENCH_PROFILE=full make lab`
-# uses nine times as many texts and takes an hour or two on two cores.
+# uses all of them, twenty times as many, and takes an hour or two on two cores.
 #
 # ## What you learned
 #

@@ -36,7 +36,7 @@ from workbench.widgets import CacheProgress, ModelComparison, TrainingMonitor
 # ## 2.1 Training texts and held-out texts
 #
 # The docstrings of the installed libraries are real text that every machine has. The first sentence of a docstring is
-# the query, the rest is the document. A thousand pairs are enough to see the method work;
+# the query, the rest is the document. Four hundred pairs are enough to see the method work;
 # `WORKBENCH_PROFILE=full` takes all of them.
 
 # %%
@@ -229,5 +229,5 @@ student.save(model, profile.folder / "student", provenance(cache, train, **made)
 # 2. Train on queries alone, then on documents alone. Which mode suffers from which?
 # 3. Call `learn` with batches of one text. How does the loss of a step vary, and what does that do to the held-out
 #    loss?
-# 4. Run `make demo` and compare its table with yours. It differs in two things, five times the texts and a start from the ready
+# 4. Run `make demo` and compare its table with yours. It differs in two things, twelve times the texts and a start from the ready
 #    student: which of them explains the asymmetric row?

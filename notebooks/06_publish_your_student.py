@@ -177,7 +177,7 @@ pd.DataFrame(
 # ## 6.7 Permanent truncation
 #
 # sentence-transformers does not save `truncate_dim`. A truncated model loads at its new width everywhere. Teacher and
-# student are rotated and truncated in the same way, so they still share a space. A thousand texts are few to estimate
+# student are rotated and truncated in the same way, so they still share a space. Eight hundred texts are few to estimate
 # 768 directions; for a model that you ship, use several times as many texts as dimensions.
 
 # %%

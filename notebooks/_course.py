@@ -42,7 +42,7 @@ class Profile:
 
 
 # Minutes on two cores. So few steps leave no time to make up for a higher learning rate.
-_QUICK = Profile("quick", 1000, 200, 1000, replace(TOUR.config, epochs=1, learning_rate=1.5e-4))
+_QUICK = Profile("quick", 400, 150, 800, replace(TOUR.config, epochs=1, learning_rate=1.5e-4))
 _FULL = Profile("full", None, 500, None, replace(TOUR.config, epochs=4, evaluations=1))
 PROFILES = {profile.name: profile for profile in (_QUICK, _FULL)}
 

@@ -26,15 +26,15 @@ import workbench as wb
 from workbench.docstrings import docstring_corpus
 from workbench.regions import more_like
 
-corpus = docstring_corpus(held_out=250)
+corpus = docstring_corpus(held_out=150)
 texts = corpus.held_out.query_texts() + corpus.held_out.document_texts()  # looked at, never trained on
-train, pool = corpus.train[:1000], corpus.train[1000::5]  # queries and documents take turns, so both are in the pool
+train, pool = corpus.train[:600], corpus.train[1000::5]  # queries and documents take turns, so both are in the pool
 print(f"{len(texts):,} texts to look at, {len(train):,} to train on, {len(pool):,} to pick more from")
 
 # %% [markdown]
 # ## Before
 #
-# The student that comes with the package, after it has learned the thousand texts.
+# The student that comes with the package, after it has learned the six hundred texts.
 
 # %%
 teacher = wb.Teacher("all-mpnet-base-v2", max_length=96)
@@ -66,7 +66,7 @@ explorer.selection[["cosine", "overlap", "text"]].head(5)
 
 # %%
 some = [text for text, wanted in zip(texts, chosen, strict=True) if wanted]
-more = more_like(some, pool, 300, "all-MiniLM-L6-v2", avoid=texts)
+more = more_like(some, pool, 200, "all-MiniLM-L6-v2", avoid=texts)
 at_random = [pool[i] for i in np.random.default_rng(0).permutation(len(pool))[: len(more)]]
 [text.text[:100] for text in more[:4]]
 
@@ -112,7 +112,7 @@ for name, model in students.items():
 pd.DataFrame(rows).T.round(3)
 
 # %% [markdown]
-# > **Think first.** Why the control? Any further texts make a student of a thousand texts better, also on the chosen ones.
+# > **Think first.** Why the control? Any further texts make a student of six hundred texts better, also on the chosen ones.
 # > What *choosing* has brought is the difference between the last two rows.
 
 # %% [markdown]

@@ -42,7 +42,7 @@ from workbench.train import train_student
 # %%
 collection = data.tutorial()
 queries, documents = collection.query_texts(), collection.document_texts()
-corpus = docstring_corpus(pairs=1000, held_out=200)
+corpus = docstring_corpus(pairs=1000, held_out=150)
 pairs, held_out = corpus.train[:600], corpus.held_out.query_texts()[:100] + corpus.held_out.document_texts()[:100]
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
@@ -111,11 +111,11 @@ print("queries:  ", prompted.plan(queries), "\ndocuments:", prompted.plan(docume
 
 # %% [markdown]
 # **2. Interrupted.** The cache keeps what was stored: the sample of 32 that the time estimate used, and whole groups of
-# 512. Here `stop` does what your Ctrl-C did.
+# 512. Here `stop` does what your Ctrl-C did, and the small model stands in for the teacher, since it is quicker.
 
 # %%
 many, stop = corpus.train[:1200], threading.Event()
-interrupted = TargetCache(home() / "solutions", teacher)
+interrupted = TargetCache(home() / "solutions", LocalTeacher(TOUR.base, max_length=TOUR.max_length))
 interrupted.fill(many, on_progress=lambda p: p.encoded > 500 and stop.set(), stop=stop)
 print(interrupted.plan(many))
 
@@ -189,7 +189,7 @@ for size in (1, 16):
 
 # %% [markdown]
 # **4.** `docs/guide.md` has the demo's table, and what the same texts give from the closed form: less in asymmetric search, and
-# more in symmetric search. So the start explains it. The demo searches 500 documents instead of 200, which is harder for
+# more in symmetric search. So the start explains it. The demo searches 500 documents instead of 150, which is harder for
 # every model, so compare shares of the teacher.
 #
 # ## 3 Alignment diagnostics

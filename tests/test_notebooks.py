@@ -57,10 +57,10 @@ def two_models(notebook):
 
 
 def by_hand(notebook):
-    assert notebook.python("[len(more), len(at_random), int(chosen.sum()) > 0]") == [300, 300, True]
+    assert notebook.python("[len(more), len(at_random), int(chosen.sum()) > 0]") == [200, 200, True]
     assert notebook.python("not {t.text for t in [*more, *at_random, *train]} & {t.text for t in texts}")
     found = notebook.python("{name: float(row['cosine', 'chosen']) for name, row in rows.items()}")
-    assert found["300 more like them"] > found["before"], found
+    assert found["200 more like them"] > found["before"], found
 
 
 def caching(notebook):
@@ -170,7 +170,7 @@ def in_browser(path, folder):
     lab = Lab(folder)
     try:
         notebook = lab.open(path.stem)
-        notebook.run_all(600)
+        notebook.run_all(1800)
         ACTS[path.stem](notebook)
         notebook.picture(path.stem)
         notebook.save()
@@ -185,7 +185,7 @@ def without_browser(path, folder):
     """Run a notebook without acting in it."""
     notebook = nbformat.read(path, as_version=4)
     client = nbclient.NotebookClient(
-        notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+        notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
     )
     client.execute(env=os.environ | {"WORKBENCH_HOME": str(folder / "home")})
     return notebook

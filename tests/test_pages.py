@@ -133,6 +133,15 @@ def apps(notebook_home):
             process.kill()
 
 
+def chart_or_error(page):
+    """Wait until an app shows its chart, and fail at once where it shows an error."""
+    page.wait_for_function(
+        """() => document.body.innerText.includes('Traceback') || document.body.innerText.includes('error')
+          || document.querySelector('.workbench .js-plotly-plot')?.data?.length > 0"""
+    )
+    assert page.locator(".workbench .js-plotly-plot").count(), page.inner_text("body")[:2000]
+
+
 def test_apps(apps, browser):
     apps, server = apps
     page = browser.new_page(viewport={"width": 1300, "height": 1400})
@@ -140,14 +149,14 @@ def test_apps(apps, browser):
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(f"{apps}retrieval_side_by_side.ipynb")
-    page.wait_for_function("() => document.querySelector('.workbench .js-plotly-plot')?.data?.length > 0")
+    chart_or_error(page)
     box = page.get_by_placeholder("type a query")
     box.fill("How do I mend a flat tyre?")
     box.press("Enter")
     page.wait_for_function("() => document.querySelector('.retrieval').innerText.includes('bicycle')")
     page.set_viewport_size({"width": 900, "height": 1400})
     page.goto(f"{apps}tradeoff_explorer.ipynb")
-    page.wait_for_function("() => document.querySelector('.workbench .js-plotly-plot')?.data?.length > 0")
+    chart_or_error(page)
     places = "[...document.querySelectorAll('.workbench .js-plotly-plot')].map(e => e.clientHeight)"
     page.wait_for_timeout(1000)
     before = page.evaluate(places)

@@ -153,11 +153,6 @@ def _check_kind(files: ModelFiles) -> None:
         )
 
 
-# Padded tokens per forward pass: on a CPU the activations should stay in its caches, a GPU wants more.
-TOKEN_BUDGET = {"cpu": 2048}
-TOKEN_BUDGET_GPU = 16384
-
-
 def best_dtype(device: torch.device | str) -> torch.dtype:
     """Return bfloat16 where the hardware multiplies it faster than float32, float32 elsewhere."""
     import torch
@@ -169,6 +164,17 @@ def best_dtype(device: torch.device | str) -> torch.dtype:
         capabilities = torch.cpu.get_capabilities()
         native = any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16"))
     return torch.bfloat16 if native else torch.float32
+
+
+def best_token_budget(device: torch.device | str) -> int:
+    """Return the padded tokens of a forward pass: on a CPU the activations should stay in its caches, a GPU wants more."""
+    import torch
+
+    if torch.device(device).type != "cpu":
+        return 16384
+    return (
+        512 if best_dtype(device) is torch.float32 else 2048
+    )  # bfloat16 is half as large, and its units want more rows
 
 
 def length_buckets(lengths: Sequence[int], token_budget: int) -> list[np.ndarray]:
@@ -237,7 +243,7 @@ def encode(
         whole(token_budget, "token_budget")
     model = load_model(model)
     texts = [] if isinstance(texts, list | tuple) and not texts else as_texts(texts)
-    budget = TOKEN_BUDGET.get(model.device.type, TOKEN_BUDGET_GPU) if token_budget is None else token_budget
+    budget = best_token_budget(model.device) if token_budget is None else token_budget
     vectors = np.empty((len(texts), model.get_embedding_dimension()), dtype=np.float32)
     training = model.training
     with autocast(model.device, precision):

@@ -272,8 +272,7 @@ def pooled(
     training = student.training
     student.eval()
     with models.autocast(device, "auto"):
-        budget = models.TOKEN_BUDGET.get(device.type, models.TOKEN_BUDGET_GPU)
-        for batch in models.length_buckets(tokens.lengths[rows], budget):
+        for batch in models.length_buckets(tokens.lengths[rows], models.best_token_budget(device)):
             inputs = {name: tensor.to(device) for name, tensor in tokens.batch(rows[batch]).items()}
             features[batch] = pooling(transformer(inputs))["sentence_embedding"].float().cpu().numpy()
     student.train(training)

@@ -26,15 +26,15 @@ from workbench.widgets import TradeoffExplorer
 # %%
 profile = _course.profile()
 corpus = docstring_corpus(pairs=profile.pairs, held_out=profile.held_out)
-collection, lesson = corpus.held_out, corpus.train[: profile.lesson]
+collection, train = corpus.held_out, corpus.train[: profile.train_texts]
 cache = TargetCache(home() / "cache", wb.Teacher("all-mpnet-base-v2", max_length=96))
-_ = cache.fill(lesson)
+_ = cache.fill(train)
 
 # %%
 vectors = {"teacher": evaluate.vectors(cache, collection), "student": evaluate.vectors(wb.load_ready(), collection)}
 sides = {"teacher": vectors["teacher"], "symmetric": vectors["student"]}
 sides["asymmetric"] = vectors["student"][0], vectors["teacher"][1]
-rotation = quantize.principal_rotation(cache.targets(lesson)[:])
+rotation = quantize.principal_rotation(cache.targets(train)[:])
 spaces = {
     "as it is": sides,
     "rotated": {mode: tuple(some @ rotation for some in side) for mode, side in sides.items()},
