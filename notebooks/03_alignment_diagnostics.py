@@ -9,8 +9,9 @@
 # %% [markdown]
 # # 3. Alignment diagnostics
 #
-# **What you will learn:** how to see where a student differs from its teacher, text by text and as a whole, and which kinds of
-# text it gets wrong.
+# **The question:** on which texts does a student differ from its teacher?
+#
+# You will look at single texts, at kinds of text, and at the space as a whole.
 #
 # **What you need:** the environment of `make setup`. It takes two minutes on two cores. If you have run notebook 2,
 # this notebook examines its student; otherwise it makes one with only a closed-form start.

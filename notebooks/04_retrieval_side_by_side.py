@@ -9,8 +9,10 @@
 # %% [markdown]
 # # 4. Retrieval side by side
 #
-# **What you will learn:** how a student's distance from its teacher changes search results, query by query, when the
-# student embeds everything and when it embeds only the queries.
+# **The question:** which queries lose when the student searches instead of its teacher, and why?
+#
+# You will compare search results query by query, with a student that embeds everything, and with one that embeds only the
+# queries.
 #
 # **What you need:** the environment of `make setup`. It takes about a minute on two cores. If you have run notebook 2,
 # its student searches here; otherwise this notebook makes one with only a closed-form start.

@@ -9,8 +9,9 @@
 # %% [markdown]
 # # 5. Truncation and quantization
 #
-# **What you will learn:** what shorter and coarser vectors cost, how a rotation prepares a space for truncation without
-# training, and which of these properties a student inherits from its teacher.
+# **The question:** how small can an index be, and does the student stand it as well as its teacher?
+#
+# You will see what shorter and coarser vectors cost, and how a rotation prepares a space for truncation without training.
 #
 # **What you need:** the environment of `make setup`. It takes two minutes on two cores.
 
