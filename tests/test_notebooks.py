@@ -37,9 +37,9 @@ def ask(notebook, view: str, words: str) -> None:
 
 def start_here(notebook):
     shares = notebook.python(
-        "{m: rows.loc[(m, 'asymmetric'), 'share_of_teacher'] for m in ('base', 'student', 'ready')}"
+        "{m: rows.loc[(m, 'asymmetric'), 'share_of_teacher'] for m in ('padded base', 'student', 'ready')}"
     )
-    assert shares["base"] < 0.3 < 0.7 < shares["student"] < shares["ready"]
+    assert shares["padded base"] < 0.3 < 0.7 < shares["student"] < shares["ready"]
     ask(notebook, "search", "Why is my loaf flat?")
 
 
