@@ -13,7 +13,8 @@
 #
 # Nothing is trained here. The two models need not have anything to do with each other, and their vectors may differ in
 # width. Put your own in place of the names: a name on the hub, a folder, a loaded `SentenceTransformer`, or
-# `"openai:MODEL"`. `wb.Teacher` keeps what a model has embedded, so no text is embedded twice. And put your own file or folder in place of `"tutorial"`. About a minute on two cores.
+# `"openai:MODEL"`. `wb.Teacher` keeps what a model has embedded, so no text is embedded twice. And put your own file or folder in
+# place of `"tutorial"`. About a minute on two cores.
 
 # %%
 import workbench as wb

@@ -274,7 +274,7 @@ print(f"asymmetric {ndcg(s_queries, t_documents):.3f}, without the offset {ndcg(
 # ## 5 Truncation and quantization
 #
 # **1. A rotation from a hundred texts.** It matters where few dimensions are left: only a hundred texts have decided which
-# of them come first. Compare with no rotation, the first column.
+# of them come first. Compare with no rotation, the column `teacher`.
 
 # %%
 all_of_it = cache.targets(pairs)[:]

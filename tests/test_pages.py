@@ -136,7 +136,7 @@ def apps(notebook_home):
 def chart_or_error(page):
     """Wait until an app shows its chart, and fail at once where it shows an error."""
     page.wait_for_function(
-        """() => document.body.innerText.includes('Traceback') || document.body.innerText.includes('error')
+        """() => document.body.innerText.includes('error when executing cell')
           || document.querySelector('.workbench .js-plotly-plot')?.data?.length > 0"""
     )
     assert page.locator(".workbench .js-plotly-plot").count(), page.inner_text("body")[:2000]

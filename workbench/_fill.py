@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING
@@ -282,8 +282,7 @@ class Fill:
             kept_keys.append(keys[rows][good])
             kept_vectors.append(stored[good])
         if made := sum(map(len, kept_keys)):
-            # Nobody may join a shard with others before it is known as unchecked.
-            with nullcontext() if self.cache.unchecked is None else self.cache._lock:
+            with self.cache._lock:  # nobody may join a shard with others before it is known as unchecked
                 path = _shards.write(self.cache.folder, np.concatenate(kept_keys), np.concatenate(kept_vectors))
                 if self.cache.unchecked is not None:
                     self.cache.unchecked[path] = made

@@ -18,6 +18,7 @@ from workbench.ready import READY, is_ready, load_ready, statement
 from workbench.train import TrainingConfig
 
 if TYPE_CHECKING:
+    from workbench._model_files import ModelFiles
     from workbench.cache import TargetCache
 
 HEAD_STARTS = "closed-form", "random"  # how a head can start
@@ -66,11 +67,11 @@ class Recipe:
     texts: int = 0
 
     def __post_init__(self) -> None:
-        if self.start not in (*HEAD_STARTS, "ready") and not _is_folder(self.start):
-            raise TrainingError(
-                f"start {self.start!r}: it must be closed-form, random or ready, or the folder of a student"
-            )
         if self.start not in (*HEAD_STARTS, "ready"):
+            if not _is_folder(self.start):
+                raise TrainingError(
+                    f"start {self.start!r}: it must be closed-form, random or ready, or the folder of a student"
+                )
             object.__setattr__(self, "start", str(expanded(self.start)))
         for name, least in (("max_length", 3), ("hidden", 0), ("steps", 0), ("texts", 0)):
             whole(getattr(self, name), name, least, TrainingError)
@@ -128,16 +129,22 @@ class Recipe:
         learned = self.started_from()
         given, now = (each.get("fingerprint") or each.get("teacher") for each in (learned["teacher"], cache.identity))
         if given != now:
-            same = str(learned.get("teacher_name")).rpartition("/")[2] == cache.teacher.name.rpartition("/")[2]
-            hint = (
-                " by its name or folder: a loaded model counts as another one"
-                if same
-                else " as the teacher, or another start"
-            )
             raise TrainingError(
                 f"the student to start from has learned from {learned.get('teacher_name')}, and its vectors are of no use "
-                f"beside those of {cache.teacher.name}: give {learned.get('teacher_name')}{hint}"
+                f"beside those of {cache.teacher.name}: give {learned.get('teacher_name')} as the teacher, by its name or "
+                "folder (a loaded model counts as another one), or another start"
             )
+
+    def base_files(self) -> ModelFiles | None:
+        """Return the files of the student's base; None where the folder to go on from holds the whole student.
+
+        Raises:
+            ModelError: the base is not found.
+        """
+        started = self.started_from()
+        if started and "head_sha256" not in started:
+            return None  # where it came from may be gone
+        return models.resolve(started.get("base", self.base))
 
     def started_from(self) -> dict:
         """Return the provenance of the student to go on from; {} where there is none."""

@@ -172,9 +172,8 @@ def best_token_budget(device: torch.device | str) -> int:
 
     if torch.device(device).type != "cpu":
         return 16384
-    return (
-        512 if best_dtype(device) is torch.float32 else 2048
-    )  # bfloat16 is half as large, and its units want more rows
+    # bfloat16 is half as large, and its units want more rows.
+    return 512 if best_dtype(device) is torch.float32 else 2048
 
 
 def length_buckets(lengths: Sequence[int], token_budget: int) -> list[np.ndarray]:

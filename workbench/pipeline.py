@@ -179,10 +179,7 @@ def run(
     split_off = held_out is None
     keys = cache.keys(texts)
     kept = keys[:0] if split_off else cache.keys(held_out)  # each text is hashed once
-    config = recipe.config.with_steps(recipe.steps, len(texts))
-    # A student's folder holds all of it; where it came from may be gone.
-    whole = started and "head_sha256" not in started
-    base = None if whole else models.resolve(started.get("base", recipe.base))
+    base, config = recipe.base_files(), recipe.config.with_steps(recipe.steps, len(texts))
     recipe = replace(recipe, config=config, teacher=cache.teacher.name, base=str(recipe.base))
     parts = [recipe.as_dict(), cache.identity, base and base.fingerprint, train, split_off]
     parts += [started.get("head_sha256") or (started and models.resolve(recipe.start).fingerprint)]
@@ -220,13 +217,8 @@ def run(
     head_fit, first = None, int(os.environ.get("RANK", "0")) == 0
 
     def describe(**more: object) -> dict:
-        made = {
-            "base": base.name if base else started.get("base"),
-            "source": source,
-            "start": recipe.start,
-            "head_fit": head_fit,
-            **more,
-        }
+        name = base.name if base else started.get("base")
+        made = {"base": name, "source": source, "start": recipe.start, "head_fit": head_fit, **more}
         return provenance(cache, texts, **made) | {"run": identity}
 
     if train and resume and _checkpoints.complete(checkpoints):  # its weights replace these ones

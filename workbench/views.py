@@ -111,11 +111,9 @@ def _adapted(dataset: RetrievalDataset, documents: object, progress: bool):
     try:
         pipeline.ADAPT.check_teacher(cache)
     except WorkbenchError:
-        name, learned = cache.teacher.name, pipeline.ADAPT.teacher.rpartition("/")[2]
-        hint = f"documents={learned!r}, since a loaded model counts as another one" if learned in name else ""
         raise WorkbenchError(
-            f"the ready student asks an index of {learned}, and here {name} embeds the documents: give "
-            + (hint or "queries=, a student of that model")
+            f"the ready student asks an index of all-mpnet-base-v2, and here {cache.teacher.name} embeds the documents: give "
+            "queries=, a student of that model, or documents='all-mpnet-base-v2' (a loaded model counts as another one)"
         ) from None
     before, texts = load_ready(), [text for text in dataset.document_texts() if text.text.strip()]
     made, enough = before, len(texts) >= pipeline.LEAST_TEXTS

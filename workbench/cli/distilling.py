@@ -21,7 +21,7 @@ from workbench.data import Role, Text
 from workbench.docstrings import docstring_corpus
 from workbench.errors import TrainingError, WorkbenchError
 from workbench.head import FrozenFeatures
-from workbench.pipeline import HEAD_STARTS, TOUR, TOUR_DOCUMENTS, CacheBar, Recipe
+from workbench.pipeline import TOUR, TOUR_DOCUMENTS, CacheBar, Recipe
 from workbench.ready import load_ready
 from workbench.teachers import LocalTeacher
 
@@ -130,8 +130,7 @@ def distill(options: Namespace, stop: threading.Event) -> None:
     for option, name in (("base", first.base), ("teacher", first.teacher)):
         if folder == expanded(name).resolve():
             raise TrainingError(f"--output is the folder of the {option}: choose another one")
-    if first.start in (*HEAD_STARTS, "ready"):
-        models.resolve(first.base)
+    first.base_files()
     if not given and not choice.is_api(first.teacher):
         models.resolve(first.teacher)
     named = {name: getattr(options, name) for name in ("limit", "sample", *READING)}

@@ -90,11 +90,12 @@ def vectors_of(choice: TeacherChoice, options: Namespace) -> ArrayTeacher | None
         return None
     if choice.name or choice.api:
         raise TeacherError("--vectors takes the place of a teacher: leave out --teacher and the options of an API")
+    path = expanded(source)
     hub = source.removeprefix("hub:").rsplit(":", 2) if source.startswith("hub:") else None
     drawn = options.sample or options.passages
-    if drawn or source in ("docstrings", "tutorial") or expanded(source).is_dir() or (hub and len(hub) != 3):
+    if drawn or source in ("docstrings", "tutorial") or path.is_dir() or (hub and len(hub) != 3):
         raise DataError("--vectors goes with --texts FILE or hub:NAME:COLUMN:ROLE, without --sample and --passages")
-    name = Path(source).name
+    name = path.name
     if vectors.endswith(".npy"):
         try:
             rows = np.load(expanded(vectors), mmap_mode="r", allow_pickle=False)
@@ -112,7 +113,7 @@ def vectors_of(choice: TeacherChoice, options: Namespace) -> ArrayTeacher | None
         return ArrayTeacher.from_rows(rows, name, text=column, vector=vectors, role=role)
     if not source.lower().endswith(".parquet"):
         raise DataError(f"--vectors {vectors}: a column is read from .parquet files; otherwise give a .npy file")
-    column, *role = data.text_columns(expanded(source), options.column)
+    column, *role = data.text_columns(path, options.column)
     kind = options.role or (role[0] if role else Role.DOCUMENT)
-    rows = (row for _, row in data.parquet_rows(expanded(source), column, *role, vectors))
+    rows = (row for _, row in data.parquet_rows(path, column, *role, vectors))
     return ArrayTeacher.from_rows(rows, name, text=column, vector=vectors, role=kind)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from workbench import __version__
 from workbench._model_files import read_json, resolve
-from workbench._util import PROJECT, expanded, home
+from workbench._util import PROJECT, expanded, home, write_json
 from workbench.errors import WorkbenchError
 
 Option = Callable[..., argparse.Action]
@@ -68,12 +68,7 @@ def lab(options: argparse.Namespace) -> None:
     notebooks = PROJECT / "notebooks"
     if not notebooks.is_dir():
         raise WorkbenchError(f"no notebooks at {notebooks}: run this from a checkout of the project")
-    try:
-        folder = notebooks if options.originals else _copies(notebooks, home() / "lab")
-    except OSError as error:
-        raise WorkbenchError(
-            f"{home() / 'lab'} cannot be written: {error.strerror or error}. Set WORKBENCH_HOME"
-        ) from None
+    folder = notebooks if options.originals else _copies(notebooks, home() / "lab")
     command = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", f"--port={options.port}"]
     command.append(f"--ServerApp.root_dir={folder}")
     if options.no_browser:
@@ -87,7 +82,6 @@ def lab(options: argparse.Namespace) -> None:
 
 def _copies(notebooks: Path, folder: Path) -> Path:
     """Copy the notebooks, so that running one changes no source; a copy whose cells were edited stays as it is."""
-    folder.mkdir(parents=True, exist_ok=True)
     edited = []
     for path in sorted(notebooks.glob("*.ipynb")):
         notebook, copy = json.loads(path.read_text(encoding="utf-8")), folder / path.name
@@ -96,7 +90,7 @@ def _copies(notebooks: Path, folder: Path) -> Path:
             edited.append(copy.stem)
         elif not now or _cells(now) != _cells(notebook):
             notebook["metadata"]["copied"] = _cells(notebook)
-            copy.write_text(json.dumps(notebook, indent=1), encoding="utf-8")
+            write_json(copy, notebook)
     kept = f" Edited, and left as they are: {', '.join(edited)}; delete one to get it anew." if edited else ""
     print(f"The notebooks are copies in {folder}.{kept}")
     return folder
