@@ -12,7 +12,7 @@ DATA ?= ../shared/data
 LAB_ARGS ?=
 APP_ARGS ?= --preheat_kernel=True
 # Two at once, each on one core: many tests wait for a browser, a server or another process.
-PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --durations=10
 PIP = $(PY) -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help

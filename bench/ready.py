@@ -4,7 +4,8 @@
     python -m bench.ready measure COLLECTION...
 
 TEXTS is a folder of parquet files (`text`, `role`), one a source. The head alone learns (recipe "broad"). The best pass is
-chosen by a source that is held out whole, Reuters, which may be used for research alone: no text of it is trained on.
+chosen by a source that is held out whole, Reuters, which may be used for research alone: no text of it is trained on. Then
+the base's own space is added to what the head has learned, see `with_base_space`.
 Measured beside it are the untrained base, a closed form of the collection's documents, and the ready student adapted to
 them. Writes build/ready.json.
 """
@@ -19,13 +20,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+import torch
 
 from bench.__main__ import machine
 from workbench import data, evaluate, models, pipeline, ready, student
-from workbench._util import home, write_json
+from workbench._util import home, spread, write_json
 from workbench.cache import TargetCache
 from workbench.data import Role, Text
 from workbench.errors import WorkbenchError
+from workbench.head import FrozenFeatures
 from workbench.pipeline import ADAPT, BROAD
 
 # Source to documents, queries, and queries cropped from other documents. In asymmetric search a student reads queries alone,
@@ -43,6 +46,8 @@ MORE = {
 }  # fmt: skip
 MORE_TEXTS = 270_000
 HELD_OUT = {"reuters": (500, 500, 0)}
+COMPONENTS = 240  # of the base's space; with all 384 the file would have more than 8 MB
+ALIGNED_ON = 4000  # texts that say how the base's space is turned
 
 
 # So many texts fill a wider head than the recipe's.
@@ -74,10 +79,54 @@ def make(source: Path, output: Path, count: int) -> int:
     lesson = list(dict.fromkeys(lesson + [more[i] for i in np.random.default_rng(0).permutation(len(more))[:count]]))
     cache = TargetCache(home() / "cache", pipeline.teacher_of(None, RECIPE))
     made = pipeline.run(lesson, cache, RECIPE, home() / "ready", source=", ".join(sorted(LESSON)), held_out=held_out)
+    aligned_on = [lesson[i] for i in spread(len(lesson), ALIGNED_ON)]
+    whole = with_base_space(
+        made.student, FrozenFeatures(made.student).encode([text.text for text in aligned_on]), RECIPE.base
+    )
     provenance = made.provenance | {"held_out": ", ".join(HELD_OUT), "machine": machine()}
-    ready.save_ready(made.student, output, provenance)
+    provenance |= {"base_space": {"share": 0.5, "components": COMPONENTS, "texts": len(aligned_on)}}
+    ready.save_ready(whole, output, provenance)
     print(f"written to {output} after {time.perf_counter() - started:.0f} s")
     return 0
+
+
+def with_base_space(model, features: np.ndarray, base: str):
+    """Return a student whose vectors are, in equal parts, the given student's and the base's own turned into that space.
+
+    A head that has learned other subjects loses some of the order that the base's own space has among texts. The base's
+    space, the mean of its tokens, is turned by the matrix with orthonormal rows that brings it nearest to the student's
+    vectors (orthogonal Procrustes; Schönemann, 1966), which leaves its distances as they are, but for the last components.
+
+    Args:
+        model: a student with a head of two layers on the mean of the tokens and more.
+        features: what the head gets of some thousand texts, of shape (n, width).
+        base: the student's base.
+    """
+    first, last = (module.linear for module in student.head_of(model))
+    x = torch.from_numpy(features).to(first.weight.device)
+    with torch.no_grad():
+        learned = last(torch.nn.functional.gelu(first(x)))
+        own = x[:, : model[0].get_embedding_dimension()]
+        center = own.mean(dim=0)
+        main = torch.linalg.svd(own - center, full_matrices=False).Vh[:COMPONENTS]
+        left, _, right = torch.linalg.svd(own.T @ torch.nn.functional.normalize(learned), full_matrices=False)
+        size = learned.norm(dim=1).mean() / own.norm(dim=1).mean()
+        turn = size * (left @ right).T
+        deviation = ((own - center) @ main.T).std(dim=0)[:, None]
+        through, back = main / deviation, turn @ (main.T * deviation.T)  # GELU(u) - GELU(-u) = u, see `student.build`
+        shift = through @ center
+        through = torch.nn.functional.pad(through, (0, x.shape[1] - own.shape[1]))
+        pooling, inner = list(model.children())[1].pooling_mode, first.out_features - 2 * x.shape[1]
+        made = student.build(
+            base, last.out_features, hidden=inner + 2 * len(main), pooling=pooling, max_length=model.max_seq_length,
+            prompts=model.prompts, normalize=models.normalizes(model), device=str(model.device),
+        )  # fmt: skip
+        wide, out = (module.linear for module in student.head_of(made))
+        wide.weight.copy_(torch.cat([first.weight, through, -through]))
+        wide.bias.copy_(torch.cat([first.bias, -shift, shift]))
+        out.weight.copy_(torch.cat([last.weight, back, -back], dim=1))
+        out.bias.copy_(last.bias + turn @ center)
+    return made.eval()
 
 
 def measure(folders: list[Path]) -> int:

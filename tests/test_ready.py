@@ -5,16 +5,19 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from conftest import sentences
 from safetensors.torch import load_file, save_file
 from test_train import build
 
 import workbench as wb
+from bench import ready as bench
 from workbench import models, pipeline, ready, student
 from workbench._util import home
 from workbench.cache import TargetCache
 from workbench.cli import main
 from workbench.errors import ModelError, TrainingError, WorkbenchError
+from workbench.head import FrozenFeatures, through_head
 from workbench.models import encode
 from workbench.pipeline import ADAPT, BROAD
 from workbench.teachers import Teacher
@@ -130,6 +133,27 @@ def test_a_student_goes_on_from_another_one(small, tiny_model, other_tiny_model,
         wb.search(texts[:10], documents=Teacher(other_tiny_model), progress=False)
     with pytest.raises(TrainingError, match="all-mpnet-base-v2, and its vectors are of no use"):
         wb.distill(texts, Teacher(other_tiny_model), recipe="adapt", progress=False)
+
+
+def test_the_bases_space_is_added_in_equal_parts(small, tiny_model, monkeypatch):
+    model, *_ = small
+    texts = [text.text for text in sentences(300, seed=3)]
+    features = FrozenFeatures(model).encode(texts)
+    learned, own = through_head(model, features), features[:, :32]
+    cosines = {}
+    for components in (32, 8):
+        monkeypatch.setattr(bench, "COMPONENTS", components)
+        made = bench.with_base_space(model, features, str(tiny_model))
+        assert student.head_of(made)[0].out_features == student.head_of(model)[0].out_features + 2 * components
+        left, _, right = np.linalg.svd(own.T @ learned, full_matrices=False)
+        turned = own @ left @ right
+        first, last = (module.linear for module in student.head_of(model))
+        with torch.no_grad():
+            raw = last(torch.nn.functional.gelu(first(torch.from_numpy(features)))).numpy()
+        both = raw / np.linalg.norm(raw, axis=1).mean() + turned / np.linalg.norm(turned, axis=1).mean()
+        both /= np.linalg.norm(both, axis=1, keepdims=True)
+        cosines[components] = (through_head(made, features) * both).sum(axis=1).min()
+    assert cosines[32] > 1 - 1e-5 and 0.5 < cosines[8] < cosines[32]  # with fewer components, some of it is left out
 
 
 @pytest.mark.models

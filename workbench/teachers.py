@@ -177,6 +177,8 @@ class LocalTeacher(Teacher):
     ) -> None:
         one_of(precision, "precision", models.PRECISIONS, TeacherError)
         checked_prompts(prompts)  # before a model is loaded
+        if max_length is not None:
+            whole(max_length, "max_length", 3, TeacherError)
         if isinstance(model, str | Path):
             files = models.resolve(model, revision)
             self.model = models.load(files, device=device, trust_remote_code=trust_remote_code)
@@ -195,7 +197,7 @@ class LocalTeacher(Teacher):
             if precision != own or max_length not in (None, models.max_length(self.model)):
                 self.model = copy.deepcopy(self.model)
         if max_length is not None:
-            models.shorten(self.model, whole(max_length, "max_length", 3, TeacherError), shown)
+            models.shorten(self.model, max_length, shown)
         super().__init__(
             label,
             self.model.get_embedding_dimension(),
