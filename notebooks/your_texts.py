@@ -52,8 +52,9 @@ explorer
 # ## How far do they agree?
 #
 # `overlap` is the share of a text's ten nearest texts that both models find. The student has learned these very texts, so
-# its row says how well it has learned them, not how well it serves queries (the search above says that) or new texts. The last row is a small model that has not learned
-# from the teacher at all: it has another space, in which none of the teacher's vectors can be searched.
+# its row says how well it has learned them, not how well it serves queries (the search above says that) or new texts. The last
+# row is a small model that has not learned from the teacher at all: it has another space, in which none of the teacher's
+# vectors can be searched.
 
 # %%
 wb.compare(models | {"base": "all-MiniLM-L6-v2"}, texts).style.format(precision=3, na_rep="")
