@@ -28,7 +28,6 @@ from workbench._util import home, spread, write_json
 from workbench.cache import TargetCache
 from workbench.data import Role, Text
 from workbench.errors import WorkbenchError
-from workbench.head import FrozenFeatures
 from workbench.pipeline import ADAPT, BROAD
 
 # Source to documents, queries, and queries cropped from other documents. In asymmetric search a student reads queries alone,
@@ -80,9 +79,7 @@ def make(source: Path, output: Path, count: int) -> int:
     cache = TargetCache(home() / "cache", pipeline.teacher_of(None, RECIPE))
     made = pipeline.run(lesson, cache, RECIPE, home() / "ready", source=", ".join(sorted(LESSON)), held_out=held_out)
     aligned_on = [lesson[i] for i in spread(len(lesson), ALIGNED_ON)]
-    whole = with_base_space(
-        made.student, FrozenFeatures(made.student).encode([text.text for text in aligned_on]), RECIPE.base
-    )
+    whole = with_base_space(made.student, student.pooled(made.student, aligned_on), RECIPE.base)
     provenance = made.provenance | {"held_out": ", ".join(HELD_OUT), "machine": machine()}
     provenance |= {"base_space": {"share": 0.5, "components": COMPONENTS, "texts": len(aligned_on)}}
     ready.save_ready(whole, output, provenance)
@@ -116,11 +113,9 @@ def with_base_space(model, features: np.ndarray, base: str):
         through, back = main / deviation, turn @ (main.T * deviation.T)  # GELU(u) - GELU(-u) = u, see `student.build`
         shift = through @ center
         through = torch.nn.functional.pad(through, (0, x.shape[1] - own.shape[1]))
-        pooling, inner = list(model.children())[1].pooling_mode, first.out_features - 2 * x.shape[1]
-        made = student.build(
-            base, last.out_features, hidden=inner + 2 * len(main), pooling=pooling, max_length=model.max_seq_length,
-            prompts=model.prompts, normalize=models.normalizes(model), device=str(model.device),
-        )  # fmt: skip
+        options = ready.build_options(model)
+        options["hidden"] += 2 * len(main)
+        made = student.build(base, **options, device=str(model.device))
         wide, out = (module.linear for module in student.head_of(made))
         wide.weight.copy_(torch.cat([first.weight, through, -through]))
         wide.bias.copy_(torch.cat([first.bias, -shift, shift]))

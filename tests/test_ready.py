@@ -140,18 +140,18 @@ def test_the_bases_space_is_added_in_equal_parts(small, tiny_model, monkeypatch)
     texts = [text.text for text in sentences(300, seed=3)]
     features = FrozenFeatures(model).encode(texts)
     learned, own = through_head(model, features), features[:, :32]
+    left, _, right = np.linalg.svd(own.T @ learned, full_matrices=False)
+    turned = own @ left @ right
+    first, last = (module.linear for module in student.head_of(model))
+    with torch.no_grad():
+        raw = last(torch.nn.functional.gelu(first(torch.from_numpy(features)))).numpy()
+    both = raw / np.linalg.norm(raw, axis=1).mean() + turned / np.linalg.norm(turned, axis=1).mean()
+    both /= np.linalg.norm(both, axis=1, keepdims=True)
     cosines = {}
     for components in (32, 8):
         monkeypatch.setattr(bench, "COMPONENTS", components)
         made = bench.with_base_space(model, features, str(tiny_model))
         assert student.head_of(made)[0].out_features == student.head_of(model)[0].out_features + 2 * components
-        left, _, right = np.linalg.svd(own.T @ learned, full_matrices=False)
-        turned = own @ left @ right
-        first, last = (module.linear for module in student.head_of(model))
-        with torch.no_grad():
-            raw = last(torch.nn.functional.gelu(first(torch.from_numpy(features)))).numpy()
-        both = raw / np.linalg.norm(raw, axis=1).mean() + turned / np.linalg.norm(turned, axis=1).mean()
-        both /= np.linalg.norm(both, axis=1, keepdims=True)
         cosines[components] = (through_head(made, features) * both).sum(axis=1).min()
     assert cosines[32] > 1 - 1e-5 and 0.5 < cosines[8] < cosines[32]  # with fewer components, some of it is left out
 

@@ -109,14 +109,7 @@ def save_ready(model: SentenceTransformer, folder: str | Path, provenance: Mappi
         tensors |= {f"{number}.{name}": tensor.contiguous() for name, tensor in parts.items()}
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise ModelError("the head has weights that are NaN or infinite")
-    built = {
-        "dimension": head[-1].out_features,
-        "normalize": models.normalizes(model),
-        "hidden": head[0].out_features - 2 * head[0].in_features,
-        "pooling": list(model.children())[1].pooling_mode,
-        "max_length": model.max_seq_length,
-        "prompts": dict(model.prompts),
-    }
+    built = build_options(model)
     with whole_folder(Path(folder)) as scratch:
         if (card := Path(folder) / "README.md").is_file():
             shutil.copy(card, scratch)
@@ -125,6 +118,19 @@ def save_ready(model: SentenceTransformer, folder: str | Path, provenance: Mappi
         more = {"base_fingerprint": base.fingerprint, "build": built, "head_sha256": digest}
         write_json(scratch / models.PROVENANCE, {**provenance, **more})
     return Path(folder)
+
+
+def build_options(model: SentenceTransformer) -> dict:
+    """Return what `student.build` was given besides the base for a student with a head of two layers."""
+    head = student.head_of(model)
+    return {
+        "dimension": head[-1].out_features,
+        "normalize": models.normalizes(model),
+        "hidden": head[0].out_features - 2 * head[0].in_features,
+        "pooling": list(model.children())[1].pooling_mode,
+        "max_length": model.max_seq_length,
+        "prompts": dict(model.prompts),
+    }
 
 
 def _packed(weight: torch.Tensor) -> dict[str, torch.Tensor]:
