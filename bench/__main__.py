@@ -28,7 +28,7 @@ from workbench.train import TrainingConfig, train_student, validate
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--texts", type=int, default=400, help="texts for the speed measurements")
+    parser.add_argument("--texts", type=int, default=1000, help="texts for the speed measurements")
     options = parser.parse_args()
     corpus = docstring_corpus()
     report = {"machine": machine(), "texts": options.texts}

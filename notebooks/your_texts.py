@@ -15,8 +15,9 @@
 # in seconds to put each of them where the teacher puts it. Then the student serves the queries. Two minutes on two cores
 # for a few hundred texts.
 #
-# Put the path of your own file or folder in place of `"tutorial"`, which is a small collection of everyday passages. A
-# folder of `.txt` and `.md` files, a CSV, parquet, JSON lines, a list and a dataframe column all work.
+# Put the path of your own file or folder in place of `"tutorial"`, which is a small collection of everyday passages. (Of a
+# file that you drag into the list on the left the name is enough.) A folder of `.txt` and `.md` files, a CSV, parquet, JSON
+# lines, a list and a dataframe column all work.
 
 # %%
 import workbench as wb
@@ -29,7 +30,8 @@ print(f"{len(texts):,} texts, the first: {texts[0].text[:100]}")
 # ## Search them
 #
 # Type a query, or pick one. In the list *asymmetric* the student has embedded the query alone, and the teacher the texts.
-# The line above the table says what the student has gained by learning them.
+# The line below the field says what the student has gained by learning them; the queries in the table further down are
+# sentences of your texts.
 
 # %%
 view = wb.search(texts)

@@ -145,6 +145,20 @@ def test_a_stream_is_taken_in_groups(tmp_path, hash_teacher):
     assert max(encoded) <= GROUP_TEXTS + 1
 
 
+def test_a_slow_teacher_gets_small_groups(tmp_path, hash_teacher, monkeypatch):
+    """So that a bar moves, and a kill loses seconds."""
+    monkeypatch.setattr("workbench._fill.GROUP_SECONDS", 0.2)
+    encode, seen = hash_teacher.encode, []
+
+    def slow(texts, role, *, stop=None):
+        time.sleep(0.002 * len(texts))  # 500 texts a second at most: 100 in 0.2 s
+        return encode(texts, role, stop=stop)
+
+    monkeypatch.setattr(hash_teacher, "encode", slow)
+    TargetCache(tmp_path, hash_teacher).fill(sentences(600), on_progress=lambda p: seen.append(p.encoded))
+    assert len(seen) >= 6 and max(np.diff(seen)) <= 100
+
+
 CHILD = """
 import sys; sys.path.insert(0, {tests!r})
 from conftest import HashTeacher, sentences

@@ -380,7 +380,7 @@ def test_messages_name_options_of_the_command_that_work(home, tiny_model, capsys
     arguments = ["cache", "--texts", "t.csv", "--teacher", str(tiny_model), "--max-length", "40", "--dry-run"]
     for words in (
         "read it with --encoding 'cp1252'",
-        "Choose the column with --column 'title'",
+        "Choose the column with --column 'body'",
         "--role 'document' ignores",
     ):
         assert main.main(arguments) == 1

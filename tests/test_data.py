@@ -495,7 +495,8 @@ def test_other_encodings_are_named_and_read_when_asked_for(tmp_path):
     [
         ("t.csv", "", "t.csv is empty"),
         ("t.csv", "\n\n", "t.csv is empty"),
-        ("t.csv", "text\n", "there are no texts"),
+        ("t.csv", "text\n", "there are no texts in .*t.csv"),
+        ("t.csv", "title,body,n\nShort,The whole of a longer text,1\n", "column='body'"),
         ("t.csv", 'text\n \n" "\n', "all 2 texts are blank"),
         (
             "t.csv",
@@ -574,7 +575,7 @@ def test_parquet_columns(tmp_path):
         (pd.DataFrame({"text": [1]}), "row 0: a document is of type int"),
         ("A whole text where a name is expected.", "no such file or folder.*One text goes in a list"),
         ("long " * 1000, "no such file or folder"),
-        ("nowhere/notes", "no texts at nowhere/notes: there is no such file or folder"),
+        ("nowhere/notes", "no texts at nowhere/notes: there is no such file or folder in /"),
         ("nul\0", "no such file"),
         ("~nul\0", "no such file"),
         ("~nobody/texts.csv", "no such file"),

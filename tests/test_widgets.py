@@ -350,7 +350,10 @@ def test_regions_are_listed_labeled_and_selected():
     view.rows.sort("text")  # the column region came later than the others
     assert view.table["text"].iloc[view.rows.positions].is_monotonic_increasing
     few = AgreementExplorer({"a": teacher[:20], "b": student[:20]}, texts[:20], umap=False)
+    few.wait(60)
     assert few.regions.empty and "region" not in few.table
+    assert "20 texts are too few to find regions" in few.status.value
+    assert repr(few).startswith("<AgreementExplorer: seen in a notebook")  # not a hundred traits
 
 
 @pytest.mark.parametrize("region", [[i % 12 for i in range(60)], [f"{i % 3} <b>" for i in range(60)]])

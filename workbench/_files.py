@@ -7,7 +7,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -157,9 +157,15 @@ def record_rows(records: Iterable[tuple[str, object]], column: str | None, what:
 
 
 def strings_in(record: dict) -> list[str]:
-    """Return the names of what may be texts in a record: strings; if there are none, bytes."""
-    strings = [name for name, value in record.items() if isinstance(value, str)]
-    return strings or [name for name, value in record.items() if isinstance(value, bytes)]
+    """Return the names of what may be texts in a record, the longest first: strings; if there are none, bytes."""
+    strings, binary = (
+        {name: value for name, value in record.items() if isinstance(value, kind)} for kind in (str, bytes)
+    )
+    return _longest_first(strings or binary)
+
+
+def _longest_first(values: Mapping[str, str | bytes]) -> list[str]:
+    return sorted(values, key=lambda name: len(values[name]), reverse=True)
 
 
 # --- formats ------------------------------------------------------------------------------------
@@ -184,11 +190,10 @@ def _table_rows(path: Path, column: str | None, encoding: str | None) -> Iterato
         raise DataError(f"{path} is empty")
     csv.field_size_limit(max(csv.field_size_limit(), 4 * MAX_CHARACTERS))
     delimiter, (names, *some) = _separated(head, column or "text", "\t" if _suffix(path) == ".tsv" else ",")
-    strings = [
-        name
-        for i, name in enumerate(names)
-        if not some or not all(_NUMBER.fullmatch(record[i]) for record in some if i < len(record))
-    ]
+    values = {name: [record[i] for record in some if i < len(record)] for i, name in enumerate(names)}
+    strings = _longest_first(
+        {name: "".join(own) for name, own in values.items() if not some or not all(map(_NUMBER.fullmatch, own))}
+    )
     try:
         chosen, role = choose_column(names, strings, column, f"{path} (columns separated by {delimiter!r})")
     except DataError as error:

@@ -25,7 +25,9 @@ from workbench.teachers import checked_targets
 if TYPE_CHECKING:
     from workbench.cache import TargetCache
 
-GROUP_TEXTS = 512  # what a kill can lose
+GROUP_TEXTS = 512  # what a kill can lose; fewer where the teacher is slow, so that a bar moves
+LEAST_GROUP = 64  # texts of similar length for a batch
+GROUP_SECONDS = 10
 GROUP_CHARACTERS = 64_000_000
 MERGE_EVERY = 32  # groups
 SAMPLE_TEXTS = 32
@@ -221,7 +223,8 @@ class Fill:
     def _groups(self, pairs: Iterable[Pair]) -> Iterator[None]:
         """Fill group after group, or as many at once as the teacher can take, and yield after each."""
         if self._one_at_a_time:
-            yield from map(self._fill_group, takewhile(lambda _: not self.stop.is_set(), _groups(pairs)))
+            groups = _groups(pairs, self._group_size)
+            yield from map(self._fill_group, takewhile(lambda _: not self.stop.is_set(), groups))
             return
         with ThreadPoolExecutor(self.teacher.concurrency) as pool:  # its end waits for what is in flight
             running: set[Future] = set()
@@ -295,6 +298,10 @@ class Fill:
         if over and not self.stop.is_set():
             raise TeacherError(f"{over}. What was made before is stored, and the same call goes on from there.")
 
+    def _group_size(self) -> int:
+        some = GROUP_SECONDS * self._encoded / self._seconds if self._seconds else GROUP_TEXTS
+        return int(min(GROUP_TEXTS, max(LEAST_GROUP, some)))
+
     def _make_writable(self) -> None:
         if not self._writable:
             self.cache.check_writable()
@@ -319,11 +326,11 @@ class Fill:
         )
 
 
-def _groups(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+def _groups(pairs: Iterable[Pair], size: Callable[[], int]) -> Iterator[list[Pair]]:
     stream = iter(pairs)
     while group := list(islice(stream, 1)):
-        characters = len(group[0][0].text)
-        while len(group) < GROUP_TEXTS and characters < GROUP_CHARACTERS and (more := next(stream, None)):
+        characters, most = len(group[0][0].text), size()
+        while len(group) < most and characters < GROUP_CHARACTERS and (more := next(stream, None)):
             group.append(more)
             characters += len(more[0].text)
         yield group

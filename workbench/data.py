@@ -107,7 +107,8 @@ def read_texts(
     if not len(texts) and counts["blank"]:
         raise DataError("the text is blank" if counts["blank"] == 1 else f"all {counts['blank']:,} texts are blank")
     if not len(texts):
-        raise DataError("there are no texts" + _ONCE * isinstance(source, Iterator))
+        where = f" in {source}" if isinstance(source, str | Path) else _ONCE * isinstance(source, Iterator)
+        raise DataError(f"there are no texts{where}")
     _report(counts)
     return texts
 
@@ -245,8 +246,9 @@ def _named_rows(name: str, column: str | None, split: str) -> Iterator[_files.Ro
         name, column, role = parts
     elif column is None or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         short = name if len(name) <= 80 else f"{name[:80]}..."
+        where = "" if os.path.isabs(expanded(name)) else f" in {os.getcwd()}"
         raise DataError(
-            f"no texts at {short}: there is no such file or folder. Other names are {_NAMES}. One text goes in a list."
+            f"no texts at {short}: there is no such file or folder{where}. Other names are {_NAMES}. One text goes in a list."
         )
     rows = hub_rows(name, column, split=split)
     return ((f"{name}, row {number}", row[column], role) for number, row in enumerate(rows, start=1))

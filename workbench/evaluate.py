@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from workbench import agreement, ranking
 from workbench._util import checked, counted, home, whole
 from workbench.cache import TargetCache
 from workbench.data import RetrievalDataset, Text, as_texts, is_dataset, read_dataset, read_texts
 from workbench.errors import WorkbenchError
-from workbench.models import encode, load_model
+from workbench.models import BAR_AFTER, encode, load_model
 from workbench.teachers import Teacher
 
 MEASURES = {"nDCG@10": "ndcg_at_10", "R@100": "recall_at_100", "RR@10": "mrr_at_10"}  # ir_measures' name to column
@@ -302,13 +303,14 @@ def vectors(model: Any, data: Any, *, filled: bool = False) -> np.ndarray | tupl
     texts = data.query_texts() + data.document_texts() if retrieval else data
     if isinstance(model, TargetCache):
         if not filled:
-            model.fill(texts)
+            with tqdm(total=len(texts), unit=" texts", delay=BAR_AFTER) as bar:
+                model.fill(texts, on_progress=lambda progress: bar.update(progress.done - bar.n))
         keys = model.keys(texts)
         has = model.known(keys)
         found = np.zeros((len(texts), model.dimension), dtype=np.float32)
         found[has] = model.targets([text for text, is_in in zip(texts, has, strict=True) if is_in], keys=keys[has])
     else:
-        found = encode(model, texts)
+        found = encode(model, texts, progress=True)
     return (found[: len(data.queries)], found[len(data.queries) :]) if retrieval else found
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from workbench._model_files import (
     MINILM,
@@ -41,6 +42,7 @@ __all__ = [
 ]  # fmt: skip
 
 PRECISIONS = ("auto", "float32", "bfloat16")
+BAR_AFTER = 3  # seconds that work takes without a bar
 _IMAGE_MODELS = ("clip", "siglip", "siglip2", "altclip", "chinese_clip", "align")  # `model_type` in config.json
 
 
@@ -210,6 +212,7 @@ def encode(
     prompt: str | None = None,
     precision: str = "auto",
     token_budget: int | None = None,
+    progress: bool = False,
 ) -> np.ndarray:
     """Embed texts of one or both roles, in batches of similar length.
 
@@ -221,6 +224,7 @@ def encode(
         precision: "auto" runs under bfloat16 autocast where the hardware is faster with it, "bfloat16" always;
             "float32" computes in the dtype of the model's weights.
         token_budget: padded tokens per forward pass; chosen by device if None.
+        progress: show a bar once it has taken some seconds.
 
     Returns:
         float32 of shape (n, dimension), in the order of the texts; of unit norm if the model ends in Normalize.
@@ -245,7 +249,8 @@ def encode(
     budget = best_token_budget(model.device) if token_budget is None else token_budget
     vectors = np.empty((len(texts), model.get_embedding_dimension()), dtype=np.float32)
     training = model.training
-    with autocast(model.device, precision):
+    bar = tqdm(total=len(texts), unit=" texts", delay=BAR_AFTER, disable=not progress)
+    with bar, autocast(model.device, precision):
         for side, rows in (by_role(texts) if role is None else {role: np.arange(len(texts))}).items():
             run = model.encode_query if side == "query" else model.encode_document
             start = role_prompt(model, side) if prompt is None else prompt
@@ -254,6 +259,7 @@ def encode(
                 vectors[rows[batch]] = run(
                     [plain[i] for i in batch], prompt=start, batch_size=len(batch), show_progress_bar=False
                 )
+                bar.update(len(batch))
     model.train(training)
     if normalizes(model):
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)

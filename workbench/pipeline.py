@@ -393,9 +393,9 @@ def _with_targets(cache: TargetCache, texts: Sequence[Text], keys: np.ndarray) -
 class _Bar:
     _bar: tqdm | None = None  # shown from the first report on
 
-    def _advance(self, done: int, total: int | None, what: str, unit: str, initial: int = 0) -> None:
-        if self._bar is None:
-            self._bar = tqdm(total=total, initial=initial, desc=what, unit=f" {unit}", mininterval=0.5)
+    def _advance(self, done: int, total: int | None, what: str, unit: str) -> None:
+        if self._bar is None:  # what was done before the bar came is not of its time
+            self._bar = tqdm(total=total, initial=done, desc=what, unit=f" {unit}", mininterval=0.5)
         self._bar.total = total
         self._bar.update(done - self._bar.n)
 
@@ -429,7 +429,7 @@ class TrainingBar(_Bar):
 
     def __call__(self, step: TrainingStep) -> None:
         """Advance the bar, and print a line for each held-out evaluation."""
-        self._advance(step.step, step.steps, "student", "steps", step.step)
+        self._advance(step.step, step.steps, "student", "steps")
         if step.loss is not None:
             self._bar.set_postfix_str(f"loss {step.loss:.3f}, {step.texts_per_second:.0f} texts/s", refresh=False)
         if step.held_out_loss is not None:

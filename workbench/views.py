@@ -80,6 +80,7 @@ def search(
 
     whole(k, "k")
     dataset, about = _dataset(source, options)
+    judged = bool(dataset.qrels) and not about
     if documents is None:
         from workbench import pipeline
 
@@ -91,7 +92,12 @@ def search(
         documents, queries, run, gained = _adapted(dataset, documents, progress)
         about, encode = f"{about} {gained}".strip(), {names[1]: run}
     return RetrievalExplorer(
-        dataset, dict(zip(names, (documents, queries), strict=True)), encode=encode, k=k, about=about
+        dataset,
+        dict(zip(names, (documents, queries), strict=True)),
+        encode=encode,
+        k=k,
+        about=about,
+        answers_first=not judged,
     )
 
 

@@ -70,7 +70,7 @@ def lab(options: argparse.Namespace) -> None:
         raise WorkbenchError(f"no notebooks at {notebooks}: run this from a checkout of the project")
     folder = notebooks if options.originals else _copies(notebooks, home() / "lab")
     command = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", f"--port={options.port}"]
-    command.append(f"--ServerApp.root_dir={folder}")
+    command += [f"--ServerApp.root_dir={folder}", "--LabApp.news_url=None"]  # asks no network, and nobody about it
     if options.no_browser:
         command.append("--no-browser")
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container; the server still listens on this machine only

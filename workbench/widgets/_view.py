@@ -227,6 +227,9 @@ class View(ipywidgets.VBox, metaclass=_Abstract):
             part.close()
         super().close()
 
+    def __repr__(self) -> str:
+        return f'<{type(self).__name__}: seen in a notebook; to_html("view.html") writes a page that stands alone>'
+
     def _repr_mimebundle_(self, **options: object) -> dict:
         return super()._repr_mimebundle_(**options) | {"text/html": self.summary()}
 

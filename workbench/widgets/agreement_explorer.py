@@ -104,8 +104,7 @@ class AgreementExplorer(Selection, View):
         self._base = projection.pca(self._vectors[self.reference])
         self._build(fit)
         self._compare_models()
-        if len(chosen) >= regions.LEAST_TEXTS:
-            self._start("regions are", self._find_regions)
+        self._start("regions are", self._find_regions)
         if umap:
             self._fitting.layout.display = ""
             self._start("the UMAP is", self._fit_map)

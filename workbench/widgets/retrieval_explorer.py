@@ -48,6 +48,7 @@ class RetrievalExplorer(Selection, View):
         k: results to show in each list; n if that is less.
         modes: which lists to show, up to four; names as in `scores`.
         about: a sentence on the collection, shown with the figures.
+        answers_first: show the results above the table of queries, where typing is what the reader has come for.
 
     Attributes:
         selected: positions of the selected queries, of which the first is shown, empty for a typed one; to be set and
@@ -80,6 +81,7 @@ class RetrievalExplorer(Selection, View):
         k: int = 10,
         modes: Sequence[str] | None = None,
         about: str = "",
+        answers_first: bool = False,
     ) -> None:
         if not isinstance(collection, RetrievalDataset):
             raise WorkbenchError(
@@ -133,10 +135,9 @@ class RetrievalExplorer(Selection, View):
         self.rows = Table(table, label="queries", page_rows=6, many=False)
         self.chart = self._gains()
         self.status, self.heading, self.lists = note(), ipywidgets.HTML(), Results()
-        super().__init__(
-            wrapped(self.box, self.find),
-            self.status, self.rows, self.chart, self.heading, self.lists, note(f"{LINES} {_MARKS}"),
-        )  # fmt: skip
+        queries, answers = [self.rows, self.chart], [self.heading, self.lists, note(f"{LINES} {_MARKS}")]
+        order = [*answers, *queries] if answers_first else [*queries, *answers]
+        super().__init__(wrapped(self.box, self.find), self.status, *order)
         self.rows.observe(lambda change: self.select(change["new"]), "selected")
         self.observe(lambda _: self._selection_changed(), "selected")
         self.select(0)
