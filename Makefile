@@ -19,7 +19,7 @@ PIP = $(PY) -m pip --disable-pip-version-check
 .PHONY: help setup models demo test fast lab app docs film bench quality faults audit notebooks fix clean
 
 # What the notebooks share, and the server that one of them starts.
-lab app docs bench quality faults: export PYTHONPATH := notebooks:examples:$(PYTHONPATH)
+lab app bench quality faults: export PYTHONPATH := $(CURDIR)/notebooks:$(CURDIR)/examples:$(PYTHONPATH)
 
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20

@@ -9,6 +9,7 @@ without outputs. In place of each widget a page has its static form as the noteb
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -109,6 +110,8 @@ def faults(folder: Path) -> list[str]:
 
 def main(chosen: list[str]) -> None:
     """Run the chosen notebooks, and make the site."""
+    shared = [str(NOTEBOOKS), str(PROJECT / "examples"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(shared)  # of the kernels, which run in the notebooks' folder
     executed = home() / "executed"
     executed.mkdir(parents=True, exist_ok=True)
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):

@@ -31,7 +31,7 @@ print(f"{len(texts):,} texts, the first: {texts[0].text[:100]}")
 #
 # Type a query, or pick one. In the list *asymmetric* the student has embedded the query alone, and the teacher the texts.
 # The line below the field says what the student has gained by learning them; the queries in the table further down are
-# sentences of your texts.
+# pieces of your texts.
 
 # %%
 view = wb.search(texts)

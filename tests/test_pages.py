@@ -87,7 +87,8 @@ def test_a_lost_link_stops_the_build(make, tmp_path, capfd):
 def test_a_notebook_that_fails_is_named(make, tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(make, "NOTEBOOKS", tmp_path)
-    notebook(tmp_path / "00_good.ipynb", "# Good", "1 + 1")
+    monkeypatch.delenv("PYTHONPATH")  # that of the tests; a kernel finds what is beside the notebooks without it
+    notebook(tmp_path / "00_good.ipynb", "# Good", "import embedding_server")
     notebook(tmp_path / "01_bad.ipynb", "# Bad", "1 / 0")
     with pytest.raises(WorkbenchError, match=r"(?s)01_bad.ipynb failed: .*ZeroDivisionError"):
         make.main([])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from workbench.widgets import AgreementExplorer, RetrievalExplorer
 
 EXAMPLE_QUERIES = 50
-ASKED = 200  # sentences of documents that say what a student has gained
+ASKED = 200  # pieces of documents that say what a student has gained
 
 
 def explore(models: Mapping[str, object], texts: object, **options: object) -> AgreementExplorer:
@@ -56,7 +56,7 @@ def search(
     """Search texts with two models side by side; type a query, or pick one.
 
     One model embeds the documents and the other the queries (asymmetric search). Each model on both sides is shown beside
-    it. Of texts without queries, sentences become example queries, and each is judged relevant to the text that it is from.
+    it. Of texts without queries, pieces become example queries, and each is judged relevant to the text that it is from.
 
     Args:
         source: a retrieval data set, or what `read_texts` takes.
@@ -147,7 +147,7 @@ def _adapted(dataset: RetrievalDataset, documents: object, progress: bool):
         )
         shares = [agreement.overlap(wanted, each).mean() for each in found]
         gained += (
-            f": for {len(asked)} sentences of them it finds {shares[1]:.0%} of the teacher's {k} nearest documents, and "
+            f": for {len(asked)} pieces of them it finds {shares[1]:.0%} of the teacher's {k} nearest documents, and "
             f"{shares[0]:.0%} before it had read them"
         )
     elif not enough:
@@ -173,7 +173,7 @@ def _dataset(source: object, options: dict) -> tuple[RetrievalDataset, str]:
     queries = {f"q{i}": t.text for i, t in enumerate(t for t in texts if t.role is Role.QUERY)}
     if not queries:
         about = (
-            "The queries are sentences of documents, judged relevant to their own document: easy, so figures are high."
+            "The queries are pieces of documents, judged relevant to their own document: easy, so figures are high."
         )
         # Short documents stand for themselves.
         for place in spread(len(documents), EXAMPLE_QUERIES):
