@@ -172,9 +172,7 @@ def _dataset(source: object, options: dict) -> tuple[RetrievalDataset, str]:
     about, qrels = "", {}
     queries = {f"q{i}": t.text for i, t in enumerate(t for t in texts if t.role is Role.QUERY)}
     if not queries:
-        about = (
-            "The queries are pieces of documents, judged relevant to their own document: easy, so figures are high."
-        )
+        about = "The queries are pieces of documents, judged relevant to their own document: easy, so figures are high."
         # Short documents stand for themselves.
         for place in spread(len(documents), EXAMPLE_QUERIES):
             query = [*crop_queries([documents[place]]), documents[place]][0]
