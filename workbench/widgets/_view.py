@@ -192,16 +192,20 @@ class View(ipywidgets.VBox, metaclass=_Abstract):
     def summary(self) -> str:
         """Return a few lines of HTML that say what the view shows."""
 
+    def introduction(self) -> str:
+        """Return what stands above the parts on a page: the summary, or less where a part has the rest."""
+        return self.summary()
+
     def figures(self) -> list[go.Figure]:
         """Return the figures for the page that stands alone: those that the view shows."""
         return [part.figure for part in _parts(self) if hasattr(part, "figure")]
 
     def body(self, *, plotlyjs: bool = False) -> str:
-        """Return summary, maps, tables and figures as HTML, with plotly.js in it or for a page that has it."""
+        """Return introduction, maps, tables and figures as HTML, with plotly.js in it or for a page that has it."""
         parts = "".join(
             part.to_html() for part in _parts(self) if isinstance(part, Part) and not hasattr(part, "figure")
         )
-        return f"{self.summary()}{parts}" + "".join(
+        return f"{self.introduction()}{parts}" + "".join(
             figure.to_html(full_html=False, include_plotlyjs=plotlyjs and number == 0)
             for number, figure in enumerate(self.figures())
         )

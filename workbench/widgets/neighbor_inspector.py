@@ -70,6 +70,10 @@ class NeighborInspector(Selection, View):
             lists[model] = pd.Series([f"{c:.3f} {t}" for c, t in zip(rows["cosine"], rows["text"], strict=True)])
         return f"{self.query.value}<p>{self.status.value}</p>{html_table(pd.DataFrame(lists))}"
 
+    def introduction(self) -> str:
+        """Return which text's neighbors are below."""
+        return f"{self.query.value}<p>{self.status.value}</p>"
+
     def figures(self) -> list[go.Figure]:
         """Return the cosines by rank for each model."""
         chart = figure(height=280, x="rank", y="cosine")

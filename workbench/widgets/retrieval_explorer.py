@@ -189,6 +189,10 @@ class RetrievalExplorer(Selection, View):
         table = html_table(pd.DataFrame({"rank": range(1, self.k + 1), **lists}))
         return f"<p>{self._overall()}</p>{self.heading.value}{table}<p>{_MARKS}</p>"
 
+    def introduction(self) -> str:
+        """Return the means of the modes, and which query's results are below."""
+        return f"<p>{self._overall()}</p>{self.heading.value}<p>{LINES} {_MARKS}</p>"
+
     def _gains(self) -> Chart:
         """Draw each query's gains and losses one above the other, in the order of the last mode's."""
         chart = figure(
