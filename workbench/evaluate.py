@@ -303,7 +303,7 @@ def vectors(model: Any, data: Any, *, filled: bool = False) -> np.ndarray | tupl
     texts = data.query_texts() + data.document_texts() if retrieval else data
     if isinstance(model, TargetCache):
         if not filled:
-            with tqdm(total=len(texts), unit=" texts", delay=BAR_AFTER) as bar:
+            with tqdm(total=len(texts), desc="embedding", unit=" texts", delay=BAR_AFTER, leave=False) as bar:
                 model.fill(texts, on_progress=lambda progress: bar.update(progress.done - bar.n))
         keys = model.keys(texts)
         has = model.known(keys)

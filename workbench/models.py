@@ -249,7 +249,7 @@ def encode(
     budget = best_token_budget(model.device) if token_budget is None else token_budget
     vectors = np.empty((len(texts), model.get_embedding_dimension()), dtype=np.float32)
     training = model.training
-    bar = tqdm(total=len(texts), unit=" texts", delay=BAR_AFTER, disable=not progress)
+    bar = tqdm(total=len(texts), desc="embedding", unit=" texts", delay=BAR_AFTER, leave=False, disable=not progress)
     with bar, autocast(model.device, precision):
         for side, rows in (by_role(texts) if role is None else {role: np.arange(len(texts))}).items():
             run = model.encode_query if side == "query" else model.encode_document

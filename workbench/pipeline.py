@@ -393,9 +393,13 @@ def _with_targets(cache: TargetCache, texts: Sequence[Text], keys: np.ndarray) -
 class _Bar:
     _bar: tqdm | None = None  # shown from the first report on
 
-    def _advance(self, done: int, total: int | None, what: str, unit: str) -> None:
-        if self._bar is None:  # what was done before the bar came is not of its time
-            self._bar = tqdm(total=total, initial=done, desc=what, unit=f" {unit}", mininterval=0.5)
+    def _advance(
+        self, done: int, total: int | None, what: str, unit: str, initial: int = 0, seconds: float = 0.0
+    ) -> None:
+        """Advance the bar; the first time, with what an earlier run did, and the seconds of what this one has done."""
+        if self._bar is None:
+            self._bar = bar = tqdm(total=total, initial=initial, desc=what, unit=f" {unit}", mininterval=0.5)
+            bar.start_t = bar.last_print_t = bar.last_print_t - seconds
         self._bar.total = total
         self._bar.update(done - self._bar.n)
 
@@ -419,7 +423,8 @@ class CacheBar(_Bar):
 
     def progress(self, progress: Progress) -> None:
         """Advance the bar. It counts what the teacher encodes, not what was cached, so the time left is right."""
-        self._advance(progress.encoded, progress.encoded_total, self.what, "texts")
+        seconds = progress.encoded / progress.texts_per_second if progress.encoded else 0.0
+        self._advance(progress.encoded, progress.encoded_total, self.what, "texts", seconds=seconds)
         failed = f", {progress.failed:,} without a target" if progress.failed else ""
         self._bar.set_postfix_str(f"{progress.bytes / 1e6:.1f} MB, {progress.hits:,} hits{failed}")
 
@@ -429,7 +434,7 @@ class TrainingBar(_Bar):
 
     def __call__(self, step: TrainingStep) -> None:
         """Advance the bar, and print a line for each held-out evaluation."""
-        self._advance(step.step, step.steps, "student", "steps")
+        self._advance(step.step, step.steps, "student", "steps", step.step)
         if step.loss is not None:
             self._bar.set_postfix_str(f"loss {step.loss:.3f}, {step.texts_per_second:.0f} texts/s", refresh=False)
         if step.held_out_loss is not None:
