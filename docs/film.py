@@ -80,7 +80,7 @@ with tempfile.TemporaryDirectory() as folder, closing(Lab(Path(folder))) as lab:
     page = notebook.page
     page.set_viewport_size({"width": 1080, "height": 900})
     notebook.run_all(900)
-    notebook.python(f"Out[1].ask({QUERY!r}) or Out[1].select(0) or Out[2].wait() and 1", 300)
+    notebook.python(f"Out[1].ask({QUERY.replace('coffee', 'bread')!r}) or Out[1].select(0) or Out[2].wait() and 1", 300)
     film = Film(page)
     film.say("A large model embeds your texts. A small one answers the queries, on the same index.")
     film.shot(2400, wait=2000)

@@ -109,8 +109,8 @@ def test_plan_counts_and_full_cache_needs_no_teacher(tmp_path, hash_teacher):
     plans = []
     cache.fill(texts, on_plan=plans.append)
     assert plans[0].missing == 300 and plans[0].seconds > 0
-    assert "300 of 300 targets missing" in str(plans[0])
-    assert str(cache.plan(texts)) == "all 300 targets are cached"
+    assert "300 of 300 vectors missing" in str(plans[0])
+    assert str(cache.plan(texts)) == "all 300 vectors are cached"
 
 
 def test_progress_ends_complete(tmp_path, hash_teacher):

@@ -63,7 +63,7 @@ def test_cache_distill_evaluate(home, tiny_model, other_tiny_model, capsys):
         )
         == 0
     )
-    assert "300 of 300 targets missing" in capsys.readouterr().out
+    assert "300 of 300 vectors missing" in capsys.readouterr().out
     assert main.main(distill_arguments(tiny_model, other_tiny_model)) == 0
     assert "student saved to student" in capsys.readouterr().out
     about = json.loads((home / "student" / "provenance.json").read_text())
@@ -107,7 +107,7 @@ def test_a_plan_before_anything_is_stored(home, tiny_model, other_tiny_model, ca
     assert "device   A card: big" in out and not (home / "student").exists()
     assert main.main([*arguments, "--recipe", "broad", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"300 of 300 targets missing(.|\n)*teacher  .* at [\d,]+ texts a second\nfeatures .* at", out)
+    assert re.search(r"300 of 300 vectors missing(.|\n)*teacher  .* at [\d,]+ texts a second\nfeatures .* at", out)
     assert main.main([*arguments, "--dry-run", "--speeds", "fast"]) == 1
     assert "expected DEVICE:TEACHER:STUDENT" in capsys.readouterr().err
     assert main.main([*arguments, "--speeds", "A card:10:100"]) == 1
@@ -123,7 +123,7 @@ def test_a_folder_of_texts_is_read_or_drawn_from(home, tiny_model, other_tiny_mo
     assert sum(student.read_provenance(home / "student")["texts_by_role"].values()) == 95
     plan = ["cache", "--texts", "texts", "--teacher", str(other_tiny_model), "--max-length", "40", "--dry-run"]
     assert main.main(plan) == 0
-    assert "200 of 300 targets missing" in capsys.readouterr().out
+    assert "200 of 300 vectors missing" in capsys.readouterr().out
     assert main.main([*arguments, "--sample", "100", "--limit", "5"]) == 1
     assert "give one of them" in capsys.readouterr().err
 
@@ -186,7 +186,7 @@ def test_vectors_that_exist_already_are_a_teacher(home, tiny_model, capsys):
         losses.append(student.read_provenance("student")["held_out_loss"])
     assert losses[0] == pytest.approx(losses[1], abs=1e-3) and max(losses) < 0.05
     assert main.main(["cache", "--texts", "texts.parquet", "--vectors", "emb", "--dry-run"]) == 0
-    assert "all 300 targets are cached" in capsys.readouterr().out
+    assert "all 300 vectors are cached" in capsys.readouterr().out
     assert (
         main.main([*learn, "--texts", "texts.parquet", "--vectors", "emb", "--dry-run", "--recipe", "in-domain"]) == 0
     )
@@ -197,7 +197,7 @@ def test_vectors_that_exist_already_are_a_teacher(home, tiny_model, capsys):
     for source, given in (("bodies.parquet", "emb"), ("bodies.csv", "vectors.npy")):
         plan = ["cache", "--texts", source, "--column", "body", "--vectors", given, "--dry-run"]
         assert main.main(plan) == 0
-        assert "300 of 300 targets missing" in capsys.readouterr().out  # without a role, documents
+        assert "300 of 300 vectors missing" in capsys.readouterr().out  # without a role, documents
     assert main.main(["evaluate", "--student", "student"]) == 1
     assert "distilled from vectors alone: name the model" in capsys.readouterr().err
     collection = str(make_collection(home / "moths"))
@@ -351,7 +351,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(home, tiny_model, oth
     assert b"stopped; the best student so far is in student" in output
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
-    assert "all 3,000 targets are cached" in done.stdout + done.stderr
+    assert "all 3,000 vectors are cached" in done.stdout + done.stderr
 
 
 def options(texts, **more):
@@ -370,7 +370,7 @@ def test_texts_have_a_column_and_can_be_cut(home, tiny_model, capsys):
     arguments = ["cache", "--texts", "t.csv", "--teacher", str(tiny_model), "--max-length", "40", "--dry-run"]
     assert main.main([*arguments, "--column", "body", "--passages", "30"]) == 0
     out = capsys.readouterr()
-    assert "1 of 1 targets missing" in out.out and "7 duplicate texts of 8 left out" in out.err
+    assert "1 of 1 vectors missing" in out.out and "7 duplicate texts of 8 left out" in out.err
     assert main.main(arguments) == 1
     assert "has no column 'text'" in capsys.readouterr().err
 
@@ -389,7 +389,7 @@ def test_messages_name_options_of_the_command_that_work(home, tiny_model, capsys
         name, value = re.search(r"(--\w+) '(\w+)'", said).groups()
         arguments += [name, value]
     assert main.main(arguments) == 0
-    assert "1 of 1 targets missing" in capsys.readouterr().out
+    assert "1 of 1 vectors missing" in capsys.readouterr().out
     (home / "t.csv").write_text("red\ngreen\n")
     assert main.main(arguments[:7]) == 0
     out = capsys.readouterr()

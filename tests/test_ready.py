@@ -135,7 +135,7 @@ def test_a_student_goes_on_from_another_one(small, tiny_model, other_tiny_model,
         wb.distill(texts, Teacher(other_tiny_model), recipe="adapt", progress=False)
 
 
-def test_the_bases_space_is_added_in_equal_parts(small, tiny_model, monkeypatch):
+def test_the_bases_space_is_added(small, tiny_model, tmp_path):
     model, *_ = small
     texts = [text.text for text in sentences(300, seed=3)]
     features = FrozenFeatures(model).encode(texts)
@@ -145,15 +145,19 @@ def test_the_bases_space_is_added_in_equal_parts(small, tiny_model, monkeypatch)
     first, last = (module.linear for module in student.head_of(model))
     with torch.no_grad():
         raw = last(torch.nn.functional.gelu(first(torch.from_numpy(features)))).numpy()
-    both = raw / np.linalg.norm(raw, axis=1).mean() + turned / np.linalg.norm(turned, axis=1).mean()
+    parts = (each / np.linalg.norm(each, axis=1).mean() for each in (raw, turned))
+    both = sum(share * part for share, part in zip((1 - bench.SHARE, bench.SHARE), parts, strict=True))
     both /= np.linalg.norm(both, axis=1, keepdims=True)
-    cosines = {}
-    for components in (32, 8):
-        monkeypatch.setattr(bench, "COMPONENTS", components)
-        made = bench.with_base_space(model, features, str(tiny_model))
-        assert student.head_of(made)[0].out_features == student.head_of(model)[0].out_features + 2 * components
-        cosines[components] = (through_head(made, features) * both).sum(axis=1).min()
-    assert cosines[32] > 1 - 1e-5 and 0.5 < cosines[8] < cosines[32]  # with fewer components, some of it is left out
+    made = bench.with_base_space(model, features, str(tiny_model))
+    assert student.head_of(made)[0].out_features == student.head_of(model)[0].out_features + 64
+    assert (through_head(made, features) * both).sum(axis=1).min() > 1 - 1e-5
+    sizes = {}
+    for mirrored in (0, 32):  # units that differ by the sign alone need not be stored
+        folder = ready.save_ready(made, tmp_path / str(mirrored), {"base": str(tiny_model)}, mirrored=mirrored)
+        loaded = ready.load_ready(folder)
+        assert (through_head(loaded, features) * both).sum(axis=1).min() > 0.9999
+        sizes[mirrored] = (folder / "head.safetensors").stat().st_size
+    assert sizes[32] < sizes[0] - 32 * 32
 
 
 @pytest.mark.models
@@ -175,5 +179,5 @@ def test_the_ready_student_searches_what_the_teacher_embedded():
 def test_a_search_without_models_adapts_the_ready_student(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
     view = wb.search(wb.read_texts("tutorial", limit=60), progress=False)
-    assert "The student has learned these documents: for 60 sentences" in view.status.value
+    assert "The student has learned these documents: for 60 pieces" in view.status.value
     assert view.scores["asymmetric"].mean() > 0.8

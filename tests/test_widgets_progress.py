@@ -53,7 +53,7 @@ def test_a_fill_of_ones_own_is_shown_to_its_end(tmp_path, hash_teacher):
     assert "<b>mine</b>" not in said and "&lt;b&gt;mine" in said
     assert view.bar.value == 1 and view.stop_button.disabled and view.resume_button.disabled
     cache.fill(texts, on_plan=view.plan, on_progress=view.progress)
-    assert "all 700 targets are cached" in view.summary() and "Done" in view.summary()
+    assert "all 700 vectors are cached" in view.summary() and "Done" in view.summary()
     assert said.split(":")[0] in view.to_html()
 
 

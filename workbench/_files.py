@@ -118,8 +118,8 @@ def choose_column(
         if (count := list(names).count(chosen)) > 1:
             raise DataError(f"{what} has {count} columns named {chosen!r}: rename all but one of them")
         return chosen, None if role == chosen else role
-    likely = [name for name in strings if name.lower() not in ("id", "_id", "key", "name", "url")]
-    some = [*likely, *strings, "..."][0]
+    likely = [name for name in strings if str(name).lower() not in ("id", "_id", "key", "name", "url")]
+    some = [*[name for name in (*likely, *strings) if len(str(name).split()) < 6], "..."][0]  # a text is no name
     hint = "" if column or not len(names) else f". Choose the column with wb.read_texts(..., column={some!r})"
     has = ", ".join(map(str, names)) or "no columns"
     raise DataError(f"{what} has no column {column or 'text'!r}; it has {has}{hint}")

@@ -50,8 +50,8 @@ class Plan:
 
     def __str__(self) -> str:
         if not self.missing:
-            return f"all {self.unique:,} targets are cached" if self.unique != 1 else "the target is cached"
-        line = f"{self.missing:,} of {self.unique:,} targets missing, {self.bytes / 1e6:,.1f} MB to store"
+            return f"all {self.unique:,} vectors are cached" if self.unique != 1 else "the vector is cached"
+        line = f"{self.missing:,} of {self.unique:,} vectors missing, {self.bytes / 1e6:,.1f} MB to store"
         return line if self.seconds is None else f"{line}, about {duration(self.seconds)}"
 
 

@@ -118,7 +118,10 @@ def distill(
     given = data.read_texts(texts)
     unseen = None if held_out is None else data.as_texts(held_out, "held_out")
     if unseen:
-        given = _without(given, unseen)
+        left = _without(given, unseen)
+        if progress and (both := len(given) - len(left)):
+            tqdm.write(f"{both:,} of {counted(len(given), 'text')} are held out: nothing is learned from them")
+        given = left
     # Vectors that exist already have no vector of a query that is cropped here.
     training_texts, recipe = prepare(given, recipe, crop=not isinstance(teacher, ArrayTeacher), base=base, **changes)
     if progress:

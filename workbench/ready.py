@@ -62,11 +62,16 @@ def load_ready(folder: str | Path = READY, *, device: str | None = None) -> Sent
         )
     try:
         model = student.build(stated["base"], device=device, **stated["build"])
+        first, last = (layer.linear for layer in student.head_of(model))
+        stored = first.out_features - stated.get("mirrored", 0)
+        again = slice(2 * stored - first.out_features, stored)  # units whose mirrored ones follow at the end
         with torch.no_grad():
-            for number, layer in enumerate(student.head_of(model)):
-                weight, bias = _unpacked(kept, number, *layer.linear.weight.shape)
-                layer.linear.weight.copy_(weight)
-                layer.linear.bias.copy_(bias)
+            weight, bias = _unpacked(kept, 0, stored, first.in_features)
+            first.weight.copy_(torch.cat([weight, -weight[again]]))
+            first.bias.copy_(torch.cat([bias, -bias[again]]))
+            weight, bias = _unpacked(kept, 1, last.out_features, stored)
+            last.weight.copy_(torch.cat([weight, -weight[:, again]], dim=1))
+            last.bias.copy_(bias)
             if kept:
                 raise ValueError(f"it has {', '.join(kept)} besides")
     except (TypeError, KeyError, ValueError, RuntimeError, WorkbenchError) as error:
@@ -94,18 +99,24 @@ def statement(folder: str | Path = READY) -> dict:
     return stated
 
 
-def save_ready(model: SentenceTransformer, folder: str | Path, provenance: Mapping[str, object]) -> Path:
+def save_ready(
+    model: SentenceTransformer, folder: str | Path, provenance: Mapping[str, object], *, mirrored: int = 0
+) -> Path:
     """Write a student whose transformer is its base's: only the head, in 8 bits, with its statement and checksum.
 
     Args:
         model: a student with a head of two layers.
         folder: new, or with an earlier one, whose card (README.md) stays.
         provenance: what `train.provenance` returned.
+        mirrored: this many units at the end of the hidden layer are those before them with the opposite sign, before and
+            behind; they are not stored.
     """
     base = models.resolve(provenance["base"])
-    head, tensors = student.head_of(model), {}
-    for number, layer in enumerate(head):
-        parts = _packed(layer.linear.weight.detach().cpu()) | {"bias": layer.linear.bias.detach().cpu()}
+    tensors, (first, last) = {}, (layer.linear for layer in student.head_of(model))
+    stored = first.out_features - mirrored
+    layers = (first.weight[:stored], first.bias[:stored]), (last.weight[:, :stored], last.bias)
+    for number, (weight, bias) in enumerate(layers):
+        parts = _packed(weight.detach().cpu()) | {"bias": bias.detach().cpu()}
         tensors |= {f"{number}.{name}": tensor.contiguous() for name, tensor in parts.items()}
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise ModelError("the head has weights that are NaN or infinite")
@@ -115,7 +126,7 @@ def save_ready(model: SentenceTransformer, folder: str | Path, provenance: Mappi
             shutil.copy(card, scratch)
         save_file(tensors, scratch / _HEAD)
         digest = _digest((scratch / _HEAD).read_bytes(), built)
-        more = {"base_fingerprint": base.fingerprint, "build": built, "head_sha256": digest}
+        more = {"base_fingerprint": base.fingerprint, "build": built, "mirrored": mirrored, "head_sha256": digest}
         write_json(scratch / models.PROVENANCE, {**provenance, **more})
     return Path(folder)
 

@@ -128,7 +128,8 @@ def _adapted(dataset: RetrievalDataset, documents: object, progress: bool):
     asked = crop_queries([texts[i] for i in spread(len(texts), ASKED)]) if enough else []
     # Learning has kept the base's features, so the student's vectors cost next to nothing.
     features = TargetCache(cache.folder.parent, FrozenFeatures(before))
-    pipeline.fill(cache, asked, progress=progress)
+    if asked:
+        pipeline.fill(cache, asked, progress=progress)
     pipeline.fill(
         features, [*asked, *dataset.query_texts(), *dataset.document_texts()], progress=progress, what="features"
     )

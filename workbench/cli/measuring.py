@@ -31,7 +31,10 @@ def evaluate(options: Namespace, stop: threading.Event) -> None:
     compared = {"teacher": sides.cache, "base": sides.base, "student": sides.student}
     compared = {name: scoring.vectors(each, dataset, filled=True) for name, each in compared.items()}
     rows = scoring.compare(compared, dataset)
-    print(f"{dataset.name}: {len(dataset.corpus):,} documents, {len(dataset.queries):,} judged queries\n")
+    print(f"{dataset.name}: {len(dataset.corpus):,} documents, {len(dataset.queries):,} judged queries")
+    if options.collection == "tutorial":
+        print("Everyday passages: a student of other texts may do worse. Judged texts of your own: --collection FOLDER")
+    print()
     print(scoring.format_table(rows))
     for note in rows.attrs["notes"]:
         print(f"note: {note}")

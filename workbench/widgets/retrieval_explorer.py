@@ -14,6 +14,7 @@ import traitlets
 
 from workbench import evaluate, ranking
 from workbench._util import unit, whole
+from workbench.cache import TargetCache
 from workbench.data import RetrievalDataset, Role, Text, text_problem
 from workbench.errors import WorkbenchError
 from workbench.failures import CAUSES, failures
@@ -97,6 +98,11 @@ class RetrievalExplorer(Selection, View):
         } | dict(encode or {})
         if unknown := [name for name in self._encode if name not in found]:
             raise WorkbenchError(f"encode has {unknown[0]!r}: its keys are names of models, {', '.join(found)}")
+        self._caches = {
+            name: model
+            for name, model in found.items()
+            if isinstance(model, TargetCache) and name not in (encode or {})
+        }
         vectors = {name: evaluate.vectors(model, collection) for name, model in found.items()}
         self._reference = next(iter(found))
         self.modes = _modes({name: queries.shape[1] for name, (queries, _) in vectors.items()})
@@ -162,6 +168,8 @@ class RetrievalExplorer(Selection, View):
         with self._lock:
             vectors, times = {}, {}
             for side, encode in self._encode.items():
+                cache = self._caches.get(side)  # what it has kept is not embedded again: no time to be compared
+                kept = cache is not None and cache.known(cache.keys([Text(text, Role.QUERY)]))[0]
                 start = time.perf_counter()
                 try:
                     vector = np.asarray(encode(text))
@@ -169,7 +177,7 @@ class RetrievalExplorer(Selection, View):
                     raise
                 except Exception as error:  # whatever a model of the user's raises
                     raise WorkbenchError(f"{side} could not encode the query: {error}") from error
-                times[side] = 1000 * (time.perf_counter() - start)
+                times[side] = np.nan if kept else 1000 * (time.perf_counter() - start)
                 width = self._documents[side].shape[1]
                 if vector.size != width:
                     raise WorkbenchError(f"encode[{side!r}] returned shape {vector.shape}, not ({width},)")
