@@ -102,9 +102,10 @@ def test_plain_strings_and_one_role_are_enough(tiny, tmp_path):
         pipeline.distill(queries, **tiny, output=tmp_path / "queries")
 
 
-def test_what_is_held_out_is_not_learned_from(tiny, tmp_path):
+def test_what_is_held_out_is_not_learned_from(tiny, tmp_path, capsys):
     texts = sentences(60, seed=8)
-    pipeline.distill(texts, **tiny, held_out=texts[:20], output=tmp_path / "mine")
+    pipeline.distill(texts, **tiny | {"progress": True}, held_out=texts[:20], output=tmp_path / "mine")
+    assert "20 of 60 texts are held out: nothing is learned from them" in capsys.readouterr().out
     pipeline.distill(texts[20:], **tiny, held_out=texts[:20], output=tmp_path / "same")
     runs = [student.read_provenance(tmp_path / name)["run"] for name in ("mine", "same")]
     assert runs[0] == runs[1]

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import HashTeacher
 
 from workbench import agreement, evaluate, ranking
 from workbench.data import RetrievalDataset
@@ -235,6 +236,14 @@ def test_models_of_any_names_and_widths(made):
         RetrievalExplorer(collection, models, modes=["wide"])
     view = RetrievalExplorer(collection, models | {"more": sides["student"]})
     assert len(view.modes) == 4 and "Not shown: more, symmetric, more, asymmetric" in view.status.value
+
+
+def test_a_vector_that_was_kept_shows_no_time(made, hash_teacher, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
+    view = RetrievalExplorer(made[0], {"teacher": hash_teacher, "student": HashTeacher(name="other")}, k=3)
+    for took in (True, False):  # the second time nothing is embedded
+        view.ask("the same words")
+        assert view.times["encode_ms"].notna().all() == took and ("encode" in view.lists.columns[0]["times"]) == took
 
 
 def test_a_search_does_not_normalize_again_and_is_quick(monkeypatch):
