@@ -130,8 +130,9 @@ search = RetrievalExplorer(collection, {"teacher": cache, "ready": ready})
 search
 
 # %% [markdown]
-# > **Caution.** In its own space the untrained base finds more than the student of this notebook, which took a few
-# > seconds. Whoever takes the base has to embed all passages again with it, and its own space is all that it can search.
+# > **Caution.** The student of this notebook, which took a few seconds, has learned these very passages, and so it keeps up
+# > with `ready`, which has not. In its own space the untrained base finds about as much as either. But whoever takes the base
+# > has to embed all passages again with it, and its own space is all that it can search.
 #
 # ## 0.5 Where to go next
 #
@@ -146,16 +147,16 @@ search
 #
 # You can run the notebooks alone or in order, each from a fresh kernel. They share one cache, so no text is embedded
 # twice. Notebooks that examine a student use the one from notebook 2 if it exists. `WORKBENCH_PROFILE=full make lab`
-# uses all of them, twenty times as many, and takes an hour or two on two cores.
+# uses all docstrings, twenty times as many texts, and takes an hour or two on two cores.
 #
 # ## What you learned
 #
-# - A student is the small model plus one linear layer. It is trained only on the teacher's vectors.
+# - A student is the small model plus a small head. It is trained only on the teacher's vectors.
 # - Both models then share one space, and either can search what the other has embedded.
 # - The teacher encodes each text once, however many experiments follow.
 #
 # ## Exercises
 #
-# 1. Which passage does the student put farthest from its teacher? Sort the table of 0.3 by cosine.
+# 1. Which text does the student put farthest from its teacher? Sort the table of 0.3 by cosine.
 # 2. Leave the docstrings out of `train`, so only the passages remain. What happens to the asymmetric row, and why?
 # 3. Put random vectors in place of the padded base's. Does the search find less?

@@ -89,15 +89,15 @@ rotated = agreement.summary(t, s @ rotation)
 pd.DataFrame({"as it is": whole["value"], "rotated": rotated["value"]})
 
 # %% [markdown]
-# Measures of the student alone, or of pairs of its texts, stay the same: CKA, rank correlation, overlap. Cosine and
-# distance collapse. Asymmetric search would collapse too, because the student's queries would land among unrelated
-# documents. For the same reason the untrained base, a good model by itself, cannot search the teacher's documents.
+# Measures of the student alone, or of pairs of its texts, stay the same: CKA, rank correlation, overlap. The cosine
+# falls to zero, and the distance grows. Asymmetric search would fail too, because the student's queries would land among
+# unrelated documents. For the same reason the untrained base, a good model by itself, cannot search the teacher's documents.
 #
 # ## 3.4 The spectrum
 #
 # How many directions does each model use? A student that uses far fewer than its teacher has collapsed. The figure
-# stops at $n - 1$ components, because $n$ centered texts span no more directions than that. The student's line must
-# drop after 385: its head maps 384 dimensions and a bias, and a linear map cannot add directions.
+# stops at $n - 1$ components, because $n$ centered texts span no more directions than that. With more than 385
+# texts the student's line would drop there: its head maps 384 dimensions and a bias, and a linear map cannot add directions.
 
 # %%
 spectra = pd.DataFrame({"teacher": agreement.spectrum(t), "student": agreement.spectrum(s)})[: min(t.shape) - 1]

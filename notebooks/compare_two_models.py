@@ -35,7 +35,7 @@ print(*table.attrs["notes"], sep="\n")
 table.style.format(precision=3, na_rep="")
 
 # %% [markdown]
-# > **Think first.** One half of the neighbors in common: is that little?
+# > **Think first.** About two thirds of the neighbors in common: is that few?
 #
 # It depends on where. Among near-duplicates the models agree on everything, and among texts of one subject the order of
 # the tenth and the eleventh neighbor is a matter of taste. So look at the texts where they differ.
@@ -50,8 +50,8 @@ explorer
 #
 # ## How do their search results differ?
 #
-# The widths differ, so each model searches its own vectors. The lists stand side by side, and lines join the texts that both
-# have found. Type a query of your own.
+# The widths differ, so each model searches its own vectors (the view calls the first *teacher*, the second *student*). The
+# lists stand side by side, and lines join the texts that both have found. Type a query of your own.
 
 # %%
 view = wb.search("tutorial", documents=models["large"], queries=models["small"])
@@ -87,7 +87,7 @@ print(f"the small model embeds {speed['small'] / speed['large']:.1f} texts while
 # %% [markdown]
 # ## Which one should you take?
 #
-# One row a model: what it finds, with the interval of its share of the first one's, and what it costs.
+# One row for each model: what it finds, with the interval of its share of the first one's, and what it costs.
 
 # %%
 answer = shares.droplevel("mode")[["ndcg_at_10", "share_low", "share_high"]].copy()

@@ -81,8 +81,8 @@ after = wb.distill(train + more, teacher, recipe="adapt", progress=False)
 control = wb.distill(train + at_random, teacher, recipe="adapt", progress=False)
 
 # %% [markdown]
-# The same map again, with the chosen texts selected. Change the model beside "compared with" and watch the lines: each leads
-# from a text toward its neighbors for the student, so a short one is good.
+# The same map again, with the chosen texts selected. Change the model in the list *teacher and* and watch the lines: each leads
+# from a text toward its neighbors for the student, so shorter is better.
 
 # %%
 again = wb.explore({"teacher": teacher, "after": after, "before": before}, texts)
@@ -112,8 +112,8 @@ for name, model in students.items():
 pd.DataFrame(rows).T.round(3)
 
 # %% [markdown]
-# > **Think first.** Why the control? Any further texts make a student of six hundred texts better, also on the chosen ones.
-# > What *choosing* has brought is the difference between the last two rows.
+# > **Think first.** Why the control? More texts of any kind may help. What *choosing* has brought is the difference between the
+# > last two rows.
 
 # %% [markdown]
 # ## What you learned

@@ -15,8 +15,8 @@
 # in seconds to put each of them where the teacher puts it. Then the student serves the queries. Two minutes on two cores
 # for a few hundred texts.
 #
-# Put the path of your own file or folder in place of `"tutorial"`, which is a small collection of everyday passages. (Of a
-# file that you drag into the list on the left the name is enough.) A folder of `.txt` and `.md` files, a CSV, parquet, JSON
+# Put the path of your own file or folder in place of `"tutorial"`, which is a small collection of everyday passages. (For a
+# file that you drag into the list on the left, the name is enough.) A folder of `.txt` and `.md` files, a CSV, parquet, JSON
 # lines, a list and a dataframe column all work.
 
 # %%
@@ -55,8 +55,8 @@ explorer
 #
 # `overlap` is the share of a text's ten nearest texts that both models find. The student has learned these very texts, so
 # its row says how well it has learned them, not how well it serves queries (the search above says that) or new texts. The last
-# row is a small model that has not learned from the teacher at all: it has another space, in which none of the teacher's
-# vectors can be searched.
+# row is a small model that has not learned from the teacher at all: it has another space, so its queries cannot
+# search the teacher's vectors.
 
 # %%
 wb.compare(models | {"base": "all-MiniLM-L6-v2"}, texts).style.format(precision=3, na_rep="")
