@@ -98,11 +98,8 @@ class RetrievalExplorer(Selection, View):
         } | dict(encode or {})
         if unknown := [name for name in self._encode if name not in found]:
             raise WorkbenchError(f"encode has {unknown[0]!r}: its keys are names of models, {', '.join(found)}")
-        self._caches = {
-            name: model
-            for name, model in found.items()
-            if isinstance(model, TargetCache) and name not in (encode or {})
-        }
+        own = found.keys() - (encode or {}).keys()
+        self._caches = {name: found[name] for name in own if isinstance(found[name], TargetCache)}
         vectors = {name: evaluate.vectors(model, collection) for name, model in found.items()}
         self._reference = next(iter(found))
         self.modes = _modes({name: queries.shape[1] for name, (queries, _) in vectors.items()})
