@@ -109,44 +109,71 @@ def training_speed(corpus: DocstringCorpus, count: int) -> dict[str, float]:
     mine, theirs, tuned = (copy.deepcopy(closed) for _ in range(3))
     speeds = {"train": train_student(mine, train, targets, config).texts_per_second}
     speeds["trainer"] = len(train) / _trainer_epoch(theirs, train, np.asarray(targets))
-    speeds["tuned_trainer"] = len(train) / _trainer_epoch(tuned, train, np.asarray(targets), tuned=True)
+    speeds["tuned_trainer"] = len(train) / _trainer_epoch(
+        tuned, train, np.asarray(targets), tuned=True
+    )
     started = time.perf_counter()
     features = FrozenFeatures(head).encode([text.text for text in train])
     student.fit_head(head, train, targets, features=features)
     train_head(head, features, targets, BROAD.config)
     speeds["head"] = len(train) / (time.perf_counter() - started)
-    made = {"train": mine, "trainer": theirs, "tuned_trainer": tuned, "head": head, "closed_form": closed}
+    made = {
+        "train": mine,
+        "trainer": theirs,
+        "tuned_trainer": tuned,
+        "head": head,
+        "closed_form": closed,
+    }
     return {
         "train_speedup": speeds["train"] / speeds["trainer"],
         "train_speedup_tuned": speeds["train"] / speeds["tuned_trainer"],
         "head_speedup": speeds["head"] / speeds["trainer"],
         "head_speedup_tuned": speeds["head"] / speeds["tuned_trainer"],
         **{f"{name}_texts_per_second": speed for name, speed in speeds.items()},
-        **{f"{name}_held_out_loss": validate(model, held_out, wanted)["loss"] for name, model in made.items()},
+        **{
+            f"{name}_held_out_loss": validate(model, held_out, wanted)["loss"]
+            for name, model in made.items()
+        },
     }
 
 
 def _trainer_epoch(model, train: list[Text], targets: np.ndarray, *, tuned: bool = False) -> float:
     from datasets import Dataset
-    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers import (
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
     from sentence_transformers.base.sampler import DefaultBatchSampler
     from sentence_transformers.losses import MSELoss
     from transformers.trainer_pt_utils import LengthGroupedSampler
 
-    data = Dataset.from_dict({"sentence": [t.text for t in train], "label": [v.tolist() for v in targets]})
+    data = Dataset.from_dict(
+        {"sentence": [t.text for t in train], "label": [v.tolist() for v in targets]}
+    )
     lengths = [len(text.text) for text in train]
 
-    def grouped(dataset: Dataset, batch_size: int, generator: torch.Generator | None = None, **options: object):
+    def grouped(
+        dataset: Dataset,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        **options: object,
+    ):
         order = LengthGroupedSampler(batch_size, lengths=lengths, generator=generator)
         return DefaultBatchSampler(order, batch_size=batch_size, generator=generator, **options)
 
-    more = {"bf16": True, "use_cpu": not torch.cuda.is_available(), "batch_sampler": grouped} if tuned else {}
+    more = (
+        {"bf16": True, "use_cpu": not torch.cuda.is_available(), "batch_sampler": grouped}
+        if tuned
+        else {}
+    )
     with tempfile.TemporaryDirectory() as folder:
         arguments = SentenceTransformerTrainingArguments(
             folder, num_train_epochs=1, per_device_train_batch_size=32, learning_rate=1e-4, lr_scheduler_type="linear",
             save_strategy="no", report_to="none", disable_tqdm=True, logging_strategy="no", **more,
         )  # fmt: skip
-        trainer = SentenceTransformerTrainer(model, arguments, train_dataset=data, loss=MSELoss(model))
+        trainer = SentenceTransformerTrainer(
+            model, arguments, train_dataset=data, loss=MSELoss(model)
+        )
         started = time.perf_counter()
         trainer.train()
         return time.perf_counter() - started

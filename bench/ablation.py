@@ -29,7 +29,13 @@ from workbench.teachers import LocalTeacher
 from workbench.train import train_student, validate
 
 # The paper's recipe with the tour's teacher, base and length, so that it runs on two cores.
-PAPER = replace(REDACT_IR, name="as in the paper", teacher=TOUR.teacher, prompts=None, max_length=TOUR.max_length)
+PAPER = replace(
+    REDACT_IR,
+    name="as in the paper",
+    teacher=TOUR.teacher,
+    prompts=None,
+    max_length=TOUR.max_length,
+)
 
 
 def variants() -> list[tuple[Recipe, bool]]:
@@ -39,13 +45,17 @@ def variants() -> list[tuple[Recipe, bool]]:
     buckets = start.change(name="+ batches of like lengths", group_by_length=True)
     fast = buckets.change(name="+ bfloat16", precision="auto")
     tour = fast.change(name="+ the tour's rate and batches", learning_rate=3e-4, batch_size=16)
-    low = fast.change(name="+ bfloat16, a tenth of the rate", learning_rate=1e-5, final_learning_rate=1e-6)
+    low = fast.change(
+        name="+ bfloat16, a tenth of the rate", learning_rate=1e-5, final_learning_rate=1e-6
+    )
     head = fast.change(name="+ bfloat16, transformer frozen")
     return [(recipe, recipe is head) for recipe in (PAPER, start, buckets, fast, tour, low, head)]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.ablation", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.ablation", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("texts", type=Path, metavar="TEXTS")
     parser.add_argument("collections", nargs="+", type=Path, metavar="COLLECTION")
     parser.add_argument("--sample", type=int, default=4000)
@@ -78,8 +88,20 @@ def measure(options: argparse.Namespace) -> list[dict]:
         if recipe.start == "closed-form":
             student.fit_head(model, train, targets)
         start_seconds = time.perf_counter() - started
-        if recipe is not PAPER and not any(row["variant"] == "closed-form start alone" for row in rows):
-            rows.append(row_of("closed-form start alone", model, held_out, wanted, share_of, start_seconds, np.nan))
+        if recipe is not PAPER and not any(
+            row["variant"] == "closed-form start alone" for row in rows
+        ):
+            rows.append(
+                row_of(
+                    "closed-form start alone",
+                    model,
+                    held_out,
+                    wanted,
+                    share_of,
+                    start_seconds,
+                    np.nan,
+                )
+            )
         model[0].requires_grad_(not frozen)
         config = recipe.change(epochs=options.passes, restarts=1, evaluations=1).config
         started = time.perf_counter()
@@ -91,7 +113,10 @@ def measure(options: argparse.Namespace) -> list[dict]:
 
 def row_of(name, model, held_out, wanted, share_of, seconds, speed) -> dict:
     row = {"variant": name, "seconds": round(seconds, 1), "texts_per_second": round(speed, 1)}
-    row |= {"held_out_loss": validate(model, held_out, wanted)["loss"], "asymmetric_share": share_of(model)}
+    row |= {
+        "held_out_loss": validate(model, held_out, wanted)["loss"],
+        "asymmetric_share": share_of(model),
+    }
     print(row, flush=True)
     return row
 

@@ -21,11 +21,16 @@ from huggingface_hub import ModelCard
 from workbench import models
 from workbench._util import PROJECT
 
-LIBRARIES = {"sentence_transformers": ["sentence-transformers"], "onnxruntime": ["onnxruntime", "tokenizers", "numpy"]}
+LIBRARIES = {
+    "sentence_transformers": ["sentence-transformers"],
+    "onnxruntime": ["onnxruntime", "tokenizers", "numpy"],
+}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.clean", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.clean", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     options = parser.parse_args()
     failed = 0
@@ -34,10 +39,17 @@ def main() -> int:
             python = environment(Path(scratch), packages)
             for folder in options.folders:
                 if code := card_code(folder.resolve(), library):
-                    done = subprocess.run([python, "-c", code], cwd=folder, capture_output=True, text=True)
+                    done = subprocess.run(
+                        [python, "-c", code], cwd=folder, capture_output=True, text=True
+                    )
                     failed += done.returncode != 0
-                    words = done.stdout.strip() if not done.returncode else done.stderr.strip()[-500:]
-                    print(f"{folder} with {library} alone: exit code {done.returncode}\n{words}\n", flush=True)
+                    words = (
+                        done.stdout.strip() if not done.returncode else done.stderr.strip()[-500:]
+                    )
+                    print(
+                        f"{folder} with {library} alone: exit code {done.returncode}\n{words}\n",
+                        flush=True,
+                    )
     return 1 if failed else 0
 
 
@@ -45,7 +57,16 @@ def environment(folder: Path, packages: list[str]) -> Path:
     """Make an environment of these packages and their dependencies."""
     venv.create(folder / "env", with_pip=True)
     python = folder / "env" / "bin" / "python"
-    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "-c", PROJECT / "constraints.txt"]
+    pip = [
+        python,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "--quiet",
+        "-c",
+        PROJECT / "constraints.txt",
+    ]
     if "sentence-transformers" in packages:
         subprocess.run([*pip, "torch==2.13.0"], check=True)  # the build that set-up takes
     subprocess.run([*pip, *packages], check=True)
@@ -59,8 +80,15 @@ def card_code(folder: Path, library: str) -> str:
     mine = [part for part in parts if ("onnxruntime" in part) == (library == "onnxruntime")]
     code = "\n".join(mine).replace(card_name(parts), str(folder))
     for name in (models.MPNET, models.MINILM):  # the packaged models are on this machine already
-        code = code.replace(f'"{name}"', f'"{models.resolve(name).path}"') if f'"{name}"' in code else code
-    names = {"sentence_transformers": ("sentence_transformers", "torch"), "onnxruntime": ("onnxruntime", "tokenizers")}
+        code = (
+            code.replace(f'"{name}"', f'"{models.resolve(name).path}"')
+            if f'"{name}"' in code
+            else code
+        )
+    names = {
+        "sentence_transformers": ("sentence_transformers", "torch"),
+        "onnxruntime": ("onnxruntime", "tokenizers"),
+    }
     told = f"\nfrom importlib.metadata import version\nprint({{n: version(n) for n in {names[library]}}})"
     absent = "\nimport importlib.util\nassert not importlib.util.find_spec('workbench')"
     shown = "\nprint('vectors', vectors.shape)" if library == "onnxruntime" else ""

@@ -25,13 +25,17 @@ from workbench.teachers import LocalTeacher
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.curves", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.curves", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("collections", nargs="+", type=Path, metavar="COLLECTION")
     parser.add_argument("--student", required=True, metavar="FOLDER")
     options = parser.parse_args()
     tables = []
     try:
-        cache = TargetCache(home() / "cache", LocalTeacher(TOUR.teacher, max_length=TOUR.max_length))
+        cache = TargetCache(
+            home() / "cache", LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
+        )
         for folder in options.collections:
             model = student.load(Path(options.student.format(collection=folder.name)))
             tables += curves(folder, cache, model)
@@ -39,9 +43,13 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     rows = pd.concat(tables, ignore_index=True)
-    path = write_json(home() / "curves.json", {"machine": machine(), "rows": evaluate.as_rows(rows)})
+    path = write_json(
+        home() / "curves.json", {"machine": machine(), "rows": evaluate.as_rows(rows)}
+    )
     index = ["collection", "space", "precision", "dimensions"]
-    wide = rows.pivot_table(index=index, columns="mode", values="share_of_teacher", sort=False, observed=True)
+    wide = rows.pivot_table(
+        index=index, columns="mode", values="share_of_teacher", sort=False, observed=True
+    )
     print(wide.map("{:.1%}".format).to_string(), f"\nwritten to {path}")
     return 0
 
@@ -50,7 +58,10 @@ def curves(folder: Path, cache: TargetCache, model) -> list[pd.DataFrame]:
     """Return the curves of one collection, in the space as it is and rotated."""
     collection = data.read_dataset(folder)
     fill(cache, collection.query_texts() + collection.document_texts())
-    sides = {"teacher": evaluate.vectors(cache, collection), "symmetric": evaluate.vectors(model, collection)}
+    sides = {
+        "teacher": evaluate.vectors(cache, collection),
+        "symmetric": evaluate.vectors(model, collection),
+    }
     sides["asymmetric"] = sides["symmetric"][0], sides["teacher"][1]
     rotation = quantize.principal_rotation(sides["teacher"][1])
     rotated = {mode: tuple(vectors @ rotation for vectors in pair) for mode, pair in sides.items()}

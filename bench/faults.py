@@ -38,9 +38,13 @@ from workbench.errors import WorkbenchError
 from workbench.teachers import Teacher
 from workbench.train import TrainingConfig, train_student
 
-TEXTS = [Text(f"text {i} of the harness, {'word ' * (i % 17)}", list(Role)[i % 2]) for i in range(3000)]
+TEXTS = [
+    Text(f"text {i} of the harness, {'word ' * (i % 17)}", list(Role)[i % 2]) for i in range(3000)
+]
 LEARNED = TEXTS[:240]
-LESSON = np.eye(17, 32, dtype=np.float32)[[i % 17 for i in range(len(LEARNED))]]  # as many words as the text has
+LESSON = np.eye(17, 32, dtype=np.float32)[
+    [i % 17 for i in range(len(LEARNED))]
+]  # as many words as the text has
 SETTINGS = TrainingConfig(
     batch_size=8, learning_rate=1e-3, epochs=2, restarts=1, precision="float32", checkpoint_steps=5
 )
@@ -58,7 +62,9 @@ class LoggingTeacher(Teacher):
     def encode(self, texts, role, *, stop=None):
         time.sleep(self.pause)
         with self.log.open("a") as file:  # one write: a kill leaves all lines or none
-            file.write("".join(f"{hashlib.md5(f'{role} {text}'.encode()).hexdigest()}\n" for text in texts))
+            file.write(
+                "".join(f"{hashlib.md5(f'{role} {text}'.encode()).hexdigest()}\n" for text in texts)
+            )
         return np.stack([vector(text, role) for text in texts])
 
 
@@ -67,13 +73,18 @@ def vector(text: str, role: Role) -> np.ndarray:
     return np.frombuffer(seed, dtype=np.uint8).astype(np.float32) / 256
 
 
-EXPECTED = np.stack([vector(text.text, text.role) for text in TEXTS]).astype(np.float16).astype(np.float32)
+EXPECTED = (
+    np.stack([vector(text.text, text.role) for text in TEXTS]).astype(np.float16).astype(np.float32)
+)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--runs", type=int, default=30, help="of caching; a third as many of the others, one of the page"
+        "--runs",
+        type=int,
+        default=30,
+        help="of caching; a third as many of the others, one of the page",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-page", action="store_true", help="without a browser")
@@ -92,7 +103,9 @@ def main() -> int:
     report = {"machine": machine(), "injected": 0, "lost": 0, "repeated": 0}
     for name, runs in parts.items():
         report[name] = total(runs())
-        report |= {each: report[each] + report[name][each] for each in ("injected", "lost", "repeated")}
+        report |= {
+            each: report[each] + report[name][each] for each in ("injected", "lost", "repeated")
+        }
         path = write_json(home() / "faults.json", report)
         print(json.dumps({name: report[name]}, indent=1), flush=True)
     print(f"{report['injected']:,} faults, {report['lost']} lost, {report['repeated']:,} repeated")
@@ -122,15 +135,22 @@ def caching_run(rng: random.Random) -> dict:
         log.touch()
         destroyed = killed = 0
         for _ in range(rng.randint(6, 14)):
-            kind = rng.choice(["kill", "kill", "two writers", "cut", "flip", "delete", "full disk", "clock"])
+            kind = rng.choice(
+                ["kill", "kill", "two writers", "cut", "flip", "delete", "full disk", "clock"]
+            )
             faults[kind] += 1
             if kind in ("cut", "flip", "delete"):
                 destroyed += injure(root, kind, rng)
             elif kind == "full disk":
                 full_disk(root, rng)
             else:
-                shift = rng.choice([-1, 1]) * rng.uniform(60, 10 * 86_400) if kind == "clock" else 0.0
-                children = [fill_in_child(root, log, shift) for _ in range(2 if kind == "two writers" else 1)]
+                shift = (
+                    rng.choice([-1, 1]) * rng.uniform(60, 10 * 86_400) if kind == "clock" else 0.0
+                )
+                children = [
+                    fill_in_child(root, log, shift)
+                    for _ in range(2 if kind == "two writers" else 1)
+                ]
                 time.sleep(rng.uniform(0.02, 0.5))
                 for child in children:
                     child.kill()
@@ -147,7 +167,8 @@ def caching_run(rng: random.Random) -> dict:
             "texts": len(TEXTS),
             "lost": lost + (last.exitcode != 0),
             "repeated": len(encoded) - len(set(encoded)),
-            "explained": destroyed + killed * GROUP,  # what was destroyed, and a group in flight for each kill
+            "explained": destroyed
+            + killed * GROUP,  # what was destroyed, and a group in flight for each kill
             "faults": faults,
         }
 
@@ -200,7 +221,9 @@ def full_disk(root: Path, rng: random.Random) -> None:
                 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, 8_000))
             teacher = LoggingTeacher(Path(os.devnull))
-            with contextlib.suppress(WorkbenchError):  # the room runs out, with an error that says so
+            with contextlib.suppress(
+                WorkbenchError
+            ):  # the room runs out, with an error that says so
                 TargetCache(Path(place) if mounted else root, teacher).fill(iter(TEXTS))
 
         child = start(work)
@@ -234,21 +257,33 @@ def training_run(rng: random.Random) -> dict:
             if kind == "kill":
                 child = train_in_child(folder / "broken", seed)
                 before, deadline = taken(folder / "broken"), time.monotonic() + 60
-                while taken(folder / "broken") == before and child.is_alive() and time.monotonic() < deadline:
+                while (
+                    taken(folder / "broken") == before
+                    and child.is_alive()
+                    and time.monotonic() < deadline
+                ):
                     time.sleep(0.01)
                 time.sleep(rng.uniform(0, 0.5))
                 child.kill()
                 child.join()
             elif found := sorted((folder / "broken" / "checkpoints").glob("step-*")):
-                victim = found[-1] / rng.choice(["student.safetensors", "optimizer.safetensors", "state.json"])
+                victim = found[-1] / rng.choice(
+                    ["student.safetensors", "optimizer.safetensors", "state.json"]
+                )
                 victim.write_bytes(victim.read_bytes()[: rng.randrange(200)])
         last = train_in_child(folder / "broken", seed)
         last.join()
         steps = [taken(folder / name) for name in ("whole", "broken")]
         same = whole.exitcode == last.exitcode == 0 and (
-            (folder / "whole" / "weights").read_text() == (folder / "broken" / "weights").read_text()
+            (folder / "whole" / "weights").read_text()
+            == (folder / "broken" / "weights").read_text()
         )
-    return {"steps": steps[0], "lost": int(not same), "repeated": steps[1] - steps[0], "faults": faults}
+    return {
+        "steps": steps[0],
+        "lost": int(not same),
+        "repeated": steps[1] - steps[0],
+        "faults": faults,
+    }
 
 
 def taken(folder: Path) -> int:
@@ -268,7 +303,9 @@ def train_in_child(folder: Path, seed: int):
                 LESSON,
                 SETTINGS,
                 checkpoints=folder / "checkpoints",
-                on_step=lambda event: event.step and event.loss is not None and steps.write(f"{event.step}\n"),
+                on_step=lambda event: (
+                    event.step and event.loss is not None and steps.write(f"{event.step}\n")
+                ),
             )
         content = b"".join(tensor.numpy().tobytes() for tensor in model.state_dict().values())
         (folder / "weights").write_text(hashlib.sha256(content).hexdigest())
@@ -278,7 +315,9 @@ def train_in_child(folder: Path, seed: int):
 
 def small_student(seed: int):
     """Return the student's start with two layers left, so that a step takes milliseconds."""
-    model = student.build(models.MINILM, DIMENSION, normalize=False, max_length=16, seed=seed, device="cpu")
+    model = student.build(
+        models.MINILM, DIMENSION, normalize=False, max_length=16, seed=seed, device="cpu"
+    )
     layers = model[0].model.encoder.layer
     del layers[2:]
     return model

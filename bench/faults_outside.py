@@ -30,7 +30,9 @@ from tests import hub as local_hub
 from workbench._util import PROJECT
 
 WIDTH = 32  # bytes of a SHA-256
-_FORK = multiprocessing.get_context("fork")  # a child starts in milliseconds, with everything imported
+_FORK = multiprocessing.get_context(
+    "fork"
+)  # a child starts in milliseconds, with everything imported
 
 
 def start(work: Callable[[], object]) -> multiprocessing.Process:
@@ -52,7 +54,9 @@ def ended(child: multiprocessing.Process, seconds: float | None) -> bool:
 
 def unit_vectors(texts: list[str]) -> np.ndarray:
     """Return vectors that are a function of the texts, of length 1."""
-    drawn = [np.frombuffer(hashlib.sha256(text.encode()).digest(), dtype=np.uint8) for text in texts]
+    drawn = [
+        np.frombuffer(hashlib.sha256(text.encode()).digest(), dtype=np.uint8) for text in texts
+    ]
     vectors = np.stack(drawn).astype(np.float32) - 127.5
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
@@ -60,7 +64,17 @@ def unit_vectors(texts: list[str]) -> np.ndarray:
 # --- a server ---
 
 REFUSALS = {"limit": 429, "error": 500, "gateway": 502, "busy": 503}
-ANSWERS = ["drop", "half", "garbage", "one missing", "twice", "reversed", "not a number", "zeros", "narrow"]
+ANSWERS = [
+    "drop",
+    "half",
+    "garbage",
+    "one missing",
+    "twice",
+    "reversed",
+    "not a number",
+    "zeros",
+    "narrow",
+]
 
 
 class Faulty(Server):
@@ -73,7 +87,11 @@ class Faulty(Server):
         self._http.handle_error = lambda *_: None  # of clients that were killed
 
     def answer(self, request, body, texts):
-        kind = None if self.calm or self.rng.random() > 1 / 3 else self.rng.choice([*REFUSALS, *ANSWERS])
+        kind = (
+            None
+            if self.calm or self.rng.random() > 1 / 3
+            else self.rng.choice([*REFUSALS, *ANSWERS])
+        )
         if kind:
             self.faults[f"server: {kind}"] += 1
         if kind in REFUSALS:
@@ -88,7 +106,11 @@ class Faulty(Server):
         elif kind == "reversed":  # the right vectors, each with its index
             data.reverse()
         elif kind in ("not a number", "zeros", "narrow"):
-            wrong = {"not a number": [float("nan")] * WIDTH, "zeros": [0.0] * WIDTH, "narrow": [0.5] * (WIDTH // 2)}
+            wrong = {
+                "not a number": [float("nan")] * WIDTH,
+                "zeros": [0.0] * WIDTH,
+                "narrow": [0.5] * (WIDTH // 2),
+            }
             self.rng.choice(data)["embedding"] = wrong[kind]
         elif kind in ("drop", "half", "garbage"):
             content = json.dumps(said).encode()
@@ -98,7 +120,9 @@ class Faulty(Server):
                 request.send_header("Content-Type", "application/json")
                 request.send_header("Content-Length", str(len(content)))
                 request.end_headers()
-                request.wfile.write(content[: len(content) // 2] if kind == "half" else b"<html>" + content[6:])
+                request.wfile.write(
+                    content[: len(content) // 2] if kind == "half" else b"<html>" + content[6:]
+                )
             return request.connection.close()
         return self.send(request, 200, said)
 
@@ -110,10 +134,14 @@ def api_run(rng: random.Random, texts: list) -> dict:
     from workbench.extras import api_teachers
 
     def teacher(url: str):
-        return api_teachers.ApiTeacher("m", url=url, dimensions=WIDTH, batch_size=16, attempts=4, name="faults")
+        return api_teachers.ApiTeacher(
+            "m", url=url, dimensions=WIDTH, batch_size=16, attempts=4, name="faults"
+        )
 
     def fill() -> None:
-        api_teachers._backoff = api_teachers._growing = lambda _: 0.01  # the waits are tested elsewhere
+        api_teachers._backoff = api_teachers._growing = lambda _: (
+            0.01
+        )  # the waits are tested elsewhere
         with contextlib.suppress(WorkbenchError):
             TargetCache(root, teacher(server.url)).fill(texts)
 
@@ -129,7 +157,12 @@ def api_run(rng: random.Random, texts: list) -> dict:
             expected = unit_vectors([text.text for text in texts])
             wrong = int((np.einsum("nd,nd->n", cache.targets(texts)[:], expected) < 0.999).sum())
         repeated = sum(server.answered[text.text] - 1 for text in texts)
-        return {"texts": len(texts), "lost": missing + wrong, "repeated": repeated, "faults": server.faults}
+        return {
+            "texts": len(texts),
+            "lost": missing + wrong,
+            "repeated": repeated,
+            "faults": server.faults,
+        }
 
 
 # --- the hub ---
@@ -141,7 +174,10 @@ def hub_runs(runs: int, seed: int) -> list[dict]:
     done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT)
     if done.returncode:
         raise SystemExit(f"the runs with a hub failed:\n{done.stderr[-3000:]}")
-    return [run | {"faults": Counter(run["faults"])} for run in map(json.loads, done.stdout.splitlines())]
+    return [
+        run | {"faults": Counter(run["faults"])}
+        for run in map(json.loads, done.stdout.splitlines())
+    ]
 
 
 def hub_run(rng: random.Random, server: local_hub.Hub, cache: Path) -> dict:
@@ -156,11 +192,20 @@ def hub_run(rng: random.Random, server: local_hub.Hub, cache: Path) -> dict:
         {
             "config.json": json.dumps({"model_type": "bert", "number": number}).encode(),
             "modules.json": json.dumps(
-                [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+                [
+                    {
+                        "idx": 0,
+                        "name": "0",
+                        "path": "",
+                        "type": "sentence_transformers.models.Transformer",
+                    }
+                ]
             ).encode(),
             "tokenizer.json": rng.randbytes(3000),
             "model.safetensors": rng.randbytes(60_000),
-            "1_Pooling/config.json": json.dumps({"pooling_mode_mean_tokens": True, "number": number}).encode(),
+            "1_Pooling/config.json": json.dumps(
+                {"pooling_mode_mean_tokens": True, "number": number}
+            ).encode(),
         }
         for number in range(2)
     ]
@@ -187,7 +232,9 @@ def hub_run(rng: random.Random, server: local_hub.Hub, cache: Path) -> dict:
         faults[f"hub: {kind}"] += 1
         seconds = None
         server.cut.clear()
-        if kind in ("cut", "kill") and rng.random() < 0.7:  # else what an interrupted download has left is gone on with
+        if (
+            kind in ("cut", "kill") and rng.random() < 0.7
+        ):  # else what an interrupted download has left is gone on with
             shutil.rmtree(cache, ignore_errors=True)
         if kind == "cut":
             path = rng.choice([*versions[0]])
@@ -197,14 +244,23 @@ def hub_run(rng: random.Random, server: local_hub.Hub, cache: Path) -> dict:
         elif kind == "moved":
             server.add(name, rng.choice(versions))
         elif kind == "delete":
-            files = [path for path in cache.rglob("*") if path.is_symlink() or path.suffix == ".incomplete"]
+            files = [
+                path
+                for path in cache.rglob("*")
+                if path.is_symlink() or path.suffix == ".incomplete"
+            ]
             if files:
                 rng.choice(files).unlink()
         found = resolved(seconds)
         lost += bool(found) and not is_whole(found)
     server.cut.clear()
     found = resolved()
-    return {"texts": 0, "lost": lost + (not found or not is_whole(found)), "repeated": 0, "faults": faults}
+    return {
+        "texts": 0,
+        "lost": lost + (not found or not is_whole(found)),
+        "repeated": 0,
+        "faults": faults,
+    }
 
 
 def serve_hub(runs: int, seed: int) -> None:
@@ -239,7 +295,9 @@ def view_run(rng: random.Random, faults_wanted: int = 40) -> dict:
 
     def opened_again(page):
         page.goto(page.url.replace("&reset", ""))
-        page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel")
+        page.wait_for_function(
+            "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
+        )
         return page.context.new_cdp_session(page)
 
     faults: Counter[str] = Counter()
@@ -253,7 +311,9 @@ def view_run(rng: random.Random, faults_wanted: int = 40) -> dict:
         notebook.run_all()
         notebook.save()
         for _ in range(faults_wanted):
-            kind = rng.choice(["reload", "connection", "frozen", "slow", "busy", "scrolled away", "interrupted"])
+            kind = rng.choice(
+                ["reload", "connection", "frozen", "slow", "busy", "scrolled away", "interrupted"]
+            )
             faults[f"page: {kind}"] += 1
             rows = sorted(rng.sample(range(200), rng.randint(1, 60)))
             before = ""

@@ -44,7 +44,9 @@ class SyntheticTeacher(Teacher):
     def __init__(self) -> None:
         super().__init__("synthetic", 32, normalize=True)
 
-    def encode(self, texts: list[str], role: Role, *, stop: threading.Event | None = None) -> np.ndarray:
+    def encode(
+        self, texts: list[str], role: Role, *, stop: threading.Event | None = None
+    ) -> np.ndarray:
         rows = self.table[[int(text.rpartition(" ")[2]) % len(self.table) for text in texts]]
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
@@ -58,8 +60,12 @@ def synthetic_text(number: int) -> Text:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.growth", description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 10_000_000])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.growth", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 10_000_000]
+    )
     parser.add_argument("--phase", choices=PHASES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -71,17 +77,31 @@ def main() -> int:
         with tempfile.TemporaryDirectory(dir=home()) as folder:
             row = {"texts": size}
             for phase in PHASES:
-                command = [sys.executable, "-m", "bench.growth", "--phase", phase, "--folder", folder]
-                done = subprocess.run([*command, "--sizes", str(size)], stdout=subprocess.PIPE, text=True, check=True)
+                command = [
+                    sys.executable,
+                    "-m",
+                    "bench.growth",
+                    "--phase",
+                    phase,
+                    "--folder",
+                    folder,
+                ]
+                done = subprocess.run(
+                    [*command, "--sizes", str(size)], stdout=subprocess.PIPE, text=True, check=True
+                )
                 row |= json.loads(done.stdout.splitlines()[-1])
         rows.append(row)
         print(row, flush=True)
     table = pd.DataFrame(rows)
     grown = table["texts"] - table["texts"][0]
     for phase in PHASES:
-        table[f"{phase}_bytes_a_text"] = (table[f"{phase}_megabytes"] - table[f"{phase}_megabytes"][0]) * 1e6 / grown
+        table[f"{phase}_bytes_a_text"] = (
+            (table[f"{phase}_megabytes"] - table[f"{phase}_megabytes"][0]) * 1e6 / grown
+        )
     print(table.T.to_string())
-    path = write_json(home() / "growth.json", {"machine": machine(), "rows": evaluate.as_rows(table)})
+    path = write_json(
+        home() / "growth.json", {"machine": machine(), "rows": evaluate.as_rows(table)}
+    )
     print(f"written to {path}")
     return 0
 
@@ -163,10 +183,20 @@ def train(folder: Path, size: int) -> dict:
         if event.step == STEPS:
             stop.set()
 
-    config = TrainingConfig(batch_size=32, epochs=1, restarts=1, precision="float32", checkpoint_steps=100)
+    config = TrainingConfig(
+        batch_size=32, epochs=1, restarts=1, precision="float32", checkpoint_steps=100
+    )
     student.fit_head(model, texts, targets)
     started = time.perf_counter()
-    train_student(model, texts, targets, config, stop=stop, on_step=on_step, checkpoints=folder / "checkpoints")
+    train_student(
+        model,
+        texts,
+        targets,
+        config,
+        stop=stop,
+        on_step=on_step,
+        checkpoints=folder / "checkpoints",
+    )
     return {
         "first_step_after_seconds": seconds[1] - started,
         "steps_a_second": (len(seconds) - 2) / (seconds[-1] - seconds[1]),

@@ -31,15 +31,22 @@ Encode = Callable[..., np.ndarray]  # texts and a role to vectors
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.latency", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.latency", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("student", type=Path, metavar="STUDENT")
     parser.add_argument("collections", nargs="*", type=Path, metavar="COLLECTION")
     options = parser.parse_args()
     try:
         model = student.load(options.student, device="cpu")
-        collections = [data.read_dataset(folder) for folder in options.collections] or [data.tutorial()]
+        collections = [data.read_dataset(folder) for folder in options.collections] or [
+            data.tutorial()
+        ]
         with tempfile.TemporaryDirectory() as folder:
-            report = {"machine": machine(), "fingerprint": models.resolve(options.student).fingerprint}
+            report = {
+                "machine": machine(),
+                "fingerprint": models.resolve(options.student).fingerprint,
+            }
             report |= measure(model, collections, Path(folder))
     except WorkbenchError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -61,12 +68,18 @@ def measure(model, collections: Sequence[data.RetrievalDataset], folder: Path) -
     # In a separate process: after torch has computed in a process, its threads slow onnxruntime down.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         report = process.submit(onnx_speeds, folder, queries).result()
-    torch_teacher = lambda texts: teacher.encode(texts, batch_size=len(texts), show_progress_bar=False)  # noqa: E731
+
+    def torch_teacher(texts):
+        return teacher.encode(texts, batch_size=len(texts), show_progress_bar=False)
+
     report |= speeds({"teacher_torch": torch_teacher}, queries)
     for precision in ("float32", "int8"):
         for size in SIZES:
             # The teacher's faster runtime is the baseline.
-            baseline = max(report[f"queries_per_second_teacher_{runtime}_{size}"] for runtime in ("torch", "onnx"))
+            baseline = max(
+                report[f"queries_per_second_teacher_{runtime}_{size}"]
+                for runtime in ("torch", "onnx")
+            )
             mine = report[f"queries_per_second_student_{precision}_{size}"]
             report[f"query_speedup_{precision}_{size}"] = mine / baseline
         report[f"query_speedup_{precision}"] = report[f"query_speedup_{precision}_1"]
@@ -104,7 +117,10 @@ def _each(encode: Encode, batches: list[list[str]]) -> None:
 
 def share(collection: data.RetrievalDataset, exact: Encode, int8: Encode) -> dict:
     """Return int8's share of the float32 student's nDCG@10, both sides encoded by one of them."""
-    texts = [text.text for text in collection.query_texts()], [text.text for text in collection.document_texts()]
+    texts = (
+        [text.text for text in collection.query_texts()],
+        [text.text for text in collection.document_texts()],
+    )
     scores, vectors = {}, {}
     for name, encode in (("teacher", exact), ("int8", int8)):
         vectors[name] = encode(texts[0], "query"), encode(texts[1])
@@ -115,7 +131,9 @@ def share(collection: data.RetrievalDataset, exact: Encode, int8: Encode) -> dic
         "share": float(row["share_of_teacher"]),
         "low": float(row["share_low"]),
         "high": float(row["share_high"]),
-        "cosine_min": float(min((a * b).sum(1).min() for a, b in zip(*vectors.values(), strict=True))),
+        "cosine_min": float(
+            min((a * b).sum(1).min() for a, b in zip(*vectors.values(), strict=True))
+        ),
     }
 
 

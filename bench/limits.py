@@ -52,24 +52,33 @@ class LimitedServer(Server):
         with self._window:
             recent = [(1, amount) for when, amount in self.served if now - when < WINDOW]
             used = np.array([*recent, (1, tokens)]).sum(axis=0)
-            over = any(limit and u > limit * WINDOW / 60 + 1e-9 for limit, u in zip(self.limits, used, strict=True))
+            over = any(
+                limit and u > limit * WINDOW / 60 + 1e-9
+                for limit, u in zip(self.limits, used, strict=True)
+            )
             if not over:
                 self.served.append((now, tokens))
         if over:
             self.refused += 1
-            return self.send(request, 429, {"error": {"message": "slow down"}}, **{"Retry_After": "1"})
+            return self.send(
+                request, 429, {"error": {"message": "slow down"}}, **{"Retry_After": "1"}
+            )
         time.sleep(self.latency)
         return super().answer(request, body, texts)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.limits", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.limits", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--seconds", type=float, default=20, help="of each limit")
     options = parser.parse_args()
     rows = [measure(*limit, options.seconds) for limit in LIMITS]
     table = pd.DataFrame(rows)
     print(table.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
-    path = write_json(home() / "limits.json", {"machine": machine(), "rows": evaluate.as_rows(table)})
+    path = write_json(
+        home() / "limits.json", {"machine": machine(), "rows": evaluate.as_rows(table)}
+    )
     print(f"written to {path}")
     return 0
 
@@ -77,10 +86,15 @@ def main() -> int:
 def measure(requests: float | None, tokens: float | None, latency: float, seconds: float) -> dict:
     text_tokens = 100
     per_request = BATCH * text_tokens
-    rate = min((requests or np.inf) / 60, (tokens or np.inf) / 60 / per_request)  # requests a second
+    rate = min(
+        (requests or np.inf) / 60, (tokens or np.inf) / 60 / per_request
+    )  # requests a second
     count = int(rate * seconds) * BATCH
     texts = [Text(f"{i:08}".ljust(4 * text_tokens, "x"), Role.DOCUMENT) for i in range(count)]
-    with LimitedServer(requests, tokens, latency) as server, tempfile.TemporaryDirectory() as folder:
+    with (
+        LimitedServer(requests, tokens, latency) as server,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         teacher = ApiTeacher(
             "limited", url=server.url, batch_size=BATCH, dimensions=8, concurrency=8,
             requests_per_minute=requests, tokens_per_minute=tokens,

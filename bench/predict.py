@@ -39,7 +39,9 @@ WHOLE = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.predict", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.predict", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("collections", nargs="+", type=Path, metavar="COLLECTION")
     parser.add_argument("--student", action="append", default=[], metavar="NAME=FOLDER")
     options = parser.parse_args()
@@ -47,7 +49,9 @@ def main() -> int:
         parser.error("name each student: --student NAME=FOLDER")
     named = dict(student.split("=", 1) for student in options.student)
     try:
-        cache = TargetCache(home() / "cache", LocalTeacher(TOUR.teacher, max_length=TOUR.max_length))
+        cache = TargetCache(
+            home() / "cache", LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
+        )
         points, queries = [], []
         for folder in options.collections:
             for point, each in measured(folder, cache, named):
@@ -60,10 +64,19 @@ def main() -> int:
         return 2
     whole, single = predict(pd.DataFrame(points)), predict_queries(queries)
     found = {"points": pd.DataFrame(points)}
-    found |= {"whole": whole.reset_index(names="measure"), "queries": single.reset_index(names="measure")}
-    path = write_json(home() / "predict.json", {name: evaluate.as_rows(table) for name, table in found.items()})
-    print(f"\n{len(points)} students on {len(options.collections)} collections\n{whole.round(2).to_string()}")
-    print(f"\nper query, mean of the rank correlations within each point\n{single.round(2).to_string()}")
+    found |= {
+        "whole": whole.reset_index(names="measure"),
+        "queries": single.reset_index(names="measure"),
+    }
+    path = write_json(
+        home() / "predict.json", {name: evaluate.as_rows(table) for name, table in found.items()}
+    )
+    print(
+        f"\n{len(points)} students on {len(options.collections)} collections\n{whole.round(2).to_string()}"
+    )
+    print(
+        f"\nper query, mean of the rank correlations within each point\n{single.round(2).to_string()}"
+    )
     print(f"written to {path}")
     return 0
 

@@ -37,11 +37,20 @@ CURVE_SECONDS = 240  # of training between two points of the curve
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.quality", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("data", type=Path, metavar="DATA")
-    parser.add_argument("--recipes", nargs="+", default=["broad", "in-domain"], choices=["broad", "in-domain", "joint"])
+    parser.add_argument(
+        "--recipes",
+        nargs="+",
+        default=["broad", "in-domain"],
+        choices=["broad", "in-domain", "joint"],
+    )
     parser.add_argument("--collections", nargs="+", metavar="NAME", help="only these")
-    parser.add_argument("--texts", type=int, default=12_000, help="texts drawn for the broad student")
+    parser.add_argument(
+        "--texts", type=int, default=12_000, help="texts drawn for the broad student"
+    )
     options = parser.parse_args()
     if not (options.data / "retrieval").is_dir():
         print(f"skipped: there are no collections in {options.data / 'retrieval'}", file=sys.stderr)
@@ -55,7 +64,9 @@ def main() -> int:
 
 
 def measure(options: argparse.Namespace) -> None:
-    folders = sorted(path for path in (options.data / "retrieval").iterdir() if (path / "corpus.jsonl").is_file())
+    folders = sorted(
+        path for path in (options.data / "retrieval").iterdir() if (path / "corpus.jsonl").is_file()
+    )
     wanted = options.collections or [folder.name for folder in folders]
     collections = [data.read_dataset(folder) for folder in folders if folder.name in wanted]
     teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
@@ -67,7 +78,14 @@ def measure(options: argparse.Namespace) -> None:
     for name in options.recipes:
         # Texts that a student learns from, and the collections that it is measured on.
         if name == "broad":
-            jobs = [("broad", TOUR, data.read_texts(options.data / "texts", sample=options.texts), collections)]
+            jobs = [
+                (
+                    "broad",
+                    TOUR,
+                    data.read_texts(options.data / "texts", sample=options.texts),
+                    collections,
+                )
+            ]
         elif name == "joint":
             jobs = [("joint", IN_DOMAIN, in_domain(collections), collections)]
         else:
@@ -88,7 +106,9 @@ def measure(options: argparse.Namespace) -> None:
         "rows": evaluate.as_rows(table),
         "means": evaluate.as_rows(means.reset_index()),
     }
-    wide = table.pivot_table(index=["recipe", "mode"], columns="collection", values="share_of_teacher", sort=False)
+    wide = table.pivot_table(
+        index=["recipe", "mode"], columns="collection", values="share_of_teacher", sort=False
+    )
     print(wide.assign(mean=wide.mean(axis=1)).map("{:.1%}".format).to_string())
     print(f"written to {write_json(home() / 'quality.json', report)}")
 
@@ -97,7 +117,11 @@ def fill(cache: TargetCache, texts: list) -> dict:
     """Return how many targets were made and how long it took."""
     started = time.perf_counter()
     done = pipeline.fill(cache, texts)
-    return {"texts": len(texts), "encoded": done.encoded, "seconds": round(time.perf_counter() - started, 1)}
+    return {
+        "texts": len(texts),
+        "encoded": done.encoded,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
 
 
 def in_domain(collections: list) -> list:
@@ -120,7 +144,11 @@ def trained(name, recipe, texts, cache, collections):
         curve.append({"seconds": 0.0, "step": 0, "asymmetric": share_of(model)})
 
     def watch(step) -> None:
-        seconds = step.step * recipe.config.batch_size / step.texts_per_second if step.texts_per_second else 0
+        seconds = (
+            step.step * recipe.config.batch_size / step.texts_per_second
+            if step.texts_per_second
+            else 0
+        )
         if seconds - curve[-1]["seconds"] > CURVE_SECONDS or step.step == step.steps:
             live[0].eval()
             share = share_of(live[0])
@@ -160,7 +188,14 @@ def mean_share(collections, cache):
         held.append((c, documents, ndcg(c, np.asarray(cache.targets(c.query_texts())), documents)))
 
     def share_of(model) -> float:
-        return round(float(np.mean([ndcg(c, encode(model, c.query_texts()), d) / large for c, d, large in held])), 4)
+        return round(
+            float(
+                np.mean(
+                    [ndcg(c, encode(model, c.query_texts()), d) / large for c, d, large in held]
+                )
+            ),
+            4,
+        )
 
     return share_of
 
@@ -172,9 +207,13 @@ def rows_of(recipe, collections, cache, model, modes=("symmetric", "asymmetric")
     for c in collections:
         scored = evaluate.compare({"teacher": cache, name: model}, c)
         for row in scored[scored["mode"].isin(modes)].to_dict("records"):
-            rows.append({"collection": c.name, "recipe": "teacher" if row["mode"] == "teacher" else recipe} | row)
+            rows.append(
+                {"collection": c.name, "recipe": "teacher" if row["mode"] == "teacher" else recipe}
+                | row
+            )
             print(
-                f"{recipe}, {c.name}, {row['mode']}: {row['ndcg_at_10']:.4f}, {row['share_of_teacher']:.1%}", flush=True
+                f"{recipe}, {c.name}, {row['mode']}: {row['ndcg_at_10']:.4f}, {row['share_of_teacher']:.1%}",
+                flush=True,
             )
     return rows
 

@@ -54,13 +54,19 @@ RECIPE = BROAD.change(hidden=3072)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.ready", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.ready", description=__doc__.splitlines()[0]
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("make")
     command.add_argument("folder", type=Path, metavar="TEXTS")
-    command.add_argument("--more", type=int, default=MORE_TEXTS, help="how many to learn from besides LESSON")
+    command.add_argument(
+        "--more", type=int, default=MORE_TEXTS, help="how many to learn from besides LESSON"
+    )
     command.add_argument("--output", type=Path, default=ready.READY)
-    commands.add_parser("measure").add_argument("collections", nargs="+", type=Path, metavar="COLLECTION")
+    commands.add_parser("measure").add_argument(
+        "collections", nargs="+", type=Path, metavar="COLLECTION"
+    )
     options = parser.parse_args()
     try:
         if options.command == "measure":
@@ -75,9 +81,15 @@ def make(source: Path, output: Path, count: int) -> int:
     """Draw the texts, train the head, and write it."""
     started = time.perf_counter()
     lesson, more, held_out = (draw(source, plan) for plan in (LESSON, MORE, HELD_OUT))
-    lesson = list(dict.fromkeys(lesson + [more[i] for i in np.random.default_rng(0).permutation(len(more))[:count]]))
+    lesson = list(
+        dict.fromkeys(
+            lesson + [more[i] for i in np.random.default_rng(0).permutation(len(more))[:count]]
+        )
+    )
     cache = TargetCache(home() / "cache", pipeline.teacher_of(None, RECIPE))
-    made = pipeline.run(lesson, cache, RECIPE, home() / "ready", source=", ".join(sorted(LESSON)), held_out=held_out)
+    made = pipeline.run(
+        lesson, cache, RECIPE, home() / "ready", source=", ".join(sorted(LESSON)), held_out=held_out
+    )
     aligned_on = [lesson[i] for i in spread(len(lesson), ALIGNED_ON)]
     whole = with_base_space(made.student, student.pooled(made.student, aligned_on), RECIPE.base)
     provenance = made.provenance | {"held_out": ", ".join(HELD_OUT), "machine": machine()}
@@ -104,7 +116,9 @@ def with_base_space(model, features: np.ndarray, base: str):
     with torch.no_grad():
         learned = last(torch.nn.functional.gelu(first(x)))
         own = x[:, : model[0].get_embedding_dimension()]
-        left, _, right = torch.linalg.svd(own.T @ torch.nn.functional.normalize(learned), full_matrices=False)
+        left, _, right = torch.linalg.svd(
+            own.T @ torch.nn.functional.normalize(learned), full_matrices=False
+        )
         size = SHARE / (1 - SHARE) * learned.norm(dim=1).mean() / own.norm(dim=1).mean()
         turn, center, deviation = size * (left @ right).T, own.mean(dim=0), own.std(dim=0)
         deviation = deviation.clamp_min(deviation.median() / 10)  # some features hardly vary
@@ -135,7 +149,12 @@ def measure(folders: list[Path]) -> int:
         student.fit_head(closed, documents, cache.targets(documents))
         started = time.perf_counter()
         adapted = pipeline.run(
-            documents, cache, ADAPT, home() / "adapted" / collection.name, progress=False, resume=False
+            documents,
+            cache,
+            ADAPT,
+            home() / "adapted" / collection.name,
+            progress=False,
+            resume=False,
         )
         seconds = time.perf_counter() - started
         compared = {
@@ -148,10 +167,20 @@ def measure(folders: list[Path]) -> int:
         table = evaluate.compare(compared, collection)
         table.insert(0, "collection", collection.name)
         rows.append(table.assign(seconds=seconds))
-        print(f"{collection.name}: adapted in {seconds:.1f} s\n{table.round(3).to_string()}", flush=True)
+        print(
+            f"{collection.name}: adapted in {seconds:.1f} s\n{table.round(3).to_string()}",
+            flush=True,
+        )
     found = pd.concat(rows)
-    print(found.groupby(["model", "mode"], sort=False)["share_of_teacher"].agg(["mean", "min"]).round(3).to_string())
-    print(f"written to {write_json(home() / 'ready.json', {'machine': machine(), 'rows': evaluate.as_rows(found)})}")
+    print(
+        found.groupby(["model", "mode"], sort=False)["share_of_teacher"]
+        .agg(["mean", "min"])
+        .round(3)
+        .to_string()
+    )
+    print(
+        f"written to {write_json(home() / 'ready.json', {'machine': machine(), 'rows': evaluate.as_rows(found)})}"
+    )
     return 0
 
 
@@ -161,12 +190,16 @@ def draw(folder: Path, plan: dict[str, tuple[int, int, int]], seed: int = 0) -> 
     for source, (documents, queries, cropped) in plan.items():
         table = pq.read_table(folder / f"{source}.parquet", columns=["text", "role"]).to_pandas()
         for role, count in ((Role.DOCUMENT, documents), (Role.QUERY, queries)):
-            some = table[(table["role"] == role.value) & (table["text"].str.strip() != "")].drop_duplicates("text")
+            some = table[
+                (table["role"] == role.value) & (table["text"].str.strip() != "")
+            ].drop_duplicates("text")
             shuffled = [Text(text, role) for text in some["text"].sample(frac=1, random_state=seed)]
             texts += shuffled[:count]
             if role is Role.DOCUMENT:
                 rest = shuffled[count:]
-                texts += data.crop_queries(rest[:cropped], -(-cropped // max(1, len(rest))))[:cropped]
+                texts += data.crop_queries(rest[:cropped], -(-cropped // max(1, len(rest))))[
+                    :cropped
+                ]
     return list(dict.fromkeys(texts))
 
 

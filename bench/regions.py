@@ -31,19 +31,33 @@ MORE = 500
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.regions", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.regions", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("texts", metavar="TEXTS")
     parser.add_argument("collections", nargs="+", type=Path, metavar="COLLECTION")
-    parser.add_argument("--lesson", type=int, default=1500, help="texts that the student learns from")
-    parser.add_argument("--pool", type=int, default=12_000, help="texts to choose more from; 0 leaves that out")
+    parser.add_argument(
+        "--lesson", type=int, default=1500, help="texts that the student learns from"
+    )
+    parser.add_argument(
+        "--pool", type=int, default=12_000, help="texts to choose more from; 0 leaves that out"
+    )
     options = parser.parse_args()
     try:
-        teacher = TargetCache(home() / "cache", LocalTeacher(TOUR.teacher, max_length=TOUR.max_length))
-        lesson = list(pipeline.prepare(data.read_texts(options.texts, sample=options.lesson), TOUR)[0])
+        teacher = TargetCache(
+            home() / "cache", LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
+        )
+        lesson = list(
+            pipeline.prepare(data.read_texts(options.texts, sample=options.lesson), TOUR)[0]
+        )
         pool = []
         if options.pool:
             known = {text.text for text in lesson}
-            pool = [t for t in data.read_texts(options.texts, sample=options.pool) if t.text not in known]
+            pool = [
+                t
+                for t in data.read_texts(options.texts, sample=options.pool)
+                if t.text not in known
+            ]
         found = measure(teacher, lesson, pool, options.collections)
     except WorkbenchError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -54,7 +68,9 @@ def main() -> int:
     return 0
 
 
-def measure(teacher: TargetCache, lesson: list, pool: list, collections: list[Path]) -> dict[str, list[dict]]:
+def measure(
+    teacher: TargetCache, lesson: list, pool: list, collections: list[Path]
+) -> dict[str, list[dict]]:
     """Return the rows of the three tables."""
     pipeline.fill(teacher, lesson)
     taught = TOUR.student(teacher)
@@ -66,7 +82,9 @@ def measure(teacher: TargetCache, lesson: list, pool: list, collections: list[Pa
         texts = collection.document_texts() + collection.query_texts()
         pipeline.fill(teacher, [text for text in texts if text.text.strip()])
         reference, other = np.asarray(teacher.targets(texts)), encode(taught, texts)
-        found["lines"].append({"collection": collection.name, "texts": len(texts)} | lines(reference, other))
+        found["lines"].append(
+            {"collection": collection.name, "texts": len(texts)} | lines(reference, other)
+        )
         print(found["lines"][-1], flush=True)
         names = regions.find_regions(reference, texts)
         for row in damage(reference, other, names):
@@ -84,7 +102,9 @@ def lines(reference: np.ndarray, other: np.ndarray) -> dict[str, float]:
     lost = 1 - agreement.overlap(near, own)
     both = projection.umap(np.concatenate([reference, other])).points
     laid = projection.umap(reference)
-    shuffled = replace(laid, points=laid.points[np.random.default_rng(0).permutation(len(laid.points))])
+    shuffled = replace(
+        laid, points=laid.points[np.random.default_rng(0).permutation(len(laid.points))]
+    )
 
     def length(ends: np.ndarray, starts: np.ndarray) -> float:
         return spearman(np.linalg.norm(ends - starts, axis=1), lost)
@@ -101,14 +121,19 @@ def damage(reference: np.ndarray, other: np.ndarray, names: np.ndarray) -> list[
     """Add noise to the vectors of one region at a time; count how often it comes first, and how often another is accused."""
     rng, rows = np.random.default_rng(0), []
     before = agreement.per_text(reference, other, k=0)
-    shuffled = [before[["cosine"]].sample(frac=1, random_state=i).reset_index(drop=True) for i in range(200)]
-    accused = np.mean([(regions.compare_regions(each, names)["cosine_high"] < 0).any() for each in shuffled])
+    shuffled = [
+        before[["cosine"]].sample(frac=1, random_state=i).reset_index(drop=True) for i in range(200)
+    ]
+    accused = np.mean(
+        [(regions.compare_regions(each, names)["cosine_high"] < 0).any() for each in shuffled]
+    )
     for noise in (0.2, 0.4, 0.8):
         first = by_change = others = 0
         for name in (every := sorted(set(names))):
             hurt, damaged = names == name, other.copy()
             damaged[hurt] = unit(
-                damaged[hurt] + noise * rng.standard_normal(damaged[hurt].shape) / other.shape[1] ** 0.5
+                damaged[hurt]
+                + noise * rng.standard_normal(damaged[hurt].shape) / other.shape[1] ** 0.5
             )
             after = agreement.per_text(reference, damaged, k=0)
             after["change"] = after["cosine"] - before["cosine"]
@@ -117,20 +142,30 @@ def damage(reference: np.ndarray, other: np.ndarray, names: np.ndarray) -> list[
             by_change += changed.index[0] == name
             others += (changed["change_high"].drop(name) < 0).any()
         shares = {"first": first, "first by change": by_change, "others accused": others}
-        rows.append({"noise": noise, "regions": len(every)} | {what: n / len(every) for what, n in shares.items()})
+        rows.append(
+            {"noise": noise, "regions": len(every)}
+            | {what: n / len(every) for what, n in shares.items()}
+        )
         rows[-1]["accused where none is damaged"] = accused
     return rows
 
 
 def more(teacher, base, taught, lesson, pool, collection, names, reference, other) -> list[dict]:
     """Fit the head anew with 500 more texts, like the worst region or at random."""
-    texts, documents = collection.document_texts() + collection.query_texts(), len(collection.corpus)
+    texts, documents = (
+        collection.document_texts() + collection.query_texts(),
+        len(collection.corpus),
+    )
     before = agreement.per_text(reference, other)
     worst = regions.compare_regions(before, names).index[0]
     inside = names == worst
-    ideal = evaluate.score(collection, reference[documents:], reference[:documents])["ndcg_at_10"].mean()
+    ideal = evaluate.score(collection, reference[documents:], reference[:documents])[
+        "ndcg_at_10"
+    ].mean()
     here = [texts[i] for i in np.flatnonzero(inside) if texts[i].text.strip()]
-    like = regions.more_like(here, pool, MORE, base, avoid=[text for text in texts if text.text.strip()])
+    like = regions.more_like(
+        here, pool, MORE, base, avoid=[text for text in texts if text.text.strip()]
+    )
     drawn = np.random.default_rng(0).choice(len(pool), min(MORE, len(pool)), replace=False)
     rows = []
     for kind, extra in (("none", []), ("like it", like), ("random", [pool[i] for i in drawn])):
@@ -140,12 +175,24 @@ def more(teacher, base, taught, lesson, pool, collection, names, reference, othe
         now = encode(taught, texts)
         after = agreement.per_text(reference, now)
         scores = evaluate.score(collection, now[documents:], reference[:documents])["ndcg_at_10"]
-        row = {"region": worst, "texts": int(inside.sum()), "more": kind, "asymmetric share": scores.mean() / ideal}
+        row = {
+            "region": worst,
+            "texts": int(inside.sum()),
+            "more": kind,
+            "asymmetric share": scores.mean() / ideal,
+        }
         for measure in ("overlap", "cosine"):
             change = (after[measure] - before[measure]).to_numpy()[inside]
             low, high = evaluate.interval(evaluate.bootstrap_means([change])[0])
-            row |= {measure: after[measure][inside].mean(), f"{measure}, the rest": after[measure][~inside].mean()}
-            row |= {f"{measure} change": change.mean(), f"{measure} low": low, f"{measure} high": high}
+            row |= {
+                measure: after[measure][inside].mean(),
+                f"{measure}, the rest": after[measure][~inside].mean(),
+            }
+            row |= {
+                f"{measure} change": change.mean(),
+                f"{measure} low": low,
+                f"{measure} high": high,
+            }
         rows.append(row)
     return rows
 

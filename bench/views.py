@@ -111,30 +111,56 @@ gl ? gl.getParameter(gl.getExtension('WEBGL_debug_renderer_info').UNMASKED_RENDE
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.views", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.views", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--points", type=int, nargs="+", default=[1000, 20_000, 100_000])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", nargs="+", choices=list(KINDS), default=list(KINDS), metavar="NAME")
+    parser.add_argument(
+        "--only", nargs="+", choices=list(KINDS), default=list(KINDS), metavar="NAME"
+    )
     options = parser.parse_args()
     here = {package.name for package in distributions()}
     names = [name for name in options.only if name in here]
     if missing := ", ".join(set(options.only) - set(names)):
-        print(f"not installed, so left out: {missing}; the top of bench/views.py says how to install them")
-    versions = {package: version(package) for package in [*names, "jupyterlab", "anywidget", "ipywidgets"]}
+        print(
+            f"not installed, so left out: {missing}; the top of bench/views.py says how to install them"
+        )
+    versions = {
+        package: version(package) for package in [*names, "jupyterlab", "anywidget", "ipywidgets"]
+    }
     report = {"machine": machine(), "versions": versions}
     found = {(name, count): [] for count in options.points for name in names}
     with tempfile.TemporaryDirectory() as folder:
         lab = Lab(Path(folder))
         try:
             scratch = lab.browser.new_page()
-            report |= {"browser": f"Chromium {lab.browser.version}", "WebGL": scratch.evaluate(RENDERER)}
-            for turn in range(options.repeats):  # libraries in turn, so that a busy moment hits all of them
+            report |= {
+                "browser": f"Chromium {lab.browser.version}",
+                "WebGL": scratch.evaluate(RENDERER),
+            }
+            for turn in range(
+                options.repeats
+            ):  # libraries in turn, so that a busy moment hits all of them
                 for name, count in found:
-                    found[name, count].append(measure(lab, scratch, name, count, f"{name}-{count}-{turn}"))
-                    print(name, count, {key: round(x, 3) for key, x in found[name, count][-1].items()}, flush=True)
+                    found[name, count].append(
+                        measure(lab, scratch, name, count, f"{name}-{count}-{turn}")
+                    )
+                    print(
+                        name,
+                        count,
+                        {key: round(x, 3) for key, x in found[name, count][-1].items()},
+                        flush=True,
+                    )
         finally:
             lab.close()
-    print("", table(found, names, options.points), "", *(f"{key}: {value}" for key, value in report.items()), sep="\n")
+    print(
+        "",
+        table(found, names, options.points),
+        "",
+        *(f"{key}: {value}" for key, value in report.items()),
+        sep="\n",
+    )
     report["measured"] = {f"{name} {count}": seen for (name, count), seen in found.items()}
     print(f"written to {write_json(home() / 'views.json', report)}")
 
@@ -143,7 +169,9 @@ def measure(lab: Lab, scratch, name: str, count: int, title: str) -> dict[str, f
     """Measure a view in a kernel and a page of its own; what could not be measured is missing."""
     (imports, cell, canvas, said, button), seen = KINDS[name], {}
     data = VECTORS + DATA.replace("COUNT", str(count)) + imports
-    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    notebook = nbformat.v4.new_notebook(
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    )
     notebook.cells = [nbformat.v4.new_code_cell(code) for code in (data, cell, cell)]
     nbformat.write(notebook, lab.folder / f"{title}.ipynb")
     page = lab.browser.new_page(viewport={"width": 1300, "height": 1400})
@@ -175,7 +203,10 @@ def measure(lab: Lab, scratch, name: str, count: int, title: str) -> dict[str, f
 
 def run_cell(page, number: int) -> float:
     """Run a cell without waiting; return when that was asked for, in seconds of the clock."""
-    page.evaluate("number => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = number; }", number)
+    page.evaluate(
+        "number => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = number; }",
+        number,
+    )
     run = "window.jupyterapp.commands.execute('notebook:run-cell-and-select-next')"
     return page.evaluate(f"() => {{ const now = Date.now(); {run}; return now / 1000; }}")
 
@@ -207,7 +238,10 @@ def first_paint(notebook: Notebook, scratch, canvas: str) -> float:
     for _ in range(20):  # nothing moves, and nothing is there: the machine is busy
         settled(lambda: len(frames), page)
         drawn, box = sorted(frames), page.locator(canvas).first.bounding_box()
-        pixels = [np.frombuffer(b64decode(scratch.evaluate(PIXELS, [jpeg, box])), np.uint8) for _, jpeg in drawn]
+        pixels = [
+            np.frombuffer(b64decode(scratch.evaluate(PIXELS, [jpeg, box])), np.uint8)
+            for _, jpeg in drawn
+        ]
         *_, last = pixels = [one.reshape(-1, 4)[:, :3].astype(int) for one in pixels]
         colors, counts = np.unique(last >> 3, axis=0, return_counts=True)
         ink = (abs(last - colors[counts.argmax()] * 8 - 4) > 32).any(axis=1)
@@ -235,7 +269,11 @@ def lasso(page, canvas: str, heard: Path, radius: float) -> dict[str, float]:
     answers, says = settled(lambda: (heard.read_text(), page.evaluate("window.says")), page)
     (at, rows), up = answers.splitlines()[-1].split(), page.evaluate("window.up") / 1000
     both = max([float(at), *(moment / 1000 for moment, _ in says[-1:])]) - up
-    return {"lasso to kernel, s": float(at) - up, "lasso to kernel and page, s": both, "rows selected": int(rows)}
+    return {
+        "lasso to kernel, s": float(at) - up,
+        "lasso to kernel and page, s": both,
+        "rows selected": int(rows),
+    }
 
 
 def table(found: dict, names: list[str], counts: list[int]) -> str:
@@ -243,12 +281,21 @@ def table(found: dict, names: list[str], counts: list[int]) -> str:
     head = f"| points | median of | {' | '.join([*names, 'ours ÷ better of the others'])} |"
     lines = [head, "|---" * (len(names) + 3) + "|"]
     for count in counts:
-        for key in dict.fromkeys(key for name in names for one in found[name, count] for key in one):
+        for key in dict.fromkeys(
+            key for name in names for one in found[name, count] for key in one
+        ):
             seen = {name: [one[key] for one in found[name, count] if key in one] for name in names}
             middle = {name: median(values) for name, values in seen.items() if values}
             others = [value for name, value in middle.items() if name != OURS]
-            ratio = f"{middle[OURS] / min(others):.2f}" if others and OURS in middle and key != "rows selected" else ""
-            shown = [f"{middle[name]:,.{2 * key.endswith(', s')}f}" if name in middle else "–" for name in names]
+            ratio = (
+                f"{middle[OURS] / min(others):.2f}"
+                if others and OURS in middle and key != "rows selected"
+                else ""
+            )
+            shown = [
+                f"{middle[name]:,.{2 * key.endswith(', s')}f}" if name in middle else "–"
+                for name in names
+            ]
             lines.append(f"| {count:,} | {key} | {' | '.join(shown)} | {ratio} |")
     return "\n".join(lines)
 

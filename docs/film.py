@@ -71,7 +71,9 @@ class Film:
         """Scroll until something is so many pixels below the upper edge."""
         far = self.page.locator(selector).first.bounding_box()["y"] - self.clip["y"] - above
         for _ in range(2):
-            self.page.locator(".jp-WindowedPanel-outer").evaluate("(e, y) => { e.scrollTop += y; }", far / 2)
+            self.page.locator(".jp-WindowedPanel-outer").evaluate(
+                "(e, y) => { e.scrollTop += y; }", far / 2
+            )
             self.shot(90, wait=150)
 
 
@@ -80,7 +82,10 @@ with tempfile.TemporaryDirectory() as folder, closing(Lab(Path(folder))) as lab:
     page = notebook.page
     page.set_viewport_size({"width": 1080, "height": 900})
     notebook.run_all(900)
-    notebook.python(f"Out[1].ask({QUERY.replace('coffee', 'bread')!r}) or Out[1].select(0) or Out[2].wait() and 1", 300)
+    notebook.python(
+        f"Out[1].ask({QUERY.replace('coffee', 'bread')!r}) or Out[1].select(0) or Out[2].wait() and 1",
+        300,
+    )
     film = Film(page)
     film.say("A large model embeds your texts. A small one answers the queries, on the same index.")
     film.shot(2400, wait=2000)
@@ -96,18 +101,24 @@ with tempfile.TemporaryDirectory() as folder, closing(Lab(Path(folder))) as lab:
     film.shot(900, wait=1000)
     film.move(film.clip["x"] + 336, 560)
     film.scroll(".retrieval header", 24)
-    film.say("Left: the large model. Middle: the small one alone. Right: the small one on the large one's index.")
+    film.say(
+        "Left: the large model. Middle: the small one alone. Right: the small one on the large one's index."
+    )
     film.shot(3000)
     film.say("The map: each point is a text, red where the two models differ most")
     film.scroll(".workbench-map", 164)
     film.shot(1800, wait=1500)
     film.say("Draw around some texts: the table lists them")
-    places = notebook.python("Out[2].points._places[Out[2].table['text'].str.contains('coffee')].tolist()")
+    places = notebook.python(
+        "Out[2].points._places[Out[2].table['text'].str.contains('coffee')].tolist()"
+    )
     x, y = (sorted(axis)[len(places) // 2] for axis in zip(*places, strict=True))
     box = page.locator(".workbench-over").bounding_box()
     for turn in range(17):
         right, up = x + 0.09 * math.cos(math.pi * turn / 8), y + 0.1 * math.sin(math.pi * turn / 8)
-        film.move(box["x"] + box["width"] * right, box["y"] + box["height"] * (1 - up), 1 if turn else 6)
+        film.move(
+            box["x"] + box["width"] * right, box["y"] + box["height"] * (1 - up), 1 if turn else 6
+        )
         page.mouse.down() if not turn else None
     page.mouse.up()
     film.shot(1800, wait=1500)
@@ -118,5 +129,13 @@ with tempfile.TemporaryDirectory() as folder, closing(Lab(Path(folder))) as lab:
     film.click(".workbench-map >> xpath=//following::tbody/tr", 200)
     film.shot(3600, wait=1000)
     (first, *rest), stays = zip(*film.frames, strict=True)
-    first.save(FILM, save_all=True, append_images=rest, duration=stays, lossless=True, method=6, minimize_size=True)
+    first.save(
+        FILM,
+        save_all=True,
+        append_images=rest,
+        duration=stays,
+        lossless=True,
+        method=6,
+        minimize_size=True,
+    )
     print(f"{FILM}: {FILM.stat().st_size:,} bytes, {sum(stays) / 1000:.1f} s, {len(stays)} frames")

@@ -51,7 +51,10 @@ def run(path: Path) -> nbformat.NotebookNode:
     notebook = nbformat.read(path, as_version=4)
     cells, cell = notebook.cells, nbformat.v4.new_code_cell
     notebook.cells = [cell(BEFORE), *cells, cell(AFTER)]
-    quiet = {"extra_arguments": ["--log-level=ERROR"], "coalesce_streams": True}  # the kernel, about its own connection
+    quiet = {
+        "extra_arguments": ["--log-level=ERROR"],
+        "coalesce_streams": True,
+    }  # the kernel, about its own connection
     place = {"metadata": {"path": str(path.parent)}}
     nbclient.NotebookClient(notebook, timeout=None, resources=place, **quiet).execute()
     views = json.loads(notebook.cells[-1].outputs[0].text)
@@ -75,17 +78,33 @@ def build(executed: Path, site: Path, output: Path) -> None:
     """
     for folder in (site, output):
         shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(DOCS, site / "docs", ignore=shutil.ignore_patterns("*.py", "*.css", "_*", "contents.md"))
+    shutil.copytree(
+        DOCS, site / "docs", ignore=shutil.ignore_patterns("*.py", "*.css", "_*", "contents.md")
+    )
     (site / "notebooks").mkdir()
     for path in NOTEBOOKS.glob("*.ipynb"):
         ran = executed / path.name
         shutil.copy(ran if ran.is_file() else path, site / "notebooks")
     for name in ("CONTRIBUTING.md", "CHANGELOG.md"):
         shutil.copy(PROJECT / name, site)
-    (site / "index.md").write_text((PROJECT / "README.md").read_text() + (DOCS / "contents.md").read_text())
+    (site / "index.md").write_text(
+        (PROJECT / "README.md").read_text() + (DOCS / "contents.md").read_text()
+    )
     for page in site.rglob("*.md"):
         page.write_text(page.read_text().replace("README.md)", "index.md)"))
-    if build_main(["-q", "-W", "--keep-going", "-c", str(DOCS), "-d", str(site / ".doctrees"), str(site), str(output)]):
+    if build_main(
+        [
+            "-q",
+            "-W",
+            "--keep-going",
+            "-c",
+            str(DOCS),
+            "-d",
+            str(site / ".doctrees"),
+            str(site),
+            str(output),
+        ]
+    ):
         raise WorkbenchError("the site has errors")
     if found := faults(output):
         raise WorkbenchError("links that lead nowhere, or to a network:\n" + "\n".join(found))
@@ -95,10 +114,14 @@ def faults(folder: Path) -> list[str]:
     """Return the links of all pages that lead to no file, and whatever a page would fetch from a network."""
     found = []
     for path in sorted(folder.rglob("*.html")):
-        for tag in BeautifulSoup(path.read_text(), "html.parser")(lambda tag: tag.get("src") or tag.get("href")):
+        for tag in BeautifulSoup(path.read_text(), "html.parser")(
+            lambda tag: tag.get("src") or tag.get("href")
+        ):
             target = tag.get("src") or tag["href"]
             if re.match(r"(https?:)?//", target):
-                lost = tag.name != "a"  # a reader may follow a link; whether it leads anywhere needs a network to tell
+                lost = (
+                    tag.name != "a"
+                )  # a reader may follow a link; whether it leads anywhere needs a network to tell
             else:
                 lost = not (path.parent / unquote(re.sub(r"^data:.*|[?#].*", "", target))).exists()
             found += [f"{path.relative_to(folder)}: {target}"] * lost
@@ -110,8 +133,14 @@ def faults(folder: Path) -> list[str]:
 
 def main(chosen: list[str]) -> None:
     """Run the chosen notebooks, and make the site."""
-    shared = [str(NOTEBOOKS), str(PROJECT / "examples"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    os.environ["PYTHONPATH"] = os.pathsep.join(shared)  # of the kernels, which run in the notebooks' folder
+    shared = [
+        str(NOTEBOOKS),
+        str(PROJECT / "examples"),
+        *filter(None, [os.environ.get("PYTHONPATH")]),
+    ]
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        shared
+    )  # of the kernels, which run in the notebooks' folder
     executed = home() / "executed"
     executed.mkdir(parents=True, exist_ok=True)
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):

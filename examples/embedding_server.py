@@ -24,7 +24,9 @@ class Server:
         port: 0 for any free one.
     """
 
-    def __init__(self, encode: Callable[[list[str]], np.ndarray], model: str, port: int = 0) -> None:
+    def __init__(
+        self, encode: Callable[[list[str]], np.ndarray], model: str, port: int = 0
+    ) -> None:
         self.encode, self.model = encode, model
         self._lock, self._closed = threading.Lock(), False
         server = self
@@ -51,19 +53,27 @@ class Server:
         length = int(request.headers.get("Content-Length") or 0)
         if length > MOST_BYTES:
             request.close_connection = True
-            return self.send(request, 413, {"error": {"message": f"more than {MOST_BYTES:,} bytes"}})
+            return self.send(
+                request, 413, {"error": {"message": f"more than {MOST_BYTES:,} bytes"}}
+            )
         raw = request.rfile.read(length)
         if request.path != "/v1/embeddings":
-            return self.send(request, 404, {"error": {"message": f"there is no {request.path[:80]}"}})
+            return self.send(
+                request, 404, {"error": {"message": f"there is no {request.path[:80]}"}}
+            )
         try:
             body = json.loads(raw)
             texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
             if not texts or not all(isinstance(text, str) and text for text in texts):
                 raise ValueError("input: a text or a list of texts that are not empty")
             if body.get("model") != self.model:
-                return self.send(request, 404, {"error": {"message": f"the model here is {self.model}"}})
+                return self.send(
+                    request, 404, {"error": {"message": f"the model here is {self.model}"}}
+                )
         except (ValueError, KeyError, TypeError) as error:
-            return self.send(request, 400, {"error": {"message": f"{type(error).__name__}: {error}"}})
+            return self.send(
+                request, 400, {"error": {"message": f"{type(error).__name__}: {error}"}}
+            )
         self.answer(request, body, texts)
 
     def answer(self, request: BaseHTTPRequestHandler, body: dict, texts: list[str]) -> None:
@@ -75,12 +85,18 @@ class Server:
         with self._lock:
             vectors = np.ascontiguousarray(self.encode(texts), dtype="<f4")
         packed = body.get("encoding_format") == "base64"
-        given = [base64.b64encode(vector.tobytes()).decode() if packed else vector.tolist() for vector in vectors]
+        given = [
+            base64.b64encode(vector.tobytes()).decode() if packed else vector.tolist()
+            for vector in vectors
+        ]
         tokens = sum(len(text.split()) for text in texts)
         return {
             "object": "list",
             "model": self.model,
-            "data": [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(given)],
+            "data": [
+                {"object": "embedding", "index": i, "embedding": vector}
+                for i, vector in enumerate(given)
+            ],
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         }
 

@@ -42,7 +42,9 @@ base = models.load(TOUR.base)
 base.max_seq_length = TOUR.max_length
 pd.DataFrame(
     {
-        "parameters": [sum(p.numel() for p in model.parameters()) for model in (teacher.model, base)],
+        "parameters": [
+            sum(p.numel() for p in model.parameters()) for model in (teacher.model, base)
+        ],
         "width of a vector": [teacher.dimension, base.get_embedding_dimension()],
     },
     index=["teacher", "base"],
@@ -104,7 +106,9 @@ explorer
 # > the length of a line and the share of lost neighbors. The histogram beside the map is exact.
 
 # %%
-print(f"mean cosine of a question to its teacher's vector: {(t * s).sum(axis=1)[: len(queries)].mean():.2f}")
+print(
+    f"mean cosine of a question to its teacher's vector: {(t * s).sum(axis=1)[: len(queries)].mean():.2f}"
+)
 
 # %% [markdown]
 # ## 0.4 A search that uses both
@@ -119,7 +123,9 @@ own = evaluate.vectors(base, collection)  # of the questions, and of the passage
 padded = tuple(np.pad(each, [(0, 0), (0, cache.dimension - each.shape[1])]) for each in own)
 ready = wb.load_ready()
 compared = {"teacher": cache, "base": own, "padded base": padded, "student": small, "ready": ready}
-rows = wb.compare(compared, collection).set_index(["model", "mode"])[["ndcg_at_10", "share_of_teacher"]]
+rows = wb.compare(compared, collection).set_index(["model", "mode"])[
+    ["ndcg_at_10", "share_of_teacher"]
+]
 rows.drop(index=("padded base", "symmetric")).style.format("{:.3f}")
 
 # %% [markdown]

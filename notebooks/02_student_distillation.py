@@ -135,7 +135,9 @@ def learn(model, texts, targets, config):
 # length. With these turned off it must produce the same student. Here are eight steps from the same start:
 
 # %%
-few = TrainingConfig(batch_size=32, learning_rate=1e-4, epochs=1, precision="float32", group_by_length=False)
+few = TrainingConfig(
+    batch_size=32, learning_rate=1e-4, epochs=1, precision="float32", group_by_length=False
+)
 plain, ours = (student.load(closed_form_folder).eval() for _ in range(2))
 losses = learn(plain, train[:256], targets[:256], few)
 _ = train_student(ours, train[:256], targets[:256], few)
@@ -145,8 +147,12 @@ vectors = {
     name: models.encode(one, held_out, precision="float32")
     for name, one in (("plain", plain), ("ours", ours), ("start", model))
 }
-print(f"largest difference to the twenty lines: {np.abs(vectors['ours'] - vectors['plain']).max():.1e}")
-print(f"largest difference to the start:        {np.abs(vectors['ours'] - vectors['start']).max():.1e}")
+print(
+    f"largest difference to the twenty lines: {np.abs(vectors['ours'] - vectors['plain']).max():.1e}"
+)
+print(
+    f"largest difference to the start:        {np.abs(vectors['ours'] - vectors['start']).max():.1e}"
+)
 
 # %% [markdown]
 # ## 2.6 Training
@@ -158,20 +164,33 @@ print(f"largest difference to the start:        {np.abs(vectors['ours'] - vector
 
 # %%
 again = np.concatenate(
-    [teacher.encode([t.text for t in held_out if t.role == role], role) for role in ("query", "document")]
+    [
+        teacher.encode([t.text for t in held_out if t.role == role], role)
+        for role in ("query", "document")
+    ]
 )
 ceiling = float(((again - np.asarray(wanted)) ** 2).sum(axis=1).mean())
-monitor = TrainingMonitor({"closed-form start": closed_form["loss"], "the teacher, encoding again": ceiling})
+monitor = TrainingMonitor(
+    {"closed-form start": closed_form["loss"], "the teacher, encoding again": ceiling}
+)
 monitor
 
 # %%
 config = profile.config
 with monitor:
     result = train_student(
-        model, train, targets, config, held_out=(held_out, wanted), on_step=monitor, stop=monitor.stop
+        model,
+        train,
+        targets,
+        config,
+        held_out=(held_out, wanted),
+        on_step=monitor,
+        stop=monitor.stop,
     )
     monitor.finished(result)
-result.history.dropna(subset="held_out_loss").set_index("step")[["held_out_loss", "cosine_query", "cosine_document"]]
+result.history.dropna(subset="held_out_loss").set_index("step")[
+    ["held_out_loss", "cosine_query", "cosine_document"]
+]
 
 # %% [markdown]
 # > **Caution.** The learning rate is half of that of the recipe `tour`, because these are few steps. The head was optimal for
@@ -202,7 +221,10 @@ print(evaluate.format_table(rows))
 # Which texts did training move nearer to the teacher, and which farther away? Choose two models, and sort.
 
 # %%
-students = {"student": models.encode(model, held_out), "closed-form start": models.encode(start, held_out)}
+students = {
+    "student": models.encode(model, held_out),
+    "closed-form start": models.encode(start, held_out),
+}
 ModelComparison({"teacher": wanted[:]} | students, held_out)
 
 # %% [markdown]
@@ -212,7 +234,13 @@ ModelComparison({"teacher": wanted[:]} | students, held_out)
 # student was made. Notebook 6 publishes it.
 
 # %%
-made = {"base": TOUR.base, "source": "docstrings", "head_fit": warm, "config": config, "result": result}
+made = {
+    "base": TOUR.base,
+    "source": "docstrings",
+    "head_fit": warm,
+    "config": config,
+    "result": result,
+}
 student.save(model, profile.folder / "student", provenance(cache, train, **made))
 
 # %% [markdown]

@@ -60,7 +60,9 @@ t.shape, s.shape
 # `docs/measured.md`).
 
 # %%
-table = agreement.per_text(t, s, columns=pd.DataFrame({"role": [text.role.value for text in texts]}))
+table = agreement.per_text(
+    t, s, columns=pd.DataFrame({"role": [text.role.value for text in texts]})
+)
 table.describe()
 
 # %%
@@ -84,7 +86,9 @@ whole.style.format({"value": "{:.3f}"})
 # > **Think first.** Apply a random rotation to the student's vectors. Which measures change, and which do not?
 
 # %%
-rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((t.shape[1],) * 2))[0].astype(np.float32)
+rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((t.shape[1],) * 2))[0].astype(
+    np.float32
+)
 rotated = agreement.summary(t, s @ rotation)
 pd.DataFrame({"as it is": whole["value"], "rotated": rotated["value"]})
 
@@ -100,12 +104,18 @@ pd.DataFrame({"as it is": whole["value"], "rotated": rotated["value"]})
 # texts the student's line would drop there: its head maps 384 dimensions and a bias, and a linear map cannot add directions.
 
 # %%
-spectra = pd.DataFrame({"teacher": agreement.spectrum(t), "student": agreement.spectrum(s)})[: min(t.shape) - 1]
+spectra = pd.DataFrame({"teacher": agreement.spectrum(t), "student": agreement.spectrum(s)})[
+    : min(t.shape) - 1
+]
 names = {"index": "component", "value": "share of all singular values", "variable": ""}
 lines = px.line(spectra, log_y=True, labels=names, range_y=[1e-5, 0.1], template="none")
 grid = {"gridcolor": "rgba(128,128,128,.3)", "exponentformat": "power"}
 lines.update_layout(
-    paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font_color="#888", xaxis=grid, yaxis=grid
+    paper_bgcolor="rgba(0,0,0,0)",
+    plot_bgcolor="rgba(0,0,0,0)",
+    font_color="#888",
+    xaxis=grid,
+    yaxis=grid,
 )
 
 # %% [markdown]

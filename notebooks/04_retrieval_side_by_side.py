@@ -46,7 +46,9 @@ print(len(queries), "queries,", len(documents), "documents; the first query:", q
 
 # %%
 profile = _course.profile()
-train = docstring_corpus(pairs=profile.pairs, held_out=profile.held_out).train[: profile.train_texts]
+train = docstring_corpus(pairs=profile.pairs, held_out=profile.held_out).train[
+    : profile.train_texts
+]
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 
 # %%

@@ -74,7 +74,10 @@ def taught(targets):
 
 # %%
 plain = taught(cache.targets(train))
-sides = {"teacher": evaluate.vectors(cache, collection), "symmetric": evaluate.vectors(plain, collection)}
+sides = {
+    "teacher": evaluate.vectors(cache, collection),
+    "symmetric": evaluate.vectors(plain, collection),
+}
 sides["asymmetric"] = sides["symmetric"][0], sides["teacher"][1]
 {mode: (queries.shape, documents.shape) for mode, (queries, documents) in sides.items()}
 
@@ -111,7 +114,9 @@ before, after = targets[:200], turned_targets[:200]
 print(f"largest change of a cosine: {np.abs(before @ before.T - after @ after.T).max():.1e}")
 
 # %%
-kept = pd.DataFrame({"as it is": before, "rotated": after}.items(), columns=["space", "vectors"]).set_index("space")
+kept = pd.DataFrame(
+    {"as it is": before, "rotated": after}.items(), columns=["space", "vectors"]
+).set_index("space")
 kept["vectors"].map(lambda v: (v[:, :96] ** 2).sum(axis=1).mean()).rename(
     "share of the norm in 96 dimensions"
 ).to_frame()
@@ -144,11 +149,15 @@ print(quantize.format_table(rotated))
 
 # %%
 def own_share(rows):
-    floats = rows[rows["precision"] == "float32"].pivot(index="dimensions", columns="mode", values="ndcg_at_10")
+    floats = rows[rows["precision"] == "float32"].pivot(
+        index="dimensions", columns="mode", values="ndcg_at_10"
+    )
     return (floats / floats.loc[cache.dimension]).loc[::-1, ["teacher", "symmetric", "asymmetric"]]
 
 
-pd.concat({"as it is": own_share(as_it_is), "rotated": own_share(rotated)}, axis=1).style.format("{:.1%}")
+pd.concat({"as it is": own_share(as_it_is), "rotated": own_share(rotated)}, axis=1).style.format(
+    "{:.1%}"
+)
 
 # %% [markdown]
 # Compare the asymmetric columns of the two spaces. When fewer dimensions are left, differences between two models weigh
@@ -161,7 +170,9 @@ pd.concat({"as it is": own_share(as_it_is), "rotated": own_share(rotated)}, axis
 # %%
 late = models.encode(plain, collection.query_texts()) @ rotation
 early = rotated_sides["symmetric"][0]
-print(f"mean cosine of the rotated student to the plain one, rotated: {(late * early).sum(axis=1).mean():.4f}")
+print(
+    f"mean cosine of the rotated student to the plain one, rotated: {(late * early).sum(axis=1).mean():.4f}"
+)
 
 # %% [markdown]
 # > **Caution.** Binary codes of all 768 dimensions can be worse after the rotation, as on Cranfield in
@@ -189,7 +200,12 @@ print(
 again = CompressedIndex.load(path)
 scores, positions = again.search(queries[:1], 3, space=cache.identity)
 print(next(iter(collection.queries.values())))
-pd.DataFrame({"score": scores[0], "document": [list(collection.corpus.values())[i][:90] for i in positions[0]]})
+pd.DataFrame(
+    {
+        "score": scores[0],
+        "document": [list(collection.corpus.values())[i][:90] for i in positions[0]],
+    }
+)
 
 # %% [markdown]
 # > **Caution.** Never compute the ranges from the current batch. With a single query, the minimum and the maximum of
@@ -222,7 +238,11 @@ def milliseconds(encode):
 
 
 own = milliseconds(lambda texts: plain.encode_query(texts, show_progress_bar=False))
-encode_ms = {"teacher": milliseconds(lambda texts: teacher.encode(texts, "query")), "symmetric": own, "asymmetric": own}
+encode_ms = {
+    "teacher": milliseconds(lambda texts: teacher.encode(texts, "query")),
+    "symmetric": own,
+    "asymmetric": own,
+}
 encode_ms
 
 # %%

@@ -63,7 +63,10 @@ _ = fill(cache, texts + train)
 # %%
 trained = _course.learned(cache, train)  # notebook 2's student, if it is there
 model, about = student.load(trained), student.read_provenance(trained)
-{name: about[name] for name in ("teacher_name", "base", "texts", "texts_by_role", "start", "settings")}
+{
+    name: about[name]
+    for name in ("teacher_name", "base", "texts", "texts_by_role", "start", "settings")
+}
 
 # %% [markdown]
 # ## 6.2 Measure first
@@ -85,7 +88,10 @@ for collection in collections:
 
 # %%
 collection = corpus.held_out
-large_vectors, small_vectors = evaluate.vectors(cache, collection), evaluate.vectors(model, collection)
+large_vectors, small_vectors = (
+    evaluate.vectors(cache, collection),
+    evaluate.vectors(model, collection),
+)
 asymmetric = small_vectors[0], large_vectors[1]
 sides = {"teacher": large_vectors, "symmetric": small_vectors, "asymmetric": asymmetric}
 
@@ -113,13 +119,20 @@ Markdown(model_card.text)
 
 # %%
 folder = publish.save_student(model, published / "student", card=model_card, onnx=True)
-pd.DataFrame([{"file": str(p.relative_to(folder)), "bytes": p.stat().st_size} for p in sorted(folder.rglob("*.*"))])
+pd.DataFrame(
+    [
+        {"file": str(p.relative_to(folder)), "bytes": p.stat().st_size}
+        for p in sorted(folder.rglob("*.*"))
+    ]
+)
 
 # %%
 queries = [text.text for text in collection.query_texts()]
 passages = [text.text for text in collection.document_texts()]
 again = SentenceTransformer(str(folder))
-print(f"largest difference: {np.abs(again.encode_query(queries) - model.encode_query(queries)).max():.1e}")
+print(
+    f"largest difference: {np.abs(again.encode_query(queries) - model.encode_query(queries)).max():.1e}"
+)
 
 # %% [markdown]
 # ## 6.5 The pair
@@ -156,8 +169,8 @@ def seconds(encode):
 runs = {"teacher, torch": lambda q: large.encode(q, show_progress_bar=False)}
 runs |= {"student, torch": lambda q: model.encode_query(q, show_progress_bar=False)}
 for name, int8 in (("float32", False), ("int8", True)):
-    runs[f"student, ONNX {name}"] = lambda q, m=publish.OnnxModel(folder / card.ONNX_FOLDER, int8=int8): m.encode(
-        q, "query"
+    runs[f"student, ONNX {name}"] = (
+        lambda q, m=publish.OnnxModel(folder / card.ONNX_FOLDER, int8=int8): m.encode(q, "query")
     )
 measured = {name: seconds(encode) for name, encode in runs.items()}
 
@@ -165,8 +178,12 @@ measured = {name: seconds(encode) for name, encode in runs.items()}
 exact, slowest = measured["student, torch"][0], measured["teacher, torch"][1]
 pd.DataFrame(
     {
-        "times the teacher's speed, one query at a time": {n: slowest / t for n, (_, t) in measured.items()},
-        "least cosine to the student": {n: (v * exact).sum(axis=1).min() for n, (v, _) in measured.items()},
+        "times the teacher's speed, one query at a time": {
+            n: slowest / t for n, (_, t) in measured.items()
+        },
+        "least cosine to the student": {
+            n: (v * exact).sum(axis=1).min() for n, (v, _) in measured.items()
+        },
     }
 ).style.format("{:.3f}")
 

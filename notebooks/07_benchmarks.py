@@ -42,7 +42,9 @@ from workbench.widgets import BenchmarkBoard
 # three times: as they are, with their subjects as labels, and as pairs of a title and a text that match or do not.
 
 # %%
-rows = [json.loads(line) for line in (data.DATA / "tutorial" / "corpus.jsonl").read_text().splitlines()]
+rows = [
+    json.loads(line) for line in (data.DATA / "tutorial" / "corpus.jsonl").read_text().splitlines()
+]
 subjects = defaultdict(list)
 for row in rows:
     subjects[row["_id"].rpartition("-")[0]].append(row)
@@ -50,7 +52,11 @@ for row in rows:
 
 # %%
 labeled = [
-    [{"text": row["text"], "label": subject} for subject, some in subjects.items() for row in some[half::2]]
+    [
+        {"text": row["text"], "label": subject}
+        for subject, some in subjects.items()
+        for row in some[half::2]
+    ]
     for half in (0, 1)
 ]
 pairs = [
@@ -77,7 +83,8 @@ found = tasks.tasks(
     ]
 )
 pd.DataFrame(
-    [(t.metadata.name, t.metadata.type, t.metadata.main_score) for t in found], columns=["task", "kind", "score"]
+    [(t.metadata.name, t.metadata.type, t.metadata.main_score) for t in found],
+    columns=["task", "kind", "score"],
 )
 
 # %% [markdown]
@@ -146,7 +153,9 @@ differences[["task", "label", "score", "teacher", "difference", "low", "high", "
 # `workbench benchmark --student FOLDER --tasks BEIR` on the command line.
 
 # %%
-print(f"{len(tasks.tasks(['BEIR']))} tasks in BEIR, {len(tasks.tasks(['MTEB(eng, v2)']))} in MTEB (English, v2)")
+print(
+    f"{len(tasks.tasks(['BEIR']))} tasks in BEIR, {len(tasks.tasks(['MTEB(eng, v2)']))} in MTEB (English, v2)"
+)
 
 # %% [markdown]
 # The paper and the published models average over different sets, and in different ways: 53.9 over 14 sets and 53.55
@@ -157,7 +166,9 @@ print(f"{len(tasks.tasks(['BEIR']))} tasks in BEIR, {len(tasks.tasks(['MTEB(eng,
 board.view.value = "beside published averages"
 published = benchmark_tables.published()
 averages = published[published["average"].isin(["by task", "by kind"])]
-averages.pivot_table(index=["benchmark", "average", "source"], columns="mode", values="score").round(4)
+averages.pivot_table(
+    index=["benchmark", "average", "source"], columns="mode", values="score"
+).round(4)
 
 # %% [markdown]
 # ## 7.6 By kind of task

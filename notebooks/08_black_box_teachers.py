@@ -51,7 +51,13 @@ server.url
 # From here on we use only the address and the model's name. A first request finds out the width.
 
 # %%
-teacher = ApiTeacher("large", url=server.url, name="large-at-home", tokenizer=models.MPNET, max_tokens=TOUR.max_length)
+teacher = ApiTeacher(
+    "large",
+    url=server.url,
+    name="large-at-home",
+    tokenizer=models.MPNET,
+    max_tokens=TOUR.max_length,
+)
 teacher.identity
 
 # %% [markdown]
@@ -94,9 +100,13 @@ print(paid.estimate(texts))
 
 # %%
 half = paid.estimate(texts).cost / 2
-frugal = ApiTeacher("large", url=server.url, name="large-at-home", price=5.0, budget=half, batch_size=16)
+frugal = ApiTeacher(
+    "large", url=server.url, name="large-at-home", price=5.0, budget=half, batch_size=16
+)
 folder = _course.profile().folder / "api"
-shutil.rmtree(folder, ignore_errors=True)  # of an earlier run of this notebook, in which all was paid
+shutil.rmtree(
+    folder, ignore_errors=True
+)  # of an earlier run of this notebook, in which all was paid
 cache = TargetCache(folder, frugal)
 try:
     cache.fill(texts)
@@ -164,7 +174,9 @@ print(f"{again.encoded} encoded, {again.hits} hits")
 
 # %%
 letters = FunctionTeacher(
-    lambda texts, role: np.array([[t.count(c) + 1 for c in "abcdefgh"] for t in texts]), "letters", 8
+    lambda texts, role: np.array([[t.count(c) + 1 for c in "abcdefgh"] for t in texts]),
+    "letters",
+    8,
 )
 letters.encode(["a cab", "a hedge"], "query").round(2)
 
@@ -194,10 +206,14 @@ def closed_form(targets):
 base = models.load(TOUR.base)
 base.max_seq_length = TOUR.max_length
 rows = {
-    name: evaluate.compare({"teacher": at, "base": base, "student": closed_form(at.targets(documents))}, collection)
+    name: evaluate.compare(
+        {"teacher": at, "base": base, "student": closed_form(at.targets(documents))}, collection
+    )
     for name, at in {"through the API": cache, "directly": direct}.items()
 }
-pd.DataFrame({name: table.set_index("mode")["ndcg_at_10"] for name, table in rows.items()}).style.format("{:.3f}")
+pd.DataFrame(
+    {name: table.set_index("mode")["ndcg_at_10"] for name, table in rows.items()}
+).style.format("{:.3f}")
 
 # %% [markdown]
 # > **Think first.** Why does a black-box teacher make the asymmetric row possible, and how can its provider take it

@@ -72,6 +72,10 @@ def learned(cache: TargetCache, texts: Sequence[Text]) -> Path:
             student.load(trained)
             return trained
     except WorkbenchError as error:
-        warnings.warn(f"{trained} is not used ({error}): delete it, or run notebook 2 again", stacklevel=2)
+        warnings.warn(
+            f"{trained} is not used ({error}): delete it, or run notebook 2 again", stacklevel=2
+        )
     output = profile().folder / "closed-form"
-    return pipeline.run(texts, cache, TOUR, output, source="docstrings", train=False, progress=False).folder
+    return pipeline.run(
+        texts, cache, TOUR, output, source="docstrings", train=False, progress=False
+    ).folder

@@ -82,7 +82,9 @@ for _ in range(3):
         model.encode(some, "document")
         seconds[name] = min(seconds[name], time.perf_counter() - started)
 speed = {name: len(some) / took for name, took in seconds.items()}
-print(f"the small model embeds {speed['small'] / speed['large']:.1f} texts while the large one embeds one")
+print(
+    f"the small model embeds {speed['small'] / speed['large']:.1f} texts while the large one embeds one"
+)
 
 # %% [markdown]
 # ## Which one should you take?

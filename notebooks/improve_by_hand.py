@@ -27,9 +27,16 @@ from workbench.docstrings import docstring_corpus
 from workbench.regions import more_like
 
 corpus = docstring_corpus(held_out=150)
-texts = corpus.held_out.query_texts() + corpus.held_out.document_texts()  # looked at, never trained on
-train, pool = corpus.train[:600], corpus.train[1000::5]  # queries and documents take turns, so both are in the pool
-print(f"{len(texts):,} texts to look at, {len(train):,} to train on, {len(pool):,} to pick more from")
+texts = (
+    corpus.held_out.query_texts() + corpus.held_out.document_texts()
+)  # looked at, never trained on
+train, pool = (
+    corpus.train[:600],
+    corpus.train[1000::5],
+)  # queries and documents take turns, so both are in the pool
+print(
+    f"{len(texts):,} texts to look at, {len(train):,} to train on, {len(pool):,} to pick more from"
+)
 
 # %% [markdown]
 # ## Before
@@ -100,14 +107,21 @@ from workbench import agreement
 from workbench.evaluate import prepared, vectors
 
 target = vectors(prepared(teacher, texts), texts)
-students = {"before": before, f"{len(more)} more like them": after, f"{len(at_random)} at random": control}
+students = {
+    "before": before,
+    f"{len(more)} more like them": after,
+    f"{len(at_random)} at random": control,
+}
 rows = {}
 for name, model in students.items():
     table = agreement.per_text(target, wb.encode(model, texts))
     for measure in ("cosine", "overlap"):
         values = table[measure].to_numpy()
         rows.setdefault(name, {}).update(
-            {(measure, "chosen"): values[chosen].mean(), (measure, "the others"): values[~chosen].mean()}
+            {
+                (measure, "chosen"): values[chosen].mean(),
+                (measure, "the others"): values[~chosen].mean(),
+            }
         )
 pd.DataFrame(rows).T.round(3)
 

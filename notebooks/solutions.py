@@ -43,7 +43,10 @@ from workbench.train import train_student
 collection = data.tutorial()
 queries, documents = collection.query_texts(), collection.document_texts()
 corpus = docstring_corpus(pairs=1000, held_out=150)
-pairs, held_out = corpus.train[:600], corpus.held_out.query_texts()[:100] + corpus.held_out.document_texts()[:100]
+pairs, held_out = (
+    corpus.train[:600],
+    corpus.held_out.query_texts()[:100] + corpus.held_out.document_texts()[:100],
+)
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
 shutil.rmtree(home() / "solutions", ignore_errors=True)  # of an earlier run of this notebook
@@ -85,10 +88,14 @@ print(f"{cosines.min():.2f}  {documents[cosines.argmin()].text}")
 # %%
 choices = {"passages and docstrings": documents + pairs, "passages": documents, "docstrings": pairs}
 rows = {
-    name: evaluate.compare({"teacher": cache, "base": base, "student": closed_form(texts)}, collection)
+    name: evaluate.compare(
+        {"teacher": cache, "base": base, "student": closed_form(texts)}, collection
+    )
     for name, texts in choices.items()
 }
-pd.DataFrame({name: table.set_index("mode")["ndcg_at_10"] for name, table in rows.items()}).style.format("{:.3f}")
+pd.DataFrame(
+    {name: table.set_index("mode")["ndcg_at_10"] for name, table in rows.items()}
+).style.format("{:.3f}")
 
 # %% [markdown]
 # **3. Random vectors among the teacher's passages.** The padded base finds about as much as they do.
@@ -96,7 +103,9 @@ pd.DataFrame({name: table.set_index("mode")["ndcg_at_10"] for name, table in row
 # %%
 padded = np.pad(base.encode([text.text for text in queries]), ((0, 0), (0, 384)))
 random = np.random.default_rng(0).normal(size=padded.shape)
-print(f"nDCG@10 of the base {ndcg(padded, t_documents):.3f}, of random vectors {ndcg(random, t_documents):.3f}")
+print(
+    f"nDCG@10 of the base {ndcg(padded, t_documents):.3f}, of random vectors {ndcg(random, t_documents):.3f}"
+)
 
 # %% [markdown]
 # ## 1 Teacher caching
@@ -126,7 +135,9 @@ print(interrupted.plan(many))
 exact = TargetCache(home() / "solutions", teacher, dtype="float32")
 exact.fill(queries)
 full = exact.targets(queries)[:]
-print(f"worst: {np.abs(full - full.astype(np.float16)).max():.1e}, largest coordinate: {np.abs(full).max():.2f}")
+print(
+    f"worst: {np.abs(full - full.astype(np.float16)).max():.1e}, largest coordinate: {np.abs(full).max():.2f}"
+)
 
 # %% [markdown]
 # ## 2 Student distillation
@@ -136,7 +147,9 @@ print(f"worst: {np.abs(full - full.astype(np.float16)).max():.1e}, largest coord
 # %%
 few = replace(TOUR.config, epochs=2, learning_rate=3e-4)
 raw = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
-result = train_student(raw, pairs, cache.targets(pairs), few, held_out=(held_out, cache.targets(held_out)))
+result = train_student(
+    raw, pairs, cache.targets(pairs), few, held_out=(held_out, cache.targets(held_out))
+)
 wanted = cache.targets(held_out)[:]
 print(f"closed form: {((models.encode(model, held_out) - wanted) ** 2).sum(axis=1).mean():.3f}")
 result.history.dropna(subset="held_out_loss").set_index("step")["held_out_loss"].to_frame()
@@ -150,7 +163,9 @@ result.history.dropna(subset="held_out_loss").set_index("step")["held_out_loss"]
 roles = {role: [text for text in pairs if text.role == role] for role in ("query", "document")}
 loss = {
     f"learned from {role}": {
-        f"{other} loss": ((models.encode(one, some) - cache.targets(some)[:]) ** 2).sum(axis=1).mean()
+        f"{other} loss": ((models.encode(one, some) - cache.targets(some)[:]) ** 2)
+        .sum(axis=1)
+        .mean()
         for other in roles
         for some in [[text for text in held_out if text.role == other]]
     }
@@ -178,14 +193,20 @@ pd.DataFrame(found).style.format("{:.3f}")
 # %%
 apart = ((models.encode(model, held_out) - wanted) ** 2).sum(axis=1)
 drawn = np.random.default_rng(0).choice(apart, size=(500, 16))
-print(f"spread of the loss of one text {apart.std():.3f}, of the mean of sixteen {drawn.mean(axis=1).std():.3f}")
+print(
+    f"spread of the loss of one text {apart.std():.3f}, of the mean of sixteen {drawn.mean(axis=1).std():.3f}"
+)
 
 # %%
 for size in (1, 16):
     one = closed_form(pairs)
-    small = replace(TOUR.config, epochs=1, batch_size=size, learning_rate=1e-4, group_by_length=False)
+    small = replace(
+        TOUR.config, epochs=1, batch_size=size, learning_rate=1e-4, group_by_length=False
+    )
     train_student(one, pairs[:160], cache.targets(pairs[:160]), small)
-    print(f"batches of {size:2}: held-out loss {((models.encode(one, held_out) - wanted) ** 2).sum(axis=1).mean():.3f}")
+    print(
+        f"batches of {size:2}: held-out loss {((models.encode(one, held_out) - wanted) ** 2).sum(axis=1).mean():.3f}"
+    )
 
 # %% [markdown]
 # **4.** `docs/guide.md` has the demo's table, and what the same texts give from the closed form: less in asymmetric search, and
@@ -268,7 +289,9 @@ print(
 
 # %%
 offset = (s_documents - t_documents).mean(axis=0)
-print(f"asymmetric {ndcg(s_queries, t_documents):.3f}, without the offset {ndcg(s_queries - offset, t_documents):.3f}")
+print(
+    f"asymmetric {ndcg(s_queries, t_documents):.3f}, without the offset {ndcg(s_queries - offset, t_documents):.3f}"
+)
 
 # %% [markdown]
 # ## 5 Truncation and quantization
@@ -284,7 +307,9 @@ spaces = {
     for name, some in {"600 texts": all_of_it, "100 texts": all_of_it[:100]}.items()
 }
 curves = quantize.sweep(collection, {"teacher": (t_queries, t_documents)} | spaces, points)
-curves.pivot(index="dimensions", columns="mode", values="ndcg_at_10").loc[::-1].style.format("{:.3f}")
+curves.pivot(index="dimensions", columns="mode", values="ndcg_at_10").loc[::-1].style.format(
+    "{:.3f}"
+)
 
 # %% [markdown]
 # **2. A random rotation after the principal one.** It spreads each component over all dimensions, so every sign carries
@@ -295,7 +320,8 @@ curves.pivot(index="dimensions", columns="mode", values="ndcg_at_10").loc[::-1].
 turn = quantize.principal_rotation(all_of_it)
 spread = turn @ np.linalg.qr(np.random.default_rng(0).normal(size=turn.shape))[0].astype(np.float32)
 spaces = {
-    name: (t_queries @ r, t_documents @ r) for name, r in {"principal": turn, "then a random one": spread}.items()
+    name: (t_queries @ r, t_documents @ r)
+    for name, r in {"principal": turn, "then a random one": spread}.items()
 }
 points = [IndexSpec(768, "binary"), IndexSpec(192, "binary")]
 both = quantize.sweep(collection, {"teacher": (t_queries, t_documents)} | spaces, points)
@@ -331,7 +357,10 @@ large = models.load(TOUR.teacher)
 large.max_seq_length = TOUR.max_length
 for name, rotation in (("rotated", turn), ("as it is", None)):
     short = [publish.truncated(one, 96, rotation) for one in (large, model)]
-    vectors = short[1].encode([q.text for q in queries]), short[0].encode([d.text for d in documents])
+    vectors = (
+        short[1].encode([q.text for q in queries]),
+        short[0].encode([d.text for d in documents]),
+    )
     print(f"{name:8}: nDCG@10 {ndcg(*vectors):.3f} at {vectors[0].shape[1]} dimensions")
 
 # %% [markdown]

@@ -23,7 +23,9 @@ from workbench.errors import DataError, WorkbenchError
 
 PART_ROWS = 100_000  # of a file
 _BLOCK_ROWS = 4096  # written at once
-CHARACTERS = 4000  # more than 512 tokens of nearly any English text; the rest is cut off to save room
+CHARACTERS = (
+    4000  # more than 512 tokens of nearly any English text; the rest is cut off to save room
+)
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,9 @@ def fetch(
     """
     names = [source.name for source in sources]
     if len(set(names)) < len(names):
-        raise DataError("two sources are of the same data set, configuration, split and column: join them")
+        raise DataError(
+            "two sources are of the same data set, configuration, split and column: join them"
+        )
     folder = Path(folder).expanduser()
     for source in sources:
         done = 0
@@ -109,13 +113,21 @@ def fetch(
             continue
         name, before = (elsewhere or {}).get(source.data, source.data), done
         rows = data.hub_rows(
-            name, source.column, config=source.config, split=source.split, skip=done, limit=source.texts - done
+            name,
+            source.column,
+            config=source.config,
+            split=source.split,
+            skip=done,
+            limit=source.texts - done,
         )
         texts = (row[source.column] for row in rows)
         while written := _write(source, _part(folder, source, done), texts, done, on_progress):
             done += written
         if before < done < source.texts:
-            warnings.warn(f"{source.data} has {done:,} rows, not {source.texts:,}: all are taken", stacklevel=2)
+            warnings.warn(
+                f"{source.data} has {done:,} rows, not {source.texts:,}: all are taken",
+                stacklevel=2,
+            )
     return folder
 
 
@@ -137,9 +149,15 @@ def _write(source: Source, path: Path, rows: Iterator[str | None], done: int, on
         with pq.ParquetWriter(scratch, schema, compression="zstd") as writer:
             while block:
                 if odd := [row for row in block if not isinstance(row, str | None)]:
-                    raise DataError(f"{source.data}: column {source.column!r} has {odd[0]!r}, which is not a text")
+                    raise DataError(
+                        f"{source.data}: column {source.column!r} has {odd[0]!r}, which is not a text"
+                    )
                 # An unusable row is left out, as an empty one is: it must not end a fetch of millions.
-                texts = [t for row in block if row and (t := row[:CHARACTERS]).strip() and not data.text_problem(t)]
+                texts = [
+                    t
+                    for row in block
+                    if row and (t := row[:CHARACTERS]).strip() and not data.text_problem(t)
+                ]
                 columns = [texts, [source.role.value] * len(texts), [source.name] * len(texts)]
                 writer.write_table(pa.table(columns, schema=schema))
                 written += len(block)
@@ -180,7 +198,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; complete files are kept, and the same command continues behind them", file=sys.stderr)
+        print(
+            "stopped; complete files are kept, and the same command continues behind them",
+            file=sys.stderr,
+        )
         return 130
     print(f"the texts are in {options.output}: workbench distill --texts {options.output}")
     return 0

@@ -13,7 +13,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 PROJECT = Path(__file__).parent.parent
 # Kernels and other processes find this checkout, and what the notebooks share, wherever they run.
 _FOLDERS = [PROJECT, PROJECT / "notebooks", PROJECT / "examples", PROJECT / "recipes"]
-os.environ["PYTHONPATH"] = os.pathsep.join([*map(str, _FOLDERS), *filter(None, [os.environ.get("PYTHONPATH")])])
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [*map(str, _FOLDERS), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 from workbench.data import Role, Text  # noqa: E402
 from workbench.teachers import Teacher  # noqa: E402
@@ -39,7 +41,16 @@ def make_tiny_model(folder: Path, *, seed: int, width: int = 32) -> Path:
     raw = folder.with_suffix(".raw")
     raw.mkdir(parents=True)
     letters = list(string.ascii_lowercase + string.digits + string.punctuation)
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters), *WORDS]
+    vocabulary = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *letters,
+        *(f"##{c}" for c in letters),
+        *WORDS,
+    ]
     (raw / "vocab.txt").write_text("\n".join(dict.fromkeys(vocabulary)))
     torch.manual_seed(seed)
     config = BertConfig(
@@ -50,7 +61,9 @@ def make_tiny_model(folder: Path, *, seed: int, width: int = 32) -> Path:
     BertTokenizerFast(vocab=str(raw / "vocab.txt"), do_lower_case=True).save_pretrained(raw)
     transformer = Transformer(str(raw))
     transformer.max_seq_length = 48
-    model = SentenceTransformer(modules=[transformer, Pooling(width, pooling_mode="mean"), Normalize()], device="cpu")
+    model = SentenceTransformer(
+        modules=[transformer, Pooling(width, pooling_mode="mean"), Normalize()], device="cpu"
+    )
     model.save_pretrained(str(folder), create_model_card=False)
     return folder
 
@@ -74,7 +87,9 @@ def sentences(count: int, seed: int = 0) -> list[Text]:
 class HashTeacher(Teacher):
     """A teacher whose vectors are a function of prompt, role and text; it counts what it encodes."""
 
-    def __init__(self, dimension: int = 16, name: str = "hash", prompts: dict | None = None, **identity) -> None:
+    def __init__(
+        self, dimension: int = 16, name: str = "hash", prompts: dict | None = None, **identity
+    ) -> None:
         super().__init__(name, dimension, normalize=True, prompts=prompts, **identity)
         self.encoded: list[str] = []
 
@@ -83,8 +98,12 @@ class HashTeacher(Teacher):
         return np.stack([self.vector(text, role) for text in texts])
 
     def vector(self, text, role):
-        seed = hashlib.sha256(f"{self.identity}|{self.prompts[role]}|{role}|{text}".encode()).digest()[:8]
-        vector = np.random.default_rng(int.from_bytes(seed, "little")).standard_normal(self.dimension)
+        seed = hashlib.sha256(
+            f"{self.identity}|{self.prompts[role]}|{role}|{text}".encode()
+        ).digest()[:8]
+        vector = np.random.default_rng(int.from_bytes(seed, "little")).standard_normal(
+            self.dimension
+        )
         return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
@@ -105,17 +124,27 @@ def task_folders(tmp_path_factory):
     rng = np.random.default_rng(0)
 
     def say(topic: int) -> str:
-        return " ".join(rng.choice(WORDS[topic * 4 : topic * 4 + 6], size=6)) + f" {rng.integers(999)}"
+        return (
+            " ".join(rng.choice(WORDS[topic * 4 : topic * 4 + 6], size=6)) + f" {rng.integers(999)}"
+        )
 
     labeled = [{"text": say(i % 3), "label": f"topic {i % 3}"} for i in range(90)]
     lines(root / "topics" / "train.jsonl", labeled[:60])
     lines(root / "topics" / "test.jsonl", labeled[60:])
     lines(root / "groups" / "test.jsonl", labeled)
-    pairs = [{"sentence1": say(i % 3), "sentence2": say(i % 2), "score": float(i % 3 == i % 2)} for i in range(40)]
+    pairs = [
+        {"sentence1": say(i % 3), "sentence2": say(i % 2), "score": float(i % 3 == i % 2)}
+        for i in range(40)
+    ]
     lines(root / "same" / "test.jsonl", [row | {"score": int(row["score"])} for row in pairs])
-    lines(root / "alike" / "test.jsonl", [row | {"score": row["score"] * 3 + i % 2} for i, row in enumerate(pairs)])
+    lines(
+        root / "alike" / "test.jsonl",
+        [row | {"score": row["score"] * 3 + i % 2} for i, row in enumerate(pairs)],
+    )
     documents = [{"_id": f"d{i}", "text": say(i % 3)} for i in range(30)]
-    queries = [{"_id": f"q{i}", "text": " ".join(documents[i]["text"].split()[:4])} for i in range(12)]
+    queries = [
+        {"_id": f"q{i}", "text": " ".join(documents[i]["text"].split()[:4])} for i in range(12)
+    ]
     lines(root / "search" / "corpus.jsonl", documents)
     lines(root / "search" / "queries.jsonl", queries)
     qrels = "".join(f"q{i}\td{i}\t1\n" for i in range(12))

@@ -30,7 +30,9 @@ class Repo:
     gated: bool = False
 
     def commit(self, files: dict[str, bytes], tag: str | None = None) -> str:
-        listing = [(path, hashlib.sha1(content).hexdigest()) for path, content in sorted(files.items())]
+        listing = [
+            (path, hashlib.sha1(content).hexdigest()) for path, content in sorted(files.items())
+        ]
         sha = hashlib.sha1(f"{len(self.commits)} {listing}".encode()).hexdigest()
         self.commits[sha] = dict(files)
         self.names |= {"main": sha} | ({tag: sha} if tag else {})
@@ -56,7 +58,14 @@ class Hub(ThreadingHTTPServer):
         self.objects: dict[str, bytes] = {}
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
-    def add(self, name: str, source: Path | dict[str, bytes], *, kind: str = "models", gated: bool = False) -> str:
+    def add(
+        self,
+        name: str,
+        source: Path | dict[str, bytes],
+        *,
+        kind: str = "models",
+        gated: bool = False,
+    ) -> str:
         """Add a repository of a folder's files; return its commit."""
         if isinstance(source, Path):
             source = contents(source)
@@ -70,7 +79,11 @@ class Hub(ThreadingHTTPServer):
 
 def contents(folder: str | Path) -> dict[str, bytes]:
     """Return the files of a folder."""
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in Path(folder).rglob("*")
+        if p.is_file()
+    }
 
 
 def surroundings(hub: Hub, home: Path) -> dict[str, str]:
@@ -88,7 +101,9 @@ def surroundings(hub: Hub, home: Path) -> dict[str, str]:
 @contextmanager
 def serve() -> Iterator[Hub]:
     with Hub() as hub:
-        threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        threading.Thread(
+            target=hub.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        ).start()
         yield hub
         hub.shutdown()
 
@@ -100,7 +115,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.requests.append(f"{self.command} {self.path}")
         path = unquote(self.path.partition("?")[0]).lstrip("/")
-        if found := re.fullmatch(r"api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+)(?:/(.+))?)?", path):
+        if found := re.fullmatch(
+            r"api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+)(?:/(.+))?)?", path
+        ):
             kind, name, what, revision, folder = found.groups()
             if sha := self._open(kind, name, revision or "main"):
                 files = self.server.repos[kind, name].commits[sha]
@@ -128,7 +145,9 @@ class _Handler(BaseHTTPRequestHandler):
             name = f"{wanted['organization']}/{wanted['name']}"
             self.server.repos.setdefault(("models", name), Repo()).commit({})
             return self._json({"url": f"{self.server.url}/{name}"})
-        if found := re.fullmatch(r"api/(models|datasets)/([^/]+/[^/]+)/(preupload|commit|paths-info)/([^/]+)", path):
+        if found := re.fullmatch(
+            r"api/(models|datasets)/([^/]+/[^/]+)/(preupload|commit|paths-info)/([^/]+)", path
+        ):
             kind, name, what, revision = found.groups()
             if sha := self._open(kind, name, revision):
                 repo = self.server.repos[kind, name]
@@ -136,7 +155,9 @@ class _Handler(BaseHTTPRequestHandler):
                     files = [
                         {
                             "path": each["path"],
-                            "uploadMode": "lfs" if each["path"].endswith(".safetensors") else "regular",
+                            "uploadMode": "lfs"
+                            if each["path"].endswith(".safetensors")
+                            else "regular",
                             "shouldIgnore": False,
                         }
                         for each in json.loads(body)["files"]
@@ -151,7 +172,9 @@ class _Handler(BaseHTTPRequestHandler):
                     elif row["key"] == "lfsFile":
                         files[value["path"]] = self.server.objects[value["oid"]]
                 sha = repo.commit(files)
-                return self._json({"commitUrl": f"{self.server.url}/{name}/commit/{sha}", "commitOid": sha})
+                return self._json(
+                    {"commitUrl": f"{self.server.url}/{name}/commit/{sha}", "commitOid": sha}
+                )
         elif found := re.fullmatch(r"([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
             objects = [
                 {**each, "actions": {"upload": {"href": f"{self.server.url}/lfs/{each['oid']}"}}}
@@ -178,9 +201,15 @@ class _Handler(BaseHTTPRequestHandler):
             return self._error(404, "RepoNotFound", "Repository not found")
         if repo.gated and self.headers.get("Authorization") != f"Bearer {TOKEN}":
             known = "Authorization" in self.headers
-            return self._error(403 if known else 401, "GatedRepo", f"Access to {name} is restricted")
+            return self._error(
+                403 if known else 401, "GatedRepo", f"Access to {name} is restricted"
+            )
         sha = repo.names.get(revision, revision)
-        return sha if sha in repo.commits else self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        return (
+            sha
+            if sha in repo.commits
+            else self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        )
 
     def _file(self, sha: str, path: str, content: bytes | None) -> None:
         if content is None:
@@ -221,8 +250,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _json(self, value: object) -> None:
         self._answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
-    def _error(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> None:
-        self._answer(status, b"", {"X-Error-Code": code, "X-Error-Message": message, **(headers or {})})
+    def _error(
+        self, status: int, code: str, message: str, headers: dict[str, str] | None = None
+    ) -> None:
+        self._answer(
+            status, b"", {"X-Error-Code": code, "X-Error-Message": message, **(headers or {})}
+        )
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -235,7 +268,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _info(name: str, sha: str, files: dict[str, bytes]) -> dict:
-    return {"id": name, "sha": sha, "private": False, "tags": [], "siblings": [{"rfilename": path} for path in files]}
+    return {
+        "id": name,
+        "sha": sha,
+        "private": False,
+        "tags": [],
+        "siblings": [{"rfilename": path} for path in files],
+    }
 
 
 def _tree(files: dict[str, bytes], folder: str | None) -> list[dict]:
@@ -243,8 +282,17 @@ def _tree(files: dict[str, bytes], folder: str | None) -> list[dict]:
     for path, content in files.items():
         if folder and not path.startswith(f"{folder}/"):
             continue
-        row = {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+        row = {
+            "type": "file",
+            "path": path,
+            "size": len(content),
+            "oid": hashlib.sha1(content).hexdigest(),
+        }
         if path.endswith((".safetensors", ".parquet")):
-            row["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+            row["lfs"] = {
+                "oid": hashlib.sha256(content).hexdigest(),
+                "size": len(content),
+                "pointerSize": 130,
+            }
         rows.append(row)
     return rows

@@ -63,17 +63,24 @@ def launched(playwright):
     """Return a Chromium that draws WebGL without a GPU."""
     return playwright.chromium.launch(
         executable_path=shutil.which("chromium"),
-        args=["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"],
+        args=[
+            "--no-sandbox",
+            "--use-angle=swiftshader",
+            "--enable-unsafe-swiftshader",
+            "--ignore-gpu-blocklist",
+        ],
     )
 
 
 def lit(page, count):
     """Wait until the map and the table of a page both have so many selected."""
     page.wait_for_function(
-        "s => document.querySelector('.workbench .pager .label')?.innerText.includes(s)", arg=f"{count:,} selected"
+        "s => document.querySelector('.workbench .pager .label')?.innerText.includes(s)",
+        arg=f"{count:,} selected",
     )
     page.wait_for_function(
-        "s => document.querySelector('.workbench-map')?.ariaLabel?.includes(s)", arg=f", {count} selected"
+        "s => document.querySelector('.workbench-map')?.ariaLabel?.includes(s)",
+        arg=f", {count} selected",
     )
 
 
@@ -103,10 +110,18 @@ class Lab:
             for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR",
                          "JUPYTERLAB_WORKSPACES_DIR")
         }  # fmt: skip
-        environment = os.environ | private | {"WORKBENCH_HOME": str(folder / "home"), "PYTHONWARNINGS": "ignore"}
-        settings = folder / ".jupyter" / "JUPYTERLAB_SETTINGS_DIR" / "@jupyterlab" / "apputils-extension"
+        environment = (
+            os.environ
+            | private
+            | {"WORKBENCH_HOME": str(folder / "home"), "PYTHONWARNINGS": "ignore"}
+        )
+        settings = (
+            folder / ".jupyter" / "JUPYTERLAB_SETTINGS_DIR" / "@jupyterlab" / "apputils-extension"
+        )
         settings.mkdir(parents=True)
-        (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
+        (settings / "notification.jupyterlab-settings").write_text(
+            '{"fetchNews": "false", "checkForUpdates": false}'
+        )
         self._log = (folder / "lab.log").open("w")
         self._server = subprocess.Popen(
             [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={self.port}", "--allow-root",
@@ -116,7 +131,9 @@ class Lab:
         self.url = f"http://127.0.0.1:{self.port}"
         try:
             if not answers(f"{self.url}/api/status?token={TOKEN}", self._server):
-                raise RuntimeError(f"JupyterLab did not start: {(folder / 'lab.log').read_text()[-2000:]}")
+                raise RuntimeError(
+                    f"JupyterLab did not start: {(folder / 'lab.log').read_text()[-2000:]}"
+                )
             self._playwright = sync_playwright().start()
             self.browser = launched(self._playwright)
         except BaseException:
@@ -137,7 +154,13 @@ class Lab:
         """Open a notebook of these cells, or one that lies in the folder."""
         if cells is not None:
             notebook = nbformat.v4.new_notebook(
-                metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+                metadata={
+                    "kernelspec": {
+                        "name": "python3",
+                        "display_name": "Python 3",
+                        "language": "python",
+                    }
+                },
                 cells=[nbformat.v4.new_code_cell(cell) for cell in cells],
             )
             nbformat.write(notebook, self.folder / f"{name}.ipynb")
@@ -150,25 +173,33 @@ class Notebook:
 
     def __init__(self, page, url: str, name: str) -> None:
         self.page, self.name, self.errors = page, name, []
-        page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
+        page.on(
+            "console", lambda message: message.type == "error" and self.errors.append(message.text)
+        )
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.goto(url)
         page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
         page.wait_for_function("() => window.jupyterapp")
         # A narrow window has no room to spare for the file browser.
-        self.command("application:toggle-left-area") if page.locator(".jp-FileBrowser").is_visible() else None
+        self.command("application:toggle-left-area") if page.locator(
+            ".jp-FileBrowser"
+        ).is_visible() else None
         page.wait_for_function(
             "() => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'",
             timeout=90_000,
         )
 
     def command(self, command: str, **arguments: object) -> None:
-        self.page.evaluate("([c, a]) => window.jupyterapp.commands.execute(c, a)", [command, arguments])
+        self.page.evaluate(
+            "([c, a]) => window.jupyterapp.commands.execute(c, a)", [command, arguments]
+        )
 
     def theme(self, name: str) -> None:
         """Change to "Light" or "Dark"."""
         self.command("apputils:change-theme", theme=f"JupyterLab {name}")
-        self.page.wait_for_function(f"() => document.body.dataset.jpThemeName === 'JupyterLab {name}'")
+        self.page.wait_for_function(
+            f"() => document.body.dataset.jpThemeName === 'JupyterLab {name}'"
+        )
         self.page.wait_for_timeout(600)
 
     def run_all(self, seconds: float = 120) -> None:
@@ -185,7 +216,9 @@ class Notebook:
 
     def start(self) -> None:
         """Run all cells without waiting: the promise, which would be awaited, is dropped."""
-        self.page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
+        self.page.evaluate(
+            "() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }"
+        )
 
     def python(self, expression: str, seconds: float = 60) -> object:
         """Evaluate an expression in the kernel and return its value by JSON."""
@@ -245,7 +278,9 @@ class Notebook:
     def save(self) -> None:
         """Save the notebook with its outputs."""
         self.command("docmanager:save")
-        self.page.wait_for_function("() => !window.jupyterapp.shell.currentWidget.context.model.dirty")
+        self.page.wait_for_function(
+            "() => !window.jupyterapp.shell.currentWidget.context.model.dirty"
+        )
 
     def close(self) -> list[str]:
         """Shut the kernel down; return the errors that the console showed."""

@@ -18,7 +18,9 @@ def rotation(d, seed=1):
 
 
 def noisy(vectors, amount, seed=2):
-    moved = vectors + amount * np.random.default_rng(seed).standard_normal(vectors.shape).astype(np.float32)
+    moved = vectors + amount * np.random.default_rng(seed).standard_normal(vectors.shape).astype(
+        np.float32
+    )
     return moved / np.linalg.norm(moved, axis=1, keepdims=True)
 
 
@@ -116,9 +118,18 @@ def test_queries_among_documents():
 
 def test_columns_are_kept():
     vectors = cloud(100)
-    columns = pd.DataFrame({"role": ["query", "document"] * 50, "length": np.arange(100)}, index=np.arange(100) + 7)
+    columns = pd.DataFrame(
+        {"role": ["query", "document"] * 50, "length": np.arange(100)}, index=np.arange(100) + 7
+    )
     table = agreement.per_text(vectors, noisy(vectors, 0.1), columns=columns)
-    assert list(table.columns) == ["role", "length", "cosine", "squared_distance", "overlap", "nearest_rank"]
+    assert list(table.columns) == [
+        "role",
+        "length",
+        "cosine",
+        "squared_distance",
+        "overlap",
+        "nearest_rank",
+    ]
     with pytest.raises(WorkbenchError, match="99 rows"):
         agreement.per_text(vectors, vectors, columns=columns[:99])
 
@@ -126,9 +137,17 @@ def test_columns_are_kept():
 def test_identical_vectors_and_a_single_text():
     same = np.ones((30, 8), dtype=np.float32)
     whole = agreement.summary(same, same)["value"]
-    assert whole["cosine"] == pytest.approx(1) and np.isnan(whole["cka"]) and whole["effective_rank_teacher"] == 0
+    assert (
+        whole["cosine"] == pytest.approx(1)
+        and np.isnan(whole["cka"])
+        and whole["effective_rank_teacher"] == 0
+    )
     one = agreement.per_text(same[:1], same[:1])
-    assert one["cosine"].item() == pytest.approx(1) and one["overlap"].isna().all() and one.attrs["k"] == 0
+    assert (
+        one["cosine"].item() == pytest.approx(1)
+        and one["overlap"].isna().all()
+        and one.attrs["k"] == 0
+    )
     assert agreement.summary(same[:1], same[:1])["value"]["squared_distance"] == 0
     assert agreement.per_text(np.zeros((5, 3)), np.zeros((5, 3)))["cosine"].eq(0).all()
 
@@ -139,7 +158,11 @@ def test_identical_vectors_and_a_single_text():
         (np.ones((3, 2)), np.ones((4, 2)), "3 vectors and the student 4"),
         (np.ones(3), np.ones((3, 2)), "teacher: an array of shape"),
         (np.ones((0, 2)), np.ones((0, 2)), "an array"),
-        (np.ones((3, 2)), np.array([[1, 2], [np.nan, 1], [0, 0]]), "student: 1 rows contain NaN.*row 1"),
+        (
+            np.ones((3, 2)),
+            np.array([[1, 2], [np.nan, 1], [0, 0]]),
+            "student: 1 rows contain NaN.*row 1",
+        ),
     ],
 )
 def test_bad_input_is_named(teacher, student, message):

@@ -110,7 +110,9 @@ def served():
 
     def make(fault=lambda *_: None, **options):
         made.append(Unruly(fault))
-        return ApiTeacher("m", url=made[-1].url, **({"dimensions": 16, "attempts": 4} | options)), made[-1]
+        return ApiTeacher(
+            "m", url=made[-1].url, **({"dimensions": 16, "attempts": 4} | options)
+        ), made[-1]
 
     yield make
     for server in made:
@@ -145,7 +147,9 @@ def test_a_passing_fault_costs_another_try_and_nothing_else(served, tmp_path, fa
     cache, texts = TargetCache(tmp_path, teacher), sentences(400)
     done = cache.fill(texts)
     assert done.encoded == 400
-    np.testing.assert_allclose(cache.targets(texts)[:], vectors_of([t.text for t in texts]), atol=2e-3)
+    np.testing.assert_allclose(
+        cache.targets(texts)[:], vectors_of([t.text for t in texts]), atol=2e-3
+    )
     harmless = fault in ("order", "gzip")
     assert teacher.usage.retries == (0 if harmless else 2) and teacher.usage.failed == 0
     assert cache.fill(texts).encoded == 0
@@ -168,14 +172,20 @@ def _without_index(said, but=()):
         lambda said: said["data"],
         lambda said: [item["embedding"] for item in said["data"]],
         lambda said: {"embeddings": [item["embedding"] for item in said["data"]], "model": "m"},
-        lambda said: {"data": [item | {"index": str(item["index"]), "text": None} for item in said["data"]][::-1]},
+        lambda said: {
+            "data": [item | {"index": str(item["index"]), "text": None} for item in said["data"]][
+                ::-1
+            ]
+        },
         lambda said: said | {"usage": None, "meta": [], "data": said["data"][::-1], "error": None},
         lambda said: said | {"usage": {"total_tokens": "many"}},
     ],
 )
 def test_answers_of_other_shapes_are_read(served, change, encoding_format):
     teacher, server = served(lambda *_: change, encoding_format=encoding_format)
-    np.testing.assert_allclose(teacher.encode(["a", "b", "c"]), vectors_of(["a", "b", "c"]), atol=1e-6)
+    np.testing.assert_allclose(
+        teacher.encode(["a", "b", "c"]), vectors_of(["a", "b", "c"]), atol=1e-6
+    )
     assert len(server.bodies) == 1 and teacher.usage.tokens == 3
 
 
@@ -191,8 +201,12 @@ def test_indices_that_do_not_add_up_are_refused(indices):
 
 
 def test_an_answer_whose_index_is_always_zero_costs_one_request(served):
-    teacher, server = served(lambda *_: lambda said: {"data": [item | {"index": 0} for item in said["data"]]})
-    with pytest.raises(IncompleteError, match=r"all 16 vectors of an answer have the index 0.*batch_size=1"):
+    teacher, server = served(
+        lambda *_: lambda said: {"data": [item | {"index": 0} for item in said["data"]]}
+    )
+    with pytest.raises(
+        IncompleteError, match=r"all 16 vectors of an answer have the index 0.*batch_size=1"
+    ):
         teacher.encode([f"t{i}" for i in range(16)])
     assert len(server.bodies) == 1
     teacher, _ = served(server.fault, batch_size=1)
@@ -201,9 +215,13 @@ def test_an_answer_whose_index_is_always_zero_costs_one_request(served):
 
 @pytest.mark.parametrize("code", [400, 422])
 def test_a_server_that_refuses_the_format_is_asked_without_it(served, code):
-    refuse = lambda _, body, texts: (code, {}) if "encoding_format" in body or "poison" in texts else None  # noqa: E731
+    def refuse(_, body, texts):
+        return (code, {}) if "encoding_format" in body or "poison" in texts else None
+
     teacher, server = served(refuse, batch_size=2)
-    np.testing.assert_allclose(teacher.encode(["a", "b", "c"]), vectors_of(["a", "b", "c"]), atol=1e-6)
+    np.testing.assert_allclose(
+        teacher.encode(["a", "b", "c"]), vectors_of(["a", "b", "c"]), atol=1e-6
+    )
     assert ["encoding_format" in body for body in server.bodies] == [True, False, False]
     with pytest.raises(IncompleteError, match="1 of 1 texts"):
         teacher.encode(["poison"])
@@ -217,7 +235,11 @@ def test_a_timeout_is_a_passing_fault(served):
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_retry_after_is_respected(served, form):
-    asked = {"Retry_After": "1"} if form == "seconds" else {"Retry_After": formatdate(time.time() + 2, usegmt=True)}
+    asked = (
+        {"Retry_After": "1"}
+        if form == "seconds"
+        else {"Retry_After": formatdate(time.time() + 2, usegmt=True)}
+    )
     teacher, server = served(lambda number, *_: (429, asked) if number == 0 else None)
     teacher.encode(["a"], Role.QUERY)
     assert server.times[1] - server.times[0] >= 0.95
@@ -238,12 +260,18 @@ class Clock(threading.Event):
         monkeypatch.setattr(api_teachers, "_growing", GROWING)
 
 
-@pytest.mark.parametrize("headers", [{}, {"Retry_After": "0"}, {"Retry_After": "soon"}, {"Retry_After": "20s"}])
+@pytest.mark.parametrize(
+    "headers", [{}, {"Retry_After": "0"}, {"Retry_After": "soon"}, {"Retry_After": "20s"}]
+)
 def test_a_limit_of_a_minute_is_waited_for(served, monkeypatch, headers):
     clock = Clock(monkeypatch)
     teacher, server = served(lambda *_: (429, headers) if clock.now < 60 else None, batch_size=1)
-    with pytest.warns(UserWarning, match=r"the server's limit is reached: waiting \d+ s .*HTTP 429"):
-        np.testing.assert_allclose(teacher.encode(["a", "b"], stop=clock), vectors_of(["a", "b"]), atol=1e-6)
+    with pytest.warns(
+        UserWarning, match=r"the server's limit is reached: waiting \d+ s .*HTTP 429"
+    ):
+        np.testing.assert_allclose(
+            teacher.encode(["a", "b"], stop=clock), vectors_of(["a", "b"]), atol=1e-6
+        )
     assert 60 <= clock.now < 100 and len(server.bodies) < 12 and teacher.usage.failed == 0
 
 
@@ -263,7 +291,9 @@ def test_a_limit_that_never_ends_is_said(served, monkeypatch):
 
 def test_failures_count_beside_limits(served, monkeypatch):
     clock = Clock(monkeypatch)
-    teacher, server = served(lambda number, *_: (429, {"Retry_After": "2"}) if number % 2 else (500, {}), attempts=3)
+    teacher, server = served(
+        lambda number, *_: (429, {"Retry_After": "2"}) if number % 2 else (500, {}), attempts=3
+    )
     with pytest.raises(IncompleteError, match="1 of 1 texts got no target, first 'a': HTTP 500"):
         teacher.encode(["a"], stop=clock)
     assert len(server.bodies) == 5, "three failures, and two limits between them"
@@ -299,7 +329,9 @@ def test_failures_count_beside_limits(served, monkeypatch):
 )  # fmt: skip
 def test_how_long_a_server_asks_to_wait(headers, text, seconds):
     found = providers.retry_after(httpx.Response(429, headers=headers, text=text))
-    assert found == (None if seconds is None else pytest.approx(seconds, abs=600 if seconds == 1000 else 1e-6))
+    assert found == (
+        None if seconds is None else pytest.approx(seconds, abs=600 if seconds == 1000 else 1e-6)
+    )
 
 
 def test_a_text_that_the_server_refuses_costs_only_itself(served, tmp_path):
@@ -308,7 +340,8 @@ def test_a_text_that_the_server_refuses_costs_only_itself(served, tmp_path):
     texts = [*sentences(200), Text("poison", "query"), Text("more poison", "document")]
     cache = TargetCache(tmp_path, teacher, skip=0.005)
     with pytest.raises(
-        TeacherError, match=r"2 texts got no target, first '(more )?poison': HTTP 400.*skip=0.01 .--skip"
+        TeacherError,
+        match=r"2 texts got no target, first '(more )?poison': HTTP 400.*skip=0.01 .--skip",
     ):
         cache.fill(texts)
     assert [t.text for t in cache.missing(texts)] == ["poison", "more poison"]
@@ -324,20 +357,33 @@ def test_a_text_that_the_server_refuses_costs_only_itself(served, tmp_path):
 
 def test_few_texts_without_a_target_stop_nothing(served, tmp_path, tiny_model, monkeypatch):
     monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
-    teacher, server = served(lambda _, body, texts: (400, {}) if "" in texts or "poison" in texts else None)
-    server.handle = lambda request: server.answer(  # the example's own server refuses empty texts before it is asked
-        request, body := json.loads(request.rfile.read(int(request.headers["Content-Length"]))), body["input"]
+    teacher, server = served(
+        lambda _, body, texts: (400, {}) if "" in texts or "poison" in texts else None
+    )
+    server.handle = lambda request: (
+        server.answer(  # the example's own server refuses empty texts before it is asked
+            request,
+            body := json.loads(request.rfile.read(int(request.headers["Content-Length"]))),
+            body["input"],
+        )
     )
     documents = {f"d{i}": f"{text.text} d" for i, text in enumerate(sentences(30))} | {"empty": ""}
-    dataset = RetrievalDataset("few", documents, {"q": documents["d3"]}, {"q": {"d3": 1, "empty": 1}})
+    dataset = RetrievalDataset(
+        "few", documents, {"q": documents["d3"]}, {"q": {"d3": 1, "empty": 1}}
+    )
     cache = TargetCache(tmp_path, teacher, skip=0.05)
-    with pytest.warns(UserWarning, match=r"1 of 32 texts got no target and is skipped, first '': HTTP 400.*no search"):
+    with pytest.warns(
+        UserWarning,
+        match=r"1 of 32 texts got no target and is skipped, first '': HTTP 400.*no search",
+    ):
         queries, found = evaluate.vectors(cache, dataset)
     assert not found[30].any() and found[:30].any(axis=1).all()
     np.testing.assert_allclose(found[4], vectors_of([documents["d4"]])[0], atol=1e-3)
     with pytest.warns(UserWarning, match="skipped"):
         table = evaluate.compare({"teacher": cache, "other": (queries, found)}, dataset)
-    assert table["recall_at_100"].tolist() == [0.5] * 3, "31 documents are fewer than 100, and one is never found"
+    assert table["recall_at_100"].tolist() == [0.5] * 3, (
+        "31 documents are fewer than 100, and one is never found"
+    )
     assert (
         "teacher has no vector of 1 of the documents: such a document is never found, and such"
         in table.attrs["notes"][0]
@@ -347,13 +393,18 @@ def test_few_texts_without_a_target_stop_nothing(served, tmp_path, tiny_model, m
     nothing = evaluate.score(dataset, 0 * queries, found)
     assert nothing["ndcg_at_10"].tolist() == [0.0]
     with pytest.raises(TeacherError, match="1 text got no target.*more than 0 of 32"):
-        TargetCache(tmp_path, teacher, skip=0).fill(dataset.query_texts() + dataset.document_texts())
+        TargetCache(tmp_path, teacher, skip=0).fill(
+            dataset.query_texts() + dataset.document_texts()
+        )
     texts = [*sentences(40), Text("poison", "document")]
     with pytest.warns(UserWarning, match="skipped"):
         table = evaluate.compare({"teacher": cache, "small": str(tiny_model)}, texts)
         changed = pipeline.find_recipe("tour").change(base=str(tiny_model), max_length=16)
         made = pipeline.run(texts, cache, changed, train=False, progress=False)
-    assert table.attrs["texts"] == 40 and "1 of the texts: they are left out" in table.attrs["notes"][-1]
+    assert (
+        table.attrs["texts"] == 40
+        and "1 of the texts: they are left out" in table.attrs["notes"][-1]
+    )
     assert sum(made.provenance["texts_by_role"].values()) == 40
     for share in (-0.1, 1.1, "1", float("nan")):
         with pytest.raises(CacheError, match="from 0 to 1"):
@@ -363,7 +414,9 @@ def test_few_texts_without_a_target_stop_nothing(served, tmp_path, tiny_model, m
 @pytest.mark.parametrize("fault", ["drop", "nan", (500, {})])
 def test_a_text_that_breaks_the_server_costs_only_itself(served, fault):
     teacher, _ = served(lambda _, body, texts: fault if "poison" in texts else None, attempts=2)
-    with pytest.raises(IncompleteError, match="1 of 9 texts got no target, first 'poison'") as caught:
+    with pytest.raises(
+        IncompleteError, match="1 of 9 texts got no target, first 'poison'"
+    ) as caught:
         teacher.encode([*"abcdefgh", "poison"], Role.QUERY)
     assert list(caught.value.failed) == [8] and np.isfinite(caught.value.vectors[:8]).all()
 
@@ -414,18 +467,24 @@ def test_quota_and_long_waits_end_it(served):
 
 def test_stopping_ends_every_wait(served, tmp_path):
     stop = threading.Event()
-    teacher, server = served(lambda number, *_: (429, {"Retry_After": "300"}) if number >= 3 else None)
+    teacher, server = served(
+        lambda number, *_: (429, {"Retry_After": "300"}) if number >= 3 else None
+    )
     threading.Timer(1.0, stop.set).start()
     started = time.monotonic()
     done = TargetCache(tmp_path, teacher).fill(sentences(2000), stop=stop)
-    assert time.monotonic() - started < 60 and 0 < done.encoded == sum(server.texts.values()) - 1  # the probe
+    assert (
+        time.monotonic() - started < 60 and 0 < done.encoded == sum(server.texts.values()) - 1
+    )  # the probe
 
 
 def test_a_stopped_fill_can_be_taken_up_again(served, tmp_path):
     stop, (teacher, server) = threading.Event(), served()
     stop.set()
     cache, texts = TargetCache(tmp_path, teacher), sentences(300)
-    assert cache.fill(texts, stop=stop).encoded == 0 and not server.bodies  # nor a sample for the plan
+    assert (
+        cache.fill(texts, stop=stop).encoded == 0 and not server.bodies
+    )  # nor a sample for the plan
     assert cache.fill(texts).encoded == 300
 
 
@@ -441,10 +500,13 @@ def test_another_model_behind_the_name_is_noticed(served, tmp_path):
     before = len(server.bodies), len(cache)
     for given in (texts, iter(texts)):
         with pytest.raises(
-            CacheError, match=r"another model answers to the name 'm'.*cosine .*give the teacher another name"
+            CacheError,
+            match=r"another model answers to the name 'm'.*cosine .*give the teacher another name",
         ):
             cache.fill(given)
-    assert (len(server.bodies), len(cache)) == (before[0] + 2, before[1]), "nothing but the two probes was sent"
+    assert (len(server.bodies), len(cache)) == (before[0] + 2, before[1]), (
+        "nothing but the two probes was sent"
+    )
     assert cache.fill(texts[:100]).encoded == 0, "what is cached needs no server"
     fresh = ApiTeacher("m", url=server.url, dimensions=16, name="m of today")
     assert TargetCache(tmp_path, fresh).fill(texts).encoded == 300
@@ -458,12 +520,17 @@ def test_a_model_exchanged_during_a_fill_is_noticed(served, tmp_path, since, mon
 
     def exchanged(texts):
         made["texts"] += len(texts)
-        return vectors_of(texts) if made["texts"] <= since else np.stack([other.vector(t, "query") for t in texts])
+        return (
+            vectors_of(texts)
+            if made["texts"] <= since
+            else np.stack([other.vector(t, "query") for t in texts])
+        )
 
     server.encode = exchanged
     texts, cache = [Text(str(i), "document") for i in range(600)], TargetCache(tmp_path, teacher)
     with pytest.raises(
-        CacheError, match=r"another model.*cosine .*The [\d,]+ targets made since the last good check may"
+        CacheError,
+        match=r"another model.*cosine .*The [\d,]+ targets made since the last good check may",
     ):
         cache.fill(texts)
     assert made["texts"] <= since + 160, "a hundred, and what was in flight"
@@ -476,7 +543,9 @@ def test_a_model_exchanged_during_a_fill_is_noticed(served, tmp_path, since, mon
     assert aside and cache.folder.is_dir()
     server.encode = vectors_of
     assert cache.fill(texts).encoded == 600 - known.sum()
-    np.testing.assert_allclose(cache.targets(texts, keys=keys)[:], vectors_of([t.text for t in texts]), atol=2e-3)
+    np.testing.assert_allclose(
+        cache.targets(texts, keys=keys)[:], vectors_of([t.text for t in texts]), atol=2e-3
+    )
     assert server.texts[api_teachers._PROBE] <= 12
 
 
@@ -488,7 +557,11 @@ def test_requests_run_at_once_within_the_limits(served, tmp_path):
     teacher_texts = [f"t{i}" for i in range(80)]
     TargetCache(tmp_path / "b", teacher).fill([Text(text, "query") for text in teacher_texts])
     gaps = np.diff(sorted(server.times))
-    assert len(server.times) == 10 and server.times[-1] - server.times[0] >= 0.85 and np.median(gaps) > 0.05
+    assert (
+        len(server.times) == 10
+        and server.times[-1] - server.times[0] >= 0.85
+        and np.median(gaps) > 0.05
+    )
     teacher, server = served(batch_size=8, tokens_per_minute=6000)
     assert teacher.estimate([Text("x" * 40, "query")] * 80).seconds == pytest.approx(8)
 
@@ -497,13 +570,19 @@ def test_a_budget_stops_it_before_it_is_exceeded(served, tmp_path):
     texts = [Text(f"{i:04} " + "word " * 20, "document") for i in range(400)]
     teacher, server = served(price=10.0, budget=0.05, batch_size=16, concurrency=3)
     estimate = teacher.estimate(texts)
-    assert estimate.texts == 400 and estimate.cost == pytest.approx(estimate.tokens * 1e-5) and not estimate.counted
+    assert (
+        estimate.texts == 400
+        and estimate.cost == pytest.approx(estimate.tokens * 1e-5)
+        and not estimate.counted
+    )
     cache = TargetCache(tmp_path, teacher)
     with pytest.raises(TeacherError, match="budget of 0.05 would be exceeded"):
         cache.fill(texts)
     usage = teacher.usage
     probe = len(api_teachers._PROBE.split())
-    assert 0.02 < usage.cost <= 0.05 and usage.tokens == (usage.texts - 1) * 21 + probe  # as the server counts
+    assert (
+        0.02 < usage.cost <= 0.05 and usage.tokens == (usage.texts - 1) * 21 + probe
+    )  # as the server counts
     assert 0 < len(cache) == usage.texts < 400
     other = ApiTeacher("m", url=server.url, dimensions=16, batch_size=16)
     assert other.identity == teacher.identity
@@ -516,9 +595,15 @@ def test_long_texts_are_cut_by_the_tokenizer_and_counted(served, tiny_model):
     long = " ".join(["river"] * 40)
     teacher.encode(["short water", long], Role.QUERY)
     sent = server.bodies[-1]["input"]
-    assert sent == ["bread short water", "bread " + " ".join(["river"] * 9)]  # and two marks of the tokenizer's
+    assert sent == [
+        "bread short water",
+        "bread " + " ".join(["river"] * 9),
+    ]  # and two marks of the tokenizer's
     assert teacher.usage.truncated == 1
-    assert teacher.estimate([Text(long, "query")]).tokens == 12 and teacher.estimate([Text("river", "query")]).counted
+    assert (
+        teacher.estimate([Text(long, "query")]).tokens == 12
+        and teacher.estimate([Text("river", "query")]).counted
+    )
 
 
 def test_no_secret_is_ever_shown(served, monkeypatch, tmp_path):
@@ -530,7 +615,13 @@ def test_no_secret_is_ever_shown(served, monkeypatch, tmp_path):
     with pytest.raises(IncompleteError) as caught:
         teacher.encode(["x"], Role.QUERY)
     assert server.headers[0]["Authorization"] == f"Bearer {SECRET}"
-    seen = [str(caught.value), repr(caught.value), repr(teacher), repr(teacher._client), json.dumps(teacher.identity)]
+    seen = [
+        str(caught.value),
+        repr(caught.value),
+        repr(teacher),
+        repr(teacher._client),
+        json.dumps(teacher.identity),
+    ]
     seen += [path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file()]
     assert not any(SECRET in each for each in seen) and "***" in str(caught.value)
     teacher, server = served()  # the key of OpenAI's own server is for OpenAI's own server
@@ -538,7 +629,9 @@ def test_no_secret_is_ever_shown(served, monkeypatch, tmp_path):
     assert "Authorization" not in server.headers[0]
     for odd in (f"{SECRET}\n{SECRET}", f"{SECRET}é", f"{SECRET} {SECRET}"):
         monkeypatch.setenv("ODD_KEY", odd)
-        with pytest.raises(TeacherError, match="ODD_KEY holds characters that no key has") as caught:
+        with pytest.raises(
+            TeacherError, match="ODD_KEY holds characters that no key has"
+        ) as caught:
             ApiTeacher("m", url=server.url, key="ODD_KEY", dimensions=16)
         assert SECRET not in str(caught.value)
     with pytest.raises(TeacherError, match="unencrypted"):
@@ -552,14 +645,22 @@ def test_an_address_may_have_parameters(monkeypatch):
 
     class Azure(Server):
         def handle(self, request):
-            seen.append((request.path, request.headers["api-key"], request.headers["Authorization"]))
+            seen.append(
+                (request.path, request.headers["api-key"], request.headers["Authorization"])
+            )
             body = json.loads(request.rfile.read(int(request.headers["Content-Length"])))
             self.send(request, 200, self.payload(body, body["input"]))
 
     with Azure(vectors_of, "m") as server:
         root = server.url.removesuffix("/v1")
-        for path in ("/openai/deployments/d", "/openai/deployments/d/", "/openai/deployments/d/embeddings"):
-            teacher = ApiTeacher("m", url=f"{root}{path}?api-version=2024-10-21", key="MY_KEY", dimensions=16)
+        for path in (
+            "/openai/deployments/d",
+            "/openai/deployments/d/",
+            "/openai/deployments/d/embeddings",
+        ):
+            teacher = ApiTeacher(
+                "m", url=f"{root}{path}?api-version=2024-10-21", key="MY_KEY", dimensions=16
+            )
             assert teacher.encode(["a"]).shape == (1, 16)
     assert seen == [("/openai/deployments/d/embeddings?api-version=2024-10-21", SECRET, None)] * 3
 
@@ -579,7 +680,14 @@ def test_an_address_may_have_parameters(monkeypatch):
     ],
 )  # fmt: skip
 def test_proxies_and_certificates_of_the_environment(served, monkeypatch, environment, words):
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir"):
+    for name in (
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+        "no_proxy",
+        "ssl_cert_file",
+        "ssl_cert_dir",
+    ):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     for name, value in environment.items():
@@ -604,7 +712,10 @@ def test_providers(provider, monkeypatch):
             seen.append((request.path, request.headers["Authorization"], body))
             found = vectors_of(body.get("texts") or body["input"])
             if provider == "cohere":
-                said = {"embeddings": {"float": found.tolist()}, "meta": {"billed_units": {"input_tokens": 5}}}
+                said = {
+                    "embeddings": {"float": found.tolist()},
+                    "meta": {"billed_units": {"input_tokens": 5}},
+                }
             else:
                 given = [base64.b64encode(v.astype("<f4").tobytes()).decode() for v in found]
                 said = {
@@ -614,11 +725,19 @@ def test_providers(provider, monkeypatch):
             self.send(request, 200, said)
 
     with Provider(vectors_of, "m") as server:
-        teacher = ApiTeacher("m", provider=provider, url=server.url, key=PROVIDERS[provider].key, dimensions=16)
-        np.testing.assert_allclose(teacher.encode(["a", "b"], Role.QUERY), vectors_of(["a", "b"]), atol=1e-6)
+        teacher = ApiTeacher(
+            "m", provider=provider, url=server.url, key=PROVIDERS[provider].key, dimensions=16
+        )
+        np.testing.assert_allclose(
+            teacher.encode(["a", "b"], Role.QUERY), vectors_of(["a", "b"]), atol=1e-6
+        )
         teacher.encode(["c"], Role.DOCUMENT)
     (path, key, query), (_, _, document) = seen
-    assert key == f"Bearer {SECRET}" and path == "/v1" + PROVIDERS[provider].path and teacher.usage.tokens == 10
+    assert (
+        key == f"Bearer {SECRET}"
+        and path == "/v1" + PROVIDERS[provider].path
+        and teacher.usage.tokens == 10
+    )
     differ = {
         name: (query[name], document[name])
         for name in query
@@ -652,7 +771,10 @@ def test_providers(provider, monkeypatch):
         ({"url": "http://localhost", "encoding_format": "int8"}, "must be base64 or float"),
         ({"url": "http://localhost", "budget": 3}, "needs the price"),
         ({"url": "http://localhost", "max_tokens": 3}, "needs a tokenizer"),
-        ({"url": "http://localhost", "prompts": {"quary": "x"}}, "the roles are query and document"),
+        (
+            {"url": "http://localhost", "prompts": {"quary": "x"}},
+            "the roles are query and document",
+        ),
     ],
 )
 def test_settings_that_make_no_sense(options, words, monkeypatch):
@@ -664,7 +786,9 @@ def test_settings_that_make_no_sense(options, words, monkeypatch):
 
 
 def test_a_function_is_a_teacher(tmp_path):
-    teacher = FunctionTeacher(lambda texts, role: 3 * vectors_of(texts), "mine", 16, prompts={"query": "q: "})
+    teacher = FunctionTeacher(
+        lambda texts, role: 3 * vectors_of(texts), "mine", 16, prompts={"query": "q: "}
+    )
     cache, texts = TargetCache(tmp_path, teacher), sentences(20)
     cache.fill(texts)
     wanted = vectors_of([("q: " if t.role is Role.QUERY else "") + t.text for t in texts])
@@ -682,25 +806,43 @@ def test_arrays_are_a_teacher(tmp_path):
     teacher = ArrayTeacher(texts, np.load(tmp_path / "vectors.npy", mmap_mode="r"), "given")
     cache = TargetCache(tmp_path / "cache", teacher)
     assert teacher.texts == texts and cache.fill(texts).encoded == 20
-    np.testing.assert_allclose(cache.targets(texts)[:], vectors_of([t.text for t in texts]), atol=1e-3)
-    with pytest.raises(TeacherError, match="1 text got no target, first 'unknown': the array has no vector"):
+    np.testing.assert_allclose(
+        cache.targets(texts)[:], vectors_of([t.text for t in texts]), atol=1e-3
+    )
+    with pytest.raises(
+        TeacherError, match="1 text got no target, first 'unknown': the array has no vector"
+    ):
         cache.fill([*texts, Text("unknown", "query")])
-    rows = [{"text": t.text, "emb": vectors_of([t.text])[0].tolist(), "role": t.role.value} for t in texts]
+    rows = [
+        {"text": t.text, "emb": vectors_of([t.text])[0].tolist(), "role": t.role.value}
+        for t in texts
+    ]
     again = ArrayTeacher.from_rows(rows, "given", vector="emb", role="role")
-    np.testing.assert_allclose(again.encode([texts[1].text], texts[1].role), vectors_of([texts[1].text]), atol=1e-6)
-    named = [{"query": row["text"], "emb": row["emb"]} for row in rows]  # a column that is called like a role
-    assert {t.role for t in ArrayTeacher.from_rows(named, "given", text="query", vector="emb", role="query").texts} == {
-        "query"
-    }
+    np.testing.assert_allclose(
+        again.encode([texts[1].text], texts[1].role), vectors_of([texts[1].text]), atol=1e-6
+    )
+    named = [
+        {"query": row["text"], "emb": row["emb"]} for row in rows
+    ]  # a column that is called like a role
+    assert {
+        t.role
+        for t in ArrayTeacher.from_rows(
+            named, "given", text="query", vector="emb", role="query"
+        ).texts
+    } == {"query"}
     with pytest.raises(TeacherError, match="no field 'vector'; it has text, emb, role"):
         ArrayTeacher.from_rows(rows, "given")
     with pytest.raises(TeacherError, match="row 1 is 3 wide, most rows are 16"):
-        ArrayTeacher.from_rows([rows[0], rows[1] | {"emb": [1, 2, 3]}], "given", vector="emb", role="role")
+        ArrayTeacher.from_rows(
+            [rows[0], rows[1] | {"emb": [1, 2, 3]}], "given", vector="emb", role="role"
+        )
     for null in (None, float("nan"), []):
         for odd in (0, 1):
             some = [row | ({"emb": null} if i == odd else {}) for i, row in enumerate(rows[:4])]
             with_null = ArrayTeacher.from_rows(some, "given", vector="emb", role="role")
-            with pytest.raises(TeacherError, match=f"1 text got no target, first {texts[odd].text[:40]!r}"[:-1]):
+            with pytest.raises(
+                TeacherError, match=f"1 text got no target, first {texts[odd].text[:40]!r}"[:-1]
+            ):
                 TargetCache(tmp_path / "cache", with_null).fill(texts[:4])
             cache = TargetCache(tmp_path / "cache", with_null, skip=0.25)
             with pytest.warns(UserWarning, match="1 of 4 texts got no target and is skipped"):
@@ -712,7 +854,9 @@ def test_arrays_are_a_teacher(tmp_path):
         with pytest.raises(TeacherError, match="one row of real numbers for each"):
             ArrayTeacher(texts, odd, "given")
     with pytest.raises(TeacherError, match="row 1: a document is of type NoneType"):
-        ArrayTeacher.from_rows([rows[0], rows[1] | {"text": None, "role": "document"}], "given", vector="emb")
+        ArrayTeacher.from_rows(
+            [rows[0], rows[1] | {"text": None, "role": "document"}], "given", vector="emb"
+        )
     vectors = np.ones((20, 4))
     vectors[3], vectors[7, 2] = 0, np.nan
     teacher = ArrayTeacher(texts, vectors, "flawed")
@@ -722,12 +866,31 @@ def test_arrays_are_a_teacher(tmp_path):
     assert len(cache) == 18
 
 
-def test_the_student_of_an_api_is_the_models_own(tiny_model, other_tiny_model, tmp_path, capsys, monkeypatch):
+def test_the_student_of_an_api_is_the_models_own(
+    tiny_model, other_tiny_model, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
     local = LocalTeacher(str(tiny_model), max_length=32, precision="float32")
     lines(tmp_path / "texts.jsonl", [{"text": t.text, "role": t.role.value} for t in sentences(80)])
-    command = ["distill", "--texts", str(tmp_path / "texts.jsonl"), "--base", str(other_tiny_model), "--epochs", "1"]
-    command += ["--max-length", "32", "--recipe", "redact-ir-fast", "--batch-size", "8", "--precision", "float32"]
+    command = [
+        "distill",
+        "--texts",
+        str(tmp_path / "texts.jsonl"),
+        "--base",
+        str(other_tiny_model),
+        "--epochs",
+        "1",
+    ]
+    command += [
+        "--max-length",
+        "32",
+        "--recipe",
+        "redact-ir-fast",
+        "--batch-size",
+        "8",
+        "--precision",
+        "float32",
+    ]
 
     class Counting(Server):
         asked = 0
@@ -737,17 +900,43 @@ def test_the_student_of_an_api_is_the_models_own(tiny_model, other_tiny_model, t
             super().answer(*request)
 
     with Counting(lambda texts: local.encode(texts, Role.DOCUMENT), "tiny") as server:
-        through = ["--teacher", "openai:tiny", "--url", server.url, "--price", "2", "--tokenizer", str(tiny_model)]
-        assert main([*command, *through, "--output", str(tmp_path / "through"), "--budget", "0.001"]) == 1
+        through = [
+            "--teacher",
+            "openai:tiny",
+            "--url",
+            server.url,
+            "--price",
+            "2",
+            "--tokenizer",
+            str(tiny_model),
+        ]
+        assert (
+            main([*command, *through, "--output", str(tmp_path / "through"), "--budget", "0.001"])
+            == 1
+        )
         said = capsys.readouterr().err
-        assert "80 texts" in said and "0.00 at the given price" in said and "budget of 0.001" in said
+        assert (
+            "80 texts" in said and "0.00 at the given price" in said and "budget of 0.001" in said
+        )
         assert main([*command, *through, "--output", str(tmp_path / "through")]) == 0
         assert "the API: " in capsys.readouterr().err
         asked = server.asked
         assert main([*command, *through, "--output", str(tmp_path / "plan"), "--dry-run"]) == 0
-        assert "to ask the API for: 0 texts" in capsys.readouterr().out and server.asked <= asked + 1
         assert (
-            main(["evaluate", "--student", str(tmp_path / "through"), "--base", str(other_tiny_model), *through]) == 0
+            "to ask the API for: 0 texts" in capsys.readouterr().out and server.asked <= asked + 1
+        )
+        assert (
+            main(
+                [
+                    "evaluate",
+                    "--student",
+                    str(tmp_path / "through"),
+                    "--base",
+                    str(other_tiny_model),
+                    *through,
+                ]
+            )
+            == 0
         )
         monkeypatch.setenv("WORLD_SIZE", "2")
         alone = [*command, *through, "--output", str(tmp_path / "two"), "--name", "another"]
@@ -757,7 +946,9 @@ def test_the_student_of_an_api_is_the_models_own(tiny_model, other_tiny_model, t
     # The recipe's prompts are of another teacher, so that both commands have the same.
     assert main([*command, "--teacher", str(tiny_model), "--output", str(tmp_path / "direct")]) == 0
     texts = [t.text for t in sentences(20, seed=1)]
-    one, other = (student.load(tmp_path / name, device="cpu").encode(texts) for name in ("through", "direct"))
+    one, other = (
+        student.load(tmp_path / name, device="cpu").encode(texts) for name in ("through", "direct")
+    )
     assert (one * other).sum(axis=1).min() > 0.9999
     assert main(["cache", "--teacher", str(tiny_model), "--price", "3"]) == 1
     assert "--price is for a teacher behind an API" in capsys.readouterr().err

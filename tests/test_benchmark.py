@@ -58,7 +58,8 @@ def test_every_model_gets_a_score_and_samples_that_mean_it(outcomes):
             assert np.mean(each.per_sample["values"]) == pytest.approx(each.score, abs=1e-3)
     (path,) = folder.rglob("workbench__mine/*/search.json")
     assert json.loads(path.read_text())["scores"]["test"][0]["main_score"] == pytest.approx(
-        next(each.score for each in done if each.task == "search" and each.label == "symmetric"), abs=1e-5
+        next(each.score for each in done if each.task == "search" and each.label == "symmetric"),
+        abs=1e-5,
     )
 
 
@@ -102,7 +103,10 @@ def test_other_data_and_half_written_results_are_run_again(task_folders, models,
     def run():
         seen.clear()
         return benchmark.run(
-            [small], tasks.tasks([copy]), tmp_path / "results", on_progress=lambda p: seen.append(p.texts)
+            [small],
+            tasks.tasks([copy]),
+            tmp_path / "results",
+            on_progress=lambda p: seen.append(p.texts),
         )
 
     first = run()
@@ -136,7 +140,9 @@ def test_few_texts_without_a_vector_stop_nothing(task_folders, tmp_path, monkeyp
             found[[text == refused for text in texts]] = np.nan
             return found
 
-    refused = json.loads((task_folders / "search" / "corpus.jsonl").read_text().splitlines()[3])["text"]
+    refused = json.loads((task_folders / "search" / "corpus.jsonl").read_text().splitlines()[3])[
+        "text"
+    ]
     found = tasks.tasks([task_folders / "search"])
     large = benchmark.of_teacher(TargetCache(tmp_path / "cache", Refusing(32), skip=0.04))
     assert benchmark.run([large], found, tmp_path / "results")[0].score > 0
@@ -161,20 +167,33 @@ def test_a_stop_keeps_what_is_finished(task_folders, models, tmp_path):
 
 def test_a_failure_half_way_keeps_what_is_finished(task_folders, models, tmp_path):
     (broken := tmp_path / "broken").mkdir()
-    lines(broken / "test.jsonl", [{"sentence1": "a", "sentence2": "b", "score": score} for score in (2, 3)])
+    lines(
+        broken / "test.jsonl",
+        [{"sentence1": "a", "sentence2": "b", "score": score} for score in (2, 3)],
+    )
     found = tasks.tasks([task_folders / "alike", broken])
-    lines(broken / "test.jsonl", [{"sentence1": "a", "sentence2": "b", "score": 2}, {"sentence1": "a", "score": 1}])
-    with pytest.raises(BenchmarkError, match=r"broken could not be run: .*line 2: no 'sentence2'.*3 of 6"):
+    lines(
+        broken / "test.jsonl",
+        [{"sentence1": "a", "sentence2": "b", "score": 2}, {"sentence1": "a", "score": 1}],
+    )
+    with pytest.raises(
+        BenchmarkError, match=r"broken could not be run: .*line 2: no 'sentence2'.*3 of 6"
+    ):
         benchmark.run(models[0], found, tmp_path / "results")
     assert len(list((tmp_path / "results").rglob("alike.json"))) == 3
 
 
 def test_other_uses_and_other_data_of_one_name_are_kept_apart(task_folders, models, tmp_path):
     small = models[0][1]
-    pairs, alike = (tasks.local(task_folders / "same", kind=kind) for kind in ("PairClassification", "STS"))
+    pairs, alike = (
+        tasks.local(task_folders / "same", kind=kind) for kind in ("PairClassification", "STS")
+    )
     first = benchmark.run([small], [pairs], tmp_path)[0]
     second = benchmark.run([small], [alike], tmp_path)[0]
-    assert (first.metric, second.metric) == ("cosine_ap", "cosine_spearman") and first.score != second.score
+    assert (first.metric, second.metric) == (
+        "cosine_ap",
+        "cosine_spearman",
+    ) and first.score != second.score
     assert benchmark.run([small], [pairs], tmp_path)[0] == first
 
 
@@ -183,7 +202,10 @@ def test_a_revision_changes_with_whatever_changes_vectors(tiny_model):
 
     model = SentenceTransformer(str(tiny_model), device="cpu")
     first = benchmark.of_model(model, "a").revision
-    assert benchmark.of_model(SentenceTransformer(str(tiny_model), device="cpu"), "b").revision == first
+    assert (
+        benchmark.of_model(SentenceTransformer(str(tiny_model), device="cpu"), "b").revision
+        == first
+    )
     model[1] = Pooling(32, pooling_mode="cls")
     assert benchmark.of_model(model, "a").revision != first
     model = SentenceTransformer(str(tiny_model), device="cpu", prompts={"query": "find: "})
@@ -202,7 +224,9 @@ def test_edited_units_are_made_again(task_folders, models, tmp_path):
 def test_a_hub_that_cannot_be_reached(models, task_folders, tmp_path):
     found = tasks.tasks([task_folders / "alike", "SciFact"])
     assert found[1].metadata.type == "Retrieval"
-    with pytest.raises(BenchmarkError, match="SciFact could not be run.*1 of 2 evaluations are done and kept"):
+    with pytest.raises(
+        BenchmarkError, match="SciFact could not be run.*1 of 2 evaluations are done and kept"
+    ):
         benchmark.run(models[0][:1], found, tmp_path)
 
 
@@ -235,10 +259,22 @@ def test_refuses_names(names, words):
         ({"test.jsonl": [{"words": "a"}]}, "they have words"),
         ({"train.jsonl": [{"text": "a", "label": 1}]}, "neither corpus.jsonl"),
         ({"test.jsonl": [{"text": "a", "label": "x"}] * 2}, "all texts have the label 'x'"),
-        ({"test.jsonl": [{"text": "a", "label": "1"}, {"text": "b", "label": 1}]}, "all strings or all whole numbers"),
-        ({"test.jsonl": [{"sentence1": "a", "sentence2": "b", "score": 1}] * 3}, "all pairs have the same score"),
-        ({"test.jsonl": [{"sentence1": "a", "sentence2": "b", "score": [1]}]}, r"the score is \[1\], not a number"),
-        ({"test.jsonl": [{"sentence1": "a", "sentence2": "b", "score": float("nan")}]}, "nan, not a number"),
+        (
+            {"test.jsonl": [{"text": "a", "label": "1"}, {"text": "b", "label": 1}]},
+            "all strings or all whole numbers",
+        ),
+        (
+            {"test.jsonl": [{"sentence1": "a", "sentence2": "b", "score": 1}] * 3},
+            "all pairs have the same score",
+        ),
+        (
+            {"test.jsonl": [{"sentence1": "a", "sentence2": "b", "score": [1]}]},
+            r"the score is \[1\], not a number",
+        ),
+        (
+            {"test.jsonl": [{"sentence1": "a", "sentence2": "b", "score": float("nan")}]},
+            "nan, not a number",
+        ),
     ],
 )
 def test_refuses_task_folders(tmp_path, files, words):
@@ -256,8 +292,14 @@ def test_packed_files_are_the_same_task(task_folders, tmp_path):
             path.unlink()
         kind = tasks.local(tmp_path / name).metadata.type
         assert kind == tasks.local(task_folders / name).metadata.type
-        packed, plain = (tasks._read(folder / name, "test", kind)["test"] for folder in (tmp_path, task_folders))
-        assert packed["relevant_docs"] == plain["relevant_docs"] if kind == "Retrieval" else packed[:] == plain[:]
+        packed, plain = (
+            tasks._read(folder / name, "test", kind)["test"] for folder in (tmp_path, task_folders)
+        )
+        assert (
+            packed["relevant_docs"] == plain["relevant_docs"]
+            if kind == "Retrieval"
+            else packed[:] == plain[:]
+        )
 
 
 def test_refuses_a_kind_that_the_folder_is_not_for(task_folders):
@@ -288,7 +330,9 @@ def test_means_are_over_the_same_tasks():
         ("a", "STS", "m", "teacher", 0.9), ("b", "STS", "m", "teacher", 0.1), ("a", "STS", "m", "symmetric", 0.8),
     )]  # fmt: skip
     means = benchmark_tables.by_kind(done)
-    assert means.loc["mean over tasks", "tasks"] == 1 and means.loc["STS", "symmetric share"] == pytest.approx(8 / 9)
+    assert means.loc["mean over tasks", "tasks"] == 1 and means.loc[
+        "STS", "symmetric share"
+    ] == pytest.approx(8 / 9)
 
 
 def test_intervals_and_averages():
@@ -307,12 +351,16 @@ def test_intervals_and_averages():
         outcome("c", "STS", "symmetric", [0.5, 0.5]),
     ]
     rows = benchmark_tables.differences(done).set_index("task")
-    assert rows.loc["a", ["share_low", "share_high"]].astype(float).to_numpy() == pytest.approx([0.9, 0.9])
+    assert rows.loc["a", ["share_low", "share_high"]].astype(float).to_numpy() == pytest.approx(
+        [0.9, 0.9]
+    )
     assert rows.loc["a", "low"] < rows.loc["a", "difference"] < rows.loc["a", "high"] < 0
     assert rows.loc["a", "samples"] == 200 and rows.loc["b", "share_of_teacher"] == 0.5
     means = benchmark_tables.by_kind(done)
     assert means.loc["mean over tasks", "teacher"] == pytest.approx((large.mean() + 0.8 + 0.5) / 3)
-    assert means.loc["mean over kinds", "teacher"] == pytest.approx(((large.mean() + 0.8) / 2 + 0.5) / 2)
+    assert means.loc["mean over kinds", "teacher"] == pytest.approx(
+        ((large.mean() + 0.8) / 2 + 0.5) / 2
+    )
     assert means.loc["Retrieval", "tasks"] == 2 and means.loc["STS", "symmetric share"] == 1
     with pytest.raises(BenchmarkError, match="no score of 'teacher' on a"):
         benchmark_tables.differences(done[1:])
@@ -329,15 +377,22 @@ def test_published_figures_agree_with_their_own_averages():
         ("snowflake-arctic-embed-m-v1.5", "teacher", 15, "BEIR, 15 sets"),
     ):
         mine = per_task[(per_task["model"] == model) & (per_task["mode"] == mode)]
-        stated = table[(table["benchmark"] == bench) & (table["model"] == model) & (table["mode"] == mode)]
-        assert len(mine) == count and mine["score"].mean() == pytest.approx(stated["score"].item(), abs=6e-4)
+        stated = table[
+            (table["benchmark"] == bench) & (table["model"] == model) & (table["mode"] == mode)
+        ]
+        assert len(mine) == count and mine["score"].mean() == pytest.approx(
+            stated["score"].item(), abs=6e-4
+        )
     known = {task.metadata.name for task in mteb.get_benchmark("BEIR").tasks}
     assert set(per_task["task"]) <= known
 
 
 def test_without_mteb_a_sentence_names_the_extra(monkeypatch, task_folders, models):
     monkeypatch.setitem(sys.modules, "mteb", None)
-    for call in (lambda: tasks.tasks(["SciFact"]), lambda: benchmark.run(models[0], ["task"], "folder")):
+    for call in (
+        lambda: tasks.tasks(["SciFact"]),
+        lambda: benchmark.run(models[0], ["task"], "folder"),
+    ):
         with pytest.raises(WorkbenchError, match=r"mteb needs the package .*\[benchmark\]"):
             call()
 

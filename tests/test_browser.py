@@ -90,14 +90,18 @@ def test_agreement_explorer(lab):
     assert page.locator(".workbench-map").evaluate("e => e.toDataURL().length") != before
     page.get_by_role("button", name="clear").click()
     notebook.eventually("len(view.selected)", lambda n: n == 0)
-    page.locator("th button[data-column=cosine]").first.click()  # of the texts; that of the regions is not shown
+    page.locator(
+        "th button[data-column=cosine]"
+    ).first.click()  # of the texts; that of the regions is not shown
     page.wait_for_selector("th[aria-sort=ascending]")
     page.locator("tbody tr").first.click()
     worst = notebook.eventually("list(view.selected)", len)
     assert notebook.python("int(view.table['cosine'].to_numpy().argmin())") == worst[0]
     assert page.locator("tbody tr[aria-selected=true]").count() == 1
     text = notebook.python("view.table['text'].iloc[view.selected[0]]")
-    page.wait_for_function("s => document.querySelector('.workbench-detail .full')?.innerText === s", arg=text)
+    page.wait_for_function(
+        "s => document.querySelector('.workbench-detail .full')?.innerText === s", arg=text
+    )
     page.locator("tbody tr").nth(0).focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Shift+Enter")
@@ -136,7 +140,9 @@ def test_neighbor_inspector(lab):
     page.locator(".workbench-table tbody tr").nth(3).click()
     assert notebook.eventually("view.position", lambda p: p == 3) == 3
     wanted = notebook.python("view.neighbors['text'].iloc[0][:14]")
-    page.wait_for_function("s => document.querySelector('.retrieval li').innerText.includes(s)", arg=wanted)
+    page.wait_for_function(
+        "s => document.querySelector('.retrieval li').innerText.includes(s)", arg=wanted
+    )
     card = page.locator(".retrieval li").first
     card.click()
     assert card.get_attribute("class") == "open"
@@ -170,9 +176,13 @@ def test_training_monitor_stops_a_training_that_runs(lab, tiny_model, other_tiny
     notebook.start()
     page = notebook.page
     page.wait_for_selector(
-        ".workbench .js-plotly-plot .scatterlayer path.js-line[d]", timeout=180_000, state="attached"
+        ".workbench .js-plotly-plot .scatterlayer path.js-line[d]",
+        timeout=180_000,
+        state="attached",
     )
-    page.wait_for_function("() => document.querySelector('.workbench .note').innerText.includes('held-out loss')")
+    page.wait_for_function(
+        "() => document.querySelector('.workbench .note').innerText.includes('held-out loss')"
+    )
     page.wait_for_timeout(3000)
     page.get_by_role("button", name="Stop").click()
     notebook.wait_idle(60)
@@ -200,7 +210,9 @@ def test_cache_progress_stops_and_resumes(lab):
     )
     notebook.run_all()
     page = notebook.page
-    page.wait_for_function("() => / texts\\/s/.test(document.querySelector('.workbench .note').innerText)")
+    page.wait_for_function(
+        "() => / texts\\/s/.test(document.querySelector('.workbench .note').innerText)"
+    )
     page.get_by_role("button", name="Stop").click()
     page.wait_for_selector("button:has-text('Resume'):not([disabled])")
     some = notebook.python("len(teacher.encoded)")
@@ -217,7 +229,8 @@ def test_retrieval_explorer(lab):
     notebook = lab.open(
         "retrieval",
         [
-            TESTS + "import numpy as np\nfrom conftest import HashTeacher\nfrom workbench import data\n"
+            TESTS
+            + "import numpy as np\nfrom conftest import HashTeacher\nfrom workbench import data\n"
             "from workbench.data import Role\n"
             "from workbench.widgets import RetrievalExplorer\n"
             "collection, teacher = data.tutorial(), HashTeacher(64)\n"
@@ -226,7 +239,7 @@ def test_retrieval_explorer(lab):
             "moved = lambda v: v + .3 * np.random.default_rng(0).standard_normal(v.shape).astype('float32')\n"
             "ask = lambda text: teacher.vector(text, Role.QUERY)\n"
             "view = RetrievalExplorer(collection, {'teacher': (queries, documents), 'student': (moved(queries), moved(documents))},\n"
-            "                         encode={'teacher': ask, 'student': ask})\nview",
+            "                         encode={'teacher': ask, 'student': ask})\nview"
         ],
     )
     notebook.run_all()
@@ -237,7 +250,9 @@ def test_retrieval_explorer(lab):
     opened = notebook.python("list(view.scores.index)[4]")
     notebook.eventually("view.query", lambda q: q == opened)
     title = notebook.python("view.results['document_id'].iloc[0]")
-    page.wait_for_function("s => document.querySelector('.workbench').innerText.includes(s)", arg=title)
+    page.wait_for_function(
+        "s => document.querySelector('.workbench').innerText.includes(s)", arg=title
+    )
     box = page.locator(".workbench input[type=text]").first
     box.fill("how to <script>window.broken = 1</script> bake bread")
     box.press("Enter")
@@ -252,7 +267,14 @@ def test_lists_show_whatever_a_document_holds_as_text(lab):
     mark = {"text": f"+ {evil}", "kind": "mark", "title": evil}
     texts = [evil, "شكرا جزيلا", "😀 emoji 👩‍👩‍👧"]
     rows = [card(rank, rank, 0.9, text, [mark], evil) for rank, text in enumerate(texts, 1)]
-    column = {"title": evil, "color": "#D55E00", "facts": evil, "times": evil, "rows": rows, "follow": True}
+    column = {
+        "title": evil,
+        "color": "#D55E00",
+        "facts": evil,
+        "times": evil,
+        "rows": rows,
+        "follow": True,
+    }
     content = {"columns": [column] * 3, "links": [[[1, 1], [2, 3], [3, 2]], [[1, 2]]]}
     page = lab.browser.new_page()
     page.set_content(f"<style>{STYLE}</style><main></main>")
@@ -267,18 +289,27 @@ def test_lists_show_whatever_a_document_holds_as_text(lab):
         [module("results"), content],
     )
     page.wait_for_timeout(300)
-    assert page.evaluate("() => window.broken") is None and page.locator("main script, main img").count() == 0
+    assert (
+        page.evaluate("() => window.broken") is None
+        and page.locator("main script, main img").count() == 0
+    )
     assert page.locator("section").count() == 3 and page.locator("li").count() == 9
     assert page.locator("section").first.get_attribute("aria-label") == evil
     assert page.locator("li .text").all_inner_texts() == texts * 3
     page.locator("li").first.click()
     assert page.locator("li.open .text").first.inner_text() == evil
-    assert [evil in text for text in page.locator("header, .facts").all_text_contents()] == [True] * 12
-    directions = page.eval_on_selector_all("li .text", "all => all.map(e => getComputedStyle(e).direction)")
+    assert [evil in text for text in page.locator("header, .facts").all_text_contents()] == [
+        True
+    ] * 12
+    directions = page.eval_on_selector_all(
+        "li .text", "all => all.map(e => getComputedStyle(e).direction)"
+    )
     assert directions == ["ltr", "rtl", "ltr"] * 3
     labels = [svg.get_attribute("aria-label") for svg in page.locator("svg").all()]
     assert labels == ["3 in both lists", "1 in both lists"]
-    dashed = page.eval_on_selector_all("path", "all => all.map(e => e.hasAttribute('stroke-dasharray'))")
+    dashed = page.eval_on_selector_all(
+        "path", "all => all.map(e => e.hasAttribute('stroke-dasharray'))"
+    )
     assert dashed == [False, True, False, True]  # rank 2 to 3 falls, 3 to 2 rises
     page.evaluate("() => { model._content = {}; model.draw(); }")
     page.wait_for_timeout(200)
@@ -327,7 +358,7 @@ def test_tradeoff_explorer(lab):
             "data = RetrievalDataset('random', {f'd{i}': 'text' for i in range(400)}, dict.fromkeys(qrels, 'text'), qrels)\n"
             "curves = {name: sweep(data, s, grid(192, 24))\n"
             "          for name, s in {'as it is': sides, 'rotated': rotated}.items()}\n"
-            "view = TradeoffExplorer(curves, encode_ms={'teacher': 25, 'symmetric': 3.2, 'asymmetric': 3.2})\nview",
+            "view = TradeoffExplorer(curves, encode_ms={'teacher': 25, 'symmetric': 3.2, 'asymmetric': 3.2})\nview"
         ],
     )
     notebook.run_all()
@@ -337,10 +368,16 @@ def test_tradeoff_explorer(lab):
     notebook.pictures("tradeoff-explorer")
     page.get_by_role("button", name="binary", exact=True).click()
     notebook.eventually("view.choice['precision']", lambda p: p == "binary")
-    page.wait_for_function("() => document.querySelector('.workbench pre').innerText.includes('binary')")
+    page.wait_for_function(
+        "() => document.querySelector('.workbench pre').innerText.includes('binary')"
+    )
     page.get_by_role("button", name="rotated", exact=True).click()
     notebook.eventually("view.choice['space']", lambda s: s == "rotated")
-    point = page.locator(".workbench .js-plotly-plot").first.locator(".scatterlayer .trace .point").first
+    point = (
+        page.locator(".workbench .js-plotly-plot")
+        .first.locator(".scatterlayer .trace .point")
+        .first
+    )
     point.scroll_into_view_if_needed()
     box = point.bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
@@ -352,7 +389,9 @@ def test_tradeoff_explorer(lab):
     key = int(row.get_attribute("data-key"))
     row.click()
     notebook.eventually("view.position", lambda p: p == key)
-    assert notebook.python("int(view.dimensions.value)") == notebook.python("int(view.choice['dimensions'])")
+    assert notebook.python("int(view.dimensions.value)") == notebook.python(
+        "int(view.choice['dimensions'])"
+    )
     nothing_ran(notebook)
 
 
@@ -377,7 +416,7 @@ def test_benchmark_board(lab, task_folders):
             "            model('<img src=x onerror=\"window.broken=true\">', .03)]\n"
             f"board = BenchmarkBoard(models, tasks.tasks({names!r}), 'results', aliases={{'search': 'SciFact',\n"
             "    'alike': 'STSBenchmark'})\n"
-            "board",
+            "board"
         ],
     )
     notebook.run_all()
@@ -391,7 +430,9 @@ def test_benchmark_board(lab, task_folders):
     page.wait_for_timeout(1000)
     notebook.pictures("benchmark-board")
     page.get_by_role("button", name="beside published scores").click()
-    notebook.eventually("board.chart.figure.layout.yaxis.ticktext", lambda t: list(t) == ["SciFact", "STSBenchmark"])
+    notebook.eventually(
+        "board.chart.figure.layout.yaxis.ticktext", lambda t: list(t) == ["SciFact", "STSBenchmark"]
+    )
     page.get_by_role("button", name="beside published averages").click()
     notebook.eventually("len(board.chart.figure.layout.yaxis.ticktext)", lambda n: n == 5)
     page.wait_for_timeout(800)
@@ -412,7 +453,10 @@ def test_charts_are_there_again_after_a_reload(lab):
         ],
     )
     notebook.run_all()
-    page, traces = notebook.page, "document.querySelector('.workbench .js-plotly-plot')?.data?.length"
+    page, traces = (
+        notebook.page,
+        "document.querySelector('.workbench .js-plotly-plot')?.data?.length",
+    )
     page.wait_for_function(f"() => {traces} > 0", timeout=60_000)
     before = page.evaluate(traces)
     notebook.save()
@@ -441,10 +485,16 @@ def test_a_view_is_there_after_its_kernel_was_restarted(lab):
     notebook.run_all()
     page = notebook.page
     page.wait_for_selector(".workbench-map")
-    page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    page.evaluate(
+        "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
+    )
     notebook.run_all()
     notebook.eventually("len(views)", lambda count: count == 1)
-    drag(page, page.locator(".workbench-over"), [(0.2, 0.1), (0.8, 0.1), (0.8, 0.9), (0.2, 0.9), (0.2, 0.12)])
+    drag(
+        page,
+        page.locator(".workbench-over"),
+        [(0.2, 0.1), (0.8, 0.1), (0.8, 0.9), (0.2, 0.9), (0.2, 0.12)],
+    )
     count = notebook.eventually("len(views[0].selected)", lambda count: count > 0)
     lit(page, count)
     assert painted(page) == [""]
@@ -466,7 +516,11 @@ def test_a_view_whose_part_did_not_start_says_so_and_starts_again(lab):
     page.get_by_role("button", name="Start again").click()
     page.wait_for_selector(".workbench-map")
     page.wait_for_selector(".workbench-notice", state="hidden")
-    drag(page, page.locator(".workbench-over"), [(0.2, 0.1), (0.8, 0.1), (0.8, 0.9), (0.2, 0.9), (0.2, 0.12)])
+    drag(
+        page,
+        page.locator(".workbench-over"),
+        [(0.2, 0.1), (0.8, 0.1), (0.8, 0.9), (0.2, 0.9), (0.2, 0.12)],
+    )
     lit(page, notebook.eventually("len(views[0].selected)", lambda count: count > 0))
     assert any("planted" in error for error in notebook.errors)
     notebook.close()
@@ -483,7 +537,11 @@ def test_a_part_that_starts_late_hears_what_comes_after(lab):
     notebook.run_all()
     page = notebook.page
     page.wait_for_selector(".workbench-map")
-    drag(page, page.locator(".workbench-over"), [(0.2, 0.1), (0.8, 0.1), (0.8, 0.9), (0.2, 0.9), (0.2, 0.12)])
+    drag(
+        page,
+        page.locator(".workbench-over"),
+        [(0.2, 0.1), (0.8, 0.1), (0.8, 0.9), (0.2, 0.9), (0.2, 0.12)],
+    )
     lit(page, notebook.eventually("len(views[0].selected)", lambda count: count > 0))
     notebook.python("views[0].select([0, 1]) or 1")
     lit(page, 2)
@@ -498,7 +556,9 @@ def test_a_starved_browser_paints_every_view_and_lights_every_lasso(lab):
     session.send("Emulation.setCPUThrottlingRate", {"rate": 6})
     notebook.start()
     page.wait_for_timeout(1500)
-    session.send("Page.setWebLifecycleState", {"state": "frozen"})  # as a page that lies in the background
+    session.send(
+        "Page.setWebLifecycleState", {"state": "frozen"}
+    )  # as a page that lies in the background
     page.wait_for_timeout(3000)
     session.send("Page.setWebLifecycleState", {"state": "active"})
     notebook.wait_idle(240)
@@ -537,7 +597,9 @@ def a_lasso_is_lit(notebook, number):
 def every_view_is_painted(page):
     """Look at each view, since a notebook draws what is scrolled to."""
     for place in range(10):
-        page.wait_for_function(f"() => document.querySelectorAll('.workbench-map').length > {place}", timeout=120_000)
+        page.wait_for_function(
+            f"() => document.querySelectorAll('.workbench-map').length > {place}", timeout=120_000
+        )
         page.locator(".workbench-map").nth(place).scroll_into_view_if_needed()
     deadline = time.monotonic() + 240
     while any(missing := painted(page)):

@@ -50,7 +50,11 @@ def test_same_text_as_query_and_document_are_two_targets(tmp_path, hash_teacher)
 
 def test_a_text_is_encoded_once(tmp_path, hash_teacher):
     cache = TargetCache(tmp_path, hash_teacher)
-    texts = [Text("again", Role.QUERY)] * 700 + [Text("once", Role.QUERY)] + [Text("again", Role.QUERY)] * 700
+    texts = (
+        [Text("again", Role.QUERY)] * 700
+        + [Text("once", Role.QUERY)]
+        + [Text("again", Role.QUERY)] * 700
+    )
     assert cache.fill(texts).encoded == 2
     assert cache.fill(iter(texts)).encoded == 0
     assert sorted(hash_teacher.encoded) == ["again", "once"]
@@ -155,7 +159,9 @@ def test_a_slow_teacher_gets_small_groups(tmp_path, hash_teacher, monkeypatch):
         return encode(texts, role, stop=stop)
 
     monkeypatch.setattr(hash_teacher, "encode", slow)
-    TargetCache(tmp_path, hash_teacher).fill(sentences(600), on_progress=lambda p: seen.append(p.encoded))
+    TargetCache(tmp_path, hash_teacher).fill(
+        sentences(600), on_progress=lambda p: seen.append(p.encoded)
+    )
     assert len(seen) >= 6 and max(np.diff(seen)) <= 100
 
 
@@ -178,7 +184,11 @@ print(cache.fill(sentences({count})).encoded, flush=True)
 def child(root, count, sleep=0.0, **options):
     code = CHILD.format(tests=str(TESTS), root=str(root), count=count, sleep=sleep)
     return subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
     )
 
 
@@ -190,7 +200,10 @@ def test_sigkill_loses_at_most_the_group_in_flight(tmp_path, hash_teacher):
         assert process.stdout.readline() == "ready\n"
         before = len(TargetCache(tmp_path, hash_teacher))
         deadline = time.monotonic() + 60
-        while len(TargetCache(tmp_path, hash_teacher)) < before + kill_after and time.monotonic() < deadline:
+        while (
+            len(TargetCache(tmp_path, hash_teacher)) < before + kill_after
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -201,7 +214,9 @@ def test_sigkill_loses_at_most_the_group_in_flight(tmp_path, hash_teacher):
     cache = TargetCache(tmp_path, hash_teacher)
     assert cache.fill(texts).encoded == 4000 - stored
     assert not cache.damaged
-    np.testing.assert_allclose(np.asarray(cache.targets(texts)), expected(hash_teacher, texts), atol=1e-3)
+    np.testing.assert_allclose(
+        np.asarray(cache.targets(texts)), expected(hash_teacher, texts), atol=1e-3
+    )
 
 
 def _shard(cache):
@@ -209,7 +224,9 @@ def _shard(cache):
 
 
 @pytest.mark.parametrize("damage", ["bit", "cut", "empty", "garbage", "header"])
-def test_damage_is_noticed_named_and_only_its_texts_are_encoded_again(tmp_path, hash_teacher, damage):
+def test_damage_is_noticed_named_and_only_its_texts_are_encoded_again(
+    tmp_path, hash_teacher, damage
+):
     first, second = sentences(600, seed=1), sentences(40, seed=2)
     cache = TargetCache(tmp_path, hash_teacher)
     cache.fill(first)
@@ -290,7 +307,9 @@ def test_two_processes_fill_one_cache(tmp_path, hash_teacher):
     assert sum(counts) >= 3000
     cache, texts = TargetCache(tmp_path, hash_teacher), sentences(3000)
     assert cache.plan(texts).missing == 0 and not cache.verify()
-    np.testing.assert_allclose(np.asarray(cache.targets(texts)), expected(hash_teacher, texts), atol=1e-3)
+    np.testing.assert_allclose(
+        np.asarray(cache.targets(texts)), expected(hash_teacher, texts), atol=1e-3
+    )
 
 
 def test_merging_leaves_few_files_and_every_target(tmp_path, hash_teacher, monkeypatch):
@@ -300,10 +319,14 @@ def test_merging_leaves_few_files_and_every_target(tmp_path, hash_teacher, monke
     reader = None
     for start in range(0, 3000, 100):
         cache.fill(texts[start : start + 100])
-        reader = reader or cache.targets(texts[:100])  # stays readable while its file is merged away
+        reader = reader or cache.targets(
+            texts[:100]
+        )  # stays readable while its file is merged away
     assert len(_shards.listing(cache.folder)) <= 8
     assert len(cache) == 3000
-    np.testing.assert_allclose(np.asarray(cache.targets(texts)), expected(hash_teacher, texts), atol=1e-3)
+    np.testing.assert_allclose(
+        np.asarray(cache.targets(texts)), expected(hash_teacher, texts), atol=1e-3
+    )
     np.testing.assert_allclose(reader[:], expected(hash_teacher, texts[:100]), atol=1e-3)
 
 
@@ -327,12 +350,16 @@ def test_nan_is_refused_and_the_other_vectors_are_kept(tmp_path):
     teacher = FaultyTeacher()
     texts = [*sentences(20), Text("bad one", Role.QUERY)]
     cache = TargetCache(tmp_path, teacher)
-    with pytest.raises(TeacherError, match="1 query vectors are NaN or infinite .first: 'bad one'."):
+    with pytest.raises(
+        TeacherError, match="1 query vectors are NaN or infinite .first: 'bad one'."
+    ):
         cache.fill(texts)
     assert cache.plan(texts).missing == 1
 
 
-@pytest.mark.parametrize(("fault", "message"), [("width", "shape"), ("count", "shape"), ("large", "dtype='float32'")])
+@pytest.mark.parametrize(
+    ("fault", "message"), [("width", "shape"), ("count", "shape"), ("large", "dtype='float32'")]
+)
 def test_wrong_arrays_are_refused(tmp_path, fault, message):
     teacher = FaultyTeacher()
     teacher.fault = fault
@@ -342,7 +369,10 @@ def test_wrong_arrays_are_refused(tmp_path, fault, message):
 
 def test_float32_is_a_cache_of_its_own(tmp_path, hash_teacher):
     texts = sentences(10)
-    half, full = TargetCache(tmp_path, hash_teacher), TargetCache(tmp_path, hash_teacher, dtype="float32")
+    half, full = (
+        TargetCache(tmp_path, hash_teacher),
+        TargetCache(tmp_path, hash_teacher, dtype="float32"),
+    )
     half.fill(texts)
     assert full.fill(texts).encoded == 10
     np.testing.assert_array_equal(np.asarray(full.targets(texts)), expected(hash_teacher, texts))
@@ -359,7 +389,9 @@ def test_a_full_disk_ends_with_a_clear_error_and_the_rest_intact(tmp_path, hash_
         resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, preexec_fn=limit)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, preexec_fn=limit
+    )
     assert "CacheError" in result.stderr and "Everything stored before is intact" in result.stderr
     cache = TargetCache(tmp_path, hash_teacher)
     assert not list(cache.folder.glob(".writing-*"))
@@ -374,7 +406,9 @@ def test_too_little_room_is_noticed_before_the_teacher_works(tmp_path, hash_teac
     assert not hash_teacher.encoded
 
 
-def test_a_folder_that_cannot_be_written_to_is_noticed_before_the_teacher_works(tmp_path, hash_teacher):
+def test_a_folder_that_cannot_be_written_to_is_noticed_before_the_teacher_works(
+    tmp_path, hash_teacher
+):
     cache = TargetCache(tmp_path / "file" / "cache", hash_teacher)
     (tmp_path / "file").touch()
     with pytest.raises(CacheError, match="cannot be written to"):
@@ -385,7 +419,9 @@ def test_a_folder_that_cannot_be_written_to_is_noticed_before_the_teacher_works(
 def test_a_file_in_place_of_the_folder_is_noticed_at_once(tmp_path, hash_teacher):
     (tmp_path / "file").write_text("")
     for root in (tmp_path / "file", str(tmp_path / "file" / "below")):
-        with pytest.raises(CacheError, match="no cache can be kept in .*file is a file; name a folder"):
+        with pytest.raises(
+            CacheError, match="no cache can be kept in .*file is a file; name a folder"
+        ):
             TargetCache(root, hash_teacher)
 
 
@@ -424,7 +460,9 @@ def test_rotated_targets_keep_their_distances(tmp_path, hash_teacher):
     rotated = targets.rotated(rotation)
     assert rotated.shape == targets.shape and len(rotated) == 40
     np.testing.assert_allclose(rotated[:], targets[:] @ rotation, atol=1e-5)
-    np.testing.assert_allclose(np.asarray(rotated) @ np.asarray(rotated).T, targets[:] @ targets[:].T, atol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(rotated) @ np.asarray(rotated).T, targets[:] @ targets[:].T, atol=1e-5
+    )
     for index in (3, slice(2, 9, 3), np.array([5, 1, 5]), [0, 39]):
         np.testing.assert_allclose(rotated[index], targets[index] @ rotation, atol=1e-5)
     np.testing.assert_allclose(rotated.rotated(rotation.T)[:], targets[:], atol=1e-5)
@@ -450,7 +488,9 @@ def test_a_text_is_hashed_once_with_its_keys_at_hand(tmp_path, hash_teacher, mon
     keys = cache.keys(texts)
     assert cache.plan(texts, keys=keys).missing == len(cache.missing(texts, keys=keys)) == 700
     assert cache.fill(texts, keys=keys).encoded == 700
-    np.testing.assert_allclose(cache.targets(texts, keys=keys)[:], expected(hash_teacher, texts), atol=1e-3)
+    np.testing.assert_allclose(
+        cache.targets(texts, keys=keys)[:], expected(hash_teacher, texts), atol=1e-3
+    )
     assert hashed == texts
     with pytest.raises(CacheError, match=r"got \(699,\) keys for 700 texts"):
         cache.fill(texts, keys=keys[1:])
@@ -460,11 +500,15 @@ def test_a_plain_string_is_a_document(tmp_path, hash_teacher):
     cache = TargetCache(tmp_path, hash_teacher)
     assert cache.fill(["one", Text("two", "query"), "one"]).encoded == 2
     assert cache.fill(text for text in ("one", "three")).encoded == 1
-    np.testing.assert_array_equal(cache.targets(["three"])[0], cache.targets([Text("three", "document")])[0])
+    np.testing.assert_array_equal(
+        cache.targets(["three"])[0], cache.targets([Text("three", "document")])[0]
+    )
     assert cache.missing(("one", "four")) == [Text("four", "document")]
 
 
-@pytest.mark.parametrize("wrong", [None, "one text", b"bytes", 3, [None], [3], [["nested"]], {"a": "b"}])
+@pytest.mark.parametrize(
+    "wrong", [None, "one text", b"bytes", 3, [None], [3], [["nested"]], {"a": "b"}]
+)
 def test_what_is_not_texts_is_refused(tmp_path, hash_teacher, wrong):
     cache = TargetCache(tmp_path, hash_teacher)
     for call in (cache.fill, cache.targets, cache.plan, cache.missing, cache.keys):

@@ -26,25 +26,61 @@ PROVENANCE = {
     "workbench": "0.1.0",
 }
 ROWS = [
-    {"mode": "teacher", "ndcg_at_10": 0.5, "share_of_teacher": 1.0, "share_low": 1.0, "share_high": 1.0},
-    {"mode": "base", "ndcg_at_10": 0.49, "share_of_teacher": 0.98, "share_low": 0.9, "share_high": 1.02},
-    {"mode": "symmetric", "ndcg_at_10": 0.48, "share_of_teacher": 0.96, "share_low": 0.93, "share_high": 0.99},
-    {"mode": "asymmetric", "ndcg_at_10": 0.47, "share_of_teacher": 0.94, "share_low": 0.91, "share_high": 0.97},
+    {
+        "mode": "teacher",
+        "ndcg_at_10": 0.5,
+        "share_of_teacher": 1.0,
+        "share_low": 1.0,
+        "share_high": 1.0,
+    },
+    {
+        "mode": "base",
+        "ndcg_at_10": 0.49,
+        "share_of_teacher": 0.98,
+        "share_low": 0.9,
+        "share_high": 1.02,
+    },
+    {
+        "mode": "symmetric",
+        "ndcg_at_10": 0.48,
+        "share_of_teacher": 0.96,
+        "share_low": 0.93,
+        "share_high": 0.99,
+    },
+    {
+        "mode": "asymmetric",
+        "ndcg_at_10": 0.47,
+        "share_of_teacher": 0.94,
+        "share_low": 0.91,
+        "share_high": 0.97,
+    },
 ]
 REPORT = {"collection": "moths", "documents": 1400, "queries": 20, "rows": ROWS}
 
 
 def written(**more):
-    return card.card(**({"provenance": PROVENANCE, "results": [REPORT], "name": "me/small", "dimension": 768} | more))
+    return card.card(
+        **(
+            {"provenance": PROVENANCE, "results": [REPORT], "name": "me/small", "dimension": 768}
+            | more
+        )
+    )
 
 
 def test_the_hub_can_read_it():
     card = ModelCard(written(onnx=True).content)
     data = card.data.to_dict()
     assert data["license"] == "apache-2.0" and data["base_model"] == ["lab/base"]
-    assert data["pipeline_tag"] == "sentence-similarity" and data["library_name"] == "sentence-transformers"
+    assert (
+        data["pipeline_tag"] == "sentence-similarity"
+        and data["library_name"] == "sentence-transformers"
+    )
     (found,) = card.data.eval_results
-    assert found.dataset_name == "moths" and found.metric_type == "ndcg_at_10" and found.metric_value == 0.48
+    assert (
+        found.dataset_name == "moths"
+        and found.metric_type == "ndcg_at_10"
+        and found.metric_value == 0.48
+    )
     pair = ModelCard(written(pair=True).content).data
     (of_the_pair,) = pair.eval_results
     assert pair.base_model == ["lab/base", "lab/teacher"]
@@ -61,19 +97,33 @@ def test_it_states_what_was_measured_beside_its_baselines():
         "| seed | 7 |",
     ):
         assert line in text
-    assert "In asymmetric search it kept 94.0% of its teacher on the one collection measured here, moths." in text
-    assert "Shorter and coarser" not in text and "Speed" not in text  # what was not measured is not said
+    assert (
+        "In asymmetric search it kept 94.0% of its teacher on the one collection measured here, moths."
+        in text
+    )
+    assert (
+        "Shorter and coarser" not in text and "Speed" not in text
+    )  # what was not measured is not said
 
 
 def test_it_says_which_collection_was_learned_from(tmp_path):
     (tmp_path / "moths").mkdir()
     own = written(provenance=PROVENANCE | {"texts": str(tmp_path / "moths")}).text
-    assert "has learned from the documents of moths" in own and "has learned from the documents" not in written().text
+    assert (
+        "has learned from the documents of moths" in own
+        and "has learned from the documents" not in written().text
+    )
 
 
 def test_curves_and_speed_are_stated_where_they_were_measured():
     curves = [
-        {"mode": mode, "dimensions": 96, "precision": "int8", "bytes_per_document": 96, "share_of_teacher": share}
+        {
+            "mode": mode,
+            "dimensions": 96,
+            "precision": "int8",
+            "bytes_per_document": 96,
+            "share_of_teacher": share,
+        }
         for mode, share in (("teacher", 0.97), ("asymmetric", 0.93))
     ]
     latency = {"machine": "a machine", "query_speedup_float32": 7.44, "query_speedup_int8": 10.1,
@@ -81,13 +131,17 @@ def test_curves_and_speed_are_stated_where_they_were_measured():
     text = written(results=[REPORT | {"curves": curves}], latency=latency).text
     assert "| 96, int8 | 96 | 97.0% | 93.0% |" in text
     assert "float32: 7.4 times the teacher's queries" in text and "(a machine)" in text
-    assert "int8 keeps 99.2% of the student's nDCG@10 on moths (95 % interval 98.0% to 100.0%)" in text
+    assert (
+        "int8 keeps 99.2% of the student's nDCG@10 on moths (95 % interval 98.0% to 100.0%)" in text
+    )
 
 
 def test_where_things_lay_stays_private(tmp_path):
     folder = tmp_path / "secret" / "teacher"
     folder.mkdir(parents=True)
-    text = written(provenance=PROVENANCE | {"teacher_name": str(folder), "texts": str(folder / "mine.parquet")}).content
+    text = written(
+        provenance=PROVENANCE | {"teacher_name": str(folder), "texts": str(folder / "mine.parquet")}
+    ).content
     assert "secret" not in text and "mine.parquet" in text
     assert ModelCard(text).data.base_model == ["lab/base"]
     for relative in ("../clients/acme/base", "clients/acme/base", "~/acme/base"):
@@ -98,20 +152,24 @@ def test_where_things_lay_stays_private(tmp_path):
 
 def test_hostile_names_stay_text():
     hostile = 'a/b"); import os; os.system("id")\n# Pwned <script>|'
-    text = written(provenance=PROVENANCE | {"teacher_name": hostile, "base": hostile, "settings": {hostile: 1}}).text
+    text = written(
+        provenance=PROVENANCE | {"teacher_name": hostile, "base": hostile, "settings": {hostile: 1}}
+    ).text
     assert "\n# Pwned" not in text and "<script>" not in text.replace("\\<script\\>", "")
     assert "teacher = SentenceTransformer" not in text  # no code is made of what is no name
 
 
 def test_a_short_name_is_given_in_full():
-    assert ModelCard(written(provenance=PROVENANCE | {"base": "all-MiniLM-L6-v2"}).content).data.base_model == [
-        models.MINILM
-    ]
+    assert ModelCard(
+        written(provenance=PROVENANCE | {"base": "all-MiniLM-L6-v2"}).content
+    ).data.base_model == [models.MINILM]
 
 
 def test_lengths_are_the_models():
     assert "texts are cut to 32 tokens" in written(max_length=32).text
-    assert "queries are cut to 32 tokens and documents to 96" in written(max_length=32, pair=True).text
+    assert (
+        "queries are cut to 32 tokens and documents to 96" in written(max_length=32, pair=True).text
+    )
     assert "before they were rotated or cut" in written(truncated=True).text
 
 
@@ -124,9 +182,18 @@ def test_texts_cannot_break_out_of_their_cells():
     ("more", "words"),
     [
         ({"results": [REPORT, REPORT]}, "two reports are of one collection"),
-        ({"results": [REPORT | {"rows": [row | {"ndcg_at_10": float("nan")} for row in ROWS]}]}, "no comparison"),
-        ({"results": [REPORT | {"rows": [row | {"ndcg_at_10": 7} for row in ROWS]}]}, "between 0 and 1"),
-        ({"results": [REPORT | {"rows": [row | {"share_high": "1"} for row in ROWS]}]}, "no comparison"),
+        (
+            {"results": [REPORT | {"rows": [row | {"ndcg_at_10": float("nan")} for row in ROWS]}]},
+            "no comparison",
+        ),
+        (
+            {"results": [REPORT | {"rows": [row | {"ndcg_at_10": 7} for row in ROWS]}]},
+            "between 0 and 1",
+        ),
+        (
+            {"results": [REPORT | {"rows": [row | {"share_high": "1"} for row in ROWS]}]},
+            "no comparison",
+        ),
         ({"results": [REPORT | {"documents": "many"}]}, "not as it was written"),
         ({"results": [REPORT | {"collection": ["moths"]}]}, "no comparison"),
         ({"results": [REPORT | {"curves": "x"}]}, "no comparison"),
@@ -158,11 +225,16 @@ def test_its_code_runs(tmp_path, monkeypatch, tiny_model, other_tiny_model):
     """What a reader copies from the card works on what lies beside it."""
     teacher = models.load(other_tiny_model, device="cpu")
     model = student.build(tiny_model, 48, max_length=40, device="cpu")
-    student_folder = publish.save_student(model, tmp_path / "student", card=written(onnx=True), onnx=True)
+    student_folder = publish.save_student(
+        model, tmp_path / "student", card=written(onnx=True), onnx=True
+    )
     pair_folder = publish.save_pair(teacher, model, tmp_path / "pair", card=written(pair=True))
     for folder in (student_folder, pair_folder):
         monkeypatch.chdir(folder)
-        code = "\n".join(part.split("```")[0] for part in (folder / "README.md").read_text().split("```python")[1:])
+        code = "\n".join(
+            part.split("```")[0]
+            for part in (folder / "README.md").read_text().split("```python")[1:]
+        )
         code = code.replace("me/small", str(folder)).replace("lab/teacher", str(other_tiny_model))
         names = {}
         exec(code.replace("teacher.max_seq_length = 96", "teacher.max_seq_length = 40"), names)
@@ -170,13 +242,18 @@ def test_its_code_runs(tmp_path, monkeypatch, tiny_model, other_tiny_model):
 
 
 @pytest.mark.parametrize("prompts", [None, {"query": "ask: ", "document": "read: "}, {}])
-def test_its_code_gives_the_vectors_that_were_measured(tmp_path, tiny_model, other_tiny_model, prompts):
+def test_its_code_gives_the_vectors_that_were_measured(
+    tmp_path, tiny_model, other_tiny_model, prompts
+):
     """The teacher's own configuration has a prompt "passage", which plain `encode_document` does not know."""
     folder = shutil.copytree(other_tiny_model, tmp_path / "teacher")
     config = json.loads((folder / "config_sentence_transformers.json").read_text())
     own = {"query": "query: ", "passage": "passage: "}
     (folder / "config_sentence_transformers.json").write_text(json.dumps(config | {"prompts": own}))
-    cache = TargetCache(tmp_path / "cache", LocalTeacher(folder, max_length=40, prompts=prompts, precision="float32"))
+    cache = TargetCache(
+        tmp_path / "cache",
+        LocalTeacher(folder, max_length=40, prompts=prompts, precision="float32"),
+    )
     model = student.build(tiny_model, 48, max_length=40, prompts=cache.prompts, device="cpu")
     texts = sentences(20)
     made = train.provenance(cache, texts, base=str(tiny_model), source="sentences")
@@ -191,7 +268,10 @@ def test_its_code_gives_the_vectors_that_were_measured(tmp_path, tiny_model, oth
         code = "\n".join(part.split("```")[0] for part in text.split("```python")[1:])
         code = code.replace("me/small", str(tmp_path / saved))
         names = {}
-        exec(re.sub(r"\w+\.similarity\(", "given = (", code.replace("lab/teacher", str(folder))), names)
+        exec(
+            re.sub(r"\w+\.similarity\(", "given = (", code.replace("lab/teacher", str(folder))),
+            names,
+        )
         queries, documents = names["given"]
         np.testing.assert_allclose(queries, measured["queries"], atol=1e-4)
         np.testing.assert_allclose(documents, measured["documents"], atol=1e-4)
@@ -205,8 +285,13 @@ def test_a_teacher_without_weights_has_students_with_cards(length, kind):
         "teacher": {"teacher": "m", "normalize": True, "max_length": length} | kind,
     }
     text = written(provenance=made).text
-    assert "search documents that openai:m has embedded" in text and "teacher.max_seq_length" not in text
-    assert ("read whole" if length is None else "cut to 512" if length != 96 else "cut to 96") in text
+    assert (
+        "search documents that openai:m has embedded" in text
+        and "teacher.max_seq_length" not in text
+    )
+    assert (
+        "read whole" if length is None else "cut to 512" if length != 96 else "cut to 96"
+    ) in text
     assert "cut to 32 tokens" in written(provenance=made, max_length=32).text
 
 
@@ -218,11 +303,19 @@ def test_languages_are_stated():
 def test_provenance_is_kept_beside_the_student_and_published_nowhere(tmp_path, tiny_model):
     model = student.build(tiny_model, 48, max_length=40, device="cpu")
     student.save(model, tmp_path / "work", PROVENANCE)
-    assert student.read_provenance(tmp_path / "work") == PROVENANCE and student.read_provenance(tmp_path) == {}
+    assert (
+        student.read_provenance(tmp_path / "work") == PROVENANCE
+        and student.read_provenance(tmp_path) == {}
+    )
     folder = publish.save_student(student.load(tmp_path / "work"), tmp_path / "out")
     assert not (folder / models.PROVENANCE).exists()
-    assert (student.load(folder).encode([sentences(1)[0].text]) == model.encode([sentences(1)[0].text])).all()
+    assert (
+        student.load(folder).encode([sentences(1)[0].text]) == model.encode([sentences(1)[0].text])
+    ).all()
     (tmp_path / "work" / models.PROVENANCE).write_text("[]")
     with pytest.raises(ModelError, match="damaged"):
         student.read_provenance(tmp_path / "work")
-    assert json.loads((folder / "config_sentence_transformers.json").read_text())["similarity_fn_name"] == "cosine"
+    assert (
+        json.loads((folder / "config_sentence_transformers.json").read_text())["similarity_fn_name"]
+        == "cosine"
+    )

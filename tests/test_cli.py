@@ -38,7 +38,17 @@ def distill_arguments(tiny_model, other_tiny_model):
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["demo"], ["cache"], ["distill"], ["evaluate"], ["benchmark"], ["publish"], ["push"], ["lab"]],
+    [
+        [],
+        ["demo"],
+        ["cache"],
+        ["distill"],
+        ["evaluate"],
+        ["benchmark"],
+        ["publish"],
+        ["push"],
+        ["lab"],
+    ],
 )
 def test_help_explains(command, capsys):
     with pytest.raises(SystemExit) as done:
@@ -48,7 +58,8 @@ def test_help_explains(command, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["paint"], ["distill"], ["cache", "--limit", "0"], ["cache", "--precision", "int4"]]
+    "arguments",
+    [[], ["paint"], ["distill"], ["cache", "--limit", "0"], ["cache", "--precision", "int4"]],
 )
 def test_wrong_usage_is_exit_code_2(arguments):
     with pytest.raises(SystemExit) as done:
@@ -59,7 +70,16 @@ def test_wrong_usage_is_exit_code_2(arguments):
 def test_cache_distill_evaluate(home, tiny_model, other_tiny_model, capsys):
     assert (
         main.main(
-            ["cache", "--texts", "texts.jsonl", "--teacher", str(other_tiny_model), "--max-length", "40", "--dry-run"]
+            [
+                "cache",
+                "--texts",
+                "texts.jsonl",
+                "--teacher",
+                str(other_tiny_model),
+                "--max-length",
+                "40",
+                "--dry-run",
+            ]
         )
         == 0
     )
@@ -69,7 +89,20 @@ def test_cache_distill_evaluate(home, tiny_model, other_tiny_model, capsys):
     about = json.loads((home / "student" / "provenance.json").read_text())
     assert about["finished"] and about["teacher_name"] == str(other_tiny_model)
     assert not list(home.glob(".student*"))
-    assert main.main(["cache", "--texts", "texts.jsonl", "--teacher", str(other_tiny_model), "--max-length", "40"]) == 0
+    assert (
+        main.main(
+            [
+                "cache",
+                "--texts",
+                "texts.jsonl",
+                "--teacher",
+                str(other_tiny_model),
+                "--max-length",
+                "40",
+            ]
+        )
+        == 0
+    )
     assert "0 encoded now" in capsys.readouterr().out
     assert main.main(["evaluate", "--student", "student", "--json", "out.json"]) == 0
     out = capsys.readouterr().out
@@ -84,14 +117,16 @@ def test_a_recipe_decides_what_is_not_named(home, tiny_model, other_tiny_model, 
     assert main.main([*arguments, "--recipe", "redact-mt", "--restarts", "1"]) == 0
     about = student.read_provenance(home / "student")
     settings = about["settings"]
-    assert (settings["batch_size"], settings["learning_rate"], settings["epochs"], settings["restarts"]) == (
-        32,
-        1e-4,
-        1,
-        1,
-    )
+    assert (
+        settings["batch_size"],
+        settings["learning_rate"],
+        settings["epochs"],
+        settings["restarts"],
+    ) == (32, 1e-4, 1, 1)
     model = student.load(home / "student")
-    assert not student.head_of(model)[-1].bias and model.prompts["query"].startswith("Represent this sentence")
+    assert not student.head_of(model)[-1].bias and model.prompts["query"].startswith(
+        "Represent this sentence"
+    )
     assert main.main([*arguments, "--recipe", "redact"]) == 1
     assert "no recipe 'redact'; the nearest are redact-" in capsys.readouterr().err
 
@@ -100,14 +135,28 @@ def test_a_plan_before_anything_is_stored(home, tiny_model, other_tiny_model, ca
     arguments = distill_arguments(tiny_model, other_tiny_model)
     assert main.main([*arguments, "--recipe", "redact-ir", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert "texts    300, 300 of them not in the cache" in out and "threads" in out and "3 passes" in out
-    assert main.main([*arguments, "--recipe", "redact-ir", "--dry-run", "--speeds", "A card: big:10:100"]) == 0
+    assert (
+        "texts    300, 300 of them not in the cache" in out
+        and "threads" in out
+        and "3 passes" in out
+    )
+    assert (
+        main.main(
+            [*arguments, "--recipe", "redact-ir", "--dry-run", "--speeds", "A card: big:10:100"]
+        )
+        == 0
+    )
     out = capsys.readouterr().out
-    assert "teacher  30 s at 10 texts a second" in out and "student  9 s for 3 passes, 30 steps" in out
+    assert (
+        "teacher  30 s at 10 texts a second" in out and "student  9 s for 3 passes, 30 steps" in out
+    )
     assert "device   A card: big" in out and not (home / "student").exists()
     assert main.main([*arguments, "--recipe", "broad", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"300 of 300 vectors missing(.|\n)*teacher  .* at [\d,]+ texts a second\nfeatures .* at", out)
+    assert re.search(
+        r"300 of 300 vectors missing(.|\n)*teacher  .* at [\d,]+ texts a second\nfeatures .* at",
+        out,
+    )
     assert main.main([*arguments, "--dry-run", "--speeds", "fast"]) == 1
     assert "expected DEVICE:TEACHER:STUDENT" in capsys.readouterr().err
     assert main.main([*arguments, "--speeds", "A card:10:100"]) == 1
@@ -121,7 +170,16 @@ def test_a_folder_of_texts_is_read_or_drawn_from(home, tiny_model, other_tiny_mo
     (home / "texts.jsonl").rename(home / "texts" / "some.jsonl")
     assert main.main([*arguments, "--sample", "100"]) == 0
     assert sum(student.read_provenance(home / "student")["texts_by_role"].values()) == 95
-    plan = ["cache", "--texts", "texts", "--teacher", str(other_tiny_model), "--max-length", "40", "--dry-run"]
+    plan = [
+        "cache",
+        "--texts",
+        "texts",
+        "--teacher",
+        str(other_tiny_model),
+        "--max-length",
+        "40",
+        "--dry-run",
+    ]
     assert main.main(plan) == 0
     assert "200 of 300 vectors missing" in capsys.readouterr().out
     assert main.main([*arguments, "--sample", "100", "--limit", "5"]) == 1
@@ -139,7 +197,9 @@ def test_many_texts_are_kept_in_a_file_and_the_student_is_the_same(
     monkeypatch.setattr(data, "IN_MEMORY", 100)
     subsets = []
     subset = StoredTexts.subset
-    monkeypatch.setattr(StoredTexts, "subset", lambda self, rows: subsets.append(len(rows)) or subset(self, rows))
+    monkeypatch.setattr(
+        StoredTexts, "subset", lambda self, rows: subsets.append(len(rows)) or subset(self, rows)
+    )
     assert main.main([*arguments, "--fresh"]) == 0
     assert subsets == [285]
     assert models.resolve(home / "student").fingerprint == listed
@@ -150,7 +210,15 @@ def test_two_processes_distil_the_student_of_one(home, tiny_model, other_tiny_mo
     # Two cycles: after one, two evaluations are equal to the fifth digit, and rounding decides which student is the best.
     arguments = [*distill_arguments(tiny_model, other_tiny_model), "--restarts", "2"]
     assert main.main([*arguments, "--cache", "one"]) == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "workbench"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "workbench",
+    ]
     arguments[arguments.index("student")] = "of-two"
     done = subprocess.run(
         [*command, *arguments, "--cache", "two"],
@@ -159,7 +227,9 @@ def test_two_processes_distil_the_student_of_one(home, tiny_model, other_tiny_mo
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("student saved") == 1
     texts = [text.text for text in sentences(50)]
-    one, two = (student.load(home / name, device="cpu").encode(texts) for name in ("student", "of-two"))
+    one, two = (
+        student.load(home / name, device="cpu").encode(texts) for name in ("student", "of-two")
+    )
     # In bfloat16, if the processor has it; `test_distill` holds float32 to 1e-4.
     np.testing.assert_allclose(one, two, atol=2e-3)
 
@@ -169,10 +239,22 @@ def test_vectors_that_exist_already_are_a_teacher(home, tiny_model, capsys):
     vectors = models.load(tiny_model).encode([row["text"] for row in texts]).astype(np.float32)
     np.save("vectors.npy", 2 * vectors)
     pd.DataFrame(texts).assign(emb=list(vectors)).to_parquet("texts.parquet")
-    capitals = pd.DataFrame({"Text": [row["text"] for row in texts], "ROLE": [row["role"].upper() for row in texts]})
+    capitals = pd.DataFrame(
+        {"Text": [row["text"] for row in texts], "ROLE": [row["role"].upper() for row in texts]}
+    )
     capitals.assign(emb=list(vectors)).to_parquet("CAPITALS.PARQUET")
     pd.DataFrame(texts).assign(emb=list(vectors)).to_parquet(home / "data.parquet")
-    learn = ["distill", "--base", str(tiny_model), "--max-length", "40", "--output", "student", "--epochs", "1"]
+    learn = [
+        "distill",
+        "--base",
+        str(tiny_model),
+        "--max-length",
+        "40",
+        "--output",
+        "student",
+        "--epochs",
+        "1",
+    ]
     (home / "hub").mkdir()
     shutil.move(home / "data.parquet", home / "hub" / "data.parquet")
     losses = []
@@ -188,7 +270,19 @@ def test_vectors_that_exist_already_are_a_teacher(home, tiny_model, capsys):
     assert main.main(["cache", "--texts", "texts.parquet", "--vectors", "emb", "--dry-run"]) == 0
     assert "all 300 vectors are cached" in capsys.readouterr().out
     assert (
-        main.main([*learn, "--texts", "texts.parquet", "--vectors", "emb", "--dry-run", "--recipe", "in-domain"]) == 0
+        main.main(
+            [
+                *learn,
+                "--texts",
+                "texts.parquet",
+                "--vectors",
+                "emb",
+                "--dry-run",
+                "--recipe",
+                "in-domain",
+            ]
+        )
+        == 0
     )
     assert "300, 0 of them not in the cache" in capsys.readouterr().out
     columns = {"title": "a title", "body": [row["text"] for row in texts], "emb": list(vectors)}
@@ -214,7 +308,10 @@ def test_vectors_that_exist_already_are_a_teacher(home, tiny_model, capsys):
     Path("archive.npz").rename("archive.npy")
     np.save("objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     for given, message in (
-        (["--texts", "texts.jsonl", "--vectors", "short.npy"], "300 texts and vectors of shape (9, 32)"),
+        (
+            ["--texts", "texts.jsonl", "--vectors", "short.npy"],
+            "300 texts and vectors of shape (9, 32)",
+        ),
         (["--texts", "texts.jsonl", "--vectors", "objects.npy"], "cannot be read as an array"),
         (["--texts", "texts.jsonl", "--vectors", "none.npy"], "cannot be read as an array"),
         (["--texts", "texts.jsonl", "--vectors", "empty.npy"], "cannot be read as an array"),
@@ -223,8 +320,14 @@ def test_vectors_that_exist_already_are_a_teacher(home, tiny_model, capsys):
         (["--texts", "texts.parquet", "--vectors", "vec"], "no column vec; it has text, role, emb"),
         (["--texts", "texts.parquet", "--vectors", "role"], "row 0: 'role' is no vector"),
         (["--texts", "docstrings", "--vectors", "emb"], "--vectors goes with"),
-        (["--texts", "texts.parquet", "--vectors", "emb", "--passages", "50"], "without --sample and --passages"),
-        (["--texts", "bodies.parquet", "--vectors", "emb"], "has no column 'text'; it has title, body, emb"),
+        (
+            ["--texts", "texts.parquet", "--vectors", "emb", "--passages", "50"],
+            "without --sample and --passages",
+        ),
+        (
+            ["--texts", "bodies.parquet", "--vectors", "emb"],
+            "has no column 'text'; it has title, body, emb",
+        ),
         (["--texts", "texts.parquet", "--vectors", "emb", "--teacher", "x"], "leave out --teacher"),
         (["--texts", "texts.parquet", "--vectors", "emb", "--price", "1"], "leave out --teacher"),
         (["--texts", f"hub:{home / 'hub'}:text:document", "--vectors", "vec"], "no column 'vec'"),
@@ -233,7 +336,9 @@ def test_vectors_that_exist_already_are_a_teacher(home, tiny_model, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_benchmark_runs_everyone_and_goes_on(home, tiny_model, other_tiny_model, task_folders, capsys):
+def test_benchmark_runs_everyone_and_goes_on(
+    home, tiny_model, other_tiny_model, task_folders, capsys
+):
     pytest.importorskip("mteb")
     assert main.main(distill_arguments(tiny_model, other_tiny_model)) == 0
     tasks = [str(task_folders / name) for name in ("search", "alike")]
@@ -244,7 +349,12 @@ def test_benchmark_runs_everyone_and_goes_on(home, tiny_model, other_tiny_model,
     assert "share of teacher" in out and "mean over kinds" in out
     report = json.loads((home / "home" / "benchmark.json").read_text())
     assert [row["task"] for row in report["scores"]] == ["search", "alike"]
-    assert {row["label"] for row in report["differences"]} == {"base", "symmetric", "asymmetric", str(tiny_model)}
+    assert {row["label"] for row in report["differences"]} == {
+        "base",
+        "symmetric",
+        "asymmetric",
+        str(tiny_model),
+    }
     results = list((home / "home" / "benchmarks").rglob("search.json"))
     assert len(results) == 4  # the model is the base, and shares its result
     before = {path: path.stat().st_mtime_ns for path in results}
@@ -271,7 +381,10 @@ def test_evaluate_refuses_a_student_of_other_weights(home, tiny_model, other_tin
         (["cache", "--teacher", "nobody/nothing", "--texts", "texts.jsonl"], "was not found"),
         (["distill", "--output", ".", "--texts", "texts.jsonl"], "name a folder inside it"),
         (["distill", "--output", "texts.jsonl", "--texts", "texts.jsonl"], "is a file"),
-        (["distill", "--output", "s", "--base", "s", "--texts", "texts.jsonl"], "folder of the base"),
+        (
+            ["distill", "--output", "s", "--base", "s", "--texts", "texts.jsonl"],
+            "folder of the base",
+        ),
         (
             ["distill", "--output", "s", "--seed", "-1", "--texts", "texts.jsonl"],
             "seed is -1; expected a whole number from 0",
@@ -282,13 +395,19 @@ def test_evaluate_refuses_a_student_of_other_weights(home, tiny_model, other_tin
         ),
         (["evaluate", "--student", "nowhere"], "was not found"),
         (["evaluate", "--student", ".", "--collection", "nowhere-else"], "no such folder"),
-        (["cache", "--texts", "texts.jsonl", "--column", "body"], "has no column 'body'; it has text, role"),
+        (
+            ["cache", "--texts", "texts.jsonl", "--column", "body"],
+            "has no column 'body'; it has text, role",
+        ),
         (
             ["distill", "--output", "s", "--texts", "texts.jsonl", "--passages", "5"],
             "passages, a number of words, is 5; expected",
         ),
         (["cache", "--texts", "x", "--workers", "2", "--passages", "50"], "leave out --limit"),
-        (["cache", "--texts", "x", "--workers", "2", "--encoding", "cp1252"], "--role, --passages, --encoding"),
+        (
+            ["cache", "--texts", "x", "--workers", "2", "--encoding", "cp1252"],
+            "--role, --passages, --encoding",
+        ),
         (
             ["cache", "--teacher", "all-MiniLM", "--texts", "texts.jsonl"],
             "The nearest name is all-MiniLM-L6-v2. Packaged",
@@ -314,7 +433,11 @@ def test_the_lab_opens_copies_and_keeps_those_that_were_edited(tmp_path, capsys)
 
     def write(path, text, **more):
         cell = {"cell_type": "code", "source": [text], "outputs": [], "metadata": {}} | more
-        found = json.loads(path.read_text()) if path.exists() else {"metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+        found = (
+            json.loads(path.read_text())
+            if path.exists()
+            else {"metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+        )
         path.write_text(json.dumps(found | {"cells": [cell]}))
 
     for name in ("run", "edited"):
@@ -323,24 +446,38 @@ def test_the_lab_opens_copies_and_keeps_those_that_were_edited(tmp_path, capsys)
     write(copies / "run.ipynb", "1 + 1", outputs=["2"])
     write(copies / "edited.ipynb", "1 + 2")
     main._copies(sources, copies)
-    assert "2" in json.loads((copies / "run.ipynb").read_text())["cells"][0]["outputs"]  # the same source: it stays
+    assert (
+        "2" in json.loads((copies / "run.ipynb").read_text())["cells"][0]["outputs"]
+    )  # the same source: it stays
     for name in ("run", "edited"):
         write(sources / f"{name}.ipynb", "2 + 2")
     capsys.readouterr()
     main._copies(sources, copies)
     texts = {
-        name: json.loads((copies / f"{name}.ipynb").read_text())["cells"][0]["source"] for name in ("run", "edited")
+        name: json.loads((copies / f"{name}.ipynb").read_text())["cells"][0]["source"]
+        for name in ("run", "edited")
     }
     assert texts == {"run": ["2 + 2"], "edited": ["1 + 2"]}
-    assert f"copies in {copies}. Edited, and left as they are: edited; delete one" in capsys.readouterr().out
+    assert (
+        f"copies in {copies}. Edited, and left as they are: edited; delete one"
+        in capsys.readouterr().out
+    )
 
 
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(home, tiny_model, other_tiny_model):
     rows = [json.dumps({"text": t.text, "role": t.role.value}) for t in sentences(3000, seed=6)]
     (home / "texts.jsonl").write_text("\n".join(rows))
-    command = [sys.executable, "-u", "-m", "workbench", *distill_arguments(tiny_model, other_tiny_model)]
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        "workbench",
+        *distill_arguments(tiny_model, other_tiny_model),
+    ]
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+    )
     output, deadline = b"", time.monotonic() + 120
     while b"held-out loss" not in output and time.monotonic() < deadline:
         output += os.read(process.stdout.fileno(), 4096)
@@ -364,10 +501,21 @@ def test_texts_of_a_collection_are_its_documents_only():
 
 
 def test_texts_have_a_column_and_can_be_cut(home, tiny_model, capsys):
-    pd.DataFrame({"title": ["one", "two"], "body": ["Bread rests for an hour. " * 20] * 2}).to_csv("t.csv")
+    pd.DataFrame({"title": ["one", "two"], "body": ["Bread rests for an hour. " * 20] * 2}).to_csv(
+        "t.csv"
+    )
     (text,) = inputs.texts_of(options("t.csv", column="body", limit=1))
     assert text.text.startswith("Bread") and len(text.text.split()) == 100
-    arguments = ["cache", "--texts", "t.csv", "--teacher", str(tiny_model), "--max-length", "40", "--dry-run"]
+    arguments = [
+        "cache",
+        "--texts",
+        "t.csv",
+        "--teacher",
+        str(tiny_model),
+        "--max-length",
+        "40",
+        "--dry-run",
+    ]
     assert main.main([*arguments, "--column", "body", "--passages", "30"]) == 0
     out = capsys.readouterr()
     assert "1 of 1 vectors missing" in out.out and "7 duplicate texts of 8 left out" in out.err
@@ -377,7 +525,16 @@ def test_texts_have_a_column_and_can_be_cut(home, tiny_model, capsys):
 
 def test_messages_name_options_of_the_command_that_work(home, tiny_model, capsys):
     (home / "t.csv").write_bytes("title,body,role\nun,caf\xe9,author\n".encode("latin-1"))
-    arguments = ["cache", "--texts", "t.csv", "--teacher", str(tiny_model), "--max-length", "40", "--dry-run"]
+    arguments = [
+        "cache",
+        "--texts",
+        "t.csv",
+        "--teacher",
+        str(tiny_model),
+        "--max-length",
+        "40",
+        "--dry-run",
+    ]
     for words in (
         "read it with --encoding 'cp1252'",
         "Choose the column with --column 'body'",
@@ -397,9 +554,16 @@ def test_messages_name_options_of_the_command_that_work(home, tiny_model, capsys
 
 
 def test_a_dry_run_says_which_texts_are_cropped(home, tiny_model, other_tiny_model, capsys):
-    rows = [json.dumps({"text": f"{text.text} and the garden by the river"}) for text in sentences(150)]
+    rows = [
+        json.dumps({"text": f"{text.text} and the garden by the river"}) for text in sentences(150)
+    ]
     (home / "texts.jsonl").write_text("\n".join(rows))
-    arguments = [*distill_arguments(tiny_model, other_tiny_model)[:-2], "--dry-run", "--speeds", "A card:10:100"]
+    arguments = [
+        *distill_arguments(tiny_model, other_tiny_model)[:-2],
+        "--dry-run",
+        "--speeds",
+        "A card:10:100",
+    ]
     assert main.main(arguments) == 0
     given, cropped = re.search(
         r"(\d+) texts and (\d+) queries cropped from them", out := capsys.readouterr().out
@@ -410,7 +574,10 @@ def test_a_dry_run_says_which_texts_are_cropped(home, tiny_model, other_tiny_mod
 def test_a_student_that_is_not_there_is_noticed_before_torch_is_imported(home):
     code = "import sys; from workbench.cli.main import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", code, "evaluate", "--student", "nope"], capture_output=True, text=True, timeout=100
+        [sys.executable, "-c", code, "evaluate", "--student", "nope"],
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     assert done.stdout == "1 False\n" and "'nope' was not found" in done.stderr
 
@@ -419,7 +586,10 @@ def make_collection(folder):
     texts = [text.text for text in sentences(40, seed=9)]
     (folder / "qrels").mkdir(parents=True)
     for name, some, prefix in (("corpus", texts, "d"), ("queries", texts[:10], "q")):
-        lines = [json.dumps({"_id": f"{prefix}{i}", "title": "", "text": text}) for i, text in enumerate(some)]
+        lines = [
+            json.dumps({"_id": f"{prefix}{i}", "title": "", "text": text})
+            for i, text in enumerate(some)
+        ]
         (folder / f"{name}.jsonl").write_text("\n".join(lines))
     judged = "".join(f"q{i}\td{i}\t1\n" for i in range(10))
     (folder / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}")
@@ -430,7 +600,18 @@ def test_evaluate_publish_push(home, tiny_model, other_tiny_model, tmp_path, cap
     folder = make_collection(tmp_path / "moths")
     assert main.main(distill_arguments(tiny_model, other_tiny_model)) == 0
     assert (
-        main.main(["evaluate", "--student", "student", "--collection", str(folder), "--curves", "--json", "r.json"])
+        main.main(
+            [
+                "evaluate",
+                "--student",
+                "student",
+                "--collection",
+                str(folder),
+                "--curves",
+                "--json",
+                "r.json",
+            ]
+        )
         == 0
     )
     assert "float16" in capsys.readouterr().out
@@ -440,7 +621,16 @@ def test_evaluate_publish_push(home, tiny_model, other_tiny_model, tmp_path, cap
         "symmetric",
         "asymmetric",
     }
-    publish = ["publish", "--student", "student", "--results", "r.json", "--name", "me/moths", "--output"]
+    publish = [
+        "publish",
+        "--student",
+        "student",
+        "--results",
+        "r.json",
+        "--name",
+        "me/moths",
+        "--output",
+    ]
     assert main.main([*publish, "out", "--onnx"]) == 0
     assert "its card is README.md" in capsys.readouterr().out
     assert "Shorter and coarser vectors" in (home / "out" / "README.md").read_text()
@@ -461,7 +651,10 @@ def test_evaluate_publish_push(home, tiny_model, other_tiny_model, tmp_path, cap
         ([*publish, "new", "--pair", "--teacher", str(tiny_model)], "was distilled from"),
         ([*publish[:4], "other.json", "--output", "new"], "measured on another student"),
         ([*publish[:2], "rotated", *publish[3:], "new", "--pair"], "was rotated or truncated"),
-        (["evaluate", "--student", "rotated", "--collection", str(folder)], "learned a rotated space"),
+        (
+            ["evaluate", "--student", "rotated", "--collection", str(folder)],
+            "learned a rotated space",
+        ),
         ([*publish, "student/release"], "lies in the student's own folder"),
         (["push", "student", "me/moths", "--dry-run"], "no part of a published model"),
     ):

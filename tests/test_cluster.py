@@ -35,7 +35,10 @@ class LoggingTeacher(HashTeacher):
             os.kill(os.getpid(), signal.SIGKILL)
         with self.log.open("a") as file:
             file.write(
-                "".join(hashlib.md5(f"{role}{text}".encode()).hexdigest() + f" {os.getpid()}\n" for text in texts)
+                "".join(
+                    hashlib.md5(f"{role}{text}".encode()).hexdigest() + f" {os.getpid()}\n"
+                    for text in texts
+                )
             )
         return super().encode(texts, role)
 
@@ -79,8 +82,12 @@ def test_a_worker_that_is_killed_costs_the_group_in_flight_and_nothing_else(tmp_
     np.testing.assert_array_equal(cache.targets(TEXTS)[:], wanted.astype(np.float32))
     assert len(_shards.listing(cache.folder)) == 1, "small shards are joined in the end"
     stop = threading.Event()
-    again = cluster.fill(tmp_path, make, folder, workers=1, on_progress=lambda _: stop.set(), stop=stop)
-    assert again.encoded == 0 and 0 < again.hits < len(TEXTS), "stopped after the first batch, of which all was there"
+    again = cluster.fill(
+        tmp_path, make, folder, workers=1, on_progress=lambda _: stop.set(), stop=stop
+    )
+    assert again.encoded == 0 and 0 < again.hits < len(TEXTS), (
+        "stopped after the first batch, of which all was there"
+    )
 
 
 def test_a_teacher_that_fails_ends_the_fill_and_what_is_stored_stays(tmp_path, folder):
@@ -114,7 +121,8 @@ def test_what_is_no_parquet_file_is_named_and_blank_texts_are_counted(tmp_path):
     for name in ("b.jsonl", "c.csv", "d.png", "below/e.parquet", ".hidden"):
         (tmp_path / name).write_text("x")
     with pytest.warns(
-        UserWarning, match=r"4 files left out .b.jsonl, below/e.parquet, c.csv, ...\): a cluster reads the"
+        UserWarning,
+        match=r"4 files left out .b.jsonl, below/e.parquet, c.csv, ...\): a cluster reads the",
     ):
         assert cluster.files(tmp_path) == [tmp_path / "A.PARQUET"]
     worker = cluster._Worker(str(tmp_path / "cache"), HashTeacher, "float16")
@@ -130,7 +138,10 @@ def test_bad_input_is_noticed_before_any_work(tmp_path, folder):
     with pytest.raises(DataError, match="no .parquet files"):
         cluster.files(tmp_path)
     pd.DataFrame({"text": ["a"]}).to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="no column role"), pytest.warns(UserWarning, match="1 file left out"):
+    with (
+        pytest.raises(DataError, match="no column role"),
+        pytest.warns(UserWarning, match="1 file left out"),
+    ):
         cluster.files(tmp_path)
     with pytest.raises(WorkbenchError, match="ask for fewer workers"):
         cluster.fill(tmp_path, HashTeacher, folder, workers=1000)

@@ -47,4 +47,6 @@ def test_notebooks_take_a_student_of_their_own_teacher_only(monkeypatch, tmp_pat
     made = (start / "model.safetensors").stat().st_mtime_ns
     with pytest.warns(UserWarning):
         _course.learned(mine, lesson)
-    assert (start / "model.safetensors").stat().st_mtime_ns == made  # what has learned the same is taken again
+    assert (
+        start / "model.safetensors"
+    ).stat().st_mtime_ns == made  # what has learned the same is taken again

@@ -24,7 +24,11 @@ def write_beir(folder, documents=None, queries=None, qrels=None):
         if documents is not None
         else [{"_id": "d1", "title": "T", "text": "one"}, {"_id": "d2", "text": "two"}]
     )
-    queries = queries if queries is not None else [{"_id": "q1", "text": "which"}, {"_id": "q2", "text": "unjudged"}]
+    queries = (
+        queries
+        if queries is not None
+        else [{"_id": "q1", "text": "which"}, {"_id": "q2", "text": "unjudged"}]
+    )
     qrels = qrels if qrels is not None else [("q1", "d1", 2), ("q1", "d2", 0)]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(d) + "\n" for d in documents))
     (folder / "queries.jsonl").write_text("".join(json.dumps(q) + "\n" for q in queries))
@@ -44,13 +48,18 @@ def test_a_beir_folder_reads_titles_roles_and_judged_queries(tmp_path):
 
 
 def test_a_beir_folder_keeps_empty_documents_and_says_so(tmp_path):
-    folder = write_beir(tmp_path, documents=[{"_id": "d1", "text": "one"}, {"_id": "d2", "title": "", "text": ""}])
+    folder = write_beir(
+        tmp_path, documents=[{"_id": "d1", "text": "one"}, {"_id": "d2", "title": "", "text": ""}]
+    )
     with pytest.warns(UserWarning, match="1 of 2 documents are empty"):
         assert data.read_dataset(folder).corpus["d2"] == ""
 
 
 def test_a_relevant_document_with_an_unjudged_twin_is_counted(tmp_path):
-    rows = [{"_id": f"d{i}", "text": text} for i, text in enumerate(["one", "one", "two", "two", "three"])]
+    rows = [
+        {"_id": f"d{i}", "text": text}
+        for i, text in enumerate(["one", "one", "two", "two", "three"])
+    ]
     judged = [("q1", "d0", 1), ("q1", "d2", 1), ("q1", "d3", 0)]  # the twin of d2 is judged
     with pytest.warns(UserWarning, match="1 relevant document of a query has a twin"):
         data.read_dataset(write_beir(tmp_path, documents=rows, qrels=judged))
@@ -68,16 +77,28 @@ def test_a_relevant_document_with_an_unjudged_twin_is_counted(tmp_path):
         ({"documents": [{"_id": "d1", "text": 7}]}, "line 1: 'text' is of type int"),
         ({"documents": [{"_id": "d1", "text": "a\0b"}]}, "line 1: 'text' is binary"),
         ({"documents": [{"_id": "d1", "text": "\ud800"}]}, "line 1: 'text' is not valid Unicode"),
-        ({"documents": [{"_id": ["d1"], "text": "one"}]}, "line 1: '_id' is .*; expected a string or a number"),
-        ({"documents": [{"id": True, "text": "one"}]}, "line 1: 'id' is True; expected a string or a number"),
-        ({"documents": [{"_id": "d1", "title": ["T", 3], "text": "one"}]}, "line 1: 'title' is of type int"),
+        (
+            {"documents": [{"_id": ["d1"], "text": "one"}]},
+            "line 1: '_id' is .*; expected a string or a number",
+        ),
+        (
+            {"documents": [{"id": True, "text": "one"}]},
+            "line 1: 'id' is True; expected a string or a number",
+        ),
+        (
+            {"documents": [{"_id": "d1", "title": ["T", 3], "text": "one"}]},
+            "line 1: 'title' is of type int",
+        ),
         ({"documents": [["d1"]]}, "line 1: a JSON object is expected"),
         (
             {"qrels": [("q1", "d9", 1)]},
             "1 of 1 judgments have unknown ids, first line 2: document 'd9'. No more than 1 %",
         ),
         ({"qrels": [("q9", "d1", 1)]}, "query 'q9'"),
-        ({"qrels": [("q1", "d1", "high")]}, "line 2: expected query-id, corpus-id and an integer score"),
+        (
+            {"qrels": [("q1", "d1", "high")]},
+            "line 2: expected query-id, corpus-id and an integer score",
+        ),
         ({"queries": [{"_id": "q1", "text": "  "}]}, "judged query 'q1' is empty"),
     ],
 )
@@ -118,7 +139,10 @@ def test_judgments_of_every_usual_form(tmp_path, lines, packed, recwarn):
         path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
     collection = data.read_dataset(folder)
-    assert collection.qrels == {"q1": {"d1": 2, "d2": 0}} and collection.corpus == {"d1": "T one", "d2": "two"}
+    assert collection.qrels == {"q1": {"d1": 2, "d2": 0}} and collection.corpus == {
+        "d1": "T one",
+        "d2": "two",
+    }
     assert data.is_dataset(folder) and len(data.read_texts(folder)) == 2 and not recwarn
     for name in ("test.csv", "test.txt"):
         next((folder / "qrels").glob("test.*")).rename(folder / "qrels" / (name + ".gz" * packed))
@@ -149,17 +173,27 @@ def test_judgments_that_are_not_clear_are_refused_by_line(tmp_path, lines, words
 @pytest.mark.parametrize(
     ("own", "judged", "words"),
     [
-        (" d1", "d1", "document 'd1' .there is ' d1', which differs only by outer spaces: write both alike"),
+        (
+            " d1",
+            "d1",
+            "document 'd1' .there is ' d1', which differs only by outer spaces: write both alike",
+        ),
         (2.0, "2", "document '2' .there is '2.0', which differs only by how the number is written"),
         (2, "2.0", "document '2.0' .there is '2', which differs only by how"),
         ("d2", "d1", "document 'd1'[.] No more"),
     ],
 )
-def test_ids_that_are_nearly_the_same_stay_different_and_are_pointed_out(tmp_path, own, judged, words):
-    folder = write_beir(tmp_path, documents=[{"_id": own, "text": "one"}], qrels=[("q1", judged, 1)])
+def test_ids_that_are_nearly_the_same_stay_different_and_are_pointed_out(
+    tmp_path, own, judged, words
+):
+    folder = write_beir(
+        tmp_path, documents=[{"_id": own, "text": "one"}], qrels=[("q1", judged, 1)]
+    )
     with pytest.raises(DataError, match=words):
         data.read_dataset(folder)
-    assert data.read_dataset(write_beir(tmp_path, [{"_id": own, "text": "one"}], qrels=[("q1", own, 1)])).qrels
+    assert data.read_dataset(
+        write_beir(tmp_path, [{"_id": own, "text": "one"}], qrels=[("q1", own, 1)])
+    ).qrels
 
 
 def test_a_few_judgments_of_what_is_not_there_are_left_out_and_counted(tmp_path):
@@ -173,7 +207,11 @@ def test_a_few_judgments_of_what_is_not_there_are_left_out_and_counted(tmp_path)
     assert said[0].filename == __file__ and collection.corpus["d7"] == "A title 7"
     assert collection.qrels == {"q1": dict.fromkeys(collection.corpus, 1)}
     with pytest.raises(DataError, match="3 of 200 judgments have unknown ids"):
-        data.read_dataset(write_beir(tmp_path, documents, qrels=[*qrels[1:], *[("q1", f"gone {i}", 1) for i in "abc"]]))
+        data.read_dataset(
+            write_beir(
+                tmp_path, documents, qrels=[*qrels[1:], *[("q1", f"gone {i}", 1) for i in "abc"]]
+            )
+        )
 
 
 def test_a_missing_text_of_a_beir_folder_is_an_empty_one(tmp_path):
@@ -194,7 +232,9 @@ def test_a_beir_folder_missing_folder_file_and_split(tmp_path):
         data.read_dataset(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["العربية نص طويل", "日本語の文章です", "👩‍🔬🧪 emoji", "x" * 100_000, "Ωμέγα", ""])
+@pytest.mark.parametrize(
+    "text", ["العربية نص طويل", "日本語の文章です", "👩‍🔬🧪 emoji", "x" * 100_000, "Ωμέγα", ""]
+)
 def test_texts_of_every_script_are_texts(text):
     assert Text(text, "query").role is Role.QUERY
 
@@ -226,7 +266,10 @@ def test_a_string_is_a_document_wherever_texts_are_wanted(tmp_path):
         (Text("one"), "put it in a list"),
         ([], "queries: got no texts; at least one is needed"),
         (iter([]), "got no texts"),
-        (pd.DataFrame({"body": ["x"], "id": [1]}), r"got a table; choose one of its columns \(body, id\)"),
+        (
+            pd.DataFrame({"body": ["x"], "id": [1]}),
+            r"got a table; choose one of its columns \(body, id\)",
+        ),
         (["a", None], "queries: item 1 is missing"),
         (pd.Series(["a", None]), "item 1 is missing"),
         (pd.Series(["a", None], dtype="string"), "item 1 is missing"),
@@ -261,7 +304,11 @@ def test_text_refuses_what_cannot_be_embedded():
         Text(b"x", Role.QUERY)
 
 
-ROWS = [{"text": "one", "role": "query"}, {"text": "  ", "role": "query"}, {"text": "two", "role": None}]
+ROWS = [
+    {"text": "one", "role": "query"},
+    {"text": "  ", "role": "query"},
+    {"text": "two", "role": None},
+]
 WANTED = [Text("one", "query"), Text("two")]
 
 
@@ -288,7 +335,10 @@ def test_every_format_of_file_gives_the_same_texts(tmp_path):
         with pytest.warns(UserWarning, match="^1 blank text of 3 left out"):
             assert data.read_texts(path) == WANTED, path
         with pytest.warns(UserWarning, match="1 blank text of"):
-            assert data.read_texts(str(path), role="query") == [Text("one", "query"), Text("two", "query")]
+            assert data.read_texts(str(path), role="query") == [
+                Text("one", "query"),
+                Text("two", "query"),
+            ]
         with pytest.warns(UserWarning, match="1 blank text of"):
             assert list(data.stream_texts(path)) == WANTED
         assert data.read_texts(path, limit=1) == WANTED[:1]
@@ -308,8 +358,14 @@ def test_lists_tables_and_data_sets_give_texts(monkeypatch):
             assert sorted(data.read_texts(source), key=lambda t: t.text) == WANTED
     with pytest.warns(UserWarning, match="1 blank text of 3"):
         assert data.read_texts(frame["text"]) == [Text("one"), Text("two")]
-    assert data.read_texts(("a", "b")) == data.read_texts(np.array(["a", "b"])) == [Text("a"), Text("b")]
-    assert data.read_texts(pd.DataFrame({"body": ["a"], "id": [1]})) == [Text("a")]  # the only column of strings
+    assert (
+        data.read_texts(("a", "b"))
+        == data.read_texts(np.array(["a", "b"]))
+        == [Text("a"), Text("b")]
+    )
+    assert data.read_texts(pd.DataFrame({"body": ["a"], "id": [1]})) == [
+        Text("a")
+    ]  # the only column of strings
     assert data.read_texts(pd.DataFrame({"body": ["a"], "id": ["b"]}), column="id") == [Text("b")]
     assert len(data.read_texts("tutorial")) == len(data.read_texts(data.tutorial())) == 192
     some = docstring_corpus(held_out=5, libraries=["traitlets"])
@@ -332,12 +388,15 @@ def test_a_folder_of_notes_is_one_text_a_file(tmp_path):
     write(tmp_path / "empty.jsonl", b"")
     write(tmp_path / ".hidden" / "c.txt", "hidden")
     with pytest.warns(
-        UserWarning, match="3 empty, binary or other files left out .empty.jsonl, picture.png, below/ren"
+        UserWarning,
+        match="3 empty, binary or other files left out .empty.jsonl, picture.png, below/ren",
     ):
         assert data.read_texts(tmp_path) == [Text("# Rivers\n\nThey flow."), Text("caf\xe9 \u6f22")]
     write_beir(tmp_path / "inner", qrels=[])
     with pytest.warns(UserWarning, match="3 empty"):
-        assert len(data.read_texts(tmp_path)) == 4  # with the documents, without queries and judgments
+        assert (
+            len(data.read_texts(tmp_path)) == 4
+        )  # with the documents, without queries and judgments
 
 
 def test_only_the_documents_of_a_beir_folder_are_read(tmp_path, recwarn):
@@ -348,52 +407,85 @@ def test_only_the_documents_of_a_beir_folder_are_read(tmp_path, recwarn):
 
 
 def test_files_of_a_mixed_folder_are_read_packed_and_in_capitals_or_named(tmp_path):
-    for (
-        name
-    ) in "a.jsonl b.jsonl.gz C.JSONL d.json e.csv f.CSV.GZ g.txt.gz h.parquet.gz i.tsv.gz j.gz k.csv.zip".split():
+    for name in "a.jsonl b.jsonl.gz C.JSONL d.json e.csv f.CSV.GZ g.txt.gz h.parquet.gz i.tsv.gz j.gz k.csv.zip".split():
         letter = name[0].lower()
         kind = name.lower().split(".")[1]
-        content = {"jsonl": json.dumps({"text": letter}), "json": json.dumps([letter]), "txt": letter}
+        content = {
+            "jsonl": json.dumps({"text": letter}),
+            "json": json.dumps([letter]),
+            "txt": letter,
+        }
         content = content.get(kind, f"text\n{letter}\n").encode()
         write(tmp_path / name, gzip.compress(content) if name.lower().endswith(".gz") else content)
     write(tmp_path / "torn.jsonl.gz", b"\x1f\x8b torn")
     with pytest.warns(
-        UserWarning, match=r"4 empty, binary or other files left out .h.parquet.gz, j.gz, k.csv.zip, ..."
+        UserWarning,
+        match=r"4 empty, binary or other files left out .h.parquet.gz, j.gz, k.csv.zip, ...",
     ):
         assert sorted(text.text for text in data.read_texts(tmp_path)) == list("abcdefgi")
     with pytest.raises(DataError, match="torn.jsonl.gz cannot be read after line 0: "):
         data.read_texts(tmp_path / "torn.jsonl.gz")
-    whole = gzip.compress("".join(json.dumps({"text": f"{i} {hash(str(i))}"}) + "\n" for i in range(9999)).encode())
-    with pytest.raises(DataError, match="cut.jsonl.gz cannot be read after line [1-9].*: Compressed file ended"):
+    whole = gzip.compress(
+        "".join(json.dumps({"text": f"{i} {hash(str(i))}"}) + "\n" for i in range(9999)).encode()
+    )
+    with pytest.raises(
+        DataError, match="cut.jsonl.gz cannot be read after line [1-9].*: Compressed file ended"
+    ):
         data.read_texts(write(tmp_path / "cut.jsonl.gz", whole[: len(whole) // 2]))
 
 
 def test_roles_and_names_in_capitals_missing_texts_and_bytes(tmp_path):
     wanted = [Text("one", "query"), Text("two")]
     write(tmp_path / "t.csv", "Role,TEXT\nQuery,one\nDOCUMENT,two\n,\n")
-    rows = [{"Text": "one", "ROLE": " QUERY "}, {"Text": "two", "ROLE": None}, {"Text": None, "ROLE": "query"}]
-    binary = [{"text": b"one", "role": b"query"}, {"text": b"two", "role": b""}, {"text": None, "role": None}]
+    rows = [
+        {"Text": "one", "ROLE": " QUERY "},
+        {"Text": "two", "ROLE": None},
+        {"Text": None, "ROLE": "query"},
+    ]
+    binary = [
+        {"text": b"one", "role": b"query"},
+        {"text": b"two", "role": b""},
+        {"text": None, "role": None},
+    ]
     write(tmp_path / "t.jsonl", "\n".join(map(json.dumps, rows)))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
     pq.write_table(pa.Table.from_pylist(binary), tmp_path / "binary.parquet")
-    sources = [rows, binary, rows[::-1], pd.DataFrame(rows), pd.DataFrame(binary), pa.Table.from_pylist(rows)]
-    sources += [datasets.Dataset.from_list(rows), datasets.Dataset.from_list(binary), *tmp_path.iterdir()]
+    sources = [
+        rows,
+        binary,
+        rows[::-1],
+        pd.DataFrame(rows),
+        pd.DataFrame(binary),
+        pa.Table.from_pylist(rows),
+    ]
+    sources += [
+        datasets.Dataset.from_list(rows),
+        datasets.Dataset.from_list(binary),
+        *tmp_path.iterdir(),
+    ]
     for source in sources:
         with pytest.warns(UserWarning, match="^1 blank text of 3 left out"):
             assert sorted(data.read_texts(source), key=lambda text: text.text) == wanted, source
     pq.write_table(pa.table({"body": [b"one"], "n": [1], "tags": [["a"]]}), tmp_path / "t.parquet")
-    assert data.read_texts(tmp_path / "t.parquet") == [Text("one")]  # no strings: the only column of bytes
+    assert data.read_texts(tmp_path / "t.parquet") == [
+        Text("one")
+    ]  # no strings: the only column of bytes
     late = [{"body": None, "n": 1}, {"body": "one", "n": 2}]  # the first has no string
     with pytest.warns(UserWarning, match="1 blank"):
         assert data.read_texts(late) == [Text("one")]
     with pytest.raises(DataError, match="has 2 columns named 'role': rename"):
         data.read_texts(pd.DataFrame([["one", "query", "query"]], columns=["text", "ROLE", "Role"]))
-    with pytest.raises(DataError, match="row 0: role 'Engineer'.*role='document'. ignores the column"):
+    with pytest.raises(
+        DataError, match="row 0: role 'Engineer'.*role='document'. ignores the column"
+    ):
         data.read_texts(pd.DataFrame({"text": ["one"], "Role": ["Engineer"]}))
 
 
 def test_long_texts_are_cut_at_sentence_ends(tmp_path):
-    sentences_ = [f"Sentence number {i} has a few more words, {'and more ' * (i % 7)}in it." for i in range(100)]
+    sentences_ = [
+        f"Sentence number {i} has a few more words, {'and more ' * (i % 7)}in it."
+        for i in range(100)
+    ]
     long = "\n".join(sentences_)
     pieces = [text.text for text in data.read_texts([long, "Short. Very short."], passages=50)]
     assert pieces[-1] == "Short. Very short."
@@ -402,16 +494,26 @@ def test_long_texts_are_cut_at_sentence_ends(tmp_path):
     assert 30 <= len(pieces) - 1 <= 36
     assert data.cut("one two. " * 5, 10) == ["one two. " * 5]
     assert [len(piece.split()) for piece in data.cut("word " * 45, 20)] == [20, 25]
-    assert data.cut("\u6f22\u5b57\u3067\u3059\u3002" * 6, 10) == ["\u6f22\u5b57\u3067\u3059\u3002" * 2] * 3
+    assert (
+        data.cut("\u6f22\u5b57\u3067\u3059\u3002" * 6, 10)
+        == ["\u6f22\u5b57\u3067\u3059\u3002" * 2] * 3
+    )
     for words in (9, -1, True, "many", 20.5):
-        with pytest.raises(DataError, match="a number of words, is .*; expected a whole number of at least 10"):
+        with pytest.raises(
+            DataError, match="a number of words, is .*; expected a whole number of at least 10"
+        ):
             data.read_texts(["text"], passages=words)
     path = write(tmp_path / "book.txt", "A sentence of a long book.\n" * 100_000)
-    numbered = write(tmp_path / "numbered.txt", "".join(f"Sentence {i} of a book.\n" for i in range(100_000)))
+    numbered = write(
+        tmp_path / "numbered.txt", "".join(f"Sentence {i} of a book.\n" for i in range(100_000))
+    )
     with pytest.warns(UserWarning, match="duplicate"):
         assert len(data.read_texts(path, passages=60)) < 10
     passages = data.read_texts(numbered, passages=60)
-    assert 8_000 < len(passages) < 9_500 and " ".join(t.text for t in passages).split() == numbered.read_text().split()
+    assert (
+        8_000 < len(passages) < 9_500
+        and " ".join(t.text for t in passages).split() == numbered.read_text().split()
+    )
     with pytest.warns(UserWarning, match="1 blank"):  # a part of a cell and of a blank row
         assert len(data.read_texts(pd.Series([long, " "]), passages=50)) == len(pieces) - 1
 
@@ -430,20 +532,29 @@ def test_long_texts_are_cut_at_sentence_ends(tmp_path):
         ("caption\ncaf\xe9\n\u6f22", "utf-8"),
     ],
 )
-def test_tables_are_read_whatever_separates_their_columns_and_with_marks(tmp_path, content, encoding):
-    assert data.read_texts(write(tmp_path / "t.csv", content, encoding)) == [Text("caf\xe9"), Text("\u6f22")]
+def test_tables_are_read_whatever_separates_their_columns_and_with_marks(
+    tmp_path, content, encoding
+):
+    assert data.read_texts(write(tmp_path / "t.csv", content, encoding)) == [
+        Text("caf\xe9"),
+        Text("\u6f22"),
+    ]
 
 
 @pytest.mark.parametrize("content", ["red\ngreen\nblue\n", "red,1\ngreen,2\nblue,3\n"])
 def test_a_first_line_that_may_be_a_text_is_pointed_out(tmp_path, recwarn, content):
     path = write(tmp_path / "t.csv", content)
     with pytest.warns(
-        UserWarning, match=r"its first line, 'red', was taken as the column's name.*column='red'\) says so"
+        UserWarning,
+        match=r"its first line, 'red', was taken as the column's name.*column='red'\) says so",
     ):
         assert len(data.read_texts(path)) == 2
     assert not recwarn and len(data.read_texts(path, column="red")) == 2 and not recwarn
     for name in ("text", "Notes", "question", "queries"):
-        assert len(data.read_texts(write(path, f"{name}\n{content.partition(',')[0]}"))) >= 1 and not recwarn
+        assert (
+            len(data.read_texts(write(path, f"{name}\n{content.partition(',')[0]}"))) >= 1
+            and not recwarn
+        )
 
 
 def test_a_retrieval_data_set_by_hand_is_checked():
@@ -456,7 +567,10 @@ def test_a_retrieval_data_set_by_hand_is_checked():
         ({"qrels": {"q": ["d"]}}, "qrels: 'q' has .*; expected a query's grades by document id"),
         ({"qrels": {"q": ["d"]}}, "qrels: 'q' has "),
         ({"qrels": {"q": {"e": 1}}}, "qrels of 'q': 'e' has 1; expected a known document"),
-        ({"qrels": {"q": {"d": 0.5}}}, "qrels of 'q': 'd' has 0.5; expected a known document and a whole number"),
+        (
+            {"qrels": {"q": {"d": 0.5}}},
+            "qrels of 'q': 'd' has 0.5; expected a known document and a whole number",
+        ),
         ({"query_metadata": None}, "query_metadata is of type NoneType"),
     ):
         with pytest.raises(DataError, match=words):
@@ -466,16 +580,21 @@ def test_a_retrieval_data_set_by_hand_is_checked():
 def test_other_encodings_are_named_and_read_when_asked_for(tmp_path):
     path = write(tmp_path / "t.csv", "text\none\ncaf\xe9\n", "latin-1")
     with pytest.raises(
-        DataError, match=r"t.csv, line 3: not UTF-8 .*Windows-1252.*wb.read_texts\(..., encoding='cp1252'\)"
+        DataError,
+        match=r"t.csv, line 3: not UTF-8 .*Windows-1252.*wb.read_texts\(..., encoding='cp1252'\)",
     ):
         data.read_texts(path)
     assert data.read_texts(path, encoding="cp1252")[1].text == "caf\xe9"
     for kind in ("utf-16-le", "utf-16-be"):
         path = write(tmp_path / "u.txt", "caf\xe9 is what it says, in most of it", kind)
-        with pytest.raises(DataError, match=f"UTF-16 without a byte-order mark: read it with .*encoding='{kind}'"):
+        with pytest.raises(
+            DataError, match=f"UTF-16 without a byte-order mark: read it with .*encoding='{kind}'"
+        ):
             data.read_texts(path)
         with pytest.raises(DataError, match=f"--encoding {kind}, or save it as UTF-8"):
-            data.read_dataset(write(write_beir(tmp_path / "beir") / "corpus.jsonl", '{"_id": "d1"}', kind).parent)
+            data.read_dataset(
+                write(write_beir(tmp_path / "beir") / "corpus.jsonl", '{"_id": "d1"}', kind).parent
+            )
         assert data.read_texts(path, encoding=kind)[0].text.startswith("caf\xe9")
     with pytest.raises(DataError, match="encoding 'klingon' is unknown"):
         data.read_texts(path, encoding="klingon")
@@ -487,7 +606,10 @@ def test_other_encodings_are_named_and_read_when_asked_for(tmp_path):
     folder = tmp_path / "mixed"
     write(folder / "a.txt", "caf\xe9", "latin-1")
     write(folder / "b.txt", "na\xefve \u6f22", "utf-8")
-    assert [t.text for t in data.read_texts(folder, encoding="latin-1")] == ["caf\xe9", "na\xefve \u6f22"]
+    assert [t.text for t in data.read_texts(folder, encoding="latin-1")] == [
+        "caf\xe9",
+        "na\xefve \u6f22",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -511,15 +633,31 @@ def test_other_encodings_are_named_and_read_when_asked_for(tmp_path):
             "line 2: 3 fields, and the header has 2; a field with ',' in it needs quotes",
         ),
         ("t.csv", 'text,id\n"a\nb",1\nc,d,e\n', "line 4: 3 fields"),
-        ("t.csv", 'text,id\na,1\n"open,1\nb,2\n', "line 3: not a table .*are quotes opened and closed"),
-        ("t.csv", "This is the first of my sentences\nThis is the second\n", "seems to have no header"),
+        (
+            "t.csv",
+            'text,id\na,1\n"open,1\nb,2\n',
+            "line 3: not a table .*are quotes opened and closed",
+        ),
+        (
+            "t.csv",
+            "This is the first of my sentences\nThis is the second\n",
+            "seems to have no header",
+        ),
         ("t.csv", "text,text\na,b\n", "has 2 columns named 'text': rename all but one"),
         ("t.csv", b"\x89PNG\r\n\0\0", "t.csv is binary"),
         ("t.txt", b"\xff\xd8\xff\0\0\x10JFIF", "t.txt is binary"),
-        ("t.png", b"\x89PNG\r\n\0\0", r"t.png: texts are read from files that end in .csv, .tsv, .txt"),
+        (
+            "t.png",
+            b"\x89PNG\r\n\0\0",
+            r"t.png: texts are read from files that end in .csv, .tsv, .txt",
+        ),
         ("t.jsonl", "", "t.jsonl is empty"),
         ("t.jsonl", '{"text": "x"}\n{"body": "y"}', "line 2: no 'text'; it has body"),
-        ("t.jsonl", '{"text": "x"}\n{"text": 3}', "line 2: a document is of type int, not a string"),
+        (
+            "t.jsonl",
+            '{"text": "x"}\n{"text": 3}',
+            "line 2: a document is of type int, not a string",
+        ),
         ("t.jsonl", '{"text": "x"}\n[1, 2]', "line 2: a document is of type list"),
         (
             "t.jsonl",
@@ -552,7 +690,10 @@ def test_parquet_columns(tmp_path):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (None, "expected a list of strings, a table, or the name of a file or folder; got NoneType"),
+        (
+            None,
+            "expected a list of strings, a table, or the name of a file or folder; got NoneType",
+        ),
         (7, "got int"),
         (b"text", "got bytes"),
         ({"a": "b"}, "got dict"),
@@ -561,19 +702,31 @@ def test_parquet_columns(tmp_path):
         (iter([]), "an iterator can be read once only"),
         (["a", 3], "item 1: a document is of type int, not a string"),
         ([["a", "b"], ["c"]], "item 0: a document is of type list"),
-        ([b"caf\xe9"], r"item 0: bytes that are not UTF-8; decode them first: value.decode\('cp1252'\)"),
+        (
+            [b"caf\xe9"],
+            r"item 0: bytes that are not UTF-8; decode them first: value.decode\('cp1252'\)",
+        ),
         (np.array("one"), "got ndarray"),
         (pa.scalar("one"), "got StringScalar"),
         (np.eye(3), "item 0: a document is of type ndarray"),
         (["", None, "  "], "all 3 texts are blank"),
         ([{"text": "a"}, {"body": "b"}], "item 1: no 'text'; it has body"),
         (["a", "b\0"], "item 1: a document is binary"),
-        (pd.DataFrame({"body": ["x"], "title": ["y"]}), "the table has no column 'text'; it has body, title"),
-        (pd.DataFrame([["x", "y"]], columns=["text", "text"]), "the table has 2 columns named 'text'"),
+        (
+            pd.DataFrame({"body": ["x"], "title": ["y"]}),
+            "the table has no column 'text'; it has body, title",
+        ),
+        (
+            pd.DataFrame([["x", "y"]], columns=["text", "text"]),
+            "the table has 2 columns named 'text'",
+        ),
         (pd.DataFrame([["x", 1, 2]], columns=["text", "role", "role"]), "2 columns named 'role'"),
         (pd.DataFrame({"n": [1]}), "the table has no column 'text'; it has n"),
         (pd.DataFrame({"text": [1]}), "row 0: a document is of type int"),
-        ("A whole text where a name is expected.", "no such file or folder.*One text goes in a list"),
+        (
+            "A whole text where a name is expected.",
+            "no such file or folder.*One text goes in a list",
+        ),
         ("long " * 1000, "no such file or folder"),
         ("nowhere/notes", "no texts at nowhere/notes: there is no such file or folder in /"),
         ("nul\0", "no such file"),
@@ -600,7 +753,9 @@ def test_a_generator_can_be_read_once(tmp_path):
         data.read_texts(["a"], sample=5, limit=5)
     for name in ("limit", "sample"):
         for wrong in (0, -1, 1.5, "3", True):
-            with pytest.raises(DataError, match=f"{name} is {wrong!r}; expected a whole number of at least 1"):
+            with pytest.raises(
+                DataError, match=f"{name} is {wrong!r}; expected a whole number of at least 1"
+            ):
                 data.read_texts(["a"], **{name: wrong})
         assert len(data.read_texts(["a", "b"], **{name: np.int64(1)})) == 1
 
@@ -610,7 +765,8 @@ def test_a_long_field_is_no_trouble(tmp_path):
     assert len(data.read_texts(path)[0].text) == 600_000
     big = write(tmp_path / "big.txt", "x" * (4 * data.MAX_CHARACTERS + 1))
     with pytest.raises(
-        DataError, match="has more than 40 MB, and a .txt file is read as one text: .*passages=200. cuts it"
+        DataError,
+        match="has more than 40 MB, and a .txt file is read as one text: .*passages=200. cuts it",
     ):
         data.read_texts(big)
 
@@ -618,17 +774,23 @@ def test_a_long_field_is_no_trouble(tmp_path):
 def test_many_texts_go_to_a_file_and_duplicates_are_found_there(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(data, "IN_MEMORY", 50)
-    path = write(tmp_path / "t.csv", "role,text\n" + "".join(f"query,text {i % 90}\n" for i in range(300)))
+    path = write(
+        tmp_path / "t.csv", "role,text\n" + "".join(f"query,text {i % 90}\n" for i in range(300))
+    )
     with pytest.warns(UserWarning, match="210 duplicate texts of 300"):
         texts = data.read_texts(path)
-    assert isinstance(texts, StoredTexts) and list(texts) == [Text(f"text {i}", "query") for i in range(90)]
+    assert isinstance(texts, StoredTexts) and list(texts) == [
+        Text(f"text {i}", "query") for i in range(90)
+    ]
     assert not list((tmp_path / "home").iterdir()), "what is mapped stays readable"
     assert isinstance(data.read_texts(path, limit=49), list)
 
 
 def test_a_sample_is_even_and_nested(tmp_path):
     for name, count in (("large", 500), ("small", 10)):
-        rows = [{"text": f"{name} {i}", "role": "query" if i % 2 else "document"} for i in range(count)]
+        rows = [
+            {"text": f"{name} {i}", "role": "query" if i % 2 else "document"} for i in range(count)
+        ]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     drawn = data.read_texts(tmp_path, sample=100)
     assert len(drawn) == len(set(drawn)) == 100
@@ -645,15 +807,26 @@ def test_a_sample_is_even_and_nested(tmp_path):
 
 
 def test_cropped_queries_are_pieces_of_documents():
-    long = Text("A river runs by the old stone bridge. Too short. " + "word " * 60 + ".", Role.DOCUMENT)
-    made = data.crop_queries([long, Text("no query of a query is ever made", Role.QUERY), Text("", Role.DOCUMENT)], 8)
+    long = Text(
+        "A river runs by the old stone bridge. Too short. " + "word " * 60 + ".", Role.DOCUMENT
+    )
+    made = data.crop_queries(
+        [long, Text("no query of a query is ever made", Role.QUERY), Text("", Role.DOCUMENT)], 8
+    )
     assert 1 < len(made) <= 8 and len(set(made)) == len(made)
     for query in made:
-        assert query.role is Role.QUERY and query.text in long.text and 5 <= len(query.text.split()) <= 25
+        assert (
+            query.role is Role.QUERY
+            and query.text in long.text
+            and 5 <= len(query.text.split()) <= 25
+        )
     assert data.crop_queries([Text("x y", Role.DOCUMENT), long], 8) == made  # whatever is around
     assert data.crop_queries([long], 8, seed=1) != made
     few = [
-        Text(f"The mill number {i} grinds the corn of the valley. It stands by the old river {i}.", "document")
+        Text(
+            f"The mill number {i} grinds the corn of the valley. It stands by the old river {i}.",
+            "document",
+        )
         for i in range(20)
     ]
     more = data.add_cropped_queries(few, 60)
@@ -662,7 +835,9 @@ def test_cropped_queries_are_pieces_of_documents():
 
 
 def test_data_sets_of_the_hub(tmp_path):
-    (tmp_path / "part.jsonl").write_text('{"question": "why"}\n{"question": ""}\n{"question": "how"}\n')
+    (tmp_path / "part.jsonl").write_text(
+        '{"question": "why"}\n{"question": ""}\n{"question": "how"}\n'
+    )
     with pytest.warns(UserWarning, match="1 blank text of 3"):
         texts = data.read_texts(f"hub:{tmp_path}:question:query")
     assert texts == [Text("why", Role.QUERY), Text("how", Role.QUERY)]
@@ -670,7 +845,9 @@ def test_data_sets_of_the_hub(tmp_path):
         data.read_texts(f"hub:{tmp_path}:body:query")
     with pytest.raises(DataError, match="needs no hub"):
         data.read_texts("nobody/no-such-data-set", column="text")
-    with pytest.raises(DataError, match="data set nobody/no-such-data-set .test. could not be read"):
+    with pytest.raises(
+        DataError, match="data set nobody/no-such-data-set .test. could not be read"
+    ):
         list(data.stream_texts("nobody/no-such-data-set", column="text", split="test"))
     with pytest.raises(DataError, match="no split 'dev'; it has train"):
         data.read_texts(datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS)), split="dev")
@@ -682,7 +859,9 @@ def test_columns_of_a_data_set_that_are_no_texts_are_refused(values):
     for source in (table, table.to_iterable_dataset(), table["text"]):
         if isinstance(values[0], dict) and source is not table:
             continue
-        with pytest.raises(DataError, match=f"(row|item) 0: a document is of type {type(values[0]).__name__}"):
+        with pytest.raises(
+            DataError, match=f"(row|item) 0: a document is of type {type(values[0]).__name__}"
+        ):
             data.read_texts(source)
     assert data.read_texts(table["other"]) == data.read_texts(table, column="other") == [Text("x")]
 
@@ -691,7 +870,8 @@ def test_the_hub_needs_an_extra_and_the_rest_does_not(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert data.read_texts(write(tmp_path / "t.csv", "text\na\n")) == [Text("a")]
     with pytest.raises(
-        WorkbenchError, match=r"needs the package datasets: pip install 'teacher-aligned-workbench\[hub\]'"
+        WorkbenchError,
+        match=r"needs the package datasets: pip install 'teacher-aligned-workbench\[hub\]'",
     ):
         data.read_texts("owner/name", column="text")
 
@@ -715,7 +895,9 @@ def test_docstrings_are_deterministic_disjoint_and_cannot_be_copied():
     assert {t.role for t in one.train} == set(Role)
     held_out = set(one.held_out.corpus.values()) | set(one.held_out.queries.values())
     assert not held_out & {t.text for t in one.train}
-    for query, document in zip(one.held_out.queries.values(), one.held_out.corpus.values(), strict=True):
+    for query, document in zip(
+        one.held_out.queries.values(), one.held_out.corpus.values(), strict=True
+    ):
         assert query.rstrip(".") not in document
         assert 4 <= len(query.split()) <= 40 <= len(document) * 2
 
@@ -732,7 +914,9 @@ def test_docstring_loses_name_signature_and_summary():
     """
     query, document = docstrings._split_docstring(docstring, "frobnicate")
     assert query == "Turn the knobs until it hums."
-    assert document.startswith("Then wait. One that is called") and document.endswith("peaceful afternoon.")
+    assert document.startswith("Then wait. One that is called") and document.endswith(
+        "peaceful afternoon."
+    )
     assert "frobnicate" not in document and "knobs" not in document and ">>>" not in document
 
 

@@ -20,7 +20,14 @@ def test_buckets_hold_every_item_once_within_the_budget(lengths, budget):
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
 
 
-TEXTS = ["bread", "the river and the stone in the night", "", "a dog " * 60, "日本語 العربية 👩‍🔬", "bread oven"]
+TEXTS = [
+    "bread",
+    "the river and the stone in the night",
+    "",
+    "a dog " * 60,
+    "日本語 العربية 👩‍🔬",
+    "bread oven",
+]
 
 
 def test_encode_gives_what_sentence_transformers_gives(tiny_model):
@@ -31,7 +38,9 @@ def test_encode_gives_what_sentence_transformers_gives(tiny_model):
 
 
 def test_prompts_by_role(tiny_model):
-    teacher = LocalTeacher(str(tiny_model), prompts={"query": "find: "}, device="cpu", precision="float32")
+    teacher = LocalTeacher(
+        str(tiny_model), prompts={"query": "find: "}, device="cpu", precision="float32"
+    )
     assert teacher.prompts == {"query": "find: ", "document": ""}
     query, document = (teacher.encode(["bread"], role)[0] for role in (Role.QUERY, Role.DOCUMENT))
     reference = models.load(tiny_model, device="cpu").encode(["find: bread", "bread"])
@@ -80,7 +89,9 @@ def test_a_static_model_is_a_teacher_too(tiny_model, tmp_path, length):
     model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)], device="cpu")
     model.save_pretrained(str(tmp_path / "static"))
     long = "river stone bread oven water light wheel garden"
-    named, loaded = (LocalTeacher(source, max_length=length) for source in (str(tmp_path / "static"), model))
+    named, loaded = (
+        LocalTeacher(source, max_length=length) for source in (str(tmp_path / "static"), model)
+    )
     assert named.identity["max_length"] == loaded.identity["max_length"] == length
     assert named.identity["fingerprint"] != LocalTeacher(str(tiny_model)).identity["fingerprint"]
     for teacher in (named, loaded):
@@ -116,9 +127,13 @@ def test_strings_and_texts_mix_and_each_keeps_its_role(tiny_model):
     reference = model.encode(["bread", "find: bread", "river", "bread oven " * 20], prompt="")
     np.testing.assert_allclose(vectors, reference, atol=1e-5)
     np.testing.assert_allclose(
-        models.encode(model, mixed, "query", precision="float32")[[0, 1]], reference[[1, 1]], atol=1e-5
+        models.encode(model, mixed, "query", precision="float32")[[0, 1]],
+        reference[[1, 1]],
+        atol=1e-5,
     )
-    np.testing.assert_array_equal(models.encode(tiny_model, tuple(mixed[2:])), models.encode(model, mixed[2:]))
+    np.testing.assert_array_equal(
+        models.encode(tiny_model, tuple(mixed[2:])), models.encode(model, mixed[2:])
+    )
     assert models.encode(model, []).shape == (0, 32)
     for wrong, said in (
         ("bread", "put it in a list"),
@@ -140,7 +155,9 @@ def test_a_static_model_is_a_text_model():
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)], device="cpu")
     texts = ["bread river", "bread", "river " * 50]
-    np.testing.assert_allclose(models.encode(model, texts, precision="float32"), model.encode(texts), atol=1e-6)
+    np.testing.assert_allclose(
+        models.encode(model, texts, precision="float32"), model.encode(texts), atol=1e-6
+    )
 
 
 def test_any_form_of_a_model_is_taken(tiny_model):

@@ -26,12 +26,17 @@ def test_search_is_exact_and_in_order():
 
 def test_search_in_blocks_and_with_ties(monkeypatch):
     rng = np.random.default_rng(0)
-    queries, documents = rng.standard_normal((9, 4)), np.repeat(rng.standard_normal((5, 4)), 2, axis=0)
+    queries, documents = (
+        rng.standard_normal((9, 4)),
+        np.repeat(rng.standard_normal((5, 4)), 2, axis=0),
+    )
     whole = ranking.top_k(queries, documents, 100)[1]
     monkeypatch.setattr(ranking, "_BLOCK_SCORES", 20)
     np.testing.assert_array_equal(ranking.top_k(queries, documents, 100)[1], whole)
     assert (whole[:, 0] % 2 == 0).all()  # of two equal documents the first one leads
-    assert ranking.top_k([[1, 0]], np.tile([[1.0, 0.0]], (1000, 1)), k=5)[1].tolist() == [[0, 1, 2, 3, 4]]
+    assert ranking.top_k([[1, 0]], np.tile([[1.0, 0.0]], (1000, 1)), k=5)[1].tolist() == [
+        [0, 1, 2, 3, 4]
+    ]
 
 
 def test_scores_by_hand():
@@ -53,13 +58,19 @@ def test_compare_shares_and_intervals():
     teacher = pd.DataFrame({m: rng.uniform(0.3, 1, 200) for m in evaluate.MEASURES.values()})
     student = teacher * 0.9
     noisy = teacher * rng.uniform(0.6, 1.2, (200, 1))
-    rows = evaluate.summarize({"teacher": teacher, "symmetric": student, "asymmetric": noisy}).set_index("mode")
+    rows = evaluate.summarize(
+        {"teacher": teacher, "symmetric": student, "asymmetric": noisy}
+    ).set_index("mode")
     assert rows.loc["teacher", "share_of_teacher"] == 1
     # Paired: a student that is 0.9 of its teacher on every query has no uncertainty in its share.
-    assert rows.loc["symmetric", ["share_low", "share_of_teacher", "share_high"]].tolist() == pytest.approx([0.9] * 3)
+    assert rows.loc[
+        "symmetric", ["share_low", "share_of_teacher", "share_high"]
+    ].tolist() == pytest.approx([0.9] * 3)
     low, share, high = rows.loc["asymmetric", ["share_low", "share_of_teacher", "share_high"]]
     assert low < share < high and high - low < 0.1
-    again = evaluate.summarize({"teacher": teacher, "symmetric": student, "asymmetric": noisy}).set_index("mode")
+    again = evaluate.summarize(
+        {"teacher": teacher, "symmetric": student, "asymmetric": noisy}
+    ).set_index("mode")
     pd.testing.assert_frame_equal(rows, again)
 
 
@@ -85,7 +96,11 @@ def test_search_errors(queries, documents, message):
 
 def test_score_errors():
     with pytest.raises(WorkbenchError, match="2 vectors were given for 1 queries"):
-        evaluate.score(RetrievalDataset("one", {"d": "text"}, {"a": "text"}, {}), np.ones((2, 3)), np.ones((1, 3)))
+        evaluate.score(
+            RetrievalDataset("one", {"d": "text"}, {"a": "text"}, {}),
+            np.ones((2, 3)),
+            np.ones((1, 3)),
+        )
     one = pd.DataFrame({m: [1.0] for m in evaluate.MEASURES.values()}, index=["a"])
     with pytest.raises(WorkbenchError, match="other queries"):
         evaluate.summarize({"teacher": one, "symmetric": one.rename({"a": "b"})})
@@ -129,24 +144,44 @@ def pair(vectors):
 
 
 def test_compare_on_texts_gives_the_measures_of_agreement():
-    table = evaluate.compare({"student": NEAR, "teacher": WANTED, "narrow": WANTED[:, :8]}, TEXTS, k=5)
-    assert list(table["model"]) == ["student", "teacher", "narrow"] and list(table["dimension"]) == [12, 12, 8]
-    assert table.attrs["reference"] == "teacher" and table.attrs["k"] == 5 and table.attrs["texts"] == 40
+    table = evaluate.compare(
+        {"student": NEAR, "teacher": WANTED, "narrow": WANTED[:, :8]}, TEXTS, k=5
+    )
+    assert list(table["model"]) == ["student", "teacher", "narrow"] and list(
+        table["dimension"]
+    ) == [12, 12, 8]
+    assert (
+        table.attrs["reference"] == "teacher"
+        and table.attrs["k"] == 5
+        and table.attrs["texts"] == 40
+    )
     whole = agreement.summary(WANTED, NEAR, k=5)["value"]
     measures = ["cosine", "squared_distance", "overlap", "rank_correlation", "cka"]
     np.testing.assert_allclose(table.loc[0, measures].astype(float), whole[measures].astype(float))
     assert list(table.loc[1, measures]) == [1, 0, 1, 1, 1]
-    assert table.loc[2, ["cosine", "squared_distance"]].isna().all() and table.loc[2, "overlap"] > 0.3
+    assert (
+        table.loc[2, ["cosine", "squared_distance"]].isna().all() and table.loc[2, "overlap"] > 0.3
+    )
     (note,) = table.attrs["notes"]
     assert note == "narrow has 8 dimensions and teacher 12: cosine and squared_distance are NaN"
-    assert set(table.attrs["reading"]) == set(measures) and "Kornblith" in table.attrs["reading"]["cka"]
+    assert (
+        set(table.attrs["reading"]) == set(measures)
+        and "Kornblith" in table.attrs["reading"]["cka"]
+    )
     first = evaluate.compare({"student": NEAR, "other": WANTED}, pd.Series(TEXTS))
     assert first.attrs["reference"] == "student" and first.loc[0, "cosine"] == 1
-    assert evaluate.compare({"a": NEAR, "b": WANTED}, TEXTS, reference="b").attrs["reference"] == "b"
+    assert (
+        evaluate.compare({"a": NEAR, "b": WANTED}, TEXTS, reference="b").attrs["reference"] == "b"
+    )
 
 
 def test_compare_on_a_data_set_gives_each_mode():
-    given = {"teacher": pair(WANTED), "base": pair(NEAR[:, :8]), "student": pair(NEAR), "flat": pair(NEAR[:, :4])}
+    given = {
+        "teacher": pair(WANTED),
+        "base": pair(NEAR[:, :8]),
+        "student": pair(NEAR),
+        "flat": pair(NEAR[:, :4]),
+    }
     rows = evaluate.compare(given, DATASET)
     assert rows[["model", "mode"]].values.tolist() == [
         ["teacher", "teacher"], ["base", "base"], ["student", "symmetric"], ["student", "asymmetric"], ["flat", "symmetric"],
@@ -156,10 +191,14 @@ def test_compare_on_a_data_set_gives_each_mode():
         "asymmetric": evaluate.score(DATASET, NEAR[30:], WANTED[:30]),
     }
     expected = evaluate.summarize(by_hand).set_index("mode").loc["asymmetric"]
-    pd.testing.assert_series_equal(rows.loc[3, expected.index], expected, check_names=False, check_dtype=False)
+    pd.testing.assert_series_equal(
+        rows.loc[3, expected.index], expected, check_names=False, check_dtype=False
+    )
     assert [note.split()[0] for note in rows.attrs["notes"]] == ["base", "flat"]
     shown = evaluate.format_table(rows)
-    assert "untrained base" in shown and "student, asymmetric" in shown and "flat, symmetric" in shown
+    assert (
+        "untrained base" in shown and "student, asymmetric" in shown and "flat, symmetric" in shown
+    )
     assert "student, asymmetric" in evaluate.format_table(rows.drop(columns="model"))
     assert evaluate.report(DATASET, rows)["rows"][3]["mode"] == "asymmetric"
 
@@ -173,8 +212,13 @@ def test_compare_takes_any_form_of_a_model(tiny_model, tmp_path, monkeypatch):
     given = {"array": vectors, "loaded": model, "folder": tiny_model, "path": str(tiny_model),
              "tensor": torch.tensor(vectors), "lists": vectors.tolist(), "teacher": teacher, "cache": cache}  # fmt: skip
     table = evaluate.compare(given, TEXTS, reference="array").set_index("model")
-    np.testing.assert_allclose(table.loc[["loaded", "folder", "path", "tensor", "lists"], "cosine"], 1, atol=1e-5)
-    assert abs(table.loc["teacher", "cosine"]) < 0.5 and table.loc["teacher", "cosine"] == table.loc["cache", "cosine"]
+    np.testing.assert_allclose(
+        table.loc[["loaded", "folder", "path", "tensor", "lists"], "cosine"], 1, atol=1e-5
+    )
+    assert (
+        abs(table.loc["teacher", "cosine"]) < 0.5
+        and table.loc["teacher", "cosine"] == table.loc["cache", "cosine"]
+    )
     # A teacher is asked once for each text: what it made is in a cache, and used again.
     assert len(teacher.encoded) == 2 * len(TEXTS)
     evaluate.compare(given, TEXTS)
@@ -185,14 +229,23 @@ def test_compare_takes_any_form_of_a_model(tiny_model, tmp_path, monkeypatch):
 
 
 def test_compare_reads_files_and_folders(tmp_path, task_folders):
-    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": t, "role": "document"}) + "\n" for t in TEXTS))
+    (tmp_path / "texts.jsonl").write_text(
+        "".join(json.dumps({"text": t, "role": "document"}) + "\n" for t in TEXTS)
+    )
     assert evaluate.compare({"a": WANTED, "b": NEAR}, tmp_path / "texts.jsonl").attrs["texts"] == 40
     frame = pd.DataFrame({"text": TEXTS, "length": 1})
     assert evaluate.compare({"a": WANTED, "b": NEAR}, frame).attrs["texts"] == 40
     rng = np.random.default_rng(0)
-    pairs = {name: (rng.standard_normal((12, 4)), rng.standard_normal((30, 4))) for name in ("teacher", "student")}
+    pairs = {
+        name: (rng.standard_normal((12, 4)), rng.standard_normal((30, 4)))
+        for name in ("teacher", "student")
+    }
     rows = evaluate.compare(pairs, str(task_folders / "search"))
-    assert rows.attrs["dataset"] == "search" and list(rows["mode"]) == ["teacher", "symmetric", "asymmetric"]
+    assert rows.attrs["dataset"] == "search" and list(rows["mode"]) == [
+        "teacher",
+        "symmetric",
+        "asymmetric",
+    ]
 
 
 def test_compare_says_why_a_value_is_nan():
@@ -210,9 +263,13 @@ def test_compare_says_why_a_value_is_nan():
         "b: rank_correlation is NaN, because there are fewer than 3 texts"
     ]
     given = {"a": pair(WANTED), "b": pair(NEAR)}
-    assert notes(replace(DATASET, qrels={}), **given) == ["small has no judgments: all scores are NaN"]
+    assert notes(replace(DATASET, qrels={}), **given) == [
+        "small has no judgments: all scores are NaN"
+    ]
     irrelevant = replace(DATASET, qrels={"q1": {"d1": np.int64(0)}})
-    assert notes(irrelevant, **given) == ["a has an nDCG@10 of 0: no model has a share of it, and shares are NaN"]
+    assert notes(irrelevant, **given) == [
+        "a has an nDCG@10 of 0: no model has a share of it, and shares are NaN"
+    ]
 
 
 class Refusing(HashTeacher):
@@ -243,7 +300,9 @@ class Refusing(HashTeacher):
         ({"t": Refusing(), "b": NEAR}, 5, {}, "int"),
     ],
 )  # fmt: skip
-def test_compare_refuses_before_anything_is_embedded(given, data, more, message, tmp_path, monkeypatch):
+def test_compare_refuses_before_anything_is_embedded(
+    given, data, more, message, tmp_path, monkeypatch
+):
     monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
     with pytest.raises(WorkbenchError, match=message):
         evaluate.compare(given, data, **more)

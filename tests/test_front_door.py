@@ -35,11 +35,18 @@ def test_an_unknown_name_lists_the_known_ones():
 
 
 @pytest.mark.parametrize("name", wb.__all__)
-def test_the_example_runs_by_itself(name, tmp_path, tiny_model, other_tiny_model, monkeypatch, capsys):
+def test_the_example_runs_by_itself(
+    name, tmp_path, tiny_model, other_tiny_model, monkeypatch, capsys
+):
     """Tiny models take the place of the packaged ones; an example imports and defines all else that it uses."""
     monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
     text = inspect.getdoc(getattr(wb, name))
-    tiny = {"all-MiniLM-L6-v2": tiny_model, "all-mpnet-base-v2": other_tiny_model, "384": 32, "768": 48}
+    tiny = {
+        "all-MiniLM-L6-v2": tiny_model,
+        "all-mpnet-base-v2": other_tiny_model,
+        "384": 32,
+        "768": 48,
+    }
     for real, own in tiny.items():
         text = text.replace(real, str(own))
     examples = doctest.DocTestParser().get_examples(text)

@@ -19,15 +19,25 @@ from workbench.extras.api_teachers import ApiTeacher
 
 TEXTS = ["a", "b", "c", "d", "e"]
 fuzzed = settings(
-    derandomize=True, deadline=None, database=None, max_examples=200, suppress_health_check=list(HealthCheck)
+    derandomize=True,
+    deadline=None,
+    database=None,
+    max_examples=200,
+    suppress_health_check=list(HealthCheck),
 )
-scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(10**400)
+scalars = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(10**400)
+)
 anything = st.recursive(
     scalars,
     lambda inner: (
         st.lists(inner, max_size=6)
         | st.dictionaries(
-            st.sampled_from("data embedding embeddings float index usage meta error message".split()), inner, max_size=4
+            st.sampled_from(
+                "data embedding embeddings float index usage meta error message".split()
+            ),
+            inner,
+            max_size=4,
         )
     ),
     max_leaves=12,
@@ -54,13 +64,19 @@ class Stop(threading.Event):
 
 
 def vector(text):
-    return np.eye(len(TEXTS), dtype=np.float32)[TEXTS.index(text)] if text in TEXTS else np.ones(len(TEXTS), np.float32)
+    return (
+        np.eye(len(TEXTS), dtype=np.float32)[TEXTS.index(text)]
+        if text in TEXTS
+        else np.ones(len(TEXTS), np.float32)
+    )
 
 
 def asked(answer, **options):
     """Return what a teacher gives for TEXTS, NaN where it gives nothing, whose server's `answer(texts)` is a response."""
     handler = httpx.MockTransport(lambda request: answer(json.loads(request.content)["input"]))
-    made = ApiTeacher("m", url="http://localhost/v1", **{"dimensions": len(TEXTS), "attempts": 2} | options)
+    made = ApiTeacher(
+        "m", url="http://localhost/v1", **{"dimensions": len(TEXTS), "attempts": 2} | options
+    )
     made._client = httpx.Client(base_url="http://localhost/v1", transport=handler)
     try:
         with warnings.catch_warnings():
@@ -84,10 +100,14 @@ def test_answers_that_are_nearly_right(data):
     def answer(texts):
         packed, damaged = draw(st.booleans()), draw(st.integers(0, 3)) == 0
         given = [
-            base64.b64encode(vector(text).astype("<f4").tobytes()).decode() if packed else vector(text).tolist()
+            base64.b64encode(vector(text).astype("<f4").tobytes()).decode()
+            if packed
+            else vector(text).tolist()
             for text in texts
         ]
-        items = [{"object": "embedding", "index": i, "embedding": each} for i, each in enumerate(given)]
+        items = [
+            {"object": "embedding", "index": i, "embedding": each} for i, each in enumerate(given)
+        ]
         leave_out = draw(st.sampled_from(["none", "zero", "all", "null"]))
         for item in items:
             if leave_out == "all" or (leave_out == "zero" and item["index"] == 0):
@@ -105,16 +125,29 @@ def test_answers_that_are_nearly_right(data):
                 items = [each | {"index": 0} for each in items]
             elif how == "index" and len(items) > 1:
                 item["index"] = draw(
-                    st.integers(len(items)) | st.floats(1.1, 1.9) | st.text(alphabet="xyz") | st.lists(st.none())
+                    st.integers(len(items))
+                    | st.floats(1.1, 1.9)
+                    | st.text(alphabet="xyz")
+                    | st.lists(st.none())
                 )
             elif how == "vector":
                 item["embedding"] = draw(
-                    st.none() | st.text() | st.lists(st.just(math.nan), max_size=5) | st.just([10**400] * 5)
+                    st.none()
+                    | st.text()
+                    | st.lists(st.just(math.nan), max_size=5)
+                    | st.just([10**400] * 5)
                 )
             else:
                 item["embedding"] = item["embedding"][:-1]
-        said = {"data": items, "usage": draw(anything), "meta": draw(anything), "model": draw(scalars)}
-        return httpx.Response(200, content=json.dumps(items if draw(st.integers(0, 4)) == 0 else said))
+        said = {
+            "data": items,
+            "usage": draw(anything),
+            "meta": draw(anything),
+            "model": draw(scalars),
+        }
+        return httpx.Response(
+            200, content=json.dumps(items if draw(st.integers(0, 4)) == 0 else said)
+        )
 
     none_is_anothers(asked(answer))
 
@@ -127,7 +160,9 @@ def test_answers_that_are_nearly_right(data):
 def test_answers_of_any_shape(said, dimensions):
     content = json.dumps(said)
     try:
-        found = asked(lambda texts: httpx.Response(200, content=content), dimensions=dimensions or 5)
+        found = asked(
+            lambda texts: httpx.Response(200, content=content), dimensions=dimensions or 5
+        )
     except WorkbenchError:
         return
     assert found.shape == (5, dimensions or 5) and found.dtype == np.float32
@@ -140,8 +175,12 @@ def test_answers_of_any_shape(said, dimensions):
 @example(b"1" * 5000, 200)
 @fuzzed
 def test_answers_of_any_bytes_and_status(content, code):
-    kind = random.Random(len(content)).choice(["application/json", "text/html; charset=utf-16", "x; charset=nothing"])
-    found = asked(lambda texts: httpx.Response(code, content=content, headers={"content-type": kind}))
+    kind = random.Random(len(content)).choice(
+        ["application/json", "text/html; charset=utf-16", "x; charset=nothing"]
+    )
+    found = asked(
+        lambda texts: httpx.Response(code, content=content, headers={"content-type": kind})
+    )
     assert np.isnan(found).all()
 
 
@@ -159,7 +198,10 @@ headers = st.dictionaries(
 
 @given(
     headers,
-    durations.map(lambda d: f'{{"error": {{"retryDelay": "{d}", "message": "try again in {d}. Bye"}}}}') | st.text(),
+    durations.map(
+        lambda d: f'{{"error": {{"retryDelay": "{d}", "message": "try again in {d}. Bye"}}}}'
+    )
+    | st.text(),
 )
 @fuzzed
 def test_rate_limits_of_any_form(headers, text):
@@ -172,7 +214,12 @@ def test_rate_limits_of_any_form(headers, text):
 @given(st.text(max_size=60))
 @fuzzed
 def test_addresses_of_any_form(address):
-    for url in (address, f"http://{address}", f"https://host/{address}", f"http://host/v1?{address}"):
+    for url in (
+        address,
+        f"http://{address}",
+        f"https://host/{address}",
+        f"http://host/v1?{address}",
+    ):
         try:
             ApiTeacher("m", url=url or "x", dimensions=3)
         except WorkbenchError:

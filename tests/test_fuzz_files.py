@@ -26,7 +26,12 @@ from workbench.errors import WorkbenchError
 
 # The same examples in every run; FUZZ=50 tries fifty times as many, others every time.
 MORE = int(os.environ.get("FUZZ", "1"))
-EXAMPLES = settings(max_examples=100 * MORE, derandomize=MORE == 1, deadline=None, suppress_health_check=[*HealthCheck])
+EXAMPLES = settings(
+    max_examples=100 * MORE,
+    derandomize=MORE == 1,
+    deadline=None,
+    suppress_health_check=[*HealthCheck],
+)
 
 
 def mostly(usual, other, share=12):
@@ -44,7 +49,22 @@ SCALARS = st.one_of(
     st.datetimes(), st.timedeltas(), st.just(pd.NA), st.just(pd.NaT), st.just(np.float32("nan")), st.builds(np.str_, GOOD),
 )  # fmt: skip
 NAMES = st.one_of(
-    st.sampled_from(["text", "Text", "TEXT", "role", "Role", "ROLE", "body", "_id", "id", "title", "metadata", ""]),
+    st.sampled_from(
+        [
+            "text",
+            "Text",
+            "TEXT",
+            "role",
+            "Role",
+            "ROLE",
+            "body",
+            "_id",
+            "id",
+            "title",
+            "metadata",
+            "",
+        ]
+    ),
     STRINGS,
 )
 VALUES = st.one_of(
@@ -63,7 +83,9 @@ ROLES = mostly(
     st.sampled_from(["user", 3, b"query", [1]]),
 )
 OPTIONS = mostly(
-    st.fixed_dictionaries({}, optional={"role": st.sampled_from(["query", "DOCUMENT"]), "passages": st.just(10)}),
+    st.fixed_dictionaries(
+        {}, optional={"role": st.sampled_from(["query", "DOCUMENT"]), "passages": st.just(10)}
+    ),
     st.fixed_dictionaries(
         {},
         optional={
@@ -71,7 +93,18 @@ OPTIONS = mostly(
             "role": ROLES,
             "passages": st.sampled_from([10, 9, None]),
             "encoding": st.sampled_from(
-                ["utf-8", "cp1252", "utf-16", "utf-16-le", "utf-7", "shift_jis", "klingon", "rot13", "idna", "\0"]
+                [
+                    "utf-8",
+                    "cp1252",
+                    "utf-16",
+                    "utf-16-le",
+                    "utf-7",
+                    "shift_jis",
+                    "klingon",
+                    "rot13",
+                    "idna",
+                    "\0",
+                ]
             ),
             "limit": st.sampled_from([1, 3, 0, None]),
             "sample": st.sampled_from([1, 3, None]),
@@ -108,8 +141,13 @@ def read(reader, *arguments, **options):
             assert str(error).strip()
             return None, 0
     assert all(each.category is UserWarning for each in said), [str(each.message) for each in said]
-    counts = [re.match(r"(?:([\d,]+) blank)?(?: and )?(?:([\d,]+) duplicate)?", str(each.message)) for each in said]
-    return found, sum(int(count.replace(",", "")) for each in counts for count in each.groups() if count)
+    counts = [
+        re.match(r"(?:([\d,]+) blank)?(?: and )?(?:([\d,]+) duplicate)?", str(each.message))
+        for each in said
+    ]
+    return found, sum(
+        int(count.replace(",", "")) for each in counts for count in each.groups() if count
+    )
 
 
 def texts_are_usable(texts):
@@ -143,7 +181,15 @@ def content(rows, suffix, delimiter, encoding):
         rows, out = [row for row in rows if isinstance(row, dict)], io.StringIO()
         names = list(rows[0])
         writer = csv.writer(out, delimiter=delimiter, quoting=csv.QUOTE_ALL)
-        writer.writerows([names, *(["" if row.get(name) is None else row.get(name) for name in names] for row in rows)])
+        writer.writerows(
+            [
+                names,
+                *(
+                    ["" if row.get(name) is None else row.get(name) for name in names]
+                    for row in rows
+                ),
+            ]
+        )
         return out.getvalue().encode(encoding, "replace")
     return str(rows).encode(encoding, "replace")
 
@@ -176,8 +222,14 @@ ENCODINGS = mostly(
 def test_files_and_folders_give_texts_or_an_error(draw, options, whole):
     with folder() as root:
         for number in range(draw.draw(st.integers(1, 3))):
-            rows, suffix, packed = draw.draw(records()), draw.draw(SUFFIXES), draw.draw(st.booleans())
-            raw = content([rows[0], *rows], suffix, draw.draw(st.sampled_from(",;\t|")), draw.draw(ENCODINGS))
+            rows, suffix, packed = (
+                draw.draw(records()),
+                draw.draw(SUFFIXES),
+                draw.draw(st.booleans()),
+            )
+            raw = content(
+                [rows[0], *rows], suffix, draw.draw(st.sampled_from(",;\t|")), draw.draw(ENCODINGS)
+            )
             raw = draw.draw(damaged(raw))
             path = root / f"{number}{suffix}{'.gz' * packed}"
             path.write_bytes(draw.draw(damaged(gzip.compress(raw, 0))) if packed else raw)
@@ -216,7 +268,11 @@ def test_any_source_gives_texts_or_an_error(source, column):
 @given(
     records()
     | st.lists(
-        mostly(GOOD, st.one_of(VALUES, st.builds(Text, GOOD, ROLES.filter(lambda role: role in list(Role)))), 4),
+        mostly(
+            GOOD,
+            st.one_of(VALUES, st.builds(Text, GOOD, ROLES.filter(lambda role: role in list(Role)))),
+            4,
+        ),
         max_size=6,
     ),
     OPTIONS,
@@ -228,7 +284,11 @@ def test_lists_give_texts_or_an_error(rows, options):
 
 
 @EXAMPLES
-@given(records().map(lambda rows: [row for row in rows if isinstance(row, dict)]), OPTIONS, st.booleans())
+@given(
+    records().map(lambda rows: [row for row in rows if isinstance(row, dict)]),
+    OPTIONS,
+    st.booleans(),
+)
 def test_tables_give_texts_or_an_error(rows, options, plain):
     frame = pd.DataFrame(rows, dtype=None if plain else object)
     counted(*read(data.read_texts, frame, **options), len(rows), options)
@@ -249,8 +309,13 @@ TYPES = {
 @st.composite
 def tables(draw):
     count, fields, columns = draw(st.integers(1, 5)), [], []
-    texts = st.sampled_from([kind for kind in TYPES if "string" in str(kind) or kind == pa.binary()])
-    for name in [draw(mostly(st.sampled_from(["text", "Text", "a.b"]), NAMES)), *draw(st.lists(NAMES, max_size=2))]:
+    texts = st.sampled_from(
+        [kind for kind in TYPES if "string" in str(kind) or kind == pa.binary()]
+    )
+    for name in [
+        draw(mostly(st.sampled_from(["text", "Text", "a.b"]), NAMES)),
+        *draw(st.lists(NAMES, max_size=2)),
+    ]:
         kind = draw(mostly(texts, st.sampled_from(list(TYPES)), 4 if not fields else 2))
         values = mostly(TYPES[kind], st.none(), 5)
         columns.append(pa.array(draw(st.lists(values, min_size=count, max_size=count)), kind))
@@ -263,7 +328,9 @@ def tables(draw):
 def test_parquet_files_and_data_sets_give_texts_or_an_error(table, options, draw):
     with folder() as root:
         path = root / "t.parquet"
-        with contextlib.suppress(pa.ArrowException, NotImplementedError):  # what parquet cannot hold
+        with contextlib.suppress(
+            pa.ArrowException, NotImplementedError
+        ):  # what parquet cannot hold
             pq.write_table(table, path)
             counted(*read(data.read_texts, path, **options), table.num_rows, options)
             read(data.text_columns, path, options.get("column"))
@@ -291,26 +358,44 @@ def test_what_is_accepted_comes_back(pairs):
         pq.write_table(pa.Table.from_pylist(rows), root / "t.parquet")
         for suffix, delimiter in ((".csv", ","), (".csv", ";"), (".tsv", "\t")):
             for kind in ("utf-8", "utf-16", "utf-8-sig"):
-                with (root / f"{kind}{ord(delimiter)}{suffix}").open("w", encoding=kind, newline="") as file:
-                    writer = csv.DictWriter(file, ["role", "text"], delimiter=delimiter, quoting=csv.QUOTE_ALL)
+                with (root / f"{kind}{ord(delimiter)}{suffix}").open(
+                    "w", encoding=kind, newline=""
+                ) as file:
+                    writer = csv.DictWriter(
+                        file, ["role", "text"], delimiter=delimiter, quoting=csv.QUOTE_ALL
+                    )
                     writer.writeheader()
                     writer.writerows(rows)
         for path in root.iterdir():
             assert read(data.read_texts, path) == (wanted, 0), path
         assert sorted(map(repr, read(data.read_texts, root)[0])) == sorted(map(repr, wanted))
-    for source in (wanted, rows, pd.DataFrame(rows), pa.Table.from_pylist(rows), datasets.Dataset.from_list(rows)):
+    for source in (
+        wanted,
+        rows,
+        pd.DataFrame(rows),
+        pa.Table.from_pylist(rows),
+        datasets.Dataset.from_list(rows),
+    ):
         assert read(data.read_texts, source) == (wanted, 0)
 
 
 # --- BEIR folders -------------------------------------------------------------------------------
 
-ID = st.text(st.characters(exclude_categories=("C", "Z"), exclude_characters="\",#'\0"), min_size=1, max_size=4)
+ID = st.text(
+    st.characters(exclude_categories=("C", "Z"), exclude_characters="\",#'\0"),
+    min_size=1,
+    max_size=4,
+)
 GRADES = st.integers(-2, 4)
 
 
 def write_beir(root, documents, queries, qrels, packed=False):
     (root / "qrels").mkdir()
-    for name, content in (("corpus.jsonl", documents), ("queries.jsonl", queries), ("qrels/test.tsv", qrels)):
+    for name, content in (
+        ("corpus.jsonl", documents),
+        ("queries.jsonl", queries),
+        ("qrels/test.tsv", qrels),
+    ):
         path = root / f"{name}{'.gz' * packed}"
         path.write_bytes(gzip.compress(content) if packed else content)
     return root
@@ -323,9 +408,14 @@ def json_lines(rows):
 ROWS = st.lists(
     mostly(
         st.fixed_dictionaries(
-            {"_id": ID, "text": GOOD}, optional={"title": GOOD | st.lists(GOOD, max_size=2) | st.none()}
+            {"_id": ID, "text": GOOD},
+            optional={"title": GOOD | st.lists(GOOD, max_size=2) | st.none()},
         ),
-        st.dictionaries(st.sampled_from(["_id", "id", "text", "title", "metadata"]), st.one_of(ID, JSON), max_size=4)
+        st.dictionaries(
+            st.sampled_from(["_id", "id", "text", "title", "metadata"]),
+            st.one_of(ID, JSON),
+            max_size=4,
+        )
         | JSON,
     ),
     min_size=1,
@@ -336,14 +426,27 @@ ROWS = st.lists(
 
 @EXAMPLES
 @given(
-    ROWS, ROWS, st.data(), st.booleans(), mostly(st.just("test"), st.sampled_from(["dev", "../x", "\0", "test.tsv"]))
+    ROWS,
+    ROWS,
+    st.data(),
+    st.booleans(),
+    mostly(st.just("test"), st.sampled_from(["dev", "../x", "\0", "test.tsv"])),
 )
-def test_folders_in_beir_layout_give_a_data_set_or_an_error(documents, queries, draw, packed, split):
-    names = [[str(row.get("_id")) for row in rows if isinstance(row, dict)] or ["x"] for rows in (documents, queries)]
+def test_folders_in_beir_layout_give_a_data_set_or_an_error(
+    documents, queries, draw, packed, split
+):
+    names = [
+        [str(row.get("_id")) for row in rows if isinstance(row, dict)] or ["x"]
+        for rows in (documents, queries)
+    ]
     line = st.tuples(
-        *(mostly(st.sampled_from(some), STRINGS) for some in names[::-1]), mostly(st.sampled_from("0123"), STRINGS)
+        *(mostly(st.sampled_from(some), STRINGS) for some in names[::-1]),
+        mostly(st.sampled_from("0123"), STRINGS),
     )
-    separator, lines = draw.draw(st.sampled_from("\t, ")), draw.draw(st.lists(line, min_size=1, max_size=4))
+    separator, lines = (
+        draw.draw(st.sampled_from("\t, ")),
+        draw.draw(st.lists(line, min_size=1, max_size=4)),
+    )
     qrels = "\n".join(separator.join(each) for each in lines).encode("utf-8", "replace")
     raw = [draw.draw(damaged(each)) for each in (json_lines(documents), json_lines(queries), qrels)]
     with folder() as root:
@@ -374,17 +477,28 @@ def collections(draw):
     st.sampled_from(["", "query-id corpus-id score", "# a comment"]),
     st.booleans(),
 )
-def test_a_data_set_comes_back_from_every_form_of_judgments(made, delimiter, quoting, trec, number, head, packed):
+def test_a_data_set_comes_back_from_every_form_of_judgments(
+    made, delimiter, quoting, trec, number, head, packed
+):
     documents, queries, qrels = made
     out = io.StringIO()
     quoting = csv.QUOTE_MINIMAL if delimiter == " " else quoting
     writer = csv.writer(out, delimiter=delimiter, quoting=quoting, lineterminator="\n")
     for query, judged in qrels.items():
         for document, grade in judged.items():
-            writer.writerow([query, *([] if trec is None else [trec]), document, number.format(grade)])
-    lines = f"{head if head[:1] == '#' else head.replace(' ', delimiter)}\n{out.getvalue()}".encode()
-    rows = [[{"_id": name, "text": text} for name, text in texts.items()] for texts in (documents, queries)]
+            writer.writerow(
+                [query, *([] if trec is None else [trec]), document, number.format(grade)]
+            )
+    lines = (
+        f"{head if head[:1] == '#' else head.replace(' ', delimiter)}\n{out.getvalue()}".encode()
+    )
+    rows = [
+        [{"_id": name, "text": text} for name, text in texts.items()]
+        for texts in (documents, queries)
+    ]
     with folder() as root:
-        collection, _ = read(data.read_dataset, write_beir(root, *map(json_lines, rows), lines, packed))
+        collection, _ = read(
+            data.read_dataset, write_beir(root, *map(json_lines, rows), lines, packed)
+        )
     assert collection is not None
     assert (collection.corpus, collection.queries, collection.qrels) == (documents, queries, qrels)

@@ -43,16 +43,24 @@ def test_a_feature_that_never_varies_gives_no_weight_beyond_float16(tiny_model):
     features[:, 3] = 1.5  # all-MiniLM-L6-v2 has three such
     student.set_head(model, torch.randn(48, 32), torch.zeros(48), features)
     assert all(
-        parameter.half().isfinite().all() for layer in student.head_of(model) for parameter in layer.parameters()
+        parameter.half().isfinite().all()
+        for layer in student.head_of(model)
+        for parameter in layer.parameters()
     )
 
 
-def test_features_are_kept_and_a_text_goes_through_the_base_once(tiny_model, other_tiny_model, tmp_path, monkeypatch):
+def test_features_are_kept_and_a_text_goes_through_the_base_once(
+    tiny_model, other_tiny_model, tmp_path, monkeypatch
+):
     model, texts = build(tiny_model, hidden=8), sentences(40)
     cache = TargetCache(tmp_path, FrozenFeatures(model))
     assert cache.fill(texts).encoded == 40
-    np.testing.assert_allclose(np.asarray(cache.targets(texts)), student.pooled(model, texts), atol=2e-3)
-    np.testing.assert_allclose(through_head(model, cache.targets(texts)), encode(model, texts), atol=5e-3)
+    np.testing.assert_allclose(
+        np.asarray(cache.targets(texts)), student.pooled(model, texts), atol=2e-3
+    )
+    np.testing.assert_allclose(
+        through_head(model, cache.targets(texts)), encode(model, texts), atol=5e-3
+    )
     wide = build(tiny_model, pooling=("mean", "cls"))
     features = FrozenFeatures(wide).encode([text.text for text in texts[::2]])
     np.testing.assert_allclose(features[:, :32], np.asarray(cache.targets(texts[::2])), atol=5e-3)
@@ -75,10 +83,14 @@ def test_the_head_learns_on_features_and_the_transformer_stays(tiny_model, lesso
     start = validate(model, held_out, wanted)["loss"]
     features, unseen = student.pooled(model, train), student.pooled(model, held_out)
     seen = []
-    history = train_head(model, features, targets, EIGHT, held_out=(unseen, wanted), on_step=seen.append).history
+    history = train_head(
+        model, features, targets, EIGHT, held_out=(unseen, wanted), on_step=seen.append
+    ).history
     assert list(history["epoch"]) == list(range(9)) and seen[3].loss == history["loss"][3]
     assert history["held_out_loss"].min() < 0.9 * start
-    assert validate(model, held_out, wanted)["loss"] == pytest.approx(history["held_out_loss"].min(), rel=0.02)
+    assert validate(model, held_out, wanted)["loss"] == pytest.approx(
+        history["held_out_loss"].min(), rel=0.02
+    )
     assert all(torch.equal(tensor, model[0].state_dict()[name]) for name, tensor in before.items())
     repeated = build(tiny_model, hidden=64)
     student.fit_head(repeated, train, targets, alphas=[10])
@@ -100,7 +112,10 @@ def test_a_head_that_only_gets_worse_is_not_kept(tiny_model, lesson):  # noqa: F
 def test_what_does_not_fit_is_refused(tiny_model, lesson):  # noqa: F811
     _, targets, *_ = lesson
     model = build(tiny_model, hidden=16)
-    for features in (np.zeros((len(targets), 48), np.float32), np.zeros((len(targets) - 1, 32), np.float32)):
+    for features in (
+        np.zeros((len(targets), 48), np.float32),
+        np.zeros((len(targets) - 1, 32), np.float32),
+    ):
         with pytest.raises(TrainingError, match="do not fit a head from 32 to 48"):
             train_head(model, features, targets)
     with pytest.raises(TrainingError, match="held-out features of shape .0, 32."):
@@ -118,7 +133,9 @@ def test_two_layers_are_saved_trained_truncated_and_exported(tiny_model, lesson,
     model = build(tiny_model, hidden=16, pooling=pooling)
     assert student.head_of(model)[0].in_features == (32 if pooling == "mean" else 64)
     student.fit_head(model, train, targets)
-    result = train_student(model, train, targets, TrainingConfig(epochs=1, batch_size=16), held_out=(held_out, wanted))
+    result = train_student(
+        model, train, targets, TrainingConfig(epochs=1, batch_size=16), held_out=(held_out, wanted)
+    )
     assert result.best_loss is not None
     student.save(model, tmp_path / "student")
     student.save(model, tmp_path / "student")  # replaces itself
@@ -130,6 +147,8 @@ def test_two_layers_are_saved_trained_truncated_and_exported(tiny_model, lesson,
     turn = np.linalg.qr(np.random.default_rng(0).standard_normal((48, 48)))[0]
     short = publish.truncated(model, 24, turn)
     assert publish.is_truncated(short) and short.encode(texts).shape == (2, 24)
-    np.testing.assert_allclose(encode(model, [Text(t) for t in texts], precision="float32"), plain, atol=1e-5)
+    np.testing.assert_allclose(
+        encode(model, [Text(t) for t in texts], precision="float32"), plain, atol=1e-5
+    )
     exported = publish.OnnxModel(publish.save_onnx(model, tmp_path / "onnx", int8=False))
     np.testing.assert_allclose(exported.encode(texts), plain, atol=1e-5)

@@ -57,7 +57,9 @@ def ask(hub, tmp_path):
         )
         assert TOKEN not in done.stdout + done.stderr
         assert done.returncode == 0, done.stderr[-3000:]
-        return done.stdout.splitlines()[-lines:] if lines else json.loads(done.stdout.splitlines()[-1])
+        return (
+            done.stdout.splitlines()[-lines:] if lines else json.loads(done.stdout.splitlines()[-1])
+        )
 
     return run
 
@@ -80,7 +82,9 @@ def test_by_name_and_then_without_a_connection(hub, ask, cls_model, tmp_path):
     assert ask(RESOLVE, "me/cls", HF_HUB_OFFLINE="1") == found
     assert len(hub.requests) == asked  # what is known to be whole needs no hub
     vectors = models.load(found["path"], device="cpu").encode(["bread in the oven"])
-    np.testing.assert_allclose(vectors, models.load(cls_model, device="cpu").encode(["bread in the oven"]), atol=1e-6)
+    np.testing.assert_allclose(
+        vectors, models.load(cls_model, device="cpu").encode(["bread in the oven"]), atol=1e-6
+    )
 
 
 def test_by_revision(hub, ask, cls_model, tiny_model):
@@ -97,7 +101,11 @@ def test_missing_and_gated(hub, ask, cls_model):
     hub.add("me/gated", cls_model, gated=True)
     for name, token in (("me/missing", ""), ("me/gated", ""), ("me/gated", "hf_another")):
         error = ask(RESOLVE, name, HF_TOKEN=token)["error"]
-        assert "no such model or revision" in error and "HF_TOKEN" in error and "hf_another" not in error
+        assert (
+            "no such model or revision" in error
+            and "HF_TOKEN" in error
+            and "hf_another" not in error
+        )
     assert same_files(ask(RESOLVE, "me/gated", HF_TOKEN=TOKEN)["path"], cls_model)
 
 
@@ -112,8 +120,12 @@ def test_a_cut_download_is_never_taken_for_whole(hub, ask, cls_model, path):
     hub.cut.clear()
     before = len(hub.requests)
     assert same_files(ask(RESOLVE, "me/cls")["path"], cls_model)
-    fetched = [line for line in hub.requests[before:] if line.startswith("GET") and "/resolve/" in line]
-    assert len(fetched) < len([p for p in cls_model.rglob("*") if p.is_file()])  # whole files were kept
+    fetched = [
+        line for line in hub.requests[before:] if line.startswith("GET") and "/resolve/" in line
+    ]
+    assert len(fetched) < len(
+        [p for p in cls_model.rglob("*") if p.is_file()]
+    )  # whole files were kept
 
 
 def test_a_killed_download_is_never_taken_for_whole(hub, ask, cls_model, tmp_path, monkeypatch):
@@ -154,7 +166,12 @@ def test_single_files_of_other_tools_are_completed_or_refused(hub, ask, cls_mode
         assert (
             "no modules.json" if len(missing) == 2 else "lacks 1_Pooling/"
         ) in error and "run the same again" in error
-        assert ask(RESOLVE, "me/cls", HF_ENDPOINT="http://127.0.0.1:9")["error"].count("run the same again") == 1
+        assert (
+            ask(RESOLVE, "me/cls", HF_ENDPOINT="http://127.0.0.1:9")["error"].count(
+                "run the same again"
+            )
+            == 1
+        )
         if len(missing) == 1:  # the folder itself is no way around it
             with pytest.raises(models.ModelError, match="lacks 1_Pooling/"):
                 models.resolve(folder)
@@ -179,7 +196,9 @@ def test_a_newer_commit_does_not_replace_a_cached_one(hub, ask, cls_model, tiny_
     assert ask(RESOLVE, "me/both") == found
 
 
-def test_a_plain_transformers_model_is_taken_and_its_pooling_said_to_be_a_guess(hub, ask, tiny_model, tmp_path):
+def test_a_plain_transformers_model_is_taken_and_its_pooling_said_to_be_a_guess(
+    hub, ask, tiny_model, tmp_path
+):
     plain = shutil.copytree(tiny_model, tmp_path / "plain")
     for path in ("modules.json", "1_Pooling/config.json", "config_sentence_transformers.json"):
         (plain / path).unlink(missing_ok=True)
@@ -190,7 +209,9 @@ def test_a_plain_transformers_model_is_taken_and_its_pooling_said_to_be_a_guess(
         models.load(path, device="cpu")
     folder = without_list(tmp_path, "me/plain")
     assert "no modules.json" in ask(RESOLVE, "me/plain", HF_HUB_OFFLINE="1")["error"]
-    absent = folder.parent.parent / ".no_exist" / folder.name / "modules.json"  # what a loader leaves that asked for it
+    absent = (
+        folder.parent.parent / ".no_exist" / folder.name / "modules.json"
+    )  # what a loader leaves that asked for it
     absent.parent.mkdir(parents=True)
     absent.touch()
     assert ask(RESOLVE, "me/plain", HF_HUB_OFFLINE="1")["path"] == path
@@ -204,13 +225,23 @@ def test_weights_that_were_cut_short_say_what_to_do(cls_model, tmp_path):
         models.load(folder)
 
 
-def test_pickled_weights_of_a_module_are_not_fetched_and_the_way_out_is_said(hub, ask, tiny_model, tmp_path):
-    folder = student.save(student.build(tiny_model, 16, max_length=40, device="cpu"), tmp_path / "dense")
+def test_pickled_weights_of_a_module_are_not_fetched_and_the_way_out_is_said(
+    hub, ask, tiny_model, tmp_path
+):
+    folder = student.save(
+        student.build(tiny_model, 16, max_length=40, device="cpu"), tmp_path / "dense"
+    )
     (folder / "2_Dense" / "model.safetensors").unlink()
     (folder / "2_Dense" / "pytorch_model.bin").write_bytes(b"a pickle")  # as in LaBSE
     hub.add("me/dense", folder)
-    said = ask(RESOLVE.replace("models.resolve(*sys.argv[1:])", "models.load_model(sys.argv[1])"), "me/dense")["error"]
-    assert "Pickled weights are not loaded. If you trust them, SentenceTransformer('me/dense').save_pretrained(" in said
+    said = ask(
+        RESOLVE.replace("models.resolve(*sys.argv[1:])", "models.load_model(sys.argv[1])"),
+        "me/dense",
+    )["error"]
+    assert (
+        "Pickled weights are not loaded. If you trust them, SentenceTransformer('me/dense').save_pretrained("
+        in said
+    )
     assert not any("pytorch_model.bin" in str(request) for request in hub.requests)
 
 
@@ -265,7 +296,9 @@ def test_push_sends_a_published_folder(hub, ask, tiny_model, tmp_path):
     from workbench.extras import publish
 
     folder = tmp_path / "published"
-    publish.save_student(student.build(tiny_model, 48, max_length=40, device="cpu"), folder, card=test_card.written())
+    publish.save_student(
+        student.build(tiny_model, 48, max_length=40, device="cpu"), folder, card=test_card.written()
+    )
     refused, sent = ask(PUSH, folder, TOKEN, lines=2)
     assert "me/small was not sent" in refused
     repo = hub.repos["models", "me/small"]

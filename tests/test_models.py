@@ -33,7 +33,9 @@ def test_the_fingerprint_follows_the_content(tiny_model, tmp_path):
 
 
 def test_an_unknown_name_lists_what_was_tried():
-    with pytest.raises(ModelError, match=r"(?s)Tried:.*folder nobody/no-such-model.*hub: not in its cache"):
+    with pytest.raises(
+        ModelError, match=r"(?s)Tried:.*folder nobody/no-such-model.*hub: not in its cache"
+    ):
         models.resolve("nobody/no-such-model")
     with pytest.raises(ModelError, match="not a model's name"):
         models.resolve("no such model!")
@@ -41,7 +43,9 @@ def test_an_unknown_name_lists_what_was_tried():
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(_model_files._PACKAGES, models.MINILM, (["no-such-distribution"], "00"))
-    with pytest.raises(ModelError, match=r"(?s)no-such-distribution is not installed; `make models`"):
+    with pytest.raises(
+        ModelError, match=r"(?s)no-such-distribution is not installed; `make models`"
+    ):
         models.resolve("all-MiniLM-L6-v2")
 
 
@@ -50,7 +54,9 @@ def test_pickled_weights_and_empty_folders_are_refused(tmp_path):
     with pytest.raises(ModelError, match="no weights"):
         models.resolve(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
-    with pytest.raises(ModelError, match="has pickled weights, .* not loaded: pytorch_model.bin. If you trust"):
+    with pytest.raises(
+        ModelError, match="has pickled weights, .* not loaded: pytorch_model.bin. If you trust"
+    ):
         models.resolve(tmp_path)
 
 
@@ -61,7 +67,9 @@ def with_dense(tiny_model, tmp_path):
 
     model = models.load(tiny_model, device="cpu")
     folder = tmp_path / "dense"
-    SentenceTransformer(modules=[*list(model.children())[:2], Dense(32, 16)], device="cpu").save_pretrained(str(folder))
+    SentenceTransformer(
+        modules=[*list(model.children())[:2], Dense(32, 16)], device="cpu"
+    ).save_pretrained(str(folder))
     weights = load_file(folder / "2_Dense" / "model.safetensors")
     (folder / "2_Dense" / "model.safetensors").unlink()
     torch.save(weights, folder / "2_Dense" / "pytorch_model.bin")
@@ -74,11 +82,16 @@ def test_a_pickle_in_any_module_is_refused_and_can_be_converted(with_dense, tmp_
     command = str(caught.value).partition("If you trust them, ")[2].partition(" writes")[0]
     assert command == f"SentenceTransformer({str(with_dense)!r}).save_pretrained('NEW_FOLDER')"
     converted = tmp_path / "converted"
-    exec(command.replace("NEW_FOLDER", str(converted)), {"SentenceTransformer": SentenceTransformer})
+    exec(
+        command.replace("NEW_FOLDER", str(converted)), {"SentenceTransformer": SentenceTransformer}
+    )
     before = models.resolve(converted).fingerprint
     assert models.load(converted).get_embedding_dimension() == 16
     weights = load_file(converted / "2_Dense" / "model.safetensors")
-    save_file({name: 2 * tensor for name, tensor in weights.items()}, converted / "2_Dense" / "model.safetensors")
+    save_file(
+        {name: 2 * tensor for name, tensor in weights.items()},
+        converted / "2_Dense" / "model.safetensors",
+    )
     assert models.resolve(converted).fingerprint != before  # that Dense alone was trained again
 
 
@@ -86,7 +99,15 @@ def test_what_a_loader_opens_is_in_the_fingerprint(with_dense, tmp_path):
     """Python's own opening of files is watched in another process; what is left out of the fingerprint is never opened."""
     folder = tmp_path / "converted"
     SentenceTransformer(str(with_dense), device="cpu").save_pretrained(str(folder))
-    for name in ("README.md", "LICENSE", "tf_model.h5", "onnx/model.onnx", "photo.png", "training_args.bin", ".hidden"):
+    for name in (
+        "README.md",
+        "LICENSE",
+        "tf_model.h5",
+        "onnx/model.onnx",
+        "photo.png",
+        "training_args.bin",
+        ".hidden",
+    ):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("x")
     code = (
@@ -95,15 +116,23 @@ def test_what_a_loader_opens_is_in_the_fingerprint(with_dense, tmp_path):
         "sys.addaudithook(lambda event, arguments: event == 'open' and opened.add(str(arguments[0])))\n"
         "models.load(files); print(*(path for path in opened if path.startswith(folder)), sep='\\n')"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
-    opened = {Path(line).relative_to(folder) for line in done.stdout.split("\n") if line and Path(line).is_file()}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True
+    )
+    opened = {
+        Path(line).relative_to(folder)
+        for line in done.stdout.split("\n")
+        if line and Path(line).is_file()
+    }
     read = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
     read = {path for path in read if _model_files._is_read(path)}
     assert Path("2_Dense/config.json") in opened and opened - {Path("README.md")} <= read
 
 
 def test_code_that_came_with_a_model_is_in_the_fingerprint(tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(
+        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules")
+    )
     folder = shutil.copytree(tiny_model, tmp_path / "coded")
     listed = json.loads((folder / "modules.json").read_text())
     listed[2] |= {"type": "own.Own", "path": ""}
@@ -121,7 +150,10 @@ def test_code_that_came_with_a_model_is_in_the_fingerprint(tiny_model, tmp_path,
         )
         teacher = LocalTeacher(folder, device="cpu", trust_remote_code=True)
         identities.append(teacher.identity | {"loaded": models.fingerprint(teacher.model)})
-    assert identities[0]["code"] != identities[1]["code"] and identities[0]["loaded"] != identities[1]["loaded"]
+    assert (
+        identities[0]["code"] != identities[1]["code"]
+        and identities[0]["loaded"] != identities[1]["loaded"]
+    )
     with pytest.raises(ModelError, match="cannot be loaded"):
         LocalTeacher(folder, device="cpu")  # nothing was asked for
 
@@ -135,7 +167,9 @@ def test_a_flipped_byte_in_a_students_weights_is_noticed(tiny_model, tmp_path):
     content[-2] ^= 1
     weights.write_bytes(content)
     for load in (student.load, models.load, LocalTeacher):
-        with pytest.raises(ModelError, match="2_Dense/model.safetensors is not the file that was written"):
+        with pytest.raises(
+            ModelError, match="2_Dense/model.safetensors is not the file that was written"
+        ):
             load(folder)
     weights.unlink()
     with pytest.raises(ModelError, match="is not the file that was written"):
@@ -152,13 +186,23 @@ def test_broken_weights_are_a_clear_error(tiny_model, tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("config.json", {"architectures": ["BertForSequenceClassification"]}, "is a CrossEncoder or classifier"),
-        ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "is a SparseEncoder"),
+        (
+            "config.json",
+            {"architectures": ["BertForSequenceClassification"]},
+            "is a CrossEncoder or classifier",
+        ),
+        (
+            "config_sentence_transformers.json",
+            {"model_type": "SparseEncoder"},
+            "is a SparseEncoder",
+        ),
         ("config.json", {"model_type": "clip", "vision_config": {}}, "is a model of images"),
         ("1_Pooling/config.json", {"model_type": "clip"}, "is a model of images"),
     ],
 )
-def test_models_of_another_kind_are_refused_before_they_are_loaded(tiny_model, tmp_path, file, content, message):
+def test_models_of_another_kind_are_refused_before_they_are_loaded(
+    tiny_model, tmp_path, file, content, message
+):
     copy = shutil.copytree(tiny_model, tmp_path / "copy")
     (copy / "modules.json").unlink()
     (copy / file).write_text(json.dumps(content))
@@ -193,7 +237,14 @@ def test_a_tokenizer_without_words_is_refused(tiny_model, tmp_path):
     with pytest.raises(ModelError, match="the tokenizer of .*copied-in-part knows no words"):
         models.load(folder)
     with pytest.raises(ModelError, match="knows no words"):
-        ApiTeacher("tiny", url="http://localhost", name="tiny", dimensions=32, tokenizer=str(folder), max_tokens=12)
+        ApiTeacher(
+            "tiny",
+            url="http://localhost",
+            name="tiny",
+            dimensions=32,
+            tokenizer=str(folder),
+            max_tokens=12,
+        )
 
 
 def test_unpacking_checks_the_hash_and_leaves_nothing_behind(tmp_path):
@@ -211,8 +262,14 @@ def test_unpacking_never_leaves_its_folder(tmp_path):
         "m/../evil.json": b"{}", "/m/absolute.json": b"{}", "m/desktop.ini": b"x",
     }  # fmt: skip
     parts = _zip(tmp_path / "m.zip", members)
-    target = _model_files._unpack(parts, tmp_path / "home" / "m", hashlib.sha256(b"weights").hexdigest())
-    found = {p.relative_to(tmp_path / "home").as_posix() for p in (tmp_path / "home").rglob("*") if p.is_file()}
+    target = _model_files._unpack(
+        parts, tmp_path / "home" / "m", hashlib.sha256(b"weights").hexdigest()
+    )
+    found = {
+        p.relative_to(tmp_path / "home").as_posix()
+        for p in (tmp_path / "home").rglob("*")
+        if p.is_file()
+    }
     assert {"m/model.safetensors", "m/1_Pooling/config.json"} <= found
     assert not any("evil" in name or name.endswith((".py", ".ini")) for name in found)
     assert not list(tmp_path.glob("evil*")) and target == tmp_path / "home" / "m"

@@ -23,7 +23,8 @@ pytestmark = pytest.mark.notebooks
 def status_says(notebook, words: str) -> None:
     """Wait for a widget whose line of text has these words."""
     notebook.page.wait_for_function(
-        "w => [...document.querySelectorAll('.workbench .note')].some(e => e.innerText.includes(w))", arg=words
+        "w => [...document.querySelectorAll('.workbench .note')].some(e => e.innerText.includes(w))",
+        arg=words,
     )
 
 
@@ -45,20 +46,28 @@ def start_here(notebook):
 
 def your_texts(notebook):
     ask(notebook, "view", "Why is my loaf flat?")
-    assert notebook.python("sorted(set(view.results['mode']))") == ["asymmetric", "symmetric", "teacher"]
+    assert notebook.python("sorted(set(view.results['mode']))") == [
+        "asymmetric",
+        "symmetric",
+        "teacher",
+    ]
     assert notebook.python("'The student has learned these documents' in view.status.value")
     assert notebook.python("len(explorer.table)") == 192
 
 
 def two_models(notebook):
-    assert notebook.python("sorted(speed)") == ["large", "small"] and notebook.python("speed['small'] > speed['large']")
+    assert notebook.python("sorted(speed)") == ["large", "small"] and notebook.python(
+        "speed['small'] > speed['large']"
+    )
     assert notebook.python("shares.loc[('small', 'symmetric'), 'share_of_teacher']") > 0.8
     ask(notebook, "view", "Why is my loaf flat?")
 
 
 def by_hand(notebook):
     assert notebook.python("[len(more), len(at_random), int(chosen.sum()) > 0]") == [200, 200, True]
-    assert notebook.python("not {t.text for t in [*more, *at_random, *train]} & {t.text for t in texts}")
+    assert notebook.python(
+        "not {t.text for t in [*more, *at_random, *train]} & {t.text for t in texts}"
+    )
     found = notebook.python("{name: float(row['cosine', 'chosen']) for name, row in rows.items()}")
     assert found["200 more like them"] > found["before"], found
 
@@ -72,7 +81,9 @@ def distillation(notebook):
     status_says(notebook, "Finished: the student of step")
     assert notebook.python("len(monitor.history)") > 20
     assert notebook.python("len(monitor.chart.figure.data[1].x)") > 20
-    apart = notebook.python("[float(np.abs(vectors['ours'] - vectors[n]).max()) for n in ('plain', 'start')]")
+    apart = notebook.python(
+        "[float(np.abs(vectors['ours'] - vectors[n]).max()) for n in ('plain', 'start')]"
+    )
     assert apart[0] < 1e-4 < 1e-2 < apart[1]  # twenty lines of torch come to the same student
 
 
@@ -80,7 +91,9 @@ def diagnostics(notebook):
     page = notebook.page
     page.locator(".workbench-table th button[data-column=cosine]").first.click()
     page.wait_for_selector(".workbench-table th[aria-sort=ascending]")
-    worst = notebook.python("int(explorer.selection['cosine'].idxmin())")  # the table shows what is selected
+    worst = notebook.python(
+        "int(explorer.selection['cosine'].idxmin())"
+    )  # the table shows what is selected
     page.locator(".workbench-table tbody tr").first.click()
     # The notebook itself has selected a region, so that something is selected says nothing yet.
     notebook.eventually("list(explorer.selected)", lambda selected: selected == [worst])
@@ -88,12 +101,18 @@ def diagnostics(notebook):
 
 def retrieval(notebook):
     ask(notebook, "explorer", "How do I mend a flat tyre?")
-    assert notebook.python("sorted(set(explorer.results['mode']))") == ["asymmetric", "symmetric", "teacher"]
+    assert notebook.python("sorted(set(explorer.results['mode']))") == [
+        "asymmetric",
+        "symmetric",
+        "teacher",
+    ]
 
 
 def truncation(notebook):
     page = notebook.page
-    assert notebook.python("[int(explorer.choice['dimensions']), explorer.choice['precision']]") == [192, "int8"]
+    assert notebook.python(
+        "[int(explorer.choice['dimensions']), explorer.choice['precision']]"
+    ) == [192, "int8"]
     page.get_by_role("button", name="binary", exact=True).click()
     notebook.eventually("explorer.choice['precision']", lambda p: p == "binary")
     shares = notebook.python("[float(r.set_index(['mode', 'precision', 'dimensions']).share_of_teacher"
@@ -102,12 +121,26 @@ def truncation(notebook):
 
 
 def publishing(notebook):
-    assert notebook.python("float(np.abs(again.encode_query(queries) - model.encode_query(queries)).max())") < 1e-5
     assert (
-        notebook.python("float(np.abs(pair.encode_document(passages[:8]) - large.encode(passages[:8])).max())") < 1e-5
+        notebook.python(
+            "float(np.abs(again.encode_query(queries) - model.encode_query(queries)).max())"
+        )
+        < 1e-5
     )
-    assert notebook.python("float((measured['student, ONNX float32'][0] * exact).sum(axis=1).min())") > 0.9999
-    assert "share of the teacher" in notebook.page.locator(".jp-RenderedMarkdown table").first.text_content()
+    assert (
+        notebook.python(
+            "float(np.abs(pair.encode_document(passages[:8]) - large.encode(passages[:8])).max())"
+        )
+        < 1e-5
+    )
+    assert (
+        notebook.python("float((measured['student, ONNX float32'][0] * exact).sum(axis=1).min())")
+        > 0.9999
+    )
+    assert (
+        "share of the teacher"
+        in notebook.page.locator(".jp-RenderedMarkdown table").first.text_content()
+    )
 
 
 def benchmarks(notebook):
@@ -116,7 +149,9 @@ def benchmarks(notebook):
     assert notebook.python("sorted({o.kind for o in outcomes})") == [
         "Classification", "Clustering", "PairClassification", "Retrieval",
     ]  # fmt: skip
-    shares = notebook.python("differences.set_index(['task', 'label'])['share_of_teacher'].loc['tutorial'].to_dict()")
+    shares = notebook.python(
+        "differences.set_index(['task', 'label'])['share_of_teacher'].loc['tutorial'].to_dict()"
+    )
     assert shares["student"] > 0.8 and shares["pair"] > 0.8
     page.get_by_role("button", name="share of the teacher", exact=True).click()
     notebook.eventually("board.view.value", lambda v: v == "share of the teacher")
@@ -152,7 +187,9 @@ def test_notebook(path, tmp_path, notebook_home):
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "code":
             assert len(cell.source.splitlines()) <= 20
-            assert not re.search(r"^# (#|>)", cell.source, re.M), "text has slipped into a cell of code"
+            assert not re.search(r"^# (#|>)", cell.source, re.M), (
+                "text has slipped into a cell of code"
+            )
     run = in_browser if has_chromium() else without_browser
     outputs = [output for cell in run(path, tmp_path).cells for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output.output_type == "error"]
@@ -185,7 +222,10 @@ def without_browser(path, folder):
     """Run a notebook without acting in it."""
     notebook = nbformat.read(path, as_version=4)
     client = nbclient.NotebookClient(
-        notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+        notebook,
+        timeout=1800,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
     )
     client.execute(env=os.environ | {"WORKBENCH_HOME": str(folder / "home")})
     return notebook

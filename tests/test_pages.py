@@ -66,7 +66,9 @@ def test_links_and_fetches_are_checked(make, tmp_path):
         '<a href="../one.html#top"></a><a href="three.html"></a><script src="//example.org/a.js"></script>'
         '<link href="https://example.org/b.css">'
     )
-    (tmp_path / "in" / "style.css").write_text("p { background: url('https://example.org/a.png') } q { src: url(a) }")
+    (tmp_path / "in" / "style.css").write_text(
+        "p { background: url('https://example.org/a.png') } q { src: url(a) }"
+    )
     assert make.faults(tmp_path) == [
         "in/two.html: three.html", "in/two.html: //example.org/a.js", "in/two.html: https://example.org/b.css",
         "in/style.css: https://example.org/a.png",
@@ -87,26 +89,37 @@ def test_a_lost_link_stops_the_build(make, tmp_path, capfd):
 def test_a_notebook_that_fails_is_named(make, tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(make, "NOTEBOOKS", tmp_path)
-    monkeypatch.delenv("PYTHONPATH")  # that of the tests; a kernel finds what is beside the notebooks without it
+    monkeypatch.delenv(
+        "PYTHONPATH"
+    )  # that of the tests; a kernel finds what is beside the notebooks without it
     notebook(tmp_path / "00_good.ipynb", "# Good", "import embedding_server")
     notebook(tmp_path / "01_bad.ipynb", "# Bad", "1 / 0")
     with pytest.raises(WorkbenchError, match=r"(?s)01_bad.ipynb failed: .*ZeroDivisionError"):
         make.main([])
-    assert [path.name for path in (tmp_path / "home" / "executed").iterdir()] == ["00_good.ipynb"]  # it stays
+    assert [path.name for path in (tmp_path / "home" / "executed").iterdir()] == [
+        "00_good.ipynb"
+    ]  # it stays
 
 
 def test_a_notebook_becomes_a_page_of_the_site(make, tmp_path, browser):
     (tmp_path / "executed").mkdir()
     made = make.run(notebook(tmp_path / "00_start_here.ipynb", *TINY))
     nbformat.write(made, tmp_path / "executed" / "00_start_here.ipynb")
-    make.build(tmp_path / "executed", tmp_path / "site", tmp_path / "docs")  # strict, and checks links
+    make.build(
+        tmp_path / "executed", tmp_path / "site", tmp_path / "docs"
+    )  # strict, and checks links
     page, asked, errors = browser.new_page(color_scheme="light"), [], []
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: errors.append(error))
     page.goto((tmp_path / "docs" / "index.html").as_uri())
     page.locator(".sidebar-tree").get_by_role("link", name="Tiny").click()
-    page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot .main-svg').length > 0")
-    assert page.locator("article .workbench").count() == 1 and page.locator("article math").count() == 2
+    page.wait_for_function(
+        "() => document.querySelectorAll('.js-plotly-plot .main-svg').length > 0"
+    )
+    assert (
+        page.locator("article .workbench").count() == 1
+        and page.locator("article math").count() == 2
+    )
     text = page.locator("article").inner_text()
     assert text.count(HOSTILE) > 5 and "$" not in text and "it/s" not in text
     assert page.title().startswith("Tiny") and page.locator("article img").count() == 0
@@ -118,7 +131,9 @@ def test_a_notebook_becomes_a_page_of_the_site(make, tmp_path, browser):
     assert page.locator("[id='workbench.distill']").count() == 1
     assert not errors
     page.goto((tmp_path / "docs" / "search.html").as_uri() + "?q=more_like")
-    page.locator("#search-results").get_by_role("link", name="workbench.regions.more_like").wait_for()
+    page.locator("#search-results").get_by_role(
+        "link", name="workbench.regions.more_like"
+    ).wait_for()
     assert all(url.startswith("file:") for url in asked)
 
 
@@ -126,11 +141,15 @@ def test_a_notebook_becomes_a_page_of_the_site(make, tmp_path, browser):
 def apps(notebook_home):
     port = free_port()
     command = ["make", "app", f"PY={sys.executable}", f"APP_ARGS=--no-browser --port={port}"]
-    with subprocess.Popen(command, cwd=PROJECT, env=os.environ | {"WORKBENCH_HOME": str(notebook_home)}) as server:
+    with subprocess.Popen(
+        command, cwd=PROJECT, env=os.environ | {"WORKBENCH_HOME": str(notebook_home)}
+    ) as server:
         url = f"http://127.0.0.1:{port}/voila/"
         assert answers(f"{url}static/favicon.ico", server)
         yield f"{url}render/", psutil.Process(server.pid)
-        for process in psutil.Process(server.pid).children(recursive=True):  # make itself passes no signal on
+        for process in psutil.Process(server.pid).children(
+            recursive=True
+        ):  # make itself passes no signal on
             process.kill()
 
 
@@ -162,7 +181,9 @@ def test_apps(apps, browser):
     box = page.get_by_placeholder("type a query")
     box.fill("How do I mend a flat tyre?")
     box.press("Enter")
-    page.wait_for_function("() => document.querySelector('.retrieval').innerText.includes('bicycle')")
+    page.wait_for_function(
+        "() => document.querySelector('.retrieval').innerText.includes('bicycle')"
+    )
     page.set_viewport_size({"width": 900, "height": 1400})
     page.goto(f"{apps}tradeoff_explorer.ipynb")
     chart_or_error(page)
@@ -170,7 +191,9 @@ def test_apps(apps, browser):
     page.wait_for_timeout(1000)
     before = page.evaluate(places)
     page.get_by_role("button", name="binary", exact=True).click()
-    page.wait_for_function("() => document.querySelector('.workbench').innerText.includes('768 dimensions, binary')")
+    page.wait_for_function(
+        "() => document.querySelector('.workbench').innerText.includes('768 dimensions, binary')"
+    )
     page.wait_for_timeout(1000)
     assert page.evaluate(places) == before  # a click must not squash the charts
     page.goto("about:blank")
@@ -178,4 +201,6 @@ def test_apps(apps, browser):
     while any(map(is_kernel, server.children(recursive=True))):
         assert time.monotonic() < deadline  # a visitor's process goes with the visitor
         time.sleep(1)
-    assert all(url.startswith((apps.partition("/voila")[0], "data:", "blob:", "about:")) for url in asked), asked
+    assert all(
+        url.startswith((apps.partition("/voila")[0], "data:", "blob:", "about:")) for url in asked
+    ), asked

@@ -20,26 +20,37 @@ def hub(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         sources = [source for source in paper_texts.PAPER if source.data == name]
         for source in sources:
-            rows = [f"{source.column} {i} of {source.name}" for i in range(5)] + ["bad\0", "x" * 9000]
+            rows = [f"{source.column} {i} of {source.name}" for i in range(5)] + [
+                "bad\0",
+                "x" * 9000,
+            ]
             table = pa.table({"other": list(range(7)), source.column: rows})
             pq.write_table(table, folder / f"{source.split}.parquet")
         files = [{"split": source.split, "path": f"{source.split}.parquet"} for source in sources]
         configuration = {"config_name": sources[0].config or "default", "data_files": files}
-        (folder / "README.md").write_text("---\n" + json.dumps({"configs": [configuration]}) + "\n---\n")
+        (folder / "README.md").write_text(
+            "---\n" + json.dumps({"configs": [configuration]}) + "\n---\n"
+        )
     return where
 
 
 def test_the_mixture_is_streamed_with_its_roles(hub, tmp_path):
     seen = []
     folder = paper_texts.fetch(
-        paper_texts.PAPER, tmp_path / "texts", elsewhere=hub, on_progress=lambda source, done: seen.append(done)
+        paper_texts.PAPER,
+        tmp_path / "texts",
+        elsewhere=hub,
+        on_progress=lambda source, done: seen.append(done),
     )
     assert len(list(folder.iterdir())) == 3 * len(paper_texts.PAPER) and seen == [3, 6, 7] * 10
     texts = list(data.stream_texts(folder))
     assert len(texts) == 60 and max(len(text.text) for text in texts) == paper_texts.CHARACTERS
     roles = {text.text.partition(" of ")[2]: text.role for text in texts if " of " in text.text}
     assert roles == {source.name: source.role for source in paper_texts.PAPER}
-    assert sum(source.texts for source in paper_texts.PAPER if source.role is Role.DOCUMENT) == 3_900_000
+    assert (
+        sum(source.texts for source in paper_texts.PAPER if source.role is Role.DOCUMENT)
+        == 3_900_000
+    )
 
 
 def test_a_source_that_fails_costs_only_itself(hub, tmp_path):
@@ -47,11 +58,21 @@ def test_a_source_that_fails_costs_only_itself(hub, tmp_path):
     with pytest.raises(DataError, match="gone .* could not be read"):
         paper_texts.fetch(paper_texts.PAPER, tmp_path / "texts", elsewhere=broken)
     kept = list((tmp_path / "texts").iterdir())
-    assert len(kept) == 6 and all(path.name.startswith(("HuggingFaceFW-", "vblagoje-")) for path in kept)
+    assert len(kept) == 6 and all(
+        path.name.startswith(("HuggingFaceFW-", "vblagoje-")) for path in kept
+    )
     (tmp_path / "texts" / f"{paper_texts.PAPER[1].name}-0002.parquet").unlink()
     seen = []
-    paper_texts.fetch(paper_texts.PAPER, tmp_path / "texts", elsewhere=hub, on_progress=lambda *done: seen.append(done))
-    assert {done for source, done in seen if source == paper_texts.PAPER[0]} >= {3, 6}  # what was there is told too
+    paper_texts.fetch(
+        paper_texts.PAPER,
+        tmp_path / "texts",
+        elsewhere=hub,
+        on_progress=lambda *done: seen.append(done),
+    )
+    assert {done for source, done in seen if source == paper_texts.PAPER[0]} >= {
+        3,
+        6,
+    }  # what was there is told too
     assert len(list(data.stream_texts(tmp_path / "texts"))) == 60
 
 
@@ -60,7 +81,9 @@ def test_an_interrupt_leaves_no_half_a_file(hub, tmp_path, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        paper_texts.fetch(paper_texts.PAPER, tmp_path / "texts", elsewhere=hub, on_progress=interrupt)
+        paper_texts.fetch(
+            paper_texts.PAPER, tmp_path / "texts", elsewhere=hub, on_progress=interrupt
+        )
     assert list((tmp_path / "texts").iterdir()) == []
     monkeypatch.setattr(paper_texts, "fetch", lambda *given, **options: interrupt(*given))
     assert paper_texts.main(["--output", str(tmp_path / "texts")]) == 130
@@ -70,7 +93,10 @@ def test_an_interrupt_leaves_no_half_a_file(hub, tmp_path, monkeypatch, capsys):
 def test_the_script_lists_its_sources_and_reports_errors(tmp_path, capsys):
     assert paper_texts.main(["--output", str(tmp_path / "texts"), "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert "3,000,000  document  HuggingFaceFW-fineweb-sample-10BT-text" in out and "5,680,922  in all" in out
+    assert (
+        "3,000,000  document  HuggingFaceFW-fineweb-sample-10BT-text" in out
+        and "5,680,922  in all" in out
+    )
     assert not (tmp_path / "texts").exists()
     (tmp_path / "file").touch()
     assert paper_texts.main(["--output", str(tmp_path / "file" / "texts")]) == 1

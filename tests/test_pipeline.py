@@ -18,10 +18,20 @@ from workbench.train import TrainingConfig
 
 def test_recipes_can_be_printed_copied_and_changed():
     for name, recipe in pipeline.RECIPES.items():
-        assert recipe.name == name and json.loads(json.dumps(recipe.as_dict()))["config"]["batch_size"]
+        assert (
+            recipe.name == name and json.loads(json.dumps(recipe.as_dict()))["config"]["batch_size"]
+        )
     paper, fast = pipeline.REDACT_IR, pipeline.REDACT_IR_FAST
-    assert (paper.start, paper.config.group_by_length, paper.config.precision) == ("random", False, "float32")
-    assert (fast.start, fast.config.group_by_length, fast.config.precision) == ("closed-form", True, "auto")
+    assert (paper.start, paper.config.group_by_length, paper.config.precision) == (
+        "random",
+        False,
+        "float32",
+    )
+    assert (fast.start, fast.config.group_by_length, fast.config.precision) == (
+        "closed-form",
+        True,
+        "auto",
+    )
     assert (paper.config.batch_size, paper.config.restarts, paper.config.epochs) == (32, 3, 10)
     assert not pipeline.REDACT_MT.bias and pipeline.REDACT_IR.bias
     with pytest.raises(TrainingError, match="nearest are redact-ir"):
@@ -38,11 +48,15 @@ def test_few_texts_are_passed_over_more_often():
 
 
 def test_a_plan_is_arithmetic_on_measured_speeds():
-    plan = planning.plan(pipeline.REDACT_IR.config, planning.Speeds("A card", 1000, 2000), 6_700_000, 768)
+    plan = planning.plan(
+        pipeline.REDACT_IR.config, planning.Speeds("A card", 1000, 2000), 6_700_000, 768
+    )
     assert plan.passes == 30 and plan.steps == 30 * 209_375
     assert plan.teacher_seconds == 6700 and plan.student_seconds == 100_500
     assert plan.bytes == 6_700_000 * 1552 and "A card" in str(plan)
-    assert planning.plan(pipeline.REDACT_IR.config, plan.speeds, 100, 768, missing=10).bytes == 15_520
+    assert (
+        planning.plan(pipeline.REDACT_IR.config, plan.speeds, 100, 768, missing=10).bytes == 15_520
+    )
     with pytest.raises(TrainingError, match="above 0"):
         planning.Speeds("nothing", 0, 1)
 
@@ -77,7 +91,11 @@ def forbid(monkeypatch, what):
 def test_texts_become_a_student_and_the_same_call_returns_it(tiny, monkeypatch):
     texts = sentences(60, seed=8)
     first = pipeline.distill(texts, **tiny)
-    assert isinstance(first, SentenceTransformer) and first.get_embedding_dimension() == 48 and not first.training
+    assert (
+        isinstance(first, SentenceTransformer)
+        and first.get_embedding_dimension() == 48
+        and not first.training
+    )
     forbid(monkeypatch, "workbench.pipeline.train_student")
     forbid(monkeypatch, "workbench.student.fit_head")
     again = pipeline.distill(texts, **tiny | {"base": Path(tiny["base"])})
@@ -85,7 +103,9 @@ def test_texts_become_a_student_and_the_same_call_returns_it(tiny, monkeypatch):
         assert tensor.equal(again.state_dict()[name])
     (folder,) = (Path(pipeline.home()) / "students").iterdir()
     found = student.read_provenance(folder)
-    assert folder.name.startswith("in-domain-") and found["finished"] and found["base"] == tiny["base"]
+    assert (
+        folder.name.startswith("in-domain-") and found["finished"] and found["base"] == tiny["base"]
+    )
     assert found["head_fit"]["texts"] > 0 and found["settings"]["epochs"] == 1
     with pytest.raises(AssertionError, match="not run again"):
         pipeline.distill(texts, **tiny | {"seed": 1})
@@ -104,12 +124,16 @@ def test_plain_strings_and_one_role_are_enough(tiny, tmp_path):
 
 def test_what_is_held_out_is_not_learned_from(tiny, tmp_path, capsys):
     texts = sentences(60, seed=8)
-    pipeline.distill(texts, **tiny | {"progress": True}, held_out=texts[:20], output=tmp_path / "mine")
+    pipeline.distill(
+        texts, **tiny | {"progress": True}, held_out=texts[:20], output=tmp_path / "mine"
+    )
     assert "20 of 60 texts are held out: nothing is learned from them" in capsys.readouterr().out
     pipeline.distill(texts[20:], **tiny, held_out=texts[:20], output=tmp_path / "same")
     runs = [student.read_provenance(tmp_path / name)["run"] for name in ("mine", "same")]
     assert runs[0] == runs[1]
-    with pytest.raises(TrainingError, match="held_out leaves 19 of 60 texts to learn from, and at least 20"):
+    with pytest.raises(
+        TrainingError, match="held_out leaves 19 of 60 texts to learn from, and at least 20"
+    ):
         pipeline.distill(texts, **tiny, held_out=texts[:41])
 
 
@@ -154,10 +178,15 @@ def test_wrong_changes_are_said_in_a_sentence(tiny):
             pipeline.distill(sentences(30), **tiny | wrong)
     changed = pipeline.TOUR.change(learning_rate=1e-6, epochs=3, base=None)
     assert (
-        changed.config.final_learning_rate == 1e-6 and changed.config.epochs == 3 and changed.base == pipeline.TOUR.base
+        changed.config.final_learning_rate == 1e-6
+        and changed.config.epochs == 3
+        and changed.base == pipeline.TOUR.base
     )
     assert pipeline.IN_DOMAIN.change(epochs=3).steps == 0  # the passes that were asked for
-    assert pipeline.find_recipe(None, 300).name == "in-domain" and pipeline.find_recipe(None, 9000).name == "tour"
+    assert (
+        pipeline.find_recipe(None, 300).name == "in-domain"
+        and pipeline.find_recipe(None, 9000).name == "tour"
+    )
 
 
 def test_a_stopped_run_continues_without_fitting_the_head_again(tiny, tmp_path, monkeypatch):
@@ -174,7 +203,9 @@ def test_a_stopped_run_continues_without_fitting_the_head_again(tiny, tmp_path, 
     assert stopped.result.stopped and not stopped.provenance["finished"]
     forbid(monkeypatch, "workbench.student.fit_head")
     done = run("parts")
-    assert done.provenance["finished"] and done.provenance["head_fit"] == whole.provenance["head_fit"]
+    assert (
+        done.provenance["finished"] and done.provenance["head_fit"] == whole.provenance["head_fit"]
+    )
     for name, tensor in whole.student.state_dict().items():
         assert tensor.equal(done.student.state_dict()[name])
     assert not list(tmp_path.glob(".parts*"))
@@ -195,24 +226,37 @@ def test_a_damaged_student_is_made_again(tiny, tmp_path):
 def test_a_closed_form_head_alone_is_a_student(tiny, tmp_path):
     cache = TargetCache(tmp_path / "cache", tiny["teacher"])
     recipe = pipeline.TOUR.change(base=tiny["base"], max_length=40)
-    made = pipeline.run(sentences(40), cache, recipe, tmp_path / "start", train=False, progress=False)
-    assert made.result is None and made.provenance["settings"] is None and made.provenance["head_fit"]["texts"] == 40
+    made = pipeline.run(
+        sentences(40), cache, recipe, tmp_path / "start", train=False, progress=False
+    )
+    assert (
+        made.result is None
+        and made.provenance["settings"] is None
+        and made.provenance["head_fit"]["texts"] == 40
+    )
 
 
 def test_a_student_that_training_did_not_improve_is_said_to_be_its_start(tiny, capsys):
     pipeline.distill(sentences(60), **tiny | {"progress": True, "start": "random"})
     assert "did not improve" not in capsys.readouterr().out
     pipeline.distill(sentences(60), **tiny | {"progress": True, "learning_rate": 1.0})
-    assert "Training did not improve on its start: the student of step 0 is kept" in capsys.readouterr().out
+    assert (
+        "Training did not improve on its start: the student of step 0 is kept"
+        in capsys.readouterr().out
+    )
 
 
 def test_each_text_is_hashed_and_tokenized_once(tiny, tmp_path, monkeypatch):
     forbid(monkeypatch, "workbench.train.digest_of")
     hashed, tokenized, of_texts = [], [], Tokens.__init__
     key = TargetCache._key
-    monkeypatch.setattr(TargetCache, "_key", lambda self, text: hashed.append(text) or key(self, text))
     monkeypatch.setattr(
-        Tokens, "__init__", lambda self, model, texts: tokenized.append(len(texts)) or of_texts(self, model, texts)
+        TargetCache, "_key", lambda self, text: hashed.append(text) or key(self, text)
+    )
+    monkeypatch.setattr(
+        Tokens,
+        "__init__",
+        lambda self, model, texts: tokenized.append(len(texts)) or of_texts(self, model, texts),
     )
     cache = TargetCache(tmp_path / "cache", tiny["teacher"])
     recipe = pipeline.TOUR.change(base=tiny["base"], max_length=40)
@@ -230,5 +274,12 @@ def test_existing_vectors_of_documents_are_enough(tmp_path, tiny_model, monkeypa
     model = pipeline.distill(texts, ArrayTeacher(texts, vectors), recipe="tour", **values)
     assert model.encode_document(texts[:2]).shape == (2, 16)
     with pytest.raises(WorkbenchError, match="max_length 99"):
-        pipeline.distill(texts, ArrayTeacher(texts, vectors, "other"), recipe="tour", **values | {"max_length": 99})
-    assert not list((tmp_path / "cache").glob("other-*/*.safetensors"))  # nothing was asked of the teacher
+        pipeline.distill(
+            texts,
+            ArrayTeacher(texts, vectors, "other"),
+            recipe="tour",
+            **values | {"max_length": 99},
+        )
+    assert not list(
+        (tmp_path / "cache").glob("other-*/*.safetensors")
+    )  # nothing was asked of the teacher

@@ -40,7 +40,9 @@ def test_a_text_lands_among_its_neighbors_for_the_other_model():
     # The same neighbors in any order: at home. Half of them strangers: halfway to them.
     np.testing.assert_allclose(landed.landings, [[0, 0], [5, 4], [4, 5], [8, 8]], rtol=1e-6)
     # Strangers on two sides: as far as they are in the mean, not the mean of their places.
-    aside = projection.TextMap(np.array([[0, 0], [3, 0], [-1, 0], [9, 9], [8, 9]], np.float32), "PCA")
+    aside = projection.TextMap(
+        np.array([[0, 0], [3, 0], [-1, 0], [9, 9], [8, 9]], np.float32), "PCA"
+    )
     two = aside.landed(np.array([[3, 4]] * 5), np.array([[1, 2]] * 5))
     np.testing.assert_allclose(two.landings[0], [2, 0], rtol=1e-6)
     assert landed.line_correlation == pytest.approx(1)
@@ -50,7 +52,9 @@ def test_a_text_lands_among_its_neighbors_for_the_other_model():
 def test_the_length_of_a_line_follows_the_loss_of_neighbors(tmp_path):
     """Noise of many sizes on texts of twelve topics."""
     rng = np.random.default_rng(0)
-    teacher = 2 * rng.standard_normal((12, 24))[rng.integers(0, 12, 400)] + rng.standard_normal((400, 24))
+    teacher = 2 * rng.standard_normal((12, 24))[rng.integers(0, 12, 400)] + rng.standard_normal(
+        (400, 24)
+    )
     student = teacher + rng.uniform(0, 3, (400, 1)) * rng.standard_normal(teacher.shape)
     landed = projection.umap(teacher, folder=tmp_path).landed(
         *(agreement.neighbors(v, 10).positions for v in (teacher, student))
@@ -65,7 +69,9 @@ def test_a_fit_can_be_stopped(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("vectors", [np.ones((40, 8)), np.ones((1, 4)), RNG.random((3, 5)), np.zeros((9, 3))])
+@pytest.mark.parametrize(
+    "vectors", [np.ones((40, 8)), np.ones((1, 4)), RNG.random((3, 5)), np.zeros((9, 3))]
+)
 def test_what_makes_no_neighborhoods_is_drawn_by_pca(vectors, tmp_path):
     drawn = projection.umap(vectors, folder=tmp_path)
     assert drawn.method == "PCA" and np.isfinite(drawn.points).all()

@@ -32,7 +32,9 @@ def test_the_pair_loads_as_one_model(pair, tmp_path):
     np.testing.assert_allclose(again.encode_query(TEXTS), model.encode_query(TEXTS), atol=1e-6)
     np.testing.assert_allclose(again.encode_document(TEXTS), teacher.encode(TEXTS), atol=1e-6)
     np.testing.assert_allclose(again.encode(TEXTS), teacher.encode(TEXTS), atol=1e-6)
-    assert np.abs(again.encode_query(TEXTS) - model.encode(TEXTS, prompt="")).max() > 1e-3  # the prompt is in it
+    assert (
+        np.abs(again.encode_query(TEXTS) - model.encode(TEXTS, prompt="")).max() > 1e-3
+    )  # the prompt is in it
     assert again.similarity_fn_name == "cosine"
 
 
@@ -41,10 +43,17 @@ def test_what_is_published_has_no_pooler_and_says_so(pair, tmp_path):
     model = student.load(student.save(pair[1], tmp_path / "student"))
     for folder, part in (
         (publish.save_student(model, tmp_path / "alone"), ""),
-        (publish.save_pair(*[publish.truncated(one, 16) for one in (pair[0], model)], tmp_path / "pair"), "query"),
+        (
+            publish.save_pair(
+                *[publish.truncated(one, 16) for one in (pair[0], model)], tmp_path / "pair"
+            ),
+            "query",
+        ),
     ):
         again = SentenceTransformer(str(folder), device="cpu")
-        assert not [name for name, _ in again.named_parameters() if "pooler" in name and part in name]
+        assert not [
+            name for name, _ in again.named_parameters() if "pooler" in name and part in name
+        ]
 
 
 def test_onnx_gives_the_students_vectors(pair, tmp_path):
@@ -54,7 +63,9 @@ def test_onnx_gives_the_students_vectors(pair, tmp_path):
     texts = [*TEXTS, "", "many words " * 60]  # nothing, and more than the 40 tokens that are read
     for int8, least in ((False, 0.999999), (True, 0.99)):
         for budget in (1, 200, 10_000):  # alone, and padded with others
-            vectors = publish.OnnxModel(folder, int8=int8).encode(texts, "query", token_budget=budget)
+            vectors = publish.OnnxModel(folder, int8=int8).encode(
+                texts, "query", token_budget=budget
+            )
             assert vectors.dtype == np.float32 and vectors.shape == (len(texts), 48)
             assert (vectors * model.encode_query(texts)).sum(axis=1).min() > least
     assert (folder / publish.INT8).stat().st_size < (folder / publish.FLOAT32).stat().st_size
@@ -68,12 +79,19 @@ def test_a_shortened_pair_loads_at_its_width(pair, tmp_path):
     folder = publish.save_pair(*short, tmp_path / "pair")
     again = SentenceTransformer(str(folder), device="cpu")
     assert again.get_embedding_dimension() == 16
-    for encode, whole in ((again.encode_query, model.encode_query), (again.encode_document, teacher.encode_document)):
+    for encode, whole in (
+        (again.encode_query, model.encode_query),
+        (again.encode_document, teacher.encode_document),
+    ):
         np.testing.assert_allclose(encode(TEXTS), truncate(whole(TEXTS) @ rotation, 16), atol=1e-5)
     rotated = publish.truncated(model, rotation=rotation).encode(TEXTS)
-    np.testing.assert_allclose(rotated @ rotated.T, model.encode(TEXTS) @ model.encode(TEXTS).T, atol=1e-5)
+    np.testing.assert_allclose(
+        rotated @ rotated.T, model.encode(TEXTS) @ model.encode(TEXTS).T, atol=1e-5
+    )
     exported = publish.OnnxModel(publish.save_onnx(short[1], tmp_path / "onnx", int8=False))
-    np.testing.assert_allclose(exported.encode(TEXTS, "query"), again.encode_query(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(
+        exported.encode(TEXTS, "query"), again.encode_query(TEXTS), atol=1e-5
+    )
     with pytest.raises(ModelError, match="49 dimensions"):
         publish.truncated(model, 49)
     for wrong in (rotation[:16, :16], 2 * rotation):
@@ -83,7 +101,9 @@ def test_a_shortened_pair_loads_at_its_width(pair, tmp_path):
 
 def test_a_model_that_cannot_be_exported_is_one_sentence(pair, tmp_path, monkeypatch):
     def fail(*args, **kwargs):  # as for Longformer
-        raise RuntimeError("Could not guard on data-dependent expression u0 > 4\n\n" + "a page of trace\n" * 90)
+        raise RuntimeError(
+            "Could not guard on data-dependent expression u0 > 4\n\n" + "a page of trace\n" * 90
+        )
 
     monkeypatch.setattr(torch.onnx, "export", fail)
     with pytest.raises(ModelError, match="BertModel cannot be exported to ONNX") as caught:
@@ -111,7 +131,10 @@ def test_refuses_what_cannot_be_published(pair, tiny_model, tmp_path):
         publish.save_onnx(SentenceTransformer(modules=[Normalize()]), tmp_path / "new")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("keep me")
-    for save in (lambda f: publish.save_pair(teacher, model, f), lambda f: publish.save_onnx(model, f)):
+    for save in (
+        lambda f: publish.save_pair(teacher, model, f),
+        lambda f: publish.save_onnx(model, f),
+    ):
         with pytest.raises(ModelError, match="not empty"):
             save(tmp_path / "full")
         with pytest.raises(ModelError, match="not empty"):
@@ -162,7 +185,9 @@ def test_a_dry_run_lists_everything_and_asks_nobody(pair, tmp_path, monkeypatch)
     monkeypatch.setattr(publish, "HfApi", lambda: pytest.fail("the hub was asked"))
     folder = publish.save_student(pair[1], tmp_path / "out", card=cards_test.written())
     listing = publish.push(folder, "me/small", dry_run=True)
-    assert set(listing["file"]) == {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert set(listing["file"]) == {
+        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()
+    }
     assert listing["bytes"].sum() == sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
 
@@ -180,7 +205,10 @@ def test_push_sends_what_the_dry_run_lists(pair, tmp_path, monkeypatch):
     folder = publish.save_student(pair[1], tmp_path / "out", card=cards_test.written())
     listing = publish.push(folder, "me/small")
     assert calls[0] == ("me/small", {"private": True, "exist_ok": True})
-    assert calls[1]["allow_patterns"] == publish.push(folder, "me/small", dry_run=True)["file"].tolist()
+    assert (
+        calls[1]["allow_patterns"]
+        == publish.push(folder, "me/small", dry_run=True)["file"].tolist()
+    )
     assert calls[1]["repo_id"] == "me/small" and len(listing)
     monkeypatch.undo()
     monkeypatch.setenv("HF_TOKEN", "hf_secretsecretsecret")
@@ -202,7 +230,14 @@ def test_push_refuses_what_is_not_published(pair, tmp_path):
     with pytest.raises(ModelError, match="states no results"):
         publish.push(folder, "me/small", dry_run=True)
     with_card(folder)
-    for name in ("weights.pkl", ".env", ".cache/config.json", "secrets.json", models.PROVENANCE, "notes.txt"):
+    for name in (
+        "weights.pkl",
+        ".env",
+        ".cache/config.json",
+        "secrets.json",
+        models.PROVENANCE,
+        "notes.txt",
+    ):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("mine")
         with pytest.raises(ModelError, match="no part of a published model"):
@@ -237,7 +272,9 @@ def test_a_pair_is_a_teacher_of_unit_norm(pair, tmp_path):
     teacher = LocalTeacher(folder, precision="bfloat16", device="cpu")
     assert teacher.identity["normalize"]
     for role in ("query", "document"):
-        np.testing.assert_allclose(np.linalg.norm(teacher.encode(TEXTS, role), axis=1), 1, atol=1e-6)
+        np.testing.assert_allclose(
+            np.linalg.norm(teacher.encode(TEXTS, role), axis=1), 1, atol=1e-6
+        )
     short = LocalTeacher(folder, max_length=20, device="cpu")
     assert models.max_length(short.model) == 20
 
@@ -269,7 +306,9 @@ def test_mteb_scores_the_pair_as_we_do(pair, tmp_path):
                         corpus=Dataset.from_list(
                             [{"id": f"d{i}", "title": "", "text": t} for i, t in enumerate(TEXTS)]
                         ),
-                        queries=Dataset.from_list([{"id": q, "text": t} for q, t in zip(qrels, TEXTS, strict=False)]),
+                        queries=Dataset.from_list(
+                            [{"id": q, "text": t} for q, t in zip(qrels, TEXTS, strict=False)]
+                        ),
                         relevant_docs=qrels,
                         top_ranked=None,
                     )
@@ -278,11 +317,15 @@ def test_mteb_scores_the_pair_as_we_do(pair, tmp_path):
             self.data_loaded = True
 
     teacher, model = pair
-    loaded = SentenceTransformer(str(publish.save_pair(teacher, model, tmp_path / "pair")), device="cpu")
+    loaded = SentenceTransformer(
+        str(publish.save_pair(teacher, model, tmp_path / "pair")), device="cpu"
+    )
     result = mteb.evaluate(loaded, Local(), cache=None, show_progress_bar=False)
     theirs = result.task_results[0].scores["test"][0]["ndcg_at_10"]
     corpus = {f"d{i}": text for i, text in enumerate(TEXTS)}
     dataset = data.RetrievalDataset("local", corpus, dict(zip(qrels, TEXTS, strict=False)), qrels)
     ours = evaluate.score(dataset, model.encode_query(TEXTS[:5]), teacher.encode_document(TEXTS))
     assert theirs == pytest.approx(ours["ndcg_at_10"].mean(), abs=1e-4)
-    assert ours["ndcg_at_10"].mean() < 0.9  # a model that mixed up the sides would find each text by itself
+    assert (
+        ours["ndcg_at_10"].mean() < 0.9
+    )  # a model that mixed up the sides would find each text by itself

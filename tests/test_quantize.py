@@ -8,11 +8,20 @@ from safetensors.numpy import save_file
 from workbench import ranking
 from workbench.data import RetrievalDataset
 from workbench.errors import WorkbenchError
-from workbench.quantize import PRECISIONS, CompressedIndex, IndexSpec, principal_rotation, sweep, truncate
+from workbench.quantize import (
+    PRECISIONS,
+    CompressedIndex,
+    IndexSpec,
+    principal_rotation,
+    sweep,
+    truncate,
+)
 
 RNG = np.random.default_rng(0)
 TOPICS = RNG.standard_normal((30, 64))
-DOCUMENTS = (TOPICS[RNG.integers(0, 30, 600)] + 0.5 * RNG.standard_normal((600, 64))).astype(np.float32)
+DOCUMENTS = (TOPICS[RNG.integers(0, 30, 600)] + 0.5 * RNG.standard_normal((600, 64))).astype(
+    np.float32
+)
 QUERIES = (DOCUMENTS[:40] + 0.3 * RNG.standard_normal((40, 64))).astype(np.float32)
 QRELS = {f"q{i}": {f"d{i}": 1} for i in range(40)}
 POINTS = [IndexSpec(d, p) for d in (64, 16) for p in PRECISIONS]
@@ -43,7 +52,9 @@ def test_precision_costs_what_it_should():
     overlap = {}
     for precision in PRECISIONS:
         found = CompressedIndex(DOCUMENTS, IndexSpec(precision=precision)).search(QUERIES, 10)[1]
-        overlap[precision] = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, found, strict=True)])
+        overlap[precision] = np.mean(
+            [len(set(a) & set(b)) / 10 for a, b in zip(exact, found, strict=True)]
+        )
     assert overlap["float32"] == 1 and overlap["float16"] > 0.99 and overlap["int8"] > 0.95
     assert 0.4 < overlap["binary"] < overlap["int8"]
 
@@ -75,7 +86,9 @@ def test_rescoring_helps_binary_codes():
         np.mean(
             [
                 len(set(a) & set(b))
-                for a, b in zip(exact, index.search(QUERIES, 10, rescore_multiplier=c)[1], strict=True)
+                for a, b in zip(
+                    exact, index.search(QUERIES, 10, rescore_multiplier=c)[1], strict=True
+                )
             ]
         )
         for c in (1, 10)
@@ -94,11 +107,16 @@ def test_rotation_keeps_distances_and_makes_truncation_good():
     mixed = (DOCUMENTS * np.linspace(2, 0.05, 64, dtype=np.float32))[:, RNG.permutation(64)]
     rotation = principal_rotation(mixed)
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(64), atol=1e-5)
-    np.testing.assert_allclose((mixed @ rotation) @ (mixed @ rotation).T, mixed @ mixed.T, rtol=1e-3, atol=1e-2)
+    np.testing.assert_allclose(
+        (mixed @ rotation) @ (mixed @ rotation).T, mixed @ mixed.T, rtol=1e-3, atol=1e-2
+    )
     exact = ranking.top_k(mixed[:40], mixed, 10)[1]
     kept = [
         np.mean(
-            [len(set(a) & set(b)) for a, b in zip(exact, ranking.top_k(v[:40, :16], v[:, :16], 10)[1], strict=True)]
+            [
+                len(set(a) & set(b))
+                for a, b in zip(exact, ranking.top_k(v[:40, :16], v[:, :16], 10)[1], strict=True)
+            ]
         )
         for v in (mixed, mixed @ rotation)
     ]
@@ -120,7 +138,9 @@ def test_equal_scores_are_in_the_order_of_the_documents():
 def test_scale_does_not_matter():
     for scale in (1e-25, 1e25):
         scores = CompressedIndex(scale * DOCUMENTS).search(QUERIES, 5)[0]
-        np.testing.assert_allclose(scores, CompressedIndex(DOCUMENTS).search(QUERIES, 5)[0], atol=1e-5)
+        np.testing.assert_allclose(
+            scores, CompressedIndex(DOCUMENTS).search(QUERIES, 5)[0], atol=1e-5
+        )
 
 
 def test_the_space_is_the_same_after_the_disk(tmp_path):
@@ -134,8 +154,12 @@ def test_the_space_is_the_same_after_the_disk(tmp_path):
 
 def test_curve_refuses_what_would_mislead():
     data, pair = dataset(600, QRELS), (QUERIES, DOCUMENTS)
-    once = sweep(data, {"teacher": pair, "again": pair}, iter([IndexSpec(), IndexSpec(64), IndexSpec(8)]))
-    assert once[["mode", "dimensions"]].values.tolist() == [[m, d] for m in ("teacher", "again") for d in (64, 8)]
+    once = sweep(
+        data, {"teacher": pair, "again": pair}, iter([IndexSpec(), IndexSpec(64), IndexSpec(8)])
+    )
+    assert once[["mode", "dimensions"]].values.tolist() == [
+        [m, d] for m in ("teacher", "again") for d in (64, 8)
+    ]
     for sides, points, more, words in (
         ({"teacher": pair}, [], {}, "no specs"),
         (
@@ -158,7 +182,9 @@ def test_curve_has_a_row_for_each_mode_and_point():
     sides = {"teacher": (DOCUMENTS[:40], DOCUMENTS), "asymmetric": (QUERIES, DOCUMENTS)}
     rows = sweep(data, sides, POINTS)
     assert len(rows) == 16 and list(rows["mode"].unique()) == ["teacher", "asymmetric"]
-    whole = rows[(rows["mode"] == "teacher") & (rows["precision"] == "float32") & (rows["dimensions"] == 64)].iloc[0]
+    whole = rows[
+        (rows["mode"] == "teacher") & (rows["precision"] == "float32") & (rows["dimensions"] == 64)
+    ].iloc[0]
     assert whole["share_of_teacher"] == 1 and whole["bytes_per_document"] == 256
     small = rows[(rows["precision"] == "binary") & (rows["dimensions"] == 16)]
     assert small["share_of_teacher"].iloc[1] < 0.95 and (small["bytes_per_document"] == 2).all()
@@ -171,16 +197,25 @@ def test_curve_has_a_row_for_each_mode_and_point():
     ("make", "words"),
     [
         (lambda: IndexSpec(65).of(64), "65 dimensions are asked for and the vectors have 64"),
-        (lambda: CompressedIndex(DOCUMENTS, IndexSpec(20, "binary")), "not a multiple of 8, take 16"),
+        (
+            lambda: CompressedIndex(DOCUMENTS, IndexSpec(20, "binary")),
+            "not a multiple of 8, take 16",
+        ),
         (lambda: IndexSpec(0), "at least 1"),
         (lambda: IndexSpec(16.5), "expected a whole number"),
         (lambda: truncate(DOCUMENTS, -1), "at least 1"),
         (lambda: CompressedIndex(DOCUMENTS).search(QUERIES, 1.5), "expected a whole number"),
         (lambda: IndexSpec(8, "int4"), "choose from float32, float16, int8, binary"),
         (lambda: CompressedIndex(DOCUMENTS * np.nan), "NaN"),
-        (lambda: CompressedIndex(DOCUMENTS).search(QUERIES[:, :8]), "8 wide and the index is of vectors 64 wide"),
+        (
+            lambda: CompressedIndex(DOCUMENTS).search(QUERIES[:, :8]),
+            "8 wide and the index is of vectors 64 wide",
+        ),
         (lambda: CompressedIndex(DOCUMENTS).search(QUERIES, 0), "at least 1"),
-        (lambda: CompressedIndex(DOCUMENTS, space={"a": 1}).search(QUERIES, space={"a": 2}), "another space"),
+        (
+            lambda: CompressedIndex(DOCUMENTS, space={"a": 1}).search(QUERIES, space={"a": 2}),
+            "another space",
+        ),
     ],
 )
 def test_refuses(make, words):
@@ -210,14 +245,19 @@ def test_refuses_what_is_no_index(tmp_path):
 
 def test_more_results_than_documents():
     for precision in PRECISIONS:
-        scores, positions = CompressedIndex(DOCUMENTS[:3], IndexSpec(precision=precision)).search(QUERIES, 10)
+        scores, positions = CompressedIndex(DOCUMENTS[:3], IndexSpec(precision=precision)).search(
+            QUERIES, 10
+        )
         assert scores.shape == (40, 3) and all(set(row) == {0, 1, 2} for row in positions)
 
 
 def test_ties_go_on_beyond_what_was_searched_at_first():
     many = np.repeat(DOCUMENTS[:3], 50, axis=0)[np.random.default_rng(2).permutation(150)]
     for precision in PRECISIONS:
-        for queries in (DOCUMENTS[:3], DOCUMENTS[np.arange(60) % 3]):  # faiss multiplies few and many differently
+        for queries in (
+            DOCUMENTS[:3],
+            DOCUMENTS[np.arange(60) % 3],
+        ):  # faiss multiplies few and many differently
             found = CompressedIndex(many, IndexSpec(64, precision)).search(queries, 4)[1]
             for query, row in zip(queries, found, strict=True):
                 assert list(row) == list(np.flatnonzero((many == query).all(axis=1))[:4])
@@ -232,7 +272,12 @@ def test_ties_go_on_beyond_what_was_searched_at_first():
 )
 def test_an_index_of_version_0_1_is_read(name, spec, expected):
     index = CompressedIndex.load(Path(__file__).parent / "v0.1" / f"index-{name}.safetensors")
-    assert (len(index), index.width, index.spec, index.space["teacher"]) == (40, 16, spec, "teacher")
+    assert (len(index), index.width, index.spec, index.space["teacher"]) == (
+        40,
+        16,
+        spec,
+        "teacher",
+    )
     queries = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
     assert index.search(queries, 4)[1].tolist() == expected  # as version 0.1 searched it
 
@@ -241,7 +286,10 @@ def test_without_faiss_a_sentence_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(WorkbenchError, match=r"faiss needs the package .*\[quantize\]"):
         CompressedIndex(DOCUMENTS)
-    assert IndexSpec(16).of(64).bytes_per_document == 64 and truncate(DOCUMENTS, 16).shape == (600, 16)
+    assert IndexSpec(16).of(64).bytes_per_document == 64 and truncate(DOCUMENTS, 16).shape == (
+        600,
+        16,
+    )
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path):

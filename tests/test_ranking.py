@@ -34,12 +34,18 @@ def test_ties_are_in_document_order_also_at_the_last_place(k, exclude_self, monk
         monkeypatch.setattr(ranking, "_BLOCK_SCORES", block)
         scores, positions = ranking.top_k(3 * queries, 5 * documents, k, exclude_self=exclude_self)
         np.testing.assert_array_equal(positions, expected)
-        assert scores.dtype == np.float32 and positions.dtype == np.int64 and (np.diff(scores, axis=1) <= 0).all()
+        assert (
+            scores.dtype == np.float32
+            and positions.dtype == np.int64
+            and (np.diff(scores, axis=1) <= 0).all()
+        )
 
 
 def test_one_query_and_many_find_the_same():
     rng = np.random.default_rng(0)
-    documents = np.repeat(rng.standard_normal((1500, 96)), 3, axis=0)[rng.permutation(4500)].astype(np.float32)
+    documents = np.repeat(rng.standard_normal((1500, 96)), 3, axis=0)[rng.permutation(4500)].astype(
+        np.float32
+    )
     documents[100:200] *= 1 + 1e-7  # duplicates but for rounding, as texts of two batches are
     queries = documents[:300]
     together = ranking.top_k(queries, documents, 50)[1]
@@ -69,9 +75,13 @@ def test_every_view_measure_and_score_orders_ties_alike():
     for precision in PRECISIONS:
         found = CompressedIndex(documents, IndexSpec(precision=precision)).search(queries, k)[1]
         for row, order in zip(found, expected, strict=True):
-            assert list(row[:9]) == list(order[:9])  # the copies of the query; what follows depends on the precision
+            assert list(row[:9]) == list(
+                order[:9]
+            )  # the copies of the query; what follows depends on the precision
             assert list(row[9:]) == sorted(row[9:])
-    explorer = RetrievalExplorer(collection, {"teacher": (queries, documents), "student": (queries, documents)}, k=k)
+    explorer = RetrievalExplorer(
+        collection, {"teacher": (queries, documents), "student": (queries, documents)}, k=k
+    )
     for i in range(3):
         explorer.select(f"q{i}")
         results = explorer.results[explorer.results["mode"] == "teacher"]

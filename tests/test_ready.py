@@ -43,7 +43,9 @@ def test_what_is_written_is_what_is_read(small):
     loaded, texts = ready.load_ready(folder, device="cpu"), sentences(20)
     first, second = (encode(each, texts, precision="float32") for each in (model, loaded))
     assert (first * second).sum(axis=1).min() > 0.9999  # the head is kept in float16 and int8
-    assert loaded.max_seq_length == model.max_seq_length and dict(loaded.prompts) == dict(model.prompts)
+    assert loaded.max_seq_length == model.max_seq_length and dict(loaded.prompts) == dict(
+        model.prompts
+    )
 
 
 def test_what_was_altered_or_is_missing_is_refused(small, tmp_path, other_tiny_model):
@@ -86,7 +88,9 @@ def test_what_was_altered_or_is_missing_is_refused(small, tmp_path, other_tiny_m
     with pytest.raises(ModelError, match="got an object of type int"):
         ready.load_ready(5)
     stated.write_text("{}")
-    with pytest.raises(ModelError, match="provenance.json cannot be read .KeyError: 'base'.: restore it"):
+    with pytest.raises(
+        ModelError, match="provenance.json cannot be read .KeyError: 'base'.: restore it"
+    ):
         ready.load_ready(folder)
     stated.write_text(json.dumps(before))
     head.unlink()
@@ -94,16 +98,29 @@ def test_what_was_altered_or_is_missing_is_refused(small, tmp_path, other_tiny_m
         ready.load_ready(folder)
 
 
-def test_a_frozen_recipe_learns_the_head_alone_and_is_found_again(small, tiny_model, other_tiny_model):
+def test_a_frozen_recipe_learns_the_head_alone_and_is_found_again(
+    small, tiny_model, other_tiny_model
+):
     *_, cache = small
     texts = sentences(300, seed=5)
     recipe = BROAD.change(
-        base=str(tiny_model), teacher=str(other_tiny_model), max_length=40, hidden=16, epochs=3, batch_size=32
+        base=str(tiny_model),
+        teacher=str(other_tiny_model),
+        max_length=40,
+        hidden=16,
+        epochs=3,
+        batch_size=32,
     )
     made = pipeline.run(texts, cache, recipe, progress=False)
-    assert made.result.history["held_out_loss"].notna().all() and made.provenance["settings"]["epochs"] == 3
+    assert (
+        made.result.history["held_out_loss"].notna().all()
+        and made.provenance["settings"]["epochs"] == 3
+    )
     base = models.load(tiny_model, device="cpu")[0].state_dict()
-    assert all(np.array_equal(base[name], tensor.cpu()) for name, tensor in made.student[0].state_dict().items())
+    assert all(
+        np.array_equal(base[name], tensor.cpu())
+        for name, tensor in made.student[0].state_dict().items()
+    )
     assert pipeline.run(texts, cache, recipe, progress=False).result is None  # finished, and loaded
 
 
@@ -127,9 +144,13 @@ def test_a_student_goes_on_from_another_one(small, tiny_model, other_tiny_model,
         pipeline.run(texts, cache, ADAPT.change(start=str(tmp_path / "bare")), progress=False)
     with pytest.raises(TrainingError, match="start 'best': it must be"):
         ADAPT.change(start="best")
-    with pytest.raises(TrainingError, match="hidden, max_length: decided by the student to start from"):
+    with pytest.raises(
+        TrainingError, match="hidden, max_length: decided by the student to start from"
+    ):
         ADAPT.change(hidden=16, max_length=48)
-    with pytest.raises(WorkbenchError, match="the ready student asks an index of all-mpnet-base-v2, and here"):
+    with pytest.raises(
+        WorkbenchError, match="the ready student asks an index of all-mpnet-base-v2, and here"
+    ):
         wb.search(texts[:10], documents=Teacher(other_tiny_model), progress=False)
     with pytest.raises(TrainingError, match="all-mpnet-base-v2, and its vectors are of no use"):
         wb.distill(texts, Teacher(other_tiny_model), recipe="adapt", progress=False)
@@ -146,14 +167,18 @@ def test_the_bases_space_is_added(small, tiny_model, tmp_path):
     with torch.no_grad():
         raw = last(torch.nn.functional.gelu(first(torch.from_numpy(features)))).numpy()
     parts = (each / np.linalg.norm(each, axis=1).mean() for each in (raw, turned))
-    both = sum(share * part for share, part in zip((1 - bench.SHARE, bench.SHARE), parts, strict=True))
+    both = sum(
+        share * part for share, part in zip((1 - bench.SHARE, bench.SHARE), parts, strict=True)
+    )
     both /= np.linalg.norm(both, axis=1, keepdims=True)
     made = bench.with_base_space(model, features, str(tiny_model))
     assert student.head_of(made)[0].out_features == student.head_of(model)[0].out_features + 64
     assert (through_head(made, features) * both).sum(axis=1).min() > 1 - 1e-5
     sizes = {}
     for mirrored in (0, 32):  # units that differ by the sign alone need not be stored
-        folder = ready.save_ready(made, tmp_path / str(mirrored), {"base": str(tiny_model)}, mirrored=mirrored)
+        folder = ready.save_ready(
+            made, tmp_path / str(mirrored), {"base": str(tiny_model)}, mirrored=mirrored
+        )
         loaded = ready.load_ready(folder)
         assert (through_head(loaded, features) * both).sum(axis=1).min() > 0.9999
         sizes[mirrored] = (folder / "head.safetensors").stat().st_size
@@ -165,7 +190,8 @@ def test_the_ready_student_searches_what_the_teacher_embedded():
     """With a student of the right space the share is near 1; the base's vectors would find nothing."""
     assert sum(path.stat().st_size for path in ready.READY.iterdir()) < 8e6
     table = wb.compare(
-        {"teacher": wb.Teacher("all-mpnet-base-v2", max_length=96), "student": wb.load_ready()}, "tutorial"
+        {"teacher": wb.Teacher("all-mpnet-base-v2", max_length=96), "student": wb.load_ready()},
+        "tutorial",
     )
     shares = table.set_index("mode")["share_of_teacher"]
     assert shares["asymmetric"] > 0.85 and shares["symmetric"] > 0.85

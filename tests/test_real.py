@@ -59,7 +59,9 @@ def test_mteb_gives_the_published_score(tmp_path):
     model = models.load(models.MINILM, device="cpu")
     (outcome,) = benchmark.run([benchmark.of_model(model, "base")], tasks.tasks([folder]), tmp_path)
     known = benchmark_tables.published()
-    known = known[(known["task"] == "STSBenchmark") & (known["model"] == "all-MiniLM-L6-v2")]["score"].item()
+    known = known[(known["task"] == "STSBenchmark") & (known["model"] == "all-MiniLM-L6-v2")][
+        "score"
+    ].item()
     assert outcome.score == pytest.approx(known, abs=0.002)
 
 
@@ -91,7 +93,9 @@ def test_a_student_learns_its_teacher(cache, teacher):
     assert result.best_loss < 0.98 * warm
     base = models.load(TOUR.base)
     base.max_seq_length = TOUR.max_length
-    rows = evaluate.compare({"teacher": cache, "base": base, "student": model}, corpus.held_out).set_index("mode")
+    rows = evaluate.compare(
+        {"teacher": cache, "base": base, "student": model}, corpus.held_out
+    ).set_index("mode")
     assert rows.loc["teacher", "ndcg_at_10"] > 0.7
     assert rows.loc["asymmetric", "share_of_teacher"] > 0.8
     assert rows.loc["symmetric", "share_of_teacher"] > 0.8
@@ -103,7 +107,9 @@ def test_the_teacher_finds_its_way_through_the_tutorial(cache, teacher):
     base = models.load(TOUR.base)
     model = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
     student.fit_head(model, collection.document_texts(), cache.targets(collection.document_texts()))
-    rows = evaluate.compare({"teacher": cache, "base": base, "student": model}, collection).set_index("mode")
+    rows = evaluate.compare(
+        {"teacher": cache, "base": base, "student": model}, collection
+    ).set_index("mode")
     assert rows.loc["teacher", "ndcg_at_10"] > 0.6
     assert rows.loc["symmetric", "ndcg_at_10"] > 0.3
 
@@ -125,7 +131,9 @@ def test_a_real_collection_of_paragraphs(cache, teacher):
     queries, documents = collection.query_texts()[:300], collection.document_texts()
     cache.fill(queries + documents)
     first = replace(collection, queries=dict(list(collection.queries.items())[:300]))
-    scores = evaluate.score(first, np.asarray(cache.targets(queries)), np.asarray(cache.targets(documents)))
+    scores = evaluate.score(
+        first, np.asarray(cache.targets(queries)), np.asarray(cache.targets(documents))
+    )
     assert scores["ndcg_at_10"].mean() > 0.85
 
 

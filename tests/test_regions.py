@@ -27,9 +27,13 @@ def topics(count=400, width=32, seed=0, noise=0.4):
     """Return texts on eight topics, their topics, and vectors of a teacher and of a student that is near it everywhere."""
     rng = np.random.default_rng(seed)
     topic = np.arange(count) % len(WORDS)
-    teacher = unit(3 * rng.standard_normal((len(WORDS), width))[topic] + rng.standard_normal((count, width)))
+    teacher = unit(
+        3 * rng.standard_normal((len(WORDS), width))[topic] + rng.standard_normal((count, width))
+    )
     student = unit(teacher + noise * rng.standard_normal(teacher.shape) / width**0.5)
-    texts = [f"the {WORDS[t]} number {i} is {'old' if i % 3 else 'new'}" for i, t in enumerate(topic)]
+    texts = [
+        f"the {WORDS[t]} number {i} is {'old' if i % 3 else 'new'}" for i, t in enumerate(topic)
+    ]
     return texts, topic, teacher, student
 
 
@@ -51,11 +55,15 @@ def test_a_damaged_topic_comes_first_and_no_other_is_accused(by):
     for seed in range(draws):
         texts, topic, teacher, student = topics(seed=seed)
         rng = np.random.default_rng(seed)
-        groups = topic.astype(str) if by == "topic" else regions.find_regions(teacher, texts, count=8)
+        groups = (
+            topic.astype(str) if by == "topic" else regions.find_regions(teacher, texts, count=8)
+        )
         table = agreement.per_text(teacher, student, k=0)
         false += (regions.compare_regions(table, groups)["cosine_high"] < 0).any()
         hurt = topic == seed % len(WORDS)
-        student[hurt] = unit(student[hurt] + 0.5 * rng.standard_normal(student[hurt].shape) / 32**0.5)
+        student[hurt] = unit(
+            student[hurt] + 0.5 * rng.standard_normal(student[hurt].shape) / 32**0.5
+        )
         found = regions.compare_regions(agreement.per_text(teacher, student, k=0), groups)
         name = pd.Series(groups[hurt]).mode()[0]
         first += found.index[0] == name
@@ -67,24 +75,37 @@ def test_a_damaged_topic_comes_first_and_no_other_is_accused(by):
 
 def test_a_small_region_does_not_lead_by_chance():
     values = np.r_[np.full(500, 0.9), np.full(500, 0.5), 0.0, 0.1, 0.9]
-    found = regions.compare_regions(pd.DataFrame({"overlap": values}), ["a"] * 500 + ["b"] * 500 + ["c"] * 3)
+    found = regions.compare_regions(
+        pd.DataFrame({"overlap": values}), ["a"] * 500 + ["b"] * 500 + ["c"] * 3
+    )
     assert list(found.index) == ["b", "a", "c"]
     assert np.isnan(found.loc["c", "overlap_low"])
     assert found.loc["b", "overlap_high"] < 0 < found.loc["a", "overlap_low"]
 
 
 def test_columns_of_the_reader_make_regions():
-    table = pd.DataFrame({"overlap": np.linspace(0, 1, 100), "length": np.arange(100), "role": ["query", None] * 50})
+    table = pd.DataFrame(
+        {"overlap": np.linspace(0, 1, 100), "length": np.arange(100), "role": ["query", None] * 50}
+    )
     assert len(regions.compare_regions(table, "length", bins=4)) == 4
     assert list(regions.compare_regions(table, "role")["texts"]) == [50, 50]
-    with pytest.raises(WorkbenchError, match="no column 'color': choose from overlap, length, role"):
+    with pytest.raises(
+        WorkbenchError, match="no column 'color': choose from overlap, length, role"
+    ):
         regions.compare_regions(table, "color")
     with pytest.raises(WorkbenchError, match="nothing to compare"):
         regions.compare_regions(table[["role"]], "role")
 
 
 @pytest.mark.parametrize(
-    "texts", [["7 12 3.5"] * 60, ["😀 🎉"] * 60, ["слово дерево река"] * 60, [""] * 60, ["日本語のテキスト"] * 60]
+    "texts",
+    [
+        ["7 12 3.5"] * 60,
+        ["😀 🎉"] * 60,
+        ["слово дерево река"] * 60,
+        [""] * 60,
+        ["日本語のテキスト"] * 60,
+    ],
 )
 def test_texts_without_english_words_have_names(texts):
     vectors = np.random.default_rng(0).standard_normal((60, 8))
@@ -95,7 +116,9 @@ def test_texts_without_english_words_have_names(texts):
 def test_what_has_no_regions_is_said():
     vectors = np.random.default_rng(0).standard_normal((60, 8))
     texts = [f"text {i}" for i in range(60)]
-    with pytest.raises(WorkbenchError, match="49 texts are too few to find regions in: at least 50"):
+    with pytest.raises(
+        WorkbenchError, match="49 texts are too few to find regions in: at least 50"
+    ):
         regions.find_regions(vectors[:49], texts[:49])
     with pytest.raises(WorkbenchError, match="same vector"):
         regions.find_regions(np.ones((60, 8)), texts)
@@ -113,9 +136,18 @@ def test_more_like_picks_what_resembles_and_no_copies(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
     model = Teacher(letters)
     pool = ["aaa b", "aaab", "AAA, B", "hhh g", "aa bb", "hhhh", "aaaaa bb", "h a", "ab ab ab c"]
-    with pytest.warns(UserWarning, match="1 text of the pool left out: given to resemble or to avoid"):
-        picked = [text.text for text in regions.more_like(["aaa bb"], pool, 3, model, avoid=["aa bb"], same=0.999)]
-    assert picked == ["aaaaa bb", "aaa b", "ab ab ab c"]  # "aaab" is a copy of "aaa b", "aa bb" is evaluated
+    with pytest.warns(
+        UserWarning, match="1 text of the pool left out: given to resemble or to avoid"
+    ):
+        picked = [
+            text.text
+            for text in regions.more_like(["aaa bb"], pool, 3, model, avoid=["aa bb"], same=0.999)
+        ]
+    assert picked == [
+        "aaaaa bb",
+        "aaa b",
+        "ab ab ab c",
+    ]  # "aaab" is a copy of "aaa b", "aa bb" is evaluated
     with pytest.warns(UserWarning, match="texts of the pool left out"):
         assert len(regions.more_like(["aaa bb"], iter(pool), 100, model, same=0.9)) < 6
     with pytest.raises(WorkbenchError, match="the pool has no text"):
@@ -124,7 +156,9 @@ def test_more_like_picks_what_resembles_and_no_copies(tmp_path, monkeypatch):
         with pytest.raises(WorkbenchError, match="it must be a cosine"):
             regions.more_like(["a"], pool, 3, model, same=same)
     with pytest.warns(UserWarning, match="left out"):
-        assert "  " not in [text.text for text in regions.more_like(["a"], ["  ", *pool], 100, model, avoid=None)]
+        assert "  " not in [
+            text.text for text in regions.more_like(["a"], ["  ", *pool], 100, model, avoid=None)
+        ]
     with pytest.raises(WorkbenchError, match="got no texts"):
         regions.more_like([], pool, 3, model)
 
@@ -141,10 +175,15 @@ def planted(what, seed=0):
         found[:20] = unit(rng.standard_normal((20, 32)))
     else:
         for row in range(20):  # eight strangers around each query
-            found[20 + 8 * row : 28 + 8 * row] = unit(queries[row] + 0.1 * rng.standard_normal((8, 32)) / 32**0.5)
+            found[20 + 8 * row : 28 + 8 * row] = unit(
+                queries[row] + 0.1 * rng.standard_normal((8, 32)) / 32**0.5
+            )
     qrels = {f"q{i}": {f"d{i}": 1} for i in range(20)}
     data = RetrievalDataset(
-        "planted", {f"d{i}": "text" for i in range(200)}, {f"q{i}": f"query {i}" for i in range(20)}, qrels
+        "planted",
+        {f"d{i}": "text" for i in range(200)},
+        {f"q{i}": f"query {i}" for i in range(20)},
+        qrels,
     )
     return data, (queries, documents), (asked.astype(np.float32), found.astype(np.float32))
 

@@ -49,7 +49,9 @@ def edit(path, change):
 
 def test_a_module_of_the_models_own_is_not_imported(saved, trap):
     mark, _ = trap
-    (saved / "modeling_evil.py").write_text(f"import os\nos.mkdir({str(mark)!r})\nclass Evil: pass\n")
+    (saved / "modeling_evil.py").write_text(
+        f"import os\nos.mkdir({str(mark)!r})\nclass Evil: pass\n"
+    )
     edit(saved / "modules.json", lambda modules: modules[1].update(type="modeling_evil.Evil"))
     with pytest.raises(ModelError, match="executes third-party code"):
         models.load(saved)
@@ -72,9 +74,14 @@ def test_an_architecture_of_the_models_own_is_not_imported(saved, trap):
 
 def test_an_activation_is_no_way_to_call_a_function(saved, trap, monkeypatch):
     mark, _ = trap
-    (saved / "evil.py").write_text(f"import os\nclass Evil:\n def __init__(self): os.mkdir({str(mark)!r})\n")
+    (saved / "evil.py").write_text(
+        f"import os\nclass Evil:\n def __init__(self): os.mkdir({str(mark)!r})\n"
+    )
     monkeypatch.syspath_prepend(saved)
-    edit(saved / "2_Dense" / "config.json", lambda config: config.update(activation_function="evil.Evil"))
+    edit(
+        saved / "2_Dense" / "config.json",
+        lambda config: config.update(activation_function="evil.Evil"),
+    )
     models.load(saved)  # sentence-transformers warns, and takes another
 
 
@@ -122,9 +129,23 @@ def test_a_data_set_with_a_script_does_not_run_it(tmp_path, trap):
 
 def test_the_lab_listens_on_this_machine_only_and_asks_for_its_token(tmp_path):
     port = free_port()
-    private = {f"JUPYTER_{name}_DIR": str(tmp_path / name) for name in ("CONFIG", "DATA", "RUNTIME")}
-    environment = {name: value for name, value in os.environ.items() if name != "JUPYTER_TOKEN"} | private
-    command = [sys.executable, "-m", "workbench", "lab", "--no-browser", "--port", str(port), "--", "--allow-root"]
+    private = {
+        f"JUPYTER_{name}_DIR": str(tmp_path / name) for name in ("CONFIG", "DATA", "RUNTIME")
+    }
+    environment = {
+        name: value for name, value in os.environ.items() if name != "JUPYTER_TOKEN"
+    } | private
+    command = [
+        sys.executable,
+        "-m",
+        "workbench",
+        "lab",
+        "--no-browser",
+        "--port",
+        str(port),
+        "--",
+        "--allow-root",
+    ]
     with (tmp_path / "log").open("w") as log:
         lab = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
@@ -138,7 +159,11 @@ def test_the_lab_listens_on_this_machine_only_and_asks_for_its_token(tmp_path):
             urllib.request.urlopen(address, timeout=30)
         assert urllib.request.urlopen(f"{address}?token={token.group(1)}", timeout=30).status == 200
         if (table := Path("/proc/net/tcp")).exists():
-            listening = [line.split()[1] for line in table.read_text().splitlines() if line.split()[3] == "0A"]
+            listening = [
+                line.split()[1]
+                for line in table.read_text().splitlines()
+                if line.split()[3] == "0A"
+            ]
             assert [a for a in listening if a.endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]
     finally:
         lab.send_signal(signal.SIGTERM)

@@ -15,7 +15,12 @@ TEXTS = [*sentences(40), Text("", Role.QUERY), Text("é\n🙂", Role.DOCUMENT)]
 
 def test_stored_texts_are_a_sequence_like_the_list(tmp_path):
     stored = StoredTexts.write(iter(TEXTS), tmp_path / "new" / "texts.arrow")
-    assert list(stored) == TEXTS and len(stored) == 42 and stored[-1] == TEXTS[-1] and stored[3:9:2] == TEXTS[3:9:2]
+    assert (
+        list(stored) == TEXTS
+        and len(stored) == 42
+        and stored[-1] == TEXTS[-1]
+        and stored[3:9:2] == TEXTS[3:9:2]
+    )
     assert stored[np.int64(4)] == TEXTS[4] and TEXTS[41] in stored
     rows = np.array([7, 41, 0, 7])
     some = stored.subset(rows)
@@ -56,7 +61,9 @@ def test_a_stream_that_fails_leaves_no_file(tmp_path):
             StoredTexts(tmp_path / "file")
 
 
-def test_cache_and_training_do_with_stored_texts_what_they_do_with_a_list(tmp_path, tiny_model, hash_teacher):
+def test_cache_and_training_do_with_stored_texts_what_they_do_with_a_list(
+    tmp_path, tiny_model, hash_teacher
+):
     texts = sentences(260)
     stored = StoredTexts.write(texts, tmp_path / "texts.arrow")
     cache = TargetCache(tmp_path / "cache", hash_teacher)

@@ -33,7 +33,10 @@ def test_an_identity_is_always_complete(tmp_path, tiny_model, recwarn):
     """A cache opens without a warning and keeps its identity.json; a student of it can be built."""
     teacher = Minimal("minimal", 16, normalize=True)
     assert teacher.identity == {"teacher": "minimal", "normalize": True, "dimension": 16}
-    assert teacher.prompts == {"query": "", "document": ""} and teacher.encode(["a"]).shape == (1, 16)
+    assert teacher.prompts == {"query": "", "document": ""} and teacher.encode(["a"]).shape == (
+        1,
+        16,
+    )
     cache = TargetCache(tmp_path, teacher)
     cache.fill(sentences(3))
     stated = cache.folder / "identity.json"
@@ -42,7 +45,10 @@ def test_an_identity_is_always_complete(tmp_path, tiny_model, recwarn):
     assert (stated.read_bytes(), stated.stat().st_ino) == before and not len(recwarn)
     from dataclasses import replace
 
-    assert replace(TOUR, base=str(tiny_model), max_length=40).student(cache).get_embedding_dimension() == 16
+    assert (
+        replace(TOUR, base=str(tiny_model), max_length=40).student(cache).get_embedding_dimension()
+        == 16
+    )
 
 
 def test_a_teacher_cannot_forget_its_identity():
@@ -50,7 +56,10 @@ def test_a_teacher_cannot_forget_its_identity():
         def __init__(self):
             self.dimension = 16
 
-    with pytest.raises(TeacherError, match=r"Forgetful.__init__ must call super\(\).__init__\(name, dimension, norm"):
+    with pytest.raises(
+        TeacherError,
+        match=r"Forgetful.__init__ must call super\(\).__init__\(name, dimension, norm",
+    ):
         Forgetful()
     with pytest.raises(TypeError, match="normalize"):
         Minimal("minimal", 16)
@@ -61,16 +70,25 @@ def test_a_teacher_cannot_forget_its_identity():
     ):
         with pytest.raises(TeacherError, match=words):
             Minimal(name, dimension, normalize=True)
-    with pytest.raises(TeacherError, match="FunctionTeacher has no option max_len; it has name, dimension, prompts"):
+    with pytest.raises(
+        TeacherError, match="FunctionTeacher has no option max_len; it has name, dimension, prompts"
+    ):
         Teacher(len, max_len=3)
-    with pytest.raises(TeacherError, match="ArrayTeacher has no option max_len; it has vectors, name, normalize"):
+    with pytest.raises(
+        TeacherError, match="ArrayTeacher has no option max_len; it has vectors, name, normalize"
+    ):
         Teacher(np.eye(1), texts=["a"], max_len=3)
-    for teacher in (Teacher(lambda texts: np.eye(len(texts), 2), name="f"), Teacher(np.eye(1), texts=["a"])):
+    for teacher in (
+        Teacher(lambda texts: np.eye(len(texts), 2), name="f"),
+        Teacher(np.eye(1), texts=["a"]),
+    ):
         with pytest.raises(DataError, match="role 'foo': it must be 'query' or 'document'"):
             teacher.encode(["a"], "foo")
     with pytest.raises(TeacherError, match="must be JSON values"):
         Minimal("minimal", 16, normalize=True, seed=np.float64)
-    with pytest.raises(TypeError, match=r"define Old.encode\(self, texts, role='document', \*, stop=None\)"):
+    with pytest.raises(
+        TypeError, match=r"define Old.encode\(self, texts, role='document', \*, stop=None\)"
+    ):
 
         class Old(Teacher):
             def encode(self, texts, role): ...
@@ -89,7 +107,11 @@ def test_capabilities_are_declared_and_nothing_is_written_to_a_teacher(tmp_path)
 @pytest.mark.parametrize("rounded", [torch.float16, torch.bfloat16, 1 + 1e-6])
 def test_vectors_of_one_text_that_differ_by_rounding_are_the_first(rounded):
     vectors = np.random.default_rng(0).standard_normal((4, 16)).astype(np.float32)
-    vectors[2] = vectors[0] * rounded if isinstance(rounded, float) else torch.tensor(vectors[0]).to(rounded).float()
+    vectors[2] = (
+        vectors[0] * rounded
+        if isinstance(rounded, float)
+        else torch.tensor(vectors[0]).to(rounded).float()
+    )
     vectors[3] = vectors[1]
     texts = ["a", "b", "a", "b"]
     with pytest.warns(
@@ -102,13 +124,17 @@ def test_vectors_of_one_text_that_differ_by_rounding_are_the_first(rounded):
 
 
 @pytest.mark.parametrize(
-    "change", [lambda v: v + 0.05, lambda v: v * 1.02, lambda v: -v, lambda v: v * 0, lambda v: v * np.nan]
+    "change",
+    [lambda v: v + 0.05, lambda v: v * 1.02, lambda v: -v, lambda v: v * 0, lambda v: v * np.nan],
 )
 @pytest.mark.parametrize("turned", [False, True])
 def test_vectors_of_one_text_that_differ_are_refused(change, turned):
     first = np.random.default_rng(0).standard_normal(16)
     pair = [first, change(first)][:: -1 if turned else 1]
-    with pytest.raises(TeacherError, match="rows 0 and 1 are of the same document and differ by .*: 'a'. Keep one row"):
+    with pytest.raises(
+        TeacherError,
+        match="rows 0 and 1 are of the same document and differ by .*: 'a'. Keep one row",
+    ):
         ArrayTeacher(["a", "a"], np.array(pair))
 
 
@@ -122,10 +148,14 @@ def test_what_a_teacher_can_be_made_of(tiny_model, tmp_path):
     assert isinstance(Teacher(tiny_model, device="cpu", max_length=20), LocalTeacher)
     assert isinstance(Teacher(embed), FunctionTeacher)
     assert isinstance(Teacher(embed(["a", "b"]), texts=["a", "b"]), ArrayTeacher)
-    assert isinstance(Teacher([[1.0, 0.0], [0.0, 1.0]], texts=["a", Text("b", "query")]), ArrayTeacher)
+    assert isinstance(
+        Teacher([[1.0, 0.0], [0.0, 1.0]], texts=["a", Text("b", "query")]), ArrayTeacher
+    )
     assert isinstance(Teacher("openai:m", url="http://localhost:1", dimensions=4), ApiTeacher)
     assert Teacher(KNOWS) is KNOWS
-    assert TargetCache(tmp_path, embed).fill(sentences(3)).encoded == 3, "a cache takes what a teacher is made of"
+    assert TargetCache(tmp_path, embed).fill(sentences(3)).encoded == 3, (
+        "a cache takes what a teacher is made of"
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,9 +184,18 @@ def test_other_kinds_of_model_are_refused(tiny_model):
     from sentence_transformers import CrossEncoder
     from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
-    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    clip = CLIPModel(CLIPConfig(text_config=CLIPTextConfig(**small), vision_config=CLIPVisionConfig(**small)))
-    with pytest.raises(ModelError, match="got an object of type CLIPModel: a transformers model has no pooling"):
+    small = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+    }
+    clip = CLIPModel(
+        CLIPConfig(text_config=CLIPTextConfig(**small), vision_config=CLIPVisionConfig(**small))
+    )
+    with pytest.raises(
+        ModelError, match="got an object of type CLIPModel: a transformers model has no pooling"
+    ):
         Teacher(clip)
     with pytest.raises(ModelError, match="a cross-encoder scores pairs"):
         Teacher(CrossEncoder(str(tiny_model), device="cpu"))
@@ -188,9 +227,14 @@ def test_a_loaded_model_is_a_teacher(tiny_model, other_tiny_model, tmp_path):
 
 def test_a_static_model_is_a_teacher(tiny_model, tmp_path):
     tokenizer = SentenceTransformer(str(tiny_model), device="cpu").tokenizer.backend_tokenizer
-    static = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)], device="cpu")
+    static = SentenceTransformer(
+        modules=[StaticEmbedding(tokenizer, embedding_dim=8)], device="cpu"
+    )
     teacher = Teacher(static, name="static")
-    assert teacher.encode(["river stone", "bread"]).shape == (2, 8) and teacher.identity["normalize"] is False
+    assert (
+        teacher.encode(["river stone", "bread"]).shape == (2, 8)
+        and teacher.identity["normalize"] is False
+    )
     assert TargetCache(tmp_path, teacher).fill(sentences(5)).encoded == 5
 
 
@@ -235,21 +279,34 @@ def test_vectors_of_every_form_are_targets(tmp_path, form):
             return form(embed(texts))
 
     texts = sentences(40)
-    for teacher in (Odd("odd", 16, normalize=True), FunctionTeacher(lambda texts: form(embed(texts)), "function")):
+    for teacher in (
+        Odd("odd", 16, normalize=True),
+        FunctionTeacher(lambda texts: form(embed(texts)), "function"),
+    ):
         cache = TargetCache(tmp_path, teacher)
         cache.fill(texts)
-        np.testing.assert_allclose(cache.targets(texts)[:], embed([t.text for t in texts]), atol=5e-3)
+        np.testing.assert_allclose(
+            cache.targets(texts)[:], embed([t.text for t in texts]), atol=5e-3
+        )
     if isinstance(form(embed(["a"])), Iterator):
         return
-    np.testing.assert_allclose(Teacher(form(embed(["a"])), texts=["a"]).encode(["a"]), embed(["a"]), atol=5e-3)
+    np.testing.assert_allclose(
+        Teacher(form(embed(["a"])), texts=["a"]).encode(["a"]), embed(["a"]), atol=5e-3
+    )
 
 
 @pytest.mark.parametrize(
     "returned, words",
     [
         (lambda texts: embed(texts)[:-1], r"array of shape \(\d+, 16\) for \d+ texts; expected"),
-        (lambda texts: [[1.0], [1.0, 2.0]] * len(texts), r"a list of rows of different widths .* shape \(\d, 16\)"),
-        (lambda texts: None, r"returned None for \d texts; expected an array, a tensor or lists of numbers"),
+        (
+            lambda texts: [[1.0], [1.0, 2.0]] * len(texts),
+            r"a list of rows of different widths .* shape \(\d, 16\)",
+        ),
+        (
+            lambda texts: None,
+            r"returned None for \d texts; expected an array, a tensor or lists of numbers",
+        ),
         (lambda texts: ["a"] * len(texts), r"a list of strings for \d texts; expected"),
         (lambda texts: ("1" for _ in texts), "a generator of strings"),
         (lambda texts: [["1"] * 16] * len(texts), "a list of strings"),
@@ -269,19 +326,29 @@ def test_what_is_not_vectors_is_refused(tmp_path, returned, words):
 
 
 def test_zeros_have_no_direction(tmp_path):
-    teacher = FunctionTeacher(lambda texts: embed(texts) * [[text != "nothing"] for text in texts], "zeros")
+    teacher = FunctionTeacher(
+        lambda texts: embed(texts) * [[text != "nothing"] for text in texts], "zeros"
+    )
     texts = [*sentences(4), Text("nothing")]
     cache = TargetCache(tmp_path, teacher)
     with pytest.raises(
-        TeacherError, match="1 text got no target, first 'nothing': its vector is all zeros, which have no"
+        TeacherError,
+        match="1 text got no target, first 'nothing': its vector is all zeros, which have no",
     ):
         cache.fill(texts)
     assert cache.plan(texts).missing == 1, "the others are stored"
-    assert not FunctionTeacher(lambda texts: np.zeros((len(texts), 3)), "z", normalize=False).encode(["a"]).any()
+    assert (
+        not FunctionTeacher(lambda texts: np.zeros((len(texts), 3)), "z", normalize=False)
+        .encode(["a"])
+        .any()
+    )
 
 
 def test_a_row_without_a_role_is_a_document():
-    rows = [{"text": "a", "vector": [1.0, 0.0], "role": None}, {"text": "b", "vector": [0.0, 1.0], "role": "query"}]
+    rows = [
+        {"text": "a", "vector": [1.0, 0.0], "role": None},
+        {"text": "b", "vector": [0.0, 1.0], "role": "query"},
+    ]
     assert [text.role for text in ArrayTeacher.from_rows(rows, "rows", role="role").texts] == [
         Role.DOCUMENT,
         Role.QUERY,

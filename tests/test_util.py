@@ -79,14 +79,22 @@ def test_leftovers_go_when_they_are_old(tmp_path):
 
 def test_too_little_room_is_said(tmp_path):
     check_room(tmp_path, 1, "a byte")
-    with pytest.raises(WorkbenchError, match="MB free, and the vectors take 1,000,000,000,000 MB: make room"):
+    with pytest.raises(
+        WorkbenchError, match="MB free, and the vectors take 1,000,000,000,000 MB: make room"
+    ):
         check_room(tmp_path, 10**18, "the vectors")
 
 
 def test_small_values_are_checked_and_counted():
-    assert whole(np.int64(3), "k") == 3 and whole(0, "k", 0) == 0 and type(whole(np.int64(3), "k")) is int
+    assert (
+        whole(np.int64(3), "k") == 3
+        and whole(0, "k", 0) == 0
+        and type(whole(np.int64(3), "k")) is int
+    )
     for wrong in ("3", 2.5, True, None, 0):
-        with pytest.raises(WorkbenchError, match=f"k is {wrong!r}; expected a whole number of at least 1"):
+        with pytest.raises(
+            WorkbenchError, match=f"k is {wrong!r}; expected a whole number of at least 1"
+        ):
             whole(wrong, "k")
     assert (
         one_of("b", "letter", "abc") == "b"
@@ -121,7 +129,9 @@ def test_vectors_of_every_form(form):
     np.testing.assert_array_equal(checked(form, "vectors"), np.eye(3))
 
 
-@pytest.mark.parametrize("wrong", [[[1], [1, 2]], ["a"], None, np.eye(2) * 1j, [], np.ones(3), np.ones((2, 0))])
+@pytest.mark.parametrize(
+    "wrong", [[[1], [1, 2]], ["a"], None, np.eye(2) * 1j, [], np.ones(3), np.ones((2, 0))]
+)
 def test_what_is_not_vectors(wrong):
     with pytest.raises(WorkbenchError, match="vectors: (expected a rectangular|an array of shape)"):
         checked(wrong, "vectors")

@@ -44,7 +44,9 @@ def test_a_student_loads_and_gives_the_same_vectors(old):
     assert student.read_provenance(old / "student")["teacher_name"]
 
 
-@pytest.mark.parametrize("precision, first", [("int8", [0, 1, 2, 3, 4]), ("binary", [0, 9, 2, 3, 4])])
+@pytest.mark.parametrize(
+    "precision, first", [("int8", [0, 1, 2, 3, 4]), ("binary", [0, 9, 2, 3, 4])]
+)
 def test_an_index_loads_and_searches(old, precision, first):
     index = quantize.CompressedIndex.load(old / f"index-{precision}.safetensors")
     assert len(index) == 40 and index.width == 16

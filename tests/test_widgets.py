@@ -35,7 +35,10 @@ TEXTS = [Text(f"text {i} <script>bad()</script>", list(Role)[i % 2]) for i in ra
 @pytest.fixture
 def explorer():
     view = AgreementExplorer(
-        {"teacher": TEACHER, "student": STUDENT}, TEXTS, umap=False, columns=pd.DataFrame({"topic": list("abc") * 20})
+        {"teacher": TEACHER, "student": STUDENT},
+        TEXTS,
+        umap=False,
+        columns=pd.DataFrame({"topic": list("abc") * 20}),
     )
     yield view
     view.close()
@@ -85,10 +88,15 @@ DECIMALS, HOURS = [Decimal("10"), Decimal("9"), None, Decimal("-1.5")], [10, 9, 
         pd.Series([10**30, 9, None, -1], dtype=object),
         pd.Series([10, 9.5, None, Decimal(-1)], dtype=object),
         pd.Series([date(2020, 1, 1), date(999, 1, 1), None, date(99, 1, 1)], dtype=object),
-        pd.Series(pd.Categorical(["high", "low", None, "lowest"], ["lowest", "low", "high"], ordered=True)),
+        pd.Series(
+            pd.Categorical(["high", "low", None, "lowest"], ["lowest", "low", "high"], ordered=True)
+        ),
         pd.Series([[3], [2], None, [1]]),
         pd.Series([[3], [2], None, [1]], dtype=pd.ArrowDtype(pa.list_(pa.int64()))),
-        pd.Series([{"a": 3}, {"a": 2}, None, {"a": 1}], dtype=pd.ArrowDtype(pa.struct([("a", pa.int64())]))),
+        pd.Series(
+            [{"a": 3}, {"a": 2}, None, {"a": 1}],
+            dtype=pd.ArrowDtype(pa.struct([("a", pa.int64())])),
+        ),
         pd.Series([np.arange(3, 5), np.arange(2, 5), None, np.arange(1, 5)]),
         pd.Series(["b", "a", None, 7], dtype=object),  # mixed: as text
     ],
@@ -102,7 +110,9 @@ def test_columns_are_sorted_by_value_and_missing_values_come_last(column):
     assert table.positions.tolist() == [0, 1, 3, 2] and table._rows[3]["cells"] == [""]
     vectors = np.random.default_rng(0).standard_normal((2, 8, 4))
     columns = pd.DataFrame({"value": pd.concat([column, column], ignore_index=True)})
-    view = AgreementExplorer(dict(zip("ab", vectors, strict=True)), list("abcdefgh"), columns=columns, umap=False)
+    view = AgreementExplorer(
+        dict(zip("ab", vectors, strict=True)), list("abcdefgh"), columns=columns, umap=False
+    )
     view.color.value = "value"
     view.rows.sort("value")
     view.select([0, 2])
@@ -130,7 +140,9 @@ def test_selection_goes_to_every_part(explorer):
 
 def test_views_of_the_same_texts_are_linked(explorer):
     inspector = NeighborInspector({"teacher": TEACHER, "student": STUDENT}, TEXTS)
-    comparison = ModelComparison({"teacher": TEACHER, "near": STUDENT, "far": -STUDENT}, texts=TEXTS)
+    comparison = ModelComparison(
+        {"teacher": TEACHER, "near": STUDENT, "far": -STUDENT}, texts=TEXTS
+    )
     for view in (inspector, comparison):
         traitlets.link((explorer, "selected"), (view, "selected"))
     explorer.rows._received({"kind": "pick", "key": 7}, [])
@@ -138,12 +150,19 @@ def test_views_of_the_same_texts_are_linked(explorer):
     (row,) = comparison.texts.selected
     assert comparison.texts._frame["position"].iloc[row] == 7
     inspector.rows._received({"kind": "pick", "key": 9}, [])
-    assert explorer.selected == (9,) and list(explorer.selection.index) == [9] and explorer.rows.selected == (9,)
+    assert (
+        explorer.selected == (9,)
+        and list(explorer.selection.index) == [9]
+        and explorer.rows.selected == (9,)
+    )
     comparison.texts._received({"kind": "pick", "key": 0}, [])
     first = comparison.texts._frame["position"].iloc[0]
     assert explorer.selected == (first,) and inspector.position == first
     explorer.select(explorer.table["cosine"] > 0.9)
-    assert len(explorer.selected) > 1 and inspector.selected == explorer.selected == comparison.selected
+    assert (
+        len(explorer.selected) > 1
+        and inspector.selected == explorer.selected == comparison.selected
+    )
     assert inspector.position == explorer.selected[0]
     explorer.select()
     assert inspector.selected == () and len(inspector.neighbors) == 20  # what was shown stays
@@ -175,12 +194,33 @@ def test_every_selection_has_the_same_errors(explorer, rows, words):
 
 
 def test_views_override_nothing_of_ipywidgets_by_accident():
-    meant = {"close", "_repr_mimebundle_", "_esm", "_css", "_abc_impl", "_descriptors", "_instance_inits", "_traits"}
-    meant |= {"_all_trait_default_generators", "_static_immutable_initial_values", "_trait_default_generators"}
+    meant = {
+        "close",
+        "_repr_mimebundle_",
+        "_esm",
+        "_css",
+        "_abc_impl",
+        "_descriptors",
+        "_instance_inits",
+        "_traits",
+    }
+    meant |= {
+        "_all_trait_default_generators",
+        "_static_immutable_initial_values",
+        "_trait_default_generators",
+    }
     for name in set(widgets.__all__) - {"BenchmarkBoard"}:
         kinds = getattr(widgets, name).__mro__
-        ours = {n for kind in kinds if kind.__module__.startswith("workbench") for n in vars(kind) if n[:2] != "__"}
-        theirs = {n for kind in kinds if not kind.__module__.startswith("workbench") for n in vars(kind)}
+        ours = {
+            n
+            for kind in kinds
+            if kind.__module__.startswith("workbench")
+            for n in vars(kind)
+            if n[:2] != "__"
+        }
+        theirs = {
+            n for kind in kinds if not kind.__module__.startswith("workbench") for n in vars(kind)
+        }
         assert not (ours & theirs) - meant, name
     view = ModelComparison({"teacher": TEACHER, "near": STUDENT, "far": -STUDENT}, texts=TEXTS)
     assert "text/html" in view._repr_mimebundle_()
@@ -207,7 +247,9 @@ def test_closing_a_view_closes_its_parts():
         _view.View()
 
 
-@pytest.mark.parametrize("make", [list, tuple, pd.Series, np.array, lambda texts: [Text(t, Role.QUERY) for t in texts]])
+@pytest.mark.parametrize(
+    "make", [list, tuple, pd.Series, np.array, lambda texts: [Text(t, Role.QUERY) for t in texts]]
+)
 def test_texts_are_strings_or_texts_in_any_sequence(make):
     texts = make([f"text {i}" for i in range(60)])
     AgreementExplorer({"teacher": TEACHER, "student": STUDENT}, texts, umap=False)
@@ -231,7 +273,9 @@ def test_brush_and_search(explorer):
 def test_explorer_takes_tensors_and_series():
     tensors = torch.tensor(TEACHER, requires_grad=True), torch.tensor(STUDENT).bfloat16()
     view = AgreementExplorer(
-        dict(zip(["a", "b"], tensors, strict=True)), pd.Series(TEXTS, index=range(100, 160)), umap=False
+        dict(zip(["a", "b"], tensors, strict=True)),
+        pd.Series(TEXTS, index=range(100, 160)),
+        umap=False,
     )
     assert view.table["cosine"].mean() > 0.8 and len(view.table) == 60
 
@@ -239,8 +283,12 @@ def test_explorer_takes_tensors_and_series():
 @pytest.mark.parametrize("name", ["(model)", "cosine", "a"])
 def test_a_column_cannot_have_a_name_twice(name):
     columns = pd.DataFrame(np.zeros((60, 2)), columns=[name, "a"])
-    with pytest.raises(WorkbenchError, match=rf"column '{re.escape(name)}' is there twice, or the view has one"):
-        AgreementExplorer({"teacher": TEACHER, "student": STUDENT}, TEXTS, columns=columns, umap=False)
+    with pytest.raises(
+        WorkbenchError, match=rf"column '{re.escape(name)}' is there twice, or the view has one"
+    ):
+        AgreementExplorer(
+            {"teacher": TEACHER, "student": STUDENT}, TEXTS, columns=columns, umap=False
+        )
 
 
 def test_a_page_that_cannot_be_written(explorer, tmp_path):
@@ -262,7 +310,11 @@ def test_neighbors_of_many_texts_come_after_the_map(monkeypatch):
 
     monkeypatch.setattr(AgreementExplorer, "_find_neighbors", slow)
     view = AgreementExplorer({"teacher": TEACHER, "student": STUDENT}, TEXTS, umap=False)
-    assert started.wait(30) and view.table["overlap"].isna().all() and "being found" in view.status.value
+    assert (
+        started.wait(30)
+        and view.table["overlap"].isna().all()
+        and "being found" in view.status.value
+    )
     view.rows.sort("overlap")
     view.color.value = "overlap"
     view.select([5])
@@ -278,7 +330,9 @@ def test_neighbors_of_many_texts_come_after_the_map(monkeypatch):
 
 
 def test_points_fill_the_frame_and_lines_are_asked_for(explorer):
-    first, second = (np.frombuffer(each["xy"], np.float32).reshape(-1, 2) for each in explorer.points._sets)
+    first, second = (
+        np.frombuffer(each["xy"], np.float32).reshape(-1, 2) for each in explorer.points._sets
+    )
     both = np.concatenate([first, second])
     assert np.allclose(both.min(axis=0), 0) and np.allclose(both.max(axis=0), 1)
     assert explorer.points._lines == "selected"
@@ -291,10 +345,14 @@ def test_colors(explorer, column):
     explorer.color.value = column
     content = explorer.points._colors
     assert content.get("title", "(model)") == column
-    assert explorer.histogram.figure.layout.xaxis.title.text == (column if column in ("cosine", "length") else "cosine")
+    assert explorer.histogram.figure.layout.xaxis.title.text == (
+        column if column in ("cosine", "length") else "cosine"
+    )
     if column == "topic":
         explorer.points._received({"kind": "category", "code": 1}, [])
-        assert len(explorer.selected) == 20 and set(explorer.selection["topic"]) == {content["entries"][1]["label"][0]}
+        assert len(explorer.selected) == 20 and set(explorer.selection["topic"]) == {
+            content["entries"][1]["label"][0]
+        }
 
 
 def test_thirty_categories_have_a_color_and_the_rest_one():
@@ -302,7 +360,9 @@ def test_thirty_categories_have_a_color_and_the_rest_one():
     view = AgreementExplorer({"a": TEACHER, "b": STUDENT}, TEXTS, umap=False, columns=columns)
     view.color.value = "id"
     content = view.points._colors
-    assert len(set(content["palette"])) == 31 and content["entries"][-1]["label"].startswith("10 others")
+    assert len(set(content["palette"])) == 31 and content["entries"][-1]["label"].startswith(
+        "10 others"
+    )
     assert len({tuple(c) for c in content["palette"]}) and max(view.points._codes) == 30
 
 
@@ -330,7 +390,8 @@ def test_regions_are_listed_labeled_and_selected():
     student = teacher + 0.1 * rng.standard_normal(teacher.shape)
     student[topic == 1] += 2 * rng.standard_normal((40, 12))
     texts = [
-        f"{('river boat', 'bread oven', 'guitar song')[t]} {'old' if i % 2 else 'new'}" for i, t in enumerate(topic)
+        f"{('river boat', 'bread oven', 'guitar song')[t]} {'old' if i % 2 else 'new'}"
+        for i, t in enumerate(topic)
     ]
     frame = pd.DataFrame({"text": texts, "topic": [f"t{t}" for t in topic]})
     view = AgreementExplorer({"teacher": teacher, "student": student}, frame, umap=False)
@@ -338,7 +399,9 @@ def test_regions_are_listed_labeled_and_selected():
     assert "region" in view.table and len(view.points._labels) == view.table["region"].nunique()
     assert "bread" in view.regions.index[0] and view.regions["overlap_high"].iloc[0] < 0
     view.color.value = "topic"
-    assert view.regions.iloc[0].name == "t1" and "topic" in [c["name"] for c in view.region_rows._content["columns"]]
+    assert view.regions.iloc[0].name == "t1" and "topic" in [
+        c["name"] for c in view.region_rows._content["columns"]
+    ]
     view.listing.value = "regions"
     assert view.rows.layout.display == "none" and not view.region_rows.layout.display
     view.region_rows.select([0])
@@ -356,10 +419,16 @@ def test_regions_are_listed_labeled_and_selected():
     assert repr(few).startswith("<AgreementExplorer: seen in a notebook")  # not a hundred traits
 
 
-@pytest.mark.parametrize("region", [[i % 12 for i in range(60)], [f"{i % 3} <b>" for i in range(60)]])
+@pytest.mark.parametrize(
+    "region", [[i % 12 for i in range(60)], [f"{i % 3} <b>" for i in range(60)]]
+)
 def test_regions_of_the_reader_are_those_that_are_compared(region):
-    columns = pd.DataFrame({"region": region, "texts": ["a", "b", "c"] * 20, "<img src=x>": np.arange(60.0)})
-    view = AgreementExplorer({"teacher": TEACHER, "student": STUDENT}, TEXTS, columns=columns, umap=False)
+    columns = pd.DataFrame(
+        {"region": region, "texts": ["a", "b", "c"] * 20, "<img src=x>": np.arange(60.0)}
+    )
+    view = AgreementExplorer(
+        {"teacher": TEACHER, "student": STUDENT}, TEXTS, columns=columns, umap=False
+    )
     view.wait(60)
     assert set(view.regions.index) == set(map(str, region))
     view.region_rows.select([1])
@@ -420,7 +489,9 @@ def test_a_sample_says_so():
 
 @pytest.mark.parametrize("count", [1, 2, 30])
 def test_identical_vectors_and_few_texts(count):
-    view = AgreementExplorer({"a": np.ones((count, 4)), "b": np.ones((count, 4))}, ["x" * 100_000] * count)
+    view = AgreementExplorer(
+        {"a": np.ones((count, 4)), "b": np.ones((count, 4))}, ["x" * 100_000] * count
+    )
     assert view.wait(60).method == "PCA" and np.allclose(view.table["cosine"], 1)
 
 
@@ -436,7 +507,9 @@ def test_identical_vectors_and_few_texts(count):
 )
 def test_bad_input_is_named(student, texts, columns, message):
     with pytest.raises(WorkbenchError, match=message):
-        AgreementExplorer({"teacher": TEACHER, "student": student}, texts, columns=columns, umap=False)
+        AgreementExplorer(
+            {"teacher": TEACHER, "student": student}, texts, columns=columns, umap=False
+        )
 
 
 def test_neighbors_of_one_text():

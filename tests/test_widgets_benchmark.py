@@ -14,14 +14,19 @@ NASTY = "<img src=x onerror=alert(1)>"
 
 def model(label: str, name: str) -> benchmark.EvalModel:
     teacher = HashTeacher(16, name)
-    return benchmark.EvalModel(label, name, name, 16, lambda texts, role: teacher.encode(list(texts), role))
+    return benchmark.EvalModel(
+        label, name, name, 16, lambda texts, role: teacher.encode(list(texts), role)
+    )
 
 
 @pytest.fixture
 def board(task_folders, tmp_path):
     found = tasks.tasks([task_folders / "search", task_folders / "alike"])
     board = BenchmarkBoard(
-        [model("teacher", "large"), model(NASTY, "small")], found, tmp_path, aliases={"search": "SciFact"}
+        [model("teacher", "large"), model(NASTY, "small")],
+        found,
+        tmp_path,
+        aliases={"search": "SciFact"},
     )
     yield board
     board.close()
@@ -31,14 +36,22 @@ def test_runs_what_is_picked_and_shows_it(board):
     assert "No task" in board.summary()
     board.models.value = ("teacher",)
     board.tasks.value = ("search",)
-    assert len(board.run()) == 1 and len(board.chart.figure.data) == 0  # nothing to hold against the teacher yet
+    assert (
+        len(board.run()) == 1 and len(board.chart.figure.data) == 0
+    )  # nothing to hold against the teacher yet
     assert len(board.run(["teacher", NASTY], ["search", "alike"])) == 4
-    assert board.bar.value == 1 and "4 evaluations done" in board.status.value and not board.run_button.disabled
+    assert (
+        board.bar.value == 1
+        and "4 evaluations done" in board.status.value
+        and not board.run_button.disabled
+    )
     assert list(board.scores.index) == ["search", "alike"] and len(board.outcomes) == 4
     (trace,) = board.chart.figure.data
     shares = board.differences.set_index("task")["share_of_teacher"]
     np.testing.assert_allclose(trace.x, shares[["search", "alike"]])
-    assert NASTY not in board.summary() and NASTY not in trace.name and NASTY not in board.status.value
+    assert (
+        NASTY not in board.summary() and NASTY not in trace.name and NASTY not in board.status.value
+    )
 
 
 def test_published_scores_stand_beside_and_averages_apart(board):
@@ -50,20 +63,28 @@ def test_published_scores_stand_beside_and_averages_apart(board):
     board.view.value = "beside published averages"
     rows = list(board.chart.figure.layout.yaxis.ticktext)
     assert "BEIR, 14 sets, mean by task" in rows and "BEIR, 15 sets, mean by task" in rows
-    assert "MTEB(eng, v2), mean by task" in rows and rows.count("MTEB(eng, v2), mean by kind") == 2  # paper, card
-    assert not [trace for trace in board.chart.figure.data if "(here)" in trace.name]  # two tasks are no benchmark
+    assert (
+        "MTEB(eng, v2), mean by task" in rows and rows.count("MTEB(eng, v2), mean by kind") == 2
+    )  # paper, card
+    assert not [
+        trace for trace in board.chart.figure.data if "(here)" in trace.name
+    ]  # two tasks are no benchmark
 
 
 def test_own_averages_need_every_task_of_the_row(board):
     known = board._published
     names = set(known.loc[(known["benchmark"] == "BEIR") & known["task"].notna(), "task"])
     outcome = benchmark.TaskResult
-    board.outcomes = [outcome(name, "Retrieval", "ndcg_at_10", "mine", 0.5) for name in names - {"MSMARCO"}]
+    board.outcomes = [
+        outcome(name, "Retrieval", "ndcg_at_10", "mine", 0.5) for name in names - {"MSMARCO"}
+    ]
     assert board._own_average("mine", "BEIR, 14 sets", "by task") == 0.5
     assert board._own_average("mine", "BEIR, 15 sets", "by task") is None
     assert board._own_average("mine", "MTEB(eng, v2)", "by kind") is None
     board.view.value = "beside published averages"
-    assert [trace.name for trace in board.chart.figure.data if "(here)" in trace.name] == ["mine (here)"]
+    assert [trace.name for trace in board.chart.figure.data if "(here)" in trace.name] == [
+        "mine (here)"
+    ]
 
 
 def test_a_click_runs_in_the_background_and_stop_ends_it(board):

@@ -19,7 +19,12 @@ from workbench.widgets import CacheProgress, TrainingMonitor
 
 EVIL = "<script>alert(1)</script>"
 FAST = TrainingConfig(
-    batch_size=8, learning_rate=2e-3, final_learning_rate=1e-4, epochs=2, restarts=1, precision="float32"
+    batch_size=8,
+    learning_rate=2e-3,
+    final_learning_rate=1e-4,
+    epochs=2,
+    restarts=1,
+    precision="float32",
 )
 
 
@@ -45,10 +50,15 @@ class GatedTeacher(HashTeacher):
 def test_a_fill_of_ones_own_is_shown_to_its_end(tmp_path, hash_teacher):
     view, texts = CacheProgress("<b>mine</b>"), sentences(700)
     cache = TargetCache(tmp_path, hash_teacher)
-    last = cache.fill([*texts, *texts[:50]], on_plan=view.plan, on_progress=view.progress, stop=view.stop)
+    last = cache.fill(
+        [*texts, *texts[:50]], on_plan=view.plan, on_progress=view.progress, stop=view.stop
+    )
     said = view.summary()
     assert "750 of 750 texts (100%)" in said and "700 of 700 encoded" in said and "50 hits" in said
-    assert f"{file_size(last.bytes)} stored" in said and f"{last.texts_per_second:,.0f} texts/s" in said
+    assert (
+        f"{file_size(last.bytes)} stored" in said
+        and f"{last.texts_per_second:,.0f} texts/s" in said
+    )
     assert "Done" in said and "left" not in said and view.status.value == said
     assert "<b>mine</b>" not in said and "&lt;b&gt;mine" in said
     assert view.bar.value == 1 and view.stop_button.disabled and view.resume_button.disabled
@@ -61,7 +71,9 @@ def test_stop_ends_a_fill_of_ones_own_and_resume_takes_it_back(tmp_path):
     view, texts, teacher = CacheProgress(), sentences(2000), GatedTeacher()
     with ThreadPoolExecutor(1) as pool:
         cache = TargetCache(tmp_path, teacher)
-        fill = pool.submit(cache.fill, texts, on_plan=view.plan, on_progress=view.progress, stop=view.stop)
+        fill = pool.submit(
+            cache.fill, texts, on_plan=view.plan, on_progress=view.progress, stop=view.stop
+        )
         try:
             assert teacher.waiting.wait(10)
             view.stop_button.click()
@@ -121,7 +133,9 @@ def test_what_a_fill_raises_is_shown_escaped_and_raised_by_wait(tmp_path):
     assert "Failed" in own.summary() and "<script>" not in own.summary()
 
 
-def test_streams_have_no_total_and_reports_do_not_break_the_fill(tmp_path, hash_teacher, monkeypatch):
+def test_streams_have_no_total_and_reports_do_not_break_the_fill(
+    tmp_path, hash_teacher, monkeypatch
+):
     view = CacheProgress()
     cache = TargetCache(tmp_path, hash_teacher)
     with view:
@@ -161,7 +175,12 @@ def test_reports_and_clicks_from_several_threads():
 
 
 def event(step, steps=100, **figures):
-    given = {"epoch": step / 10, "loss": 1 / step if step else None, "learning_rate": 1e-4, "texts_per_second": 50.0}
+    given = {
+        "epoch": step / 10,
+        "loss": 1 / step if step else None,
+        "learning_rate": 1e-4,
+        "texts_per_second": 50.0,
+    }
     return TrainingStep(step, steps, **{**given, **figures})
 
 
@@ -173,7 +192,12 @@ def curve(monitor, name):
 def lesson(tiny_model, other_tiny_model):
     teacher = models.load(other_tiny_model, device="cpu")
     train, held_out = sentences(240, seed=3), sentences(60, seed=4)
-    return train, teacher.encode([t.text for t in train]), held_out, teacher.encode([t.text for t in held_out])
+    return (
+        train,
+        teacher.encode([t.text for t in train]),
+        held_out,
+        teacher.encode([t.text for t in held_out]),
+    )
 
 
 def build(tiny_model):
@@ -184,9 +208,17 @@ def test_a_training_is_shown_to_its_end(tiny_model, lesson):
     train, targets, held_out, wanted = lesson
     monitor = TrainingMonitor({"closed form": 0.01, "at random": 9.0})
     result = train_student(
-        build(tiny_model), train, targets, FAST, held_out=(held_out, wanted), on_step=monitor, stop=monitor.stop
+        build(tiny_model),
+        train,
+        targets,
+        FAST,
+        held_out=(held_out, wanted),
+        on_step=monitor,
+        stop=monitor.stop,
     )
-    assert "Finished" in monitor.summary() and monitor.stop_button.disabled and monitor.bar.value == 1
+    assert (
+        "Finished" in monitor.summary() and monitor.stop_button.disabled and monitor.bar.value == 1
+    )
     assert f"student of step {result.best_step} is kept" in monitor.summary()
     assert f"best {result.best_loss:.4f}" in monitor.summary()
     assert "closed form 0.0100" in monitor.summary() and monitor.summary().count("(beaten)") == 1
@@ -197,7 +229,10 @@ def test_a_training_is_shown_to_its_end(tiny_model, lesson):
     assert list(curve(monitor, "each step").x) == list(range(1, 61))
     assert list(curve(monitor, "held-out").x) == [0, 15, 30, 45, 60]
     assert list(curve(monitor, "queries").y) == history["cosine_query"].dropna().tolist()
-    assert list(curve(monitor, "closed form").x) == [0, 60] and curve(monitor, "closed form").y[0] == 0.01
+    assert (
+        list(curve(monitor, "closed form").x) == [0, 60]
+        and curve(monitor, "closed form").y[0] == 0.01
+    )
     assert set(curve(monitor, "learning rate").y) == set(history["learning_rate"][1:])
     monitor.finished(result)
     assert "Finished" in monitor.summary()
@@ -216,7 +251,13 @@ def test_stop_ends_training_between_steps_and_keeps_the_best(tiny_model, lesson)
             assert "Stopping" in monitor.status.value and monitor.stop_button.disabled
 
     result = train_student(
-        model, train, targets, FAST, held_out=(held_out, wanted), on_step=until_stopped, stop=monitor.stop
+        model,
+        train,
+        targets,
+        FAST,
+        held_out=(held_out, wanted),
+        on_step=until_stopped,
+        stop=monitor.stop,
     )
     monitor.finished(result)
     assert result.stopped and monitor.history["step"].max() == 20
@@ -229,10 +270,14 @@ def test_stop_ends_training_between_steps_and_keeps_the_best(tiny_model, lesson)
 def test_odd_events_neither_break_the_monitor_nor_the_training():
     monitor = TrainingMonitor()
     monitor(event(0, learning_rate=None, texts_per_second=None))
-    monitor(event(1, steps=None, epoch=None, loss=math.nan, held_out_loss=None, cosine_query=math.inf))
+    monitor(
+        event(1, steps=None, epoch=None, loss=math.nan, held_out_loss=None, cosine_query=math.inf)
+    )
     monitor(event(2, loss="x", held_out_loss=0.5))
     monitor(event(3, loss=0.25))
-    assert "held-out loss 0.5000" in monitor.summary() and "training loss 0.2500" in monitor.summary()
+    assert (
+        "held-out loss 0.5000" in monitor.summary() and "training loss 0.2500" in monitor.summary()
+    )
     monitor(replace(event(4), step=None))
     monitor(replace(event(4), step="4"))
     monitor(None)
@@ -262,7 +307,10 @@ def test_an_error_in_drawing_or_training_is_shown_escaped(monkeypatch):
     monkeypatch.undo()
     for said in (monitor.summary(), monitor.status.value):
         assert "<script" not in said
-    assert "<script>alert" not in monitor.to_html() and "<script" not in curve(monitor, "script").text[1]
+    assert (
+        "<script>alert" not in monitor.to_html()
+        and "<script" not in curve(monitor, "script").text[1]
+    )
     for wrong in (math.nan, None, "low"):
         with pytest.raises(WorkbenchError, match="ceiling"):
             TrainingMonitor({"ceiling": wrong})

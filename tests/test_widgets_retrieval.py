@@ -16,7 +16,11 @@ from workbench.failures import CAUSES
 from workbench.widgets import ModelComparison, RetrievalExplorer, retrieval_explorer
 
 EVIL = "<script>window.broken = true</script><img src=x onerror=alert(1)>"
-MODES = {"teacher": ("teacher", "teacher"), "symmetric": ("student", "student"), "asymmetric": ("student", "teacher")}
+MODES = {
+    "teacher": ("teacher", "teacher"),
+    "symmetric": ("student", "student"),
+    "asymmetric": ("student", "teacher"),
+}
 
 
 def world(queries=12, documents=60, d=16, seed=0):
@@ -33,7 +37,9 @@ def world(queries=12, documents=60, d=16, seed=0):
     ids = list(collection.corpus)
     document_vectors = rng.standard_normal((documents, d)).astype(np.float32)
     answers = rng.integers(0, documents, queries)
-    query_vectors = (document_vectors[answers] + 0.7 * rng.standard_normal((queries, d))).astype(np.float32)
+    query_vectors = (document_vectors[answers] + 0.7 * rng.standard_normal((queries, d))).astype(
+        np.float32
+    )
     for i, answer in enumerate(answers):
         collection.qrels[f"q{i}"] = {ids[answer]: 2, ids[(answer + 1) % documents]: 0}
     teacher = query_vectors, document_vectors
@@ -55,7 +61,9 @@ def test_each_failing_query_says_why():
     made = world(queries=40)
     view = view_of(made)
     assert len(view.failures) >= 3 and set(view.failures["cause"]) <= set(CAUSES)
-    why = next(i for i, column in enumerate(view.rows._content["columns"]) if column["name"] == "why")
+    why = next(
+        i for i, column in enumerate(view.rows._content["columns"]) if column["name"] == "why"
+    )
     place = view.failures.index[0]
     view.select(place)
     assert CAUSES[view.failures["cause"].iloc[0]] in view.heading.value
@@ -85,11 +93,17 @@ def test_results_and_scores_are_those_of_a_search(made):
         check_results(view, made, {side: v[0][place] for side, v in sides.items()})
         grades = collection.qrels[query]
         for row in view.results.itertuples():
-            assert pd.isna(row.grade) if row.document_id not in grades else row.grade == grades[row.document_id]
+            assert (
+                pd.isna(row.grade)
+                if row.document_id not in grades
+                else row.grade == grades[row.document_id]
+            )
     for mode, (asks, answers) in MODES.items():
         whole = evaluate.score(collection, sides[asks][0], sides[answers][1])
         assert (view.scores[mode] == whole["ndcg_at_10"]).all()
-    assert (view.scores["symmetric_gain"] == view.scores["symmetric"] - view.scores["teacher"]).all()
+    assert (
+        view.scores["symmetric_gain"] == view.scores["symmetric"] - view.scores["teacher"]
+    ).all()
     assert view.scores["symmetric_gain"].abs().max() > 0.1  # else nothing was tested
     assert f"{view.scores['teacher'].mean():.3f}" in view.summary()
 
@@ -110,10 +124,15 @@ def test_clicks_select_a_query(made):
     worst = int(np.argmin(gains))
     symmetric, trace = view.chart.figure.data
     assert trace.y[0] == gains.min() and list(trace.y) == sorted(trace.y)
-    assert symmetric.y[0] == view.scores["symmetric_gain"].iloc[worst]  # the same query under itself
+    assert (
+        symmetric.y[0] == view.scores["symmetric_gain"].iloc[worst]
+    )  # the same query under itself
     view.chart._received({"kind": "click", "trace": 1, "point": 0}, [])
     assert view.query == f"q{worst}"
-    assert view.chart.figure.layout.xaxis.title.text and "nDCG@10" in view.chart.figure.layout.yaxis.title.text
+    assert (
+        view.chart.figure.layout.xaxis.title.text
+        and "nDCG@10" in view.chart.figure.layout.yaxis.title.text
+    )
     assert seen[0] == "q7"
 
     view.find.value = "QUERY 11"
@@ -139,7 +158,9 @@ def test_typing(made):
     assert view.query is None and view.text == f"typed {EVIL}" and view.rows.selected == ()
     check_results(view, made, {side: v[0][4] for side, v in sides.items()})
     assert view.results["grade"].isna().all()
-    assert list(view.times["mode"]) == list(MODES) and (view.times[["encode_ms", "search_ms"]] >= 0).all(axis=None)
+    assert list(view.times["mode"]) == list(MODES) and (
+        view.times[["encode_ms", "search_ms"]] >= 0
+    ).all(axis=None)
     assert "encode " in view.lists.columns[0]["times"]
     view.rows._handle_custom_msg({"kind": "pick", "key": 4}, [])
     assert view.query == "q4" and view.box.value == ""  # so that the same words can be asked again
@@ -207,19 +228,28 @@ def test_nothing_of_the_collection_becomes_markup(made):
 
 
 def test_marks_and_lines_say_what_moved():
-    collection = RetrievalDataset("c", {name: name for name in "abcd"}, {"q": "words"}, {"q": {"a": 1, "d": 0}})
+    collection = RetrievalDataset(
+        "c", {name: name for name in "abcd"}, {"q": "words"}, {"q": {"a": 1, "d": 0}}
+    )
     documents = np.eye(4, dtype=np.float32)
     teacher = np.array([[0.9, 0.3, 0.1, 0]], dtype=np.float32), documents
     student = np.array([[0.3, 0.9, 0, 0.1]], dtype=np.float32), documents
     view = RetrievalExplorer(collection, {"teacher": teacher, "student": student}, k=3)
     assert list(view.results["document_id"]) == [*"abc", *"bad", *"bad"]
     columns = view.lists.columns
-    first, second, third = ([mark["text"] for row in column["rows"] for mark in row["marks"]] for column in columns)
+    first, second, third = (
+        [mark["text"] for row in column["rows"] for mark in row["marks"]] for column in columns
+    )
     assert first == ["★ grade 1"]
-    assert second.count("+ new") == 1 and "↑1" in second and "↓1" in second and "☆ grade 0" in second
+    assert (
+        second.count("+ new") == 1 and "↑1" in second and "↓1" in second and "☆ grade 0" in second
+    )
     assert third == second  # both against the first list
     assert "2 of 3 as in the first list" in columns[1]["facts"]
-    assert view.lists._content["links"] == [[(1, 2), (2, 1)], [(1, 1), (2, 2), (3, 3)]]  # rank in one list, in the next
+    assert view.lists._content["links"] == [
+        [(1, 2), (2, 1)],
+        [(1, 1), (2, 2), (3, 3)],
+    ]  # rank in one list, in the next
 
 
 def test_models_of_any_names_and_widths(made):
@@ -228,22 +258,32 @@ def test_models_of_any_names_and_widths(made):
     models = {"large": sides["teacher"], "near": sides["student"], "narrow": narrow}
     view = RetrievalExplorer(collection, models)
     assert list(view.modes) == ["large", "near, symmetric", "near, asymmetric", "narrow, symmetric"]
-    assert view.modes["near, asymmetric"] == ("near", "large") and "large 16, near 16, narrow 8" in view.status.value
+    assert (
+        view.modes["near, asymmetric"] == ("near", "large")
+        and "large 16, near 16, narrow 8" in view.status.value
+    )
     assert [column["title"] for column in view.lists.columns] == list(view.modes)
     view = RetrievalExplorer(collection, models, modes=["large", "narrow, symmetric"])
     assert set(view.results["mode"]) == {"large", "narrow, symmetric"}
     with pytest.raises(WorkbenchError, match="no mode 'wide'"):
         RetrievalExplorer(collection, models, modes=["wide"])
     view = RetrievalExplorer(collection, models | {"more": sides["student"]})
-    assert len(view.modes) == 4 and "Not shown: more, symmetric, more, asymmetric" in view.status.value
+    assert (
+        len(view.modes) == 4 and "Not shown: more, symmetric, more, asymmetric" in view.status.value
+    )
 
 
 def test_a_vector_that_was_kept_shows_no_time(made, hash_teacher, tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
-    view = RetrievalExplorer(made[0], {"teacher": hash_teacher, "student": HashTeacher(name="other")}, k=3)
+    view = RetrievalExplorer(
+        made[0], {"teacher": hash_teacher, "student": HashTeacher(name="other")}, k=3
+    )
     for took in (True, False):  # the second time nothing is embedded
         view.ask("the same words")
-        assert view.times["encode_ms"].notna().all() == took and ("encode" in view.lists.columns[0]["times"]) == took
+        assert (
+            view.times["encode_ms"].notna().all() == took
+            and ("encode" in view.lists.columns[0]["times"]) == took
+        )
 
 
 def test_a_search_does_not_normalize_again_and_is_quick(monkeypatch):
@@ -252,7 +292,10 @@ def test_a_search_does_not_normalize_again_and_is_quick(monkeypatch):
     documents = rng.standard_normal((n, d), dtype=np.float32)
     queries = rng.standard_normal((2, d), dtype=np.float32)
     collection = RetrievalDataset(
-        "large", {f"d{i}": "text" for i in range(n)}, {"a": "one", "b": "two"}, {"a": {"d1": 1}, "b": {"d2": 1}}
+        "large",
+        {f"d{i}": "text" for i in range(n)},
+        {"a": "one", "b": "two"},
+        {"a": {"d1": 1}, "b": {"d2": 1}},
     )
     view = RetrievalExplorer(
         collection,
@@ -261,7 +304,9 @@ def test_a_search_does_not_normalize_again_and_is_quick(monkeypatch):
     )
     sizes = []
     unit = retrieval_explorer.unit
-    monkeypatch.setattr(retrieval_explorer, "unit", lambda v, *rest: (sizes.append(len(v)), unit(v, *rest))[1])
+    monkeypatch.setattr(
+        retrieval_explorer, "unit", lambda v, *rest: (sizes.append(len(v)), unit(v, *rest))[1]
+    )
     monkeypatch.setattr(ranking, "unit", None)
     start = time.perf_counter()
     view.select("b")
@@ -282,14 +327,17 @@ def test_queries_without_judgments_have_no_score(made):
     assert not any("nDCG@10" in column["facts"] for column in view.lists.columns)
     collection.qrels.clear()
     view = view_of(made)
-    assert view.scores.isna().all(axis=None) and len(view.results) == 30 and "none" in view.summary()
+    assert (
+        view.scores.isna().all(axis=None) and len(view.results) == 30 and "none" in view.summary()
+    )
 
 
 def test_calls_from_several_threads_leave_one_query_shown_whole(made):
     collection, sides = made
     view = view_of(made)
     threads = [
-        threading.Thread(target=lambda i=i: [view.select(f"q{(i + j) % 12}") for j in range(12)]) for i in range(3)
+        threading.Thread(target=lambda i=i: [view.select(f"q{(i + j) % 12}") for j in range(12)])
+        for i in range(3)
     ]
     for thread in threads:
         thread.start()
@@ -309,13 +357,18 @@ def test_what_does_not_fit_is_refused_before_the_work(made, monkeypatch):
     empty = RetrievalDataset("none", collection.corpus, {}, {})
     for arguments, message in [
         ((collection, (tq[:-1], td), (sq, sd)), "'teacher': 11 vectors were given for 12 queries"),
-        ((collection, (tq, td), (sq, sd[:-1])), "'student': 59 vectors were given for 60 documents"),
+        (
+            (collection, (tq, td), (sq, sd[:-1])),
+            "'student': 59 vectors were given for 60 documents",
+        ),
         ((collection, (tq, nan), (sq, sd)), "'teacher': documents: 1 rows contain NaN.* row 4"),
         ((collection, tq, (sq, sd)), "'teacher': expected a pair"),
         ((empty, (tq, td), (sq, sd)), "12 vectors were given for 0 queries"),
     ]:
         with pytest.raises(WorkbenchError, match=message):
-            RetrievalExplorer(arguments[0], dict(zip(["teacher", "student"], arguments[1:], strict=True)))
+            RetrievalExplorer(
+                arguments[0], dict(zip(["teacher", "student"], arguments[1:], strict=True))
+            )
     for options, message in [({"k": 0}, "k is 0"), ({"encode": {"pupil": len}}, "'pupil'")]:
         with pytest.raises(WorkbenchError, match=message):
             view_of(made, **options)
@@ -349,7 +402,9 @@ def test_the_table_holds_the_measures_of_each_model(clouds):
     assert list(view.table.index) == list(students)
     for name, student in students.items():
         whole = agreement.summary(teacher, student)["value"]
-        pd.testing.assert_series_equal(view.table.loc[name, whole.index], whole, check_names=False, check_dtype=False)
+        pd.testing.assert_series_equal(
+            view.table.loc[name, whole.index], whole, check_names=False, check_dtype=False
+        )
     row = view.table.loc["near"]
     assert row["cosine_low"] < row["cosine"] < row["cosine_high"] < row["cosine_low"] + 0.02
     assert view.table.loc["narrow", ["cosine", "squared_distance", "cosine_low"]].isna().all()
@@ -366,7 +421,9 @@ def test_differences(clouds):
     far = f"far {EVIL}"
     view = ModelComparison({"teacher": teacher} | students, texts=TEXTS)
     table = view.differences("near", far)
-    cosines = {name: agreement.per_text(teacher, students[name])["cosine"] for name in ("near", far)}
+    cosines = {
+        name: agreement.per_text(teacher, students[name])["cosine"] for name in ("near", far)
+    }
     expected = cosines["near"] - cosines[far]
     np.testing.assert_allclose(table["difference"], expected[table.index])
     assert (np.diff(table["difference"].abs()) <= 0).all() and set(table.index) == set(range(200))
@@ -378,7 +435,9 @@ def test_differences(clouds):
     back = view.differences(far, "near")
     assert list(back.index) == list(table.index)  # by size, whichever is better
     assert back.attrs["mean"] == pytest.approx(-table.attrs["mean"])
-    narrow = view.differences("near", "narrow")  # one has no cosine to the teacher: neighbors are compared
+    narrow = view.differences(
+        "near", "narrow"
+    )  # one has no cosine to the teacher: neighbors are compared
     assert narrow.attrs["measure"] == "overlap" and narrow["difference"].notna().all()
     with pytest.raises(WorkbenchError, match="no model 'none': choose from near"):
         view.differences("near", "none")
@@ -388,7 +447,10 @@ def test_two_models_are_selected(clouds):
     teacher, students = clouds
     far = f"far {EVIL}"
     view = ModelComparison({"teacher": teacher} | students, texts=TEXTS)
-    assert (view.first.value, view.second.value) == ("near", "narrow") and "mean overlap" in view.status.value
+    assert (view.first.value, view.second.value) == (
+        "near",
+        "narrow",
+    ) and "mean overlap" in view.status.value
     view.second.value = far
     table = view.differences("near", far)
     assert f"{table.attrs['mean']:+.4f}" in view.status.value

@@ -11,7 +11,9 @@ RNG = np.random.default_rng(0)
 DOCUMENTS = RNG.standard_normal((200, 32)).astype(np.float32)
 QUERIES = (DOCUMENTS[:30] + 0.9 * RNG.standard_normal((30, 32))).astype(np.float32)
 QRELS = {f"q{i}": {f"d{i}": 1} for i in range(30)}
-DATASET = RetrievalDataset("random", {f"d{i}": "text" for i in range(200)}, dict.fromkeys(QRELS, "text"), QRELS)
+DATASET = RetrievalDataset(
+    "random", {f"d{i}": "text" for i in range(200)}, dict.fromkeys(QRELS, "text"), QRELS
+)
 SIDES = {"teacher": (DOCUMENTS[:30], DOCUMENTS), "asymmetric": (QUERIES, DOCUMENTS)}
 
 
@@ -22,7 +24,9 @@ def rows():
 
 @pytest.fixture
 def view(rows):
-    view = TradeoffExplorer({"as it is": rows, "rotated": rows}, encode_ms={"teacher": 20, "asymmetric": 2})
+    view = TradeoffExplorer(
+        {"as it is": rows, "rotated": rows}, encode_ms={"teacher": 20, "asymmetric": 2}
+    )
     yield view
     view.close()
 
@@ -31,11 +35,15 @@ def test_grid_halves_and_keeps_whole_bytes():
     points = grid(48, least=12)
     assert {p.dimensions for p in points} == {48, 24, 12}
     assert {p.dimensions for p in points if p.precision == "binary"} == {48, 24}
-    assert {p.dimensions for p in grid(7)} == {7} and not [p for p in grid(7) if p.precision == "binary"]
+    assert {p.dimensions for p in grid(7)} == {7} and not [
+        p for p in grid(7) if p.precision == "binary"
+    ]
 
 
 def test_front_is_what_nothing_dominates():
-    table = pd.DataFrame({"share_of_teacher": [1.0, 0.9, 0.9, 0.95], "bytes": [10, 5, 6, 10], "ms": [1, 1, 1, 0.5]})
+    table = pd.DataFrame(
+        {"share_of_teacher": [1.0, 0.9, 0.9, 0.95], "bytes": [10, 5, 6, 10], "ms": [1, 1, 1, 0.5]}
+    )
     assert pareto_mask(table, ["bytes"]).tolist() == [True, True, False, False]
     assert pareto_mask(table, ["bytes", "ms"]).tolist() == [True, True, False, True]
     assert pareto_mask(table.iloc[[0, 0]], ["bytes"]).all()  # equals do not dominate each other
@@ -45,10 +53,13 @@ def test_starts_with_everything_and_counts_encoding(view, rows):
     assert view.point == IndexSpec(32, "float32") and view.choice["mode"] == "asymmetric"
     assert len(view.table) == 2 * len(rows)
     np.testing.assert_allclose(
-        view.table["total_ms"] - view.table["query_ms"], view.table["mode"].map({"teacher": 20, "asymmetric": 2})
+        view.table["total_ms"] - view.table["query_ms"],
+        view.table["mode"].map({"teacher": 20, "asymmetric": 2}),
     )
     for _, part in view.table.groupby(["mode", "space"]):
-        assert part["front"].tolist() == pareto_mask(part, ["bytes_per_document", "total_ms"]).tolist()
+        assert (
+            part["front"].tolist() == pareto_mask(part, ["bytes_per_document", "total_ms"]).tolist()
+        )
         assert part.loc[part["share_of_teacher"].idxmax(), "share_of_teacher"] in part.loc[part["front"], "share_of_teacher"].values  # fmt: skip
 
 
@@ -133,7 +144,9 @@ def test_refuses_times_of_other_modes(rows):
     with pytest.raises(WorkbenchError, match="a time for each mode"):
         TradeoffExplorer(rows, encode_ms={"symmetric": 1})
     with pytest.raises(WorkbenchError, match="a time for each mode"):
-        TradeoffExplorer(rows, encode_ms={"asymmetric": 1})  # the teacher's queries would cost nothing
+        TradeoffExplorer(
+            rows, encode_ms={"asymmetric": 1}
+        )  # the teacher's queries would cost nothing
     for wrong in (np.nan, -1, "3"):
         with pytest.raises(WorkbenchError, match="must be milliseconds"):
             TradeoffExplorer(rows, encode_ms={"asymmetric": wrong, "teacher": 1})

@@ -39,16 +39,22 @@ class Checkpoints:
             if run.accelerator.is_main_process:
                 for abandoned in folder.glob(f"{WRITING}*"):  # of a process that was killed
                     shutil.rmtree(abandoned, ignore_errors=True)
-            with tempfile.TemporaryFile(dir=folder):  # every process of the run tries, each a file of its own
+            with tempfile.TemporaryFile(
+                dir=folder
+            ):  # every process of the run tries, each a file of its own
                 pass
         except OSError as error:
-            raise TrainingError(f"checkpoints cannot be written to {folder}: {error.strerror or error}") from None
+            raise TrainingError(
+                f"checkpoints cannot be written to {folder}: {error.strerror or error}"
+            ) from None
 
     def write(self) -> None:
         """Write the state after the last step; every process of the run has to call this."""
         run = self.run
         # Every process draws its own dropout, so every process has a state of its own to keep.
-        generators = run.accelerator.gather(torch.get_rng_state().unsqueeze(0).to(run.accelerator.device)).cpu()
+        generators = run.accelerator.gather(
+            torch.get_rng_state().unsqueeze(0).to(run.accelerator.device)
+        ).cpu()
         if not run.accelerator.is_main_process:
             return
         moments = {
@@ -58,13 +64,18 @@ class Checkpoints:
         }
         if run.accelerator.device.type == "cuda":
             moments["cuda_generator"] = torch.cuda.get_rng_state()
-        parts = {"student": run.student.state_dict(), "optimizer": moments | {"generators": generators}}
+        parts = {
+            "student": run.student.state_dict(),
+            "optimizer": moments | {"generators": generators},
+        }
         parts |= {"best": run.best} if run.best is not None else {}
         final = self.folder / f"step-{run.step:08d}"
         try:
             with whole_folder(final) as scratch:
                 for part, tensors in parts.items():
-                    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+                    tensors = {
+                        name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()
+                    }
                     save_file(tensors, scratch / f"{part}.safetensors")
                 state = {name: getattr(run, name) for name in _STATE}
                 state["files"] = {file.name: _digest(file) for file in scratch.iterdir()}
@@ -92,7 +103,9 @@ class Checkpoints:
         else:
             if not damage:
                 return
-            raise TrainingError(f"{damage}, and so is any other: delete it, or start over with resume=False (--fresh)")
+            raise TrainingError(
+                f"{damage}, and so is any other: delete it, or start over with resume=False (--fresh)"
+            )
         if (identity := state["identity"]) != run.identity:
             changed = [name for name in run.identity if identity.get(name) != run.identity[name]]
             raise TrainingError(
@@ -103,10 +116,16 @@ class Checkpoints:
             warnings.warn(f"{damage}; training continues from {newest.name}", stacklevel=2)
         tensors = load_file(newest / "optimizer.safetensors")
         run.student.load_state_dict(load_file(newest / "student.safetensors"))
-        run.best = load_file(newest / "best.safetensors") if "best.safetensors" in state["files"] else None
+        run.best = (
+            load_file(newest / "best.safetensors") if "best.safetensors" in state["files"] else None
+        )
         generators = tensors.pop("generators")
-        torch.set_rng_state(generators[run.accelerator.process_index].clone())  # a view is read from its base's start
-        if (cuda := tensors.pop("cuda_generator", None)) is not None and run.accelerator.device.type == "cuda":
+        torch.set_rng_state(
+            generators[run.accelerator.process_index].clone()
+        )  # a view is read from its base's start
+        if (
+            cuda := tensors.pop("cuda_generator", None)
+        ) is not None and run.accelerator.device.type == "cuda":
             torch.cuda.set_rng_state(cuda)
         loaded = run.optimizer.state_dict()
         loaded["state"] = {}

@@ -41,34 +41,50 @@ def check(
     """
     width = head_of(student)[-1].out_features
     normalize = models.normalizes(student)
-    for name, some, wanted in (("training", texts, targets), *((("held-out", *held_out),) if held_out else ())):
+    for name, some, wanted in (
+        ("training", texts, targets),
+        *((("held-out", *held_out),) if held_out else ()),
+    ):
         least = batch_size if name == "training" else 1
         if len(some) < least:
             raise TrainingError(
                 f"{len(some):,} {name} texts are too few: at least {least} are needed, a batch; a smaller batch_size needs fewer"
             )
         if len(some) != len(wanted):
-            raise TrainingError(f"{len(some):,} {name} texts and {len(wanted):,} targets are out of step")
+            raise TrainingError(
+                f"{len(some):,} {name} texts and {len(wanted):,} targets are out of step"
+            )
         if wanted.shape[1] != width:
             raise TrainingError(
                 f"the {name} targets are {wanted.shape[1]} wide and the student's vectors {width}: "
                 "build the student with the teacher's dimension"
             )
         if blank := sum(not text.text.strip() for text in some):
-            raise TrainingError(f"{blank:,} of {len(some):,} {name} texts are blank: leave them out")
+            raise TrainingError(
+                f"{blank:,} of {len(some):,} {name} texts are blank: leave them out"
+            )
         for start in range(0, len(some), 8192):
             norms = np.linalg.norm(wanted[np.arange(start, min(start + 8192, len(some)))], axis=1)
             if not (finite := np.isfinite(norms)).all():
                 where = start + int(np.argmin(finite))
-                raise TrainingError(f"{name} target {where:,} contains NaN or infinity ({some[where].text[:60]!r})")
+                raise TrainingError(
+                    f"{name} target {where:,} contains NaN or infinity ({some[where].text[:60]!r})"
+                )
             if normalize and np.abs(norms - 1).max() > 0.01:
                 where = start + int(np.argmax(np.abs(norms - 1)))
                 raise TrainingError(
                     f"the student's vectors have unit norm, but {name} target {where:,} has norm "
                     f"{norms[where - start]:.3f}: build it with normalize=False"
                 )
-    if not normalize and np.abs(np.linalg.norm(targets[np.arange(min(256, len(texts)))], axis=1) - 1).max() < 0.01:
-        warnings.warn("all targets have unit norm: a student built with normalize=True fits better", stacklevel=3)
+    if (
+        not normalize
+        and np.abs(np.linalg.norm(targets[np.arange(min(256, len(texts)))], axis=1) - 1).max()
+        < 0.01
+    ):
+        warnings.warn(
+            "all targets have unit norm: a student built with normalize=True fits better",
+            stacklevel=3,
+        )
     if absent := {"query", "document"} - set(by_role(texts)):
         warnings.warn(_ONE_ROLE[absent.pop()], stacklevel=3)
     if pairs:
@@ -93,7 +109,9 @@ def _check_in_step(
 
     def error(features: torch.Tensor, order: np.ndarray) -> float:
         weight, bias = ridge(features[:fitted], wanted[order[:fitted]], 0.1)
-        return float((features[fitted:] @ weight.T + bias - wanted[order[fitted:]]).pow(2).sum(dim=1).mean())
+        return float(
+            (features[fitted:] @ weight.T + bias - wanted[order[fitted:]]).pow(2).sum(dim=1).mean()
+        )
 
     def shuffled() -> np.ndarray:
         order = np.arange(len(chosen))

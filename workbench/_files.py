@@ -40,7 +40,9 @@ def file_rows(path: Path, column: str | None, encoding: str | None, cut: bool) -
     """
     suffix = _suffix(path)
     if suffix not in SUFFIXES:
-        raise DataError(f"{path}: texts are read from files that end in {', '.join(SUFFIXES)}{PACKED}")
+        raise DataError(
+            f"{path}: texts are read from files that end in {', '.join(SUFFIXES)}{PACKED}"
+        )
     if not path.stat().st_size:
         raise DataError(f"{path} is empty")
     if suffix == ".parquet":
@@ -49,10 +51,14 @@ def file_rows(path: Path, column: str | None, encoding: str | None, cut: bool) -
         return _table_rows(path, column, encoding)
     if suffix in (".txt", ".md"):
         return _text_rows(path, encoding, cut)
-    is_corpus = path.name.lower().removesuffix(".gz") == "corpus.jsonl" and path == member(path.parent, "corpus.jsonl")
+    is_corpus = path.name.lower().removesuffix(".gz") == "corpus.jsonl" and path == member(
+        path.parent, "corpus.jsonl"
+    )
     if is_corpus and member(path.parent, "queries.jsonl").is_file():
         return corpus_rows(path, encoding)  # a BEIR folder: with titles
-    return record_rows((_json_items if suffix == ".json" else json_lines)(path, encoding), column, str(path))
+    return record_rows(
+        (_json_items if suffix == ".json" else json_lines)(path, encoding), column, str(path)
+    )
 
 
 def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -62,10 +68,14 @@ def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
     Hidden files and folders, and the queries and judgments of a BEIR folder, are in neither list.
     """
     found, left_out, beir = [], [], None
-    for root, folders, names in os.walk(folder, onerror=lambda error: left_out.append(Path(error.filename))):
+    for root, folders, names in os.walk(
+        folder, onerror=lambda error: left_out.append(Path(error.filename))
+    ):
         folders[:] = sorted(name for name in folders if name[0] != ".")
         if beir is None or not Path(root).is_relative_to(beir):
-            corpus, queries = (member(Path(root), f"{name}.jsonl") for name in ("corpus", "queries"))
+            corpus, queries = (
+                member(Path(root), f"{name}.jsonl") for name in ("corpus", "queries")
+            )
             beir = Path(root) if corpus.is_file() and queries.is_file() else None
         if beir == Path(root):
             folders[:] = [name for name in folders if name != "qrels"]
@@ -82,7 +92,12 @@ def member(folder: Path, *names: str) -> Path:
         there = {each.lower(): each for each in sorted(os.listdir(folder), reverse=True)}
     except (OSError, ValueError):  # also names that no folder can have
         there = {}
-    some = (there[each] for name in names for each in (name.lower(), f"{name.lower()}.gz") if each in there)
+    some = (
+        there[each]
+        for name in names
+        for each in (name.lower(), f"{name.lower()}.gz")
+        if each in there
+    )
     return Path(folder, next(some, names[0]))
 
 
@@ -116,24 +131,40 @@ def choose_column(
         chosen = strings[0]
     if chosen is not None and chosen in names:
         if (count := list(names).count(chosen)) > 1:
-            raise DataError(f"{what} has {count} columns named {chosen!r}: rename all but one of them")
+            raise DataError(
+                f"{what} has {count} columns named {chosen!r}: rename all but one of them"
+            )
         return chosen, None if role == chosen else role
-    likely = [name for name in strings if str(name).lower() not in ("id", "_id", "key", "name", "url")]
-    some = [*[name for name in (*likely, *strings) if len(str(name).split()) < 6], "..."][0]  # a text is no name
-    hint = "" if column or not len(names) else f". Choose the column with wb.read_texts(..., column={some!r})"
+    likely = [
+        name for name in strings if str(name).lower() not in ("id", "_id", "key", "name", "url")
+    ]
+    some = [*[name for name in (*likely, *strings) if len(str(name).split()) < 6], "..."][
+        0
+    ]  # a text is no name
+    hint = (
+        ""
+        if column or not len(names)
+        else f". Choose the column with wb.read_texts(..., column={some!r})"
+    )
     has = ", ".join(map(str, names)) or "no columns"
     raise DataError(f"{what} has no column {column or 'text'!r}; it has {has}{hint}")
 
 
 def _named(names: Iterable[str], wanted: str, what: str) -> str | None:
     """Return the column of this name, or of this name in capitals."""
-    same = [name for name in names if name == wanted] or [name for name in names if str(name).lower() == wanted]
+    same = [name for name in names if name == wanted] or [
+        name for name in names if str(name).lower() == wanted
+    ]
     if len(same) > 1:
-        raise DataError(f"{what} has {len(same)} columns named {wanted!r}: rename all but one of them")
+        raise DataError(
+            f"{what} has {len(same)} columns named {wanted!r}: rename all but one of them"
+        )
     return same[0] if same else None
 
 
-def record_rows(records: Iterable[tuple[str, object]], column: str | None, what: str) -> Iterator[Row]:
+def record_rows(
+    records: Iterable[tuple[str, object]], column: str | None, what: str
+) -> Iterator[Row]:
     """Take the texts of records, which are strings, `Text`s or dictionaries, each with where it is."""
     chosen, role, before, records, head = None, None, (), iter(records), []
     for each in islice(records, _HEAD_RECORDS):  # until one has a string: others may have no text
@@ -159,7 +190,8 @@ def record_rows(records: Iterable[tuple[str, object]], column: str | None, what:
 def strings_in(record: dict) -> list[str]:
     """Return the names of what may be texts in a record, the longest first: strings; if there are none, bytes."""
     strings, binary = (
-        {name: value for name, value in record.items() if isinstance(value, kind)} for kind in (str, bytes)
+        {name: value for name, value in record.items() if isinstance(value, kind)}
+        for kind in (str, bytes)
     )
     return _longest_first(strings or binary)
 
@@ -175,7 +207,11 @@ def _text_rows(path: Path, encoding: str | None, cut: bool) -> Iterator[Row]:
     lines = lines_of(path, encoding)
     if not cut:
         one = f"a {_suffix(path)} file is read as one text: wb.read_texts(..., passages=200) cuts it into passages"
-        yield str(path), joined(lines, 4 * MAX_CHARACTERS, f"{path} has more than 40 MB, and {one}").strip(), None
+        yield (
+            str(path),
+            joined(lines, 4 * MAX_CHARACTERS, f"{path} has more than 40 MB, and {one}").strip(),
+            None,
+        )
     while cut and (block := "".join(islice(lines, _BLOCK_LINES))):
         yield str(path), block.strip(), None
 
@@ -189,15 +225,27 @@ def _table_rows(path: Path, column: str | None, encoding: str | None) -> Iterato
     if not "".join(head).strip():
         raise DataError(f"{path} is empty")
     csv.field_size_limit(max(csv.field_size_limit(), 4 * MAX_CHARACTERS))
-    delimiter, (names, *some) = _separated(head, column or "text", "\t" if _suffix(path) == ".tsv" else ",")
-    values = {name: [record[i] for record in some if i < len(record)] for i, name in enumerate(names)}
+    delimiter, (names, *some) = _separated(
+        head, column or "text", "\t" if _suffix(path) == ".tsv" else ","
+    )
+    values = {
+        name: [record[i] for record in some if i < len(record)] for i, name in enumerate(names)
+    }
     strings = _longest_first(
-        {name: "".join(own) for name, own in values.items() if not some or not all(map(_NUMBER.fullmatch, own))}
+        {
+            name: "".join(own)
+            for name, own in values.items()
+            if not some or not all(map(_NUMBER.fullmatch, own))
+        }
     )
     try:
-        chosen, role = choose_column(names, strings, column, f"{path} (columns separated by {delimiter!r})")
+        chosen, role = choose_column(
+            names, strings, column, f"{path} (columns separated by {delimiter!r})"
+        )
     except DataError as error:
-        raise DataError(f"{error}. The names are its first line: if that is no header, put one above it") from None
+        raise DataError(
+            f"{error}. The names are its first line: if that is no header, put one above it"
+        ) from None
     if chosen != column and chosen.lower() != "text":
         _check_header(path, names, chosen)
     reader = csv.DictReader(chain(head, lines), names, delimiter=delimiter, strict=True)
@@ -213,7 +261,9 @@ def _table_rows(path: Path, column: str | None, encoding: str | None) -> Iterato
             if number:  # the first is the header
                 yield where, record[chosen], record.get(role)
     except csv.Error as error:
-        raise DataError(f"{path}, line {before + 1}: not a table ({error}); are quotes opened and closed?") from None
+        raise DataError(
+            f"{path}, line {before + 1}: not a table ({error}); are quotes opened and closed?"
+        ) from None
 
 
 def _check_header(path: Path, names: list[str], chosen: str) -> None:
@@ -223,7 +273,9 @@ def _check_header(path: Path, names: list[str], chosen: str) -> None:
             f"{path} seems to have no header: its first line is {chosen[:60]!r}. Put a line `text` above it"
         )
     alone = len(names) == 1 or any(name.strip() and _NUMBER.fullmatch(name) for name in names)
-    if alone and not {chosen.strip().lower(), chosen.strip().lower().removesuffix("s")} & set(_USUAL):
+    if alone and not {chosen.strip().lower(), chosen.strip().lower().removesuffix("s")} & set(
+        _USUAL
+    ):
         warnings.warn(
             f"{path}: its first line, {chosen!r}, was taken as the column's name. If it is a text, put a line `text` "
             f"above it; if it is the name, wb.read_texts(..., column={chosen!r}) says so",
@@ -238,8 +290,16 @@ def _separated(head: list[str], wanted: str, usual: str) -> tuple[str, list[list
         records = [record for record in csv.reader(head, delimiter=delimiter) if record]
         # The last record may go on after the head.
         found[delimiter] = records[:-1] if len(head) == 100 and len(records) > 1 else records
-    named = [each for each, records in found.items() if {wanted, wanted.upper(), wanted.title()} & {*records[0]}]
-    fits = [each for each, records in found.items() if len({len(r) for r in records}) == 1 < len(records[0])]
+    named = [
+        each
+        for each, records in found.items()
+        if {wanted, wanted.upper(), wanted.title()} & {*records[0]}
+    ]
+    fits = [
+        each
+        for each, records in found.items()
+        if len({len(r) for r in records}) == 1 < len(records[0])
+    ]
     chosen = [*named, *fits, usual][0]
     return chosen, found[chosen]
 
@@ -295,15 +355,24 @@ def _json_items(path: Path, encoding: str | None) -> Iterator[tuple[str, object]
     large = f"{path} is larger than 1 GB: write one object a line, into a .jsonl file"
     items = _json(joined(lines_of(path, encoding), _JSON_BYTES, large), str(path))
     if not isinstance(items, list):
-        raise DataError(f"{path}: a list of strings or objects is expected, not {type(items).__name__}")
+        raise DataError(
+            f"{path}: a list of strings or objects is expected, not {type(items).__name__}"
+        )
     yield from ((f"{path}, item {number}", item) for number, item in enumerate(items, start=1))
 
 
 def _json(text: str, where: str) -> object:
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:  # also numbers and nesting beyond what Python reads
-        reason = f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else error
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # also numbers and nesting beyond what Python reads
+        reason = (
+            f"{error.msg} at character {error.pos + 1}"
+            if isinstance(error, json.JSONDecodeError)
+            else error
+        )
         raise DataError(f"{where}: not JSON ({reason})") from None
 
 
@@ -322,7 +391,9 @@ def parquet_file(path: Path, *columns: str) -> pq.ParquetFile:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as parquet: {error}") from None
     if missing := set(columns) - set(names):
-        raise DataError(f"{path} has no column {' or '.join(sorted(missing))}; it has {', '.join(names)}")
+        raise DataError(
+            f"{path} has no column {' or '.join(sorted(missing))}; it has {', '.join(names)}"
+        )
     return file
 
 
@@ -340,7 +411,9 @@ def parquet_rows(path: Path, *columns: str) -> Iterator[tuple[str, dict]]:
     number = 0
     try:
         batches = file.iter_batches(batch_size=4096, columns=list(columns))
-        for number, row in enumerate(chain.from_iterable(map(pa.RecordBatch.to_pylist, batches)), start=1):
+        for number, row in enumerate(
+            chain.from_iterable(map(pa.RecordBatch.to_pylist, batches)), start=1
+        ):
             yield f"{path}, row {number}", row
     except (pa.ArrowException, OSError, ValueError, ArithmeticError) as error:
         raise DataError(f"{path} is damaged after row {number:,}: {error}") from None
@@ -352,7 +425,8 @@ def text_columns(path: Path, column: str | None) -> list[str]:
         fields = list(file.schema_arrow)
     kinds = [(each.name, str(each.type).removeprefix("dictionary<values=")) for each in fields]
     strings, binary = (
-        [name for name, kind in kinds if re.match(f"(large_)?{of}", kind)] for of in ("string", "binary")
+        [name for name, kind in kinds if re.match(f"(large_)?{of}", kind)]
+        for of in ("string", "binary")
     )
     chosen, role = choose_column([name for name, _ in kinds], strings or binary, column, str(path))
     return [chosen, *([role] if role else [])]
@@ -391,7 +465,9 @@ def hub_rows(
         rows = rows.skip(skip) if skip else rows
         for row in rows if limit is None else rows.take(limit):
             if missing := [column for column in columns if column not in row]:
-                raise DataError(f"data set {name}: no column {missing[0]!r}; it has {', '.join(row)}")
+                raise DataError(
+                    f"data set {name}: no column {missing[0]!r}; it has {', '.join(row)}"
+                )
             yield {column: row[column] for column in columns or row}
     except WorkbenchError:
         raise

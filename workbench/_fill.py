@@ -50,7 +50,11 @@ class Plan:
 
     def __str__(self) -> str:
         if not self.missing:
-            return f"all {self.unique:,} vectors are cached" if self.unique != 1 else "the vector is cached"
+            return (
+                f"all {self.unique:,} vectors are cached"
+                if self.unique != 1
+                else "the vector is cached"
+            )
         line = f"{self.missing:,} of {self.unique:,} vectors missing, {self.bytes / 1e6:,.1f} MB to store"
         return line if self.seconds is None else f"{line}, about {duration(self.seconds)}"
 
@@ -95,7 +99,9 @@ class Fill:
         self._claimed: set[bytes] = set()
         self._one_at_a_time = self.teacher.concurrency == 1 and self.teacher.batch_size is None
 
-    def listed(self, texts: Sequence[Text], keys: np.ndarray, on_plan: Callable[[Plan], None] | None) -> Iterator[Pair]:
+    def listed(
+        self, texts: Sequence[Text], keys: np.ndarray, on_plan: Callable[[Plan], None] | None
+    ) -> Iterator[Pair]:
         """Plan a list, and return the pairs that have to be filled."""
         plan, todo = self.cache.planned(keys)
         self._total, self._encoded_total = len(texts), len(todo)
@@ -187,7 +193,9 @@ class Fill:
     def run(self, pairs: Iterable[Pair], merge: bool) -> Progress:
         """Fill group after group, joining small shards now and then, and return the last progress."""
         cosine = None
-        with closing(self._groups(pairs)) as groups:  # whatever ends this, what is in flight is stored
+        with closing(
+            self._groups(pairs)
+        ) as groups:  # whatever ends this, what is in flight is stored
             for number, _ in enumerate(groups, start=1):
                 if (cosine := self._changed_since(CHECK_EVERY)) is not None:
                     break
@@ -226,7 +234,9 @@ class Fill:
             groups = _groups(pairs, self._group_size)
             yield from map(self._fill_group, takewhile(lambda _: not self.stop.is_set(), groups))
             return
-        with ThreadPoolExecutor(self.teacher.concurrency) as pool:  # its end waits for what is in flight
+        with ThreadPoolExecutor(
+            self.teacher.concurrency
+        ) as pool:  # its end waits for what is in flight
             running: set[Future] = set()
             for group in _groups_by_role(pairs, self.teacher.batch_size or GROUP_TEXTS):
                 if self.stop.is_set():
@@ -267,7 +277,10 @@ class Fill:
             except IncompleteError as error:
                 given = np.isfinite(error.vectors).all(axis=1)
                 failed += [(texts[rows[i]], why) for i, why in error.failed.items()]
-                returned, rows = error.vectors[given], [row for row, has in zip(rows, given, strict=True) if has]
+                returned, rows = (
+                    error.vectors[given],
+                    [row for row, has in zip(rows, given, strict=True) if has],
+                )
                 over = error if error.final else None
             try:
                 vectors = checked_targets(returned, len(rows), self.cache.dimension)
@@ -280,23 +293,37 @@ class Fill:
                 bad = rows[int(np.argmin(good))]
                 cause = "beyond the range of float16; open the cache with dtype='float32'"
                 cause = cause if np.isfinite(vectors).all() else "NaN or infinite"
-                problems.append(f"{int((~good).sum())} {role} vectors are {cause} (first: {texts[bad].text[:60]!r})")
-                failed += [(texts[rows[i]], f"its vector is {cause}") for i in np.flatnonzero(~good)]
+                problems.append(
+                    f"{int((~good).sum())} {role} vectors are {cause} (first: {texts[bad].text[:60]!r})"
+                )
+                failed += [
+                    (texts[rows[i]], f"its vector is {cause}") for i in np.flatnonzero(~good)
+                ]
             kept_keys.append(keys[rows][good])
             kept_vectors.append(stored[good])
         if made := sum(map(len, kept_keys)):
-            with self.cache._lock:  # nobody may join a shard with others before it is known as unchecked
-                path = _shards.write(self.cache.folder, np.concatenate(kept_keys), np.concatenate(kept_vectors))
+            with (
+                self.cache._lock
+            ):  # nobody may join a shard with others before it is known as unchecked
+                path = _shards.write(
+                    self.cache.folder, np.concatenate(kept_keys), np.concatenate(kept_vectors)
+                )
                 if self.cache.unchecked is not None:
                     self.cache.unchecked[path] = made
         with self._lock:
             self.failed += failed
             too_many = len(self.failed) > self.skip * (self._total or self._done + len(texts))
         if problems and too_many:
-            raise TeacherError("; ".join(problems) + ". The other vectors of the group were stored.")
-        self._count(len(texts) - (todo.size - made) + len(failed), made, time.perf_counter() - started)
+            raise TeacherError(
+                "; ".join(problems) + ". The other vectors of the group were stored."
+            )
+        self._count(
+            len(texts) - (todo.size - made) + len(failed), made, time.perf_counter() - started
+        )
         if over and not self.stop.is_set():
-            raise TeacherError(f"{over}. What was made before is stored, and the same call goes on from there.")
+            raise TeacherError(
+                f"{over}. What was made before is stored, and the same call goes on from there."
+            )
 
     def _group_size(self) -> int:
         some = GROUP_SECONDS * self._encoded / self._seconds if self._seconds else GROUP_TEXTS
@@ -322,7 +349,14 @@ class Fill:
             left = (self._total - self._done) / speed if speed else 0.0
         size = self._encoded * self.cache.row_bytes
         return Progress(
-            self._done, self._total, self._encoded, self._encoded_total, size, speed, left, len(self.failed)
+            self._done,
+            self._total,
+            self._encoded,
+            self._encoded_total,
+            size,
+            speed,
+            left,
+            len(self.failed),
         )
 
 

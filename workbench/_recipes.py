@@ -94,13 +94,23 @@ class Recipe:
         fixed = {"base", "bias", "hidden", "max_length", "pooling", "prompts"} & {*changes}
         start = changes.get("start", self.start)
         if fixed and (start == "ready" or _is_folder(start)):
-            raise TrainingError(f"{', '.join(sorted(fixed))}: decided by the student to start from; leave it out")
+            raise TrainingError(
+                f"{', '.join(sorted(fixed))}: decided by the student to start from; leave it out"
+            )
         if "epochs" in changes:
             changes.setdefault("steps", 0)
         if isinstance(changes.get("learning_rate"), Real):
-            changes.setdefault("final_learning_rate", min(self.config.final_learning_rate, changes["learning_rate"]))
-        config = replace(self.config, **{name: value for name, value in changes.items() if name in training})
-        return replace(self, **{"config": config} | {name: value for name, value in changes.items() if name in own})
+            changes.setdefault(
+                "final_learning_rate",
+                min(self.config.final_learning_rate, changes["learning_rate"]),
+            )
+        config = replace(
+            self.config, **{name: value for name, value in changes.items() if name in training}
+        )
+        return replace(
+            self,
+            **{"config": config} | {name: value for name, value in changes.items() if name in own},
+        )
 
     def student(self, cache: TargetCache) -> SentenceTransformer:
         """Return the student that training starts from, for a cache's targets; a closed form is yet to be fitted.
@@ -127,7 +137,10 @@ class Recipe:
     def check_teacher(self, cache: TargetCache) -> None:
         """Raise TrainingError if the student to go on from has learned from another teacher than a cache's."""
         learned = self.started_from()
-        given, now = (each.get("fingerprint") or each.get("teacher") for each in (learned["teacher"], cache.identity))
+        given, now = (
+            each.get("fingerprint") or each.get("teacher")
+            for each in (learned["teacher"], cache.identity)
+        )
         if given != now:
             raise TrainingError(
                 f"the student to start from has learned from {learned.get('teacher_name')}, and its vectors are of no use "
@@ -153,7 +166,9 @@ class Recipe:
         folder = self._folder()
         stated = statement(folder) if is_ready(folder) else student.read_provenance(folder)
         if not isinstance(stated.get("teacher"), dict):
-            raise TrainingError(f"{self.start} does not say which teacher its student has learned from")
+            raise TrainingError(
+                f"{self.start} does not say which teacher its student has learned from"
+            )
         return stated
 
     def _folder(self) -> Path:
@@ -178,7 +193,12 @@ ADAPT = replace(BROAD, name="adapt", start="ready", config=replace(HEAD, batch_s
 TOUR_DOCUMENTS = 2000
 
 _PAPER = TrainingConfig(
-    batch_size=32, learning_rate=1e-4, final_learning_rate=1e-5, epochs=10, restarts=3, checkpoint_steps=500
+    batch_size=32,
+    learning_rate=1e-4,
+    final_learning_rate=1e-5,
+    epochs=10,
+    restarts=3,
+    checkpoint_steps=500,
 )
 _SEARCH = {"query": "Represent this sentence for searching relevant passages: "}
 
@@ -191,7 +211,9 @@ REDACT_IR = Recipe(
     start="random",
     config=replace(_PAPER, group_by_length=False, precision="float32"),
 )
-REDACT_MT = replace(REDACT_IR, name="redact-mt", teacher="mixedbread-ai/mxbai-embed-large-v1", bias=False)
+REDACT_MT = replace(
+    REDACT_IR, name="redact-mt", teacher="mixedbread-ai/mxbai-embed-large-v1", bias=False
+)
 
 # The same with what `python -m bench.ablation` shows to help: the closed-form start, batches of similar lengths and
 # bfloat16.
@@ -201,7 +223,16 @@ REDACT_MT_FAST = replace(REDACT_MT, name="redact-mt-fast", **_FASTER)
 
 RECIPES = {
     recipe.name: recipe
-    for recipe in (TOUR, IN_DOMAIN, BROAD, ADAPT, REDACT_IR, REDACT_IR_FAST, REDACT_MT, REDACT_MT_FAST)
+    for recipe in (
+        TOUR,
+        IN_DOMAIN,
+        BROAD,
+        ADAPT,
+        REDACT_IR,
+        REDACT_IR_FAST,
+        REDACT_MT,
+        REDACT_MT_FAST,
+    )
 }
 
 

@@ -53,14 +53,20 @@ class RetrievalDataset:
     def __post_init__(self) -> None:
         for what in ("corpus", "queries", "qrels", "query_metadata"):
             if not isinstance(given := getattr(self, what), Mapping):
-                raise DataError(f"{what} is of type {type(given).__name__}; expected a dictionary by id")
+                raise DataError(
+                    f"{what} is of type {type(given).__name__}; expected a dictionary by id"
+                )
         for what, texts in (("corpus", self.corpus), ("queries", self.queries)):
             for name, text in texts.items():
                 if not isinstance(name, str) or not isinstance(text, str):
-                    raise DataError(f"{what}: {name!r} has {text!r:.60}; expected an id and a text, two strings")
+                    raise DataError(
+                        f"{what}: {name!r} has {text!r:.60}; expected an id and a text, two strings"
+                    )
         for query, judged in self.qrels.items():
             if not isinstance(judged, Mapping):
-                raise DataError(f"qrels: {query!r} has {judged!r:.60}; expected a query's grades by document id")
+                raise DataError(
+                    f"qrels: {query!r} has {judged!r:.60}; expected a query's grades by document id"
+                )
             for document, grade in judged.items():
                 if document not in self.corpus or not isinstance(grade, Integral):
                     raise DataError(
@@ -106,7 +112,9 @@ def read_dataset(source: str | Path | RetrievalDataset, split: str = "test") -> 
     if isinstance(source, RetrievalDataset):
         return source
     if not isinstance(source, str | Path):
-        raise DataError(f"a retrieval data set is read from a folder in BEIR layout; got {type(source).__name__}")
+        raise DataError(
+            f"a retrieval data set is read from a folder in BEIR layout; got {type(source).__name__}"
+        )
     folder = expanded(source)
     if source == "tutorial" and not folder.exists():
         return tutorial()
@@ -117,7 +125,9 @@ def read_dataset(source: str | Path | RetrievalDataset, split: str = "test") -> 
     documents, asked, judged = files_of(folder, split)
     corpus = {name: row["text"] for name, row in _rows(documents)}
     if blank := sum(not text for text in corpus.values()):
-        warnings.warn(f"{folder.name}: {blank} of {len(corpus):,} documents are empty", stacklevel=2)
+        warnings.warn(
+            f"{folder.name}: {blank} of {len(corpus):,} documents are empty", stacklevel=2
+        )
     rows = dict(_rows(asked))
     qrels = _qrels(judged, rows, corpus)
     queries = {name: row["text"] for name, row in rows.items() if name in qrels}
@@ -138,8 +148,14 @@ def _unjudged_twins(corpus: Mapping[str, str], qrels: Mapping[str, Mapping[str, 
     named: dict[str, list[str]] = {}
     for name, text in corpus.items():
         named.setdefault(text, []).append(name)
-    relevant = ((name, grades) for grades in qrels.values() for name, grade in grades.items() if grade > 0)
-    return sum(any(twin not in grades for twin in named[corpus[name]]) for name, grades in relevant if corpus[name])
+    relevant = (
+        (name, grades) for grades in qrels.values() for name, grade in grades.items() if grade > 0
+    )
+    return sum(
+        any(twin not in grades for twin in named[corpus[name]])
+        for name, grades in relevant
+        if corpus[name]
+    )
 
 
 def files_of(folder: Path, split: str) -> list[Path]:
@@ -153,7 +169,9 @@ def is_dataset(source: object) -> bool:
     if not isinstance(source, str | Path):
         return False
     folder = expanded(source)
-    return source == "tutorial" or (member(folder, "corpus.jsonl").is_file() and os.path.isdir(folder / "qrels"))
+    return source == "tutorial" or (
+        member(folder, "corpus.jsonl").is_file() and os.path.isdir(folder / "qrels")
+    )
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict]]:
@@ -163,7 +181,11 @@ def _rows(path: Path) -> Iterator[tuple[str, dict]]:
         key = "id" if row.get("_id") is None and "id" in row else "_id"
         if (name := row.get(key)) is None:
             raise DataError(f"{where}: no '_id'")
-        if isinstance(name, bool) or not isinstance(name, str | int | float) or text_problem(name := str(name)):
+        if (
+            isinstance(name, bool)
+            or not isinstance(name, str | int | float)
+            or text_problem(name := str(name))
+        ):
             raise DataError(f"{where}: {key!r} is {name!r:.60}; expected a string or a number")
         if name in seen:
             raise DataError(f"{where}: id {name!r} comes twice; ids must be unique")
@@ -195,7 +217,9 @@ def _quoted(separator: str) -> Callable[[str], list[str]]:
 _SPLITS = (lambda line: line.split("\t"), _quoted("\t"), _quoted(","), str.split)
 
 
-def _qrels(path: Path, queries: Collection[str], corpus: Collection[str]) -> dict[str, dict[str, int]]:
+def _qrels(
+    path: Path, queries: Collection[str], corpus: Collection[str]
+) -> dict[str, dict[str, int]]:
     if not path.is_file():
         names = sorted({Path(each.removesuffix(".gz")).stem for each in _names(path.parent)})
         raise DataError(f"{path} is missing (splits found: {', '.join(names) or 'none'})")
@@ -205,13 +229,18 @@ def _qrels(path: Path, queries: Collection[str], corpus: Collection[str]) -> dic
         if len(parts := split(line.rstrip("\r\n"))) not in (3, 4):
             return None
         query, document = (
-            name if name in known else name.strip() for name, known in ((parts[0], queries), (parts[-2], corpus))
+            name if name in known else name.strip()
+            for name, known in ((parts[0], queries), (parts[-2], corpus))
         )
         return query, document, parts[-1].strip()
 
     def fit(split: Callable) -> tuple[int, int]:
-        found = [each for line in head if (each := fields(split, line)) and _NUMBER.fullmatch(each[2])]
-        return sum(query in queries and document in corpus for query, document, _ in found), len(found)
+        found = [
+            each for line in head if (each := fields(split, line)) and _NUMBER.fullmatch(each[2])
+        ]
+        return sum(query in queries and document in corpus for query, document, _ in found), len(
+            found
+        )
 
     lines = lines_of(path)
     head = list(islice(lines, 100))
@@ -241,14 +270,20 @@ def _qrels(path: Path, queries: Collection[str], corpus: Collection[str]) -> dic
             )
         query, document, count = found[0], found[1], count + 1
         if not known:
-            kind, name, there = ("document", document, corpus) if query in queries else ("query", query, queries)
+            kind, name, there = (
+                ("document", document, corpus) if query in queries else ("query", query, queries)
+            )
             lost, first = lost + 1, first or f"line {number}: {kind} {name!r}{_nearly(name, there)}"
         elif qrels.setdefault(query, {}).setdefault(document, int(grade)) != grade:
-            raise DataError(f"{where}: query {query!r} and document {document!r} were judged differently before")
+            raise DataError(
+                f"{where}: query {query!r} and document {document!r} were judged differently before"
+            )
     if lost:
         said = f"{path}: {lost:,} of {count:,} judgments have unknown ids, first {first}"
         if lost > _MOST_UNKNOWN * count:
-            raise DataError(f"{said}. No more than 1 % may be left out: correct the ids, or take the judgments out")
+            raise DataError(
+                f"{said}. No more than 1 % may be left out: correct the ids, or take the judgments out"
+            )
         warnings.warn(f"{said}. They are left out", stacklevel=3)
     if not qrels:
         raise DataError(f"{path} has no judgments")

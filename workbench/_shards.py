@@ -37,8 +37,12 @@ def write(folder: Path, keys: np.ndarray, vectors: np.ndarray) -> Path:
     Raises:
         CacheError: the folder cannot be written to, or the disk is full; nothing is left behind.
     """
-    order = np.argsort(keys)  # indexing by it makes copies that are contiguous, as safetensors wants them
-    content = save({"keys": keys[order].view(np.uint8).reshape(-1, KEY.itemsize), "vectors": vectors[order]})
+    order = np.argsort(
+        keys
+    )  # indexing by it makes copies that are contiguous, as safetensors wants them
+    content = save(
+        {"keys": keys[order].view(np.uint8).reshape(-1, KEY.itemsize), "vectors": vectors[order]}
+    )
     try:
         return write_whole(folder / (xxhash.xxh3_128_hexdigest(content) + _SUFFIX), content)
     except WorkbenchError as error:
@@ -65,7 +69,9 @@ class Shard:
                 if size > 1 << 20:
                     raise ValueError("header too long")
                 header = json.loads(file.read(size))
-            self._buffer = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))  # a plain array is quicker to index
+            self._buffer = np.asarray(
+                np.memmap(path, dtype=np.uint8, mode="r")
+            )  # a plain array is quicker to index
             self.keys = self._tensor(header["keys"], 8 + size).reshape(-1).view(KEY)
             self.vectors = self._tensor(header["vectors"], 8 + size)
             if len(self.keys) != len(self.vectors):
@@ -97,9 +103,15 @@ class Shard:
         first, last = entry["data_offsets"]
         if start + last > len(self._buffer):
             raise ValueError("cut short")
-        return self._buffer[start + first : start + last].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        return (
+            self._buffer[start + first : start + last]
+            .view(_DTYPES[entry["dtype"]])
+            .reshape(entry["shape"])
+        )
 
 
 def listing(folder: Path) -> list[Path]:
     """Return the shards of a folder, sorted by name."""
-    return sorted(p for p in folder.glob(f"*{_SUFFIX}") if not p.name.startswith(".") and p.is_file())
+    return sorted(
+        p for p in folder.glob(f"*{_SUFFIX}") if not p.name.startswith(".") and p.is_file()
+    )

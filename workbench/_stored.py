@@ -46,13 +46,20 @@ class StoredTexts(Sequence[Text]):
         def content(scratch: Path) -> None:
             with pa.OSFile(str(scratch), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as file:
                 while rows := list(islice(stream, _ROWS)):
-                    columns = {"text": [t.text for t in rows], "query": [t.role is Role.QUERY for t in rows]}
+                    columns = {
+                        "text": [t.text for t in rows],
+                        "query": [t.role is Role.QUERY for t in rows],
+                    }
                     file.write_batch(pa.RecordBatch.from_pydict(columns, _SCHEMA))
 
         try:
             return cls(write_whole(path, content))
         except WorkbenchError as error:
-            raise error if isinstance(error, DataError) else DataError(f"the texts cannot be stored: {error}") from None
+            raise (
+                error
+                if isinstance(error, DataError)
+                else DataError(f"the texts cannot be stored: {error}")
+            ) from None
 
     def subset(self, rows: np.ndarray) -> StoredTexts:
         """Return some of the texts, by row numbers, int of shape (m,)."""
@@ -77,7 +84,9 @@ class StoredTexts(Sequence[Text]):
         # All batches but the last have the same length, and neighbors in one are taken at once.
         for part in np.split(rows, np.flatnonzero(np.diff(rows // _ROWS)) + 1) if len(rows) else []:
             try:
-                columns = self._batches[int(part[0]) // _ROWS].take(pa.array(part % _ROWS)).to_pydict()
+                columns = (
+                    self._batches[int(part[0]) // _ROWS].take(pa.array(part % _ROWS)).to_pydict()
+                )
             except (UnicodeDecodeError, pa.ArrowException) as error:
                 raise DataError(f"the stored texts are damaged: {error}") from None
             for text, query in zip(columns["text"], columns["query"], strict=True):
@@ -91,7 +100,9 @@ def hold(texts: Iterable[Text], in_memory: int) -> Sequence[Text]:
         return few
     try:
         home().mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(dir=home(), prefix=".texts-", ignore_cleanup_errors=True)
+        scratch = tempfile.TemporaryDirectory(
+            dir=home(), prefix=".texts-", ignore_cleanup_errors=True
+        )
     except OSError as error:
         raise DataError(
             f"many texts are kept in {home()}, which cannot be written: {error.strerror or error}. Set WORKBENCH_HOME"

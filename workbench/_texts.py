@@ -43,7 +43,9 @@ class Text:
     role: Role = Role.DOCUMENT
 
     def __post_init__(self) -> None:
-        role = self.role if isinstance(self.role, str) else Role._missing_(self.role)  # arrays cannot be looked up
+        role = (
+            self.role if isinstance(self.role, str) else Role._missing_(self.role)
+        )  # arrays cannot be looked up
         object.__setattr__(self, "role", Role(role))
         if problem := text_problem(self.text):
             raise DataError(f"a {self.role} {problem}")

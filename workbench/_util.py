@@ -29,14 +29,18 @@ ROUNDING = 2**-7
 PROJECT = Path(__file__).resolve().parent.parent
 
 
-def whole(value: object, name: str, least: int = 1, error: type[WorkbenchError] = WorkbenchError) -> int:
+def whole(
+    value: object, name: str, least: int = 1, error: type[WorkbenchError] = WorkbenchError
+) -> int:
     """Return a whole number, numpy's too, as an int; `error` for anything else and for less than `least`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise error(f"{name} is {value!r}; expected a whole number of at least {least}")
     return int(value)
 
 
-def one_of(value: object, name: str, choices: Sequence[str], error: type[WorkbenchError] = WorkbenchError) -> str:
+def one_of(
+    value: object, name: str, choices: Sequence[str], error: type[WorkbenchError] = WorkbenchError
+) -> str:
     """Return a value that is one of several strings; `error` names them for any other."""
     if value not in choices:
         raise error(f"{name} {value!r}: it must be {', '.join(choices[:-1])} or {choices[-1]}")
@@ -83,7 +87,9 @@ def as_float32(vectors: object) -> np.ndarray:
     if vectors.dtype.kind in "cSU":
         raise TypeError("complex numbers" if vectors.dtype.kind == "c" else "strings")
     try:
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which callers look for
+        with np.errstate(
+            over="ignore"
+        ):  # what float32 cannot hold becomes infinite, which callers look for
             return vectors.astype(np.float32, copy=False)
     except (TypeError, ValueError):
         raise TypeError("something other than numbers") from None
@@ -116,12 +122,18 @@ def checked(vectors: object, name: str) -> np.ndarray:
     except (TypeError, ValueError) as error:
         raise WorkbenchError(f"{name}: expected a rectangular numeric array ({error})") from None
     if vectors.ndim != 2 or not vectors.size:
-        raise WorkbenchError(f"{name}: an array of shape (n, d), n and d at least 1, is needed, not {vectors.shape}")
-    sums = vectors.sum(axis=1)  # NaN and infinity survive a sum, and a mask as large as the array is spared
+        raise WorkbenchError(
+            f"{name}: an array of shape (n, d), n and d at least 1, is needed, not {vectors.shape}"
+        )
+    sums = vectors.sum(
+        axis=1
+    )  # NaN and infinity survive a sum, and a mask as large as the array is spared
     if not np.isfinite(sums).all():
         bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if bad.size:
-            raise WorkbenchError(f"{name}: {bad.size:,} rows contain NaN or infinity, the first is row {bad[0]:,}")
+            raise WorkbenchError(
+                f"{name}: {bad.size:,} rows contain NaN or infinity, the first is row {bad[0]:,}"
+            )
     return vectors
 
 
@@ -138,7 +150,9 @@ def paired(teacher: np.ndarray, student: np.ndarray) -> tuple[np.ndarray, np.nda
 def unit(vectors: np.ndarray, name: str = "vectors") -> np.ndarray:
     """Return rows of norm 1 (a row of zeros stays), float32 of shape (n, d)."""
     vectors = checked(vectors, name)
-    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))  # squares leave float32's range first
+    norms = np.sqrt(
+        np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    )  # squares leave float32's range first
     return vectors / np.maximum(norms, np.finfo(np.float32).tiny).astype(np.float32)[:, None]
 
 
@@ -148,7 +162,9 @@ def apart(first: np.ndarray, second: np.ndarray) -> float:
     if np.array_equal(first, second, equal_nan=True):
         return 0.0
     with np.errstate(invalid="ignore", over="ignore"):
-        return float(np.linalg.norm(first - second) / max(np.linalg.norm(first), np.linalg.norm(second)))
+        return float(
+            np.linalg.norm(first - second) / max(np.linalg.norm(first), np.linalg.norm(second))
+        )
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float:
@@ -162,8 +178,12 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float:
 def orthogonal(rotation: np.ndarray, width: int) -> np.ndarray:
     """Return an orthogonal matrix as float32 of shape (width, width); WorkbenchError if it is none."""
     rotation = checked(rotation, "rotation")
-    if rotation.shape != (width, width) or not np.allclose(rotation.T @ rotation, np.eye(width), atol=1e-4):
-        raise WorkbenchError(f"the rotation must be an orthogonal matrix of shape ({width}, {width})")
+    if rotation.shape != (width, width) or not np.allclose(
+        rotation.T @ rotation, np.eye(width), atol=1e-4
+    ):
+        raise WorkbenchError(
+            f"the rotation must be an orthogonal matrix of shape ({width}, {width})"
+        )
     return rotation
 
 
@@ -231,7 +251,9 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder.parent)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=WRITING, ignore_cleanup_errors=True) as scratch:
+        with tempfile.TemporaryDirectory(
+            dir=folder.parent, prefix=WRITING, ignore_cleanup_errors=True
+        ) as scratch:
             new, old = Path(scratch, "new"), Path(scratch, "old")
             new.mkdir()
             yield new
@@ -258,7 +280,9 @@ def remove_leftovers(folder: Path) -> None:
     for leftover in folder.glob(f"{WRITING}*"):
         with contextlib.suppress(OSError):  # its process has just finished, or it is someone else's
             if time.time() - leftover.stat().st_mtime > ABANDONED_SECONDS:
-                shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink()
+                shutil.rmtree(
+                    leftover, ignore_errors=True
+                ) if leftover.is_dir() else leftover.unlink()
 
 
 def check_room(folder: Path, size: int, what: str) -> None:

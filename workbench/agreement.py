@@ -31,7 +31,12 @@ class Neighbors(NamedTuple):
 
 
 def neighbors(
-    vectors: np.ndarray, k: int = 10, *, among: np.ndarray | None = None, exact: bool | None = None, seed: int = 0
+    vectors: np.ndarray,
+    k: int = 10,
+    *,
+    among: np.ndarray | None = None,
+    exact: bool | None = None,
+    seed: int = 0,
 ) -> Neighbors:
     """Find each row's k nearest rows among the others. Exact neighbors of equal cosine are in the order of the rows.
 
@@ -46,23 +51,36 @@ def neighbors(
     vectors = unit(vectors)
     pool = vectors if among is None else unit(among, "among")
     if pool.shape[1] != vectors.shape[1]:
-        raise WorkbenchError(f"vectors are {vectors.shape[1]} wide and `among` is {pool.shape[1]} wide")
+        raise WorkbenchError(
+            f"vectors are {vectors.shape[1]} wide and `among` is {pool.shape[1]} wide"
+        )
     most = len(pool) - (among is None)
     if whole(k, "k") > most:
-        raise WorkbenchError(f"k is {k}: {len(pool)} texts allow 1 to {most}" if most else "one text has no neighbors")
+        raise WorkbenchError(
+            f"k is {k}: {len(pool)} texts allow 1 to {most}"
+            if most
+            else "one text has no neighbors"
+        )
     if exact or (exact is None and len(pool) <= EXACT_TEXTS):
-        cosines, positions = ranking.top_k(vectors, pool, k, exclude_self=among is None, normalized=True)
+        cosines, positions = ranking.top_k(
+            vectors, pool, k, exclude_self=among is None, normalized=True
+        )
         return Neighbors(positions, cosines, "exact")
     from pynndescent import NNDescent
 
     # Without an angular split, cosine and Euclidean distance order unit vectors alike.
-    index = NNDescent(pool, metric="euclidean", n_neighbors=max(30, k + 10), random_state=seed, n_jobs=-1)
+    index = NNDescent(
+        pool, metric="euclidean", n_neighbors=max(30, k + 10), random_state=seed, n_jobs=-1
+    )
     if among is None:
         positions, distances = index.neighbor_graph
         own = positions == np.arange(len(pool))[:, None]
         own[~own.any(axis=1), -1] = True  # among duplicates a text may miss itself
         keep = np.argsort(own, axis=1, kind="stable")[:, :k]
-        positions, distances = np.take_along_axis(positions, keep, 1), np.take_along_axis(distances, keep, 1)
+        positions, distances = (
+            np.take_along_axis(positions, keep, 1),
+            np.take_along_axis(distances, keep, 1),
+        )
     else:
         positions, distances = index.query(vectors, k=k)
     cosines = (1 - distances**2 / 2).astype(np.float32)
@@ -105,8 +123,14 @@ def per_text(
     whole(k, "k", 0)
     teacher, student = paired(teacher, student)
     if columns is not None and len(columns) != len(teacher):
-        raise WorkbenchError(f"columns have {len(columns):,} rows and there are {len(teacher):,} texts")
-    table = pd.DataFrame(index=pd.RangeIndex(len(teacher))) if columns is None else columns.reset_index(drop=True)
+        raise WorkbenchError(
+            f"columns have {len(columns):,} rows and there are {len(teacher):,} texts"
+        )
+    table = (
+        pd.DataFrame(index=pd.RangeIndex(len(teacher)))
+        if columns is None
+        else columns.reset_index(drop=True)
+    )
     same = teacher.shape[1] == student.shape[1]
     t, s = unit(teacher), unit(student)
     table["cosine"] = (t * s).sum(axis=1) if same else np.nan
@@ -196,7 +220,9 @@ def summary(
     if table is None:
         table = per_text(teacher, student, k=k, exact=exact, seed=seed)
     if len(table) != len(teacher):
-        raise WorkbenchError(f"the table has {len(table):,} rows and there are {len(teacher):,} texts")
+        raise WorkbenchError(
+            f"the table has {len(table):,} rows and there are {len(teacher):,} texts"
+        )
     values = {
         **table[["cosine", "squared_distance", "overlap"]].mean(),
         "nearest_rank": table["nearest_rank"].median(),
@@ -210,7 +236,9 @@ def summary(
         "effective_rank_student": effective_rank(spectrum(student)),
         "centroid_shift": centroid_shift(teacher, student),
     }
-    result = pd.DataFrame.from_dict(MEASURES, orient="index", columns=["good", "bad", "source"]).rename_axis("measure")
+    result = pd.DataFrame.from_dict(
+        MEASURES, orient="index", columns=["good", "bad", "source"]
+    ).rename_axis("measure")
     result.insert(0, "value", pd.Series(values))
     result.attrs |= table.attrs
     return result
@@ -223,11 +251,15 @@ def cka(first: np.ndarray, second: np.ndarray) -> float:
     """
     first, second = paired(first, second)
     cross = centered_product(first, second)
-    below = np.linalg.norm(centered_product(first, first)) * np.linalg.norm(centered_product(second, second))
+    below = np.linalg.norm(centered_product(first, first)) * np.linalg.norm(
+        centered_product(second, second)
+    )
     return float(np.linalg.norm(cross) ** 2 / below) if below > 1e-20 else np.nan
 
 
-def rank_correlation(first: np.ndarray, second: np.ndarray, *, pairs: int = 200_000, seed: int = 0) -> float:
+def rank_correlation(
+    first: np.ndarray, second: np.ndarray, *, pairs: int = 200_000, seed: int = 0
+) -> float:
     """Spearman correlation of the cosines of random pairs of texts in both spaces: -1 to 1."""
     first, second = paired(first, second)
     if len(first) < 3:
@@ -237,7 +269,9 @@ def rank_correlation(first: np.ndarray, second: np.ndarray, *, pairs: int = 200_
     right = (left + rng.integers(1, len(first), pairs)) % len(first)
     parts = [slice(i, i + 8192) for i in range(0, pairs, 8192)]
     cosines = [
-        np.concatenate([np.einsum("ij,ij->i", vectors[left[part]], vectors[right[part]]) for part in parts])
+        np.concatenate(
+            [np.einsum("ij,ij->i", vectors[left[part]], vectors[right[part]]) for part in parts]
+        )
         for vectors in (unit(first), unit(second))
     ]
     if np.ptp(cosines[0]) < 1e-6 or np.ptp(cosines[1]) < 1e-6:
@@ -270,7 +304,9 @@ def procrustes(teacher: np.ndarray, student: np.ndarray, *, seed: int = 0) -> fl
     return relative_distance(teacher[judge], (student[judge] @ (left @ right)).astype(np.float32))
 
 
-def fitted(student: np.ndarray, teacher: np.ndarray, kind: str = "linear", *, seed: int = 0) -> np.ndarray:
+def fitted(
+    student: np.ndarray, teacher: np.ndarray, kind: str = "linear", *, seed: int = 0
+) -> np.ndarray:
     """Return a model's vectors where a map fitted to the teacher's space puts them.
 
     The map is fitted on one half of the texts and applied to the other, and the reverse, so that no vector is placed by
@@ -348,7 +384,9 @@ def sample(count: int, most: int, seed: int = 0) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
 
 
-def _ranks(vectors: np.ndarray, pool: np.ndarray, wanted: np.ndarray, among: np.ndarray, skip_self: bool) -> np.ndarray:
+def _ranks(
+    vectors: np.ndarray, pool: np.ndarray, wanted: np.ndarray, among: np.ndarray, skip_self: bool
+) -> np.ndarray:
     """Return the 1-based rank of each wanted row of the pool, scaled up where `among` is a sample."""
     ranks = np.empty(len(vectors))
     part = torch.from_numpy(pool[among])
@@ -375,4 +413,6 @@ def centered_product(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def principal_axes(product: np.ndarray) -> np.ndarray:
     """Return the eigenvectors of a symmetric matrix as columns, largest eigenvalue first, float32; signs are fixed."""
     axes = np.linalg.eigh(product)[1][:, ::-1]
-    return np.ascontiguousarray(axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(len(axes))]), np.float32)
+    return np.ascontiguousarray(
+        axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(len(axes))]), np.float32
+    )

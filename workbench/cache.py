@@ -52,11 +52,15 @@ class TargetCache:
         (768,)
     """
 
-    def __init__(self, root: str | Path, teacher: Teacher, *, dtype: str = "float16", skip: float = 0.01) -> None:
+    def __init__(
+        self, root: str | Path, teacher: Teacher, *, dtype: str = "float16", skip: float = 0.01
+    ) -> None:
         if dtype not in ("float16", "float32"):
             raise CacheError(f"dtype {dtype!r}: targets are stored as float16 or float32")
         if not isinstance(skip, int | float) or not 0 <= skip <= 1:
-            raise CacheError(f"skip is {skip!r}: expected the share of texts that may get no target, from 0 to 1")
+            raise CacheError(
+                f"skip is {skip!r}: expected the share of texts that may get no target, from 0 to 1"
+            )
         self.skip = skip
         root = expanded(root)
         if file := next((path for path in (root, *root.parents) if path.is_file()), None):
@@ -93,11 +97,15 @@ class TargetCache:
         message = b"".join(len(b := part.encode()).to_bytes(8, "little") + b for part in parts)
         return hashlib.sha256(message).digest()[: _shards.KEY.itemsize]
 
-    def _given(self, texts: Iterable[str | Text], keys: np.ndarray | None) -> tuple[Sequence[Text], np.ndarray]:
+    def _given(
+        self, texts: Iterable[str | Text], keys: np.ndarray | None
+    ) -> tuple[Sequence[Text], np.ndarray]:
         texts = _listed(texts)
         keys = self.keys(texts) if keys is None else np.asarray(keys)
         if keys.dtype != _shards.KEY or keys.shape != (len(texts),):
-            raise CacheError(f"got {keys.shape} keys for {len(texts):,} texts: give what `keys(texts)` returned")
+            raise CacheError(
+                f"got {keys.shape} keys for {len(texts):,} texts: give what `keys(texts)` returned"
+            )
         return texts, keys
 
     def __len__(self) -> int:
@@ -161,7 +169,9 @@ class TargetCache:
                 for more texts than `skip` allows; what is good is stored first.
         """
         if self._stated_identity() != self.identity or self.teacher.prompts != self.prompts:
-            raise CacheError("the teacher's identity or prompts have changed since this cache was opened: reopen it")
+            raise CacheError(
+                "the teacher's identity or prompts have changed since this cache was opened: reopen it"
+            )
         fill = Fill(self, on_progress, stop, self.skip if skip is None else skip)
         if isinstance(texts, Iterable) and not isinstance(texts, Sized):
             fill.check_unchanged()
@@ -183,7 +193,9 @@ class TargetCache:
                 "returns"
             )
         used = np.unique(where)
-        return Targets([opened[i].vectors for i in used], np.searchsorted(used, where), rows, self.dimension)
+        return Targets(
+            [opened[i].vectors for i in used], np.searchsorted(used, where), rows, self.dimension
+        )
 
     def verify(self) -> list[str]:
         """Check every shard against its checksum; set damaged ones aside and return their names."""
@@ -203,7 +215,9 @@ class TargetCache:
                 write_whole(stated, json.dumps(self.identity, indent=1).encode())
         except (OSError, WorkbenchError) as error:
             why = getattr(error, "strerror", None) or error
-            raise CacheError(f"the cache folder {self.folder} cannot be written to: {why}") from None
+            raise CacheError(
+                f"the cache folder {self.folder} cannot be written to: {why}"
+            ) from None
 
     def merge(self) -> None:
         """Join small shards into large ones, so that opening and reading stay quick.
@@ -222,7 +236,9 @@ class TargetCache:
             keys = np.concatenate([s.keys for s in chosen])
             _, first = np.unique(keys, return_index=True)
             try:
-                merged = _shards.write(self.folder, keys[first], np.concatenate([s.vectors for s in chosen])[first])
+                merged = _shards.write(
+                    self.folder, keys[first], np.concatenate([s.vectors for s in chosen])[first]
+                )
             except CacheError:
                 return  # no room for a second copy; small shards serve as well, only slower
             for shard in chosen:
@@ -238,31 +254,46 @@ class TargetCache:
                 if not isinstance(stated, dict) or "teacher" not in stated:
                     raise ValueError("it names no teacher")
             except (OSError, ValueError) as error:
-                warnings.warn(f"{path} could not be read ({error}) and is written anew", stacklevel=3)
+                warnings.warn(
+                    f"{path} could not be read ({error}) and is written anew", stacklevel=3
+                )
                 with contextlib.suppress(OSError):
                     path.unlink(missing_ok=True)
                 stated = self.identity
             if stated != self.identity:
-                raise CacheError(f"{path} names another teacher than the folder's name: move the folder away")
+                raise CacheError(
+                    f"{path} names another teacher than the folder's name: move the folder away"
+                )
         self._refresh()
 
     def _refresh(self) -> None:
         with self._lock:
-            present = {path.name: path for path in _shards.listing(self.folder)} if self.folder.is_dir() else {}
+            present = (
+                {path.name: path for path in _shards.listing(self.folder)}
+                if self.folder.is_dir()
+                else {}
+            )
             self._shards = {name: shard for name, shard in self._shards.items() if name in present}
             for name, path in present.items():
                 if name not in self._shards and name not in self._in_the_way:
                     try:
                         shard = Shard(path)
-                        if shard.vectors.shape[1:] != (self.dimension,) or shard.vectors.dtype != self.dtype:
-                            raise DamagedShard(f"{name}: its vectors are not {self.dimension} wide {self.dtype}")
+                        if (
+                            shard.vectors.shape[1:] != (self.dimension,)
+                            or shard.vectors.dtype != self.dtype
+                        ):
+                            raise DamagedShard(
+                                f"{name}: its vectors are not {self.dimension} wide {self.dtype}"
+                            )
                         self._shards[name] = shard
                     except DamagedShard as damage:
                         self._set_aside(path, damage)
                     except FileNotFoundError:
                         continue
                     except OSError as error:  # too many open files, no right to read
-                        raise CacheError(f"{path} cannot be opened: {error.strerror or error}") from None
+                        raise CacheError(
+                            f"{path} cannot be opened: {error.strerror or error}"
+                        ) from None
 
     def _verified(self, shard: Shard) -> bool:
         try:
@@ -276,7 +307,10 @@ class TargetCache:
         with self._lock:
             self._shards.pop(path.name, None)
             self.damaged.append(path.name)
-        warnings.warn(f"damaged shard in {self.folder}: {damage}. Its texts will be encoded again.", stacklevel=3)
+        warnings.warn(
+            f"damaged shard in {self.folder}: {damage}. Its texts will be encoded again.",
+            stacklevel=3,
+        )
         try:
             path.replace(path.with_suffix(".damaged"))
         except OSError:  # a read-only cache
@@ -317,7 +351,9 @@ class Targets:
     Only row numbers (12 bytes a text) are held in memory.
     """
 
-    def __init__(self, blocks: list[np.ndarray], block_of: np.ndarray, row_of: np.ndarray, dimension: int) -> None:
+    def __init__(
+        self, blocks: list[np.ndarray], block_of: np.ndarray, row_of: np.ndarray, dimension: int
+    ) -> None:
         self._blocks = blocks
         self._rotation: np.ndarray | None = None
         self._block_of = block_of.astype(np.int32)

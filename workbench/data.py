@@ -85,7 +85,9 @@ def read_texts(
     from workbench._stored import StoredTexts, hold
 
     if isinstance(source, str) and not source.strip():
-        raise DataError("the source is an empty string: give the name of a file or folder, or texts in a list")
+        raise DataError(
+            "the source is an empty string: give the name of a file or folder, or texts in a list"
+        )
     if column is not None and not (isinstance(column, str) and column):
         raise DataError(f"column is {column!r}: give a column's name")
     if sample is not None and limit is not None:
@@ -93,7 +95,9 @@ def read_texts(
     if sample is not None:
         sample = whole(sample, "sample", error=DataError)
     counts, keys = Counter(), array("Q")
-    parts = _parts(source, counts, column=column, role=role, passages=passages, encoding=encoding, split=split)
+    parts = _parts(
+        source, counts, column=column, role=role, passages=passages, encoding=encoding, split=split
+    )
     if sample is not None:
         texts = _draw(parts, sample, counts)
     else:
@@ -103,11 +107,21 @@ def read_texts(
         first = np.sort(np.unique(np.array(keys, np.uint64), return_index=True)[1])
         if duplicates := len(texts) - len(first):
             counts["duplicate"] = duplicates
-            texts = texts.subset(first) if isinstance(texts, StoredTexts) else [texts[i] for i in first]
+            texts = (
+                texts.subset(first) if isinstance(texts, StoredTexts) else [texts[i] for i in first]
+            )
     if not len(texts) and counts["blank"]:
-        raise DataError("the text is blank" if counts["blank"] == 1 else f"all {counts['blank']:,} texts are blank")
+        raise DataError(
+            "the text is blank"
+            if counts["blank"] == 1
+            else f"all {counts['blank']:,} texts are blank"
+        )
     if not len(texts):
-        where = f" in {source}" if isinstance(source, str | Path) else _ONCE * isinstance(source, Iterator)
+        where = (
+            f" in {source}"
+            if isinstance(source, str | Path)
+            else _ONCE * isinstance(source, Iterator)
+        )
         raise DataError(f"there are no texts{where}")
     _report(counts)
     return texts
@@ -142,14 +156,22 @@ def as_texts(texts: Iterable[str | Text], what: str = "texts") -> Sequence[Text]
     if isinstance(texts, str | Text):
         raise DataError(f"{what}: got one text where a list of texts is expected; put it in a list")
     if (columns := getattr(texts, "columns", None)) is not None:
-        raise DataError(f"{what}: got a table; choose one of its columns ({', '.join(map(str, columns))})")
+        raise DataError(
+            f"{what}: got a table; choose one of its columns ({', '.join(map(str, columns))})"
+        )
     wrong = isinstance(texts, bytes | bytearray | Mapping) or not isinstance(texts, Iterable)
     if wrong or getattr(texts, "ndim", 1) == 0:
         raise DataError(f"{what}: expected a list of strings, got {type(texts).__name__}")
     found = texts if isinstance(texts, list) else list(texts)
     if not found:
-        raise DataError(f"{what}: got no texts{_ONCE * isinstance(texts, Iterator)}; at least one is needed")
-    return found if all(type(text) is Text for text in found) else [_as_text(*each, what) for each in enumerate(found)]
+        raise DataError(
+            f"{what}: got no texts{_ONCE * isinstance(texts, Iterator)}; at least one is needed"
+        )
+    return (
+        found
+        if all(type(text) is Text for text in found)
+        else [_as_text(*each, what) for each in enumerate(found)]
+    )
 
 
 def _as_text(position: int, item: object, what: str) -> Text:
@@ -173,7 +195,9 @@ def _is_missing(value: object) -> bool:
 # --- how a source becomes texts -----------------------------------------------------------------
 
 
-def _parts(source, counts: Counter, *, role=None, passages=None, column=None, encoding=None, split="train"):
+def _parts(
+    source, counts: Counter, *, role=None, passages=None, column=None, encoding=None, split="train"
+):
     """Give the parts of a source, a name and a stream of texts each: the files of a folder, or all of anything else."""
     if isinstance(source, str | Path) and os.path.exists(path := expanded(source)):
         parts = _path_parts(path, column, encoding, passages is not None)
@@ -190,12 +214,19 @@ def _path_parts(path: Path, column: str | None, encoding: str | None, cut: bool)
     paths, left_out = _files.files_in(path)
     if not paths:
         ends = f"has no files that end in {', '.join(_files.SUFFIXES)}{_files.PACKED}"
-        found = f"; {left_out[0].name} and others are empty, binary or of other kinds" if left_out else ""
+        found = (
+            f"; {left_out[0].name} and others are empty, binary or of other kinds"
+            if left_out
+            else ""
+        )
         raise DataError(f"no texts in {path}: it {ends}, or none that can be read{found}")
     if left_out:
-        some = ", ".join(str(p.relative_to(path)) for p in left_out[:3]) + ", ..." * (len(left_out) > 3)
+        some = ", ".join(str(p.relative_to(path)) for p in left_out[:3]) + ", ..." * (
+            len(left_out) > 3
+        )
         warnings.warn(
-            f"{path}: {counted(len(left_out), 'empty, binary or other file')} left out ({some})", stacklevel=4
+            f"{path}: {counted(len(left_out), 'empty, binary or other file')} left out ({some})",
+            stacklevel=4,
         )
     for each in paths:
         known = encoding if encoding and not _lines.is_utf8(each) else None
@@ -211,24 +242,40 @@ def _rows(source: object, column: str | None, split: str) -> Iterator[_files.Row
     if type(source).__module__.startswith("pyarrow.") and hasattr(source, "to_pandas"):
         try:
             source = source.to_pandas()
-        except (ValueError, TypeError, ArithmeticError, NotImplementedError) as error:  # also all of pyarrow's own
+        except (
+            ValueError,
+            TypeError,
+            ArithmeticError,
+            NotImplementedError,
+        ) as error:  # also all of pyarrow's own
             raise DataError(
                 f"the {type(source).__name__} cannot be read: {error}. Select the column of texts"
             ) from None
     if type(source).__module__.startswith("datasets.") and (
-        isinstance(source, Mapping) or hasattr(source, "select_columns")  # and no column of a data set, which is a list
+        isinstance(source, Mapping)
+        or hasattr(source, "select_columns")  # and no column of a data set, which is a list
     ):
         return _dataset_rows(source, column, split)
     if (names := getattr(source, "columns", None)) is not None:
         firsts = {n: next((v for v in source[n] if not _is_missing(v)), None) for n in names}
-        chosen, role = _files.choose_column(list(names), _files.strings_in(firsts), column, "the table")
+        chosen, role = _files.choose_column(
+            list(names), _files.strings_in(firsts), column, "the table"
+        )
         roles = [None] * len(source) if role is None else source[role]
-        return ((f"row {i:,}", *row) for i, row in enumerate(zip(source[chosen], roles, strict=True)))
-    wrong = isinstance(source, bytes | bytearray | Mapping | Text) or not isinstance(source, Iterable)
+        return (
+            (f"row {i:,}", *row) for i, row in enumerate(zip(source[chosen], roles, strict=True))
+        )
+    wrong = isinstance(source, bytes | bytearray | Mapping | Text) or not isinstance(
+        source, Iterable
+    )
     if wrong or getattr(source, "ndim", 1) == 0:
         given = type(source).__name__
-        raise DataError(f"expected a list of strings, a table, or the name of a file or folder; got {given}")
-    return _files.record_rows(((f"item {i:,}", item) for i, item in enumerate(source)), column, "the list")
+        raise DataError(
+            f"expected a list of strings, a table, or the name of a file or folder; got {given}"
+        )
+    return _files.record_rows(
+        ((f"item {i:,}", item) for i, item in enumerate(source)), column, "the list"
+    )
 
 
 def _named_rows(name: str, column: str | None, split: str) -> Iterator[_files.Row]:
@@ -251,7 +298,9 @@ def _named_rows(name: str, column: str | None, split: str) -> Iterator[_files.Ro
             f"no texts at {short}: there is no such file or folder{where}. Other names are {_NAMES}. One text goes in a list."
         )
     rows = hub_rows(name, column, split=split)
-    return ((f"{name}, row {number}", row[column], role) for number, row in enumerate(rows, start=1))
+    return (
+        (f"{name}, row {number}", row[column], role) for number, row in enumerate(rows, start=1)
+    )
 
 
 def _dataset_rows(source, column: str | None, split: str) -> Iterator[_files.Row]:
@@ -262,7 +311,8 @@ def _dataset_rows(source, column: str | None, split: str) -> Iterator[_files.Row
     if kinds := source.features:  # no row is read: pictures and sounds need packages of their own
         kinds = {name: getattr(kind, "dtype", None) for name, kind in kinds.items()}
         strings, binary = (
-            [n for n, kind in kinds.items() if kind in (of, f"large_{of}")] for of in ("string", "binary")
+            [n for n, kind in kinds.items() if kind in (of, f"large_{of}")]
+            for of in ("string", "binary")
         )
         names, strings = list(kinds), strings or binary
     else:
@@ -273,13 +323,21 @@ def _dataset_rows(source, column: str | None, split: str) -> Iterator[_files.Row
     return ((f"row {i:,}", row[chosen], row.get(role)) for i, row in enumerate(source))
 
 
-def _texts(rows: Iterable[_files.Row], role: str | None, passages: int | None, counts: Counter) -> Iterator[Text]:
+def _texts(
+    rows: Iterable[_files.Row], role: str | None, passages: int | None, counts: Counter
+) -> Iterator[Text]:
     for where, value, own in rows:
         value, own = _decoded(value), _decoded(own)
         if isinstance(value, bytes | bytearray):
-            raise DataError(f"{where}: bytes that are not UTF-8; decode them first: value.decode('cp1252')")
-        kind = role or (Role.DOCUMENT if _is_missing(own) or (isinstance(own, str) and not own.strip()) else own)
-        for piece in cut(value, passages) if passages is not None and isinstance(value, str) else [value]:
+            raise DataError(
+                f"{where}: bytes that are not UTF-8; decode them first: value.decode('cp1252')"
+            )
+        kind = role or (
+            Role.DOCUMENT if _is_missing(own) or (isinstance(own, str) and not own.strip()) else own
+        )
+        for piece in (
+            cut(value, passages) if passages is not None and isinstance(value, str) else [value]
+        ):
             counts["read"] += 1
             if _is_missing(piece) or (isinstance(piece, str) and not piece.strip()):
                 counts["blank"] += 1
@@ -301,7 +359,9 @@ def _decoded(value: object) -> object:
 
 
 def _report(counts: Counter) -> None:
-    said = " and ".join(f"{counts[kind]:,} {kind}" for kind in ("blank", "duplicate") if counts[kind])
+    said = " and ".join(
+        f"{counts[kind]:,} {kind}" for kind in ("blank", "duplicate") if counts[kind]
+    )
     if said:
         plural = "s" * (counts["blank"] + counts["duplicate"] > 1)
         warnings.warn(f"{said} text{plural} of {counts['read']:,} left out", stacklevel=3)
@@ -359,7 +419,9 @@ def cut(text: str, words: int) -> list[str]:
     starts = np.array([match.start() for match in _WORD.finditer(text)])
     if len(starts) <= (most := words * 5 // 4):
         return [text]
-    ends = np.searchsorted(starts, [match.end() for match in _SENTENCE.finditer(text)])  # words before each end
+    ends = np.searchsorted(
+        starts, [match.end() for match in _SENTENCE.finditer(text)]
+    )  # words before each end
     pieces, first = [], 0
     while (left := len(starts) - first) > most:
         target = left / -(-left // words)
@@ -387,7 +449,9 @@ def crop_queries(texts: Iterable[Text], count: int = 1, seed: int = 0) -> list[T
         rng = random.Random(f"{seed}\0{text}")
         for _ in range(count if sentences else 0):
             words, most = rng.choice(sentences), rng.randint(5, 25)
-            first = rng.randint(0, len(words) - most) if len(words) > most and rng.random() < 0.5 else 0
+            first = (
+                rng.randint(0, len(words) - most) if len(words) > most and rng.random() < 0.5 else 0
+            )
             made[" ".join(words[first : first + most])] = None
     return [Text(query, Role.QUERY) for query in made]
 

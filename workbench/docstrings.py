@@ -61,14 +61,20 @@ def docstring_corpus(
             keys = _words_key(summary), _words_key(body)
             if not found.keys() & {*keys}:
                 found |= dict.fromkeys(keys, (summary, body))
-    ordered = sorted(set(found.values()), key=lambda pair: hashlib.sha256("\n".join(pair).encode()).digest())
+    ordered = sorted(
+        set(found.values()), key=lambda pair: hashlib.sha256("\n".join(pair).encode()).digest()
+    )
     wanted = held_out + (pairs or 1)
     if len(ordered) < wanted:
         raise DataError(
             f"found {len(ordered):,} docstring pairs, and {wanted:,} are needed: name more libraries or ask for fewer pairs"
         )
     kept_out, rest = ordered[:held_out], ordered[held_out:]
-    train = [t for query, body in rest[:pairs] for t in (Text(query, Role.QUERY), Text(body, Role.DOCUMENT))]
+    train = [
+        t
+        for query, body in rest[:pairs]
+        for t in (Text(query, Role.QUERY), Text(body, Role.DOCUMENT))
+    ]
     corpus = {f"d{i}": body for i, (_, body) in enumerate(kept_out)}
     queries = {f"q{i}": query for i, (query, _) in enumerate(kept_out)}
     qrels = {f"q{i}": {f"d{i}": 1} for i in range(held_out)}
@@ -79,7 +85,9 @@ def _library_pairs(library: str) -> Iterator[tuple[str, str]]:
     # find_spec locates a top-level package without importing it; it would import the parents of a dotted name.
     spec = importlib.util.find_spec(library) if "." not in library else None
     if spec is None or not spec.submodule_search_locations:
-        raise DataError(f"library {library!r} is not installed: install it or leave it out of `libraries`")
+        raise DataError(
+            f"library {library!r} is not installed: install it or leave it out of `libraries`"
+        )
     root = Path(next(iter(spec.submodule_search_locations)))
     for path in sorted(root.rglob("*.py")):
         if {"tests", "test", "testing", "_vendor"} & set(path.relative_to(root).parts):
@@ -105,7 +113,9 @@ def _definitions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionD
             yield from _definitions(node)
 
 
-_LEFT_OUT = re.compile(r"\s*(>>>|\.\.\.|```|[-=~^`]{3,}\s*$)")  # doctests, code fences, rules below headings
+_LEFT_OUT = re.compile(
+    r"\s*(>>>|\.\.\.|```|[-=~^`]{3,}\s*$)"
+)  # doctests, code fences, rules below headings
 _FIELD = re.compile(r"^\s*(:\w+[^:]*:|\.\. [\w-]+::.*|@\w+.*)")
 _ROLE_MARKUP = re.compile(r":[\w:+-]+:`~?([^`<]*)(?:<[^>]*>)?`")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
@@ -121,7 +131,9 @@ def _split_docstring(docstring: str, name: str) -> tuple[str, str] | None:
         body = body.replace(copied, " ")
     if len(name) > 2:  # whole sentences, since one without its subject teaches nothing
         named = re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])")
-        body = " ".join(sentence for sentence in _SENTENCE_END.split(body) if not named.search(sentence))
+        body = " ".join(
+            sentence for sentence in _SENTENCE_END.split(body) if not named.search(sentence)
+        )
     body = re.sub(r"\s+", " ", body).strip()
     if not 4 <= len(summary.split()) <= 40 or not summary[0].isupper() or ", optional" in summary:
         return None
@@ -132,7 +144,9 @@ def _split_docstring(docstring: str, name: str) -> tuple[str, str] | None:
 
 def _plain(text: str) -> str:
     """Join lines of a docstring into prose, without doctests, section rules, field markers and markup."""
-    text = " ".join(_FIELD.sub("", line).strip() for line in text.splitlines() if not _LEFT_OUT.match(line))
+    text = " ".join(
+        _FIELD.sub("", line).strip() for line in text.splitlines() if not _LEFT_OUT.match(line)
+    )
     text = _ROLE_MARKUP.sub(r"\1", text)
     return re.sub(r"\s+", " ", re.sub(r"[`*|]+", "", text)).strip()
 

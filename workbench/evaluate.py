@@ -19,7 +19,11 @@ from workbench.errors import WorkbenchError
 from workbench.models import BAR_AFTER, encode, load_model
 from workbench.teachers import Teacher
 
-MEASURES = {"nDCG@10": "ndcg_at_10", "R@100": "recall_at_100", "RR@10": "mrr_at_10"}  # ir_measures' name to column
+MEASURES = {
+    "nDCG@10": "ndcg_at_10",
+    "R@100": "recall_at_100",
+    "RR@10": "mrr_at_10",
+}  # ir_measures' name to column
 LABELS = {
     "teacher": "teacher",
     "base": "untrained base",
@@ -53,7 +57,9 @@ def score(data: RetrievalDataset, queries: np.ndarray, documents: np.ndarray) ->
         WorkbenchError: texts and vectors differ in number, or the vectors cannot be searched (see `ranking.top_k`).
     """
     queries, documents = checked_pair((queries, documents), data)
-    has = documents.any(axis=1)  # a row of zeros has no direction: nothing finds it, and it finds nothing
+    has = documents.any(
+        axis=1
+    )  # a row of zeros has no direction: nothing finds it, and it finds nothing
     if has.all() and queries.any(axis=1).all():
         return score_ranking(data, ranking.top_k(queries, documents, _DEPTH)[1])
     found = (
@@ -75,7 +81,11 @@ def score_ranking(data: RetrievalDataset, positions: np.ndarray) -> pd.DataFrame
         for query, found in zip(data.queries, positions, strict=True)
     }
     # It takes grades of Python's own type only.
-    judged = {q: {d: int(grade) for d, grade in data.qrels[q].items()} for q in data.queries if q in data.qrels}
+    judged = {
+        q: {d: int(grade) for d, grade in data.qrels[q].items()}
+        for q in data.queries
+        if q in data.qrels
+    }
     rows: dict[str, dict[str, float]] = {query: {} for query in judged}
     measures = [ir_measures.parse_measure(name) for name in MEASURES]
     for value in ir_measures.iter_calc(measures, judged, run):
@@ -83,7 +93,9 @@ def score_ranking(data: RetrievalDataset, positions: np.ndarray) -> pd.DataFrame
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(MEASURES.values()))
 
 
-def bootstrap_means(columns: Sequence[np.ndarray], resamples: int = 2000, seed: int = 0) -> np.ndarray:
+def bootstrap_means(
+    columns: Sequence[np.ndarray], resamples: int = 2000, seed: int = 0
+) -> np.ndarray:
     """Return the means of paired columns on the same bootstrap resamples of their rows.
 
     The 2.5 % and 97.5 % quantiles of a difference or a ratio of two of the means are its 95 % interval by the paired
@@ -113,7 +125,9 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def summarize(scores: Mapping[str, pd.DataFrame], *, teacher: str = "teacher", seed: int = 0) -> pd.DataFrame:
+def summarize(
+    scores: Mapping[str, pd.DataFrame], *, teacher: str = "teacher", seed: int = 0
+) -> pd.DataFrame:
     """Average scores per query, and compare them with the teacher's.
 
     Args:
@@ -135,14 +149,21 @@ def summarize(scores: Mapping[str, pd.DataFrame], *, teacher: str = "teacher", s
         low = high = share = table["ndcg_at_10"].mean() / base.mean() if base.mean() > 0 else np.nan
         if base.mean() > 0 and mode != teacher and len(base) > 1:
             with np.errstate(invalid="ignore", divide="ignore"):
-                low, high = interval(np.divide(*bootstrap_means([table["ndcg_at_10"], base], seed=seed)))
+                low, high = interval(
+                    np.divide(*bootstrap_means([table["ndcg_at_10"], base], seed=seed))
+                )
         figures = {"share_of_teacher": share, "share_low": low, "share_high": high}
         rows.append({"mode": mode, **table.mean().to_dict(), **figures})
     return pd.DataFrame(rows)
 
 
 def compare(
-    models: Mapping[str, Any], data: Any, *, reference: str | None = None, k: int = 10, seed: int = 0
+    models: Mapping[str, Any],
+    data: Any,
+    *,
+    reference: str | None = None,
+    k: int = 10,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Compare models with a reference, on texts or on a retrieval data set.
 
@@ -182,16 +203,22 @@ def compare(
     if reference is None:
         reference = "teacher" if "teacher" in models else next(iter(models))
     elif reference not in models:
-        raise WorkbenchError(f"reference {reference!r} is not one of the models: choose from {', '.join(models)}")
+        raise WorkbenchError(
+            f"reference {reference!r} is not one of the models: choose from {', '.join(models)}"
+        )
     whole(k, "k")
     data = _data(data)
     if not isinstance(data, RetrievalDataset) and len(data) < 2:
-        raise WorkbenchError("1 text was given: agreement is about how texts lie to each other, and needs at least 2")
+        raise WorkbenchError(
+            "1 text was given: agreement is about how texts lie to each other, and needs at least 2"
+        )
     ready = same_models(models, data)
     embedded = {name: vectors(model, data) for name, model in ready.items()}
     retrieval = isinstance(data, RetrievalDataset)
     without = _without_vectors(
-        embedded if retrieval else {n: v for n, v in embedded.items() if isinstance(ready[n], TargetCache)}
+        embedded
+        if retrieval
+        else {n: v for n, v in embedded.items() if isinstance(ready[n], TargetCache)}
     )
     if without and not retrieval:
         kept = np.all([embedded[name].any(axis=1) for name in without], axis=0)
@@ -199,7 +226,9 @@ def compare(
         data = [text for text, keep in zip(data, kept, strict=True) if keep]
     table = (_retrieved if retrieval else _agreed)(embedded, data, reference, k, seed)
     missing = "no asymmetric row" if retrieval else "cosine and squared_distance are NaN"
-    undefined = _unscored(table, data, reference) if retrieval else _undefined(table, embedded, reference)
+    undefined = (
+        _unscored(table, data, reference) if retrieval else _undefined(table, embedded, reference)
+    )
     widths = {name: found[0].shape[-1] for name, found in embedded.items()}
     table.attrs["reference"] = reference
     table.attrs["notes"] = [
@@ -212,14 +241,22 @@ def compare(
         if retrieval
         else "they are left out for all models"
     )
-    table.attrs["notes"] += [f"{name} has no vector of {count}: {lost}" for name, count in without.items()]
+    table.attrs["notes"] += [
+        f"{name} has no vector of {count}: {lost}" for name, count in without.items()
+    ]
     return table
 
 
 def _by_name(models: object) -> dict[str, object]:
     if not isinstance(models, Mapping) or len(models) < 2:
-        given = counted(len(models), "model") if isinstance(models, Mapping) else f"a {type(models).__name__}"
-        raise WorkbenchError(f'expected 2 or more models by name, {{"teacher": ..., "student": ...}}, got {given}')
+        given = (
+            counted(len(models), "model")
+            if isinstance(models, Mapping)
+            else f"a {type(models).__name__}"
+        )
+        raise WorkbenchError(
+            f'expected 2 or more models by name, {{"teacher": ..., "student": ...}}, got {given}'
+        )
     if len(set(map(str, models))) < len(models):
         raise WorkbenchError(f"two models have the same name: {', '.join(map(str, models))}")
     return {str(name): model for name, model in models.items()}
@@ -244,20 +281,32 @@ def _without_vectors(embedded: Mapping[str, Any]) -> dict[str, str]:
     """Return how many queries, documents or texts have zeros in the place of a vector, by model, in words."""
     said = {}
     for name, found in embedded.items():
-        sides = {"queries": found[0], "documents": found[1]} if isinstance(found, tuple) else {"texts": found}
-        counts = {what: int((~side.any(axis=1)).sum()) for what, side in sides.items() if side.any()}
+        sides = (
+            {"queries": found[0], "documents": found[1]}
+            if isinstance(found, tuple)
+            else {"texts": found}
+        )
+        counts = {
+            what: int((~side.any(axis=1)).sum()) for what, side in sides.items() if side.any()
+        }
         if any(counts.values()):
             said[name] = " and ".join(f"{n:,} of the {what}" for what, n in counts.items() if n)
     return said
 
 
-def _undefined(table: pd.DataFrame, embedded: Mapping[str, np.ndarray], reference: str) -> list[str]:
+def _undefined(
+    table: pd.DataFrame, embedded: Mapping[str, np.ndarray], reference: str
+) -> list[str]:
     """Say why correlations of vectors are NaN."""
     notes = []
     for row in table.itertuples():
-        if missing := [name for name in ("rank_correlation", "cka") if np.isnan(getattr(row, name))]:
+        if missing := [
+            name for name in ("rank_correlation", "cka") if np.isnan(getattr(row, name))
+        ]:
             flat = [
-                f"all vectors of {name} are {how}" for name in (row.model, reference) if (how := _flat(embedded[name]))
+                f"all vectors of {name} are {how}"
+                for name in (row.model, reference)
+                if (how := _flat(embedded[name]))
             ]
             few = (
                 "there are fewer than 3 texts"
@@ -265,7 +314,9 @@ def _undefined(table: pd.DataFrame, embedded: Mapping[str, np.ndarray], referenc
                 else "all pairs of texts are equally similar"
             )
             verb = "are" if len(missing) > 1 else "is"
-            notes.append(f"{row.model}: {' and '.join(missing)} {verb} NaN, because {[*flat, few][0]}")
+            notes.append(
+                f"{row.model}: {' and '.join(missing)} {verb} NaN, because {[*flat, few][0]}"
+            )
     return notes
 
 
@@ -278,10 +329,16 @@ def _unscored(table: pd.DataFrame, data: RetrievalDataset, reference: str) -> li
     if not any(data.qrels.values()):
         return [f"{data.name} has no judgments: all scores are NaN"]
     none = table.loc[table["mode"] == "teacher", "ndcg_at_10"].max() == 0
-    return [f"{reference} has an nDCG@10 of 0: no model has a share of it, and shares are NaN"] if none else []
+    return (
+        [f"{reference} has an nDCG@10 of 0: no model has a share of it, and shares are NaN"]
+        if none
+        else []
+    )
 
 
-def vectors(model: Any, data: Any, *, filled: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+def vectors(
+    model: Any, data: Any, *, filled: bool = False
+) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """Embed any data that `compare` takes with any model that it takes. What a cache lacks is encoded and kept.
 
     Args:
@@ -303,12 +360,16 @@ def vectors(model: Any, data: Any, *, filled: bool = False) -> np.ndarray | tupl
     texts = data.query_texts() + data.document_texts() if retrieval else data
     if isinstance(model, TargetCache):
         if not filled:
-            with tqdm(total=len(texts), desc="embedding", unit=" texts", delay=BAR_AFTER, leave=False) as bar:
+            with tqdm(
+                total=len(texts), desc="embedding", unit=" texts", delay=BAR_AFTER, leave=False
+            ) as bar:
                 model.fill(texts, on_progress=lambda progress: bar.update(progress.done - bar.n))
         keys = model.keys(texts)
         has = model.known(keys)
         found = np.zeros((len(texts), model.dimension), dtype=np.float32)
-        found[has] = model.targets([text for text, is_in in zip(texts, has, strict=True) if is_in], keys=keys[has])
+        found[has] = model.targets(
+            [text for text, is_in in zip(texts, has, strict=True) if is_in], keys=keys[has]
+        )
     else:
         found = encode(model, texts, progress=True)
     return (found[: len(data.queries)], found[len(data.queries) :]) if retrieval else found
@@ -334,27 +395,37 @@ def prepared(model: Any, data: RetrievalDataset | Sequence[Text]) -> Any:
     if not isinstance(data, RetrievalDataset):
         return _counted(model, len(data), "texts")
     if not isinstance(model, list | tuple) or len(model) != 2:
-        raise WorkbenchError("expected a pair of arrays for a data set: (vectors of queries, vectors of documents)")
+        raise WorkbenchError(
+            "expected a pair of arrays for a data set: (vectors of queries, vectors of documents)"
+        )
     return checked_pair(model, data)
 
 
-def checked_pair(pair: tuple, data: RetrievalDataset, of: str = "") -> tuple[np.ndarray, np.ndarray]:
+def checked_pair(
+    pair: tuple, data: RetrievalDataset, of: str = ""
+) -> tuple[np.ndarray, np.ndarray]:
     """Return vectors of queries and documents as float32; WorkbenchError if they are not those of a data set."""
     queries = _counted(pair[0], len(data.queries), f"queries{of}")
     documents = _counted(pair[1], len(data.corpus), f"documents{of}")
     if queries.shape[1] != documents.shape[1]:
-        raise WorkbenchError(f"queries{of} are {queries.shape[1]} wide and documents {documents.shape[1]}")
+        raise WorkbenchError(
+            f"queries{of} are {queries.shape[1]} wide and documents {documents.shape[1]}"
+        )
     return queries, documents
 
 
 def _counted(array: Any, count: int, what: str) -> np.ndarray:
     array = checked(array, what)
     if len(array) != count:
-        raise WorkbenchError(f"{len(array):,} vectors were given for {count:,} {what}: expected one per text, in order")
+        raise WorkbenchError(
+            f"{len(array):,} vectors were given for {count:,} {what}: expected one per text, in order"
+        )
     return array
 
 
-def _agreed(embedded: Mapping[str, np.ndarray], texts: Sequence[Text], reference: str, k: int, seed: int):
+def _agreed(
+    embedded: Mapping[str, np.ndarray], texts: Sequence[Text], reference: str, k: int, seed: int
+):
     """Return a row of agreement per model."""
     own, rows, attrs = embedded[reference], [], {}
     for name, other in embedded.items():
@@ -367,11 +438,18 @@ def _agreed(embedded: Mapping[str, np.ndarray], texts: Sequence[Text], reference
         rows.append({"model": name, "dimension": other.shape[1], **found})
     table = pd.DataFrame(rows)
     reading = {name: agreement.READING[name] for name in _AGREEMENT}
-    table.attrs |= {"texts": len(texts), "k": attrs["k"], "neighbors": attrs["neighbors"], "reading": reading}
+    table.attrs |= {
+        "texts": len(texts),
+        "k": attrs["k"],
+        "neighbors": attrs["neighbors"],
+        "reading": reading,
+    }
     return table
 
 
-def _retrieved(embedded: Mapping[str, tuple], data: RetrievalDataset, reference: str, k: int, seed: int):
+def _retrieved(
+    embedded: Mapping[str, tuple], data: RetrievalDataset, reference: str, k: int, seed: int
+):
     """Return a row of retrieval per model and mode."""
     own, sides = embedded[reference], {}
     for name, pair in embedded.items():
@@ -383,14 +461,32 @@ def _retrieved(embedded: Mapping[str, tuple], data: RetrievalDataset, reference:
     rows = summarize(scores, teacher=(reference, "teacher"), seed=seed)
     rows["mode"] = [mode for _, mode in sides]
     rows.insert(0, "model", [name for name, _ in sides])
-    rows.attrs |= {"dataset": data.name, "queries": len(scores[reference, "teacher"]), "documents": len(data.corpus)}
+    rows.attrs |= {
+        "dataset": data.name,
+        "queries": len(scores[reference, "teacher"]),
+        "documents": len(data.corpus),
+    }
     return rows
 
 
-def report(dataset: RetrievalDataset, rows: pd.DataFrame, curves: pd.DataFrame | None = None, **more: object) -> dict:
+def report(
+    dataset: RetrievalDataset,
+    rows: pd.DataFrame,
+    curves: pd.DataFrame | None = None,
+    **more: object,
+) -> dict:
     """Return the results of `compare` and of `quantize.sweep` on a data set as JSON values, as a model card reads them."""
-    said = {"collection": dataset.name, "documents": len(dataset.corpus), "queries": len(dataset.queries)}
-    return said | more | {"rows": as_rows(rows)} | ({} if curves is None else {"curves": as_rows(curves)})
+    said = {
+        "collection": dataset.name,
+        "documents": len(dataset.corpus),
+        "queries": len(dataset.queries),
+    }
+    return (
+        said
+        | more
+        | {"rows": as_rows(rows)}
+        | ({} if curves is None else {"curves": as_rows(curves)})
+    )
 
 
 def format_table(rows: pd.DataFrame) -> str:
@@ -398,13 +494,22 @@ def format_table(rows: pd.DataFrame) -> str:
     labels = [LABELS.get(mode, mode) for mode in rows["mode"]]
     if "model" in rows:
         named = {"teacher": "{}", "symmetric": "{}, symmetric", "asymmetric": "{}, asymmetric"}
-        labels = [named.get(mode, LABELS.get(mode, mode)).format(name) for name, mode in rows[["model", "mode"]].values]
+        labels = [
+            named.get(mode, LABELS.get(mode, mode)).format(name)
+            for name, mode in rows[["model", "mode"]].values
+        ]
     shown = pd.DataFrame({"": labels})
     for column, title in COLUMNS.items():
         form = "{:.1%}" if column == "share_of_teacher" else "{:.3f}"
-        shown[title] = [form.format(value) if np.isfinite(value) else "undefined" for value in rows[column]]
+        shown[title] = [
+            form.format(value) if np.isfinite(value) else "undefined" for value in rows[column]
+        ]
     shown["95 % interval"] = [
-        "" if low == high else f"{low:.1%} to {high:.1%}" if np.isfinite(high - low) else "undefined"
+        ""
+        if low == high
+        else f"{low:.1%} to {high:.1%}"
+        if np.isfinite(high - low)
+        else "undefined"
         for low, high in rows[["share_low", "share_high"]].values
     ]
     return shown.to_string(index=False)

@@ -48,7 +48,8 @@ def failures(
         WorkbenchError: the vectors are not of this data set, or the two models do not share a width.
     """
     teacher, student = (
-        checked_pair(pair, dataset, f" of the {name}") for name, pair in (("teacher", teacher), ("student", student))
+        checked_pair(pair, dataset, f" of the {name}")
+        for name, pair in (("teacher", teacher), ("student", student))
     )
     if teacher[0].shape[1] != student[0].shape[1]:
         raise WorkbenchError(
@@ -59,7 +60,10 @@ def failures(
     loss = best - own
     failing = loss[loss >= least].sort_values(ascending=False, kind="stable")
     (tq, td), (sq, sd) = map(unit, teacher), map(unit, student)
-    place, at = {name: i for i, name in enumerate(dataset.corpus)}, {name: i for i, name in enumerate(dataset.queries)}
+    place, at = (
+        {name: i for i, name in enumerate(dataset.corpus)},
+        {name: i for i, name in enumerate(dataset.queries)},
+    )
     with_relevant, with_others = sd.copy(), td.copy()
     found = {
         name: np.zeros((len(dataset.queries), min(10, len(td))), dtype=np.int64)
@@ -78,7 +82,9 @@ def failures(
         table[what] = (score_ranking(dataset, positions)["ndcg_at_10"] - own).reindex(failing.index)
     given = table[[*found]]
     table["cause"] = (
-        given.idxmax(axis=1).where(given.max(axis=1) >= table["loss"] / 5, "together") if len(table) else ""
+        given.idxmax(axis=1).where(given.max(axis=1) >= table["loss"] / 5, "together")
+        if len(table)
+        else ""
     )
     table["text"] = [dataset.queries[name] for name in table.index]
     return table.rename_axis("query_id")

@@ -38,7 +38,9 @@ class FrozenFeatures(Teacher):
     def __init__(self, student: SentenceTransformer) -> None:
         transformer, pooling = list(student.children())[:2]
         self._student = SentenceTransformer(
-            modules=[transformer, pooling], device=str(student.device), prompts=dict(student.prompts)
+            modules=[transformer, pooling],
+            device=str(student.device),
+            prompts=dict(student.prompts),
         ).eval()
         super().__init__(
             "base-features",
@@ -51,7 +53,11 @@ class FrozenFeatures(Teacher):
         )
 
     def encode(
-        self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: threading.Event | None = None
+        self,
+        texts: Sequence[str],
+        role: Role = Role.DOCUMENT,
+        *,
+        stop: threading.Event | None = None,
     ) -> np.ndarray:
         """Return the features of texts of one role, float32 of shape (n, width)."""
         return pooled(self._student, [Text(text, role) for text in texts])
@@ -62,7 +68,9 @@ def through_head(student: SentenceTransformer, features: np.ndarray) -> np.ndarr
     """Return a student's vectors, float32 of shape (n, dimension), of texts whose features are there, of shape (n, width)."""
     x = torch.from_numpy(np.asarray(features, dtype=np.float32)).to(student.device)
     modules = list(student.children())[2:]
-    return torch.nn.Sequential(*modules)({"sentence_embedding": x})["sentence_embedding"].cpu().numpy()
+    return (
+        torch.nn.Sequential(*modules)({"sentence_embedding": x})["sentence_embedding"].cpu().numpy()
+    )
 
 
 def train_head(
@@ -98,7 +106,10 @@ def train_head(
     """
     given, device = [module.linear for module in head_of(student)], student.device
     head = copy.deepcopy(given)
-    for what, some, wanted in (("", features, targets), *([("held-out ", *held_out)] if held_out else [])):
+    for what, some, wanted in (
+        ("", features, targets),
+        *([("held-out ", *held_out)] if held_out else []),
+    ):
         fitting = (len(some), head[0].in_features), (len(some), head[-1].out_features)
         if (tuple(some.shape), tuple(wanted.shape)) != fitting or not len(some):
             raise TrainingError(
@@ -108,27 +119,42 @@ def train_head(
     normalize, rng = models.normalizes(student), np.random.default_rng(config.seed)
     generator = torch.Generator(device).manual_seed(config.seed)
     some = features[np.array(spread(len(features), _MEASURED))]
-    mean, deviation = mean_and_deviation(torch.from_numpy(np.asarray(some, dtype=np.float32)).to(device))
-    with torch.no_grad():  # Adam's steps are then as large for one feature as for another; folded back in the end
+    mean, deviation = mean_and_deviation(
+        torch.from_numpy(np.asarray(some, dtype=np.float32)).to(device)
+    )
+    with (
+        torch.no_grad()
+    ):  # Adam's steps are then as large for one feature as for another; folded back in the end
         if head[0].bias is None:
             mean = torch.zeros_like(mean)
         else:
             head[0].bias.add_(head[0].weight @ mean)
         head[0].weight.mul_(deviation)
     parameters = [parameter for layer in head for parameter in layer.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
     passes = config.epochs * config.restarts
     batch = min(config.batch_size, max(8, len(features) // math.ceil(_LEAST_STEPS / passes)))
     in_pass = math.ceil(len(features) / batch)
 
-    def distances(rows: np.ndarray, known: np.ndarray, wanted: np.ndarray, drop: float) -> torch.Tensor:
-        x, y = (torch.from_numpy(np.asarray(each[rows], dtype=np.float32)).to(device) for each in (known, wanted))
+    def distances(
+        rows: np.ndarray, known: np.ndarray, wanted: np.ndarray, drop: float
+    ) -> torch.Tensor:
+        x, y = (
+            torch.from_numpy(np.asarray(each[rows], dtype=np.float32)).to(device)
+            for each in (known, wanted)
+        )
         x = (x - mean) / deviation
         with models.autocast(device, config.precision):
             for layer in head[:-1]:
                 x = torch.nn.functional.gelu(layer(x))
                 if drop:
-                    x = x * (torch.rand(x.shape, generator=generator, device=device) >= drop) / (1 - drop)
+                    x = (
+                        x
+                        * (torch.rand(x.shape, generator=generator, device=device) >= drop)
+                        / (1 - drop)
+                    )
             x = head[-1](x).float()
         return ((torch.nn.functional.normalize(x, dim=1) if normalize else x) - y).pow(2).sum(dim=1)
 
@@ -136,7 +162,10 @@ def train_head(
     def held_out_loss() -> float | None:
         if held_out is None:
             return None
-        parts = (np.arange(i, min(i + _ROWS, len(held_out[0]))) for i in range(0, len(held_out[0]), _ROWS))
+        parts = (
+            np.arange(i, min(i + _ROWS, len(held_out[0])))
+            for i in range(0, len(held_out[0]), _ROWS)
+        )
         return float(torch.cat([distances(rows, *held_out, 0) for rows in parts]).mean())
 
     history, best, seconds, rate = [], (math.inf, 0, None), 0.0, config.learning_rate
@@ -159,12 +188,18 @@ def train_head(
             raise TrainingError(f"the loss is {loss} in pass {number}: lower the learning rate")
         seconds += time.perf_counter() - started
         speed = number * len(features) / seconds if number else 0.0
-        step = TrainingStep(number * in_pass, passes * in_pass, number, loss, rate, speed, held_out_loss())
+        step = TrainingStep(
+            number * in_pass, passes * in_pass, number, loss, rate, speed, held_out_loss()
+        )
         history.append(asdict(step))
         if held_out is None:
             best = math.inf, step.step, parameters
         elif step.held_out_loss < best[0]:
-            best = step.held_out_loss, step.step, [parameter.detach().clone() for parameter in parameters]
+            best = (
+                step.held_out_loss,
+                step.step,
+                [parameter.detach().clone() for parameter in parameters],
+            )
         if on_step:
             on_step(step)
         if stop is not None and stop.is_set():
@@ -178,4 +213,6 @@ def train_head(
                 head[0].bias.sub_(head[0].weight @ mean)
             for layer, trained in zip(given, head, strict=True):
                 layer.load_state_dict(trained.state_dict())
-    return Result(pd.DataFrame(history), best[1], best[0] if held_out else None, number < passes, speed)
+    return Result(
+        pd.DataFrame(history), best[1], best[0] if held_out else None, number < passes, speed
+    )

@@ -43,7 +43,14 @@ __all__ = [
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 BAR_AFTER = 3  # seconds that work takes without a bar
-_IMAGE_MODELS = ("clip", "siglip", "siglip2", "altclip", "chinese_clip", "align")  # `model_type` in config.json
+_IMAGE_MODELS = (
+    "clip",
+    "siglip",
+    "siglip2",
+    "altclip",
+    "chinese_clip",
+    "align",
+)  # `model_type` in config.json
 
 
 def load_model(
@@ -106,7 +113,9 @@ def _loaded(files: ModelFiles, device: str | None, trust_remote_code: bool) -> S
             reason += f". Delete {files.path} and download the model again"
         if "pytorch_model.bin" in reason:  # of a module; pickles are not downloaded
             reason += f". Pickled weights are not loaded. {unpickle(files.name)}"
-        raise ModelError(f"model {files.name} at {files.path} cannot be loaded: {reason}") from error
+        raise ModelError(
+            f"model {files.name} at {files.path} cannot be loaded: {reason}"
+        ) from error
     check_vocabulary(model.tokenizer, files)
     return model
 
@@ -137,11 +146,17 @@ def _other_kind(source: object) -> str:
 
 def _check_kind(files: ModelFiles) -> None:
     """Refuse a model of another kind by its configuration, before its weights are read."""
-    kind = read_json(files.path / "config_sentence_transformers.json").get("model_type", "SentenceTransformer")
+    kind = read_json(files.path / "config_sentence_transformers.json").get(
+        "model_type", "SentenceTransformer"
+    )
     sentence_transformer = (files.path / "modules.json").is_file()
-    configs = [read_json(path) for path in (files.path / "config.json", *files.path.glob("*/config.json"))]
+    configs = [
+        read_json(path) for path in (files.path / "config.json", *files.path.glob("*/config.json"))
+    ]
     architectures = configs[0].get("architectures") or [""]
-    if not sentence_transformer and re.search("For(Sequence|Token)Classification$", str(architectures[0])):
+    if not sentence_transformer and re.search(
+        "For(Sequence|Token)Classification$", str(architectures[0])
+    ):
         kind = "CrossEncoder or classifier, which gives no text vectors"
     elif any(config.get("model_type") in _IMAGE_MODELS for config in configs):
         kind = "model of images and their captions"
@@ -164,7 +179,9 @@ def best_dtype(device: torch.device | str) -> torch.dtype:
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     elif kind == "cpu":
         capabilities = torch.cpu.get_capabilities()
-        native = any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16"))
+        native = any(
+            capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16")
+        )
     return torch.bfloat16 if native else torch.float32
 
 
@@ -200,7 +217,9 @@ def _token_lengths(model: SentenceTransformer, texts: list[str]) -> list[int]:
     """Return the number of tokens of each text as the model sees it."""
     if not texts or not callable(model.tokenizer):  # a static model has no padding to save
         return [len(text) // 4 + 1 for text in texts]
-    encoded = model.tokenizer(texts, truncation=True, max_length=model.max_seq_length or 512, padding=False)
+    encoded = model.tokenizer(
+        texts, truncation=True, max_length=model.max_seq_length or 512, padding=False
+    )
     return [len(ids) for ids in encoded["input_ids"]]
 
 
@@ -249,26 +268,44 @@ def encode(
     budget = best_token_budget(model.device) if token_budget is None else token_budget
     vectors = np.empty((len(texts), model.get_embedding_dimension()), dtype=np.float32)
     training = model.training
-    bar = tqdm(total=len(texts), desc="embedding", unit=" texts", delay=BAR_AFTER, leave=False, disable=not progress)
+    bar = tqdm(
+        total=len(texts),
+        desc="embedding",
+        unit=" texts",
+        delay=BAR_AFTER,
+        leave=False,
+        disable=not progress,
+    )
     with bar, autocast(model.device, precision):
-        for side, rows in (by_role(texts) if role is None else {role: np.arange(len(texts))}).items():
+        for side, rows in (
+            by_role(texts) if role is None else {role: np.arange(len(texts))}
+        ).items():
             run = model.encode_query if side == "query" else model.encode_document
             start = role_prompt(model, side) if prompt is None else prompt
             plain = [texts[i].text for i in rows]
-            for batch in length_buckets(_token_lengths(model, [start + text for text in plain]), budget):
+            for batch in length_buckets(
+                _token_lengths(model, [start + text for text in plain]), budget
+            ):
                 vectors[rows[batch]] = run(
-                    [plain[i] for i in batch], prompt=start, batch_size=len(batch), show_progress_bar=False
+                    [plain[i] for i in batch],
+                    prompt=start,
+                    batch_size=len(batch),
+                    show_progress_bar=False,
                 )
                 bar.update(len(batch))
     model.train(training)
     if normalizes(model):
-        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        vectors /= np.maximum(
+            np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny
+        )
     return vectors
 
 
 def by_role(texts: Sequence[str | Text]) -> dict[str, np.ndarray]:
     """Return the rows of each role that occurs, int64; a plain string is a document."""
-    query = np.fromiter((getattr(text, "role", None) == Role.QUERY for text in texts), dtype=bool, count=len(texts))
+    query = np.fromiter(
+        (getattr(text, "role", None) == Role.QUERY for text in texts), dtype=bool, count=len(texts)
+    )
     found = {"document": np.flatnonzero(~query), "query": np.flatnonzero(query)}
     return {role: rows for role, rows in found.items() if len(rows)}
 
@@ -292,7 +329,11 @@ def normalizes(model: SentenceTransformer) -> bool:
     from sentence_transformers.base.modules import Normalize, Router
 
     last = list(model.children())[-1]
-    ends = [list(route)[-1] for route in last.sub_modules.values()] if isinstance(last, Router) else [last]
+    ends = (
+        [list(route)[-1] for route in last.sub_modules.values()]
+        if isinstance(last, Router)
+        else [last]
+    )
     return all(isinstance(end, Normalize) for end in ends)
 
 
@@ -316,8 +357,16 @@ def shorten(model: SentenceTransformer, length: int, name: str, *, most: int | N
 
 def fingerprint(model: SentenceTransformer) -> str:
     """Return the SHA-256 (hex) over a loaded model's weights, code of its own, tokenizer, prompts and module settings."""
-    modules = [[type(module).__name__, getattr(module, "get_config_dict", dict)()] for module in model.children()]
-    settings = [model.max_seq_length, dict(model.prompts), modules, *filter(None, [code_digest(model)])]
+    modules = [
+        [type(module).__name__, getattr(module, "get_config_dict", dict)()]
+        for module in model.children()
+    ]
+    settings = [
+        model.max_seq_length,
+        dict(model.prompts),
+        modules,
+        *filter(None, [code_digest(model)]),
+    ]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     tokenizer = getattr(model.tokenizer, "backend_tokenizer", model.tokenizer)
     if hasattr(tokenizer, "to_str"):
@@ -338,8 +387,12 @@ def code_digest(model: SentenceTransformer) -> str:
     transformers copies such code, also that of another repository, into one package, and loads it from there.
     """
     kinds = {type(module) for module in model.modules()} | {type(getattr(model, "tokenizer", None))}
-    named = {kind.__module__ for kind in kinds if kind.__module__.startswith("transformers_modules.")}
+    named = {
+        kind.__module__ for kind in kinds if kind.__module__.startswith("transformers_modules.")
+    }
     folders = {Path(sys.modules[name].__file__).parent for name in named if name in sys.modules}
-    files = sorted({path for folder in folders for path in folder.rglob("*.py")}, key=lambda path: path.name)
+    files = sorted(
+        {path for folder in folders for path in folder.rglob("*.py")}, key=lambda path: path.name
+    )
     contents = [[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files]
     return hashlib.sha256(json.dumps(contents).encode()).hexdigest() if contents else ""

@@ -59,7 +59,9 @@ _CROPPED = 1000  # documents that queries are cropped from, where there are no q
 class Distilled:
     """What `run` made."""
 
-    student: SentenceTransformer  # in evaluation mode; the best one so far where training was stopped
+    student: (
+        SentenceTransformer  # in evaluation mode; the best one so far where training was stopped
+    )
     folder: Path  # where it was saved
     provenance: dict  # how it was made, as in `provenance.json`
     result: Result | None = None  # of the training; None if there was none in this run
@@ -120,10 +122,14 @@ def distill(
     if unseen:
         left = _without(given, unseen)
         if progress and (both := len(given) - len(left)):
-            tqdm.write(f"{both:,} of {counted(len(given), 'text')} are held out: nothing is learned from them")
+            tqdm.write(
+                f"{both:,} of {counted(len(given), 'text')} are held out: nothing is learned from them"
+            )
         given = left
     # Vectors that exist already have no vector of a query that is cropped here.
-    training_texts, recipe = prepare(given, recipe, crop=not isinstance(teacher, ArrayTeacher), base=base, **changes)
+    training_texts, recipe = prepare(
+        given, recipe, crop=not isinstance(teacher, ArrayTeacher), base=base, **changes
+    )
     if progress:
         say_cropped(given, training_texts, recipe)
     cache = TargetCache(home() / "cache", teacher_of(teacher, recipe), skip=skip)
@@ -190,7 +196,11 @@ def run(
     identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     output = student.check_folder(output or home() / "students" / f"{recipe.name}-{identity[:12]}")
     start_output = start_output and student.check_folder(start_output)
-    if resume and (finished := _finished(output, identity)) and (not start_output or _finished(start_output, identity)):
+    if (
+        resume
+        and (finished := _finished(output, identity))
+        and (not start_output or _finished(start_output, identity))
+    ):
         return finished
 
     model = recipe.student(cache)  # what is wrong with base or length shows before the teacher runs
@@ -198,7 +208,9 @@ def run(
         if some:
             fill(cache, some, keys=known, progress=progress, stop=stop)
         if stop is not None and stop.is_set():
-            raise TrainingError("stopped; what is finished is kept, and the same command goes on from here")
+            raise TrainingError(
+                "stopped; what is finished is kept, and the same command goes on from here"
+            )
     # Texts that the teacher has no vector of, see `TargetCache.skip`, are not learned from.
     texts, keys = _with_targets(cache, texts, keys)
     held_out, kept = _with_targets(cache, held_out, kept) if held_out else (held_out, kept)
@@ -240,7 +252,10 @@ def run(
         on_start(model)
     wanted = cache.targets(held_out, keys=kept) if held_out else None
     with TrainingBar() if progress else contextlib.nullcontext() as bar:
-        reports = {"on_step": lambda step: [show(step) for show in (bar, on_step) if show], "stop": stop}
+        reports = {
+            "on_step": lambda step: [show(step) for show in (bar, on_step) if show],
+            "stop": stop,
+        }
         if recipe.frozen:
             held = (unseen, wanted) if held_out else None
             result = train_head(model, seen, targets, recipe.config, held_out=held, **reports)
@@ -261,7 +276,12 @@ def run(
     found = describe(config=recipe.config, result=result)
     if first:
         student.save(model, output, found)
-        if progress and not result.stopped and result.best_loss is not None and result.best_step == 0:
+        if (
+            progress
+            and not result.stopped
+            and result.best_loss is not None
+            and result.best_step == 0
+        ):
             tqdm.write("Training did not improve on its start: the student of step 0 is kept")
         if not result.stopped:
             shutil.rmtree(checkpoints.parent, ignore_errors=True)
@@ -295,7 +315,9 @@ def fill(
     """
     teacher = cache.teacher
     if teacher.usage is not None:
-        missing = cache.missing(texts, keys=keys) if isinstance(texts, Sequence) else None  # unknown for a stream
+        missing = (
+            cache.missing(texts, keys=keys) if isinstance(texts, Sequence) else None
+        )  # unknown for a stream
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and missing != []:
             raise TeacherError(
                 "each process would ask the API by itself, with a budget and limits of its own: run workbench cache with "
@@ -307,7 +329,9 @@ def fill(
         return cache.fill(texts, keys=keys, stop=stop)
     try:
         with CacheBar(what) as bar:
-            return cache.fill(texts, keys=keys, on_plan=bar.plan, on_progress=bar.progress, stop=stop)
+            return cache.fill(
+                texts, keys=keys, on_plan=bar.plan, on_progress=bar.progress, stop=stop
+            )
     finally:
         if teacher.usage is not None:
             print(teacher.usage, file=sys.stderr)
@@ -319,11 +343,17 @@ def teacher_of(source: object, recipe: Recipe) -> Teacher:
     if not isinstance(source, str | Path):
         return Teacher(source)
     local = ":" not in str(source)[2:] or expanded(source).exists()
-    return Teacher(source, prompts=recipe.prompts, **({"max_length": recipe.max_length} if local else {}))
+    return Teacher(
+        source, prompts=recipe.prompts, **({"max_length": recipe.max_length} if local else {})
+    )
 
 
 def prepare(
-    texts: Sequence[Text], recipe: str | Recipe | None = None, *, crop: bool = True, **changes: object
+    texts: Sequence[Text],
+    recipe: str | Recipe | None = None,
+    *,
+    crop: bool = True,
+    **changes: object,
 ) -> tuple[Sequence[Text], Recipe]:
     """Return the texts that a student learns from, and the recipe.
 
@@ -361,12 +391,16 @@ def say_cropped(given: Sequence[Text], training_texts: Sequence[Text], recipe: R
         tqdm.write(f"{counted(len(given), 'text')} and {queries}; recipe {recipe.name}")
 
 
-def _split(texts: Sequence[Text], keys: np.ndarray) -> tuple[Sequence[Text], np.ndarray, list[Text], np.ndarray]:
+def _split(
+    texts: Sequence[Text], keys: np.ndarray
+) -> tuple[Sequence[Text], np.ndarray, list[Text], np.ndarray]:
     """Return training texts and held-out texts (a twentieth, 500 at most, whatever the order), each with keys."""
     unique, first = np.unique(keys, return_index=True)
     kept_out = min(500, len(unique) // 20)
     if not kept_out:
-        raise TrainingError(f"{len(unique)} different texts are too few: at least {LEAST_TEXTS} are needed")
+        raise TrainingError(
+            f"{len(unique)} different texts are too few: at least {LEAST_TEXTS} are needed"
+        )
     rows = np.flatnonzero(keys > unique[kept_out - 1])
     return _subset(texts, rows), keys[rows], [texts[i] for i in first[:kept_out]], unique[:kept_out]
 
@@ -387,7 +421,9 @@ def _without(texts: Sequence[Text], held_out: Sequence[Text]) -> Sequence[Text]:
     return texts if len(left) == len(texts) else _subset(texts, left)
 
 
-def _with_targets(cache: TargetCache, texts: Sequence[Text], keys: np.ndarray) -> tuple[Sequence[Text], np.ndarray]:
+def _with_targets(
+    cache: TargetCache, texts: Sequence[Text], keys: np.ndarray
+) -> tuple[Sequence[Text], np.ndarray]:
     """Return the texts that have a target, with their keys."""
     has = cache.known(keys)
     return (texts, keys) if has.all() else (_subset(texts, np.flatnonzero(has)), keys[has])
@@ -397,11 +433,19 @@ class _Bar:
     _bar: tqdm | None = None  # shown from the first report on
 
     def _advance(
-        self, done: int, total: int | None, what: str, unit: str, initial: int = 0, seconds: float = 0.0
+        self,
+        done: int,
+        total: int | None,
+        what: str,
+        unit: str,
+        initial: int = 0,
+        seconds: float = 0.0,
     ) -> None:
         """Advance the bar; the first time, with what an earlier run did, and the seconds of what this one has done."""
         if self._bar is None:
-            self._bar = bar = tqdm(total=total, initial=initial, desc=what, unit=f" {unit}", mininterval=0.5)
+            self._bar = bar = tqdm(
+                total=total, initial=initial, desc=what, unit=f" {unit}", mininterval=0.5
+            )
             bar.start_t = bar.last_print_t = bar.last_print_t - seconds
         self._bar.total = total
         self._bar.update(done - self._bar.n)
@@ -439,9 +483,15 @@ class TrainingBar(_Bar):
         """Advance the bar, and print a line for each held-out evaluation."""
         self._advance(step.step, step.steps, "student", "steps", step.step)
         if step.loss is not None:
-            self._bar.set_postfix_str(f"loss {step.loss:.3f}, {step.texts_per_second:.0f} texts/s", refresh=False)
+            self._bar.set_postfix_str(
+                f"loss {step.loss:.3f}, {step.texts_per_second:.0f} texts/s", refresh=False
+            )
         if step.held_out_loss is not None:
             cosines = {"queries": step.cosine_query, "documents": step.cosine_document}
             line = [f"held-out loss {step.held_out_loss:.4f}"]
-            line += [f"cosine {value:.3f} on {texts}" for texts, value in cosines.items() if value is not None]
+            line += [
+                f"cosine {value:.3f} on {texts}"
+                for texts, value in cosines.items()
+                if value is not None
+            ]
             tqdm.write(f"epoch {step.epoch:4.2f}: {', '.join(line)}")

@@ -28,12 +28,18 @@ class Speeds:
     """How quickly a device works, in texts a second; TrainingError for a speed that is not finite and above 0."""
 
     device: str  # its name
-    teacher: float | None  # texts that the teacher encodes; None where it works elsewhere, behind an API
+    teacher: (
+        float | None
+    )  # texts that the teacher encodes; None where it works elsewhere, behind an API
     student: float  # texts that training reads
 
     def __post_init__(self) -> None:
-        if not all(0 < speed < math.inf for speed in (self.teacher, self.student) if speed is not None):
-            raise TrainingError(f"speeds of {self.device}: both must be finite and above 0 texts a second")
+        if not all(
+            0 < speed < math.inf for speed in (self.teacher, self.student) if speed is not None
+        ):
+            raise TrainingError(
+                f"speeds of {self.device}: both must be finite and above 0 texts a second"
+            )
 
 
 @dataclass(frozen=True)
@@ -85,11 +91,16 @@ def plan(
     missing = texts if missing is None else missing
     passes = config.epochs * config.restarts
     steps = -(-texts // config.batch_size) * passes
-    return TrainingPlan(texts, missing, missing * (2 * dimension + 16), passes, steps, speeds)  # 16 bytes of key
+    return TrainingPlan(
+        texts, missing, missing * (2 * dimension + 16), passes, steps, speeds
+    )  # 16 bytes of key
 
 
 def measure(
-    teacher: Teacher | None, student: SentenceTransformer, texts: Sequence[Text], config: TrainingConfig
+    teacher: Teacher | None,
+    student: SentenceTransformer,
+    texts: Sequence[Text],
+    config: TrainingConfig,
 ) -> Speeds:
     """Time teacher and student on some of the texts, on the device that the student is on.
 
@@ -100,11 +111,18 @@ def measure(
         config: how it would be trained.
     """
     if len(texts) < config.batch_size:
-        raise TrainingError(f"too few texts to measure with: {len(texts):,}, and a batch has {config.batch_size}")
-    chosen = np.random.default_rng(0).permutation(len(texts))[: max(MEASURED_TEXTS, config.batch_size)]
+        raise TrainingError(
+            f"too few texts to measure with: {len(texts):,}, and a batch has {config.batch_size}"
+        )
+    chosen = np.random.default_rng(0).permutation(len(texts))[
+        : max(MEASURED_TEXTS, config.batch_size)
+    ]
     sample = [texts[i] for i in chosen]
     if teacher is None:
-        teacher_speed, targets = None, models.encode(student, sample)  # its own vectors, where there are no others
+        teacher_speed, targets = (
+            None,
+            models.encode(student, sample),
+        )  # its own vectors, where there are no others
     else:
         teacher_speed, targets = encoding_speed(teacher, sample)
     few = replace(config, epochs=2, restarts=1, evaluations=1)

@@ -58,7 +58,9 @@ class TextMap:
         landings = (self.points + middle * scale[:, None]).astype(np.float32)
         length, lost = np.linalg.norm(landings - self.points, axis=1), 1 - shared.mean(axis=1)
         varies = len(lost) > 2 and np.ptp(lost) > 0 and np.ptp(length) > 1e-6
-        return replace(self, landings=landings, line_correlation=spearman(length, lost) if varies else np.nan)
+        return replace(
+            self, landings=landings, line_correlation=spearman(length, lost) if varies else np.nan
+        )
 
 
 def pca(vectors: np.ndarray) -> TextMap:
@@ -102,7 +104,9 @@ def umap(
         return pca(vectors)
     start = 10 * wide[:, :2] / max(np.abs(wide[:, :2]).max(), 1e-12)
     given = {"wide": np.ascontiguousarray(wide), "start": np.ascontiguousarray(start)}
-    options = json.dumps({"n_neighbors": min(neighbors, len(wide) - 1), "min_dist": min_dist, "random_state": seed})
+    options = json.dumps(
+        {"n_neighbors": min(neighbors, len(wide) - 1), "min_dist": min_dist, "random_state": seed}
+    )
     digest = xxhash.xxh3_128(options.encode())
     for array in given.values():
         digest.update(array.tobytes())
@@ -138,7 +142,9 @@ def _components(vectors: np.ndarray, count: int) -> tuple[np.ndarray, float]:
     return points, float(np.trace(product)) / len(some)
 
 
-def _run(scratch: Path, options: str, on_progress: Callable | None, stop: threading.Event | None) -> bool:
+def _run(
+    scratch: Path, options: str, on_progress: Callable | None, stop: threading.Event | None
+) -> bool:
     """Fit in a child process; return False if it was stopped."""
     command = [sys.executable, "-W", "ignore", "-m", "workbench.projection", str(scratch), options]
     with (
@@ -154,7 +160,9 @@ def _run(scratch: Path, options: str, on_progress: Callable | None, stop: thread
             return False
         if child.returncode:
             errors.seek(0)
-            raise WorkbenchError(f"UMAP failed: {(errors.read().strip().splitlines() or ['no message'])[-1]}")
+            raise WorkbenchError(
+                f"UMAP failed: {(errors.read().strip().splitlines() or ['no message'])[-1]}"
+            )
     return True
 
 

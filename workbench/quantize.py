@@ -48,7 +48,9 @@ class IndexSpec:
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise WorkbenchError(f"precision {self.precision!r} is unknown: choose from {', '.join(PRECISIONS)}")
+            raise WorkbenchError(
+                f"precision {self.precision!r} is unknown: choose from {', '.join(PRECISIONS)}"
+            )
         if self.dimensions is not None:
             object.__setattr__(self, "dimensions", whole(self.dimensions, "dimensions"))
 
@@ -56,10 +58,14 @@ class IndexSpec:
         """Return this spec with its dimensions filled in for vectors of a width; WorkbenchError if it does not fit."""
         dimensions = self.dimensions or width
         if dimensions > width:
-            raise WorkbenchError(f"{dimensions} dimensions are asked for and the vectors have {width}")
+            raise WorkbenchError(
+                f"{dimensions} dimensions are asked for and the vectors have {width}"
+            )
         if self.precision == "binary" and dimensions % 8:
             near = max(8, dimensions // 8 * 8)
-            raise WorkbenchError(f"binary codes: {dimensions} dimensions are not a multiple of 8, take {near}")
+            raise WorkbenchError(
+                f"binary codes: {dimensions} dimensions are not a multiple of 8, take {near}"
+            )
         return IndexSpec(dimensions, self.precision)
 
     @property
@@ -85,7 +91,9 @@ class CompressedIndex:
         WorkbenchError: the spec does not fit the vectors, or faiss (the extra `quantize`) is not installed.
     """
 
-    def __init__(self, documents: np.ndarray, spec: IndexSpec | None = None, *, space: Mapping | None = None) -> None:
+    def __init__(
+        self, documents: np.ndarray, spec: IndexSpec | None = None, *, space: Mapping | None = None
+    ) -> None:
         documents = checked(documents, "documents")
         self.width = documents.shape[1]
         self.spec = (spec or IndexSpec()).of(self.width)
@@ -102,7 +110,12 @@ class CompressedIndex:
         return self._index.ntotal
 
     def search(
-        self, queries: np.ndarray, k: int = 100, *, space: Mapping | None = None, rescore_multiplier: int = 10
+        self,
+        queries: np.ndarray,
+        k: int = 100,
+        *,
+        space: Mapping | None = None,
+        rescore_multiplier: int = 10,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find the k best documents for each query.
 
@@ -122,25 +135,36 @@ class CompressedIndex:
             WorkbenchError: the queries have another width or name another space, or k is below 1.
         """
         if space is not None and (space := _as_json(space)) != self.space:
-            other = [name for name in {**self.space, **space} if self.space.get(name) != space.get(name)]
+            other = [
+                name for name in {**self.space, **space} if self.space.get(name) != space.get(name)
+            ]
             raise WorkbenchError(
                 f"the index was built in another space than the queries' ({', '.join(map(str, other))} differ): encode "
                 "its documents again with a model of the queries' space"
             )
         queries = checked(queries, "queries")
         if queries.shape[1] != self.width:
-            raise WorkbenchError(f"queries are {queries.shape[1]} wide and the index is of vectors {self.width} wide")
-        k, rescore_multiplier = min(whole(k, "k"), len(self)), whole(rescore_multiplier, "rescore_multiplier")
+            raise WorkbenchError(
+                f"queries are {queries.shape[1]} wide and the index is of vectors {self.width} wide"
+            )
+        k, rescore_multiplier = (
+            min(whole(k, "k"), len(self)),
+            whole(rescore_multiplier, "rescore_multiplier"),
+        )
         queries = truncate(queries, self.spec.dimensions)
         if self.spec.precision != "binary":
             return self._search(self._as_documents(queries), k, min(2 * k, len(self)))
-        _, found = self._index.search(np.packbits(queries > 0, axis=1), min(k * rescore_multiplier, len(self)))
+        _, found = self._index.search(
+            np.packbits(queries > 0, axis=1), min(k * rescore_multiplier, len(self))
+        )
         codes = _codes(self._index)
         exact = np.empty(found.shape, dtype=np.float32)
         block = max(1, _BLOCK_VALUES // (found.shape[1] * self.spec.dimensions))
         for rows in (slice(start, start + block) for start in range(0, len(queries), block)):
             signs = np.unpackbits(codes[found[rows]], axis=-1).astype(np.float32) * 2 - 1
-            exact[rows] = np.einsum("qcd,qd->qc", signs, queries[rows]) / np.sqrt(self.spec.dimensions)
+            exact[rows] = np.einsum("qcd,qd->qc", signs, queries[rows]) / np.sqrt(
+                self.spec.dimensions
+            )
         return ranking.order(exact, found.astype(np.int64), k)
 
     def save(self, path: str | Path) -> Path:
@@ -148,7 +172,14 @@ class CompressedIndex:
         tensors = {"codes": _codes(self._index)}
         if self.spec.precision == "int8":
             tensors["ranges"] = need("faiss", "quantize").vector_to_array(self._index.sq.trained)
-        stated = json.dumps({"format": _FORMAT, "point": asdict(self.spec), "width": self.width, "space": self.space})
+        stated = json.dumps(
+            {
+                "format": _FORMAT,
+                "point": asdict(self.spec),
+                "width": self.width,
+                "space": self.space,
+            }
+        )
         metadata = {"about": stated, "checksum": _checksum(stated, tensors)}
         try:
             return write_whole(path, lambda scratch: save_file(tensors, scratch, metadata))
@@ -166,15 +197,23 @@ class CompressedIndex:
             if not isinstance(about, dict) or about.get("format") != _FORMAT:
                 raise WorkbenchError(f"{path} is no index of this workbench")
             if stated.get("checksum") != _checksum(stated["about"], tensors):
-                raise WorkbenchError(f"{path} is damaged (its checksum is another): build it again from the vectors")
+                raise WorkbenchError(
+                    f"{path} is damaged (its checksum is another): build it again from the vectors"
+                )
             index = cls.__new__(cls)
-            index.spec, index.width, index.space = IndexSpec(**about["point"]), about["width"], about["space"]
+            index.spec, index.width, index.space = (
+                IndexSpec(**about["point"]),
+                about["width"],
+                about["space"],
+            )
             index._index = _empty(index.spec)
             if index.spec.precision == "binary":
                 index._index.add(tensors["codes"])
                 return index
             if "ranges" in tensors:
-                need("faiss", "quantize").copy_array_to_vector(tensors["ranges"], index._index.sq.trained)
+                need("faiss", "quantize").copy_array_to_vector(
+                    tensors["ranges"], index._index.sq.trained
+                )
             index._index.is_trained = True
             index._index.add_sa_codes(tensors["codes"])
         except WorkbenchError:
@@ -189,7 +228,9 @@ class CompressedIndex:
         # faiss returns equal scores in any order: search deeper where a tie at the k-th place may go on.
         tied = np.flatnonzero(scores[:, k - 1] - scores[:, -1] < 1e-6)
         if depth < len(self) and len(tied):
-            for part, deeper in zip(best, self._search(queries[tied], k, min(4 * depth, len(self))), strict=True):
+            for part, deeper in zip(
+                best, self._search(queries[tied], k, min(4 * depth, len(self))), strict=True
+            ):
                 part[tied] = deeper
         return best
 
@@ -200,7 +241,9 @@ class CompressedIndex:
 def truncate(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:
     """Return the first dimensions of each row, scaled to unit norm, float32 of shape (n, dimensions); None keeps all."""
     vectors = checked(vectors, "vectors")
-    return np.ascontiguousarray(unit(vectors[:, : IndexSpec(dimensions).of(vectors.shape[1]).dimensions]))
+    return np.ascontiguousarray(
+        unit(vectors[:, : IndexSpec(dimensions).of(vectors.shape[1]).dimensions])
+    )
 
 
 def principal_rotation(vectors: np.ndarray) -> np.ndarray:
@@ -249,7 +292,9 @@ def sweep(
     specs = list(specs)
     if not specs:
         raise WorkbenchError("no specs were given: give some, such as grid(width)")
-    specs = {mode: list(dict.fromkeys(p.of(d.shape[1]) for p in specs)) for mode, (_, d) in sides.items()}
+    specs = {
+        mode: list(dict.fromkeys(p.of(d.shape[1]) for p in specs)) for mode, (_, d) in sides.items()
+    }
     timed = len(searched) if timed is None else whole(timed, "timed")
     measured = {"uncompressed": evaluate.score(data, asked, searched)}
     if not measured["uncompressed"]["ndcg_at_10"].sum() > 0:
@@ -273,7 +318,11 @@ def sweep(
         described.append({"mode": mode, **asdict(spec), **more})
         if on_progress:
             on_progress(len(described), sum(map(len, specs.values())))
-    rows = evaluate.summarize(measured, teacher="uncompressed", seed=seed).iloc[1:].drop(columns="mode")
+    rows = (
+        evaluate.summarize(measured, teacher="uncompressed", seed=seed)
+        .iloc[1:]
+        .drop(columns="mode")
+    )
     return pd.concat([pd.DataFrame(described), rows.reset_index(drop=True)], axis=1)
 
 
@@ -285,7 +334,9 @@ def grid(width: int, least: int = 48) -> list[IndexSpec]:
     return [IndexSpec(d, p) for p in PRECISIONS for d in dimensions if p != "binary" or d % 8 == 0]
 
 
-def pareto_mask(rows: pd.DataFrame, costs: Sequence[str] = ("bytes_per_document", "query_ms")) -> np.ndarray:
+def pareto_mask(
+    rows: pd.DataFrame, costs: Sequence[str] = ("bytes_per_document", "query_ms")
+) -> np.ndarray:
     """Return which rows are on the Pareto front, bool of shape (n,).
 
     A row of `sweep` is dominated by another that is at least as good in `share_of_teacher` and in every cost (less is
@@ -318,7 +369,9 @@ def _as_json(space: Mapping) -> dict:
     try:
         return json.loads(json.dumps(dict(space)))
     except (TypeError, ValueError) as error:
-        raise WorkbenchError(f"space must be JSON values, as a teacher's identity is: {error}") from None
+        raise WorkbenchError(
+            f"space must be JSON values, as a teacher's identity is: {error}"
+        ) from None
 
 
 def _checksum(stated: str, tensors: Mapping[str, np.ndarray]) -> str:
@@ -333,7 +386,9 @@ def _empty(spec: IndexSpec) -> faiss.Index | faiss.IndexBinary:
     faiss = need("faiss", "quantize")
     if spec.precision == "binary":
         return faiss.IndexBinaryFlat(spec.dimensions)
-    return faiss.index_factory(spec.dimensions, _FACTORY[spec.precision], faiss.METRIC_INNER_PRODUCT)
+    return faiss.index_factory(
+        spec.dimensions, _FACTORY[spec.precision], faiss.METRIC_INNER_PRODUCT
+    )
 
 
 def _codes(index: faiss.Index | faiss.IndexBinary) -> np.ndarray:

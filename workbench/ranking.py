@@ -14,7 +14,12 @@ _NEAR = 1e-6
 
 
 def top_k(
-    queries: np.ndarray, documents: np.ndarray, k: int, *, exclude_self: bool = False, normalized: bool = False
+    queries: np.ndarray,
+    documents: np.ndarray,
+    k: int,
+    *,
+    exclude_self: bool = False,
+    normalized: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the k documents with the highest cosine for each query, exactly.
 
@@ -64,7 +69,9 @@ def top_k(
         for part in (border[i : i + some] for i in range(0, len(border), some)):
             near = (all_scores[part] >= torch.from_numpy(best[part, -1:]) - 2 * _NEAR).any(dim=0)
             own = start + part if exclude_self else None
-            best[part], found[part] = _search_again(block[part], documents, np.flatnonzero(near.numpy()), k, own)
+            best[part], found[part] = _search_again(
+                block[part], documents, np.flatnonzero(near.numpy()), k, own
+            )
         scores[start : start + rows], positions[start : start + rows] = best, found
     return scores, positions
 
@@ -75,7 +82,13 @@ def order(scores: np.ndarray, positions: np.ndarray, k: int) -> tuple[np.ndarray
     return np.take_along_axis(scores, places, 1), np.take_along_axis(positions, places, 1)
 
 
-def _settle(best: np.ndarray, found: np.ndarray, near: np.ndarray, queries: np.ndarray, documents: np.ndarray) -> None:
+def _settle(
+    best: np.ndarray,
+    found: np.ndarray,
+    near: np.ndarray,
+    queries: np.ndarray,
+    documents: np.ndarray,
+) -> None:
     """Compute scores that are near each other again in float64 and put them in order, in place."""
     again = np.zeros(best.shape, dtype=bool)
     again[:, :-1] |= near
@@ -88,9 +101,14 @@ def _settle(best: np.ndarray, found: np.ndarray, near: np.ndarray, queries: np.n
         best[rows], found[rows] = order(best[rows], found[rows], best.shape[1])
 
 
-def _search_again(queries: np.ndarray, documents: np.ndarray, among: np.ndarray, k: int, own: np.ndarray | None):
+def _search_again(
+    queries: np.ndarray, documents: np.ndarray, among: np.ndarray, k: int, own: np.ndarray | None
+):
     """Search some documents in float64, for queries where documents tie at the k-th place."""
-    queries, exact = queries.astype(np.float64), np.empty((len(queries), len(among)), dtype=np.float32)
+    queries, exact = (
+        queries.astype(np.float64),
+        np.empty((len(queries), len(among)), dtype=np.float32),
+    )
     for part in (slice(i, i + 8192) for i in range(0, len(among), 8192)):
         exact[:, part] = queries @ documents[among[part]].T.astype(np.float64)
     if own is not None:

@@ -64,7 +64,9 @@ def load_ready(folder: str | Path = READY, *, device: str | None = None) -> Sent
         model = student.build(stated["base"], device=device, **stated["build"])
         first, last = (layer.linear for layer in student.head_of(model))
         stored = first.out_features - stated.get("mirrored", 0)
-        again = slice(2 * stored - first.out_features, stored)  # units whose mirrored ones follow at the end
+        again = slice(
+            2 * stored - first.out_features, stored
+        )  # units whose mirrored ones follow at the end
         with torch.no_grad():
             weight, bias = _unpacked(kept, 0, stored, first.in_features)
             first.weight.copy_(torch.cat([weight, -weight[again]]))
@@ -89,18 +91,26 @@ def is_ready(folder: str | Path) -> bool:
 def statement(folder: str | Path = READY) -> dict:
     """Return the ready student's provenance; ModelError if it cannot be read."""
     if not isinstance(folder, str | Path):
-        raise ModelError(f"expected the folder of a ready student, got an object of type {type(folder).__name__}")
+        raise ModelError(
+            f"expected the folder of a ready student, got an object of type {type(folder).__name__}"
+        )
     path = expanded(folder) / models.PROVENANCE
     try:
         stated = json.loads(path.read_text())
         stated["base"], stated["base_fingerprint"], stated["build"], stated["head_sha256"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read ({type(error).__name__}: {error}): restore it") from None
+        raise ModelError(
+            f"{path} cannot be read ({type(error).__name__}: {error}): restore it"
+        ) from None
     return stated
 
 
 def save_ready(
-    model: SentenceTransformer, folder: str | Path, provenance: Mapping[str, object], *, mirrored: int = 0
+    model: SentenceTransformer,
+    folder: str | Path,
+    provenance: Mapping[str, object],
+    *,
+    mirrored: int = 0,
 ) -> Path:
     """Write a student whose transformer is its base's: only the head, in 8 bits, with its statement and checksum.
 
@@ -126,7 +136,12 @@ def save_ready(
             shutil.copy(card, scratch)
         save_file(tensors, scratch / _HEAD)
         digest = _digest((scratch / _HEAD).read_bytes(), built)
-        more = {"base_fingerprint": base.fingerprint, "build": built, "mirrored": mirrored, "head_sha256": digest}
+        more = {
+            "base_fingerprint": base.fingerprint,
+            "build": built,
+            "mirrored": mirrored,
+            "head_sha256": digest,
+        }
         write_json(scratch / models.PROVENANCE, {**provenance, **more})
     return Path(folder)
 
@@ -158,10 +173,18 @@ def _packed(weight: torch.Tensor) -> dict[str, torch.Tensor]:
     scaled.scatter_(1, place, 0)
     scale = (scaled.abs().amax(dim=1) / 127).clamp_min(least)
     rounded = (scaled / scale[:, None]).round().to(torch.int8)
-    return {"weight": rounded, "scale": scale, "columns": columns, "peak": peak, "place": place.to(torch.int32)}
+    return {
+        "weight": rounded,
+        "scale": scale,
+        "columns": columns,
+        "peak": peak,
+        "place": place.to(torch.int32),
+    }
 
 
-def _unpacked(kept: dict[str, torch.Tensor], number: int, out: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _unpacked(
+    kept: dict[str, torch.Tensor], number: int, out: int, width: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Take a layer's parts out of `kept`; return its weights and bias, float32.
 
     Raises:
@@ -178,7 +201,9 @@ def _unpacked(kept: dict[str, torch.Tensor], number: int, out: int, width: int) 
     }
     parts = {name: kept.pop(f"{number}.{name}") for name in expected}
     for name, tensor in parts.items():
-        if (found := (tuple(tensor.shape), tensor.dtype)) != expected[name] or not tensor.isfinite().all():
+        if (found := (tuple(tensor.shape), tensor.dtype)) != expected[
+            name
+        ] or not tensor.isfinite().all():
             raise ValueError(f"{name}: expected finite values of {expected[name]}, got {found}")
     if not 0 <= parts["place"].min() <= parts["place"].max() < width:
         raise ValueError(f"place: expected positions below {width:,}")

@@ -58,19 +58,27 @@ def find_regions(
     if len(points) != len(texts):
         raise WorkbenchError(f"{len(points):,} vectors were given for {len(texts):,} texts")
     if len(texts) < LEAST_TEXTS:
-        raise WorkbenchError(f"{len(texts)} texts are too few to find regions in: at least {LEAST_TEXTS} are needed")
+        raise WorkbenchError(
+            f"{len(texts)} texts are too few to find regions in: at least {LEAST_TEXTS} are needed"
+        )
     count = min(_MOST, max(4, round((len(texts) / 4) ** 0.5))) if count is None else count
     if not 2 <= count < len(texts):
-        raise WorkbenchError(f"count is {count}: expected 2 regions or more, and fewer than the {len(texts):,} texts")
+        raise WorkbenchError(
+            f"count is {count}: expected 2 regions or more, and fewer than the {len(texts):,} texts"
+        )
     product = centered_product(points, points)
     if np.trace(product) < 1e-6 * len(points):
         raise WorkbenchError("all texts have the same vector, so there are no regions")
     points = (points - points.mean(axis=0)) @ principal_axes(product)[:, :_DIMENSIONS]
     kind = KMeans if len(points) <= 20_000 else MiniBatchKMeans
     labels = kind(count, n_init=3, random_state=seed).fit_predict(points)
-    order = np.random.default_rng(seed).permutation(len(texts))  # some texts of each region are read
+    order = np.random.default_rng(seed).permutation(
+        len(texts)
+    )  # some texts of each region are read
     some = order[pd.Series(order).groupby(labels[order]).head(_NAMED_FROM // count).index]
-    return np.asarray(_names([texts[i].text for i in some], labels[some], count), dtype=object)[labels]
+    return np.asarray(_names([texts[i].text for i in some], labels[some], count), dtype=object)[
+        labels
+    ]
 
 
 def _names(texts: list[str], labels: np.ndarray, count: int) -> list[str]:
@@ -78,7 +86,11 @@ def _names(texts: list[str], labels: np.ndarray, count: int) -> list[str]:
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
 
     vectorizer = CountVectorizer(
-        token_pattern=_WORDS, ngram_range=(1, 2), binary=True, min_df=2, stop_words=list(ENGLISH_STOP_WORDS)
+        token_pattern=_WORDS,
+        ngram_range=(1, 2),
+        binary=True,
+        min_df=2,
+        stop_words=list(ENGLISH_STOP_WORDS),
     )
     try:
         found = vectorizer.fit_transform([text[:2000] for text in texts])
@@ -86,10 +98,14 @@ def _names(texts: list[str], labels: np.ndarray, count: int) -> list[str]:
         return _unlike([_shortest(texts, labels == label) for label in range(count)])
     words = vectorizer.get_feature_names_out()
     sizes = np.bincount(labels, minlength=count)
-    inside = np.stack([np.asarray(found[labels == label].sum(axis=0)).ravel() for label in range(count)])
+    inside = np.stack(
+        [np.asarray(found[labels == label].sum(axis=0)).ravel() for label in range(count)]
+    )
     # A pair of words says more than one word; how much more it counts is by eye.
     pairs = np.array([1.3 if " " in word else 1.0 for word in words])
-    weight = inside / np.maximum(sizes, 1)[:, None] * np.log1p(len(texts) / inside.sum(axis=0)) * pairs
+    weight = (
+        inside / np.maximum(sizes, 1)[:, None] * np.log1p(len(texts) / inside.sum(axis=0)) * pairs
+    )
     names = []
     for label in range(count):
         chosen: list[str] = []
@@ -121,7 +137,11 @@ def _unlike(names: list[str]) -> list[str]:
 
 
 def compare_regions(
-    table: pd.DataFrame, column: str | Sequence = "region", *, measures: Sequence[str] | None = None, bins: int = 5
+    table: pd.DataFrame,
+    column: str | Sequence = "region",
+    *,
+    measures: Sequence[str] | None = None,
+    bins: int = 5,
 ) -> pd.DataFrame:
     """Compare the texts of each region with all other texts, sorted by the upper end of the first measure's interval.
 
@@ -161,8 +181,12 @@ def compare_regions(
         if name not in table or not pd.api.types.is_numeric_dtype(table[name]):
             raise WorkbenchError(f"the table has no column of numbers {name!r}")
     if not measures:
-        raise WorkbenchError(f"there is nothing to compare: the table has none of {', '.join(MEASURES)}")
-    if pd.api.types.is_numeric_dtype(groups) and groups.nunique() > (10 if pd.api.types.is_float_dtype(groups) else 50):
+        raise WorkbenchError(
+            f"there is nothing to compare: the table has none of {', '.join(MEASURES)}"
+        )
+    if pd.api.types.is_numeric_dtype(groups) and groups.nunique() > (
+        10 if pd.api.types.is_float_dtype(groups) else 50
+    ):
         groups = pd.qcut(groups, bins, duplicates="drop")
     codes, names = pd.factorize(labels(groups), sort=True)
     result = pd.DataFrame({"texts": np.bincount(codes, minlength=len(names))}, index=names)
@@ -197,13 +221,23 @@ def _against_the_rest(values: np.ndarray, codes: np.ndarray, count: int) -> dict
         mean, other = sums / inside, (sums.sum() - sums) / outside
         spread = [
             np.maximum(square / n - center**2, 0) * n / (n - 1)
-            for square, n, center in ((squares, inside, mean), (squares.sum() - squares, outside, other))
+            for square, n, center in (
+                (squares, inside, mean),
+                (squares.sum() - squares, outside, other),
+            )
         ]
         error = np.sqrt(np.maximum(*spread) * (1 / inside + 1 / outside))
         tested = (inside >= _SMALLEST) & (outside >= _SMALLEST)
         error[~tested] = np.nan
-        wide = error * stdtrit(np.maximum(np.minimum(inside, outside) - 1, 1), 1 - 0.025 / max(1, tested.sum()))
-    return {"": mean, "difference": mean - other, "low": mean - other - wide, "high": mean - other + wide}
+        wide = error * stdtrit(
+            np.maximum(np.minimum(inside, outside) - 1, 1), 1 - 0.025 / max(1, tested.sum())
+        )
+    return {
+        "": mean,
+        "difference": mean - other,
+        "low": mean - other - wide,
+        "high": mean - other + wide,
+    }
 
 
 def more_like(
@@ -249,7 +283,11 @@ def more_like(
     seen = set(given)
     best: list[tuple[float, Text, np.ndarray]] = []
     empty, left_out = True, 0
-    source = iter(pool if isinstance(pool, Sequence | Iterator) and not isinstance(pool, str) else read_texts(pool))
+    source = iter(
+        pool
+        if isinstance(pool, Sequence | Iterator) and not isinstance(pool, str)
+        else read_texts(pool)
+    )
     while part := list(itertools.islice(source, _AT_ONCE)):
         empty = False
         part = as_texts(part)
@@ -268,7 +306,10 @@ def more_like(
             fresh = np.flatnonzero((rows @ known.T).max(axis=1) < same)
             left_out += len(rows) - len(fresh)
             alike = (rows[fresh] @ wanted.T).max(axis=1)
-            best += [(float(a), part[start + i], rows[i].copy()) for i, a in zip(fresh, alike, strict=True)]
+            best += [
+                (float(a), part[start + i], rows[i].copy())
+                for i, a in zip(fresh, alike, strict=True)
+            ]
         best = sorted(best, key=lambda one: -one[0])[: 4 * count + _AT_ONCE]
     if empty:
         raise WorkbenchError("the pool has no text")
@@ -290,4 +331,6 @@ def more_like(
 
 def _bare(text: str) -> int:
     """Return a hash of a text without case, punctuation and spaces, by which copies are known."""
-    return xxhash.xxh3_64_intdigest((re.sub(r"\W+", "", text).casefold() or text).encode("utf-8", "surrogatepass"))
+    return xxhash.xxh3_64_intdigest(
+        (re.sub(r"\W+", "", text).casefold() or text).encode("utf-8", "surrogatepass")
+    )

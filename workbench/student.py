@@ -84,10 +84,20 @@ def build(
         torch.manual_seed(seed)
         inner = hidden + 2 * width
         head = [Dense(width, inner, activation_function=torch.nn.GELU())] if hidden else []
-        head += [Dense(inner if hidden else width, dimension, bias=bias, activation_function=torch.nn.Identity())]
+        head += [
+            Dense(
+                inner if hidden else width,
+                dimension,
+                bias=bias,
+                activation_function=torch.nn.Identity(),
+            )
+        ]
     modules = [transformer, pool, *head, *([Normalize()] if normalize else [])]
     return SentenceTransformer(
-        modules=modules, device=str(loaded.device), prompts=dict(prompts or {}), similarity_fn_name="cosine"
+        modules=modules,
+        device=str(loaded.device),
+        prompts=dict(prompts or {}),
+        similarity_fn_name="cosine",
     )
 
 
@@ -105,8 +115,12 @@ class Tokens:
             with tempfile.TemporaryFile() as file:
                 for start in range(0, len(texts), 8192):
                     some = texts[start : start + 8192]
-                    prompted = [(student.prompts.get(text.role.value) or "") + text.text for text in some]
-                    ids = student.tokenizer(prompted, truncation=True, max_length=student.max_seq_length)["input_ids"]
+                    prompted = [
+                        (student.prompts.get(text.role.value) or "") + text.text for text in some
+                    ]
+                    ids = student.tokenizer(
+                        prompted, truncation=True, max_length=student.max_seq_length
+                    )["input_ids"]
                     self.lengths[start : start + 8192] = [len(each) for each in ids]
                     file.write(np.concatenate(ids).astype(dtype).tobytes())
                 file.flush()
@@ -126,7 +140,9 @@ class Tokens:
         ids = np.full((len(rows), int(self.lengths[rows].max())), self._pad, dtype=np.int64)
         mask = np.zeros_like(ids)
         for i, row in enumerate(rows):
-            ids[i, : self.lengths[row]] = self._ids[self._ends[row] - self.lengths[row] : self._ends[row]]
+            ids[i, : self.lengths[row]] = self._ids[
+                self._ends[row] - self.lengths[row] : self._ends[row]
+            ]
             mask[i, : self.lengths[row]] = 1
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
@@ -136,7 +152,9 @@ class HeadFit:
     """The result of `fit_head`."""
 
     alpha: float  # the ridge strength that was chosen, as a multiple of the features' mean variance
-    held_out_loss: float  # mean squared L2 distance of output and target, on the texts kept out of the fit
+    held_out_loss: (
+        float  # mean squared L2 distance of output and target, on the texts kept out of the fit
+    )
     texts: int  # number of texts in the final fit
 
 
@@ -174,16 +192,24 @@ def fit_head(
     if len(texts) != len(targets):
         raise TrainingError(f"{len(texts):,} texts and {len(targets):,} targets are out of step")
     if len(texts) < LEAST_TEXTS:
-        raise TrainingError(f"a closed-form start needs at least {LEAST_TEXTS} texts; got {len(texts)}")
+        raise TrainingError(
+            f"a closed-form start needs at least {LEAST_TEXTS} texts; got {len(texts)}"
+        )
     if not alphas or min(alphas) <= 0:
         raise TrainingError("ridge alphas must be positive numbers")
     last = head_of(student)[-1]
     chosen = np.random.default_rng(seed).permutation(len(texts))[: max(LEAST_TEXTS, sample)]
-    found = pooled(student, texts, chosen, tokens) if features is None else np.asarray(features[chosen], np.float32)
+    found = (
+        pooled(student, texts, chosen, tokens)
+        if features is None
+        else np.asarray(features[chosen], np.float32)
+    )
     features = torch.from_numpy(found).double()
     wanted = torch.from_numpy(np.asarray(targets[chosen], dtype=np.float32)).double()
     if wanted.shape[1] != last.out_features:
-        raise TrainingError(f"the targets are {wanted.shape[1]} wide, the student's head {last.out_features}")
+        raise TrainingError(
+            f"the targets are {wanted.shape[1]} wide, the student's head {last.out_features}"
+        )
     kept = max(1, len(chosen) // 10)
     normalize = models.normalizes(student)
 
@@ -202,7 +228,12 @@ def fit_head(
 
 @torch.no_grad()
 def set_head(
-    student: SentenceTransformer, weight: torch.Tensor, bias: torch.Tensor, features: torch.Tensor, *, seed: int = 0
+    student: SentenceTransformer,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    features: torch.Tensor,
+    *,
+    seed: int = 0,
 ) -> None:
     """Make a student's head compute `weight @ x + bias`; two layers get random units that count for nothing yet.
 
@@ -219,13 +250,18 @@ def set_head(
         width = first.in_features
         units = first.out_features - 2 * width
         mean, deviation = mean_and_deviation(features)
-        random = torch.randn((units, width), generator=torch.Generator().manual_seed(seed), dtype=weight.dtype)
+        random = torch.randn(
+            (units, width), generator=torch.Generator().manual_seed(seed), dtype=weight.dtype
+        )
         through = torch.eye(width, dtype=weight.dtype)
         rows = torch.cat([random / width**0.5, through, -through]) / deviation
         first.weight.copy_(rows)
         first.bias.copy_(-rows @ mean)
         back = weight * deviation
-        weight, bias = torch.cat([torch.zeros((len(weight), units)), back, -back], dim=1), bias + weight @ mean
+        weight, bias = (
+            torch.cat([torch.zeros((len(weight), units)), back, -back], dim=1),
+            bias + weight @ mean,
+        )
     last.weight.copy_(weight)
     if last.bias is not None:
         last.bias.copy_(bias)
@@ -239,7 +275,9 @@ def mean_and_deviation(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     """
     mean, deviation = features.mean(dim=0), features.std(dim=0)
     median = deviation.median()
-    return mean, torch.where(deviation > median / 20, deviation, median if median > 0 else torch.ones_like(median))
+    return mean, torch.where(
+        deviation > median / 20, deviation, median if median > 0 else torch.ones_like(median)
+    )
 
 
 def ridge(
@@ -260,7 +298,10 @@ def ridge(
 
 @torch.inference_mode()
 def pooled(
-    student: SentenceTransformer, texts: Sequence[Text], rows: np.ndarray | None = None, tokens: Tokens | None = None
+    student: SentenceTransformer,
+    texts: Sequence[Text],
+    rows: np.ndarray | None = None,
+    tokens: Tokens | None = None,
 ) -> np.ndarray:
     """Return the features that the head gets of the texts in `rows` (all if None), float32 of shape (m, width)."""
     rows = np.arange(len(texts)) if rows is None else rows
@@ -274,7 +315,9 @@ def pooled(
     with models.autocast(device, "auto"):
         for batch in models.length_buckets(tokens.lengths[rows], models.best_token_budget(device)):
             inputs = {name: tensor.to(device) for name, tensor in tokens.batch(rows[batch]).items()}
-            features[batch] = pooling(transformer(inputs))["sentence_embedding"].float().cpu().numpy()
+            features[batch] = (
+                pooling(transformer(inputs))["sentence_embedding"].float().cpu().numpy()
+            )
     student.train(training)
     return features
 
@@ -282,15 +325,22 @@ def pooled(
 def head_of(student: SentenceTransformer) -> list[Dense]:
     """Return the layers of a student's head, one or two; ModelError if the model was not built as a student."""
     modules = list(student.children())
-    layers = 1 + (len(modules) > 2 and isinstance(getattr(modules[2], "activation_function", None), torch.nn.GELU))
+    layers = 1 + (
+        len(modules) > 2
+        and isinstance(getattr(modules[2], "activation_function", None), torch.nn.GELU)
+    )
     head = modules[2 : 2 + layers]
     if len(head) < layers or not all(isinstance(module, Dense) for module in head):
         kinds = ", ".join(type(module).__name__ for module in modules)
-        raise ModelError(f"no student: expected the modules Transformer, Pooling, Dense, found {kinds}")
+        raise ModelError(
+            f"no student: expected the modules Transformer, Pooling, Dense, found {kinds}"
+        )
     return head
 
 
-def save(student: SentenceTransformer, folder: str | Path, provenance: Mapping[str, object] | None = None) -> Path:
+def save(
+    student: SentenceTransformer, folder: str | Path, provenance: Mapping[str, object] | None = None
+) -> Path:
     """Save a student as a folder that plain `SentenceTransformer(folder)` loads, completely or not at all.
 
     An earlier student in `folder` is replaced; any other folder with content is refused.
@@ -310,7 +360,10 @@ def save(student: SentenceTransformer, folder: str | Path, provenance: Mapping[s
             student.save_pretrained(str(scratch), create_model_card=False)
             if provenance is not None:
                 weights = sorted(scratch.rglob("*.safetensors"))
-                sums = {path.relative_to(scratch).as_posix(): models.file_sha256(path) for path in weights}
+                sums = {
+                    path.relative_to(scratch).as_posix(): models.file_sha256(path)
+                    for path in weights
+                }
                 write_json(scratch / models.PROVENANCE, {**provenance, "sha256": sums})
     except (OSError, SafetensorError, WorkbenchError) as error:
         raise ModelError(f"the student cannot be saved to {folder}: {error}") from None
@@ -326,14 +379,18 @@ def check_folder(folder: str | Path) -> Path:
         folder = expanded(folder).resolve()
         is_file = folder.is_file()
     except (TypeError, ValueError, OSError) as error:
-        raise ModelError(f"no folder can be called {str(folder)[:100]!r} ({error}): choose another") from None
+        raise ModelError(
+            f"no folder can be called {str(folder)[:100]!r} ({error}): choose another"
+        ) from None
     if is_file:
         raise ModelError(f"{folder} is a file: choose a folder")
     if folder in (Path.cwd(), *Path.cwd().parents) or folder.is_mount():
         raise ModelError(f"{folder} cannot be replaced as a whole: name a folder inside it")
     if folder.exists() and any(folder.iterdir()):
         try:
-            holds_student = json.loads((folder / "modules.json").read_text())[2]["type"].endswith(".Dense")
+            holds_student = json.loads((folder / "modules.json").read_text())[2]["type"].endswith(
+                ".Dense"
+            )
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             holds_student = False
         if not holds_student:
@@ -355,12 +412,16 @@ def read_provenance(folder: str | Path) -> dict:
         return {}
     try:
         found = json.loads(path.read_text())
-        if not isinstance(found, dict) or not all(isinstance(found.get(k, ""), str) for k in ("teacher_name", "base")):
+        if not isinstance(found, dict) or not all(
+            isinstance(found.get(k, ""), str) for k in ("teacher_name", "base")
+        ):
             raise ValueError("it names no teacher and base")
         found.pop("sha256", None)  # of the files, which another folder would not have
         return found
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is damaged ({error}): delete it, and name --teacher and --base") from None
+        raise ModelError(
+            f"{path} is damaged ({error}): delete it, and name --teacher and --base"
+        ) from None
 
 
 def load(folder: str | Path, *, device: str | None = None) -> SentenceTransformer:

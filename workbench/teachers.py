@@ -18,7 +18,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench import models
-from workbench._util import ROUNDING, apart, as_float32, counted, expanded, need, one_of, scaled, takes_role, whole
+from workbench._util import (
+    ROUNDING,
+    apart,
+    as_float32,
+    counted,
+    expanded,
+    need,
+    one_of,
+    scaled,
+    takes_role,
+    whole,
+)
 from workbench.data import Role, Text, as_texts
 from workbench.errors import DataError, IncompleteError, TeacherError
 
@@ -36,7 +47,8 @@ _PROBES = (
     "x",
     "Return the indices of the maximum values along an axis.",
     "La bibliothèque ferme à dix-huit heures.",
-    "Interest is paid on the balance at the end of each month; a withdrawal before that date loses it. " * 6,
+    "Interest is paid on the balance at the end of each month; a withdrawal before that date loses it. "
+    * 6,
     "2026-01-01 12:00",
 )
 
@@ -47,15 +59,21 @@ class _TeacherType(type):
     def __call__(cls, *args, **options):
         if cls is Teacher:
             if len(args) > 1:
-                raise TeacherError(f"Teacher takes one source, got {len(args)}; options go by name: max_length=96")
+                raise TeacherError(
+                    f"Teacher takes one source, got {len(args)}; options go by name: max_length=96"
+                )
             return _teacher(*args, **options)
         taken = inspect.signature(cls.__init__).parameters
         unknown = [each for each in options if each not in taken]
         if unknown and all(each.kind is not each.VAR_KEYWORD for each in taken.values()):
-            raise TeacherError(f"{cls.__name__} has no option {', '.join(unknown)}; it has {', '.join([*taken][2:])}")
+            raise TeacherError(
+                f"{cls.__name__} has no option {', '.join(unknown)}; it has {', '.join([*taken][2:])}"
+            )
         teacher = super().__call__(*args, **options)
         if "identity" not in vars(teacher):
-            raise TeacherError(f"{cls.__name__}.__init__ must call super().__init__(name, dimension, normalize=...)")
+            raise TeacherError(
+                f"{cls.__name__}.__init__ must call super().__init__(name, dimension, normalize=...)"
+            )
         return teacher
 
 
@@ -100,28 +118,47 @@ class Teacher(metaclass=_TeacherType):
     usage: object | None = None
 
     def __init__(
-        self, name: str, dimension: int, *, normalize: bool, prompts: Mapping[str, str] | None = None, **settings
+        self,
+        name: str,
+        dimension: int,
+        *,
+        normalize: bool,
+        prompts: Mapping[str, str] | None = None,
+        **settings,
     ) -> None:
         if not isinstance(name, str) or not name.strip():
-            raise TeacherError(f"a teacher needs a name, which its cache is kept under; got {name!r}")
+            raise TeacherError(
+                f"a teacher needs a name, which its cache is kept under; got {name!r}"
+            )
         self.dimension = whole(dimension, f"the dimension of teacher {name!r}", error=TeacherError)
         self.name, self.prompts = name, checked_prompts(prompts)
-        self.identity = {"teacher": name, "normalize": bool(normalize), "dimension": self.dimension, **settings}
+        self.identity = {
+            "teacher": name,
+            "normalize": bool(normalize),
+            "dimension": self.dimension,
+            **settings,
+        }
         try:
             json.dumps(self.identity)
         except (TypeError, ValueError) as error:
-            raise TeacherError(f"the settings of teacher {name!r} must be JSON values: {error}") from None
+            raise TeacherError(
+                f"the settings of teacher {name!r} must be JSON values: {error}"
+            ) from None
 
     def __init_subclass__(cls) -> None:
         if "encode" in vars(cls):
             parameters = inspect.signature(cls.encode).parameters.values()
             if not any(each.name == "stop" or each.kind is each.VAR_KEYWORD for each in parameters):
-                raise TypeError(f"define {cls.__name__}.encode(self, texts, role='document', *, stop=None)")
+                raise TypeError(
+                    f"define {cls.__name__}.encode(self, texts, role='document', *, stop=None)"
+                )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, dimension={self.dimension})"
 
-    def encode(self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: Event | None = None) -> np.ndarray:
+    def encode(
+        self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: Event | None = None
+    ) -> np.ndarray:
         """Return the targets of texts of one role, float32 of shape (n, dimension).
 
         Args:
@@ -187,9 +224,13 @@ class LocalTeacher(Teacher):
             label = name or (files.path.name if Path(files.name).is_absolute() else files.name)
         else:
             if device or revision or trust_remote_code:
-                raise TeacherError("device, revision and trust_remote_code are for a model's name, not a loaded model")
+                raise TeacherError(
+                    "device, revision and trust_remote_code are for a model's name, not a loaded model"
+                )
             self.model = models.load_model(model)
-            origin = getattr(getattr(self.model.transformers_model, "config", None), "name_or_path", "")
+            origin = getattr(
+                getattr(self.model.transformers_model, "config", None), "name_or_path", ""
+            )
             shown = label = name or Path(origin).name or "SentenceTransformer"
             digest = models.fingerprint(self.model)
             own = str(next(self.model.parameters()).dtype).removeprefix("torch.")
@@ -202,10 +243,13 @@ class LocalTeacher(Teacher):
             label,
             self.model.get_embedding_dimension(),
             normalize=models.normalizes(self.model),
-            prompts={role: models.role_prompt(self.model, role) for role in Role} if prompts is None else prompts,
+            prompts={role: models.role_prompt(self.model, role) for role in Role}
+            if prompts is None
+            else prompts,
             fingerprint=digest,
             pooling=[
-                type(module).__name__ + (f":{module.pooling_mode}" if hasattr(module, "pooling_mode") else "")
+                type(module).__name__
+                + (f":{module.pooling_mode}" if hasattr(module, "pooling_mode") else "")
                 for module in list(self.model.children())[1:]
             ],
             max_length=models.max_length(self.model),
@@ -215,9 +259,13 @@ class LocalTeacher(Teacher):
         self.name, self.dtype = shown, self._choose_dtype(precision)
         self.model.to(self.dtype)
 
-    def encode(self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: Event | None = None) -> np.ndarray:
+    def encode(
+        self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: Event | None = None
+    ) -> np.ndarray:
         """Return the targets of texts of one role, float32 of shape (n, dimension)."""
-        return models.encode(self.model, texts, role, prompt=self.prompts[Role(role)], precision="float32")
+        return models.encode(
+            self.model, texts, role, prompt=self.prompts[Role(role)], precision="float32"
+        )
 
     def _choose_dtype(self, precision: str) -> torch.dtype:
         import torch
@@ -228,7 +276,9 @@ class LocalTeacher(Teacher):
             return fast
         exact = models.encode(self.model, _PROBES, Role.DOCUMENT, prompt="", precision="float32")
         weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        rounded = models.encode(self.model.to(fast), _PROBES, Role.DOCUMENT, prompt="", precision="float32")
+        rounded = models.encode(
+            self.model.to(fast), _PROBES, Role.DOCUMENT, prompt="", precision="float32"
+        )
         self.model.to(torch.float32).load_state_dict(weights)
         norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(rounded, axis=1)
         cosine = float(((exact * rounded).sum(axis=1) / norms).mean())
@@ -262,7 +312,9 @@ class FunctionTeacher(Teacher):
         if name is None:
             qualified = getattr(function, "__qualname__", "<lambda>")
             if "<lambda>" in qualified:
-                raise TeacherError("this function has no name of its own: give name=, which its cache is kept under")
+                raise TeacherError(
+                    "this function has no name of its own: give name=, which its cache is kept under"
+                )
             name = f"{function.__module__}.{qualified}"
         self._function = function if takes_role(function) else lambda texts, _: function(texts)
         if dimension is None:
@@ -271,7 +323,9 @@ class FunctionTeacher(Teacher):
         super().__init__(name, dimension, normalize=normalize, prompts=prompts, kind="function")
         self._normalize = normalize
 
-    def encode(self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: Event | None = None) -> np.ndarray:
+    def encode(
+        self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: Event | None = None
+    ) -> np.ndarray:
         """Return the targets of texts of one role, float32 of shape (n, dimension)."""
         returned = self._function([self.prompts[Role(role)] + text for text in texts], Role(role))
         vectors = checked_targets(returned, len(texts), self.dimension)
@@ -297,14 +351,21 @@ class ArrayTeacher(Teacher):
     """
 
     def __init__(
-        self, texts: Sequence[Text], vectors: np.ndarray, name: str = "vectors", *, normalize: bool = True
+        self,
+        texts: Sequence[Text],
+        vectors: np.ndarray,
+        name: str = "vectors",
+        *,
+        normalize: bool = True,
     ) -> None:
         texts = as_texts(texts)
         if isinstance(vectors, list | tuple) or hasattr(vectors, "detach"):
             try:
                 vectors = as_float32(vectors)
             except (TypeError, ValueError) as error:
-                raise TeacherError(f"expected vectors of one width, one for each text ({error})") from None
+                raise TeacherError(
+                    f"expected vectors of one width, one for each text ({error})"
+                ) from None
         shape, dtype = getattr(vectors, "shape", ()), getattr(vectors, "dtype", None)
         if len(shape) != 2 or shape[0] != len(texts) or not shape[1] or dtype.kind not in "fiu":
             given = f"{len(texts):,} texts and vectors of shape {shape} ({dtype})"
@@ -318,14 +379,24 @@ class ArrayTeacher(Teacher):
                 rounded += 1
                 if not share <= ROUNDING:
                     said = f"rows {first:,} and {row:,} are of the same {text.role} and differ by {share:.1%}"
-                    raise TeacherError(f"{said}, not by rounding: {text.text[:60]!r}. Keep one row of each text")
+                    raise TeacherError(
+                        f"{said}, not by rounding: {text.text[:60]!r}. Keep one row of each text"
+                    )
             digest.update(f"{text.role} {len(text.text)} {text.text}".encode())
         if rounded:
             said = f"{counted(rounded, 'vector')} of texts that come again left out"
-            warnings.warn(f"{said}: only rounding tells them from the first, which is kept", stacklevel=3)
+            warnings.warn(
+                f"{said}: only rounding tells them from the first, which is kept", stacklevel=3
+            )
         for start in range(0, len(vectors), 65_536):
             digest.update(np.ascontiguousarray(vectors[start : start + 65_536]).tobytes())
-        super().__init__(name, int(vectors.shape[1]), normalize=normalize, kind="array", digest=digest.hexdigest())
+        super().__init__(
+            name,
+            int(vectors.shape[1]),
+            normalize=normalize,
+            kind="array",
+            digest=digest.hexdigest(),
+        )
 
     @classmethod
     def from_rows(
@@ -353,18 +424,26 @@ class ArrayTeacher(Teacher):
         texts, vectors, fixed = [], [], role in [*Role]  # also where a column has such a name
         for number, row in enumerate(rows):
             if absent := [field for field in (text, vector) if field not in row]:
-                raise TeacherError(f"row {number:,} has no field {absent[0]!r}; it has {', '.join(map(str, row))}")
+                raise TeacherError(
+                    f"row {number:,} has no field {absent[0]!r}; it has {', '.join(map(str, row))}"
+                )
             try:
-                texts.append(Text(row[text], role if fixed else row.get(role, role) or Role.DOCUMENT))
+                texts.append(
+                    Text(row[text], role if fixed else row.get(role, role) or Role.DOCUMENT)
+                )
                 given = as_float32(row[vector])
-                vectors.append(given.ravel() if given.ndim else given.ravel()[:0])  # null, or NaN in a dataframe
+                vectors.append(
+                    given.ravel() if given.ndim else given.ravel()[:0]
+                )  # null, or NaN in a dataframe
             except DataError as error:
                 raise TeacherError(f"row {number:,}: {error}") from None
             except (TypeError, ValueError):
                 raise TeacherError(f"row {number:,}: {vector!r} is no vector of numbers") from None
         width = mode([len(each) for each in vectors if len(each)] or [0])
         if odd := [row for row, each in enumerate(vectors) if len(each) not in (0, width)]:
-            raise TeacherError(f"row {odd[0]:,} is {len(vectors[odd[0]])} wide, most rows are {width}")
+            raise TeacherError(
+                f"row {odd[0]:,} is {len(vectors[odd[0]])} wide, most rows are {width}"
+            )
         vectors = [each if len(each) else np.full(width, np.nan) for each in vectors]
         return cls(texts, np.array(vectors, dtype=np.float32), name, normalize=normalize)
 
@@ -373,7 +452,9 @@ class ArrayTeacher(Teacher):
         """The texts that it has vectors of, each once."""
         return [Text(text, role) for role, text in self._rows]
 
-    def encode(self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: Event | None = None) -> np.ndarray:
+    def encode(
+        self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: Event | None = None
+    ) -> np.ndarray:
         """Return the targets of texts of one role, float32 of shape (n, dimension).
 
         IncompleteError if some texts are not known, or their vectors are NaN, infinite, or zero and to be scaled.
@@ -385,7 +466,9 @@ class ArrayTeacher(Teacher):
         if self._normalize:
             vectors = scaled(vectors)
         why = "the array has no vector of it", "its vector in the array is zero, NaN or infinite"
-        failed = {int(i): why[int(known[i])] for i in np.flatnonzero(~np.isfinite(vectors).all(axis=1))}
+        failed = {
+            int(i): why[int(known[i])] for i in np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        }
         return _complete(self, texts, vectors, failed)
 
 
@@ -393,17 +476,23 @@ def _teacher(source: object = None, **options) -> Teacher:
     """Return the teacher that `Teacher(source, **options)` asks for."""
     if isinstance(source, Teacher):
         if options:
-            raise TeacherError(f"{source.name} is a teacher already: it takes no {', '.join(options)}")
+            raise TeacherError(
+                f"{source.name} is a teacher already: it takes no {', '.join(options)}"
+            )
         return source
     if isinstance(source, str) and ":" in source[2:] and not os.path.exists(expanded(source)):
         provider, _, model = source.partition(":")
-        return need("workbench.extras.api_teachers", "api").ApiTeacher(model, provider=provider, **options)
+        return need("workbench.extras.api_teachers", "api").ApiTeacher(
+            model, provider=provider, **options
+        )
     if isinstance(source, str | Path):
         return LocalTeacher(source, **options)
     if "texts" in options:
         return ArrayTeacher(vectors=source, **options)
     if isinstance(source, np.ndarray | list | tuple) or hasattr(source, "detach"):
-        raise TeacherError(f"a teacher of vectors ({type(source).__name__}) needs the text of each: give texts=")
+        raise TeacherError(
+            f"a teacher of vectors ({type(source).__name__}) needs the text of each: give texts="
+        )
     if (torch := sys.modules.get("torch")) and isinstance(source, torch.nn.Module):
         return LocalTeacher(source, **options)
     if callable(source) and not isinstance(source, type):
@@ -431,7 +520,9 @@ def checked_targets(returned: object, count: int, dimension: int | None = None) 
     return vectors
 
 
-def _complete(teacher: Teacher, texts: Sequence[str], vectors: np.ndarray, failed: dict[int, str]) -> np.ndarray:
+def _complete(
+    teacher: Teacher, texts: Sequence[str], vectors: np.ndarray, failed: dict[int, str]
+) -> np.ndarray:
     """Return the vectors; IncompleteError if there are rows that failed."""
     if failed:
         said = f"{teacher.name} has no vector of {len(failed):,} of the texts, first {texts[min(failed)][:60]!r}"
@@ -442,5 +533,7 @@ def _complete(teacher: Teacher, texts: Sequence[str], vectors: np.ndarray, faile
 def checked_prompts(prompts: Mapping[str, str] | None) -> dict[str, str]:
     """Return a prompt for each role, "" where none is given; TeacherError for an unknown role."""
     if unknown := set(prompts or {}) - set(Role):
-        raise TeacherError(f"prompts for {', '.join(sorted(unknown))}: the roles are query and document")
+        raise TeacherError(
+            f"prompts for {', '.join(sorted(unknown))}: the roles are query and document"
+        )
     return {role.value: (prompts or {}).get(role, "") for role in Role}

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 _POOL_BATCHES = 50  # batches drawn together and sorted by length: random enough, little padding
 
 
-def check_number(name: str, value: object, expected: str, fits: Callable[[Real], bool], kind: type = Real) -> None:
+def check_number(
+    name: str, value: object, expected: str, fits: Callable[[Real], bool], kind: type = Real
+) -> None:
     """Raise TrainingError if a value is not a number of the kind, or does not fit."""
     if not isinstance(value, kind) or isinstance(value, bool) or not fits(value):
         raise TrainingError(f"{name} is {value!r}; expected {expected}")
@@ -88,16 +90,32 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "restarts", "evaluations", "checkpoint_steps"):
             whole(getattr(self, name), name, error=TrainingError)
-        check_number("seed", self.seed, "a whole number from 0 to 2**32 - 1", lambda n: 0 <= n < 2**32, Integral)
+        check_number(
+            "seed",
+            self.seed,
+            "a whole number from 0 to 2**32 - 1",
+            lambda n: 0 <= n < 2**32,
+            Integral,
+        )
         rate = self.learning_rate
-        check_number("learning_rate", rate, "a number above 0, such as 3e-4", lambda n: 0 < n < math.inf)
+        check_number(
+            "learning_rate", rate, "a number above 0, such as 3e-4", lambda n: 0 < n < math.inf
+        )
         final = f"a number above 0, at most the learning_rate {rate}"
-        check_number("final_learning_rate", self.final_learning_rate, final, lambda n: 0 < n <= rate)
-        check_number("weight_decay", self.weight_decay, "a number of at least 0", lambda n: 0 <= n < math.inf)
+        check_number(
+            "final_learning_rate", self.final_learning_rate, final, lambda n: 0 < n <= rate
+        )
+        check_number(
+            "weight_decay", self.weight_decay, "a number of at least 0", lambda n: 0 <= n < math.inf
+        )
         if self.max_grad_norm is not None:
-            check_number("max_grad_norm", self.max_grad_norm, "a number above 0, or None", lambda n: n > 0)
+            check_number(
+                "max_grad_norm", self.max_grad_norm, "a number above 0, or None", lambda n: n > 0
+            )
         if self.dropout is not None:
-            check_number("dropout", self.dropout, "a number from 0 to below 1, or None", lambda n: 0 <= n < 1)
+            check_number(
+                "dropout", self.dropout, "a number from 0 to below 1, or None", lambda n: 0 <= n < 1
+            )
         one_of(self.precision, "precision", PRECISIONS, TrainingError)
 
     def with_steps(self, least: int, texts: int) -> TrainingConfig:
@@ -168,10 +186,20 @@ def train_student(
     """
     texts = as_texts(texts)
     held_out = held_out and (as_texts(held_out[0], "held_out"), held_out[1])
-    check(student, texts, targets, held_out, batch_size=config.batch_size, tokens=tokens, pairs=config.check_pairs)
+    check(
+        student,
+        texts,
+        targets,
+        held_out,
+        batch_size=config.batch_size,
+        tokens=tokens,
+        pairs=config.check_pairs,
+    )
     accelerator = Accelerator(cpu=student.device.type == "cpu")
     if config.batch_size % accelerator.num_processes:
-        raise TrainingError(f"batch_size {config.batch_size} cannot be shared by {accelerator.num_processes} processes")
+        raise TrainingError(
+            f"batch_size {config.batch_size} cannot be shared by {accelerator.num_processes} processes"
+        )
     torch.manual_seed(config.seed + accelerator.process_index)
     tokens = Tokens(student, texts) if tokens is None else tokens
     run, saver = Run(student, tokens, targets, config, held_out, accelerator, on_step), None
@@ -179,7 +207,9 @@ def train_student(
         run.identity = {
             "config": asdict(config),
             "texts": digest or digest_of(texts),
-            "targets": hashlib.sha256(np.ascontiguousarray(targets[:: max(1, len(texts) // 64)])).hexdigest(),
+            "targets": hashlib.sha256(
+                np.ascontiguousarray(targets[:: max(1, len(texts) // 64)])
+            ).hexdigest(),
             "student": [[name, *tensor.shape] for name, tensor in student.state_dict().items()],
             "processes": accelerator.num_processes,
         }
@@ -187,7 +217,9 @@ def train_student(
         if resume:
             saver.restore()
     # Not under torchrun, where two processes then make another student than one; why is not known.
-    plain = _plain_attention(student) if accelerator.num_processes == 1 else contextlib.nullcontext()
+    plain = (
+        _plain_attention(student) if accelerator.num_processes == 1 else contextlib.nullcontext()
+    )
     with _dropout(student, config.dropout), plain:
         stopped = run.train(saver, stop)
     if run.best is not None:
@@ -222,7 +254,9 @@ class Run:
         if (pooler := getattr(student[0].model, "pooler", None)) is not None:
             pooler.requires_grad_(False)  # mean pooling never uses it: no gradient ever reaches it
         trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+        optimizer = torch.optim.AdamW(
+            trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
         self.model, self.optimizer = accelerator.prepare(student, optimizer)
         self._trained_texts, self._seconds = 0, 0.0
 
@@ -256,7 +290,9 @@ class Run:
         config = self.config
         in_cycle = self.steps_per_epoch * config.epochs
         done = (self.step % in_cycle) / max(1, in_cycle - 1)
-        return config.learning_rate + (config.final_learning_rate - config.learning_rate) * min(1.0, done)
+        return config.learning_rate + (config.final_learning_rate - config.learning_rate) * min(
+            1.0, done
+        )
 
     def _batches(self, epoch: int) -> list[np.ndarray]:
         """Return the epoch's batches, a function of seed and epoch alone."""
@@ -319,7 +355,9 @@ class Run:
             self.student.train()
             if self.best_loss is None or figures["loss"] < self.best_loss:
                 self.best_loss, self.best_step = figures["loss"], self.step
-                self.best = {name: t.detach().cpu().clone() for name, t in self.student.state_dict().items()}
+                self.best = {
+                    name: t.detach().cpu().clone() for name, t in self.student.state_dict().items()
+                }
         self._record(loss, figures)
 
     def _record(self, loss: float | None, figures: dict[str, float]) -> None:
@@ -341,7 +379,9 @@ class Run:
     def _stop_asked(self, stop: threading.Event | None) -> bool:
         asked = bool(stop and stop.is_set())
         if self.accelerator.num_processes > 1:  # all processes take the same number of steps
-            asked = bool(self.accelerator.reduce(torch.tensor(float(asked), device=self.accelerator.device)))
+            asked = bool(
+                self.accelerator.reduce(torch.tensor(float(asked), device=self.accelerator.device))
+            )
         return asked
 
 
@@ -363,7 +403,9 @@ def _plain_attention(student: SentenceTransformer) -> Iterator[None]:
 @contextlib.contextmanager
 def _dropout(student: SentenceTransformer, probability: float | None) -> Iterator[None]:
     """Set the dropout probability inside a `with` block, None to leave it."""
-    before = {module: module.p for module in student.modules() if isinstance(module, torch.nn.Dropout)}
+    before = {
+        module: module.p for module in student.modules() if isinstance(module, torch.nn.Dropout)
+    }
     try:
         for module, p in before.items():
             module.p = p if probability is None else probability
@@ -406,7 +448,11 @@ def provenance(
         head_fit: of the closed form.
         rotated: whether the targets were `Targets.rotated`: then the teacher's own vectors are of another space.
     """
-    evaluations = "[]" if result is None else result.history.dropna(subset=["held_out_loss"]).to_json(orient="records")
+    evaluations = (
+        "[]"
+        if result is None
+        else result.history.dropna(subset=["held_out_loss"]).to_json(orient="records")
+    )
     return {
         "teacher": cache.identity,
         "teacher_name": cache.teacher.name,
@@ -428,13 +474,22 @@ def provenance(
     }
 
 
-def validate(student: SentenceTransformer, texts: Sequence[Text], targets: np.ndarray) -> dict[str, float]:
+def validate(
+    student: SentenceTransformer, texts: Sequence[Text], targets: np.ndarray
+) -> dict[str, float]:
     """Return a student's mean squared L2 distance to its targets, `loss`, and its mean `cosine`, also of each role."""
     if not len(texts) or len(texts) != len(targets):
-        raise TrainingError(f"{len(texts):,} texts and {len(targets):,} targets are out of step, or none at all")
+        raise TrainingError(
+            f"{len(texts):,} texts and {len(targets):,} targets are out of step, or none at all"
+        )
     vectors = encode(student, texts)
     wanted = np.asarray(targets[np.arange(len(texts))], dtype=np.float32)
     norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(wanted, axis=1)
     cosines = (vectors * wanted).sum(axis=1) / np.maximum(norms, 1e-12)
-    figures = {"loss": float(((vectors - wanted) ** 2).sum(axis=1).mean()), "cosine": float(cosines.mean())}
-    return figures | {f"cosine_{role}": float(cosines[rows].mean()) for role, rows in by_role(texts).items()}
+    figures = {
+        "loss": float(((vectors - wanted) ** 2).sum(axis=1).mean()),
+        "cosine": float(cosines.mean()),
+    }
+    return figures | {
+        f"cosine_{role}": float(cosines[rows].mean()) for role, rows in by_role(texts).items()
+    }

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench._util import home, spread, whole
-from workbench.data import RetrievalDataset, Role, crop_queries, is_dataset, read_dataset, read_texts
+from workbench.data import (
+    RetrievalDataset,
+    Role,
+    crop_queries,
+    is_dataset,
+    read_dataset,
+    read_texts,
+)
 from workbench.errors import DataError, WorkbenchError
 
 if TYPE_CHECKING:
@@ -124,17 +131,23 @@ def _adapted(dataset: RetrievalDataset, documents: object, progress: bool):
     before, texts = load_ready(), [text for text in dataset.document_texts() if text.text.strip()]
     made, enough = before, len(texts) >= pipeline.LEAST_TEXTS
     if enough:
-        made = pipeline.run(texts, cache, pipeline.ADAPT, source=dataset.name, progress=progress).student
+        made = pipeline.run(
+            texts, cache, pipeline.ADAPT, source=dataset.name, progress=progress
+        ).student
     asked = crop_queries([texts[i] for i in spread(len(texts), ASKED)]) if enough else []
     # Learning has kept the base's features, so the student's vectors cost next to nothing.
     features = TargetCache(cache.folder.parent, FrozenFeatures(before))
     if asked:
         pipeline.fill(cache, asked, progress=progress)
     pipeline.fill(
-        features, [*asked, *dataset.query_texts(), *dataset.document_texts()], progress=progress, what="features"
+        features,
+        [*asked, *dataset.query_texts(), *dataset.document_texts()],
+        progress=progress,
+        what="features",
     )
     vectors = tuple(
-        through_head(made, features.targets(some)) for some in (dataset.query_texts(), dataset.document_texts())
+        through_head(made, features.targets(some))
+        for some in (dataset.query_texts(), dataset.document_texts())
     )
     gained = "The student has learned these documents"
     if asked:
@@ -152,7 +165,9 @@ def _adapted(dataset: RetrievalDataset, documents: object, progress: bool):
             f"{shares[0]:.0%} before it had read them"
         )
     elif not enough:
-        gained = f"The student is the ready one: it learns from {pipeline.LEAST_TEXTS} documents or more"
+        gained = (
+            f"The student is the ready one: it learns from {pipeline.LEAST_TEXTS} documents or more"
+        )
     return cache, vectors, lambda text: encode(made, [text], Role.QUERY)[0], f"{gained}."
 
 
@@ -179,4 +194,6 @@ def _dataset(source: object, options: dict) -> tuple[RetrievalDataset, str]:
             query = [*crop_queries([documents[place]]), documents[place]][0]
             queries[f"q{place}"], qrels[f"q{place}"] = query.text, {f"d{place}": 1}
     name = Path(source).stem if isinstance(source, str | Path) else "texts"
-    return RetrievalDataset(name, {f"d{i}": t.text for i, t in enumerate(documents)}, queries, qrels), about
+    return RetrievalDataset(
+        name, {f"d{i}": t.text for i, t in enumerate(documents)}, queries, qrels
+    ), about

@@ -31,7 +31,10 @@ cache = TargetCache(home() / "cache", wb.Teacher("all-mpnet-base-v2", max_length
 _ = cache.fill(train)
 
 # %%
-vectors = {"teacher": evaluate.vectors(cache, collection), "student": evaluate.vectors(wb.load_ready(), collection)}
+vectors = {
+    "teacher": evaluate.vectors(cache, collection),
+    "student": evaluate.vectors(wb.load_ready(), collection),
+}
 sides = {"teacher": vectors["teacher"], "symmetric": vectors["student"]}
 sides["asymmetric"] = vectors["student"][0], vectors["teacher"][1]
 rotation = quantize.principal_rotation(cache.targets(train)[:])
@@ -42,7 +45,9 @@ spaces = {
 
 # %%
 points = quantize.grid(cache.dimension)
-curves = {name: quantize.sweep(collection, some, points, timed=20_000) for name, some in spaces.items()}
+curves = {
+    name: quantize.sweep(collection, some, points, timed=20_000) for name, some in spaces.items()
+}
 
 # %%
 TradeoffExplorer(curves)

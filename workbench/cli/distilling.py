@@ -34,8 +34,12 @@ def demo(options: Namespace, stop: threading.Event) -> None:
     queries = [text for text in corpus.train if text.role is Role.QUERY]
     documents = [text for text in corpus.train if text.role is Role.DOCUMENT]
     texts, held_out = queries + documents[:TOUR_DOCUMENTS], corpus.held_out
-    chosen_by = set(spread(len(texts), 500))  # the best student is not chosen by the texts that it is measured on
-    print(f"{len(texts):,} texts to learn from, {len(held_out.queries):,} pairs held out to measure on.")
+    chosen_by = set(
+        spread(len(texts), 500)
+    )  # the best student is not chosen by the texts that it is measured on
+    print(
+        f"{len(texts):,} texts to learn from, {len(held_out.queries):,} pairs held out to measure on."
+    )
 
     cache = TargetCache(home() / "cache", pipeline.teacher_of(None, recipe))
     made = pipeline.run(
@@ -51,11 +55,16 @@ def demo(options: Namespace, stop: threading.Event) -> None:
     if made.result is None:
         print(f"The student in {made.folder} is of this very run: using it again.")
     elif made.result.stopped:
-        raise TrainingError("stopped; what is finished is kept, and the same command goes on from here")
+        raise TrainingError(
+            "stopped; what is finished is kept, and the same command goes on from here"
+        )
     base = models.load(recipe.base)
     base.max_seq_length = recipe.max_length
     pipeline.fill(cache, held_out.query_texts() + held_out.document_texts(), stop=stop)
-    print(f"Searching {len(held_out.corpus):,} documents with {len(held_out.queries):,} queries ...", flush=True)
+    print(
+        f"Searching {len(held_out.corpus):,} documents with {len(held_out.queries):,} queries ...",
+        flush=True,
+    )
     # The base cannot search the teacher's index, also with its vectors made as wide: a row shows it.
     own = evaluate.vectors(base, held_out)
     wide = tuple(np.pad(each, [(0, 0), (0, cache.dimension - each.shape[1])]) for each in own)
@@ -92,16 +101,27 @@ def cache(options: Namespace, stop: threading.Event) -> None:
             )
         from workbench.extras import cluster
 
-        make, where = partial(LocalTeacher, name, **choice.options(name, length, None)), f"below {choice.cache}"
+        make, where = (
+            partial(LocalTeacher, name, **choice.options(name, length, None)),
+            f"below {choice.cache}",
+        )
         count, gpus = options.workers, options.gpus_per_worker
         with CacheBar("teachers") as bar:
             done = cluster.fill(
-                choice.cache, make, options.texts, workers=count, gpus=gpus, on_progress=bar.progress, stop=stop
+                choice.cache,
+                make,
+                options.texts,
+                workers=count,
+                gpus=gpus,
+                on_progress=bar.progress,
+                stop=stop,
             )
     else:
         given = vectors_of(choice, options)
         targets = TargetCache(choice.cache, given or choice.make(name, length), skip=choice.skip)
-        found = given.texts[: options.limit] if given else texts_of(options, stream=not options.dry_run)
+        found = (
+            given.texts[: options.limit] if given else texts_of(options, stream=not options.dry_run)
+        )
         if options.dry_run:
             print(targets.plan(found))
             if (estimate := targets.teacher.estimate(targets.missing(found))) is not None:
@@ -134,7 +154,11 @@ def distill(options: Namespace, stop: threading.Event) -> None:
     if not given and not choice.is_api(first.teacher):
         models.resolve(first.teacher)
     named = {name: getattr(options, name) for name in ("limit", "sample", *READING)}
-    found = data.read_texts(given.texts, limit=options.limit) if given else data.read_texts(options.texts, **named)
+    found = (
+        data.read_texts(given.texts, limit=options.limit)
+        if given
+        else data.read_texts(options.texts, **named)
+    )
     # Nobody has vectors of queries that are made here.
     training_texts, chosen = pipeline.prepare(found, options.recipe, crop=not given, **changes)
     pipeline.say_cropped(found, training_texts, chosen)
@@ -144,11 +168,15 @@ def distill(options: Namespace, stop: threading.Event) -> None:
         _plan(options.speeds, chosen, training_texts, targets)
         return
     source = str(Path(options.texts).resolve()) if Path(options.texts).exists() else options.texts
-    made = pipeline.run(training_texts, targets, chosen, folder, source=source, resume=not options.fresh, stop=stop)
+    made = pipeline.run(
+        training_texts, targets, chosen, folder, source=source, resume=not options.fresh, stop=stop
+    )
     if int(os.environ.get("RANK", "0")):
         return
     if made.result and made.result.stopped:
-        print(f"stopped; the best student so far is in {options.output}, and the same command continues from here")
+        print(
+            f"stopped; the best student so far is in {options.output}, and the same command continues from here"
+        )
         return
     loss, step = made.provenance["held_out_loss"], made.provenance["best_step"]
     about = "" if loss is None else f" (held-out loss {loss:.4f} at step {step:,})"
@@ -156,9 +184,15 @@ def distill(options: Namespace, stop: threading.Event) -> None:
 
 
 def _plan(speeds: str | None, recipe: Recipe, texts: Sequence[Text], cache: TargetCache) -> None:
-    config, teacher, stored = recipe.config.with_steps(recipe.steps, len(texts)), cache.teacher, cache.plan(texts)
+    config, teacher, stored = (
+        recipe.config.with_steps(recipe.steps, len(texts)),
+        cache.teacher,
+        cache.plan(texts),
+    )
     if recipe.frozen:
-        print(f"recipe   {recipe.name}: the head alone learns, within seconds once targets and features are there")
+        print(
+            f"recipe   {recipe.name}: the head alone learns, within seconds once targets and features are there"
+        )
         print(f"targets  {stored}")
         sample = [texts[i] for i in spread(len(texts), planning.MEASURED_TEXTS)]
         works = {"teacher": (teacher, stored.missing)} if teacher.usage is None else {}
@@ -174,7 +208,9 @@ def _plan(speeds: str | None, recipe: Recipe, texts: Sequence[Text], cache: Targ
         try:
             measured = planning.Speeds(device, *map(float, given))
         except (TypeError, ValueError):
-            raise TrainingError(f"--speeds {speeds}: expected DEVICE:TEACHER:STUDENT, texts a second") from None
+            raise TrainingError(
+                f"--speeds {speeds}: expected DEVICE:TEACHER:STUDENT, texts a second"
+            ) from None
     else:
         estimate = teacher.estimate(cache.missing(texts))
         who = "teacher and student" if estimate is None else "student"
@@ -183,6 +219,8 @@ def _plan(speeds: str | None, recipe: Recipe, texts: Sequence[Text], cache: Targ
         measured = planning.measure(timed, recipe.student(cache), texts, config)
         if estimate is not None:
             print(estimate)
-    print(f"recipe   {recipe.name}: {recipe.teacher} to a student of {recipe.base}, {recipe.max_length} tokens")
+    print(
+        f"recipe   {recipe.name}: {recipe.teacher} to a student of {recipe.base}, {recipe.max_length} tokens"
+    )
     print(planning.plan(config, measured, stored.unique, cache.dimension, stored.missing))
     print("Nothing was stored.")

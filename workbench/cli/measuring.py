@@ -29,11 +29,17 @@ def evaluate(options: Namespace, stop: threading.Event) -> None:
     if stop.is_set():
         return
     compared = {"teacher": sides.cache, "base": sides.base, "student": sides.student}
-    compared = {name: scoring.vectors(each, dataset, filled=True) for name, each in compared.items()}
+    compared = {
+        name: scoring.vectors(each, dataset, filled=True) for name, each in compared.items()
+    }
     rows = scoring.compare(compared, dataset)
-    print(f"{dataset.name}: {len(dataset.corpus):,} documents, {len(dataset.queries):,} judged queries")
+    print(
+        f"{dataset.name}: {len(dataset.corpus):,} documents, {len(dataset.queries):,} judged queries"
+    )
     if options.collection == "tutorial":
-        print("Everyday passages: a student of other texts may do worse. Judged texts of your own: --collection FOLDER")
+        print(
+            "Everyday passages: a student of other texts may do worse. Judged texts of your own: --collection FOLDER"
+        )
     print()
     print(scoring.format_table(rows))
     for note in rows.attrs["notes"]:
@@ -44,7 +50,9 @@ def evaluate(options: Namespace, stop: threading.Event) -> None:
         own = {"teacher": large, "symmetric": small, "asymmetric": (small[0], large[1])}
         specs = quantize.grid(sides.cache.dimension)
         with tqdm(total=len(own) * len(specs), unit="points", desc="curves", leave=False) as bar:
-            swept = quantize.sweep(dataset, own, specs, on_progress=lambda done, _: bar.update(done - bar.n))
+            swept = quantize.sweep(
+                dataset, own, specs, on_progress=lambda done, _: bar.update(done - bar.n)
+            )
         print("\nShare of the teacher's nDCG@10 in full, by dimensions and precision\n")
         print(quantize.format_table(swept))
     measured = {"student": options.student, "fingerprint": sides.fingerprint}
@@ -58,7 +66,10 @@ def benchmark(options: Namespace, stop: threading.Event) -> None:
     from workbench.extras import benchmark_tables as tables
     from workbench.extras import tasks as known
 
-    folder, path = Path(options.results or home() / "benchmarks"), Path(options.json or home() / "benchmark.json")
+    folder, path = (
+        Path(options.results or home() / "benchmarks"),
+        Path(options.json or home() / "benchmark.json"),
+    )
     if folder.is_file() or path.is_dir():
         raise WorkbenchError(f"--results must be a folder and --json a file: {folder}, {path}")
     found = known.tasks(options.tasks, options.split)
@@ -77,11 +88,17 @@ def benchmark(options: Namespace, stop: threading.Event) -> None:
         def show(progress: running.EvalProgress) -> None:
             bar.update(progress.done - bar.n)
             if progress.task:
-                bar.set_postfix_str(f"{progress.label} on {progress.task}, {counted(progress.texts, 'text')}")
+                bar.set_postfix_str(
+                    f"{progress.label} on {progress.task}, {counted(progress.texts, 'text')}"
+                )
 
         outcomes = running.run(entries, found, folder, on_progress=show, stop=stop)
-    shown, differences, by_kind = (f(outcomes) for f in (tables.scores, tables.differences, tables.by_kind))
-    print(f"\n{shown.round(4).to_string()}\n\n{tables.share_table(differences)}\n\n{by_kind.round(4).to_string()}")
+    shown, differences, by_kind = (
+        f(outcomes) for f in (tables.scores, tables.differences, tables.by_kind)
+    )
+    print(
+        f"\n{shown.round(4).to_string()}\n\n{tables.share_table(differences)}\n\n{by_kind.round(4).to_string()}"
+    )
     written = {
         "student": options.student,
         "max_length": sides.max_length,
@@ -97,7 +114,10 @@ class _Sides:
 
     def __init__(self, options: Namespace) -> None:
         """Take what options name, and the rest from the student's provenance."""
-        choice, folder = TeacherChoice(options), ready.READY if options.student == "ready" else options.student
+        choice, folder = (
+            TeacherChoice(options),
+            ready.READY if options.student == "ready" else options.student,
+        )
         if ready.is_ready(folder):
             self.student, made = ready.load_ready(folder), ready.statement(folder)
             self.fingerprint = made["head_sha256"]
@@ -116,10 +136,14 @@ class _Sides:
         self.max_length = choice.max_length or self.student.max_seq_length
         # A student has its teacher's prompts, which a recipe may have chosen.
         prompts = {role: self.student.prompts.get(role) or "" for role in Role} if made else None
-        teacher = choice.make(choice.name or made.get("teacher_name") or models.MPNET, self.max_length, prompts)
+        teacher = choice.make(
+            choice.name or made.get("teacher_name") or models.MPNET, self.max_length, prompts
+        )
         self.cache = TargetCache(choice.cache, teacher, skip=choice.skip)
         if made.get("fingerprint") not in (None, self.cache.identity.get("fingerprint")):
-            raise WorkbenchError(f"{folder} was distilled from {made['teacher_name']}, not from these weights")
+            raise WorkbenchError(
+                f"{folder} was distilled from {made['teacher_name']}, not from these weights"
+            )
         width = self.student.get_embedding_dimension()
         if width != self.cache.dimension:
             raise WorkbenchError(
@@ -137,6 +161,9 @@ class _Sides:
     def _cut(self, name: str, model: SentenceTransformer) -> SentenceTransformer:
         config = getattr(model.transformers_model, "config", None)
         models.shorten(
-            model, self.max_length, str(name), most=getattr(config, "max_position_embeddings", self.max_length)
+            model,
+            self.max_length,
+            str(name),
+            most=getattr(config, "max_position_embeddings", self.max_length),
         )
         return model

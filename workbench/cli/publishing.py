@@ -18,7 +18,9 @@ def publish(options: Namespace) -> None:
     student, output, pair = options.student, options.output, options.pair
     folder = publishing.check_folder(output)
     if folder.is_relative_to(expanded(student).resolve()):
-        raise WorkbenchError(f"--output {output} lies in the student's own folder, which the next distill replaces")
+        raise WorkbenchError(
+            f"--output {output} lies in the student's own folder, which the next distill replaces"
+        )
     model, made = students.load(student), students.read_provenance(student)
     fingerprint = models.resolve(student).fingerprint
     # Rotated or truncated vectors do not share the space of the teacher's own ones.
@@ -47,7 +49,9 @@ def publish(options: Namespace) -> None:
     if pair:
         large = models.resolve(options.teacher or made["teacher_name"])
         if made.get("fingerprint") not in (None, large.fingerprint):
-            raise WorkbenchError(f"{student} was distilled from {made['teacher_name']}, not from {large.name}")
+            raise WorkbenchError(
+                f"{student} was distilled from {made['teacher_name']}, not from {large.name}"
+            )
         large = models.load(large)
         if length := made["teacher"].get("max_length"):
             models.shorten(large, length, str(made["teacher_name"]))
@@ -55,7 +59,9 @@ def publish(options: Namespace) -> None:
     else:
         folder = publishing.save_student(model, output, card=words, onnx=options.onnx)
     sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
-    print(f"{counted(len(sizes), 'file')}, {sum(sizes) / 1e6:,.0f} MB in {folder}; its card is README.md")
+    print(
+        f"{counted(len(sizes), 'file')}, {sum(sizes) / 1e6:,.0f} MB in {folder}; its card is README.md"
+    )
     print(f"`workbench push {folder} OWNER/NAME --dry-run` lists what the hub would get.")
 
 
@@ -66,7 +72,9 @@ def _report(path: str, fingerprint: str) -> dict:
         if not isinstance(report, dict):
             raise ValueError("expected a JSON object")
     except (OSError, ValueError) as error:
-        raise WorkbenchError(f"{path} cannot be read as a report ({error}): give one of workbench evaluate") from None
+        raise WorkbenchError(
+            f"{path} cannot be read as a report ({error}): give one of workbench evaluate"
+        ) from None
     if report.get("fingerprint", fingerprint) != fingerprint:
         raise WorkbenchError(f"{path} was measured on another student: measure this one")
     return report
@@ -74,7 +82,11 @@ def _report(path: str, fingerprint: str) -> dict:
 
 def push(options: Namespace) -> None:
     """Send a published folder to the hub."""
-    sent = publishing.push(options.folder, options.name, private=not options.public, dry_run=options.dry_run)
+    sent = publishing.push(
+        options.folder, options.name, private=not options.public, dry_run=options.dry_run
+    )
     print(sent.to_string(index=False))
     done = "would be sent to" if options.dry_run else "are at"
-    print(f"\n{counted(len(sent), 'file')}, {sent['bytes'].sum() / 1e6:,.1f} MB {done} {options.name}")
+    print(
+        f"\n{counted(len(sent), 'file')}, {sent['bytes'].sum() / 1e6:,.1f} MB {done} {options.name}"
+    )

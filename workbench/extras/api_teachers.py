@@ -17,14 +17,31 @@ from workbench import models
 from workbench._util import counted, duration, scaled
 from workbench.data import Role, Text
 from workbench.errors import IncompleteError, TeacherError
-from workbench.extras.providers import PROVIDERS, Pace, ProviderSpec, UnorderedError, client, message, read, retry_after
+from workbench.extras.providers import (
+    PROVIDERS,
+    Pace,
+    ProviderSpec,
+    UnorderedError,
+    client,
+    message,
+    read,
+    retry_after,
+)
 from workbench.teachers import Teacher, checked_prompts, checked_targets
 
 _LIMITED = 429  # no failure: the server is there, and says when to come again
 _BUSY = {408, 409, 425, 500, 502, 503, 504, 520, 522, 524, 529}  # worth another try
 _PROXYS = {407, 502, 503, 504}  # what a proxy answers in the place of a server that it cannot reach
 _CONTENT = {400, 413, 422}  # about the texts, or how many there are
-_UNREADABLE = (TeacherError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+_UNREADABLE = (
+    TeacherError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
 _HOPELESS = 20  # texts in a row that a server refuses before the rest is not even sent
 _ABOVE_ZERO = (
     "batch_size concurrency requests_per_minute tokens_per_minute timeout attempts dimensions max_tokens budget price"
@@ -69,7 +86,9 @@ class Estimate:
     def __str__(self) -> str:
         tokens = f"{'' if self.counted else 'about '}{counted(self.tokens, 'token')}"
         cost = "" if self.cost is None else f", {self.cost:,.2f} at the given price"
-        least = "" if self.seconds is None else f", at least {duration(self.seconds)} within the limits"
+        least = (
+            "" if self.seconds is None else f", at least {duration(self.seconds)} within the limits"
+        )
         return f"to ask the API for: {counted(self.texts, 'text')}, {tokens}{cost}{least}"
 
 
@@ -135,11 +154,15 @@ class ApiTeacher(Teacher):
         if budget is not None and not price:
             raise TeacherError("a budget needs the price of a million tokens: give `price` too")
         if max_tokens is not None and tokenizer is None:
-            raise TeacherError("max_tokens needs a tokenizer that counts them: give `tokenizer` too")
+            raise TeacherError(
+                "max_tokens needs a tokenizer that counts them: give `tokenizer` too"
+            )
         if encoding_format not in ("base64", "float"):
             raise TeacherError(f"encoding_format {encoding_format!r}: it must be base64 or float")
         if isinstance(provider, str) and provider not in PROVIDERS:
-            raise TeacherError(f"there is no provider {provider!r}; there are {', '.join(PROVIDERS)}")
+            raise TeacherError(
+                f"there is no provider {provider!r}; there are {', '.join(PROVIDERS)}"
+            )
         spec = self._provider = PROVIDERS[provider] if isinstance(provider, str) else provider
         self.model, self.prompts = model, checked_prompts(prompts)
         self.batch_size, self.concurrency = min(batch_size, spec.most), concurrency
@@ -159,14 +182,27 @@ class ApiTeacher(Teacher):
                 )
         self._price, self._budget, self._attempts = price, budget, attempts
         self._pace = Pace(requests_per_minute, tokens_per_minute)
-        self._usage, self._lock, self._reserved, self._refused_in_row = Usage(), threading.Lock(), 0, 0
+        self._usage, self._lock, self._reserved, self._refused_in_row = (
+            Usage(),
+            threading.Lock(),
+            0,
+            0,
+        )
         self._limited_since: float | None = None  # nothing but limits was answered since
         self._client, self._secret, self._proxy = client(spec, url, key, timeout, concurrency)
-        self._fields, self._format = {"model": model, **spec.extra}, spec.formats.get(encoding_format, {})
-        self._format_works = not self._format  # whether the server has answered a request with these fields
+        self._fields, self._format = (
+            {"model": model, **spec.extra},
+            spec.formats.get(encoding_format, {}),
+        )
+        self._format_works = (
+            not self._format
+        )  # whether the server has answered a request with these fields
         if dimensions:
             self._fields[spec.dimensions] = dimensions
-        self.dimension, self._probe = dimensions, None  # what an answer is checked against, and the first one
+        self.dimension, self._probe = (
+            dimensions,
+            None,
+        )  # what an answer is checked against, and the first one
         if not dimensions:
             self._probe = self.probe()[1]
         super().__init__(
@@ -189,13 +225,19 @@ class ApiTeacher(Teacher):
         """Say what encoding texts will take; nothing is sent."""
         tokens = sum(self._prepared(text.text, text.role)[1] for text in texts)
         seconds = self._pace.least_seconds(-(-len(texts) // self.batch_size), tokens)
-        return Estimate(len(texts), tokens, self._tokenizer is not None, self._cost(tokens), seconds)
+        return Estimate(
+            len(texts), tokens, self._tokenizer is not None, self._cost(tokens), seconds
+        )
 
     def _cost(self, tokens: int) -> float | None:
         return None if self._price is None else tokens * self._price / 1e6
 
     def encode(
-        self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: threading.Event | None = None
+        self,
+        texts: Sequence[str],
+        role: Role = Role.DOCUMENT,
+        *,
+        stop: threading.Event | None = None,
     ) -> np.ndarray:
         """Return the targets of texts of one role, float32 of shape (n, dimension).
 
@@ -205,7 +247,10 @@ class ApiTeacher(Teacher):
         role, stop = Role(role), stop or threading.Event()
         vectors = np.full((len(texts), self.dimension), np.nan, dtype=np.float32)
         failed: dict[int, str] = {}
-        requests = [range(len(texts))[i : i + self.batch_size] for i in range(0, len(texts), self.batch_size)]
+        requests = [
+            range(len(texts))[i : i + self.batch_size]
+            for i in range(0, len(texts), self.batch_size)
+        ]
         try:
             while requests:
                 rows = requests.pop(0)
@@ -240,7 +285,9 @@ class ApiTeacher(Teacher):
         try:
             self._retried([_PROBE], Role.DOCUMENT, stop)
         except (_BusyError, _RefusedError):
-            raise _OverError(f"the server has failed {self._attempts} times in a row: {why}") from None
+            raise _OverError(
+                f"the server has failed {self._attempts} times in a row: {why}"
+            ) from None
 
     def _retried(self, texts: Sequence[str], role: Role, stop: threading.Event) -> np.ndarray:
         prepared = [self._prepared(text, role) for text in texts]
@@ -249,7 +296,9 @@ class ApiTeacher(Teacher):
         except _RefusedError:
             if self._format_works:
                 raise
-        vectors = self._tried(prepared, role, stop, {}, again=True)  # the texts may be fine, and the format refused
+        vectors = self._tried(
+            prepared, role, stop, {}, again=True
+        )  # the texts may be fine, and the format refused
         self._format, self._format_works = {}, True
         return vectors
 
@@ -293,7 +342,12 @@ class ApiTeacher(Teacher):
             warnings.warn(said, stacklevel=5)
 
     def _request(
-        self, prepared: list[tuple[str, int, bool]], role: Role, stop: threading.Event, form: Mapping, again: bool
+        self,
+        prepared: list[tuple[str, int, bool]],
+        role: Role,
+        stop: threading.Event,
+        form: Mapping,
+        again: bool,
     ):
         provider = self._provider
         body = {
@@ -319,16 +373,22 @@ class ApiTeacher(Teacher):
             vectors = checked_targets(returned, len(prepared), self.dimension)
             if self._normalize:
                 vectors = scaled(vectors)
-            if not np.isfinite(vectors).all() or (self._normalize and not vectors.any(axis=1).all()):
+            if not np.isfinite(vectors).all() or (
+                self._normalize and not vectors.any(axis=1).all()
+            ):
                 raise _BusyError("vectors that are NaN, infinite, or zero and without direction")
             made, cut = len(prepared), sum(was_cut for _, _, was_cut in prepared)
             return vectors
         except httpx.RequestError as error:
-            raise _BusyError(f"{type(error).__name__} {self._safe(str(error))}".rstrip() + self._proxy) from None
+            raise _BusyError(
+                f"{type(error).__name__} {self._safe(str(error))}".rstrip() + self._proxy
+            ) from None
         except UnorderedError as error:
             raise _OverError(str(error)) from None
         except _UNREADABLE as error:
-            raise _BusyError(f"an answer that cannot be read ({self._safe(str(error))[:200]})") from None
+            raise _BusyError(
+                f"an answer that cannot be read ({self._safe(str(error))[:200]})"
+            ) from None
         finally:
             with self._lock:
                 self._reserved -= tokens
@@ -348,13 +408,17 @@ class ApiTeacher(Teacher):
 
     def _count(self, **more: int) -> None:
         """Add to the usage; the lock must be held."""
-        self._usage = replace(self._usage, **{name: getattr(self._usage, name) + n for name, n in more.items()})
+        self._usage = replace(
+            self._usage, **{name: getattr(self._usage, name) + n for name, n in more.items()}
+        )
 
     def _raise_for(self, response: httpx.Response) -> None:
         code = response.status_code
         if code < 300:
             return
-        said = f"HTTP {code} {self._safe(message(response))}".rstrip() + (self._proxy if code in _PROXYS else "")
+        said = f"HTTP {code} {self._safe(message(response))}".rstrip() + (
+            self._proxy if code in _PROXYS else ""
+        )
         if code in _CONTENT:
             raise _RefusedError(said)
         if code == _LIMITED and "insufficient_quota" in response.text:
@@ -374,7 +438,11 @@ class ApiTeacher(Teacher):
         whole, limit = self.prompts[role] + text, self._max_tokens
         if self._tokenizer is None:
             return whole, -(-len(whole.encode()) // 4), False
-        cutting = {"truncation": limit is not None, "max_length": limit, "return_overflowing_tokens": True}
+        cutting = {
+            "truncation": limit is not None,
+            "max_length": limit,
+            "return_overflowing_tokens": True,
+        }
         encoded = self._tokenizer(whole, return_offsets_mapping=True, verbose=False, **cutting)
         cut = len(encoded["input_ids"]) > 1
         end = max(end for _, end in encoded["offset_mapping"][0]) if cut else None
@@ -393,7 +461,9 @@ class ApiTeacher(Teacher):
             return Text(_PROBE, Role.DOCUMENT), vector
         except (_BusyError, _RefusedError, _OverError) as error:
             where = self._client.base_url
-            raise TeacherError(f"model {self.model!r} at {where} could not be asked: {error}") from None
+            raise TeacherError(
+                f"model {self.model!r} at {where} could not be asked: {error}"
+            ) from None
 
     def _safe(self, message: str) -> str:
         return message.replace(self._secret, "***") if self._secret else message

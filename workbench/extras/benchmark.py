@@ -47,7 +47,9 @@ class EvalModel:
     name: str  # its name in result files
     revision: str  # changes with everything that changes its vectors; stored results belong to one revision
     dimension: int  # width of its vectors
-    embed: Embed = field(repr=False)  # texts and their role to vectors, float32 of shape (n, dimension)
+    embed: Embed = field(
+        repr=False
+    )  # texts and their role to vectors, float32 of shape (n, dimension)
     # The same in tasks without queries and documents; `embed` with the document role if None.
     alike: Embed | None = field(default=None, repr=False)
     parameters: int | None = None  # their number, for the result files
@@ -82,7 +84,9 @@ class Stopped(BenchmarkError):
     """A run was stopped; finished evaluations are kept."""
 
 
-def of_model(model: str | Path | ModelFiles | SentenceTransformer, label: str, name: str | None = None) -> EvalModel:
+def of_model(
+    model: str | Path | ModelFiles | SentenceTransformer, label: str, name: str | None = None
+) -> EvalModel:
     """Return a sentence-transformers model to evaluate, such as a student.
 
     Args:
@@ -117,7 +121,9 @@ def of_teacher(cache: TargetCache, label: str = "teacher", name: str | None = No
 
     identity = json.dumps([cache.identity, cache.prompts], sort_keys=True)
     revision = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    return EvalModel(label, name or cache.identity["teacher"], revision, cache.dimension, run, skip=cache.skip)
+    return EvalModel(
+        label, name or cache.identity["teacher"], revision, cache.dimension, run, skip=cache.skip
+    )
 
 
 def of_pair(student: EvalModel, teacher: EvalModel, label: str = "asymmetric") -> EvalModel:
@@ -139,7 +145,16 @@ def of_pair(student: EvalModel, teacher: EvalModel, label: str = "asymmetric") -
 
     revision = hashlib.sha256(f"{student.revision} {teacher.revision}".encode()).hexdigest()[:16]
     name = f"{student.name}-in-{Path(teacher.name).name}"
-    return EvalModel(label, name, revision, teacher.dimension, run, student.embed, student.parameters, teacher.skip)
+    return EvalModel(
+        label,
+        name,
+        revision,
+        teacher.dimension,
+        run,
+        student.embed,
+        student.parameters,
+        teacher.skip,
+    )
 
 
 def run(
@@ -175,14 +190,18 @@ def run(
     if repeated := {label for label in labels if labels.count(label) > 1}:
         raise BenchmarkError(f"two models have the label {repeated.pop()!r}: give each its own")
     if reserved := {"task", "kind", "metric"} & set(labels):
-        raise BenchmarkError(f"no model can have the label {reserved.pop()!r}, which is a column of the tables")
+        raise BenchmarkError(
+            f"no model can have the label {reserved.pop()!r}, which is a column of the tables"
+        )
     if not models or not tasks:
         raise BenchmarkError("at least one model and one task are needed")
     folder = expanded(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BenchmarkError(f"results cannot be written to {folder}: {error.strerror or error}") from None
+        raise BenchmarkError(
+            f"results cannot be written to {folder}: {error.strerror or error}"
+        ) from None
     done, total, stop = [], len(models) * len(tasks), stop or threading.Event()
 
     def tell(**more: object) -> None:
@@ -192,7 +211,9 @@ def run(
     with _quiet():
         for task, model in itertools.product(tasks, models):
             name, local = task.metadata.name, task.metadata.dataset["path"].startswith("local/")
-            results = mteb.ResultCache(folder / "local" / task.metadata.revision if local else folder)
+            results = mteb.ResultCache(
+                folder / "local" / task.metadata.revision if local else folder
+            )
             report = functools.partial(tell, task=name, label=model.label)
             report()
             if (result := _stored(results, model, task)) is None:
@@ -203,7 +224,11 @@ def run(
                     raise Stopped(said) from None
                 except Exception as error:  # whatever mteb, datasets and the network raise
                     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-                    hub = "" if local else " Its data come from the hub: check the network, or name a local folder."
+                    hub = (
+                        ""
+                        if local
+                        else " Its data come from the hub: check the network, or name a local folder."
+                    )
                     raise BenchmarkError(
                         f"{name} could not be run: {reason} ({len(done)} of {total} evaluations are done and kept in "
                         f"{folder}; the same call continues from there).{hub}"
@@ -220,13 +245,17 @@ def run(
 # --- one evaluation -------------------------------------------------------------------------------
 
 
-def _evaluate(results, model: EvalModel, task: AbsTask, report, stop: threading.Event) -> TaskResult:
+def _evaluate(
+    results, model: EvalModel, task: AbsTask, report, stop: threading.Event
+) -> TaskResult:
     import mteb
     from mteb.abstasks.aggregated_task import AbsTaskAggregate
 
     if stop.is_set():
         raise Stopped
-    if not isinstance(task, AbsTaskAggregate) and not task.data_loaded:  # an aggregate loads its parts in turn
+    if (
+        not isinstance(task, AbsTaskAggregate) and not task.data_loaded
+    ):  # an aggregate loads its parts in turn
         task.load_data()
     # mteb samples with the task's generators. Each model gets fresh ones, so all see the same samples.
     twin = copy.copy(task)
@@ -266,7 +295,9 @@ def _encoder(model: EvalModel, report: Callable[..., None], stop: threading.Even
         def encode(self, inputs, *, task_metadata, hf_split, hf_subset, prompt_type=None, **_):
             role = Role.QUERY if prompt_type == PromptType.query else Role.DOCUMENT
             embed = model.embed if prompt_type else model.alike or model.embed
-            texts = [text.replace("\0", " ") for batch in inputs for text in batch["text"]]  # no `Text` may have NUL
+            texts = [
+                text.replace("\0", " ") for batch in inputs for text in batch["text"]
+            ]  # no `Text` may have NUL
             vectors = np.empty((len(texts), model.dimension), dtype=np.float32)
             for start in range(0, len(texts), _BLOCK):
                 if stop.is_set():
@@ -289,8 +320,15 @@ def _meta(model: EvalModel):
 
     name = model.name if model.name.count("/") == 1 else f"workbench/{Path(model.name).name}"
     name = re.sub(r"[^A-Za-z0-9._/-]+", "-", name)
-    facts = {"name": name, "revision": model.revision, "embed_dim": model.dimension, "n_parameters": model.parameters}
-    return ModelMeta.create_empty(overwrites={**facts, "similarity_fn_name": ScoringFunction.COSINE})
+    facts = {
+        "name": name,
+        "revision": model.revision,
+        "embed_dim": model.dimension,
+        "n_parameters": model.parameters,
+    }
+    return ModelMeta.create_empty(
+        overwrites={**facts, "similarity_fn_name": ScoringFunction.COSINE}
+    )
 
 
 def _samples_path(results, model: EvalModel, task: AbsTask) -> Path:
@@ -310,13 +348,20 @@ def _stored(results, model: EvalModel, task: AbsTask) -> TaskResult | None:
         result = results.load_task_result(task.metadata.name, _meta(model))
         kept = json.loads(_samples_path(results, model, task).read_text())
         whole = (
-            (result.dataset_revision, result.mteb_version) == (task.metadata.revision, mteb.__version__)
+            (result.dataset_revision, result.mteb_version)
+            == (task.metadata.revision, mteb.__version__)
             and per_sample.is_sound(kept["units"])
             and not result.get_missing_evaluations(task)
             and abs(kept["score"] - result.get_score()) <= 1e-4
         )
         return _result(task, model, kept["score"], kept["units"]) if whole else None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # missing, half written or edited
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ):  # missing, half written or edited
         return None
 
 

@@ -23,7 +23,9 @@ def scores(results: Iterable[TaskResult]) -> pd.DataFrame:
     """Return a row per task (index: its name) with `kind`, `metric` and a column of scores for each label."""
     rows: dict[str, dict] = {}
     for each in results:
-        rows.setdefault(each.task, {"kind": each.kind, "metric": each.metric})[each.label] = each.score
+        rows.setdefault(each.task, {"kind": each.kind, "metric": each.metric})[each.label] = (
+            each.score
+        )
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("task")
 
 
@@ -57,8 +59,17 @@ def differences(
             raise BenchmarkError(f"there is no score of {teacher!r} on {each.task}: run it too")
         against = held[each.task]
         share = each.score / against.score if against.score > 0 else np.nan
-        row = {"task": each.task, "kind": each.kind, "label": each.label, "score": each.score, "teacher": against.score}
-        row |= {"share_of_teacher": share, **dict.fromkeys(("share_low", "share_high", "low", "high"), np.nan)}
+        row = {
+            "task": each.task,
+            "kind": each.kind,
+            "label": each.label,
+            "score": each.score,
+            "teacher": against.score,
+        }
+        row |= {
+            "share_of_teacher": share,
+            **dict.fromkeys(("share_low", "share_high", "low", "high"), np.nan),
+        }
         row |= {"difference": each.score - against.score, "samples": 0}
         if pairs := per_sample.resample(each.per_sample, against.per_sample, resamples, seed):
             mine, theirs, row["samples"] = pairs
@@ -93,7 +104,9 @@ def by_kind(results: Iterable[TaskResult], teacher: str = "teacher") -> pd.DataF
     labels = [column for column in table.columns if column not in ("kind", "metric")]
     table = table.dropna(subset=labels)
     kinds = table.groupby("kind", sort=False)[labels].mean()
-    both = pd.DataFrame({"mean over tasks": table[labels].mean(), "mean over kinds": kinds.mean()}).T
+    both = pd.DataFrame(
+        {"mean over tasks": table[labels].mean(), "mean over kinds": kinds.mean()}
+    ).T
     counts = table["kind"].value_counts().reindex(kinds.index)
     means = pd.concat([kinds, both])
     means.insert(0, "tasks", [*counts, len(table), len(table)])

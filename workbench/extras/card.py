@@ -75,27 +75,39 @@ def card(
     try:
         validate_repo_id(name)
     except HFValidationError:
-        raise ModelError(f"{name!r} is no model's name: give a name such as me/my-student") from None
+        raise ModelError(
+            f"{name!r} is no model's name: give a name such as me/my-student"
+        ) from None
     languages = [language] if isinstance(language, str) else list(language)
     if wrong := [each for each in languages or [""] if not _LANGUAGE.fullmatch(str(each))]:
-        raise ModelError(f"language {wrong[0]!r}: give codes such as en, de or pt-BR, or multilingual")
+        raise ModelError(
+            f"language {wrong[0]!r}: give codes such as en, de or pt-BR, or multilingual"
+        )
     if license not in LICENSES:
         near = nearest(str(license), LICENSES)
         meant = f"; the nearest are {', '.join(near)}" if near else ""
-        raise ModelError(f"license {license!r} is none that the hub knows{meant}. Give its abbreviation, or other")
+        raise ModelError(
+            f"license {license!r} is none that the hub knows{meant}. Give its abbreviation, or other"
+        )
     if not provenance.get("teacher_name") or not provenance.get("base"):
         raise ModelError(
             "nothing says how this student was made: a card needs its teacher, base and texts "
             "(`workbench distill` and student.save(model, folder, provenance) write them down)"
         )
     if not results:
-        raise ModelError("a card without results: evaluate the student first (workbench evaluate) and give the reports")
+        raise ModelError(
+            "a card without results: evaluate the student first (workbench evaluate) and give the reports"
+        )
     for report in results:
         _check(report)
     names = [report["collection"] for report in results]
     if len(set(names)) < len(names):
-        raise ModelError(f"two reports are of one collection ({', '.join(sorted(names))}): give one of each")
-    with _readable("the provenance, a report or the latency is not as it was written", "make it anew"):
+        raise ModelError(
+            f"two reports are of one collection ({', '.join(sorted(names))}): give one of each"
+        )
+    with _readable(
+        "the provenance, a report or the latency is not as it was written", "make it anew"
+    ):
         teacher, base = _public(provenance["teacher_name"]), _public(provenance["base"])
         texts, identity = str(provenance.get("texts") or ""), provenance["teacher"]
         data = ModelCardData(
@@ -104,13 +116,16 @@ def card(
             library_name="sentence-transformers",
             pipeline_tag="sentence-similarity",
             tags=[*_TAGS, "onnx"] if onnx else _TAGS,
-            base_model=[one for one in ((base, teacher) if pair else (base,)) if _on_hub(one)] or None,
+            base_model=[one for one in ((base, teacher) if pair else (base,)) if _on_hub(one)]
+            or None,
             datasets=[_public(texts)] if texts.startswith("hub:") else None,
             model_name=name.rpartition("/")[2],
             eval_results=_eval_results(results, "asymmetric" if pair else "symmetric"),
             metrics=["ndcg"],
         )
-        longest = identity.get("max_length")  # None, or a number with its tokenizer, of a teacher behind an API
+        longest = identity.get(
+            "max_length"
+        )  # None, or a number with its tokenizer, of a teacher behind an API
         longest = longest[0] if isinstance(longest, list) else longest
         read = max_length or longest
         lengths = f"texts are cut to {int(read)} tokens" if read else "texts are read whole"
@@ -155,13 +170,25 @@ def _readable(problem: str, advice: str) -> Iterator[None]:
 
 def _check(report: Mapping[str, object]) -> None:
     what = report.get("collection", "a report") if isinstance(report, Mapping) else "a report"
-    with _readable(f"{what} is no comparison of teacher and student", "give what `workbench evaluate` wrote"):
-        if missing := {"teacher", "symmetric", "asymmetric"} - {row["mode"] for row in report["rows"]}:
+    with _readable(
+        f"{what} is no comparison of teacher and student", "give what `workbench evaluate` wrote"
+    ):
+        if missing := {"teacher", "symmetric", "asymmetric"} - {
+            row["mode"] for row in report["rows"]
+        }:
             raise ValueError(f"it has no row for {min(missing)}")
-        shares = [row[name] for row in report["rows"] for name in ("share_of_teacher", "share_low", "share_high")]
-        figures = [row["ndcg_at_10"] for row in report["rows"]] + [share for share in shares if share is not None]
+        shares = [
+            row[name]
+            for row in report["rows"]
+            for name in ("share_of_teacher", "share_low", "share_high")
+        ]
+        figures = [row["ndcg_at_10"] for row in report["rows"]] + [
+            share for share in shares if share is not None
+        ]
         figures += [row["share_of_teacher"] for row in report.get("curves") or []]
-        if not isinstance(report["collection"], str) or not all(math.isfinite(figure) for figure in figures):
+        if not isinstance(report["collection"], str) or not all(
+            math.isfinite(figure) for figure in figures
+        ):
             raise ValueError("a name and finite numbers are needed")
         if not all(0 <= row["ndcg_at_10"] <= 1 for row in report["rows"]):
             raise ValueError("nDCG@10 lies between 0 and 1")
@@ -186,7 +213,10 @@ def _results(results: Sequence[Mapping]) -> list[list[str]]:
     for name, row in _rows(results, *evaluate.LABELS):
         share, low, high = row["share_of_teacher"], row["share_low"], row["share_high"]
         where = _cell(name) + (f" ({sizes[name]:,} documents)" if name in sizes else "")
-        shares = ["" if share is None else f"{share:.1%}", "" if low in (None, high) else f"{low:.1%} to {high:.1%}"]
+        shares = [
+            "" if share is None else f"{share:.1%}",
+            "" if low in (None, high) else f"{low:.1%} to {high:.1%}",
+        ]
         rows.append([where, evaluate.LABELS[row["mode"]], f"{row['ndcg_at_10']:.3f}", *shares])
     return rows
 
@@ -195,7 +225,10 @@ def _curves(report: Mapping) -> dict[str, object]:
     """Return the table of a report's curves: one row for each index, one column for each mode."""
     found: dict[tuple[str, str], dict[str, str]] = {}
     for row in report["curves"]:
-        index = f"{int(row['dimensions'])}, {_cell(row['precision'])}", f"{int(row['bytes_per_document']):,}"
+        index = (
+            f"{int(row['dimensions'])}, {_cell(row['precision'])}",
+            f"{int(row['bytes_per_document']):,}",
+        )
         found.setdefault(index, {})[_cell(row["mode"])] = f"{row['share_of_teacher']:.1%}"
     modes = list(dict.fromkeys(mode for shares in found.values() for mode in shares))
     rows = [[*index, *(shares.get(mode, "") for mode in modes)] for index, shares in found.items()]
@@ -220,14 +253,21 @@ def _made(teacher: str, base: str, provenance: Mapping) -> dict[str, object]:
         f"{count:,} {'queries' if role == Role.QUERY else 'documents'}"
         for role, count in (provenance.get("texts_by_role") or {}).items()
     )
-    texts, settings = _public(provenance.get("texts", "not stated")), provenance.get("settings") or {}
+    texts, settings = (
+        _public(provenance.get("texts", "not stated")),
+        provenance.get("settings") or {},
+    )
     loss = provenance.get("held_out_loss")
     return {
         "teacher": f"{teacher} (SHA-256 of its files {str(provenance.get('fingerprint'))[:16]}…)",
         "student's start": f"{base}, with a new head ({provenance.get('start', 'not stated')})",
         "training texts": f"{texts}{': ' + roles if roles else ''}; no judgments, no negatives",
         "loss": "squared L2 distance to the teacher's vector of the same text",
-        **{_cell(key.replace("_", " ")): value for key, value in settings.items() if key not in _HOUSEKEEPING},
+        **{
+            _cell(key.replace("_", " ")): value
+            for key, value in settings.items()
+            if key not in _HOUSEKEEPING
+        },
         **({} if settings else {"training": "none"}),
         "held-out loss": "not measured" if loss is None else f"{loss:.4f}",
         "versions when published": f"Python {platform.python_version()}, "
@@ -248,11 +288,19 @@ def _worst(results: Sequence[Mapping]) -> dict[str, str] | None:
 
 def _rows(results: Sequence[Mapping], *modes: str) -> Iterator[tuple[str, Mapping]]:
     """Yield the rows of some modes, each with its data set."""
-    return ((each["collection"], row) for each in results for row in each["rows"] if row["mode"] in modes)
+    return (
+        (each["collection"], row)
+        for each in results
+        for row in each["rows"]
+        if row["mode"] in modes
+    )
 
 
 def _eval_results(results: Sequence[Mapping], mode: str) -> list[EvalResult]:
-    task, titles = "information-retrieval", {"task_name": "Information Retrieval", "metric_name": f"nDCG@10, {mode}"}
+    task, titles = (
+        "information-retrieval",
+        {"task_name": "Information Retrieval", "metric_name": f"nDCG@10, {mode}"},
+    )
     return [
         EvalResult(task, name, name, "ndcg_at_10", round(float(row["ndcg_at_10"]), 4), **titles)
         for name, row in _rows(results, mode)

@@ -38,12 +38,20 @@ def files(folder: str | Path) -> list[Path]:
         DataError: the folder has none, or one lacks the columns `text` and `role`.
     """
     found, others = files_in(Path(folder))
-    paths = [path for path in found if path.suffix.lower() == ".parquet" and path.parent == Path(folder)]
+    paths = [
+        path for path in found if path.suffix.lower() == ".parquet" and path.parent == Path(folder)
+    ]
     if not paths:
-        what = f"no .parquet files in {folder}" if Path(folder).is_dir() else f"{folder}: there is no such folder"
+        what = (
+            f"no .parquet files in {folder}"
+            if Path(folder).is_dir()
+            else f"{folder}: there is no such folder"
+        )
         raise DataError(f"{what}. A cluster reads texts from a folder of .parquet files.")
     if left_out := sorted({*found, *others} - {*paths}):
-        some = ", ".join(str(path.relative_to(folder)) for path in left_out[:3]) + ", ..." * (len(left_out) > 3)
+        some = ", ".join(str(path.relative_to(folder)) for path in left_out[:3]) + ", ..." * (
+            len(left_out) > 3
+        )
         warnings.warn(
             f"{folder}: {counted(len(left_out), 'file')} left out ({some}): a cluster reads the .parquet files in the "
             "folder itself. Without --workers all files of texts are read",
@@ -105,7 +113,11 @@ def fill(
     total, started = texts.count(), time.perf_counter()
     batches = texts.repartition(target_num_rows_per_block=BATCH_TEXTS).map_batches(
         _Worker,
-        fn_constructor_kwargs={"root": str(expanded(root).resolve()), "teacher": teacher, "dtype": dtype},
+        fn_constructor_kwargs={
+            "root": str(expanded(root).resolve()),
+            "teacher": teacher,
+            "dtype": dtype,
+        },
         batch_size=None,
         num_cpus=cpus,
         num_gpus=gpus,
@@ -117,7 +129,11 @@ def fill(
         for number, row in enumerate(batches.iter_rows(), start=1):
             if row["error"]:
                 raise WorkbenchError(f"{row['error']} (a worker on {row['host']})")
-            done, encoded, written = done + row["done"], encoded + row["encoded"], written + row["bytes"]
+            done, encoded, written = (
+                done + row["done"],
+                encoded + row["encoded"],
+                written + row["bytes"],
+            )
             blank += row["blank"]
             speed = encoded / (time.perf_counter() - started)
             left = (total - done) / speed if speed else None
@@ -143,19 +159,33 @@ class _Worker:
     """One teacher and the cache that it writes to, in a process of the cluster."""
 
     def __init__(self, root: str, teacher: Callable[[], Teacher], dtype: str) -> None:
-        self.cache = TargetCache(root, teacher(), dtype=dtype, skip=0)  # nobody sees a worker's warnings
+        self.cache = TargetCache(
+            root, teacher(), dtype=dtype, skip=0
+        )  # nobody sees a worker's warnings
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list]:
         done, error, texts = Progress(0, 0, 0, 0, 0, 0.0, None), "", []
         try:
-            with warnings.catch_warnings(action="ignore"):  # what is left out is counted for all workers together
-                texts = list(stream_texts(pd.DataFrame({name: list(batch[name]) for name in ("text", "role")})))
+            with warnings.catch_warnings(
+                action="ignore"
+            ):  # what is left out is counted for all workers together
+                texts = list(
+                    stream_texts(
+                        pd.DataFrame({name: list(batch[name]) for name in ("text", "role")})
+                    )
+                )
             # A stream, not a list: no sample is timed for a plan that nobody reads.
             done = self.cache.fill(iter(texts), merge=False)
         except WorkbenchError as problem:
             error = str(problem)
         blank = len(batch["text"]) - len(texts)
-        row = {"done": len(batch["text"]), "encoded": done.encoded, "bytes": done.bytes, "blank": blank, "error": error}
+        row = {
+            "done": len(batch["text"]),
+            "encoded": done.encoded,
+            "bytes": done.bytes,
+            "blank": blank,
+            "error": error,
+        }
         return {name: [value] for name, value in {**row, "host": socket.gethostname()}.items()}
 
 
@@ -170,12 +200,23 @@ def import_ray():
 def join_cluster(ray, workers: int, cpus: float, gpus: float) -> None:
     """Join the cluster of RAY_ADDRESS, or start one on this machine, and see that the workers fit."""
     if workers < 1 or cpus < 0 or gpus < 0:
-        raise WorkbenchError(f"{workers} workers of {cpus} processors and {gpus} GPUs: expected at least one worker")
+        raise WorkbenchError(
+            f"{workers} workers of {cpus} processors and {gpus} GPUs: expected at least one worker"
+        )
     wanted = {"CPU": workers * cpus + 1, "GPU": workers * gpus}
     if not ray.is_initialized():
         # Ray's processors are only counted. A cluster that exists has its own number.
-        count = None if os.environ.get("RAY_ADDRESS") else max(os.cpu_count() or 1, math.ceil(wanted["CPU"]))
-        ray.init(num_cpus=count, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        count = (
+            None
+            if os.environ.get("RAY_ADDRESS")
+            else max(os.cpu_count() or 1, math.ceil(wanted["CPU"]))
+        )
+        ray.init(
+            num_cpus=count,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     there = ray.cluster_resources()
     for kind, amount in wanted.items():
         if there.get(kind, 0) < amount:

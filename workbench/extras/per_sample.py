@@ -39,14 +39,18 @@ def of_result(task: AbsTask, result, predictions: Path) -> dict | None:
     predicted = json.loads(path.read_text())[subset][split] if path.is_file() else None
     kind = task.metadata.type
     if kind == "Retrieval" and predicted is not None:
-        found = _query_samples(task.dataset[subset][split]["relevant_docs"], predicted, task.metadata.main_score)
+        found = _query_samples(
+            task.dataset[subset][split]["relevant_docs"], predicted, task.metadata.main_score
+        )
     elif kind in ("STS", "PairClassification") and predicted is not None:
         column = "score" if kind == "STS" else task.label_column_name
         gold = [float(value) for value in task.dataset[subset][split][column]]
         metric = "spearman" if kind == "STS" else "average_precision"
         found = {"metric": metric, "scores": predicted["cosine_scores"], "gold": gold}
     elif kind == "Classification" and "scores_per_experiment" in score:
-        found = _numbered([each[task.metadata.main_score] for each in score["scores_per_experiment"]])
+        found = _numbered(
+            [each[task.metadata.main_score] for each in score["scores_per_experiment"]]
+        )
     elif kind == "Clustering" and isinstance(score.get("v_measures"), dict):
         found = _numbered(np.mean(list(score["v_measures"].values()), axis=0).tolist())
     return found if found and abs(_value(found) - score["main_score"]) <= 1e-3 else None
@@ -61,8 +65,15 @@ def _query_samples(qrels: Mapping, predicted: Mapping, metric: str) -> dict | No
 
     if not (name := re.fullmatch(r"(ndcg|map|mrr|recall)_at_(\d+)", metric)):
         return None
-    measure = {"ndcg": ir_measures.nDCG, "map": ir_measures.AP, "mrr": ir_measures.RR, "recall": ir_measures.R}
-    judged = {query: {doc: int(grade) for doc, grade in grades.items()} for query, grades in qrels.items()}
+    measure = {
+        "ndcg": ir_measures.nDCG,
+        "map": ir_measures.AP,
+        "mrr": ir_measures.RR,
+        "recall": ir_measures.R,
+    }
+    judged = {
+        query: {doc: int(grade) for doc, grade in grades.items()} for query, grades in qrels.items()
+    }
     found = ir_measures.iter_calc([measure[name[1]] @ int(name[2])], judged, predicted)
     values = {each.query_id: each.value for each in found if each.query_id in predicted}
     return {"ids": list(values), "values": list(values.values())}
@@ -79,7 +90,11 @@ def _metric(name: str, scores: Sequence[float], gold: Sequence[float]) -> float:
     from scipy.stats import spearmanr
     from sklearn.metrics import average_precision_score
 
-    return float(spearmanr(scores, gold).statistic if name == "spearman" else average_precision_score(gold, scores))
+    return float(
+        spearmanr(scores, gold).statistic
+        if name == "spearman"
+        else average_precision_score(gold, scores)
+    )
 
 
 def resample(
@@ -93,7 +108,9 @@ def resample(
         if set(values[0]) != set(values[1]) or len(values[0]) < 2:
             return None
         columns = [np.array([each[key] for key in values[0]]) for each in values]
-        if not any(np.ptp(column) for column in columns):  # experiments that all use every text have no spread
+        if not any(
+            np.ptp(column) for column in columns
+        ):  # experiments that all use every text have no spread
             return None
         return *bootstrap_means(columns, resamples, seed), len(columns[0])
     gold = np.asarray(mine["gold"])

@@ -33,7 +33,9 @@ class ProviderSpec:
     key: str  # the environment variable that holds the secret
     path: str = "/embeddings"  # of the endpoint
     texts: str = "input"  # the field with the texts
-    roles: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # role to the fields that state it
+    roles: Mapping[str, Mapping[str, object]] = field(
+        default_factory=dict
+    )  # role to the fields that state it
     dimensions: str = "dimensions"  # the field with the width
     extra: Mapping[str, object] = field(default_factory=dict)  # fields of every request
     # "base64" (of little-endian float32) and "float" (lists of numbers) to the fields that ask for them.
@@ -51,7 +53,9 @@ def _formats(name: str) -> dict[str, dict[str, str]]:
 
 PROVIDERS = {
     # Spoken by OpenAI, vLLM, TEI, Ollama, LM Studio, llama.cpp and others.
-    "openai": ProviderSpec("https://api.openai.com/v1", "OPENAI_API_KEY", formats=_formats("encoding_format")),
+    "openai": ProviderSpec(
+        "https://api.openai.com/v1", "OPENAI_API_KEY", formats=_formats("encoding_format")
+    ),
     "cohere": ProviderSpec(
         "https://api.cohere.com/v2",
         "CO_API_KEY",
@@ -81,8 +85,20 @@ PROVIDERS = {
 }
 
 
-_SECRETIVE = re.compile("key|token|secret|sig|pass|pwd|auth|code|credential", re.I)  # names of parameters
-_UNITS = {"ms": 0.001, "millisecond": 0.001, "": 1, "s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60}
+_SECRETIVE = re.compile(
+    "key|token|secret|sig|pass|pwd|auth|code|credential", re.I
+)  # names of parameters
+_UNITS = {
+    "ms": 0.001,
+    "millisecond": 0.001,
+    "": 1,
+    "s": 1,
+    "sec": 1,
+    "second": 1,
+    "m": 60,
+    "min": 60,
+    "minute": 60,
+}
 _UNITS |= {"h": 3600, "hour": 3600, "d": 86400, "day": 86400}
 _SLACK = 1.01  # at exactly the limit, a request that comes a little early is one too many
 
@@ -131,27 +147,41 @@ def client(
             raise ValueError
     except (ValueError, httpx.InvalidURL):
         shown = re.sub(r"[?#].*", "", where.rpartition("@")[2])
-        said = f"url {shown!r}: expected http:// or https://, a host and a path, and no secret in it"
-        raise TeacherError(f"{said} (name the environment variable that holds it: `key`, --key)") from None
+        said = (
+            f"url {shown!r}: expected http:// or https://, a host and a path, and no secret in it"
+        )
+        raise TeacherError(
+            f"{said} (name the environment variable that holds it: `key`, --key)"
+        ) from None
     wanted = key or (provider.key if where == provider.url else None)
     secret = os.environ.get(wanted, "").strip() if wanted else None
     if wanted and not secret:
         raise TeacherError(f"{wanted} is not in the environment: set it to the key of {parts.host}")
     if secret and not re.fullmatch(r"[!-~]+", secret):
-        raise TeacherError(f"{wanted} holds characters that no key has, such as spaces or letters beyond ASCII")
+        raise TeacherError(
+            f"{wanted} holds characters that no key has, such as spaces or letters beyond ASCII"
+        )
     if secret and parts.scheme == "http" and parts.host not in ("localhost", "127.0.0.1", "::1"):
-        raise TeacherError(f"the key of {wanted} would travel to {parts.host} unencrypted: use https")
+        raise TeacherError(
+            f"the key of {wanted} would travel to {parts.host} unencrypted: use https"
+        )
     try:
         trusted = httpx.create_ssl_context()
     except OSError as error:
-        names = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)] or ["SSL_CERT_FILE"]
+        names = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)] or [
+            "SSL_CERT_FILE"
+        ]
         said = f"{names[0]} is {os.environ.get(names[0], '')!r}, where no certificates can be read"
         raise TeacherError(f"{said} ({error.strerror or error}): correct it or unset it") from None
     name, address = _proxy(parts.scheme, parts.host, parts.port)
     shown = re.sub("//[^/]*@", "//", address or "")
     instead = f"unset it, or add {parts.host} to NO_PROXY"
     # Azure's addresses name a version, and its keys have a header of their own.
-    header = {"api-key": secret} if "api-version" in parts.params else {"Authorization": f"Bearer {secret}"}
+    header = (
+        {"api-key": secret}
+        if "api-version" in parts.params
+        else {"Authorization": f"Bearer {secret}"}
+    )
     try:
         made = httpx.Client(
             base_url=str(parts.copy_with(query=None)).rstrip("/").removesuffix(provider.path),
@@ -167,7 +197,9 @@ def client(
         needs = "which needs the package socksio (pip install 'httpx[socks]')"
         raise TeacherError(f"{name} is {shown}, {needs}: install it, {instead}") from None
     except (ValueError, httpx.InvalidURL):
-        raise TeacherError(f"{name} is {shown!r}: expected http://HOST:PORT; correct it, {instead}") from None
+        raise TeacherError(
+            f"{name} is {shown!r}: expected http://HOST:PORT; correct it, {instead}"
+        ) from None
     return made, secret, f", through the proxy {shown} of {name}: {instead}" if address else ""
 
 
@@ -176,22 +208,34 @@ def _proxy(scheme: str, host: str, port: int | None) -> tuple[str, str | None]:
     known = urllib.request.getproxies()
     asked = f"[{host}]" if ":" in host else host
     address = known.get(scheme) or known.get("all")
-    if not address or urllib.request.proxy_bypass(host) or urllib.request.proxy_bypass(f"{asked}:{port}"):
+    if (
+        not address
+        or urllib.request.proxy_bypass(host)
+        or urllib.request.proxy_bypass(f"{asked}:{port}")
+    ):
         return "", None
     kind = f"{scheme if known.get(scheme) else 'all'}_proxy"
-    name = next((name for name in (kind, kind.upper()) if os.environ.get(name)), "the system's proxy setting")
+    name = next(
+        (name for name in (kind, kind.upper()) if os.environ.get(name)),
+        "the system's proxy setting",
+    )
     return name, address if "://" in address else f"http://{address}"
 
 
 def retry_after(response: httpx.Response) -> float | None:
     """Return the seconds that a server asks to wait, in a header or in its words; None if it names none above 0."""
     headers, text = response.headers, response.text[:10_000]
-    found = [_seconds(headers.get("retry-after-ms", "") + "ms"), _seconds(headers.get("retry-after", ""))]
+    found = [
+        _seconds(headers.get("retry-after-ms", "") + "ms"),
+        _seconds(headers.get("retry-after", "")),
+    ]
     with suppress(TypeError, ValueError, OverflowError):  # a date (RFC 9110, 10.2.3)
         at = parsedate_to_datetime(headers.get("retry-after", ""))
         found.append((at - datetime.now(UTC)).total_seconds())
     found += map(_seconds, re.findall(r'"retryDelay"\s*:\s*"([^"]*)"', text))
-    found += map(_seconds, re.findall(r"(?:again|retry) (?:in|after) ((?:\d[\d.]*\s?[a-z]*)+)", text))
+    found += map(
+        _seconds, re.findall(r"(?:again|retry) (?:in|after) ((?:\d[\d.]*\s?[a-z]*)+)", text)
+    )
     return next((seconds for seconds in found if seconds and seconds > 0), None) or _reset(headers)
 
 
@@ -211,12 +255,17 @@ def _seconds(said: str) -> float | None:
     """Return the seconds of a duration: 40, 40s, 1m30s, 250ms, 26 seconds; None for anything else."""
     said, part = said.strip().lower().rstrip("."), r"(\d+(?:\.\d+)?)\s*([a-z]*)"
     parts = [
-        (float(number), unit if unit in _UNITS else unit.removesuffix("s")) for number, unit in re.findall(part, said)
+        (float(number), unit if unit in _UNITS else unit.removesuffix("s"))
+        for number, unit in re.findall(part, said)
     ]
     if re.sub(part, "", said).strip() or not parts or any(unit not in _UNITS for _, unit in parts):
         return None
     seconds = sum(number * _UNITS[unit] for number, unit in parts)
-    return seconds if math.isfinite(seconds) and (len(parts) == 1 or all(unit for _, unit in parts)) else None
+    return (
+        seconds
+        if math.isfinite(seconds) and (len(parts) == 1 or all(unit for _, unit in parts))
+        else None
+    )
 
 
 def message(response: httpx.Response) -> str:
@@ -224,7 +273,11 @@ def message(response: httpx.Response) -> str:
     try:
         said = response.json()
         said = said[0] if isinstance(said, list) and said else said
-        said = said.get("error", said.get("detail", said.get("message", said))) if isinstance(said, dict) else said
+        said = (
+            said.get("error", said.get("detail", said.get("message", said)))
+            if isinstance(said, dict)
+            else said
+        )
         said = said.get("message", said) if isinstance(said, dict) else said
         said = str(said)
     except (ValueError, RecursionError):
@@ -247,7 +300,10 @@ def read(response: httpx.Response, count: int, tokens: int) -> tuple[list[object
         raise ValueError(f"{len(items)} vectors for {count} texts")
     given = [item["embedding"] if isinstance(item, dict) else item for item in items]
     places = _places([item.get("index") if isinstance(item, dict) else None for item in items])
-    vectors = [np.frombuffer(base64.b64decode(v, validate=True), "<f4") if isinstance(v, str) else v for v in given]
+    vectors = [
+        np.frombuffer(base64.b64decode(v, validate=True), "<f4") if isinstance(v, str) else v
+        for v in given
+    ]
     return [vectors[row] for row in np.argsort(places)], _tokens(answer, tokens)
 
 
@@ -256,14 +312,18 @@ def _places(indices: list[object]) -> list[int]:
     count, absent = len(indices), indices.count(None)
     if absent == count:
         return list(range(count))
-    places = [0 if index is None else int(index) for index in indices]  # two without one are 0 twice
+    places = [
+        0 if index is None else int(index) for index in indices
+    ]  # two without one are 0 twice
     if count > 1 and not absent and not any(places):
         raise UnorderedError(
             f"all {count} vectors of an answer have the index 0, which does not say whose they are: correct the server, or "
             "ask it for one text at a time (batch_size=1)"
         )
     if sorted(places) != list(range(count)) or any(float(index or 0) % 1 for index in indices):
-        raise ValueError(f"{count} vectors whose index is {str(indices)[:60]}, not each of 0 to {count - 1} once")
+        raise ValueError(
+            f"{count} vectors whose index is {str(indices)[:60]}, not each of 0 to {count - 1} once"
+        )
     return places
 
 
@@ -271,6 +331,11 @@ def _tokens(answer: dict, tokens: int) -> int:
     """Return the tokens that an answer says were used, or else those that were counted here."""
     meta, usage = answer.get("meta"), answer.get("usage")
     billed = meta.get("billed_units") if isinstance(meta, dict) else None
-    said = [usage.get("total_tokens"), usage.get("prompt_tokens")] if isinstance(usage, dict) else []
+    said = (
+        [usage.get("total_tokens"), usage.get("prompt_tokens")] if isinstance(usage, dict) else []
+    )
     said += [billed.get("input_tokens")] if isinstance(billed, dict) else []
-    return next((int(each) for each in said if isinstance(each, int | float) and 0 < each < math.inf), tokens)
+    return next(
+        (int(each) for each in said if isinstance(each, int | float) and 0 < each < math.inf),
+        tokens,
+    )

@@ -26,7 +26,12 @@ from workbench.extras.card import ONNX_FOLDER
 from workbench.models import length_buckets
 from workbench.student import head_of
 
-FLOAT32, INT8, TOKENIZER, PROMPTS = "model.onnx", "model_int8.onnx", "tokenizer.json", "prompts.json"
+FLOAT32, INT8, TOKENIZER, PROMPTS = (
+    "model.onnx",
+    "model_int8.onnx",
+    "tokenizer.json",
+    "prompts.json",
+)
 CARD = "README.md"
 # The only file names that are sent: those that the libraries give.
 _SENT = re.compile(
@@ -35,13 +40,23 @@ _SENT = re.compile(
     r"tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|unigram|chat_template)\.json|"
     r"vocab\.(txt|bpe)|merges\.txt|[\w.-]+\.(model|tiktoken|spm|jinja)"
 )
-TOKEN_BUDGET = 256  # padded tokens per run of onnxruntime; with more, its activations leave the CPU's caches
+TOKEN_BUDGET = (
+    256  # padded tokens per run of onnxruntime; with more, its activations leave the CPU's caches
+)
 _LEAST_COSINE = 0.999  # of an exported graph to the model that it was exported from
-_PROBES = ["wing", "How long should bread dough rest before it is baked?", "Interest is paid each month. " * 40]
+_PROBES = [
+    "wing",
+    "How long should bread dough rest before it is baked?",
+    "Interest is paid each month. " * 40,
+]
 
 
 def save_student(
-    student: SentenceTransformer, folder: str | Path, *, card: ModelCard | None = None, onnx: bool = False
+    student: SentenceTransformer,
+    folder: str | Path,
+    *,
+    card: ModelCard | None = None,
+    onnx: bool = False,
 ) -> Path:
     """Save a student to be published; plain `SentenceTransformer(folder)` loads it. Nothing is ever replaced.
 
@@ -83,8 +98,12 @@ def save_pair(
     """
     wide, mine = teacher.get_embedding_dimension(), student.get_embedding_dimension()
     if wide != mine:
-        raise ModelError(f"the teacher's vectors are {wide} wide and the student's {mine}: they share no vector space")
-    router = Router.for_query_document(list(student.children()), list(teacher.children()), default_route="document")
+        raise ModelError(
+            f"the teacher's vectors are {wide} wide and the student's {mine}: they share no vector space"
+        )
+    router = Router.for_query_document(
+        list(student.children()), list(teacher.children()), default_route="document"
+    )
     pair = SentenceTransformer(
         modules=[router],
         device=str(student.device),
@@ -95,7 +114,11 @@ def save_pair(
 
 
 def _release(
-    model: SentenceTransformer, student: SentenceTransformer, folder: str | Path, card: ModelCard | None, onnx: bool
+    model: SentenceTransformer,
+    student: SentenceTransformer,
+    folder: str | Path,
+    card: ModelCard | None,
+    onnx: bool,
 ) -> Path:
     """Save a model with its card and the student in it as ONNX."""
     with _new_folder(folder) as scratch:
@@ -172,7 +195,9 @@ def save_onnx(model: SentenceTransformer, folder: str | Path, *, int8: bool = Tr
 
 def _write_onnx(model: SentenceTransformer, folder: Path, int8: bool) -> None:
     if not isinstance(model[0], Transformer):
-        raise ModelError(f"only a model that starts with a transformer is exported, not {type(model[0]).__name__}")
+        raise ModelError(
+            f"only a model that starts with a transformer is exported, not {type(model[0]).__name__}"
+        )
     quantization = need("onnxruntime.quantization", "onnx")
     need("onnxscript", "onnx")  # torch's exporter needs it
     device, training, backbone = model.device, model.training, model[0].model
@@ -180,8 +205,12 @@ def _write_onnx(model: SentenceTransformer, folder: Path, int8: bool) -> None:
     ids = torch.ones((2, 8), dtype=torch.int64)
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
     try:
-        wanted = model.encode(_PROBES, prompt="", normalize_embeddings=True, show_progress_bar=False)
-        backbone.set_attn_implementation("eager")  # the plain graph, which onnxruntime runs a tenth faster
+        wanted = model.encode(
+            _PROBES, prompt="", normalize_embeddings=True, show_progress_bar=False
+        )
+        backbone.set_attn_implementation(
+            "eager"
+        )  # the plain graph, which onnxruntime runs a tenth faster
         with _quiet(), _exporting(backbone):
             torch.onnx.export(
                 _Whole(model.cpu()).eval(),
@@ -208,19 +237,27 @@ def _write_onnx(model: SentenceTransformer, folder: Path, int8: bool) -> None:
             )
     tokenizer = Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str())
     tokenizer.enable_truncation(model.max_seq_length)
-    tokenizer.enable_padding(pad_id=model.tokenizer.pad_token_id, pad_token=model.tokenizer.pad_token)
+    tokenizer.enable_padding(
+        pad_id=model.tokenizer.pad_token_id, pad_token=model.tokenizer.pad_token
+    )
     tokenizer.save(str(folder / TOKENIZER))
     (folder / PROMPTS).write_text(json.dumps(dict(model.prompts)))
     given = unit(OnnxModel(folder).encode(_PROBES, role=""))
     if (least := float((wanted * given).sum(axis=1).min())) < _LEAST_COSINE:
-        raise ModelError(f"the exported graph's vectors differ from the model's: cosine {least:.4f} on a probe text")
+        raise ModelError(
+            f"the exported graph's vectors differ from the model's: cosine {least:.4f} on a probe text"
+        )
 
 
 def _sensitive(path: Path) -> list[str]:
     """Return the multiplications that narrow: the feed-forward layers' second, whose inputs have outliers."""
     graph = need("onnx", "onnx").load(path).graph
     shapes = {weight.name: tuple(weight.dims) for weight in graph.initializer}
-    multiplied = ((node.name, shapes.get(node.input[1], ())) for node in graph.node if node.op_type == "MatMul")
+    multiplied = (
+        (node.name, shapes.get(node.input[1], ()))
+        for node in graph.node
+        if node.op_type == "MatMul"
+    )
     return [name for name, shape in multiplied if len(shape) == 2 and shape[0] > shape[1]]
 
 
@@ -237,7 +274,9 @@ class OnnxModel:
         WorkbenchError: onnxruntime is not installed.
     """
 
-    def __init__(self, folder: str | Path, *, int8: bool = False, threads: int | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, *, int8: bool = False, threads: int | None = None
+    ) -> None:
         runtime = need("onnxruntime", "onnx")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads or 0
@@ -245,11 +284,15 @@ class OnnxModel:
         try:
             self.tokenizer = Tokenizer.from_file(str(Path(folder, TOKENIZER)))
             self.prompts = json.loads(Path(folder, PROMPTS).read_text())
-            self.session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self.session = runtime.InferenceSession(
+                path, options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # both libraries raise plain Exception
             raise ModelError(f"{path} is no exported model that can be read: {error}") from None
 
-    def encode(self, texts: Sequence[str], role: str = "document", *, token_budget: int = TOKEN_BUDGET) -> np.ndarray:
+    def encode(
+        self, texts: Sequence[str], role: str = "document", *, token_budget: int = TOKEN_BUDGET
+    ) -> np.ndarray:
         """Return the vectors of texts, float32 of shape (n, d).
 
         Args:
@@ -258,19 +301,25 @@ class OnnxModel:
             token_budget: padded tokens per run, see `models.length_buckets`.
         """
         prompt = self.prompts.get(role) or ""
-        encoded = self.tokenizer.encode_batch([prompt + text for text in texts])  # padded to the longest of all
+        encoded = self.tokenizer.encode_batch(
+            [prompt + text for text in texts]
+        )  # padded to the longest of all
         lengths = np.array([sum(one.attention_mask) for one in encoded], dtype=np.int64)
         vectors = np.empty((len(encoded), self.session.get_outputs()[0].shape[1]), dtype=np.float32)
         for rows in length_buckets(lengths, token_budget):
             ids, mask = (
-                np.array([getattr(encoded[i], name)[: lengths[rows].max()] for i in rows], dtype=np.int64)
+                np.array(
+                    [getattr(encoded[i], name)[: lengths[rows].max()] for i in rows], dtype=np.int64
+                )
                 for name in ("ids", "attention_mask")
             )
             vectors[rows] = self.session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
         return vectors
 
 
-def push(folder: str | Path, name: str, *, private: bool = True, dry_run: bool = False) -> pd.DataFrame:
+def push(
+    folder: str | Path, name: str, *, private: bool = True, dry_run: bool = False
+) -> pd.DataFrame:
     """Send a published folder to the hub, or only list what would be sent.
 
     The hub's client finds your token (`HF_TOKEN` in the environment, or `hf auth login`).
@@ -302,7 +351,9 @@ def push(folder: str | Path, name: str, *, private: bool = True, dry_run: bool =
     for file, path in files.items():
         if f"/{file}".count("/.") or path.is_symlink() or not _SENT.fullmatch(path.name):
             raise ModelError(f"{path} is no part of a published model: nothing was sent")
-        if path.name == "tokenizer_config.json" and not list(path.parent.glob("model*.safetensors")):
+        if path.name == "tokenizer_config.json" and not list(
+            path.parent.glob("model*.safetensors")
+        ):
             raise ModelError(f"{path.parent} has no weights: publish the student again")
     if "modules.json" not in files:
         raise ModelError(f"{folder} holds no published model")
@@ -311,9 +362,14 @@ def push(folder: str | Path, name: str, *, private: bool = True, dry_run: bool =
     except Exception as error:  # YAML has errors of its own
         raise ModelError(f"{folder / CARD} is no model card: {error}") from None
     if not card.data.eval_results:
-        raise ModelError(f"{folder / CARD} states no results: publish the student with the reports of its evaluation")
+        raise ModelError(
+            f"{folder / CARD} states no results: publish the student with the reports of its evaluation"
+        )
     if f'SentenceTransformer("{name}")' not in card.content:
-        warnings.warn(f"the code of the card loads another name than {name}: publish it with that name", stacklevel=2)
+        warnings.warn(
+            f"the code of the card loads another name than {name}: publish it with that name",
+            stacklevel=2,
+        )
     listing = pd.DataFrame({"file": list(files), "bytes": [path.stat().st_size for path in paths]})
     if dry_run:
         return listing
@@ -323,7 +379,9 @@ def push(folder: str | Path, name: str, *, private: bool = True, dry_run: bool =
         api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=list(files))
     except Exception as error:  # the client raises its own errors and its transport's
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{name} was not sent, or only in part: {reason}. Call it again to send the rest.") from None
+        raise ModelError(
+            f"{name} was not sent, or only in part: {reason}. Call it again to send the rest."
+        ) from None
     return listing
 
 
@@ -335,7 +393,9 @@ class _Whole(torch.nn.Module):
         self.parts = torch.nn.Sequential(*model.children())
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return self.parts({"input_ids": input_ids, "attention_mask": attention_mask})["sentence_embedding"]
+        return self.parts({"input_ids": input_ids, "attention_mask": attention_mask})[
+            "sentence_embedding"
+        ]
 
 
 @contextmanager
@@ -343,7 +403,9 @@ def _exporting(backbone: torch.nn.Module) -> Iterator[None]:
     """Say in a sentence that torch's exporter cannot follow a model, which it says in pages."""
     try:
         yield
-    except Exception as error:  # it raises its own kinds, and whatever the model's code raises on made-up shapes
+    except (
+        Exception
+    ) as error:  # it raises its own kinds, and whatever the model's code raises on made-up shapes
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ModelError(
             f"{type(backbone).__name__} cannot be exported to ONNX ({reason}): leave ONNX out, or start from another base"

@@ -59,14 +59,20 @@ def tasks(names: Iterable[str | Path], split: str = "test") -> list[AbsTask]:
         else:
             near = nearest(name, known | set(benchmarks))
             kind = "folder" if os.sep in name else "task, benchmark or folder"
-            hint = f"; the nearest {'names are' if len(near) > 1 else 'name is'} {', '.join(near)}" if near else ""
+            hint = (
+                f"; the nearest {'names are' if len(near) > 1 else 'name is'} {', '.join(near)}"
+                if near
+                else ""
+            )
             raise BenchmarkError(f"there is no {kind} {name!r}{hint}")
         for task in some:
             if task.metadata.modalities != ["text"]:
                 about = ", ".join(task.metadata.modalities)
                 raise BenchmarkError(f"{task.metadata.name} is about {about}, not text alone")
             if task.metadata.name in found:
-                raise BenchmarkError(f"task {task.metadata.name!r} comes twice: name it once, or rename a folder")
+                raise BenchmarkError(
+                    f"task {task.metadata.name!r} comes twice: name it once, or rename a folder"
+                )
             found[task.metadata.name] = task
     if not found:
         raise BenchmarkError("no task was named")
@@ -106,7 +112,9 @@ def local(folder: str | Path, split: str = "test", kind: str | None = None) -> A
     if missing := [str(path) for path in files if not path.is_file()]:
         raise BenchmarkError(f"{folder.name}: {', '.join(missing)} is missing, which {kind} needs")
     if folder.name == "model_meta" or folder.name.endswith(".units"):
-        raise BenchmarkError(f"{folder}: result files of that name have another meaning, rename the folder")
+        raise BenchmarkError(
+            f"{folder}: result files of that name have another meaning, rename the folder"
+        )
     _read(folder, split, kind)
     digest = hashlib.sha256(f"{kind} {split}".encode())  # other data or another use: other results
     for path in files:
@@ -118,7 +126,9 @@ def local(folder: str | Path, split: str = "test", kind: str | None = None) -> A
 def _kind(folder: Path, split: str) -> str:
     if not folder.is_dir():
         raise BenchmarkError(f"there is no folder {folder}")
-    if (folder / "qrels").exists() or any(path.exists() for path in _files(folder, "Retrieval", split)):
+    if (folder / "qrels").exists() or any(
+        path.exists() for path in _files(folder, "Retrieval", split)
+    ):
         return "Retrieval"
     path, *_ = _files(folder, "Clustering", split)
     if not path.is_file():
@@ -189,7 +199,9 @@ def _read(folder: Path, split: str, kind: str) -> dict:
             split: {
                 "corpus": Dataset.from_dict({"id": ids, "title": [""] * len(ids), "text": texts}),
                 "queries": Dataset.from_dict(queries),
-                "relevant_docs": {query: dict(grades) for query, grades in collection.qrels.items()},
+                "relevant_docs": {
+                    query: dict(grades) for query, grades in collection.qrels.items()
+                },
                 "top_ranked": None,
             }
         }
@@ -201,23 +213,35 @@ def _read(folder: Path, split: str, kind: str) -> dict:
             raise BenchmarkError(f"{folder.name}: labels must be all strings or all whole numbers")
         for name, some in labels.items():
             if len(set(some)) < 2:
-                raise BenchmarkError(f"{paths[name]}: all texts have the label {some[0]!r}, at least two are needed")
+                raise BenchmarkError(
+                    f"{paths[name]}: all texts have the label {some[0]!r}, at least two are needed"
+                )
         number = {label: index for index, label in enumerate(sorted(set(every)))}
         text, label = ("text", "label") if kind == "Classification" else ("sentences", "labels")
         columns = {
-            name: {text: _column(path, "text", data.text_problem), label: [number[each] for each in labels[name]]}
+            name: {
+                text: _column(path, "text", data.text_problem),
+                label: [number[each] for each in labels[name]],
+            }
             for name, path in paths.items()
         }
     else:
         scores = _scores(paths[split], kind)
         if len(set(scores)) < 2:
-            raise BenchmarkError(f"{paths[split]}: all pairs have the same score, so there is nothing to tell apart")
-        pairs = {name: _column(paths[split], name, data.text_problem) for name in ("sentence1", "sentence2")}
+            raise BenchmarkError(
+                f"{paths[split]}: all pairs have the same score, so there is nothing to tell apart"
+            )
+        pairs = {
+            name: _column(paths[split], name, data.text_problem)
+            for name in ("sentence1", "sentence2")
+        }
         columns = {split: pairs | {"score" if kind == "STS" else "labels": scores}}
     return DatasetDict({name: Dataset.from_dict(each) for name, each in columns.items()})
 
 
-def _column(path: Path, name: str, problem: Callable[[object], str | None] = lambda _: None) -> list:
+def _column(
+    path: Path, name: str, problem: Callable[[object], str | None] = lambda _: None
+) -> list:
     """Return a column of a file; `problem` says what is wrong with a value."""
     values = []
     for where, row in json_objects(path):
@@ -231,8 +255,19 @@ def _column(path: Path, name: str, problem: Callable[[object], str | None] = lam
 
 def _scores(path: Path, kind: str) -> list:
     def problem(value: object) -> str | None:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+        ):
             return f"is {value!r}, not a number"
-        return f"is {value!r}, not 0 or 1" if kind == "PairClassification" and value not in (0, 1) else None
+        return (
+            f"is {value!r}, not 0 or 1"
+            if kind == "PairClassification" and value not in (0, 1)
+            else None
+        )
 
-    return [int(value) if kind == "PairClassification" else float(value) for value in _column(path, "score", problem)]
+    return [
+        int(value) if kind == "PairClassification" else float(value)
+        for value in _column(path, "score", problem)
+    ]

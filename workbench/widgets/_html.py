@@ -44,5 +44,7 @@ def html_table(frame: pd.DataFrame, caption: str = "", style: str = "") -> str:
         "<tr>" + "".join(f'<td dir="auto">{shown(cell(v))}</td>' for v in row) + "</tr>"
         for row in frame.itertuples(index=False, name=None)
     )
-    caption = f'<caption style="text-align:left"><b>{shown(caption)}</b></caption>' if caption else ""
+    caption = (
+        f'<caption style="text-align:left"><b>{shown(caption)}</b></caption>' if caption else ""
+    )
     return f'<table style="{style}">{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'

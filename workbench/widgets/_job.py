@@ -31,17 +31,23 @@ class Job(View):
 
     _noun = "job"
     _future: Future | None = None  # the result of the latest work that was started here
-    _stopped_by: tuple[type[Exception], ...] = ()  # errors by which the work says that it was stopped
+    _stopped_by: tuple[
+        type[Exception], ...
+    ] = ()  # errors by which the work says that it was stopped
 
     def __init__(self, tooltip: str) -> None:
         self.stop = threading.Event()
-        self._lock = threading.RLock()  # work reports on one thread while buttons are pressed on another
+        self._lock = (
+            threading.RLock()
+        )  # work reports on one thread while buttons are pressed on another
         self._state = "ready"
         self._error: BaseException | None = None  # of the work
         self._trouble: Exception | None = None  # of the view
         self._drawn = 0.0
         self._work: Callable[[], object] | None = None
-        self.bar = ipywidgets.FloatProgress(min=0, max=1, layout={"flex": "1 1 200px", "width": "auto"})
+        self.bar = ipywidgets.FloatProgress(
+            min=0, max=1, layout={"flex": "1 1 200px", "width": "auto"}
+        )
         self.stop_button = self._button("Stop", "stop", tooltip, self._stop_clicked)
         self.status = note()
         super().__init__()
@@ -116,9 +122,13 @@ class Job(View):
 
     # --- what a view of one kind of work calls, and may do in its own way ---
 
-    def _button(self, name: str, icon: str, tooltip: str, clicked: Callable[[], object]) -> ipywidgets.Button:
+    def _button(
+        self, name: str, icon: str, tooltip: str, clicked: Callable[[], object]
+    ) -> ipywidgets.Button:
         def click(_: object) -> None:
-            with contextlib.suppress(WorkbenchError):  # work is running, and the status line says so
+            with contextlib.suppress(
+                WorkbenchError
+            ):  # work is running, and the status line says so
                 clicked()
 
         button = ipywidgets.Button(description=name, icon=icon, tooltip=tooltip)
@@ -133,7 +143,9 @@ class Job(View):
         """Call `work` on a thread of its own."""
         with self._lock:
             if self._in_background:
-                raise WorkbenchError(f"a {self._noun} is running in this view: stop it, or wait() for its end")
+                raise WorkbenchError(
+                    f"a {self._noun} is running in this view: stop it, or wait() for its end"
+                )
             self.stop.clear()
             self._work, self._future, self._trouble = work, Future(), None
             self._state, self._error = "running", None
@@ -153,7 +165,10 @@ class Job(View):
 
     def _end(self, error: BaseException | None) -> None:
         stopped = self._cut_short() if error is None else isinstance(error, self._stopped_by)
-        self._state, self._error = "stopped" if stopped else "done" if error is None else "failed", error
+        self._state, self._error = (
+            "stopped" if stopped else "done" if error is None else "failed",
+            error,
+        )
         self._draw()
 
     def _due(self) -> bool:
@@ -179,11 +194,17 @@ class Job(View):
     @property
     def _now(self) -> str:
         """The state, which is "stopping" where a stop has not been answered yet."""
-        return "stopping" if self._state in ("ready", "running") and self.stop.is_set() else self._state
+        return (
+            "stopping"
+            if self._state in ("ready", "running") and self.stop.is_set()
+            else self._state
+        )
 
     def _show(self) -> None:
         """Show state and figures: bar, buttons and the status line."""
-        self._drawn = time.monotonic()  # before what may fail, so that a failure is no more frequent than a success
+        self._drawn = (
+            time.monotonic()
+        )  # before what may fail, so that a failure is no more frequent than a success
         self.bar.value = self._share()
         self.bar.bar_style = _BAR_STYLES.get(self._now, "")
         self.stop_button.disabled = self._now not in ("ready", "running")
@@ -195,7 +216,9 @@ class Job(View):
             result = work()
         except BaseException as raised:  # whatever it is, wait() must not wait for ever
             error = raised
-        with self._lock:  # whoever waits for the end sees it drawn, and whoever sees it drawn may start again
+        with (
+            self._lock
+        ):  # whoever waits for the end sees it drawn, and whoever sees it drawn may start again
             with self._reporting():
                 self._end(error)
             if error is not None:

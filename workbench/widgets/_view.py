@@ -23,7 +23,16 @@ from workbench.errors import WorkbenchError
 
 # From Okabe and Ito's palette, which the color-blind can tell apart, and legible on white and on black. A color means a
 # model or a category; rises and falls are told by marks.
-CATEGORIES = ["#3A8FD0", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#B5A642", "#8C6BB1"]
+CATEGORIES = [
+    "#3A8FD0",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#D55E00",
+    "#56B4E9",
+    "#B5A642",
+    "#8C6BB1",
+]
 COLORS = {"teacher": "#D55E00", "student": "#3A8FD0", "asymmetric": "#009E73", "base": "#999999"}
 COLORS["symmetric"] = COLORS["student"]
 MOST_CATEGORIES = 30
@@ -36,19 +45,28 @@ def palette(count: int) -> list[str]:
     """Return colors of so many categories: the eight of `CATEGORIES`, then hues at golden steps in three lightnesses."""
     more = range(max(0, count - len(CATEGORIES)))
     hues = [(colorsys.hls_to_rgb(i * 0.618034 % 1, (0.45, 0.62, 0.36)[i % 3], 0.6)) for i in more]
-    return [*CATEGORIES[:count], *("#" + "".join(f"{round(255 * part):02X}" for part in hue) for hue in hues)]
+    return [
+        *CATEGORIES[:count],
+        *("#" + "".join(f"{round(255 * part):02X}" for part in hue) for hue in hues),
+    ]
 
 
 def model_colors(names: Sequence[str]) -> dict[str, str]:
     """Return a color for each model or mode: its own where it has one, another otherwise."""
     own = {name: COLORS[name] for name in names if name in COLORS}
     taken = set(own.values())
-    free = iter([color for color in dict.fromkeys([*COLORS.values(), *palette(40)]) if color not in taken])
+    free = iter(
+        [color for color in dict.fromkeys([*COLORS.values(), *palette(40)]) if color not in taken]
+    )
     return {name: own[name] if name in own else next(free, OTHER) for name in names}
 
 
 # Mode of retrieval: whose queries, whose documents.
-MODES = {"teacher": ("teacher", "teacher"), "symmetric": ("student", "student"), "asymmetric": ("student", "teacher")}
+MODES = {
+    "teacher": ("teacher", "teacher"),
+    "symmetric": ("student", "student"),
+    "asymmetric": ("student", "teacher"),
+}
 STATIC = Path(__file__).parent / "static"
 STYLE = (STATIC / "view.css").read_text(encoding="utf-8")
 
@@ -66,7 +84,14 @@ _PAGE = (
 )
 
 
-_OF_A_WIDGET = {*ipywidgets.DOMWidget.class_traits(sync=True), "_esm", "_css", "_anywidget_id", "_id", "_revision"}
+_OF_A_WIDGET = {
+    *ipywidgets.DOMWidget.class_traits(sync=True),
+    "_esm",
+    "_css",
+    "_anywidget_id",
+    "_id",
+    "_revision",
+}
 # In place of a kernel: the state, with its bytes, and nobody who hears what is sent.
 _ALONE = """
 const bare = (key, value) => value?.base64 === undefined ? value
@@ -116,7 +141,11 @@ class Part(anywidget.AnyWidget):
         name = uuid.uuid4().hex
         super().__init__(model_id=name, _id=name, **traits)
         self.mark = f"part-{name}"  # stays when the part starts again
-        for each in ("workbench", "workbench-part", self.mark):  # the style's, also where a part is shown by itself
+        for each in (
+            "workbench",
+            "workbench-part",
+            self.mark,
+        ):  # the style's, also where a part is shown by itself
             self.add_class(each)
         works_while_busy(self)
         self.on_msg(self._heard)
@@ -139,9 +168,14 @@ class Part(anywidget.AnyWidget):
     def to_html(self) -> str:
         """Return the part as it is, for a page without a kernel: what needs none, such as a map's zoom, works there."""
         state = {name: getattr(self, name) for name in self.keys if name not in _OF_A_WIDGET}
-        packed = json.dumps(state, default=lambda value: {"base64": base64.b64encode(value).decode()})
+        packed = json.dumps(
+            state, default=lambda value: {"base64": base64.b64encode(value).decode()}
+        )
         # A text must not end the script.
-        packed, code = packed.replace("<", "\\u003c"), str(self._esm).replace("export default", "const front =")
+        packed, code = (
+            packed.replace("<", "\\u003c"),
+            str(self._esm).replace("export default", "const front ="),
+        )
         return f"<div></div><script>(() => {{{code}{_ALONE.replace('STATE', packed)}}})()</script>"
 
     def _heard(self, _: object, message: dict, buffers: list) -> None:
@@ -185,7 +219,9 @@ class View(ipywidgets.VBox, metaclass=_Abstract):
     def _watch_parts(self) -> None:
         """Show the notice until all parts are there; one whose module failed is not on the page at all."""
         marks = [part.mark for part in _parts(self) if isinstance(part, Part)]
-        late = ", ".join(f".workbench:not(:has(.{mark}.workbench-started)) > .{self._notice}" for mark in marks)
+        late = ", ".join(
+            f".workbench:not(:has(.{mark}.workbench-started)) > .{self._notice}" for mark in marks
+        )
         self.children[0].value = f"<style>{STYLE} {late or '.none'} {_LATE}</style>"
 
     @abc.abstractmethod
@@ -203,7 +239,9 @@ class View(ipywidgets.VBox, metaclass=_Abstract):
     def body(self, *, plotlyjs: bool = False) -> str:
         """Return introduction, maps, tables and figures as HTML, with plotly.js in it or for a page that has it."""
         parts = "".join(
-            part.to_html() for part in _parts(self) if isinstance(part, Part) and not hasattr(part, "figure")
+            part.to_html()
+            for part in _parts(self)
+            if isinstance(part, Part) and not hasattr(part, "figure")
         )
         return f"{self.introduction()}{parts}" + "".join(
             figure.to_html(full_html=False, include_plotlyjs=plotlyjs and number == 0)
@@ -249,7 +287,9 @@ def wrapped(*parts: ipywidgets.Widget, **layout: object) -> ipywidgets.HBox:
     return ipywidgets.HBox(parts, layout={"flex_flow": "row wrap"} | layout)
 
 
-def search_box(placeholder: str, found: Callable[[str], None], description: str = "Search") -> ipywidgets.Text:
+def search_box(
+    placeholder: str, found: Callable[[str], None], description: str = "Search"
+) -> ipywidgets.Text:
     """Return a field that calls `found` with what was typed on Enter, also when it was typed before."""
     box = ipywidgets.Text(placeholder=placeholder, description=description, continuous_update=False)
     box.observe(lambda change: found(change["new"]), "value")
@@ -264,15 +304,21 @@ def note(text: str = "") -> ipywidgets.HTML:
     return line
 
 
-def own_columns(texts: object, columns: pd.DataFrame | None) -> tuple[Sequence[Text], pd.DataFrame | None]:
+def own_columns(
+    texts: object, columns: pd.DataFrame | None
+) -> tuple[Sequence[Text], pd.DataFrame | None]:
     """Return texts, of which a dataframe has one column, and what else is known of them; no row is left out."""
     if not isinstance(texts, pd.DataFrame):
         return as_texts(texts), columns
     if not texts.columns.is_unique or texts.columns.nlevels > 1:
-        raise WorkbenchError(f"column names have to be plain and different; they are {list(texts.columns)}")
+        raise WorkbenchError(
+            f"column names have to be plain and different; they are {list(texts.columns)}"
+        )
     names = [name for name in texts if any(isinstance(value, str) for value in texts[name])]
     if "text" not in texts and len(names) != 1:
-        raise WorkbenchError(f"which column has the texts? Give texts=frame[name]; the columns are {list(texts)}")
+        raise WorkbenchError(
+            f"which column has the texts? Give texts=frame[name]; the columns are {list(texts)}"
+        )
     name = "text" if "text" in texts else names[0]
     if (missing := np.flatnonzero(texts[name].isna())).size:
         raise WorkbenchError(
@@ -289,7 +335,9 @@ def known(
     if columns is not None and not isinstance(columns, pd.DataFrame):
         raise WorkbenchError(f"columns: expected a dataframe, got {type(columns).__name__}")
     if columns is not None and len(columns) != len(texts):
-        raise WorkbenchError(f"columns have {len(columns):,} rows and there are {len(texts):,} texts")
+        raise WorkbenchError(
+            f"columns have {len(columns):,} rows and there are {len(texts):,} texts"
+        )
     texts = [texts[i] for i in chosen]
     frame = pd.DataFrame({"text": [text.text for text in texts]})
     frame["length"] = frame["text"].str.len()
@@ -301,7 +349,9 @@ def known(
     frame = frame[[name for name in frame if name == "text" or name not in columns]]
     names = [*frame, *taken, *columns]
     if twice := [name for name in columns if names.count(name) > 1]:
-        raise WorkbenchError(f"the column {twice[0]!r} is there twice, or the view has one of that name: rename it")
+        raise WorkbenchError(
+            f"the column {twice[0]!r} is there twice, or the view has one of that name: rename it"
+        )
     for name in columns:  # lists, dicts and arrays cannot be counted or sorted
         if pd.api.types.is_numeric_dtype(columns[name]):
             continue
@@ -317,7 +367,9 @@ def works_while_busy(widget: ipywidgets.Widget) -> None:
     ipykernel 7.4 sends them to the shell that used the widget last, which a cell keeps busy.
     """
     if widget.comm is not None:
-        widget.comm._reply_subshell_for = lambda data, subshell: subshell  # the one that the browser asks for
+        widget.comm._reply_subshell_for = lambda data, subshell: (
+            subshell
+        )  # the one that the browser asks for
 
 
 def _positions(rows: object, index: pd.Index) -> np.ndarray:
@@ -332,20 +384,31 @@ def _positions(rows: object, index: pd.Index) -> np.ndarray:
         raise WorkbenchError(f"a selection is a list of positions, not {rows!r}") from None
     if not len(array):
         return np.empty(0, dtype=int)
-    if isinstance(array, pd.Index) or (array.dtype.kind in "OU" and not pd.api.types.is_numeric_dtype(index)):
+    if isinstance(array, pd.Index) or (
+        array.dtype.kind in "OU" and not pd.api.types.is_numeric_dtype(index)
+    ):
         positions = index.get_indexer_for(array)
         if (positions < 0).any():
-            unknown, known = pd.Index(array).difference(index).tolist()[0], next(iter(index.tolist()), "none")
+            unknown, known = (
+                pd.Index(array).difference(index).tolist()[0],
+                next(iter(index.tolist()), "none"),
+            )
             what = index.name or "row"
-            raise WorkbenchError(f"there is no {what} {unknown!r}; there are {len(index):,}, such as {known!r}")
+            raise WorkbenchError(
+                f"there is no {what} {unknown!r}; there are {len(index):,}, such as {known!r}"
+            )
     elif array.dtype == bool:
         if len(array) != len(index):
-            raise WorkbenchError(f"the mask has {len(array):,} values, and there are {len(index):,} rows")
+            raise WorkbenchError(
+                f"the mask has {len(array):,} values, and there are {len(index):,} rows"
+            )
         positions = np.flatnonzero(array)
     elif array.dtype.kind in "iu" and array.ndim == 1:
         positions = array.astype(int)
     else:
-        raise WorkbenchError(f"a selection is of positions, whole numbers, not {str(array.flat[0])[:40]!r}")
+        raise WorkbenchError(
+            f"a selection is of positions, whole numbers, not {str(array.flat[0])[:40]!r}"
+        )
     if ((positions < 0) | (positions >= len(index))).any():
         raise WorkbenchError(f"a selection is of positions 0 to {len(index) - 1:,}")
     return positions

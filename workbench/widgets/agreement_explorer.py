@@ -18,7 +18,16 @@ from workbench.data import Role, Text
 from workbench.errors import WorkbenchError
 from workbench.evaluate import same_models, vectors
 from workbench.widgets._html import cell, cut, error_line, hover, shown
-from workbench.widgets._view import COLORS, Selection, View, known, note, own_columns, search_box, wrapped
+from workbench.widgets._view import (
+    COLORS,
+    Selection,
+    View,
+    known,
+    note,
+    own_columns,
+    search_box,
+    wrapped,
+)
 from workbench.widgets.chart import Chart, figure
 from workbench.widgets.map import Map, is_numeric
 from workbench.widgets.regions import Regions
@@ -98,7 +107,9 @@ class AgreementExplorer(Selection, View):
             for name, model in found.items()
         }
         self.reference = next(iter(found))
-        self._askable = {name: model for name, model in found.items() if not isinstance(model, np.ndarray)}
+        self._askable = {
+            name: model for name, model in found.items() if not isinstance(model, np.ndarray)
+        }
         self._index = pd.Index(chosen)
         self._k, self._folder, self._seed, self._turn = k, folder, seed, 0
         self._base = projection.pca(self._vectors[self.reference])
@@ -152,23 +163,33 @@ class AgreementExplorer(Selection, View):
     def _build(self, fit: str | None) -> None:
         names = list(self._vectors)[1:]
         small, auto = {"description_width": "initial"}, {"width": "auto"}
-        self.against = ipywidgets.Dropdown(options=names, description=f"{self.reference} and", style=small, layout=auto)
+        self.against = ipywidgets.Dropdown(
+            options=names, description=f"{self.reference} and", style=small, layout=auto
+        )
         self.fit = ipywidgets.Dropdown(
             options=_FITS, value=fit or _FITS[0], description="Space", style=small, layout=auto, tooltip="map the other model's vectors onto the first's, fitted on half of the texts at a time",
         )  # fmt: skip
-        self.color = ipywidgets.Dropdown(options=[_MODEL], description="Color", style=small, layout={"width": "190px"})
+        self.color = ipywidgets.Dropdown(
+            options=[_MODEL], description="Color", style=small, layout={"width": "190px"}
+        )
         self.lines = ipywidgets.Dropdown(
             options=["all", "selected", "none"], value="selected", description="Lines", style=small,
             layout={"width": "130px"}, tooltip="from each text to where its neighbors for the other model are",
         )  # fmt: skip
         by = [("words", ""), *((f"meaning, by {name}", name) for name in self._askable)]
-        self.by = ipywidgets.Dropdown(options=by, layout=auto, tooltip="search by words, or by a model")
+        self.by = ipywidgets.Dropdown(
+            options=by, layout=auto, tooltip="search by words, or by a model"
+        )
         self.search = search_box("search the texts, then Enter", self._search, "")
         self.by.observe(lambda _: self.search.value and self._search(self.search.value), "value")
         self.search.layout = {"flex": "1 1 160px", "min_width": "120px"}
-        give_up = ipywidgets.Button(description="Stop UMAP", tooltip="keep the PCA map", layout=auto)
+        give_up = ipywidgets.Button(
+            description="Stop UMAP", tooltip="keep the PCA map", layout=auto
+        )
         give_up.on_click(lambda _: self._stop.set())
-        self.progress = ipywidgets.FloatProgress(max=1, description="UMAP", layout={"width": "200px"})
+        self.progress = ipywidgets.FloatProgress(
+            max=1, description="UMAP", layout={"width": "200px"}
+        )
         self._fitting = ipywidgets.HBox([self.progress, give_up], layout={"display": "none"})
         self.status = note()
         self.points = Map(len(self._known), height=400)
@@ -186,7 +207,9 @@ class AgreementExplorer(Selection, View):
         self.rows = Table(page_rows=8, titles=agreement.READING)
         self.rows.observe(lambda change: self.select(change["new"]), "selected")
         self.region_rows = Regions(self.select)
-        self.listing = ipywidgets.ToggleButtons(options=["texts", "regions"], style={"button_width": "auto"})
+        self.listing = ipywidgets.ToggleButtons(
+            options=["texts", "regions"], style={"button_width": "auto"}
+        )
         self.listing.observe(lambda change: self._list(change["new"]), "value")
         self.points.observe(lambda change: self.select(change["new"]), "selected")
         self.color.observe(lambda _: self._paint(), "value")
@@ -194,11 +217,21 @@ class AgreementExplorer(Selection, View):
         self.points.join(self.lines.value)
         for control in (self.against, self.fit):
             control.observe(lambda _: self._compare_models(), "value")
-        controls = [*[self.against] * (len(names) > 1), self.color, self.lines, self.fit, self.by, self.search]
+        controls = [
+            *[self.against] * (len(names) > 1),
+            self.color,
+            self.lines,
+            self.fit,
+            self.by,
+            self.search,
+        ]
         super().__init__(
             wrapped(*controls, align_items="center"),
             wrapped(self._fitting, self.status, align_items="center"),
-            wrapped(ipywidgets.VBox([self.points], layout={"flex": "3 1 420px", "min_width": "300px"}), side),
+            wrapped(
+                ipywidgets.VBox([self.points], layout={"flex": "3 1 420px", "min_width": "300px"}),
+                side,
+            ),
             self.listing,
             self.rows,
             self.region_rows,
@@ -223,16 +256,22 @@ class AgreementExplorer(Selection, View):
             later = len(first) > _AT_ONCE
             self._near = None if later else self._neighbors(first, second)
             k = 0 if later else self._k
-            measured = agreement.per_text(first, second, k=k, columns=self._known, found=self._near, seed=self._seed)
+            measured = agreement.per_text(
+                first, second, k=k, columns=self._known, found=self._near, seed=self._seed
+            )
             together = first.shape[1] == second.shape[1]
             measures = [c for c in (*_SPACE, *_OF_NEIGHBORS) if together or c in _OF_NEIGHBORS]
             self.table = measured[[*measures, *(c for c in self._known if c != "text"), "text"]]
             self.table.index = self._index
-            self.table.attrs = measured.attrs | dict.fromkeys(("neighbors", "ranks") if later else (), "being found")
+            self.table.attrs = measured.attrs | dict.fromkeys(
+                ("neighbors", "ranks") if later else (), "being found"
+            )
             self._offer_colors()
             kept = self.selected
             self.rows.show(self.table)
-            with self.points.hold_sync():  # one message: coordinates and colors of many points weigh megabytes
+            with (
+                self.points.hold_sync()
+            ):  # one message: coordinates and colors of many points weigh megabytes
                 self._place()
                 self._paint()
             self.selected = kept
@@ -242,12 +281,18 @@ class AgreementExplorer(Selection, View):
 
     def _neighbors(self, first: np.ndarray, second: np.ndarray) -> tuple | None:
         k = min(self._k, len(first) - 1)
-        return tuple(agreement.neighbors(own, k, seed=self._seed) for own in (first, second)) if k else None
+        return (
+            tuple(agreement.neighbors(own, k, seed=self._seed) for own in (first, second))
+            if k
+            else None
+        )
 
     def _offer_colors(self) -> None:
         """Offer what the table has as colors, and keep the one that is chosen."""
         measures = {*_SPACE, *_OF_NEIGHBORS}  # also while they are being found
-        colors = [c for c in self.table if c in measures or (c != "text" and self.table[c].nunique() > 1)]
+        colors = [
+            c for c in self.table if c in measures or (c != "text" and self.table[c].nunique() > 1)
+        ]
         self._comparing, before = True, self.color.value
         self.color.options = [*colors, _MODEL]
         self.color.value = before if before in colors else colors[0]
@@ -255,7 +300,9 @@ class AgreementExplorer(Selection, View):
 
     def _start(self, name: str, work: object, *arguments: object) -> None:
         def run() -> None:
-            if sys.platform == "linux":  # threads have priorities there, which theirs inherit: clicks come first
+            if (
+                sys.platform == "linux"
+            ):  # threads have priorities there, which theirs inherit: clicks come first
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
             work(*arguments)
 
@@ -309,7 +356,9 @@ class AgreementExplorer(Selection, View):
                 self._offer_colors()
                 self.rows.replace(self.table)
                 self.region_rows.compare(self.table, self.color.value)
-                self.points.label(regions.labels(self.table["region"]))  # the points stay where they are
+                self.points.label(
+                    regions.labels(self.table["region"])
+                )  # the points stay where they are
         except WorkbenchError as error:
             self._about_regions = str(error)
             self._say()
@@ -320,7 +369,11 @@ class AgreementExplorer(Selection, View):
     def _measure(self) -> str:
         """The measure of the histogram: the one that colors the points, if it is a number."""
         chosen = self.color.value
-        return chosen if chosen in self.table and is_numeric(self.table[chosen]) else self.table.columns[0]
+        return (
+            chosen
+            if chosen in self.table and is_numeric(self.table[chosen])
+            else self.table.columns[0]
+        )
 
     def _place(self) -> None:
         """Put the points where the map says; the caller holds the lock."""
@@ -347,15 +400,27 @@ class AgreementExplorer(Selection, View):
         known = values[np.isfinite(values)]
         low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
         self._edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
-        self._bin = np.where(np.isfinite(values), np.clip(np.digitize(values, self._edges) - 1, 0, _BINS - 1), -1)
+        self._bin = np.where(
+            np.isfinite(values), np.clip(np.digitize(values, self._edges) - 1, 0, _BINS - 1), -1
+        )
         centers = (self._edges[1:] + self._edges[:-1]) / 2
         with self.histogram.edit() as chart:
             chart.data = ()
-            chart.add_bar(x=centers, y=self._counted(slice(None)), name="all", marker_color="rgba(128,128,128,.5)")
             chart.add_bar(
-                x=centers, y=self._counted(list(self.selected)), name="selected", marker_color=COLORS["student"]
+                x=centers,
+                y=self._counted(slice(None)),
+                name="all",
+                marker_color="rgba(128,128,128,.5)",
             )
-            chart.update_traces(unselected={"marker": {"opacity": 1}}, hovertemplate="%{y} texts near %{x:.3f}")
+            chart.add_bar(
+                x=centers,
+                y=self._counted(list(self.selected)),
+                name="selected",
+                marker_color=COLORS["student"],
+            )
+            chart.update_traces(
+                unselected={"marker": {"opacity": 1}}, hovertemplate="%{y} texts near %{x:.3f}"
+            )
             chart.update_xaxes(title_text=hover(measure, 60))
             chart.update_yaxes(title_text="texts")
         self._say()
@@ -396,10 +461,14 @@ class AgreementExplorer(Selection, View):
             self.status.value = f"No text contains “{shown(words, 80)}”."
 
     def _selection_changed(self) -> None:
-        chosen = self._nearest if sorted(self._nearest) == list(self.selected) else list(self.selected)
+        chosen = (
+            self._nearest if sorted(self._nearest) == list(self.selected) else list(self.selected)
+        )
         self.points.selected = self.selected
         self.region_rows.follow(self.selected)
-        if self.selected != self.rows.selected:  # else selected in the table, where rows stay under the pointer
+        if (
+            self.selected != self.rows.selected
+        ):  # else selected in the table, where rows stay under the pointer
             self.rows.filter(chosen or None)
             self.rows.selected = self.selected
         with self.histogram.edit() as chart:
@@ -410,7 +479,9 @@ class AgreementExplorer(Selection, View):
     def _detail(self, chosen: Sequence[int]) -> None:
         """Show the first of the selected texts in full, and its neighbors for both models."""
         if not chosen:
-            self.text.value = '<div class="workbench-detail">Click on a point or a row to read a text here.</div>'
+            self.text.value = (
+                '<div class="workbench-detail">Click on a point or a row to read a text here.</div>'
+            )
             self.near.show([])
             return
         row = chosen[0]
@@ -439,7 +510,11 @@ class AgreementExplorer(Selection, View):
                 f" of {shown(self.reference)}; a line leads to a text's neighbors for {shown(self.other)}, and its length "
                 f"follows the loss of neighbors with rank correlation {self.map.line_correlation:.2f}"
             )
-        fitted = f" {shown(self.other)} is fitted ({self.fit.value})." if self.fit.value != _FITS[0] else ""
+        fitted = (
+            f" {shown(self.other)} is fitted ({self.fit.value})."
+            if self.fit.value != _FITS[0]
+            else ""
+        )
         widths = [own.shape[1] for own in self._units.values()]
         if widths[0] != widths[1]:
             fitted += f" No cosine: no common space ({widths[0]} and {widths[1]} dimensions)."

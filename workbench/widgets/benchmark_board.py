@@ -95,12 +95,17 @@ class BenchmarkBoard(Job):
         )
         self.view.observe(lambda _: self._draw(), "value")
         self.chart, self.caption = Chart(figure(height=190 + 40 * max(6, len(self._tasks)))), note()
-        lists, row = self._row(self.models, self.tasks), self._row(self.run_button, self.stop_button, self.bar)
+        lists, row = (
+            self._row(self.models, self.tasks),
+            self._row(self.run_button, self.stop_button, self.bar),
+        )
         parts = lists, row, self.status, self.rows, self.kinds, self.view, self.chart, self.caption
         self.children = (*self.children, *parts)
         self._draw()
 
-    def run(self, labels: Sequence[str] | None = None, tasks: Sequence[str] | None = None) -> list[TaskResult]:
+    def run(
+        self, labels: Sequence[str] | None = None, tasks: Sequence[str] | None = None
+    ) -> list[TaskResult]:
         """Run models on tasks and wait for the end; interrupting this stops the run.
 
         Args:
@@ -120,18 +125,30 @@ class BenchmarkBoard(Job):
             self.stop.set()
             raise
 
-    def start(self, labels: Sequence[str] | None = None, tasks: Sequence[str] | None = None) -> None:
+    def start(
+        self, labels: Sequence[str] | None = None, tasks: Sequence[str] | None = None
+    ) -> None:
         """Run in the background; arguments and errors as of `run`, and `wait` returns the outcomes."""
         labels, names = labels or self.models.value, tasks or self.tasks.value
         for wanted, known in ((labels, self._models), (names, self._tasks)):
             if unknown := [name for name in wanted if name not in known]:
-                raise BenchmarkError(f"{unknown[0]!r} is not on this board; it has {', '.join(known)}")
-        models, tasks = [self._models[label] for label in labels], [self._tasks[name] for name in names]
+                raise BenchmarkError(
+                    f"{unknown[0]!r} is not on this board; it has {', '.join(known)}"
+                )
+        models, tasks = (
+            [self._models[label] for label in labels],
+            [self._tasks[name] for name in names],
+        )
 
         def work() -> list[TaskResult]:
             self._progress = None
             return benchmark.run(
-                models, tasks, self.folder, on_progress=self._report, on_outcome=self._put, stop=self.stop
+                models,
+                tasks,
+                self.folder,
+                on_progress=self._report,
+                on_outcome=self._put,
+                stop=self.stop,
             )
 
         self._start(work)
@@ -151,11 +168,15 @@ class BenchmarkBoard(Job):
                 if self._compared.get(key, (None,))[0] != pair:  # the bootstraps are made once
                     self._compared[key] = pair, benchmark_tables.differences(pair)
                 rows.append(self._compared[key][1])
-        return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["task", "label"])
+        return (
+            pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["task", "label"])
+        )
 
     def summary(self) -> str:
         """Return the scores as a table of HTML."""
-        return html_table(self.scores.reset_index()) if self.outcomes else "No task has been run yet."
+        return (
+            html_table(self.scores.reset_index()) if self.outcomes else "No task has been run yet."
+        )
 
     def _share(self) -> float:
         return self._progress.done / self._progress.total if self._progress else self.bar.value
@@ -163,9 +184,7 @@ class BenchmarkBoard(Job):
     def _headline(self) -> str:
         progress = self._progress
         if self._state == "done":
-            return (
-                f"{counted(progress.total, 'evaluation')} done; results in mteb's format are in {shown(self.folder)}."
-            )
+            return f"{counted(progress.total, 'evaluation')} done; results in mteb's format are in {shown(self.folder)}."
         if self._state == "stopped":
             return shown(self._error, 1000)
         if self._state == "ready":
@@ -190,7 +209,9 @@ class BenchmarkBoard(Job):
     def _put(self, outcome: TaskResult) -> None:
         with self._reporting():
             key = outcome.task, outcome.label
-            self.outcomes = [each for each in self.outcomes if (each.task, each.label) != key] + [outcome]
+            self.outcomes = [each for each in self.outcomes if (each.task, each.label) != key] + [
+                outcome
+            ]
             self._draw()
 
     def _draw(self) -> None:
@@ -198,7 +219,9 @@ class BenchmarkBoard(Job):
             self._show()
             self.rows.show(self.scores.reset_index())
             if self.outcomes:
-                self.kinds.show(benchmark_tables.by_kind(self.outcomes).rename_axis("kind").reset_index())
+                self.kinds.show(
+                    benchmark_tables.by_kind(self.outcomes).rename_axis("kind").reset_index()
+                )
             with self.chart.edit() as chart:
                 chart.data, chart.layout.shapes = (), ()
                 self._views[self.view.value]()
@@ -232,7 +255,9 @@ class BenchmarkBoard(Job):
         tasks = list(dict.fromkeys(filter(None, ours.values())))
         self._published_points(known[known["task"].isin(tasks)], "task", tasks)
         self._own_points(
-            lambda label: {tasks.index(task): scores[label].get(name) for name, task in ours.items() if task}
+            lambda label: {
+                tasks.index(task): scores[label].get(name) for name, task in ours.items() if task
+            }
         )
         self._axes(tasks, "score")
         self.caption.value = (
@@ -243,11 +268,17 @@ class BenchmarkBoard(Job):
 
     def _averages(self) -> None:
         known = self._published[self._published["average"].isin(["by task", "by kind"])]
-        known = known.assign(row=list(zip(known["benchmark"], known["average"], known["source"], strict=True)))
+        known = known.assign(
+            row=list(zip(known["benchmark"], known["average"], known["source"], strict=True))
+        )
         groups = known["row"].unique().tolist()
         names = [f"{bench}, mean {average}" for bench, average, _ in groups]
         self._published_points(known, "row", groups)
-        self._own_points(lambda label: {row: self._own_average(label, *each[:2]) for row, each in enumerate(groups)})
+        self._own_points(
+            lambda label: {
+                row: self._own_average(label, *each[:2]) for row, each in enumerate(groups)
+            }
+        )
         self._axes(names, "mean score")
         self.caption.value = (
             "Each row is an average of its own, over other tasks or taken in another way than the next: compare within a "
@@ -265,17 +296,23 @@ class BenchmarkBoard(Job):
         if not wanted or len(mine) < len(wanted):
             return None
         means = benchmark_tables.by_kind(mine)
-        return float(means.loc["mean over kinds" if average == "by kind" else "mean over tasks", label])
+        return float(
+            means.loc["mean over kinds" if average == "by kind" else "mean over tasks", label]
+        )
 
     def _published_points(self, rows: pd.DataFrame, column: str, places: list) -> None:
         for number, ((model, mode), mine) in enumerate(rows.groupby(["model", "mode"], sort=False)):
             name = model if mode == "symmetric" else f"{model}, {mode}"
             y = [places.index(each) for each in mine[column]]
-            self._points(name, number, mine["score"], y, text=list(mine["source"]), size=8, hollow=True)
+            self._points(
+                name, number, mine["score"], y, text=list(mine["source"]), size=8, hollow=True
+            )
 
     def _own_points(self, scores_of: Callable[[str], dict[int, float | None]]) -> None:
         for number, label in enumerate(dict.fromkeys(each.label for each in self.outcomes)):
-            if found := {place: score for place, score in scores_of(label).items() if pd.notna(score)}:
+            if found := {
+                place: score for place, score in scores_of(label).items() if pd.notna(score)
+            }:
                 text, x, y = ["run here"] * len(found), list(found.values()), list(found)
                 self._points(f"{label} (here)", number, x, y, text=text, size=13)
 
@@ -290,7 +327,9 @@ class BenchmarkBoard(Job):
     def _axes(self, names: Sequence[str], title: str) -> None:
         self.chart.figure.update_xaxes(title_text=title)
         places, labels = list(range(len(names))), [hover(name, 34) for name in names]
-        self.chart.figure.update_yaxes(tickvals=places, ticktext=labels, range=[max(1, len(names)) - 0.5, -0.5])
+        self.chart.figure.update_yaxes(
+            tickvals=places, ticktext=labels, range=[max(1, len(names)) - 0.5, -0.5]
+        )
 
 
 @functools.cache

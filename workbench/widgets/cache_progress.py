@@ -44,7 +44,9 @@ class CacheProgress(Job):
     def __init__(self, what: str = "teacher") -> None:
         self.what = what
         super().__init__("End the fill after the batch group in flight; nothing is lost")
-        self.resume_button = self._button("Resume", "play", "Go on where the fill ended", self.resume)
+        self.resume_button = self._button(
+            "Resume", "play", "Go on where the fill ended", self.resume
+        )
         row = self._row(self.bar, self.stop_button, self.resume_button)
         self.children = (*self.children, row, self.status)
         self._draw()
@@ -53,7 +55,9 @@ class CacheProgress(Job):
         """Take the plan of a fill, as its `on_plan`."""
         with self._reporting():
             self._plan, self._trouble = plan, None
-            if self._state != "running":  # otherwise a sample was encoded first, and its progress counts
+            if (
+                self._state != "running"
+            ):  # otherwise a sample was encoded first, and its progress counts
                 self._progress = None
             self._state, self._error = self._reported(complete=not plan.missing), None
             self._draw()
@@ -77,7 +81,9 @@ class CacheProgress(Job):
             WorkbenchError: a fill is running, or `texts` can be iterated only once.
         """
         if isinstance(texts, Iterator):
-            raise WorkbenchError("texts can be iterated only once, and Resume does it again: pass a list of them")
+            raise WorkbenchError(
+                "texts can be iterated only once, and Resume does it again: pass a list of them"
+            )
 
         def work() -> Progress:
             self._progress = None
@@ -93,7 +99,9 @@ class CacheProgress(Job):
     @property
     def _complete(self) -> bool:
         progress = self._progress
-        return progress is not None and progress.total is not None and progress.done >= progress.total
+        return (
+            progress is not None and progress.total is not None and progress.done >= progress.total
+        )
 
     def _reported(self, *, complete: bool) -> str:
         """Return the state after a report: the end of a fill of one's own is known by its last report alone."""
@@ -111,7 +119,11 @@ class CacheProgress(Job):
             return 1.0
         if progress is None and self._now == "running":
             return 0.0
-        return min(1.0, progress.done / progress.total) if progress and progress.total else self.bar.value
+        return (
+            min(1.0, progress.done / progress.total)
+            if progress and progress.total
+            else self.bar.value
+        )
 
     def _headline(self) -> str:
         said = _WORDS[self._now]

@@ -57,10 +57,18 @@ class Chart(Part):
             on_brush: called with the positions of the first trace's points that were brushed over.
             on_clear: called after a double click.
         """
-        self.figure, self._on_click, self._on_brush, self._on_clear = figure, on_click, on_brush, on_clear
+        self.figure, self._on_click, self._on_brush, self._on_clear = (
+            figure,
+            on_click,
+            on_brush,
+            on_clear,
+        )
         height = figure.layout.height
         super().__init__(
-            _figure=figure.to_json(), _height=height, _library=_library().model_id, layout={"min_width": "0"}
+            _figure=figure.to_json(),
+            _height=height,
+            _library=_library().model_id,
+            layout={"min_width": "0"},
         )
 
     @contextlib.contextmanager
@@ -81,7 +89,11 @@ class Chart(Part):
 
 def figure(*, height: int = 420, x: str = "", y: str = "", **layout: object) -> go.Figure:
     """Return an empty figure whose colors fit light and dark pages; `layout` goes to plotly's `update_layout`."""
-    grid = {"gridcolor": "rgba(128,128,128,.25)", "zerolinecolor": "rgba(128,128,128,.4)", "automargin": True}
+    grid = {
+        "gridcolor": "rgba(128,128,128,.25)",
+        "zerolinecolor": "rgba(128,128,128,.4)",
+        "automargin": True,
+    }
     made = go.Figure()
     made.layout.template = "none"
     made.update_layout(

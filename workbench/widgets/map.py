@@ -10,7 +10,16 @@ import traitlets
 from plotly.colors import sample_colorscale
 
 from workbench.widgets._html import cut
-from workbench.widgets._view import MOST_CATEGORIES, OTHER, SCALE, Part, Selection, model_colors, module, palette
+from workbench.widgets._view import (
+    MOST_CATEGORIES,
+    OTHER,
+    SCALE,
+    Part,
+    Selection,
+    model_colors,
+    module,
+    palette,
+)
 
 _SHADES = 64
 _TEXTS_AT_ONCE = 3_000  # with more, the text under the pointer is asked for
@@ -42,7 +51,9 @@ class Map(Selection, Part):
         self._tip: Callable[[int], str] = str
         self._codes = np.empty(0, int)
         super().__init__(_height=height)
-        self.observe(lambda _: self.put(_selected=np.array(self.selected, np.uint32).tobytes()), "selected")
+        self.observe(
+            lambda _: self.put(_selected=np.array(self.selected, np.uint32).tobytes()), "selected"
+        )
 
     def place(self, points: Mapping[str, np.ndarray]) -> None:
         """Show these points, float of shape (n, 2) for each model; together they fill the frame."""
@@ -63,7 +74,10 @@ class Map(Selection, Part):
     def label(self, names: np.ndarray) -> None:
         """Write the name of each group of rows, str of shape (n,), into the middle of its points, the largest first."""
         labels = [
-            {"text": cut(str(name), 40), "at": np.median(self._places[names == name], axis=0).tolist()}
+            {
+                "text": cut(str(name), 40),
+                "at": np.median(self._places[names == name], axis=0).tolist(),
+            }
             for name in pd.Series(names).value_counts().index[:_MOST_LABELS]
         ]
         self.put(_labels=labels)
@@ -85,7 +99,10 @@ class Map(Selection, Part):
             low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
             shades = [_hex(color) for color in sample_colorscale(SCALE, _SHADES)]
             shade = np.nan_to_num(
-                (numbers - low) / max(high - low, 1e-12) * (_SHADES - 1), nan=_SHADES, posinf=_SHADES - 1, neginf=0
+                (numbers - low) / max(high - low, 1e-12) * (_SHADES - 1),
+                nan=_SHADES,
+                posinf=_SHADES - 1,
+                neginf=0,
             )
             colors = {
                 "title": str(values.name), "palette": [*shades, OTHER], "codes": shade.astype(np.uint8).tobytes(),
@@ -99,11 +116,21 @@ class Map(Selection, Part):
             self._codes[self._codes < 0] = len(shown)
             hues = [*palette(len(shown)), OTHER]
             entries = [
-                {"code": code, "label": f"{cut(name, 28)} {counts.iloc[code]:,}", "color": hues[code]}
+                {
+                    "code": code,
+                    "label": f"{cut(name, 28)} {counts.iloc[code]:,}",
+                    "color": hues[code],
+                }
                 for code, name in enumerate(shown)
             ]
             if rest := len(counts) - len(shown):
-                entries.append({"code": len(shown), "label": f"{rest:,} others: search for them", "color": OTHER})
+                entries.append(
+                    {
+                        "code": len(shown),
+                        "label": f"{rest:,} others: search for them",
+                        "color": OTHER,
+                    }
+                )
             colors = {
                 "title": str(values.name), "palette": hues, "entries": entries,
                 "codes": self._codes.astype(np.uint8).tobytes(),

@@ -50,7 +50,9 @@ class ModelComparison(Selection, View):
         if texts is None and isinstance(models, Mapping) and models:
             first = next(iter(models.values()))
             if not hasattr(first, "__len__"):
-                raise WorkbenchError("models that embed need texts: give texts=, or vectors of the same texts")
+                raise WorkbenchError(
+                    "models that embed need texts: give texts=, or vectors of the same texts"
+                )
             known = [Text(str(place)) for place in range(len(first))]
         else:
             known, _ = own_columns(texts, None)
@@ -67,7 +69,15 @@ class ModelComparison(Selection, View):
             measures[name] = dict(whole)
             for measure in ("cosine", "overlap"):
                 measures[name] |= _mean(each[measure].to_numpy(), f"{measure}_", seed)
-        columns = ["cosine", "cosine_low", "cosine_high", "overlap", "overlap_low", "overlap_high", *agreement.MEASURES]
+        columns = [
+            "cosine",
+            "cosine_low",
+            "cosine_high",
+            "overlap",
+            "overlap_low",
+            "overlap_high",
+            *agreement.MEASURES,
+        ]
         table = pd.DataFrame.from_dict(measures, orient="index")[list(dict.fromkeys(columns))]
         self.table = table.rename_axis("model")
         self.measure = "cosine" if self.table["cosine"].notna().any() else "overlap"
@@ -87,9 +97,17 @@ class ModelComparison(Selection, View):
         """
         for name in (first, second):
             if name not in self._each:
-                raise WorkbenchError(f"there is no model {name!r}: choose from {', '.join(self._each)}")
-        measure = "cosine" if all(self._each[name]["cosine"].notna().all() for name in (first, second)) else "overlap"
-        table = pd.DataFrame({"first": self._each[first][measure], "second": self._each[second][measure]})
+                raise WorkbenchError(
+                    f"there is no model {name!r}: choose from {', '.join(self._each)}"
+                )
+        measure = (
+            "cosine"
+            if all(self._each[name]["cosine"].notna().all() for name in (first, second))
+            else "overlap"
+        )
+        table = pd.DataFrame(
+            {"first": self._each[first][measure], "second": self._each[second][measure]}
+        )
         table.insert(0, "difference", table["first"] - table["second"])
         if self._texts is not None:
             table["text"] = self._texts
@@ -105,8 +123,17 @@ class ModelComparison(Selection, View):
         return f"{html_table(self.table[columns].astype(float).reset_index())}<p>{self.status.value}</p>"
 
     def _build(self) -> None:
-        shown_columns = [c for c in self.table if self.table[c].notna().any() and not c.endswith(("_low", "_high"))]
-        self.rows = Table(self.table[shown_columns].reset_index(), label="models", many=False, titles=agreement.READING)
+        shown_columns = [
+            c
+            for c in self.table
+            if self.table[c].notna().any() and not c.endswith(("_low", "_high"))
+        ]
+        self.rows = Table(
+            self.table[shown_columns].reset_index(),
+            label="models",
+            many=False,
+            titles=agreement.READING,
+        )
         self.chart = self._intervals()
         names = [(cut(name, 80), name) for name in self._each]
         self.first = ipywidgets.Dropdown(options=names, value=names[0][1], description="Model")
@@ -117,7 +144,8 @@ class ModelComparison(Selection, View):
         for choice in (self.first, self.second):
             choice.observe(lambda _: self._show_difference(), "value")
         self.texts.observe(
-            lambda change: self._places.size and self.select(self._places[list(change["new"])]), "selected"
+            lambda change: self._places.size and self.select(self._places[list(change["new"])]),
+            "selected",
         )
         self.observe(lambda _: self._mark(), "selected")
         self._show_difference()
@@ -144,7 +172,9 @@ class ModelComparison(Selection, View):
     def _mark(self) -> None:
         """Select in the table, which is sorted, what is selected in the view."""
         here = np.flatnonzero(np.isin(self._places, self.selected))
-        if set(here) != set(self.texts.selected):  # else selected in the table, where rows stay under the pointer
+        if set(here) != set(
+            self.texts.selected
+        ):  # else selected in the table, where rows stay under the pointer
             self.texts.select(here)
             self.texts.reveal(here[0] if here.size else 0)
 
@@ -160,10 +190,11 @@ class ModelComparison(Selection, View):
         table = self.differences(first, second)
         names = f'<b dir="auto">{shown(first, 80)}</b> less <b dir="auto">{shown(second, 80)}</b>'
         mean, low, high = (table.attrs[name] for name in ("mean", "low", "high"))
-        self.status.value = (
-            f"{names}: mean {table.attrs['measure']} {mean:+.4f} (95 % interval {low:+.4f} to {high:+.4f})."
-        )
-        columns = {"first": f"{table.attrs['measure']} of {first}", "second": f"{table.attrs['measure']} of {second}"}
+        self.status.value = f"{names}: mean {table.attrs['measure']} {mean:+.4f} (95 % interval {low:+.4f} to {high:+.4f})."
+        columns = {
+            "first": f"{table.attrs['measure']} of {first}",
+            "second": f"{table.attrs['measure']} of {second}",
+        }
         self.texts.show(table.rename(columns=columns).rename_axis("position").reset_index())
         self._places = table.index.to_numpy()
         self._mark()

@@ -38,7 +38,9 @@ class NeighborInspector(Selection, View):
         WorkbenchError: there are not two models of these texts, or fewer than two texts.
     """
 
-    def __init__(self, models: Mapping[str, object], texts: Sequence[str | Text], *, k: int = 10) -> None:
+    def __init__(
+        self, models: Mapping[str, object], texts: Sequence[str | Text], *, k: int = 10
+    ) -> None:
         texts, _ = own_columns(texts, None)
         found = same_models(models, texts)
         if len(texts) < 2:
@@ -48,14 +50,25 @@ class NeighborInspector(Selection, View):
         self._index = self._texts.index
         self._trail: list[int] = []
         self.search = search_box("words in the text, then Enter", self._search)
-        self.k = ipywidgets.BoundedIntText(min(k, len(texts) - 1), min=1, max=len(texts) - 1, description="k")
+        self.k = ipywidgets.BoundedIntText(
+            min(k, len(texts) - 1), min=1, max=len(texts) - 1, description="k"
+        )
         self.back = ipywidgets.Button(
             description="Back", disabled=True, tooltip="the text before", layout={"width": "auto"}
         )
         self.rows = Table(self._texts, page_rows=6, many=False)
-        self.status, self.query, self.lists = note(), ipywidgets.HTML(), Results(lambda row: self.select([row]))
+        self.status, self.query, self.lists = (
+            note(),
+            ipywidgets.HTML(),
+            Results(lambda row: self.select([row])),
+        )
         super().__init__(
-            wrapped(self.search, self.k, self.back), self.rows, self.query, self.status, self.lists, note(LINES)
+            wrapped(self.search, self.k, self.back),
+            self.rows,
+            self.query,
+            self.status,
+            self.lists,
+            note(LINES),
         )
         self.k.observe(lambda _: self._show(), "value")
         self.back.on_click(lambda _: self._go_back())
@@ -67,7 +80,9 @@ class NeighborInspector(Selection, View):
         """Return the lists."""
         lists = {}
         for model, rows in self.neighbors.groupby("model", sort=False):
-            lists[model] = pd.Series([f"{c:.3f} {t}" for c, t in zip(rows["cosine"], rows["text"], strict=True)])
+            lists[model] = pd.Series(
+                [f"{c:.3f} {t}" for c, t in zip(rows["cosine"], rows["text"], strict=True)]
+            )
         return f"{self.query.value}<p>{self.status.value}</p>{html_table(pd.DataFrame(lists))}"
 
     def introduction(self) -> str:
@@ -107,7 +122,9 @@ class NeighborInspector(Selection, View):
             columns=["model", "rank", "position", "cosine", "shared"],
         )
         self.neighbors["text"] = self._texts["text"].to_numpy()[self.neighbors["position"]]
-        self.query.value = f'<div dir="auto"><b>{shown(self._texts["text"][self.position], 600)}</b></div>'
+        self.query.value = (
+            f'<div dir="auto"><b>{shown(self._texts["text"][self.position], 600)}</b></div>'
+        )
         shared = ", ".join(f"{shown(c['title'])}: {c['facts']}" for c in columns[1:])
         self.status.value = f"Neighbors in common with {shown(columns[0]['title'])}: {shared}."
         self.back.disabled = not self._trail

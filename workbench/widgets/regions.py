@@ -11,9 +11,7 @@ from workbench import agreement, regions
 from workbench.widgets.map import is_numeric
 from workbench.widgets.table import Table
 
-_DIFFERENCE = (
-    "mean of the region less the mean of all other texts, with an interval that holds for all regions together"
-)
+_DIFFERENCE = "mean of the region less the mean of all other texts, with an interval that holds for all regions together"
 _MARKS = "▼ surely worse than the rest, ▲ surely better"
 
 
@@ -29,15 +27,21 @@ class Regions(Table):
 
     def __init__(self, on_region: Callable[[np.ndarray], None]) -> None:
         self.found, self._groups = pd.DataFrame(), np.empty(0, dtype=object)
-        titles = agreement.READING | {f"{name}, the rest": f"{_DIFFERENCE}. {_MARKS}" for name in regions.MEASURES}
+        titles = agreement.READING | {
+            f"{name}, the rest": f"{_DIFFERENCE}. {_MARKS}" for name in regions.MEASURES
+        }
         super().__init__(page_rows=8, label="regions", many=False, titles=titles)
-        self.observe(lambda change: change["new"] and on_region(self.texts(change["new"][0])), "selected")
+        self.observe(
+            lambda change: change["new"] and on_region(self.texts(change["new"][0])), "selected"
+        )
 
     def compare(self, table: pd.DataFrame, column: str) -> None:
         """Compare the regions of a column, or of "region" if it holds numbers or is none."""
         if column not in table or is_numeric(table[column]):
             column = "region"
-        if column in table and any(table[name].notna().any() for name in regions.MEASURES if name in table):
+        if column in table and any(
+            table[name].notna().any() for name in regions.MEASURES if name in table
+        ):
             self._groups = regions.labels(table[column])
             self.found = regions.compare_regions(table, self._groups).rename_axis(column)
             self.show(self._shown())

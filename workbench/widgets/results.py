@@ -35,8 +35,12 @@ class Results(Part):
     def show(self, columns: Sequence[dict]) -> None:
         """Show these lists. What two neighboring lists share, by key, is joined by a line."""
         self.columns = [column | {"follow": self._on_follow is not None} for column in columns]
-        ranks = [{row["key"]: place for place, row in enumerate(column["rows"], 1)} for column in columns]
-        links = [[(place, b[key]) for key, place in a.items() if key in b] for a, b in pairwise(ranks)]
+        ranks = [
+            {row["key"]: place for place, row in enumerate(column["rows"], 1)} for column in columns
+        ]
+        links = [
+            [(place, b[key]) for key, place in a.items() if key in b] for a, b in pairwise(ranks)
+        ]
         self.put(_content={"columns": self.columns, "links": links})
 
     def _received(self, message: dict, buffers: list) -> None:
@@ -44,7 +48,9 @@ class Results(Part):
             self._on_follow(message["key"])
 
 
-def card(key: int, rank: int, cosine: float, text: str, marks: Sequence[dict] = (), name: str = "") -> dict:
+def card(
+    key: int, rank: int, cosine: float, text: str, marks: Sequence[dict] = (), name: str = ""
+) -> dict:
     """Return a card of a list."""
     return {
         "key": key, "rank": rank, "cosine": f"{cosine:.3f}", "value": float(cosine), "marks": list(marks), "id": cut(name, 60),
@@ -58,22 +64,38 @@ def mark(found: int | None, rank: int, first: str) -> dict:
         return {"text": "+ new", "kind": "mark", "title": f"not in the list of {first}"}
     moved = found - rank
     title = f"rank {found} for {first}"
-    return {"text": f"{'↑' if moved > 0 else '↓'}{abs(moved)}" if moved else "=", "kind": "span", "title": title}
+    return {
+        "text": f"{'↑' if moved > 0 else '↓'}{abs(moved)}" if moved else "=",
+        "kind": "span",
+        "title": title,
+    }
 
 
-def neighbor_lists(units: Mapping[str, np.ndarray], texts: Sequence[str], row: int, k: int) -> list[dict]:
+def neighbor_lists(
+    units: Mapping[str, np.ndarray], texts: Sequence[str], row: int, k: int
+) -> list[dict]:
     """Return each model's k nearest texts of one as columns of `Results`; `units` are vectors of length 1."""
     columns, first, reference, colors = [], {}, next(iter(units)), model_colors([*units])
     for number, (name, own) in enumerate(units.items()):
-        (cosines,), (places,) = ranking.top_k(own[row][None], own, min(k + 1, len(own)), normalized=True)
+        (cosines,), (places,) = ranking.top_k(
+            own[row][None], own, min(k + 1, len(own)), normalized=True
+        )
         near = [(int(p), float(c)) for p, c in zip(places, cosines, strict=True) if p != row][:k]
         if number == 0:
             first = {place: rank for rank, (place, _) in enumerate(near, 1)}
         rows = [
-            card(place, rank, cosine, texts[place], [mark(first.get(place), rank, reference)] if number else ())
+            card(
+                place,
+                rank,
+                cosine,
+                texts[place],
+                [mark(first.get(place), rank, reference)] if number else (),
+            )
             for rank, (place, cosine) in enumerate(near, 1)
         ]
         shared = sum(place in first for place, _ in near)
         facts = f"{shared} of {len(near)} shared" if number else "nearest by cosine"
-        columns.append({"title": name, "color": colors[name], "facts": facts, "times": "", "rows": rows})
+        columns.append(
+            {"title": name, "color": colors[name], "facts": facts, "times": "", "rows": rows}
+        )
     return columns

@@ -97,7 +97,9 @@ class RetrievalExplorer(Selection, View):
             if not isinstance(model, tuple)
         } | dict(encode or {})
         if unknown := [name for name in self._encode if name not in found]:
-            raise WorkbenchError(f"encode has {unknown[0]!r}: its keys are names of models, {', '.join(found)}")
+            raise WorkbenchError(
+                f"encode has {unknown[0]!r}: its keys are names of models, {', '.join(found)}"
+            )
         own = found.keys() - (encode or {}).keys()
         self._caches = {name: found[name] for name in own if isinstance(found[name], TargetCache)}
         vectors = {name: evaluate.vectors(model, collection) for name, model in found.items()}
@@ -114,7 +116,10 @@ class RetrievalExplorer(Selection, View):
         self._first, *self._others = self.modes
         self.k = min(int(k), len(collection.corpus))
         self._query_ids, self._document_ids = list(collection.queries), list(collection.corpus)
-        self._query_texts, self._document_texts = list(collection.queries.values()), list(collection.corpus.values())
+        self._query_texts, self._document_texts = (
+            list(collection.queries.values()),
+            list(collection.corpus.values()),
+        )
         self._index = pd.Index(self._query_ids, name="query")
         self._qrels = collection.qrels
         self.scores = self._scored(collection, vectors)
@@ -134,11 +139,16 @@ class RetrievalExplorer(Selection, View):
         table = table.join(self.scores.rename(columns=named).reset_index(drop=True))
         self.failures = self._failures(collection, vectors)
         if len(self.failures):
-            table["why"] = self.failures["cause"].map(CAUSES).reindex(self._query_ids).fillna("").to_numpy()
+            table["why"] = (
+                self.failures["cause"].map(CAUSES).reindex(self._query_ids).fillna("").to_numpy()
+            )
         self.rows = Table(table, label="queries", page_rows=6, many=False)
         self.chart = self._gains()
         self.status, self.heading, self.lists = note(), ipywidgets.HTML(), Results()
-        queries, answers = [self.rows, self.chart], [self.heading, self.lists, note(f"{LINES} {_MARKS}")]
+        queries, answers = (
+            [self.rows, self.chart],
+            [self.heading, self.lists, note(f"{LINES} {_MARKS}")],
+        )
         order = [*answers, *queries] if answers_first else [*queries, *answers]
         super().__init__(wrapped(self.box, self.find), self.status, *order)
         self.rows.observe(lambda change: self.select(change["new"]), "selected")
@@ -161,11 +171,15 @@ class RetrievalExplorer(Selection, View):
         if not text.strip():
             raise WorkbenchError("the query is empty: type some words")
         if not self._encode:
-            raise WorkbenchError(f"no query can be encoded: give encode={{{self._reference!r}: function, ...}}")
+            raise WorkbenchError(
+                f"no query can be encoded: give encode={{{self._reference!r}: function, ...}}"
+            )
         with self._lock:
             vectors, times = {}, {}
             for side, encode in self._encode.items():
-                cache = self._caches.get(side)  # what it has kept is not embedded again: no time to be compared
+                cache = self._caches.get(
+                    side
+                )  # what it has kept is not embedded again: no time to be compared
                 kept = cache is not None and cache.known(cache.keys([Text(text, Role.QUERY)]))[0]
                 start = time.perf_counter()
                 try:
@@ -177,7 +191,9 @@ class RetrievalExplorer(Selection, View):
                 times[side] = np.nan if kept else 1000 * (time.perf_counter() - start)
                 width = self._documents[side].shape[1]
                 if vector.size != width:
-                    raise WorkbenchError(f"encode[{side!r}] returned shape {vector.shape}, not ({width},)")
+                    raise WorkbenchError(
+                        f"encode[{side!r}] returned shape {vector.shape}, not ({width},)"
+                    )
                 vectors[side] = unit(vector.reshape(1, -1), f"{side}'s vector of the query")[0]
             self._show(None, text, vectors, times)
 
@@ -185,7 +201,13 @@ class RetrievalExplorer(Selection, View):
         """Return the means of the modes and the results of the query shown."""
         lists = {
             f"{column['title']}: {column['facts']}".rstrip(": "): [
-                " ".join([row["cosine"], *(mark["text"] for mark in row["marks"]), f"{row['id']}: {row['text']}"])
+                " ".join(
+                    [
+                        row["cosine"],
+                        *(mark["text"] for mark in row["marks"]),
+                        f"{row['id']}: {row['text']}",
+                    ]
+                )
                 for row in column["rows"]
             ]
             for column in self.lists.columns
@@ -201,12 +223,16 @@ class RetrievalExplorer(Selection, View):
     def _gains(self) -> Chart:
         """Draw each query's gains and losses one above the other, in the order of the last mode's."""
         chart = figure(
-            height=200, x="judged queries, from greatest loss to gain", y=f"nDCG@10 − {hover(self._first, 20)}"
+            height=200,
+            x="judged queries, from greatest loss to gain",
+            y=f"nDCG@10 − {hover(self._first, 20)}",
         )
         order = list(range(len(self.scores)))
         if self._others:
             last = self.scores[f"{self._others[-1]}_gain"].to_numpy()
-            order = np.argsort(last, kind="stable")[: np.isfinite(last).sum()].tolist()  # NaN is last
+            order = np.argsort(last, kind="stable")[
+                : np.isfinite(last).sum()
+            ].tolist()  # NaN is last
         self._order = order
         for number, mode in enumerate(self._others):
             trace = go.Scattergl if len(order) > _POINTS else go.Scatter
@@ -222,7 +248,9 @@ class RetrievalExplorer(Selection, View):
 
     def _title(self, mode: str) -> str:
         asks, answers = self.modes[mode]
-        return asks if mode == asks else f"{asks}, {'symmetric' if asks == answers else 'asymmetric'}"
+        return (
+            asks if mode == asks else f"{asks}, {'symmetric' if asks == answers else 'asymmetric'}"
+        )
 
     def _color(self, mode: str) -> str:
         return model_colors([*self.modes])[mode]
@@ -240,7 +268,11 @@ class RetrievalExplorer(Selection, View):
     def _failures(self, collection: RetrievalDataset, vectors: dict[str, tuple]) -> pd.DataFrame:
         """Find out why queries fail; a look at one is three searches."""
         self._too_many = False
-        own = [mode for mode, (asks, answers) in self.modes.items() if asks == answers != self._reference]
+        own = [
+            mode
+            for mode, (asks, answers) in self.modes.items()
+            if asks == answers != self._reference
+        ]
         if not own or self._first != self._reference:
             return pd.DataFrame()
         teacher, student = vectors[self._reference], vectors[self.modes[own[0]][0]]
@@ -250,7 +282,9 @@ class RetrievalExplorer(Selection, View):
         self._too_many = bool(failing * len(collection.corpus) > _LOOKED_AT)
         if self._too_many:
             return pd.DataFrame()
-        return failures(collection, teacher, student, scores=(self.scores[self._first], self.scores[own[0]]))
+        return failures(
+            collection, teacher, student, scores=(self.scores[self._first], self.scores[own[0]])
+        )
 
     def _typed(self, text: str) -> None:
         try:
@@ -272,7 +306,9 @@ class RetrievalExplorer(Selection, View):
             vectors = {side: queries[position] for side, queries in self._queries.items()}
             self._show(position, self._query_texts[position], vectors, {})
 
-    def _show(self, position: int | None, text: str, vectors: dict[str, np.ndarray], encode_ms: dict) -> None:
+    def _show(
+        self, position: int | None, text: str, vectors: dict[str, np.ndarray], encode_ms: dict
+    ) -> None:
         """Search, and put the results on the page; the caller holds the lock."""
         query_id = None if position is None else self._query_ids[position]
         grades = {} if query_id is None else self._qrels.get(query_id, {})
@@ -289,7 +325,9 @@ class RetrievalExplorer(Selection, View):
                 identifier = self._document_ids[place]
                 rows.append((mode, rank, identifier, cosine, grades.get(identifier)))
         self.times = pd.DataFrame(times, columns=["mode", "encode_ms", "search_ms"])
-        self.results = pd.DataFrame(rows, columns=["mode", "rank", "document_id", "cosine", "grade"])
+        self.results = pd.DataFrame(
+            rows, columns=["mode", "rank", "document_id", "cosine", "grade"]
+        )
         self.results["grade"] = self.results["grade"].astype("Int64")
         self._position = position
         if position is None:
@@ -298,13 +336,22 @@ class RetrievalExplorer(Selection, View):
         if self.box.value not in ("", text):
             self.box.value = ""  # so that the same words can be asked again
         name = "typed" if query_id is None else shown(query_id, 60)
-        style, words = "line-height:1.4;overflow-wrap:anywhere", f'<b dir="auto">{shown(text, 600)}</b>'
+        style, words = (
+            "line-height:1.4;overflow-wrap:anywhere",
+            f'<b dir="auto">{shown(text, 600)}</b>',
+        )
         if query_id in self.failures.index:
             cause = self.failures.loc[query_id]
-            words += f" <i>Loses {cause['loss']:.2f} in symmetric search: {CAUSES[cause['cause']]}.</i>"
+            words += (
+                f" <i>Loses {cause['loss']:.2f} in symmetric search: {CAUSES[cause['cause']]}.</i>"
+            )
         self.heading.value = f'<div style="{style}"><code>{name}</code> {words}</div>'
         self.lists.show([self._column(mode, found) for mode in self.modes])
-        typing = "" if self._encode else " Queries cannot be typed: the view was given no <code>encode</code>."
+        typing = (
+            ""
+            if self._encode
+            else " Queries cannot be typed: the view was given no <code>encode</code>."
+        )
         self.status.value = self._overall() + typing
         self.query, self.text = query_id, text
 
@@ -329,24 +376,42 @@ class RetrievalExplorer(Selection, View):
 
     def _column(self, mode: str, found: Mapping[str, Mapping[int, int]]) -> dict:
         """Return a mode's list for `Results`; `found` has document position to rank by mode."""
-        column = {"title": self._title(mode), "color": self._color(mode), "facts": "", "times": "", "rows": []}
+        column = {
+            "title": self._title(mode),
+            "color": self._color(mode),
+            "facts": "",
+            "times": "",
+            "rows": [],
+        }
         if mode not in found:
             return column | {"facts": "no encoder for this query"}
         here, first, facts = found[mode], found.get(self._first, {}), []
-        if self._position is not None and np.isfinite(value := self.scores[mode].iloc[self._position]):
+        if self._position is not None and np.isfinite(
+            value := self.scores[mode].iloc[self._position]
+        ):
             facts.append(f"nDCG@10 {value:.3f}")
         if first and mode != self._first:
             facts.append(f"{len(first.keys() & here.keys())} of {self.k} as in the first list")
         spent = self.times.set_index("mode").loc[mode]
         encoding = "" if np.isnan(spent["encode_ms"]) else f"encode {spent['encode_ms']:.1f} ms, "
         rows = []
-        for place, row in zip(here, self.results[self.results["mode"] == mode].itertuples(), strict=True):
+        for place, row in zip(
+            here, self.results[self.results["mode"] == mode].itertuples(), strict=True
+        ):
             marks = (
-                [mark(first.get(place), row.rank, self._title(self._first))] if first and mode != self._first else []
+                [mark(first.get(place), row.rank, self._title(self._first))]
+                if first and mode != self._first
+                else []
             )
             if not pd.isna(row.grade):
-                marks.append({"text": f"{'★' if row.grade > 0 else '☆'} grade {int(row.grade)}", "kind": "b"})
-            rows.append(card(place, row.rank, row.cosine, self._document_texts[place], marks, row.document_id))
+                marks.append(
+                    {"text": f"{'★' if row.grade > 0 else '☆'} grade {int(row.grade)}", "kind": "b"}
+                )
+            rows.append(
+                card(
+                    place, row.rank, row.cosine, self._document_texts[place], marks, row.document_id
+                )
+            )
         return column | {
             "facts": " · ".join(facts),
             "times": f"{encoding}search {spent['search_ms']:.1f} ms",

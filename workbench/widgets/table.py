@@ -78,13 +78,19 @@ class Table(Selection, Part):
 
     def filter(self, positions: Iterable[int] | None) -> None:
         """Show these rows alone; None shows all."""
-        self._filter = np.arange(len(self._frame)) if positions is None else np.asarray(list(positions), dtype=int)
+        self._filter = (
+            np.arange(len(self._frame))
+            if positions is None
+            else np.asarray(list(positions), dtype=int)
+        )
         self._arrange()
 
     def sort(self, column: str | None, descending: bool = False) -> None:
         """Sort by a column, by value (lists and mixed values as text), rows without a value last."""
         if column is not None and column not in self._names:
-            raise WorkbenchError(f"there is no column {column!r}; there are {', '.join(self._names)}")
+            raise WorkbenchError(
+                f"there is no column {column!r}; there are {', '.join(self._names)}"
+            )
         self.order = (column, descending)
         self._arrange()
 
@@ -92,7 +98,9 @@ class Table(Selection, Part):
         column, descending = self.order
         self.positions = self._filter
         if column is not None:
-            values = self._frame.iloc[self._filter, self._names.index(column)].reset_index(drop=True)
+            values = self._frame.iloc[self._filter, self._names.index(column)].reset_index(
+                drop=True
+            )
             self.positions = self._filter[_sorted(values, descending).index]
         self._fill(page)
 
@@ -104,7 +112,11 @@ class Table(Selection, Part):
         chosen = set(self.selected)
         self._rows = [
             {"key": key, "selected": key in chosen, "cells": [cell(value) for value in row]}
-            for key, row in zip(here.tolist(), self._frame.iloc[here].itertuples(index=False, name=None), strict=True)
+            for key, row in zip(
+                here.tolist(),
+                self._frame.iloc[here].itertuples(index=False, name=None),
+                strict=True,
+            )
         ]
         numeric = pd.api.types.is_numeric_dtype
         self.put(_content={
@@ -130,7 +142,9 @@ class Table(Selection, Part):
 
     def _pick(self, key: int, add: bool, ranged: bool) -> None:
         if ranged and self._many and self._anchor in self.positions:
-            first, last = sorted(self.positions.tolist().index(place) for place in (self._anchor, key))
+            first, last = sorted(
+                self.positions.tolist().index(place) for place in (self._anchor, key)
+            )
             self.selected = tuple(self.positions[first : last + 1])
             return
         self._anchor = key
@@ -143,7 +157,9 @@ class Table(Selection, Part):
 def _sorted(values: pd.Series, descending: bool) -> pd.Series:
     """Sort by value: numbers, decimals, times, categories in their order; as text what has no order, such as lists."""
     if values.dtype != object or values.map(pd.api.types.is_scalar).all():
-        with contextlib.suppress(TypeError, ValueError, ArithmeticError, NotImplementedError):  # mixed kinds
+        with contextlib.suppress(
+            TypeError, ValueError, ArithmeticError, NotImplementedError
+        ):  # mixed kinds
             return values.sort_values(ascending=not descending, kind="stable")
     text = values.astype(object).map(str, na_action="ignore")
     return text.sort_values(ascending=not descending, kind="stable")

@@ -47,24 +47,36 @@ class TradeoffExplorer(Selection, View):
     """
 
     def __init__(
-        self, curves: pd.DataFrame | Mapping[str, pd.DataFrame], *, encode_ms: Mapping[str, float] | None = None
+        self,
+        curves: pd.DataFrame | Mapping[str, pd.DataFrame],
+        *,
+        encode_ms: Mapping[str, float] | None = None,
     ) -> None:
         curves = curves if isinstance(curves, Mapping) else {"": curves}
         if not curves:
             raise WorkbenchError("there are no curves: give what quantize.sweep returned")
         for space, rows in curves.items():
             _check(space, rows)
-        self.table = pd.concat([rows.assign(space=str(space)) for space, rows in curves.items()], ignore_index=True)
+        self.table = pd.concat(
+            [rows.assign(space=str(space)) for space, rows in curves.items()], ignore_index=True
+        )
         whole = ["dimensions", "bytes_per_document", "documents"]  # JSON may have made them floats
         self.table = self.table.astype(dict.fromkeys(whole, int))
         modes = self.table["mode"].unique()
         self._encode_ms = dict(encode_ms or {})
         if encode_ms is not None and set(encode_ms) != set(modes):
             given = ", ".join(map(str, encode_ms)) or "nothing"
-            raise WorkbenchError(f"encode_ms needs a time for each mode ({', '.join(modes)}), and has {given}")
-        if not all(isinstance(t, int | float | np.number) and 0 <= t < np.inf for t in self._encode_ms.values()):
+            raise WorkbenchError(
+                f"encode_ms needs a time for each mode ({', '.join(modes)}), and has {given}"
+            )
+        if not all(
+            isinstance(t, int | float | np.number) and 0 <= t < np.inf
+            for t in self._encode_ms.values()
+        ):
             raise WorkbenchError("encode_ms must be milliseconds, numbers of at least 0")
-        self.table["total_ms"] = self.table["query_ms"] + self.table["mode"].map(self._encode_ms).fillna(0.0)
+        self.table["total_ms"] = self.table["query_ms"] + self.table["mode"].map(
+            self._encode_ms
+        ).fillna(0.0)
         self.table["front"] = False
         for _, rows in self.table.groupby(["mode", "space"]):
             self.table.loc[rows.index, "front"] = quantize.pareto_mask(rows, list(_COSTS.values()))
@@ -87,7 +99,9 @@ class TradeoffExplorer(Selection, View):
     def code(self) -> str:
         """Python that builds and searches the index that is shown."""
         row, mode = self.choice, self.choice["mode"]
-        asks, answers = (f"the {side}" for side in MODES[mode]) if mode in MODES else (repr(mode),) * 2
+        asks, answers = (
+            (f"the {side}" for side in MODES[mode]) if mode in MODES else (repr(mode),) * 2
+        )
         where = f", in the space {row['space']!r}" if row["space"] else ""
         return (
             "from workbench.quantize import CompressedIndex, IndexSpec\n\n"
@@ -108,11 +122,17 @@ class TradeoffExplorer(Selection, View):
             super().select(rows)
             return
         if unknown := values.keys() - self._controls:
-            raise WorkbenchError(f"{unknown.pop()!r} is no control: give any of {', '.join(self._controls)}")
+            raise WorkbenchError(
+                f"{unknown.pop()!r} is no control: give any of {', '.join(self._controls)}"
+            )
         wanted = {name: self.choice[name] for name in self._controls} | values
-        found = np.flatnonzero(np.logical_and.reduce([self.table[name] == value for name, value in wanted.items()]))
+        found = np.flatnonzero(
+            np.logical_and.reduce([self.table[name] == value for name, value in wanted.items()])
+        )
         if not found.size:
-            raise WorkbenchError(f"{_name(pd.Series(wanted))} was not measured: the table has what was")
+            raise WorkbenchError(
+                f"{_name(pd.Series(wanted))} was not measured: the table has what was"
+            )
         super().select(found[:1])
 
     def summary(self) -> str:
@@ -130,14 +150,23 @@ class TradeoffExplorer(Selection, View):
         dimensions = sorted(self.table["dimensions"].unique().tolist())
         precisions = [p for p in PRECISIONS if p in set(self.table["precision"])]
         modes, spaces = (self.table[name].unique().tolist() for name in ("mode", "space"))
-        label = {"style": {"description_width": "76px", "button_width": "max-content"}, "layout": {"width": "auto"}}
-        self.dimensions = ipywidgets.SelectionSlider(options=dimensions, description="Dimensions", **label)
-        self.precision = ipywidgets.ToggleButtons(options=precisions, description="Precision", **label)
+        label = {
+            "style": {"description_width": "76px", "button_width": "max-content"},
+            "layout": {"width": "auto"},
+        }
+        self.dimensions = ipywidgets.SelectionSlider(
+            options=dimensions, description="Dimensions", **label
+        )
+        self.precision = ipywidgets.ToggleButtons(
+            options=precisions, description="Precision", **label
+        )
         self.mode = ipywidgets.ToggleButtons(options=modes, description="Mode", **label)
         names = [(s[:30] or "one", s) for s in spaces]
         self.space = ipywidgets.ToggleButtons(options=names, description="Space", **label)
         self.cost = ipywidgets.Dropdown(options=list(_COSTS), description="Against", **label)
-        self._controls = {name: getattr(self, name) for name in ("dimensions", "precision", "mode", "space")}
+        self._controls = {
+            name: getattr(self, name) for name in ("dimensions", "precision", "mode", "space")
+        }
         self.status, self.answer = note(), ipywidgets.HTML()
         legend = note(
             "● float32 &nbsp;◆ float16 &nbsp;■ int8 &nbsp;▲ binary. Lines: the Pareto front (no cheaper setting scores higher)."
@@ -146,13 +175,23 @@ class TradeoffExplorer(Selection, View):
         curves = figure(height=330, x="dimensions", y="share of the teacher's nDCG@10")
         for chart in (front, curves):
             chart.update_yaxes(tickformat=".0%")
-        front.update_xaxes(type="log", minor_ticks="", nticks=8, exponentformat="none", tickformat=",~r")
-        curves.update_xaxes(type="log", tickvals=dimensions, ticktext=[f"{d:,}" for d in dimensions])
+        front.update_xaxes(
+            type="log", minor_ticks="", nticks=8, exponentformat="none", tickformat=",~r"
+        )
+        curves.update_xaxes(
+            type="log", tickvals=dimensions, ticktext=[f"{d:,}" for d in dimensions]
+        )
         self.front, self.curves = Chart(front, on_click=self._clicked), Chart(curves)
         columns = [*["space"] * (len(spaces) > 1), "mode", "dimensions", "precision", *_NUMBERS[1:4],
                    "bytes_per_document", "query_ms", *["total_ms"] * bool(self._encode_ms)]  # fmt: skip
         self.rows = Table(self.table[columns], label="points", page_rows=8, many=False)
-        controls = self.dimensions, self.precision, self.mode, *([self.space] if len(spaces) > 1 else []), self.cost
+        controls = (
+            self.dimensions,
+            self.precision,
+            self.mode,
+            *([self.space] if len(spaces) > 1 else []),
+            self.cost,
+        )
         narrow = {"flex": "1 1 300px", "min_width": "280px", "max_width": "420px"}
         left = ipywidgets.VBox([*controls, legend, self.status], layout=narrow)
         self.answer.layout = {"flex": "1 1 380px", "min_width": "300px"}
@@ -161,7 +200,9 @@ class TradeoffExplorer(Selection, View):
         super().__init__(wrapped(left, wide[0]), wrapped(self.answer, wide[1]), self.rows)
         self.observe(lambda _: self._selection_changed(), "selected")
         for name, control in self._controls.items():
-            control.observe(lambda change, name=name: self._controlled(name, change["new"]), "value")
+            control.observe(
+                lambda change, name=name: self._controlled(name, change["new"]), "value"
+            )
         self.cost.observe(lambda _: self._draw_front(), "value")
         self.rows.observe(lambda change: self.select(change["new"]), "selected")
 
@@ -179,7 +220,10 @@ class TradeoffExplorer(Selection, View):
     def _selection_changed(self) -> None:
         if not self.selected or self.selected[0] == self.position:
             return
-        before, self.position = (self.choice["space"] if self.position >= 0 else None), self.selected[0]
+        before, self.position = (
+            (self.choice["space"] if self.position >= 0 else None),
+            self.selected[0],
+        )
         self._set_controls()
         self.status.value = ""
         self.answer.value = self._answer()
@@ -230,7 +274,10 @@ class TradeoffExplorer(Selection, View):
 
     def _draw_curves(self) -> None:
         """Draw the share by dimensions at the precision shown, the modes side by side."""
-        here, traces = self._alike("space", "precision").sort_values("dimensions", kind="stable"), []
+        here, traces = (
+            self._alike("space", "precision").sort_values("dimensions", kind="stable"),
+            [],
+        )
         for mode, rows in here.groupby("mode", sort=False):
             share = rows["share_of_teacher"]
             traces.append(go.Scatter(
@@ -250,7 +297,11 @@ class TradeoffExplorer(Selection, View):
 
     def _color(self, mode: str) -> str:
         others = [m for m in self.table["mode"].unique() if m not in COLORS]
-        return COLORS[mode] if mode in COLORS else CATEGORIES[(3 + others.index(mode)) % len(CATEGORIES)]
+        return (
+            COLORS[mode]
+            if mode in COLORS
+            else CATEGORIES[(3 + others.index(mode)) % len(CATEGORIES)]
+        )
 
     def _answer(self) -> str:
         row, width = self.choice, int(self.table["dimensions"].max())
@@ -258,8 +309,15 @@ class TradeoffExplorer(Selection, View):
         less = f"{whole / size:.3g} times less than {width} dimensions in float32"
         less = less if whole > size else "the whole vector"
         spent = self._encode_ms.get(row["mode"])
-        encoding = f", {spent:.1f} ms to encode the query" if spent is not None else ", encoding the query not included"
-        sizes = [(words, file_size(count * size), file_size(count * whole)) for words, count in _SIZES.items()]
+        encoding = (
+            f", {spent:.1f} ms to encode the query"
+            if spent is not None
+            else ", encoding the query not included"
+        )
+        sizes = [
+            (words, file_size(count * size), file_size(count * whole))
+            for words, count in _SIZES.items()
+        ]
         table = pd.DataFrame(sizes, columns=["documents", "index", "float32 in full"])
         style = "white-space:pre-wrap;word-break:normal;line-height:1.35;font-family:monospace;margin-top:12px"
         return (
@@ -276,12 +334,20 @@ def _check(space: object, rows: pd.DataFrame) -> None:
     if not isinstance(rows, pd.DataFrame) or rows.empty:
         raise WorkbenchError(f"{where}: a table from quantize.sweep is needed, with a row at least")
     if missing := [name for name in ("mode", "precision", *_NUMBERS) if name not in rows]:
-        raise WorkbenchError(f"{where} have no column {missing[0]!r}: give what quantize.sweep returned")
+        raise WorkbenchError(
+            f"{where} have no column {missing[0]!r}: give what quantize.sweep returned"
+        )
     numbers = rows[_NUMBERS].apply(pd.to_numeric, errors="coerce")
     unknown = sorted(map(str, set(rows["precision"]) - set(PRECISIONS)))
     for wrong, problem in (
-        (unknown, f"the precision {', '.join(map(repr, unknown))}: known are {', '.join(PRECISIONS)}"),
-        (not np.isfinite(numbers).all(axis=None), "figures that are no numbers: was the teacher's nDCG@10 zero?"),
+        (
+            unknown,
+            f"the precision {', '.join(map(repr, unknown))}: known are {', '.join(PRECISIONS)}",
+        ),
+        (
+            not np.isfinite(numbers).all(axis=None),
+            "figures that are no numbers: was the teacher's nDCG@10 zero?",
+        ),
         (not all(isinstance(mode, str) for mode in rows["mode"]), "modes without a name"),
         (rows.duplicated(["mode", "dimensions", "precision"]).any(), f"a point twice: {_SPACES}"),
     ):

@@ -48,14 +48,23 @@ class TrainingMonitor(Job):
         self.lines = {str(name): _number(value) for name, value in (lines or {}).items()}
         if None in self.lines.values():
             raise WorkbenchError(f"lines to beat are losses, finite numbers; got {dict(lines)}")
-        self._rows: dict[int, tuple[TrainingStep, float | None]] = {}  # by step, with the smoothed loss
+        self._rows: dict[
+            int, tuple[TrainingStep, float | None]
+        ] = {}  # by step, with the smoothed loss
         self._held_out: dict[int, TrainingStep] = {}  # the evaluations among them
-        self._last: tuple[TrainingStep, float | None] | None = None  # a resumed run can be behind the last step drawn
+        self._last: tuple[TrainingStep, float | None] | None = (
+            None  # a resumed run can be behind the last step drawn
+        )
         self._result: Result | None = None
         self._began = 0.0, 0  # seconds, step: for the time left, evaluations included
         super().__init__("End training after this step and keep the best student so far")
         self.chart = Chart(self._empty_chart())
-        self.children = (*self.children, self._row(self.bar, self.stop_button), self.status, self.chart)
+        self.children = (
+            *self.children,
+            self._row(self.bar, self.stop_button),
+            self.status,
+            self.chart,
+        )
         self._draw()
 
     def __call__(self, event: TrainingStep) -> None:
@@ -79,7 +88,9 @@ class TrainingMonitor(Job):
     def history(self) -> pd.DataFrame:
         """All events, one row each in the order of steps; the columns are the fields of `TrainingStep`."""
         with self._lock:
-            return pd.DataFrame([asdict(self._rows[step][0]) for step in sorted(self._rows)], columns=_NAMES)
+            return pd.DataFrame(
+                [asdict(self._rows[step][0]) for step in sorted(self._rows)], columns=_NAMES
+            )
 
     def figures(self) -> list[go.Figure]:
         """Return the curves, up to the last event."""
@@ -93,7 +104,9 @@ class TrainingMonitor(Job):
     def _put(self, event: TrainingStep) -> None:
         step = operator.index(event.step)
         figures = {name: _number(getattr(event, name)) for name in _NAMES}
-        event = replace(event, **figures | {"step": step})  # from here on, figures are finite or None
+        event = replace(
+            event, **figures | {"step": step}
+        )  # from here on, figures are finite or None
         if step == 0:
             self._rows, self._held_out, self._trouble = {}, {}, None
         if self._state != "running" or step <= self._last[0].step:
@@ -107,27 +120,54 @@ class TrainingMonitor(Job):
             losses = len(self._rows) + (0 not in self._rows)  # step 0 has none
             smooth = before + (event.loss - before) / min(float(losses), span)
         self._rows[step] = self._last = event, smooth
-        if any(value is not None for value in (event.held_out_loss, event.cosine_query, event.cosine_document)):
+        if any(
+            value is not None
+            for value in (event.held_out_loss, event.cosine_query, event.cosine_document)
+        ):
             self._held_out[step] = event
         self._state, self._result, self._error = "done" if self._at_end() else "running", None, None
 
     def _at_end(self) -> bool:
-        return self._last is not None and self._last[0].steps is not None and self._last[0].step >= self._last[0].steps
+        return (
+            self._last is not None
+            and self._last[0].steps is not None
+            and self._last[0].step >= self._last[0].steps
+        )
 
     def _best(self) -> tuple[int, float] | None:
         """Step and held-out loss of the student that is kept; None without held-out texts."""
         if self._result is not None:
-            return None if self._result.best_loss is None else (self._result.best_step, self._result.best_loss)
-        losses = [(each.held_out_loss, step) for step, each in self._held_out.items() if each.held_out_loss is not None]
+            return (
+                None
+                if self._result.best_loss is None
+                else (self._result.best_step, self._result.best_loss)
+            )
+        losses = [
+            (each.held_out_loss, step)
+            for step, each in self._held_out.items()
+            if each.held_out_loss is not None
+        ]
         return min(losses)[::-1] if losses else None
 
     def _share(self) -> float:
-        return min(1.0, self._last[0].step / self._last[0].steps) if self._last and self._last[0].steps else 0.0
+        return (
+            min(1.0, self._last[0].step / self._last[0].steps)
+            if self._last and self._last[0].steps
+            else 0.0
+        )
 
     def _headline(self) -> str:
         best = self._best()
-        kept = "the last student is kept" if best is None else f"the student of step {best[0]:,} is kept"
-        ends = "before its first step" if self._state == "ready" else "after this step and keeps the best student"
+        kept = (
+            "the last student is kept"
+            if best is None
+            else f"the student of step {best[0]:,} is kept"
+        )
+        ends = (
+            "before its first step"
+            if self._state == "ready"
+            else "after this step and keeps the best student"
+        )
         return {
             "ready": "No step yet: training has not begun, or its start is being measured.",
             "running": "Training.",
@@ -140,7 +180,9 @@ class TrainingMonitor(Job):
     def _unbeaten(self) -> str:
         """Say that training did not beat its start, if so."""
         best = self._best()
-        return " Training did not improve on its start." if best is not None and best[0] == 0 else ""
+        return (
+            " Training did not improve on its start." if best is not None and best[0] == 0 else ""
+        )
 
     def _show(self) -> None:
         super()._show()
@@ -163,7 +205,11 @@ class TrainingMonitor(Job):
             _figure("{:,.0f} texts/s", event.texts_per_second or None),
             "" if left is None else f"{duration(left)} left",
         ]
-        latest = self._held_out[max(self._held_out)] if self._held_out else TrainingStep(0, 0, 0, None, 0, 0)
+        latest = (
+            self._held_out[max(self._held_out)]
+            if self._held_out
+            else TrainingStep(0, 0, 0, None, 0, 0)
+        )
         held_out = [
             _figure("held-out loss {:.4f}", latest.held_out_loss),
             "" if best is None else f"best {best[1]:.4f} at step {best[0]:,}",
@@ -177,14 +223,25 @@ class TrainingMonitor(Job):
 
     def _empty_chart(self) -> go.Figure:
         chart = figure(height=460, x="training step", y="squared L2 distance, mean over texts")
-        grid = {name: chart.layout.xaxis[name] for name in ("gridcolor", "zerolinecolor", "automargin")}
+        grid = {
+            name: chart.layout.xaxis[name] for name in ("gridcolor", "zerolinecolor", "automargin")
+        }
         panels = [[{"rowspan": 2}, {}], [None, {}]]
-        chart.set_subplots(2, 2, specs=panels, column_widths=[0.62, 0.38], shared_xaxes="all", horizontal_spacing=0.1)
+        chart.set_subplots(
+            2,
+            2,
+            specs=panels,
+            column_widths=[0.62, 0.38],
+            shared_xaxes="all",
+            horizontal_spacing=0.1,
+        )
         chart.update_xaxes(**grid, showticklabels=True)
         chart.update_yaxes(**grid)
         chart.update_yaxes(rangemode="tozero", row=1, col=1)
         chart.update_yaxes(title_text="cosine to target, mean", row=1, col=2)
-        chart.update_yaxes(title_text="learning rate", rangemode="tozero", exponentformat="e", row=2, col=2)
+        chart.update_yaxes(
+            title_text="learning rate", rangemode="tozero", exponentformat="e", row=2, col=2
+        )
         chart.update_xaxes(title_text="training step", row=2, col=2)
         markers = {"mode": "lines+markers"}
         for name, color, (row, col), options in (
@@ -195,7 +252,11 @@ class TrainingMonitor(Job):
             ("cosine, documents", CATEGORIES[2], (1, 2), markers),
             ("learning rate", COLORS["base"], (2, 2), {"showlegend": False}),
         ):
-            options = {"mode": "lines", "hovertemplate": "step %{x:,}: %{y:.4g}", "line": {"color": color}} | options
+            options = {
+                "mode": "lines",
+                "hovertemplate": "step %{x:,}: %{y:.4g}",
+                "line": {"color": color},
+            } | options
             chart.add_scatter(name=name, x=[], y=[], row=row, col=col, **options)
         for number, (name, value) in enumerate(self.lines.items()):
             label = f"{hover(name, 40)} {value:.4f}"
@@ -216,7 +277,9 @@ class TrainingMonitor(Job):
             [(event.step, event.loss) for event, _ in rows],
             [(event.step, smooth) for event, smooth in rows],
             *[[(each.step, getattr(each, name)) for each in held_out] for name in _NAMES[-3:]],
-            [(event.step, event.learning_rate) for event, _ in rows if event.step],  # step 0 has none of its own
+            [
+                (event.step, event.learning_rate) for event, _ in rows if event.step
+            ],  # step 0 has none of its own
         ]
         last = max([1, *self._rows])
         with self.chart.edit() as chart:
