@@ -6,20 +6,24 @@ import contextlib
 import copy
 import hashlib
 import json
+import os
 import re
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence, Sized
 from pathlib import Path
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from workbench import _shards
 from workbench._fill import Fill, Plan, Progress
 from workbench._shards import DamagedShard, Shard
+from workbench._stored import StoredTexts
 from workbench._util import expanded, orthogonal, remove_leftovers, write_whole
 from workbench.data import Text, as_texts
-from workbench.errors import CacheError, WorkbenchError
+from workbench.errors import CacheError, TeacherError, WorkbenchError
 from workbench.teachers import Teacher
 
 MERGED_ROWS = 65_536
@@ -179,6 +183,51 @@ class TargetCache:
             return fill.run(((text, self._key(text)) for text in stream), merge)
         return fill.run(fill.listed(*self._given(texts, keys), on_plan), merge)
 
+    def embed(
+        self,
+        texts: Iterable[str | Text],
+        *,
+        progress: bool = False,
+        stop: threading.Event | None = None,
+        what: str = "teacher",
+        skip: float | None = None,
+    ) -> Targets:
+        """Make the targets that are missing and return all of them, with their texts and keys.
+
+        Args:
+            texts: a list of texts, or `StoredTexts`; each is hashed once.
+            progress: show a bar, and what an API will cost and has cost.
+            stop: when set, this ends after the group in flight, without the targets that are still missing.
+            what: name of the bar.
+            skip: as for `fill`.
+
+        Raises:
+            CacheError, TeacherError: as from `fill`; several processes would each pay an API.
+        """
+        texts = _listed(texts)
+        keys, teacher = self.keys(texts), self.teacher
+        if teacher.usage is not None:
+            missing = [texts[i] for i in self.planned(keys)[1]]
+            if missing and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                raise TeacherError(
+                    "each process would ask the API by itself: run workbench cache with these "
+                    "texts first, in one process"
+                )
+            if progress:
+                print(teacher.estimate(missing), file=sys.stderr)
+        try:
+            with FillBar(what) if progress else contextlib.nullcontext() as bar:
+                reports = {"on_plan": bar.plan, "on_progress": bar.progress} if bar else {}
+                self.fill(texts, keys=keys, stop=stop, skip=skip, **reports)
+        finally:
+            if progress and teacher.usage is not None:
+                print(teacher.usage, file=sys.stderr)
+        has_target = self.known(keys)
+        if not has_target.all():
+            rows = np.flatnonzero(has_target)
+            texts, keys = _subset(texts, rows), keys[rows]
+        return self.targets(texts, keys=keys)
+
     def targets(self, texts: Iterable[str | Text], *, keys: np.ndarray | None = None) -> Targets:
         """Return the targets of these texts, memory-mapped and verified; CacheError names the first missing one."""
         texts, keys = self._given(texts, keys)
@@ -193,9 +242,8 @@ class TargetCache:
                 "returns"
             )
         used = np.unique(where)
-        return Targets(
-            [opened[i].vectors for i in used], np.searchsorted(used, where), rows, self.dimension
-        )
+        blocks = [opened[i].vectors for i in used]
+        return Targets(texts, keys, blocks, np.searchsorted(used, where), rows, self.dimension)
 
     def verify(self) -> list[str]:
         """Check every shard against its checksum; set damaged ones aside and return their names."""
@@ -345,20 +393,87 @@ def _listed(texts: Iterable[str | Text]) -> Sequence[Text]:
     return as_texts(texts) if not isinstance(texts, list | tuple) or texts else []
 
 
+def _subset(texts: Sequence[Text], rows: np.ndarray) -> Sequence[Text]:
+    return texts.subset(rows) if isinstance(texts, StoredTexts) else [texts[i] for i in rows]
+
+
+class FillBar:
+    """Shows a fill: give `bar.plan` as `on_plan` and `bar.progress` as `on_progress`."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self._bar: tqdm | None = None
+
+    def __enter__(self) -> FillBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def plan(self, plan: Plan) -> None:
+        """Print what the fill has to do."""
+        tqdm.write(f"{self.what}: {plan}")
+
+    def progress(self, progress: Progress) -> None:
+        """Advance the bar, which counts what the teacher encodes, so that the time left is right."""
+        if self._bar is None:
+            total = progress.encoded_total
+            self._bar = tqdm(total=total, desc=self.what, unit=" texts", mininterval=0.5)
+        self._bar.update(progress.encoded - self._bar.n)
+        failed = f", {progress.failed:,} without a target" if progress.failed else ""
+        self._bar.set_postfix_str(f"{progress.bytes / 1e6:.1f} MB, {progress.hits:,} hits{failed}")
+
+
 class Targets:
     """Cached targets of a list of texts, a float32 array of `shape` that is read from disk as it is indexed.
 
-    Only row numbers (12 bytes a text) are held in memory.
+    Only row numbers (12 bytes a text) and keys (16) are held in memory.
+
+    Attributes:
+        texts: n texts, in order.
+        keys: of the targets, S16 of shape (n,).
+        shape: (n, dimension).
     """
 
     def __init__(
-        self, blocks: list[np.ndarray], block_of: np.ndarray, row_of: np.ndarray, dimension: int
+        self,
+        texts: Sequence[Text],
+        keys: np.ndarray,
+        blocks: list[np.ndarray],
+        block_of: np.ndarray,
+        row_of: np.ndarray,
+        dimension: int,
     ) -> None:
+        self.texts, self.keys = texts, keys
         self._blocks = blocks
         self._rotation: np.ndarray | None = None
         self._block_of = block_of.astype(np.int32)
         self._row_of = row_of.astype(np.int64)
         self.shape = (len(row_of), dimension)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) over the keys, in order."""
+        return hashlib.sha256(self.keys.tobytes()).hexdigest()
+
+    def subset(self, rows: np.ndarray) -> Targets:
+        """Return some of the targets with their texts, by row numbers, int of shape (m,)."""
+        part = copy.copy(self)
+        part.texts, part.keys = _subset(self.texts, rows), self.keys[rows]
+        part._block_of, part._row_of = self._block_of[rows], self._row_of[rows]
+        part.shape = (len(rows), self.shape[1])
+        return part
+
+    def split(self, most: int = 500, share: float = 1 / 20) -> tuple[Targets, Targets]:
+        """Return a training part and a held-out part of at most `most` different texts.
+
+        The hash of a text decides its part, so the order of the texts does not matter.
+        """
+        unique, first = np.unique(self.keys, return_index=True)
+        held_out = max(1, min(most, int(len(unique) * share)))
+        training = np.flatnonzero(self.keys > unique[held_out - 1])
+        return self.subset(training), self.subset(first[:held_out])
 
     def __len__(self) -> int:
         return self.shape[0]
