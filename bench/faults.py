@@ -30,7 +30,8 @@ import torch
 from bench import faults_outside
 from bench.__main__ import machine
 from bench.faults_outside import start
-from workbench import _fill, _shards, models, student
+from workbench import _shards, models, student
+from workbench import cache as caching
 from workbench._util import home, write_json
 from workbench.cache import TargetCache
 from workbench.data import Role, Text
@@ -128,7 +129,7 @@ def total(runs: list[dict]) -> dict:
 def caching_run(rng: random.Random) -> dict:
     """Fill one cache through faults; return what was injected, lost and repeated."""
     faults: Counter[str] = Counter()
-    _fill.GROUP_TEXTS = GROUP  # so that a kill meets shards in every state
+    caching.GROUP_TEXTS = GROUP  # so that a kill meets shards in every state
     with tempfile.TemporaryDirectory() as scratch:
         log, root = Path(scratch) / "log", Path(scratch) / "root"
         root.mkdir()

@@ -15,7 +15,7 @@ import pytest
 from embedding_server import Server
 
 from tests.conftest import HashTeacher, lines, sentences
-from workbench import _fill, evaluate, pipeline, quantize, student
+from workbench import evaluate, pipeline, quantize, student
 from workbench.cache import TargetCache
 from workbench.cli.main import main
 from workbench.data import RetrievalDataset, Role, Text
@@ -510,43 +510,6 @@ def test_another_model_behind_the_name_is_noticed(served, tmp_path):
     assert cache.fill(texts[:100]).encoded == 0, "what is cached needs no server"
     fresh = ApiTeacher("m", url=server.url, dimensions=16, name="m of today")
     assert TargetCache(tmp_path, fresh).fill(texts).encoded == 300
-
-
-@pytest.mark.parametrize("since", [250, 580])
-def test_a_model_exchanged_during_a_fill_is_noticed(served, tmp_path, since, monkeypatch):
-    monkeypatch.setattr(_fill, "CHECK_EVERY", 100)
-    teacher, server = served(batch_size=20, concurrency=2)
-    other, made = HashTeacher(16), Counter()
-
-    def exchanged(texts):
-        made["texts"] += len(texts)
-        return (
-            vectors_of(texts)
-            if made["texts"] <= since
-            else np.stack([other.vector(t, "query") for t in texts])
-        )
-
-    server.encode = exchanged
-    texts, cache = [Text(str(i), "document") for i in range(600)], TargetCache(tmp_path, teacher)
-    with pytest.raises(
-        CacheError,
-        match=r"another model.*cosine .*The [\d,]+ targets made since the last good check may",
-    ):
-        cache.fill(texts)
-    assert made["texts"] <= since + 160, "a hundred, and what was in flight"
-    known = cache.known(keys := cache.keys(texts))
-    assert 0 < known.sum() <= since, "what is left was made by the first model"
-    right = vectors_of([text.text for text, has in zip(texts, known, strict=True) if has])
-    kept = [text for text, has in zip(texts, known, strict=True) if has]
-    np.testing.assert_allclose(cache.targets(kept)[:], right, atol=2e-3)
-    aside = list(cache.folder.glob("*.doubtful"))
-    assert aside and cache.folder.is_dir()
-    server.encode = vectors_of
-    assert cache.fill(texts).encoded == 600 - known.sum()
-    np.testing.assert_allclose(
-        cache.targets(texts, keys=keys)[:], vectors_of([t.text for t in texts]), atol=2e-3
-    )
-    assert server.texts[api_teachers._PROBE] <= 12
 
 
 def test_requests_run_at_once_within_the_limits(served, tmp_path):

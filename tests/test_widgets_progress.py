@@ -142,10 +142,10 @@ def test_streams_have_no_total_and_reports_do_not_break_the_fill(
         cache.fill(iter(sentences(600)), on_plan=view.plan, on_progress=view.progress)
     assert "600 texts · 600 encoded" in view.summary() and "Done" in view.summary()
     view.plan(None)
-    view.progress(Progress(1, None, None, None, None, None, None))
+    view.progress(Progress(1, None, None, None, None, None))
     monkeypatch.setattr(view, "_draw", lambda: 1 / 0)
     view.plan(Plan(3, 3, 3, 30))
-    view.progress(Progress(1, 3, 1, 3, 10, 1.0, 2.0))
+    view.progress(Progress(1, 3, 1, 3, 10, 1.0))
     assert "division" in view.status.value
 
 
@@ -162,12 +162,12 @@ def test_reports_and_clicks_from_several_threads():
 
     def report(start):
         for i in range(start, 400, 4):
-            view.progress(Progress(i, 1000, i, 1000, i, 10.0, 5.0))
+            view.progress(Progress(i, 1000, i, 1000, i, 10.0))
             view.stop_button.click() if i % 2 else view.resume_button.click()
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(report, range(4)))
-    view.progress(Progress(1000, 1000, 1000, 1000, 9, 10.0, 0.0))
+    view.progress(Progress(1000, 1000, 1000, 1000, 9, 10.0))
     assert "1,000 of 1,000" in view.status.value and "Not shown" not in view.status.value
 
 

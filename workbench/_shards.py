@@ -1,4 +1,4 @@
-"""One immutable file of targets: how it is written, checked and read.
+"""A folder of immutable files of vectors, each vector found by its key.
 
 A shard is a safetensors file with two tensors, `keys` (uint8, n x 16, sorted) and `vectors` (n x d).
 Its name is the checksum of its content, which shows whether a file was cut short or altered.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import threading
+import warnings
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,40 +17,16 @@ import xxhash
 from safetensors.numpy import save
 
 from workbench._util import write_whole
-from workbench.errors import CacheError, WorkbenchError
+from workbench.errors import WorkbenchError
 
 KEY = np.dtype("S16")
+MERGED_ROWS = 65_536
 _SUFFIX = ".safetensors"
 _DTYPES = {"F16": np.float16, "F32": np.float32, "U8": np.uint8}
 
 
 class DamagedShard(Exception):
     """A file whose content does not match its name, or cannot be read as a shard."""
-
-
-def write(folder: Path, keys: np.ndarray, vectors: np.ndarray) -> Path:
-    """Write one shard and return its path; it is on disk before it is visible.
-
-    Args:
-        folder: of the cache.
-        keys: S16 of shape (n,), unique, any order.
-        vectors: float16 or float32 of shape (n, d), in step with `keys`.
-
-    Raises:
-        CacheError: the folder cannot be written to, or the disk is full; nothing is left behind.
-    """
-    order = np.argsort(
-        keys
-    )  # indexing by it makes copies that are contiguous, as safetensors wants them
-    content = save(
-        {"keys": keys[order].view(np.uint8).reshape(-1, KEY.itemsize), "vectors": vectors[order]}
-    )
-    try:
-        return write_whole(folder / (xxhash.xxh3_128_hexdigest(content) + _SUFFIX), content)
-    except WorkbenchError as error:
-        raise CacheError(
-            f"{error}. Everything stored before is intact; make room or rights and run again, it goes on from there."
-        ) from None
 
 
 class Shard:
@@ -61,57 +39,185 @@ class Shard:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._verified = False
-        self._lock = threading.Lock()
         try:
             with path.open("rb") as file:
                 size = int.from_bytes(file.read(8), "little")
                 if size > 1 << 20:
                     raise ValueError("header too long")
                 header = json.loads(file.read(size))
-            self._buffer = np.asarray(
-                np.memmap(path, dtype=np.uint8, mode="r")
-            )  # a plain array is quicker to index
+            # A plain array is quicker to index than a memmap.
+            self._buffer = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
             self.keys = self._tensor(header["keys"], 8 + size).reshape(-1).view(KEY)
             self.vectors = self._tensor(header["vectors"], 8 + size)
-            if len(self.keys) != len(self.vectors):
-                raise ValueError("keys and vectors out of step")
         except (ValueError, KeyError, TypeError) as error:
-            raise DamagedShard(f"{path.name}: {error}") from None
+            raise DamagedShard(str(error)) from None
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def verify(self) -> None:
-        """Compare content and name, once for each time the shard is opened; raise DamagedShard if they differ."""
-        with self._lock:
-            if not self._verified:
-                if xxhash.xxh3_128_hexdigest(self._buffer) != self.path.stem:
-                    raise DamagedShard(f"{self.path.name}: its content does not match its checksum")
-                self._verified = True
-
-    def find(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return which wanted keys (S16, sorted, each once) the shard has, and in which rows: two int64 (hits,)."""
-        if not len(self) or not len(wanted):
-            return (np.empty(0, dtype=np.int64),) * 2
-        few, many = (wanted, self.keys) if len(wanted) < len(self) else (self.keys, wanted)
-        at = np.minimum(np.searchsorted(many, few), len(many) - 1)
-        hits = np.flatnonzero(many[at] == few)
-        return (hits, at[hits]) if few is wanted else (at[hits], hits)
-
     def _tensor(self, entry: dict, start: int) -> np.ndarray:
         first, last = entry["data_offsets"]
-        if start + last > len(self._buffer):
-            raise ValueError("cut short")
-        return (
-            self._buffer[start + first : start + last]
-            .view(_DTYPES[entry["dtype"]])
-            .reshape(entry["shape"])
+        content = self._buffer[start + first : start + last]
+        return content.view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+
+    @cached_property
+    def is_intact(self) -> bool:
+        """Whether the file's name is the checksum of its content."""
+        return xxhash.xxh3_128_hexdigest(self._buffer) == self.path.stem
+
+    def find(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return which of some sorted unique keys are here, and their rows, two int (hits,)."""
+        if not len(self) or not len(wanted):
+            return (np.empty(0, dtype=np.int64),) * 2
+        # The shorter list is looked up in the longer one.
+        if len(wanted) < len(self):
+            rows = np.minimum(np.searchsorted(self.keys, wanted), len(self) - 1)
+            hits = np.flatnonzero(self.keys[rows] == wanted)
+            return hits, rows[hits]
+        places = np.minimum(np.searchsorted(wanted, self.keys), len(wanted) - 1)
+        rows = np.flatnonzero(wanted[places] == self.keys)
+        return places[rows], rows
+
+
+class ShardFolder:
+    """Vectors by key, in shards that several threads and processes may read, write and merge.
+
+    Args:
+        folder: need not exist.
+        dimension: width of the vectors.
+        dtype: of the vectors, float16 or float32.
+
+    Attributes:
+        damaged: names of the shards that were set aside.
+    """
+
+    def __init__(self, folder: Path, dimension: int, dtype: np.dtype) -> None:
+        self.folder, self.dimension, self.dtype = folder, dimension, dtype
+        self.damaged: list[str] = []
+        self._ignored: set[str] = set()  # damaged shards that could not be renamed
+        self._shards: dict[str, Shard] = {}
+        self._lock = threading.RLock()
+        self._refresh()
+
+    def __len__(self) -> int:
+        """Return how many vectors are stored (twice stored, twice counted)."""
+        self._refresh()
+        return sum(len(shard) for shard in self._shards.values())
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that one vector and its key take on disk."""
+        return self.dimension * self.dtype.itemsize + KEY.itemsize
+
+    def known(self, keys: np.ndarray) -> np.ndarray:
+        """Return which keys have a vector, bool of shape (n,)."""
+        return self.locate(keys)[1] >= 0
+
+    def locate(self, keys: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        """Return the vectors of all shards, and shard number (-1: missing) and row of each key.
+
+        Only shards with a correct checksum count.
+        """
+        unique, place = np.unique(keys, return_inverse=True)
+        with self._lock:
+            is_intact = False
+            while not is_intact:  # without a damaged shard, the numbers are others
+                self._refresh()
+                is_intact = True
+                shard_of, row_of = np.full(len(unique), -1), np.full(len(unique), -1)
+                for number, shard in enumerate(list(self._shards.values())):
+                    hits, rows = shard.find(unique)
+                    if len(hits):
+                        shard_of[hits], row_of[hits] = number, rows
+                        is_intact = is_intact and self._is_intact(shard)
+            vectors = [shard.vectors for shard in self._shards.values()]
+        return vectors, shard_of[place], row_of[place]
+
+    def write(self, keys: np.ndarray, vectors: np.ndarray) -> Path:
+        """Write one shard and return its path; it is on disk before it is visible.
+
+        Args:
+            keys: S16 of shape (n,), unique, in any order.
+            vectors: of shape (n, dimension), in step with `keys`.
+
+        Raises:
+            WorkbenchError: the folder cannot be written to, or the disk is full.
+        """
+        order = np.argsort(keys)
+        key_bytes = keys[order].view(np.uint8).reshape(-1, KEY.itemsize)
+        content = save({"keys": key_bytes, "vectors": vectors[order]})
+        return write_whole(self.folder / (xxhash.xxh3_128_hexdigest(content) + _SUFFIX), content)
+
+    def merge(self) -> None:
+        """Join small shards into large ones, so that opening and reading stay quick.
+
+        Safe beside other processes: the joined shard is durable before the small ones go, and a
+        key in two shards has the same vector in both.
+        """
+        with self._lock:
+            while True:
+                self._refresh()
+                small = [s for s in list(self._shards.values()) if len(s) < MERGED_ROWS // 2]
+                small = [shard for shard in small if self._is_intact(shard)]
+                rows = np.cumsum([len(shard) for shard in small])
+                chosen = small[: np.searchsorted(rows, MERGED_ROWS, side="right")]
+                if len(chosen) < 2:
+                    return
+                keys = np.concatenate([shard.keys for shard in chosen])
+                vectors = np.concatenate([shard.vectors for shard in chosen])
+                keys, first = np.unique(keys, return_index=True)
+                try:
+                    merged = self.write(keys, vectors[first])
+                except WorkbenchError:
+                    return  # there is no room for a second copy, and small shards are only slower
+                for shard in chosen:
+                    if shard.path != merged:
+                        shard.path.unlink(missing_ok=True)
+
+    def verify(self) -> list[str]:
+        """Check every shard; set damaged ones aside and return their names."""
+        with self._lock:
+            before = len(self.damaged)
+            self._refresh()
+            for shard in list(self._shards.values()):
+                self._is_intact(shard)
+            return self.damaged[before:]
+
+    def _refresh(self) -> None:
+        """Open what other processes have written, and forget what they have merged away."""
+        with self._lock:
+            paths = {path.name: path for path in listing(self.folder)}
+            self._shards = {name: shard for name, shard in self._shards.items() if name in paths}
+            for name in paths.keys() - self._shards.keys() - self._ignored:
+                try:
+                    shard = Shard(paths[name])
+                    if shard.vectors.shape != (len(shard), self.dimension):
+                        raise DamagedShard(f"its vectors have shape {shard.vectors.shape}")
+                    self._shards[name] = shard
+                except DamagedShard as damage:
+                    self._set_aside(paths[name], damage)
+                except FileNotFoundError:
+                    continue
+
+    def _is_intact(self, shard: Shard) -> bool:
+        """Say whether a shard is intact, and set it aside if it is not."""
+        if not shard.is_intact:
+            self._set_aside(shard.path, "its content does not match its checksum")
+        return shard.is_intact
+
+    def _set_aside(self, path: Path, damage: object) -> None:
+        self._shards.pop(path.name, None)
+        self.damaged.append(path.name)
+        warnings.warn(
+            f"damaged shard {path}: {damage}. Its texts will be encoded again.", stacklevel=3
         )
+        try:
+            path.replace(path.with_suffix(".damaged"))
+        except OSError:
+            if path.exists():  # in a read-only cache, where it would be met at every look
+                self._ignored.add(path.name)
 
 
 def listing(folder: Path) -> list[Path]:
     """Return the shards of a folder, sorted by name."""
-    return sorted(
-        p for p in folder.glob(f"*{_SUFFIX}") if not p.name.startswith(".") and p.is_file()
-    )
+    return sorted(path for path in folder.glob(f"*{_SUFFIX}") if not path.name.startswith("."))

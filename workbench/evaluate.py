@@ -367,9 +367,7 @@ def vectors(
         keys = model.keys(texts)
         has = model.known(keys)
         found = np.zeros((len(texts), model.dimension), dtype=np.float32)
-        found[has] = model.targets(
-            [text for text, is_in in zip(texts, has, strict=True) if is_in], keys=keys[has]
-        )
+        found[has] = model.targets([text for text, is_in in zip(texts, has, strict=True) if is_in])
     else:
         found = encode(model, texts, progress=True)
     return (found[: len(data.queries)], found[len(data.queries) :]) if retrieval else found

@@ -204,9 +204,9 @@ def run(
         return finished
 
     model = recipe.student(cache)  # what is wrong with base or length shows before the teacher runs
-    for some, known in ((texts, keys), (held_out, kept)):
+    for some in (texts, held_out):
         if some:
-            fill(cache, some, keys=known, progress=progress, stop=stop)
+            fill(cache, some, progress=progress, stop=stop)
         if stop is not None and stop.is_set():
             raise TrainingError(
                 "stopped; what is finished is kept, and the same command goes on from here"
@@ -216,7 +216,7 @@ def run(
     held_out, kept = _with_targets(cache, held_out, kept) if held_out else (held_out, kept)
     if split_off and train:
         texts, keys, held_out, kept = _split(texts, keys)
-    targets = cache.targets(texts, keys=keys)
+    targets = cache.targets(texts)
     tokens = seen = unseen = None
     if recipe.frozen:  # no text goes through the base twice
         features = TargetCache(cache.folder.parent, FrozenFeatures(model))
@@ -250,7 +250,7 @@ def run(
         return Distilled(model.eval(), student.save(model, output, describe()), describe())
     if on_start:
         on_start(model)
-    wanted = cache.targets(held_out, keys=kept) if held_out else None
+    wanted = cache.targets(held_out) if held_out else None
     with TrainingBar() if progress else contextlib.nullcontext() as bar:
         reports = {
             "on_step": lambda step: [show(step) for show in (bar, on_step) if show],
@@ -303,7 +303,6 @@ def fill(
     cache: TargetCache,
     texts: Iterable[Text],
     *,
-    keys: np.ndarray | None = None,
     progress: bool = True,
     stop: threading.Event | None = None,
     what: str = "teacher",
@@ -316,7 +315,7 @@ def fill(
     teacher = cache.teacher
     if teacher.usage is not None:
         missing = (
-            cache.missing(texts, keys=keys) if isinstance(texts, Sequence) else None
+            cache.missing(texts) if isinstance(texts, Sequence) else None
         )  # unknown for a stream
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and missing != []:
             raise TeacherError(
@@ -326,12 +325,10 @@ def fill(
         if progress and missing is not None:
             print(teacher.estimate(missing), file=sys.stderr)
     if not progress:
-        return cache.fill(texts, keys=keys, stop=stop)
+        return cache.fill(texts, stop=stop)
     try:
         with CacheBar(what) as bar:
-            return cache.fill(
-                texts, keys=keys, on_plan=bar.plan, on_progress=bar.progress, stop=stop
-            )
+            return cache.fill(texts, on_plan=bar.plan, on_progress=bar.progress, stop=stop)
     finally:
         if teacher.usage is not None:
             print(teacher.usage, file=sys.stderr)
