@@ -333,7 +333,7 @@ def test_zeros_have_no_direction(tmp_path):
     cache = TargetCache(tmp_path, teacher)
     with pytest.raises(
         TeacherError,
-        match="1 text got no target, first 'nothing': its vector is all zeros, which have no",
+        match="1 of 5 texts got no target, first 'nothing': its vector is all zeros, which have no",
     ):
         cache.fill(texts)
     assert cache.plan(texts).missing == 1, "the others are stored"

@@ -14,9 +14,8 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -305,12 +304,12 @@ class _Fill:
         self._done = self._encoded = 0
         self._seconds = 0.0
         self._failed: list[tuple[Text, str]] = []  # texts without a target, and why
-        self._has_begun = False
+        self._has_begun = self._is_over = False
         self._lock = threading.Lock()
 
     def add(self, texts: Sequence[Text], keys: np.ndarray, missing: np.ndarray) -> None:
         """Make the targets of the rows `missing`, whose keys are unique."""
-        if len(missing) and not self._has_begun:
+        if len(missing) and not self._has_begun and not self.stop.is_set():
             self._has_begun = True
             size = len(missing) * self.cache.row_bytes
             self.cache.check_writable()
@@ -325,14 +324,22 @@ class _Fill:
             if self.stop.is_set():
                 return
             groups = self._groups(texts, missing[start : start + CHUNK_TEXTS])
-            # Whatever ends this block, the end of the pool waits for what is in flight.
-            with ThreadPoolExecutor(self.teacher.concurrency) as pool:
-                # A teacher that takes one call at a time may also expect one thread.
-                run = map if self.teacher.concurrency == 1 else pool.map
-                for _ in run(partial(self._fill_group, keys), groups):
-                    pass
+            if self.teacher.concurrency == 1:
+                for group in groups:
+                    self._fill_group(keys, group)
+            else:
+                self._fill_at_once(keys, groups)
             if self.merge and self._encoded:
                 self.cache.merge()
+
+    def _fill_at_once(self, keys: np.ndarray, groups: Iterable[dict[int, Text]]) -> None:
+        pool = ThreadPoolExecutor(self.teacher.concurrency)
+        try:
+            calls = [pool.submit(self._fill_group, keys, group) for group in groups]
+            for call in as_completed(calls):
+                call.result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # waits until what is in flight is stored
 
     def finish(self) -> Progress:
         """Report the texts without a target, as a warning or an error, and return the progress."""
@@ -354,7 +361,7 @@ class _Fill:
 
     def _fill_group(self, keys: np.ndarray, group: dict[int, Text]) -> None:
         """Make and store the targets of texts of one role; what is good is stored in any case."""
-        if self.stop.is_set():
+        if self.stop.is_set() or self._is_over:
             return
         size, rows = len(group), np.array(list(group))
         rows = rows[~self.cache.known(keys[rows])]  # another process may have made some by now
@@ -387,7 +394,8 @@ class _Fill:
             if self._on_progress:
                 self._on_progress(self._progress())
         if incomplete and incomplete.final and not self.stop.is_set():
-            raise TeacherError(f"{incomplete}. What was made before is stored; run it again later.")
+            self._is_over = True  # no other thread asks again
+            raise TeacherError(f"{incomplete}. What was made is stored, and the same call goes on")
         if failed and not good.any() and self._are_too_many():
             self._report_failed()  # a teacher that makes nothing useful is not asked any longer
 
