@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import platform
 import sys
 import tempfile
 import time
@@ -16,12 +17,11 @@ import torch
 from workbench import data, models, student
 from workbench._util import home, write_json
 from workbench.cache import TargetCache
-from workbench.cli import main as command
+from workbench.cli.main import main as workbench
 from workbench.data import Role, Text
 from workbench.docstrings import DocstringCorpus, docstring_corpus
 from workbench.head import FrozenFeatures, train_head
 from workbench.pipeline import BROAD, TOUR
-from workbench.planning import device_name
 from workbench.teachers import LocalTeacher, Teacher
 from workbench.train import TrainingConfig, train_student, validate
 
@@ -35,7 +35,7 @@ def main() -> int:
     report |= teacher_speed([t.text for t in corpus.train[: options.texts]])
     report |= training_speed(corpus, options.texts)
     report |= read_speed()
-    if code := command.main(["demo"]):
+    if code := workbench(["demo"]):
         return code
     report["quality"] = json.loads((home() / "demo.json").read_text())["rows"]
     from bench import latency  # which takes its clock from here
@@ -56,7 +56,18 @@ def machine() -> str:
     """Say what this was measured on."""
     accelerator = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     fast = [name for name, has in torch.cpu.get_capabilities().items() if has and "bf16" in name]
-    return f"{device_name('cpu')}, bf16: {', '.join(fast) or 'none'}{accelerator}, torch {torch.__version__}"
+    return (
+        f"{processor()}, bf16: {', '.join(fast) or 'none'}{accelerator}, torch {torch.__version__}"
+    )
+
+
+def processor() -> str:
+    """Return what a person would call the processor, such as "AMD EPYC, 2 threads"."""
+    name, cpuinfo = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        lines = (line.partition(":") for line in cpuinfo.read_text().splitlines())
+        name = next((value.strip() for key, _, value in lines if key.strip() == "model name"), name)
+    return f"{name}, {torch.get_num_threads()} threads"
 
 
 def best_of(rounds: int, *runs) -> list[float]:

@@ -21,16 +21,16 @@ import pandas as pd
 from bench.__main__ import machine
 from bench.quality import fill, mean_share
 from workbench import data, evaluate, student
-from workbench._util import home, write_json
+from workbench._util import PROJECT, home, write_json
 from workbench.cache import TargetCache
 from workbench.errors import WorkbenchError
-from workbench.pipeline import REDACT_IR, TOUR, Recipe
+from workbench.pipeline import TOUR, Recipe, find_recipe
 from workbench.teachers import LocalTeacher
 from workbench.train import train_student, validate
 
 # The paper's recipe with the tour's teacher, base and length, so that it runs on two cores.
 PAPER = replace(
-    REDACT_IR,
+    find_recipe(PROJECT / "recipes" / "redact-ir.toml"),
     name="as in the paper",
     teacher=TOUR.teacher,
     prompts=None,

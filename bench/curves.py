@@ -20,7 +20,7 @@ from workbench import data, evaluate, quantize, student
 from workbench._util import home, write_json
 from workbench.cache import TargetCache
 from workbench.errors import WorkbenchError
-from workbench.pipeline import TOUR, fill
+from workbench.pipeline import TOUR
 from workbench.teachers import LocalTeacher
 
 
@@ -57,7 +57,7 @@ def main() -> int:
 def curves(folder: Path, cache: TargetCache, model) -> list[pd.DataFrame]:
     """Return the curves of one collection, in the space as it is and rotated."""
     collection = data.read_dataset(folder)
-    fill(cache, collection.query_texts() + collection.document_texts())
+    cache.embed(collection.query_texts() + collection.document_texts(), progress=True)
     sides = {
         "teacher": evaluate.vectors(cache, collection),
         "symmetric": evaluate.vectors(model, collection),

@@ -23,7 +23,7 @@ from workbench._util import home, write_json
 from workbench.cache import TargetCache
 from workbench.data import RetrievalDataset
 from workbench.errors import WorkbenchError
-from workbench.pipeline import TOUR, fill
+from workbench.pipeline import TOUR
 from workbench.teachers import LocalTeacher
 
 MODES = ("symmetric", "asymmetric")
@@ -85,7 +85,7 @@ def measured(folder: Path, cache: TargetCache, named: dict[str, str]):
     """Yield measures and losses of each student, and the same query by query."""
     collection = data.read_dataset(folder)
     documents = collection.document_texts()
-    fill(cache, collection.query_texts() + documents)
+    cache.embed(collection.query_texts() + documents, progress=True)
     target, start = evaluate.vectors(cache, collection), TOUR.student(cache)
     student.fit_head(start, documents, cache.targets(documents))
     models = {"own closed form": start}

@@ -116,10 +116,11 @@ def measure(options: argparse.Namespace) -> None:
 def fill(cache: TargetCache, texts: list) -> dict:
     """Return how many targets were made and how long it took."""
     started = time.perf_counter()
-    done = pipeline.fill(cache, texts)
+    missing = len(cache.missing(texts))
+    cache.embed(texts, progress=True)
     return {
         "texts": len(texts),
-        "encoded": done.encoded,
+        "encoded": missing,
         "seconds": round(time.perf_counter() - started, 1),
     }
 
@@ -141,6 +142,7 @@ def trained(name, recipe, texts, cache, collections):
     def begin(model) -> None:
         measured["start_seconds"] = round(time.perf_counter() - started, 1)
         live.append(model)
+        student.save(model, folder / "start")
         curve.append({"seconds": 0.0, "step": 0, "asymmetric": share_of(model)})
 
     def watch(step) -> None:
@@ -164,7 +166,6 @@ def trained(name, recipe, texts, cache, collections):
         folder / "student",
         source=name,
         held_out=held_out,
-        start_output=folder / "start",
         on_start=begin,
         on_step=watch,
     )

@@ -144,7 +144,7 @@ def measure(folders: list[Path]) -> int:
     for folder in folders:
         collection = data.read_dataset(folder)
         documents = [text for text in collection.document_texts() if text.text.strip()]
-        pipeline.fill(cache, documents)
+        cache.embed(documents, progress=True)
         closed = ADAPT.change(start="closed-form").student(cache)
         student.fit_head(closed, documents, cache.targets(documents))
         started = time.perf_counter()

@@ -72,7 +72,7 @@ def measure(
     teacher: TargetCache, lesson: list, pool: list, collections: list[Path]
 ) -> dict[str, list[dict]]:
     """Return the rows of the three tables."""
-    pipeline.fill(teacher, lesson)
+    teacher.embed(lesson, progress=True)
     taught = TOUR.student(teacher)
     student.fit_head(taught, lesson, teacher.targets(lesson))
     base = TargetCache(home() / "cache", LocalTeacher(TOUR.base, max_length=TOUR.max_length))
@@ -80,7 +80,7 @@ def measure(
     for folder in collections:
         collection = data.read_dataset(folder)
         texts = collection.document_texts() + collection.query_texts()
-        pipeline.fill(teacher, [text for text in texts if text.text.strip()])
+        teacher.embed([text for text in texts if text.text.strip()], progress=True)
         reference, other = np.asarray(teacher.targets(texts)), encode(taught, texts)
         found["lines"].append(
             {"collection": collection.name, "texts": len(texts)} | lines(reference, other)

@@ -26,7 +26,7 @@ from workbench import data, evaluate, models, student
 from workbench._util import home
 from workbench.cache import TargetCache
 from workbench.docstrings import docstring_corpus
-from workbench.pipeline import TOUR, fill
+from workbench.pipeline import TOUR
 from workbench.teachers import LocalTeacher
 from workbench.widgets import AgreementExplorer, RetrievalExplorer
 
@@ -81,7 +81,7 @@ profile = _course.profile()  # "quick", or what WORKBENCH_PROFILE says
 corpus = docstring_corpus(pairs=profile.pairs, held_out=profile.held_out)
 train = documents + corpus.train[: profile.train_texts]
 cache = TargetCache(home() / "cache", teacher)
-_ = fill(cache, train + queries)
+_ = cache.embed(train + queries, progress=True)
 
 # %% [markdown]
 # The linear layer has a closed-form start, a ridge regression. It takes seconds, and this notebook stops there.

@@ -26,7 +26,7 @@ from workbench import agreement, models, regions, student
 from workbench._util import home
 from workbench.cache import TargetCache
 from workbench.docstrings import docstring_corpus
-from workbench.pipeline import TOUR, fill
+from workbench.pipeline import TOUR
 from workbench.teachers import LocalTeacher
 from workbench.widgets import AgreementExplorer, NeighborInspector
 
@@ -42,7 +42,7 @@ train = corpus.train[: profile.train_texts]
 texts = corpus.held_out.query_texts() + corpus.held_out.document_texts()
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
-_ = fill(cache, texts + train)
+_ = cache.embed(texts + train, progress=True)
 
 # %%
 folder = _course.learned(cache, train)

@@ -26,7 +26,7 @@ from workbench._util import home
 from workbench.cache import TargetCache
 from workbench.data import Role
 from workbench.docstrings import docstring_corpus
-from workbench.pipeline import TOUR, fill
+from workbench.pipeline import TOUR
 from workbench.teachers import LocalTeacher
 from workbench.widgets import RetrievalExplorer
 
@@ -53,7 +53,7 @@ teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 
 # %%
 cache = TargetCache(home() / "cache", teacher)
-_ = fill(cache, queries + documents + train)
+_ = cache.embed(queries + documents + train, progress=True)
 
 # %%
 folder = _course.learned(cache, train)

@@ -27,7 +27,7 @@ from workbench import evaluate, models, quantize, student
 from workbench._util import home
 from workbench.cache import TargetCache
 from workbench.docstrings import docstring_corpus
-from workbench.pipeline import TOUR, TrainingBar, fill
+from workbench.pipeline import TOUR, TrainingBar
 from workbench.quantize import CompressedIndex, IndexSpec
 from workbench.teachers import LocalTeacher
 from workbench.train import train_student
@@ -60,7 +60,7 @@ train, collection = corpus.train[: profile.train_texts], corpus.held_out
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
 texts = train + collection.query_texts() + collection.document_texts()
-_ = fill(cache, texts)
+_ = cache.embed(texts, progress=True)
 
 
 # %%

@@ -33,7 +33,7 @@ from workbench._util import home
 from workbench.cache import TargetCache
 from workbench.docstrings import docstring_corpus
 from workbench.extras import card, publish
-from workbench.pipeline import TOUR, fill
+from workbench.pipeline import TOUR
 from workbench.teachers import LocalTeacher
 from workbench.widgets import TradeoffExplorer
 
@@ -58,7 +58,7 @@ collections = [corpus.held_out, data.tutorial()]
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
 texts = [text for one in collections for text in one.query_texts() + one.document_texts()]
-_ = fill(cache, texts + train)
+_ = cache.embed(texts + train, progress=True)
 
 # %%
 trained = _course.learned(cache, train)  # notebook 2's student, if it is there

@@ -28,7 +28,7 @@ from workbench import data, models, student
 from workbench._util import home
 from workbench.cache import TargetCache
 from workbench.extras import benchmark, benchmark_tables, tasks
-from workbench.pipeline import TOUR, TrainingBar, fill
+from workbench.pipeline import TOUR, TrainingBar
 from workbench.teachers import LocalTeacher
 from workbench.train import train_student
 from workbench.widgets import BenchmarkBoard
@@ -99,7 +99,7 @@ documents = data.tutorial().document_texts()
 texts = documents + data.crop_queries(documents, count=2)
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
-fill(cache, texts)
+_ = cache.embed(texts, progress=True)
 [text.text for text in texts[len(documents) : len(documents) + 3]]
 
 # %%

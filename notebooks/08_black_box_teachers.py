@@ -31,7 +31,7 @@ from workbench.cache import TargetCache
 from workbench.data import Text
 from workbench.errors import TeacherError
 from workbench.extras.api_teachers import ApiTeacher
-from workbench.pipeline import TOUR, fill
+from workbench.pipeline import TOUR
 from workbench.teachers import ArrayTeacher, FunctionTeacher, LocalTeacher
 from workbench.widgets import CacheProgress
 
@@ -191,7 +191,7 @@ TargetCache(_course.profile().folder / "given", given).fill(documents).encoded
 
 # %%
 direct = TargetCache(home() / "cache", model)
-fill(direct, texts)
+_ = direct.embed(texts, progress=True)
 cosines = (cache.targets(texts)[:] * direct.targets(texts)[:]).sum(axis=1)
 print(f"lowest cosine between the API's vector and the model's: {cosines.min():.6f}")
 

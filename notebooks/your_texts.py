@@ -30,8 +30,8 @@ print(f"{len(texts):,} texts, the first: {texts[0].text[:100]}")
 # ## Search them
 #
 # Type a query, or pick one. In the list *asymmetric* the student has embedded the query alone, and the teacher the texts.
-# The line below the field says what the student has gained by learning them; the queries in the table further down are
-# pieces of your texts.
+# The line below the field says how much of what the teacher finds the student finds too; the queries in the table further
+# down are pieces of your texts.
 
 # %%
 view = wb.search(texts)

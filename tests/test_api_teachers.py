@@ -16,6 +16,7 @@ from embedding_server import Server
 
 from tests.conftest import HashTeacher, lines, sentences
 from workbench import evaluate, pipeline, quantize, student
+from workbench._util import PROJECT
 from workbench.cache import TargetCache
 from workbench.cli.main import main
 from workbench.data import RetrievalDataset, Role, Text
@@ -846,7 +847,7 @@ def test_the_student_of_an_api_is_the_models_own(
         "--max-length",
         "32",
         "--recipe",
-        "redact-ir-fast",
+        str(PROJECT / "recipes" / "redact-ir-fast.toml"),
         "--batch-size",
         "8",
         "--precision",

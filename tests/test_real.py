@@ -14,7 +14,7 @@ from workbench._util import PROJECT, home, unit
 from workbench.cache import TargetCache
 from workbench.data import Role
 from workbench.docstrings import docstring_corpus
-from workbench.pipeline import REDACT_IR, REDACT_MT, TOUR
+from workbench.pipeline import TOUR, find_recipe
 from workbench.teachers import LocalTeacher
 from workbench.train import train_student, validate
 
@@ -40,7 +40,8 @@ def test_the_models_are_the_published_ones():
 
 
 def test_the_papers_students_have_the_papers_sizes(tmp_path):
-    for recipe, width, parameters in ((REDACT_IR, 768, 22_861_056), (REDACT_MT, 1024, 22_958_592)):
+    for name, width, parameters in (("ir", 768, 22_861_056), ("mt", 1024, 22_958_592)):
+        recipe = find_recipe(PROJECT / "recipes" / f"redact-{name}.toml")
         model = student.build(recipe.base, width, bias=recipe.bias, device="cpu")
         again = models.load(student.save(model, tmp_path / recipe.name), device="cpu")
         for one in (model, again, student.load(tmp_path / recipe.name, device="cpu")):

@@ -388,10 +388,9 @@ def test_history_is_json(tiny_model, lesson):
     assert json.loads(result.history.to_json(orient="records"))[0]["step"] == 0
 
 
-def test_the_default_is_the_tour_and_not_the_papers_thirty_passes():
+def test_the_default_is_the_tour():
     assert TrainingConfig() == pipeline.TOUR.config
     assert TrainingConfig().epochs * TrainingConfig().restarts == 2
-    assert pipeline.REDACT_IR.config.epochs * pipeline.REDACT_IR.config.restarts == 30
 
 
 def test_provenance_is_one_file_and_that_of_version_01_is_read(tiny_model, tmp_path):

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
-from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sentence_transformers import SentenceTransformer
 
 from workbench import models, student
-from workbench._util import expanded, nearest, whole
+from workbench._util import expanded, nearest
+from workbench.cache import TargetCache
 from workbench.errors import TrainingError
 from workbench.head import HEAD
 from workbench.ready import READY, is_ready, load_ready, statement
 from workbench.train import TrainingConfig
-
-if TYPE_CHECKING:
-    from workbench._model_files import ModelFiles
-    from workbench.cache import TargetCache
 
 HEAD_STARTS = "closed-form", "random"  # how a head can start
 FEW_TEXTS = 5000  # below this many, "in-domain" is the default recipe: many passes, cropped queries
@@ -43,13 +39,14 @@ class Recipe:
         bias: whether the student's head has a bias.
         hidden: units of the head's hidden layer, see `student.build`; 0 for a linear head.
         pooling: of the tokens' vectors into the head's features, see `student.build`.
-        frozen: whether the head alone learns, on stored features of the base, see `head.train_head`.
+        frozen: whether the head alone is trained, on stored features of the base.
         prompts: role to the teacher's prompt; the prompts of the teacher's own files if None.
-        start: of the head, "closed-form" or "random"; or the student to go on from: "ready", see `ready.load_ready`, or the
-            folder of a student (or of `ready.save_ready`) of the same teacher, whose base, head and length then count.
+        start: of the head, "closed-form" or "random"; or the student to go on from: "ready", or the
+            folder of a student (or of `ready.save_ready`) of the same teacher, whose base, head and
+            length then count.
         config: how to train.
-        steps: least number of training steps: few texts are passed over more often (`TrainingConfig.with_steps`).
-        texts: least number of texts: queries cropped from the documents make up for what is missing.
+        steps: least number of training steps: few texts are passed over more often.
+        texts: least number of texts: queries cropped from documents make up for missing ones.
     """
 
     name: str
@@ -67,14 +64,18 @@ class Recipe:
     texts: int = 0
 
     def __post_init__(self) -> None:
-        if self.start not in (*HEAD_STARTS, "ready"):
-            if not _is_folder(self.start):
-                raise TrainingError(
-                    f"start {self.start!r}: it must be closed-form, random or ready, or the folder of a student"
-                )
-            object.__setattr__(self, "start", str(expanded(self.start)))
-        for name, least in (("max_length", 3), ("hidden", 0), ("steps", 0), ("texts", 0)):
-            whole(getattr(self, name), name, least, TrainingError)
+        if self.start in (*HEAD_STARTS, "ready"):
+            return
+        if not os.path.isdir(expanded(self.start)):
+            raise TrainingError(
+                f"start {self.start!r}: expected closed-form, random, ready or a student's folder"
+            )
+        object.__setattr__(self, "start", str(expanded(self.start)))
+
+    @property
+    def continues(self) -> bool:
+        """Whether training goes on from another student."""
+        return self.start not in HEAD_STARTS
 
     def as_dict(self) -> dict:
         """Return the recipe as JSON values."""
@@ -83,45 +84,40 @@ class Recipe:
     def change(self, **changes: object) -> Recipe:
         """Return the recipe with other values, of its own fields or of its training configuration.
 
-        None leaves a value as it is. A given number of `epochs` is not raised to `steps`, and the final learning rate
-        never exceeds the first one. TrainingError for an unknown name or a value that is out of range.
+        None leaves a value as it is. A number of `epochs` is not raised to `steps`, and the final
+        learning rate never exceeds the first one.
+
+        Raises:
+            TrainingError: an unknown name, or a value that is out of range.
         """
         changes = {name: value for name, value in changes.items() if value is not None}
-        own, training = ({each.name for each in fields(kind)} for kind in (Recipe, TrainingConfig))
-        if unknown := sorted(set(changes) - own - training):
-            known = ", ".join(sorted((own | training) - {"config"}))
-            raise TrainingError(f"a recipe has no {', '.join(unknown)}; it has {known}")
-        fixed = {"base", "bias", "hidden", "max_length", "pooling", "prompts"} & {*changes}
-        start = changes.get("start", self.start)
-        if fixed and (start == "ready" or _is_folder(start)):
-            raise TrainingError(
-                f"{', '.join(sorted(fixed))}: decided by the student to start from; leave it out"
-            )
+        recipe_fields = {field.name for field in fields(Recipe)}
+        training_fields = {field.name for field in fields(TrainingConfig)}
+        if unknown := sorted(changes.keys() - recipe_fields - training_fields):
+            names = ", ".join(sorted((recipe_fields | training_fields) - {"config"}))
+            raise TrainingError(f"a recipe has no {', '.join(unknown)}; it has {names}")
         if "epochs" in changes:
             changes.setdefault("steps", 0)
-        if isinstance(changes.get("learning_rate"), Real):
-            changes.setdefault(
-                "final_learning_rate",
-                min(self.config.final_learning_rate, changes["learning_rate"]),
-            )
-        config = replace(
-            self.config, **{name: value for name, value in changes.items() if name in training}
-        )
-        return replace(
-            self,
-            **{"config": config} | {name: value for name, value in changes.items() if name in own},
-        )
+        if "learning_rate" in changes:
+            final = min(self.config.final_learning_rate, changes["learning_rate"])
+            changes.setdefault("final_learning_rate", final)
+        training = {name: changes.pop(name) for name in training_fields & changes.keys()}
+        changed = replace(self, **{"config": replace(self.config, **training)} | changes)
+        fixed = {"base", "bias", "hidden", "max_length", "pooling", "prompts"} & changes.keys()
+        if fixed and changed.continues:
+            names = ", ".join(sorted(fixed))
+            raise TrainingError(f"{names}: decided by the student to start from; leave it out")
+        return changed
 
     def student(self, cache: TargetCache) -> SentenceTransformer:
-        """Return the student that training starts from, for a cache's targets; a closed form is yet to be fitted.
+        """Return the untrained student for a cache's targets; a closed form is yet to be fitted.
 
         Raises:
             TrainingError: the student to go on from is of another teacher.
         """
-        if self.start not in HEAD_STARTS:
+        if self.continues:
             self.check_teacher(cache)
-            folder = self._folder()
-            return load_ready(folder) if is_ready(folder) else student.load(folder)
+            return load_student(self.start)
         return student.build(
             self.base,
             cache.dimension,
@@ -135,120 +131,97 @@ class Recipe:
         )
 
     def check_teacher(self, cache: TargetCache) -> None:
-        """Raise TrainingError if the student to go on from has learned from another teacher than a cache's."""
-        learned = self.started_from()
-        given, now = (
-            each.get("fingerprint") or each.get("teacher")
-            for each in (learned["teacher"], cache.identity)
-        )
-        if given != now:
+        """Raise TrainingError if the student to go on from has another teacher than the cache."""
+        provenance, identity = provenance_of(self.start), cache.identity
+        before = provenance.get("teacher")
+        if not isinstance(before, dict):
+            raise TrainingError(f"{self.start} does not name its student's teacher")
+        # A local model is known by its weights, any other teacher by its name.
+        key = "fingerprint" if "fingerprint" in before else "teacher"
+        if before[key] != identity.get(key):
             raise TrainingError(
-                f"the student to start from has learned from {learned.get('teacher_name')}, and its vectors are of no use "
-                f"beside those of {cache.teacher.name}: give {learned.get('teacher_name')} as the teacher, by its name or "
-                "folder (a loaded model counts as another one), or another start"
+                f"the student to start from learned the vectors of {provenance['teacher_name']}, "
+                f"not of {cache.teacher.name}: name the same teacher (a loaded model is another)"
             )
 
-    def base_files(self) -> ModelFiles | None:
-        """Return the files of the student's base; None where the folder to go on from holds the whole student.
+    @property
+    def base_name(self) -> str | None:
+        """Full name of the base, which a student to go on from decides."""
+        if self.continues:
+            return provenance_of(self.start).get("base")
+        return models.resolve(self.base).name
 
-        Raises:
-            ModelError: the base is not found.
-        """
-        started = self.started_from()
-        if started and "head_sha256" not in started:
-            return None  # where it came from may be gone
-        return models.resolve(started.get("base", self.base))
-
-    def started_from(self) -> dict:
-        """Return the provenance of the student to go on from; {} where there is none."""
-        if self.start in HEAD_STARTS:
-            return {}
-        folder = self._folder()
-        stated = statement(folder) if is_ready(folder) else student.read_provenance(folder)
-        if not isinstance(stated.get("teacher"), dict):
-            raise TrainingError(
-                f"{self.start} does not say which teacher its student has learned from"
-            )
-        return stated
-
-    def _folder(self) -> Path:
-        return READY if self.start == "ready" else Path(self.start)
+    def start_fingerprint(self) -> str:
+        """Return the digest of the weights that training starts from."""
+        return fingerprint_of(self.start if self.continues else self.base)
 
 
-def _is_folder(start: object) -> bool:
-    return isinstance(start, str | Path) and bool(str(start)) and os.path.isdir(expanded(start))
+def provenance_of(name: str | Path) -> dict:
+    """Return the provenance of a student, which is "ready" or a folder."""
+    folder = _folder(name)
+    return statement(folder) if is_ready(folder) else student.read_provenance(folder)
+
+
+def load_student(name: str | Path) -> SentenceTransformer:
+    """Load a student, which is "ready" or a folder."""
+    folder = _folder(name)
+    return load_ready(folder) if is_ready(folder) else student.load(folder)
+
+
+def fingerprint_of(name: str | Path) -> str:
+    """Return the digest of the weights of a student or another model."""
+    folder = _folder(name)
+    return (
+        statement(folder)["head_sha256"] if is_ready(folder) else models.resolve(name).fingerprint
+    )
+
+
+def _folder(name: str | Path) -> Path:
+    return READY if name == "ready" else expanded(name)
 
 
 # Minutes on two cores.
 TOUR = Recipe("tour", max_length=96)
-# For the documents of one subject, within half an hour on two cores. Few of them are read again and again, and a few
-# hundred are too few by themselves.
+# For the documents of one subject, within half an hour on two cores. Few of them are read again
+# and again, and a few hundred are too few by themselves.
 _PATIENT = replace(TOUR.config, epochs=4, evaluations=1)
 IN_DOMAIN = replace(TOUR, name="in-domain", config=_PATIENT, steps=1200, texts=1000)
-# For any subject, from many texts of many sources: the head alone learns, in seconds once the teacher's vectors are there.
+# For any subject, from many texts of many sources: the head alone is trained, in seconds once the
+# teacher's vectors are there.
 BROAD = replace(TOUR, name="broad", hidden=1536, pooling=("mean", "cls"), frozen=True, config=HEAD)
-# The documents of an index, from the student that knows a little of everything: seconds. It ends where it knows them best.
-ADAPT = replace(BROAD, name="adapt", start="ready", config=replace(HEAD, batch_size=256, epochs=20))
+# The documents of an index, from the student that knows a little of everything: seconds. It ends
+# where it knows them best.
+_ADAPTING = replace(HEAD, batch_size=256, epochs=20)
+ADAPT = replace(BROAD, name="adapt", start="ready", config=_ADAPTING)
 # The documents of the tour: queries are six times shorter, so all of them are used.
 TOUR_DOCUMENTS = 2000
 
-_PAPER = TrainingConfig(
-    batch_size=32,
-    learning_rate=1e-4,
-    final_learning_rate=1e-5,
-    epochs=10,
-    restarts=3,
-    checkpoint_steps=500,
-)
-_SEARCH = {"query": "Represent this sentence for searching relevant passages: "}
-
-# The paper's two students (arXiv 2509.12539): its teachers, prompts, heads, batch size, learning rates and restarts. It
-# states neither training length nor precision: 128 tokens and float32 are ours. Weeks on two cores.
-REDACT_IR = Recipe(
-    "redact-ir",
-    teacher="Snowflake/snowflake-arctic-embed-m-v1.5",
-    prompts=_SEARCH,
-    start="random",
-    config=replace(_PAPER, group_by_length=False, precision="float32"),
-)
-REDACT_MT = replace(
-    REDACT_IR, name="redact-mt", teacher="mixedbread-ai/mxbai-embed-large-v1", bias=False
-)
-
-# The same with what `python -m bench.ablation` shows to help: the closed-form start, batches of similar lengths and
-# bfloat16.
-_FASTER = {"start": "closed-form", "config": _PAPER}
-REDACT_IR_FAST = replace(REDACT_IR, name="redact-ir-fast", **_FASTER)
-REDACT_MT_FAST = replace(REDACT_MT, name="redact-mt-fast", **_FASTER)
-
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        TOUR,
-        IN_DOMAIN,
-        BROAD,
-        ADAPT,
-        REDACT_IR,
-        REDACT_IR_FAST,
-        REDACT_MT,
-        REDACT_MT_FAST,
-    )
-}
+RECIPES = {recipe.name: recipe for recipe in (TOUR, IN_DOMAIN, BROAD, ADAPT)}
 
 
-def find_recipe(name: str | Recipe | None, texts: int = 0) -> Recipe:
-    """Return a recipe by its name; TrainingError names the nearest ones.
+def find_recipe(name: str | Path | Recipe | None, texts: int = 0) -> Recipe:
+    """Return a recipe.
 
     Args:
-        name: or a recipe; None chooses "in-domain" for fewer than 5,000 texts and "tour" for more.
+        name: of a recipe, or of a TOML file whose keys are fields of `Recipe` and `TrainingConfig`.
+            None chooses "in-domain" for fewer than 5,000 texts and "tour" for more.
         texts: how many there are.
+
+    Raises:
+        TrainingError: an unknown name, or a file that is no recipe.
     """
     if isinstance(name, Recipe):
         return name
     if name is None:
         return IN_DOMAIN if texts < FEW_TEXTS else TOUR
-    if name not in RECIPES:
-        near = nearest(str(name), RECIPES, cutoff=0.3)
-        found = f"the nearest {'is' if len(near) == 1 else 'are'}" if near else "there are"
-        raise TrainingError(f"no recipe {name!r}; {found} {', '.join(near or RECIPES)}")
-    return RECIPES[name]
+    if name in RECIPES:
+        return RECIPES[name]
+    path = expanded(name)
+    if path.is_file():
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise TrainingError(f"{path} cannot be read as a recipe in TOML: {error}") from None
+        return Recipe(values.pop("name", path.stem)).change(**values)
+    names = nearest(str(name), RECIPES, cutoff=0.3) or RECIPES
+    raise TrainingError(f"no recipe {str(name)!r}; try {', '.join(names)}, or a recipe's TOML file")

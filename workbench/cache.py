@@ -199,7 +199,7 @@ class TargetCache(ShardFolder):
 
     def embed(
         self,
-        texts: Iterable[str | Text],
+        texts: Iterable[str | Text] | Targets,
         *,
         progress: bool = False,
         stop: threading.Event | None = None,
@@ -211,7 +211,8 @@ class TargetCache(ShardFolder):
         Texts that were skipped are left out; `stop` leaves out all that are not made by then.
 
         Args:
-            texts: a list of texts, or `StoredTexts`, which stay on disk.
+            texts: a list of texts, or `StoredTexts`, which stay on disk; or the targets of another
+                cache, whose keys are used again if its prompts are the same.
             progress: show a bar, and what an API will cost and has cost.
             stop, skip: as for `fill`.
             what: name of the bar.
@@ -219,8 +220,12 @@ class TargetCache(ShardFolder):
         Raises:
             TeacherError: several processes would each pay an API. All others are as from `fill`.
         """
+        keys, teacher = None, self.teacher
+        if isinstance(texts, Targets):
+            keys = texts.keys if texts.prompts == self.prompts else None
+            texts = texts.texts
         texts = _listed(texts)
-        keys, teacher = self.keys(texts), self.teacher
+        keys = self.keys(texts) if keys is None else keys
         if teacher.usage is not None:
             missing = [texts[row] for row in self._planned(keys)[1]]
             if missing and int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -239,7 +244,7 @@ class TargetCache(ShardFolder):
             if progress and teacher.usage is not None:
                 print(teacher.usage, file=sys.stderr)
         shards, shard_of, row_of = self.locate(keys)
-        targets = Targets(texts, keys, self.dimension, shards, shard_of, row_of)
+        targets = Targets(self, texts, keys, shards, shard_of, row_of)
         has_target = shard_of >= 0
         return targets if has_target.all() else targets.subset(np.flatnonzero(has_target))
 
@@ -254,7 +259,7 @@ class TargetCache(ShardFolder):
                 f"{missing.size:,} of {len(texts):,} targets are not in {self.folder.name}, first "
                 f"{texts[missing[0]].text[:60]!r}: run fill() or embed() on these texts"
             )
-        return Targets(texts, keys, self.dimension, shards, shard_of, row_of)
+        return Targets(self, texts, keys, shards, shard_of, row_of)
 
     def check_writable(self) -> None:
         """Write `identity.json`; WorkbenchError if the folder cannot be written to."""
@@ -438,14 +443,15 @@ class Targets:
 
     def __init__(
         self,
+        cache: TargetCache,
         texts: Sequence[Text],
         keys: np.ndarray,
-        dimension: int,
         shards: list[np.ndarray],
         shard_of: np.ndarray,
         row_of: np.ndarray,
     ) -> None:
-        self.texts, self.keys, self.shape = texts, keys, (len(keys), dimension)
+        self.texts, self.keys, self.prompts = texts, keys, cache.prompts
+        self.shape = (len(keys), cache.dimension)
         self._shards, self._shard_of, self._row_of = shards, shard_of, row_of
         self._rotation: np.ndarray | None = None
 

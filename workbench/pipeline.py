@@ -1,4 +1,4 @@
-"""The one way from texts to a student: fill the cache, fit the head, train, save."""
+"""The one road from texts to a student: fill the cache, fit the head, train, save."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -19,17 +18,13 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
-from workbench import _checkpoints, data, models, student
+from workbench import _checkpoints, data, student
 from workbench._recipes import (
     ADAPT,
     BROAD,
     HEAD_STARTS,
     IN_DOMAIN,
     RECIPES,
-    REDACT_IR,
-    REDACT_IR_FAST,
-    REDACT_MT,
-    REDACT_MT_FAST,
     TOUR,
     TOUR_DOCUMENTS,
     Recipe,
@@ -37,34 +32,32 @@ from workbench._recipes import (
 )
 from workbench._stored import StoredTexts, hold
 from workbench._util import counted, expanded, home, write_json
-from workbench.cache import Plan, Progress, TargetCache
+from workbench.cache import TargetCache, Targets
 from workbench.data import Role, Text
-from workbench.errors import TeacherError, TrainingError, WorkbenchError
+from workbench.errors import TrainingError, WorkbenchError
 from workbench.head import FrozenFeatures, train_head
-from workbench.student import Tokens
+from workbench.student import HeadFit, Tokens
 from workbench.teachers import ArrayTeacher, Teacher
 from workbench.train import Result, TrainingStep, provenance, train_student
 
 __all__ = [
-    "ADAPT", "BROAD", "IN_DOMAIN", "RECIPES", "REDACT_IR", "REDACT_IR_FAST", "REDACT_MT", "REDACT_MT_FAST", "TOUR", "TOUR_DOCUMENTS",
-    "CacheBar", "Distilled", "Recipe", "TrainingBar", "distill", "fill", "find_recipe", "prepare", "run", "say_cropped",
-    "teacher_of",
+    "ADAPT", "BROAD", "IN_DOMAIN", "RECIPES", "TOUR", "TOUR_DOCUMENTS", "Distilled", "Recipe",
+    "TrainingBar", "distill", "features_of", "find_recipe", "is_api", "prepare", "run", "teacher_of",
 ]  # fmt: skip
 
 LEAST_TEXTS = 20  # different texts that a student can be made of
+STOPPED = "stopped; what is finished is kept, and the same command goes on from here"
 _CROPPED = 1000  # documents that queries are cropped from, where there are no queries
 
 
 @dataclass(frozen=True)
 class Distilled:
-    """What `run` made."""
+    """What `run` returns."""
 
-    student: (
-        SentenceTransformer  # in evaluation mode; the best one so far where training was stopped
-    )
+    student: SentenceTransformer  # in evaluation mode; the best one so far if training was stopped
     folder: Path  # where it was saved
     provenance: dict  # how it was made, as in `provenance.json`
-    result: Result | None = None  # of the training; None if there was none in this run
+    result: Result | None = None  # of the training; None if an earlier run finished it
 
 
 def distill(
@@ -83,29 +76,30 @@ def distill(
 ) -> SentenceTransformer:
     """Train a small model to embed texts where a large one does, and return it.
 
-    Targets are cached and training writes checkpoints: the same call continues where an earlier one was stopped, and
-    returns the finished student at once.
+    Targets are cached and training writes checkpoints: the same call continues where an earlier one
+    was stopped, and returns a finished student at once.
 
     Args:
-        texts: what `data.read_texts` takes: a list of strings or `Text` objects, a file, a folder, a data set; at least 20
-            different ones. Plain strings are documents. Without any query, queries are cropped from them.
-        teacher: a model's name or folder, "openai:MODEL", or anything else that `Teacher` takes; the recipe's if None.
+        texts: what `data.read_texts` takes: a list of strings or `Text` objects, a file, a folder,
+            a data set; at least 20 different ones. Plain strings are documents. Without any query,
+            queries are cropped from them.
+        teacher: a model's name or folder, "openai:MODEL", or anything else that `Teacher` takes;
+            the recipe's if None.
         base: the small model to start from; the recipe's if None.
-        recipe: "tour", "in-domain" or another of `RECIPES`, or a `Recipe`. By default in-domain (many passes) for
-            fewer than 5,000 texts, and tour (two passes) for more.
+        recipe: "tour", "in-domain" or another of `RECIPES`, a TOML file, or a `Recipe`. By default
+            in-domain (many passes) for fewer than 5,000 texts, and tour (two passes) for more.
         output: folder for the student; by default one below `students/` in the workbench's folder.
-        held_out: texts to choose the best student by, which it does not learn from, also if they are among `texts`; a
-            twentieth of `texts`, 500 at most, if None.
+        held_out: texts to choose the best student by, which it does not learn from, even if they
+            are among `texts`; a twentieth of `texts`, 500 at most, if None.
         progress: show bars.
         stop: when set, the run ends at the next safe point.
         resume: use what an earlier call of the same identity made; False starts over.
-        skip: share of the texts that may get no target, see `TargetCache`; nothing is learned from them.
+        skip: share of the texts that may get no target, see `TargetCache`; they are left out.
         **changes: values of the recipe to change, such as `max_length=64`, `epochs=1` or `seed=7`.
 
     Raises:
         DataError: no texts, or something that is not texts.
-        TrainingError: too few texts, also after `held_out` was left out; a value that makes no sense; or the run was
-            stopped before training.
+        TrainingError: too few texts, a value that makes no sense, or stopped before training.
         ModelError: a model cannot be found or loaded.
         TeacherError: the teacher cannot be used.
 
@@ -117,232 +111,40 @@ def distill(
         >>> student.encode_query("where does the river begin?").shape
         (768,)
     """
-    given = data.read_texts(texts)
-    unseen = None if held_out is None else data.as_texts(held_out, "held_out")
-    if unseen:
-        left = _without(given, unseen)
-        if progress and (both := len(given) - len(left)):
-            tqdm.write(
-                f"{both:,} of {counted(len(given), 'text')} are held out: nothing is learned from them"
-            )
-        given = left
-    # Vectors that exist already have no vector of a query that is cropped here.
-    training_texts, recipe = prepare(
-        given, recipe, crop=not isinstance(teacher, ArrayTeacher), base=base, **changes
-    )
-    if progress:
-        say_cropped(given, training_texts, recipe)
+    source = str(texts) if isinstance(texts, str | Path) else "a list of texts"
+    texts = data.read_texts(texts)
+    if held_out is not None:
+        held_out = data.as_texts(held_out, "held_out")
+        texts = _without(texts, held_out, progress)
+    # A teacher of stored vectors has none of a query that is cropped here.
+    crop = not isinstance(teacher, ArrayTeacher)
+    texts, recipe = prepare(texts, recipe, crop=crop, progress=progress, base=base, **changes)
     cache = TargetCache(home() / "cache", teacher_of(teacher, recipe), skip=skip)
-    return run(
-        training_texts,
-        cache,
-        recipe,
-        output,
-        source=str(texts) if isinstance(texts, str | Path) else "a list of texts",
-        held_out=unseen,
-        progress=progress,
-        resume=resume,
-        stop=stop,
-    ).student
+    options = {"held_out": held_out, "progress": progress, "resume": resume, "stop": stop}
+    return run(texts, cache, recipe, output, source=source, **options).student
 
 
-def run(
-    texts: Sequence[Text],
-    cache: TargetCache,
-    recipe: Recipe,
-    output: str | Path | None = None,
-    *,
-    source: str = "",
-    held_out: Sequence[Text] | None = None,
-    start_output: str | Path | None = None,
-    train: bool = True,
-    progress: bool = True,
-    resume: bool = True,
-    on_start: Callable[[SentenceTransformer], None] | None = None,
-    on_step: Callable[[TrainingStep], None] | None = None,
-    stop: threading.Event | None = None,
-) -> Distilled:
-    """Make the student of a recipe, or load the one that an earlier call of the same identity finished.
+def is_api(name: str | Path) -> bool:
+    """Say whether a teacher's name is PROVIDER:MODEL, and no path with a colon."""
+    return ":" in str(name)[2:] and not expanded(name).exists()
 
-    The identity covers recipe, teacher, base and the exact texts. Under `torchrun` the first process writes. What is not
-    listed here is as for `distill`.
+
+def teacher_of(source: object, recipe: Recipe, **options: object) -> Teacher:
+    """Return a teacher, the recipe's if None; a named one gets the recipe's prompts and length.
 
     Args:
-        texts: to learn from, see `prepare`.
-        cache: of the teacher's targets; missing ones are made.
-        recipe: how to make the student. Its `steps` are turned into passes here.
-        source: where the texts are from, for the provenance.
-        held_out: as for `distill`; none if empty.
-        start_output: folder for the student as it is before training; not saved if None.
-        train: False leaves it at the closed-form head.
-        on_start: called before training with the student, which training changes in place.
-        on_step: called after every training step and evaluation.
-
-    Raises:
-        TrainingError: too few texts, or it was stopped before training.
-        ModelError: the output folder holds something else.
+        source: what `Teacher` takes.
+        recipe: whose `teacher`, `prompts` and `max_length` count.
+        **options: of the named model or of the API.
     """
-    texts, started = data.as_texts(texts), recipe.started_from()
-    if held_out is None and started:
-        held_out = []  # what says most of search, knowing the documents by heart, no loss on other texts shows: see measured.md
-    split_off = held_out is None
-    keys = cache.keys(texts)
-    kept = keys[:0] if split_off else cache.keys(held_out)  # each text is hashed once
-    base, config = recipe.base_files(), recipe.config.with_steps(recipe.steps, len(texts))
-    recipe = replace(recipe, config=config, teacher=cache.teacher.name, base=str(recipe.base))
-    parts = [recipe.as_dict(), cache.identity, base and base.fingerprint, train, split_off]
-    parts += [started.get("head_sha256") or (started and models.resolve(recipe.start).fingerprint)]
-    parts += [hashlib.sha256(some.tobytes()).hexdigest() for some in (keys, kept)]
-    identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    output = student.check_folder(output or home() / "students" / f"{recipe.name}-{identity[:12]}")
-    start_output = start_output and student.check_folder(start_output)
-    if (
-        resume
-        and (finished := _finished(output, identity))
-        and (not start_output or _finished(start_output, identity))
-    ):
-        return finished
-
-    model = recipe.student(cache)  # what is wrong with base or length shows before the teacher runs
-    for some in (texts, held_out):
-        if some:
-            fill(cache, some, progress=progress, stop=stop)
-        if stop is not None and stop.is_set():
-            raise TrainingError(
-                "stopped; what is finished is kept, and the same command goes on from here"
-            )
-    # Texts that the teacher has no vector of, see `TargetCache.skip`, are not learned from.
-    texts, keys = _with_targets(cache, texts, keys)
-    held_out, kept = _with_targets(cache, held_out, kept) if held_out else (held_out, kept)
-    if split_off and train:
-        texts, keys, held_out, kept = _split(texts, keys)
-    targets = cache.targets(texts)
-    tokens = seen = unseen = None
-    if recipe.frozen:  # no text goes through the base twice
-        features = TargetCache(cache.folder.parent, FrozenFeatures(model))
-        for some in (texts, held_out):
-            if some:
-                fill(features, some, progress=progress, stop=stop, what="features")
-        seen, unseen = features.targets(texts), features.targets(held_out) if held_out else None
-    else:
-        tokens = Tokens(model, texts)
-
-    # Hidden, and named after the output: it is found again, and never taken for the student.
-    checkpoints = output.with_name(f".{output.name}-checkpoints") / identity[:12]
-    head_fit, first = None, int(os.environ.get("RANK", "0")) == 0
-
-    def describe(**more: object) -> dict:
-        name = base.name if base else started.get("base")
-        made = {"base": name, "source": source, "start": recipe.start, "head_fit": head_fit, **more}
-        return provenance(cache, texts, **made) | {"run": identity}
-
-    if train and resume and _checkpoints.complete(checkpoints):  # its weights replace these ones
-        with contextlib.suppress(OSError, ValueError):
-            head_fit = student.HeadFit(**json.loads((checkpoints / "head_fit.json").read_text()))
-    else:
-        if recipe.start == "closed-form" or (not train and not started):
-            head_fit = student.fit_head(model, texts, targets, tokens=tokens, features=seen)
-        if first and train and head_fit:
-            write_json(checkpoints / "head_fit.json", asdict(head_fit))
-        if first and start_output:
-            student.save(model, start_output, describe())
-    if not train:
-        return Distilled(model.eval(), student.save(model, output, describe()), describe())
-    if on_start:
-        on_start(model)
-    wanted = cache.targets(held_out) if held_out else None
-    with TrainingBar() if progress else contextlib.nullcontext() as bar:
-        reports = {
-            "on_step": lambda step: [show(step) for show in (bar, on_step) if show],
-            "stop": stop,
-        }
-        if recipe.frozen:
-            held = (unseen, wanted) if held_out else None
-            result = train_head(model, seen, targets, recipe.config, held_out=held, **reports)
-            model.eval()
-        else:
-            result = train_student(
-                model,
-                texts,
-                targets,
-                recipe.config,
-                held_out=(held_out, wanted) if held_out else None,
-                checkpoints=checkpoints,
-                resume=resume,
-                tokens=tokens,
-                digest=hashlib.sha256(keys.tobytes()).hexdigest(),
-                **reports,
-            )
-    found = describe(config=recipe.config, result=result)
-    if first:
-        student.save(model, output, found)
-        if (
-            progress
-            and not result.stopped
-            and result.best_loss is not None
-            and result.best_step == 0
-        ):
-            tqdm.write("Training did not improve on its start: the student of step 0 is kept")
-        if not result.stopped:
-            shutil.rmtree(checkpoints.parent, ignore_errors=True)
-    return Distilled(model, output, found, result)
-
-
-def _finished(folder: Path, identity: str) -> Distilled | None:
-    """Return the student of this very run, if it is there and whole."""
-    try:
-        found = student.read_provenance(folder)
-        if found.get("run") == identity and found.get("finished"):
-            return Distilled(student.load(folder).eval(), folder, found)
-    except WorkbenchError as error:
-        warnings.warn(f"{folder} is made again: {error}", stacklevel=3)
-    return None
-
-
-def fill(
-    cache: TargetCache,
-    texts: Iterable[Text],
-    *,
-    progress: bool = True,
-    stop: threading.Event | None = None,
-    what: str = "teacher",
-) -> Progress:
-    """Fill a cache, see `TargetCache.fill`, with a bar; say what an API teacher will cost and has cost.
-
-    Raises:
-        TeacherError: several processes would each pay an API.
-    """
-    teacher = cache.teacher
-    if teacher.usage is not None:
-        missing = (
-            cache.missing(texts) if isinstance(texts, Sequence) else None
-        )  # unknown for a stream
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and missing != []:
-            raise TeacherError(
-                "each process would ask the API by itself, with a budget and limits of its own: run workbench cache with "
-                "these texts first, in one process"
-            )
-        if progress and missing is not None:
-            print(teacher.estimate(missing), file=sys.stderr)
-    if not progress:
-        return cache.fill(texts, stop=stop)
-    try:
-        with CacheBar(what) as bar:
-            return cache.fill(texts, on_plan=bar.plan, on_progress=bar.progress, stop=stop)
-    finally:
-        if teacher.usage is not None:
-            print(teacher.usage, file=sys.stderr)
-
-
-def teacher_of(source: object, recipe: Recipe) -> Teacher:
-    """Return the teacher of a source, the recipe's if None; a named model gets the recipe's prompts and length."""
     source = recipe.teacher if source is None else source
     if not isinstance(source, str | Path):
         return Teacher(source)
-    local = ":" not in str(source)[2:] or expanded(source).exists()
-    return Teacher(
-        source, prompts=recipe.prompts, **({"max_length": recipe.max_length} if local else {})
-    )
+    if not is_api(source):
+        return Teacher(source, prompts=recipe.prompts, max_length=recipe.max_length, **options)
+    teacher = Teacher(source, prompts=recipe.prompts, **options)
+    teacher.name = str(source)  # with its provider, which a later command needs
+    return teacher
 
 
 def prepare(
@@ -350,145 +152,227 @@ def prepare(
     recipe: str | Recipe | None = None,
     *,
     crop: bool = True,
+    progress: bool = False,
     **changes: object,
 ) -> tuple[Sequence[Text], Recipe]:
     """Return the texts that a student learns from, and the recipe.
 
-    Queries are cropped from documents where there are fewer texts than the recipe wants, or no query among them.
+    Queries are cropped from documents if there are fewer texts than the recipe wants, or no query.
 
     Args:
         texts: what `data.read_texts` returned.
         recipe: see `find_recipe`.
         crop: whether to add queries.
+        progress: print how many were added.
         **changes: see `Recipe.change`.
 
     Raises:
         TrainingError: fewer than 20 texts, or a value of the recipe that makes no sense.
     """
     if recipe is None and changes.get("start") not in (None, *HEAD_STARTS):
-        recipe = ADAPT  # a student goes on
+        recipe = ADAPT
     recipe = find_recipe(recipe, len(texts)).change(**changes)
     if len(texts) < LEAST_TEXTS:
         raise TrainingError(
-            f"{len(texts)} different text{' is' if len(texts) == 1 else 's are'} too few to distill from: at least "
+            f"{counted(len(texts), 'different text')} are too few to distill from: at least "
             f"{LEAST_TEXTS} are needed, and some hundreds make a useful student"
         )
-    crop = crop and not recipe.started_from()  # that student knows queries
-    if crop and len(texts) < recipe.texts:
-        return data.add_cropped_queries(texts, recipe.texts), recipe
-    if crop and not any(text.role is Role.QUERY for text in texts):
-        return hold(chain(texts, data.crop_queries(texts[:_CROPPED])), data.IN_MEMORY), recipe
-    return texts, recipe
-
-
-def say_cropped(given: Sequence[Text], training_texts: Sequence[Text], recipe: Recipe) -> None:
-    """Print how many queries `prepare` has added to the texts, if any."""
-    if cropped := len(training_texts) - len(given):
-        queries = f"{cropped:,} quer{'y' if cropped == 1 else 'ies'} cropped from them"
-        tqdm.write(f"{counted(len(given), 'text')} and {queries}; recipe {recipe.name}")
-
-
-def _split(
-    texts: Sequence[Text], keys: np.ndarray
-) -> tuple[Sequence[Text], np.ndarray, list[Text], np.ndarray]:
-    """Return training texts and held-out texts (a twentieth, 500 at most, whatever the order), each with keys."""
-    unique, first = np.unique(keys, return_index=True)
-    kept_out = min(500, len(unique) // 20)
-    if not kept_out:
-        raise TrainingError(
-            f"{len(unique)} different texts are too few: at least {LEAST_TEXTS} are needed"
+    enough = texts
+    # A student that training goes on from knows queries.
+    if crop and not recipe.continues:
+        if len(texts) < recipe.texts:
+            enough = data.add_cropped_queries(texts, recipe.texts)
+        elif not any(text.role is Role.QUERY for text in texts):
+            enough = hold(chain(texts, data.crop_queries(texts[:_CROPPED])), data.IN_MEMORY)
+    cropped = len(enough) - len(texts)
+    if progress and cropped:
+        tqdm.write(
+            f"{counted(len(texts), 'text')} and {cropped:,} queries cropped from them; "
+            f"recipe {recipe.name}"
         )
-    rows = np.flatnonzero(keys > unique[kept_out - 1])
-    return _subset(texts, rows), keys[rows], [texts[i] for i in first[:kept_out]], unique[:kept_out]
+    return enough, recipe
 
 
-def _subset(texts: Sequence[Text], rows: np.ndarray) -> Sequence[Text]:
-    return texts.subset(rows) if isinstance(texts, StoredTexts) else [texts[i] for i in rows]
-
-
-def _without(texts: Sequence[Text], held_out: Sequence[Text]) -> Sequence[Text]:
+def _without(texts: Sequence[Text], held_out: Sequence[Text], progress: bool) -> Sequence[Text]:
     """Return the texts that are not held out, whatever their role."""
-    out = {text.text for text in held_out}
-    left = np.flatnonzero([text.text not in out for text in texts])
-    if len(left) < LEAST_TEXTS <= len(texts):
-        raise TrainingError(
-            f"held_out leaves {len(left):,} of {counted(len(texts), 'text')} to learn from, and at least {LEAST_TEXTS} are "
-            "needed: hold out fewer"
-        )
-    return texts if len(left) == len(texts) else _subset(texts, left)
+    unseen = {text.text for text in held_out}
+    rows = np.flatnonzero([text.text not in unseen for text in texts])
+    count = len(texts) - len(rows)
+    if not count:
+        return texts
+    if progress:
+        tqdm.write(f"{count:,} of {len(texts):,} texts are held out: nothing is learned from them")
+    return texts.subset(rows) if isinstance(texts, StoredTexts) else [texts[row] for row in rows]
 
 
-def _with_targets(
-    cache: TargetCache, texts: Sequence[Text], keys: np.ndarray
-) -> tuple[Sequence[Text], np.ndarray]:
-    """Return the texts that have a target, with their keys."""
-    has = cache.known(keys)
-    return (texts, keys) if has.all() else (_subset(texts, np.flatnonzero(has)), keys[has])
+def run(
+    texts: Sequence[Text] | Targets,
+    cache: TargetCache,
+    recipe: Recipe,
+    output: str | Path | None = None,
+    *,
+    source: str = "",
+    held_out: Sequence[Text] | None = None,
+    train: bool = True,
+    progress: bool = True,
+    resume: bool = True,
+    on_start: Callable[[SentenceTransformer], None] | None = None,
+    on_step: Callable[[TrainingStep], None] | None = None,
+    stop: threading.Event | None = None,
+) -> Distilled:
+    """Make the student of a recipe, or load the one that an earlier call of the same identity made.
 
+    The identity covers recipe, teacher, base and the exact texts. Under `torchrun` the first process
+    writes. What is not listed here is as for `distill`.
 
-class _Bar:
-    _bar: tqdm | None = None  # shown from the first report on
+    Args:
+        texts: to learn from, see `prepare`; or their targets, from `cache.embed`.
+        cache: of the teacher's targets; missing ones are made.
+        recipe: how to make the student. Its `steps` are turned into passes here.
+        source: where the texts are from, for the provenance.
+        held_out: as for `distill`; no text is held out if it is empty.
+        train: False leaves the student at the closed-form head.
+        on_start: called before training with the student, which training changes in place.
+        on_step: called after every training step and evaluation.
 
-    def _advance(
-        self,
-        done: int,
-        total: int | None,
-        what: str,
-        unit: str,
-        initial: int = 0,
-        seconds: float = 0.0,
-    ) -> None:
-        """Advance the bar; the first time, with what an earlier run did, and the seconds of what this one has done."""
-        if self._bar is None:
-            self._bar = bar = tqdm(
-                total=total, initial=initial, desc=what, unit=f" {unit}", mininterval=0.5
+    Raises:
+        TrainingError: too few texts, or it was stopped before training.
+        ModelError: the output folder holds something else.
+    """
+    if held_out is None and recipe.continues:
+        # It is to know these very documents, and a loss on others does not show that.
+        held_out = []
+    config = recipe.config.with_steps(recipe.steps, len(texts))
+    recipe = replace(recipe, config=config, teacher=cache.teacher.name, base=str(recipe.base))
+    identity = {
+        "recipe": recipe.as_dict(),
+        "teacher": cache.identity,
+        "start": recipe.start_fingerprint(),
+        "texts": _digest(cache, texts),
+        "held_out": None if held_out is None else _digest(cache, held_out),
+        "train": train,
+    }
+    run_id = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    output = student.check_folder(output or home() / "students" / f"{recipe.name}-{run_id[:12]}")
+    finished = _finished(output, run_id) if resume else None
+    if finished:
+        return finished
+
+    model = recipe.student(cache)  # before the teacher runs, because it may fail
+    targets = cache.embed(texts, progress=progress, stop=stop)
+    held_targets = cache.embed(held_out, progress=progress, stop=stop) if held_out else None
+    if stop is not None and stop.is_set():
+        raise TrainingError(STOPPED)
+    if held_out is None and train:
+        targets, held_targets = targets.split()
+    if recipe.frozen:  # the base's output is stored, so that no text goes through it twice
+        features = features_of(model, recipe, cache)
+        show = {"progress": progress, "stop": stop, "what": "features"}
+        inputs = {"features": features.embed(targets, **show)}
+        held_inputs = features.embed(held_targets, **show) if held_targets else None
+    else:
+        inputs, held_inputs = {"tokens": Tokens(model, targets.texts)}, None
+
+    # Hidden, and named after the output, so that it is found again and never taken for the student.
+    checkpoints = output.with_name(f".{output.name}-checkpoints") / run_id[:12]
+    first_process = int(os.environ.get("RANK", "0")) == 0
+    head_fit, fit_file = None, checkpoints / "head_fit.json"
+    if train and resume and _checkpoints.complete(checkpoints):  # which have the head's weights
+        with contextlib.suppress(OSError, ValueError):
+            head_fit = HeadFit(**json.loads(fit_file.read_text()))
+    elif recipe.start == "closed-form" or not (train or recipe.continues):
+        head_fit = student.fit_head(model, targets.texts, targets, **inputs)
+        if train and first_process:
+            write_json(fit_file, asdict(head_fit))
+
+    def describe(**training: object) -> dict:
+        about = {"base": recipe.base_name, "source": source, "start": recipe.start}
+        made = provenance(cache, targets.texts, **about, head_fit=head_fit, **training)
+        return made | {"run": run_id}
+
+    if not train:
+        return Distilled(model.eval(), student.save(model, output, describe()), describe())
+    if on_start:
+        on_start(model)
+    with TrainingBar(disable=not progress) as bar:
+
+        def report(step: TrainingStep) -> None:
+            bar(step)
+            if on_step:
+                on_step(step)
+
+        if recipe.frozen:
+            held = (held_inputs, held_targets) if held_targets else None
+            features = inputs["features"]
+            watch = {"on_step": report, "stop": stop}
+            result = train_head(model, features, targets, config, held_out=held, **watch)
+            model.eval()
+        else:
+            result = train_student(
+                model,
+                targets.texts,
+                targets,
+                config,
+                held_out=(held_targets.texts, held_targets) if held_targets else None,
+                checkpoints=checkpoints,
+                resume=resume,
+                on_step=report,
+                stop=stop,
+                digest=targets.digest,
+                **inputs,
             )
-            bar.start_t = bar.last_print_t = bar.last_print_t - seconds
-        self._bar.total = total
-        self._bar.update(done - self._bar.n)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+    made = describe(config=config, result=result)
+    if first_process:
+        student.save(model, output, made)
+        if progress and result.best_step == 0 and not result.stopped:
+            tqdm.write("Training did not improve on its start: the student of step 0 is kept")
+        if not result.stopped:
+            shutil.rmtree(checkpoints.parent, ignore_errors=True)
+    return Distilled(model, output, made, result)
 
 
-class CacheBar(_Bar):
-    """Shows a `TargetCache.fill`: pass `bar.plan` as on_plan and `bar.progress` as on_progress."""
-
-    def __init__(self, what: str = "teacher") -> None:
-        self.what = what
-
-    def plan(self, plan: Plan) -> None:
-        """Print the plan before the long part."""
-        tqdm.write(f"{self.what}: {plan}")
-
-    def progress(self, progress: Progress) -> None:
-        """Advance the bar. It counts what the teacher encodes, not what was cached, so the time left is right."""
-        seconds = progress.encoded / progress.texts_per_second if progress.encoded else 0.0
-        self._advance(progress.encoded, progress.encoded_total, self.what, "texts", seconds=seconds)
-        failed = f", {progress.failed:,} without a target" if progress.failed else ""
-        self._bar.set_postfix_str(f"{progress.bytes / 1e6:.1f} MB, {progress.hits:,} hits{failed}")
+def features_of(model: SentenceTransformer, recipe: Recipe, cache: TargetCache) -> TargetCache:
+    """Return the cache of a student's features, what its base gives its head, beside a cache."""
+    return TargetCache(cache.folder.parent, FrozenFeatures(model))
 
 
-class TrainingBar(_Bar):
-    """Shows a `train_student`: pass the bar itself as on_step."""
+def _digest(cache: TargetCache, texts: Sequence[Text] | Targets) -> str:
+    """Return the SHA-256 (hex) over the keys of texts."""
+    if isinstance(texts, Targets):
+        return texts.digest
+    return hashlib.sha256(cache.keys(texts).tobytes()).hexdigest()
+
+
+def _finished(folder: Path, run_id: str) -> Distilled | None:
+    """Return the student of this very run, if it is there and whole."""
+    try:
+        made = student.read_provenance(folder)
+        if made.get("run") == run_id and made.get("finished"):
+            return Distilled(student.load(folder).eval(), folder, made)
+    except WorkbenchError as error:
+        warnings.warn(f"{folder} is made again: {error}", stacklevel=3)
+    return None
+
+
+class TrainingBar(tqdm):
+    """A bar for training: give it as `on_step`. It prints a line for each held-out evaluation."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(desc="student", unit=" steps", **options)
 
     def __call__(self, step: TrainingStep) -> None:
-        """Advance the bar, and print a line for each held-out evaluation."""
-        self._advance(step.step, step.steps, "student", "steps", step.step)
+        """Show a step."""
+        if self.total is None:
+            self.reset(step.steps)
+            self.initial = self.n = step.step  # what an earlier run did is not in the rate
+        self.update(step.step - self.n)
         if step.loss is not None:
-            self._bar.set_postfix_str(
-                f"loss {step.loss:.3f}, {step.texts_per_second:.0f} texts/s", refresh=False
-            )
-        if step.held_out_loss is not None:
-            cosines = {"queries": step.cosine_query, "documents": step.cosine_document}
-            line = [f"held-out loss {step.held_out_loss:.4f}"]
-            line += [
-                f"cosine {value:.3f} on {texts}"
-                for texts, value in cosines.items()
-                if value is not None
-            ]
-            tqdm.write(f"epoch {step.epoch:4.2f}: {', '.join(line)}")
+            speed = f"{step.texts_per_second:.0f} texts/s"
+            self.set_postfix_str(f"loss {step.loss:.3f}, {speed}", refresh=False)
+        if step.held_out_loss is not None and not self.disable:
+            line = f"epoch {step.epoch:4.2f}: held-out loss {step.held_out_loss:.4f}"
+            if step.cosine_query is not None:
+                line += f", cosine {step.cosine_query:.3f} on queries"
+            if step.cosine_document is not None:
+                line += f", cosine {step.cosine_document:.3f} on documents"
+            self.write(line)

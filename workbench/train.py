@@ -48,7 +48,7 @@ class TrainingConfig:
     """How to train. The defaults take minutes on two cores for some thousand texts.
 
     The learning rate is higher and the batch smaller than the paper's (arXiv 2509.12539): there are hundreds of steps
-    here where the paper has millions. `pipeline.REDACT_IR.config` has the paper's values.
+    here where the paper has millions. `recipes/redact-ir.toml` has the paper's values.
 
     Attributes:
         batch_size: texts a step, over all processes together.

@@ -9,11 +9,12 @@ from pathlib import Path
 from sentence_transformers import SentenceTransformer
 from tqdm import tqdm
 
-from workbench import data, models, pipeline, quantize, ready, student
+from workbench import data, models, quantize
 from workbench import evaluate as scoring
+from workbench._recipes import TOUR, fingerprint_of, load_student, provenance_of
 from workbench._util import counted, home, write_json
 from workbench.cache import TargetCache
-from workbench.cli.inputs import TeacherChoice
+from workbench.cli.inputs import cache_of, teacher_of
 from workbench.data import Role
 from workbench.errors import WorkbenchError
 
@@ -21,42 +22,31 @@ from workbench.errors import WorkbenchError
 def evaluate(options: Namespace, stop: threading.Event) -> None:
     """Compare a student with its teacher on a retrieval data set."""
     dataset = data.read_dataset(options.collection, options.split)
-    path = Path(options.json or home() / f"evaluate-{dataset.name}.json")
-    if path.is_dir():
-        raise WorkbenchError(f"--json {path} is a folder: name a file")
-    sides = _Sides(options)
-    pipeline.fill(sides.cache, dataset.query_texts() + dataset.document_texts(), stop=stop)
+    cache, student, base, _ = _models(options)
+    texts = dataset.query_texts() + dataset.document_texts()
+    cache.embed(texts, progress=True, stop=stop)
     if stop.is_set():
         return
-    compared = {"teacher": sides.cache, "base": sides.base, "student": sides.student}
-    compared = {
-        name: scoring.vectors(each, dataset, filled=True) for name, each in compared.items()
-    }
-    rows = scoring.compare(compared, dataset)
-    print(
-        f"{dataset.name}: {len(dataset.corpus):,} documents, {len(dataset.queries):,} judged queries"
-    )
-    if options.collection == "tutorial":
-        print(
-            "Everyday passages: a student of other texts may do worse. Judged texts of your own: --collection FOLDER"
-        )
-    print()
+    vectors = {}
+    for name, model in {"teacher": cache, "base": base, "student": student}.items():
+        vectors[name] = scoring.vectors(model, dataset, filled=True)
+    rows = scoring.compare(vectors, dataset)
+    documents, queries = len(dataset.corpus), len(dataset.queries)
+    print(f"{dataset.name}: {documents:,} documents, {queries:,} judged queries\n")
     print(scoring.format_table(rows))
     for note in rows.attrs["notes"]:
         print(f"note: {note}")
-    swept = None
+    curves = None
     if options.curves:
-        large, small = compared["teacher"], compared["student"]
-        own = {"teacher": large, "symmetric": small, "asymmetric": (small[0], large[1])}
-        specs = quantize.grid(sides.cache.dimension)
-        with tqdm(total=len(own) * len(specs), unit="points", desc="curves", leave=False) as bar:
-            swept = quantize.sweep(
-                dataset, own, specs, on_progress=lambda done, _: bar.update(done - bar.n)
-            )
+        teacher, small = vectors["teacher"], vectors["student"]
+        pairs = {"teacher": teacher, "symmetric": small, "asymmetric": (small[0], teacher[1])}
+        print("Measuring truncated and quantized vectors ...", flush=True)
+        curves = quantize.sweep(dataset, pairs, quantize.grid(cache.dimension))
         print("\nShare of the teacher's nDCG@10 in full, by dimensions and precision\n")
-        print(quantize.format_table(swept))
-    measured = {"student": options.student, "fingerprint": sides.fingerprint}
-    report = scoring.report(dataset, rows, swept, **measured, max_length=sides.max_length)
+        print(quantize.format_table(curves))
+    about = {"student": options.student, "fingerprint": fingerprint_of(options.student)}
+    report = scoring.report(dataset, rows, curves, **about, max_length=student.max_seq_length)
+    path = options.json or home() / f"evaluate-{dataset.name}.json"
     print(f"\nwritten to {write_json(path, report)}")
 
 
@@ -64,106 +54,70 @@ def benchmark(options: Namespace, stop: threading.Event) -> None:
     """Run teacher, base, student and pair on tasks of mteb."""
     from workbench.extras import benchmark as running
     from workbench.extras import benchmark_tables as tables
-    from workbench.extras import tasks as known
+    from workbench.extras import tasks
 
-    folder, path = (
-        Path(options.results or home() / "benchmarks"),
-        Path(options.json or home() / "benchmark.json"),
-    )
-    if folder.is_file() or path.is_dir():
-        raise WorkbenchError(f"--results must be a folder and --json a file: {folder}, {path}")
-    found = known.tasks(options.tasks, options.split)
-    sides = _Sides(options)
-    large = running.of_teacher(sides.cache, name=models.full_name(sides.cache.teacher.name))
-    small = running.of_model(sides.student, "symmetric", Path(options.student).resolve().name)
-    entries = [
-        large,
-        running.of_model(sides.base, "base", models.full_name(sides.base_name)),
-        small,
-        running.of_pair(small, large),
-        *(running.of_model(sides.load(name), models.full_name(name)) for name in options.model),
-    ]
-    with tqdm(total=len(entries) * len(found), unit=" evaluations") as bar:
+    chosen = tasks.tasks(options.tasks, options.split)
+    cache, student, base, base_name = _models(options)
+    length, name = student.max_seq_length, Path(options.student).resolve().name
+    teacher = running.of_teacher(cache, name=models.full_name(cache.teacher.name))
+    symmetric = running.of_model(student, "symmetric", name)
+    untrained = running.of_model(base, "base", models.full_name(base_name))
+    entries = [teacher, untrained, symmetric, running.of_pair(symmetric, teacher)]
+    for name in options.model:
+        model = _cut(models.load(name), name, length)
+        entries.append(running.of_model(model, models.full_name(name)))
+    folder = Path(options.results or home() / "benchmarks")
+    with tqdm(total=len(entries) * len(chosen), unit=" evaluations") as bar:
 
         def show(progress: running.EvalProgress) -> None:
             bar.update(progress.done - bar.n)
-            if progress.task:
-                bar.set_postfix_str(
-                    f"{progress.label} on {progress.task}, {counted(progress.texts, 'text')}"
-                )
+            texts = counted(progress.texts, "text")
+            bar.set_postfix_str(f"{progress.label} on {progress.task}, {texts}")
 
-        outcomes = running.run(entries, found, folder, on_progress=show, stop=stop)
-    shown, differences, by_kind = (
-        f(outcomes) for f in (tables.scores, tables.differences, tables.by_kind)
-    )
-    print(
-        f"\n{shown.round(4).to_string()}\n\n{tables.share_table(differences)}\n\n{by_kind.round(4).to_string()}"
-    )
-    written = {
+        results = running.run(entries, chosen, folder, on_progress=show, stop=stop)
+    scores, by_kind = tables.scores(results), tables.by_kind(results)
+    differences = tables.differences(results)
+    print(f"\n{scores.round(4).to_string()}\n\n{tables.share_table(differences)}\n")
+    print(by_kind.round(4).to_string())
+    report = {
         "student": options.student,
-        "max_length": sides.max_length,
-        "scores": scoring.as_rows(shown.reset_index()),
+        "max_length": length,
+        "scores": scoring.as_rows(scores.reset_index()),
         "differences": scoring.as_rows(differences),
         "by_kind": scoring.as_rows(by_kind.rename_axis("kind").reset_index()),
     }
-    print(f"\nwritten to {write_json(path, written)}; results in mteb's format are in {folder}")
+    path = write_json(options.json or home() / "benchmark.json", report)
+    print(f"\nwritten to {path}; results in mteb's format are in {folder}")
 
 
-class _Sides:
-    """A student with its teacher's cache and its untrained base, all cut to the same number of tokens."""
+def _models(
+    options: Namespace,
+) -> tuple[TargetCache, SentenceTransformer, SentenceTransformer, str]:
+    """Return a student's teacher, the student, its untrained base and the base's name.
 
-    def __init__(self, options: Namespace) -> None:
-        """Take what options name, and the rest from the student's provenance."""
-        choice, folder = (
-            TeacherChoice(options),
-            ready.READY if options.student == "ready" else options.student,
-        )
-        if ready.is_ready(folder):
-            self.student, made = ready.load_ready(folder), ready.statement(folder)
-            self.fingerprint = made["head_sha256"]
-        else:
-            self.student, made = student.load(folder), student.read_provenance(folder)
-            self.fingerprint = models.resolve(folder).fingerprint
-        if made.get("rotated"):
-            raise WorkbenchError(
-                f"{folder} learned a rotated space, in which the teacher's own vectors cannot be compared: compare it in "
-                "Python, with the targets rotated alike"
-            )
-        if not choice.name and made.get("teacher", {}).get("kind"):
-            raise WorkbenchError(
-                f"{folder} was distilled from vectors alone: name the model that they come from with --teacher"
-            )
-        self.max_length = choice.max_length or self.student.max_seq_length
-        # A student has its teacher's prompts, which a recipe may have chosen.
-        prompts = {role: self.student.prompts.get(role) or "" for role in Role} if made else None
-        teacher = choice.make(
-            choice.name or made.get("teacher_name") or models.MPNET, self.max_length, prompts
-        )
-        self.cache = TargetCache(choice.cache, teacher, skip=choice.skip)
-        if made.get("fingerprint") not in (None, self.cache.identity.get("fingerprint")):
-            raise WorkbenchError(
-                f"{folder} was distilled from {made['teacher_name']}, not from these weights"
-            )
-        width = self.student.get_embedding_dimension()
-        if width != self.cache.dimension:
-            raise WorkbenchError(
-                f"{folder} has vectors of {width} dimensions and its teacher of {self.cache.dimension}: it was distilled "
-                "from another teacher, or truncated since"
-            )
-        self._cut(folder, self.student)
-        self.base_name = options.base or made.get("base") or models.MINILM
-        self.base = self.load(self.base_name)
+    All read the same number of tokens. What no option names is in the student's provenance.
+    """
+    name, student = options.student, load_student(options.student)
+    provenance = provenance_of(name)
+    if provenance.get("rotated"):
+        raise WorkbenchError(f"{name} learned rotated vectors: compare it in Python")
+    if not options.teacher and provenance.get("teacher", {}).get("kind"):
+        raise WorkbenchError(f"{name} was distilled from vectors alone: name their --teacher")
+    teacher = options.teacher or provenance.get("teacher_name") or models.MPNET
+    length = options.max_length or student.max_seq_length
+    # A student has its teacher's prompts, which a recipe may have chosen.
+    prompts = {role.value: student.prompts.get(role) or "" for role in Role} if provenance else None
+    recipe = TOUR.change(teacher=teacher, max_length=length, prompts=prompts)
+    cache = cache_of(options, teacher_of(options, recipe))
+    if provenance.get("fingerprint") not in (None, cache.identity.get("fingerprint")):
+        raise WorkbenchError(f"{name} was distilled from other weights than those of {teacher}")
+    base = options.base or provenance.get("base") or models.MINILM
+    return cache, _cut(student, name, length), _cut(models.load(base), base, length), base
 
-    def load(self, name: str) -> SentenceTransformer:
-        """Load a model, cut to the common length."""
-        return self._cut(name, models.load(name))
 
-    def _cut(self, name: str, model: SentenceTransformer) -> SentenceTransformer:
-        config = getattr(model.transformers_model, "config", None)
-        models.shorten(
-            model,
-            self.max_length,
-            str(name),
-            most=getattr(config, "max_position_embeddings", self.max_length),
-        )
-        return model
+def _cut(model: SentenceTransformer, name: str, length: int) -> SentenceTransformer:
+    """Let a model read so many tokens of a text, and return it."""
+    config = getattr(model.transformers_model, "config", None)
+    most = getattr(config, "max_position_embeddings", length)
+    models.shorten(model, length, name, most=most)
+    return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from argparse import Namespace
 
 from workbench import models
@@ -13,80 +14,67 @@ from workbench.extras import publish as publishing
 from workbench.extras.card import card
 
 
-def publish(options: Namespace) -> None:
+def publish(options: Namespace, stop: threading.Event) -> None:
     """Write a student as a folder that others can load."""
-    student, output, pair = options.student, options.output, options.pair
-    folder = publishing.check_folder(output)
-    if folder.is_relative_to(expanded(student).resolve()):
-        raise WorkbenchError(
-            f"--output {output} lies in the student's own folder, which the next distill replaces"
-        )
-    model, made = students.load(student), students.read_provenance(student)
-    fingerprint = models.resolve(student).fingerprint
-    # Rotated or truncated vectors do not share the space of the teacher's own ones.
-    moved = bool(made.get("rotated")) or publishing.is_truncated(model)
-    if pair and "fingerprint" not in made.get("teacher", {}):
-        raise WorkbenchError(
-            f"{student} was distilled from {made.get('teacher_name')}, of which there are vectors and no weights: leave out --pair"
-        )
-    if pair and moved:
-        raise WorkbenchError(
-            f"{student} was rotated or truncated: truncate the teacher alike and call publish.save_pair in Python"
-        )
+    folder = publishing.check_folder(options.output)
+    model = students.load(options.student)
+    provenance = students.read_provenance(options.student)
+    fingerprint = models.resolve(options.student).fingerprint
+    # Rotated or truncated vectors do not share the space of the teacher's vectors.
+    moved = bool(provenance.get("rotated")) or publishing.is_truncated(model)
     words = card(
-        made,
+        provenance,
         [_report(path, fingerprint) for path in options.results],
         name=options.name or folder.name,
         dimension=model.get_embedding_dimension(),
         max_length=model.max_seq_length,
-        pair=pair,
+        pair=options.pair,
         onnx=options.onnx,
         latency=_report(options.latency, fingerprint) if options.latency else None,
         license=options.license,
         language=options.language,
         truncated=moved,
     )
-    if pair:
-        large = models.resolve(options.teacher or made["teacher_name"])
-        if made.get("fingerprint") not in (None, large.fingerprint):
-            raise WorkbenchError(
-                f"{student} was distilled from {made['teacher_name']}, not from {large.name}"
-            )
-        large = models.load(large)
-        if length := made["teacher"].get("max_length"):
-            models.shorten(large, length, str(made["teacher_name"]))
-        folder = publishing.save_pair(large, model, output, card=words, onnx=options.onnx)
+    if options.pair:
+        if moved:
+            raise WorkbenchError("the student was rotated or truncated: leave out --pair")
+        teacher = _teacher(options.teacher, provenance)
+        publishing.save_pair(teacher, model, folder, card=words, onnx=options.onnx)
     else:
-        folder = publishing.save_student(model, output, card=words, onnx=options.onnx)
+        publishing.save_student(model, folder, card=words, onnx=options.onnx)
     sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
-    print(
-        f"{counted(len(sizes), 'file')}, {sum(sizes) / 1e6:,.0f} MB in {folder}; its card is README.md"
-    )
+    size = f"{counted(len(sizes), 'file')}, {sum(sizes) / 1e6:,.0f} MB"
+    print(f"{size} in {folder}; its card is README.md")
     print(f"`workbench push {folder} OWNER/NAME --dry-run` lists what the hub would get.")
 
 
+def _teacher(name: str | None, provenance: dict):
+    """Load the teacher that a student has learned from."""
+    files = models.resolve(name or provenance["teacher_name"])
+    if files.fingerprint != provenance["fingerprint"]:
+        raise WorkbenchError(f"the student was not distilled from the weights of {files.name}")
+    teacher = models.load(files)
+    if length := provenance["teacher"].get("max_length"):
+        models.shorten(teacher, length, files.name)
+    return teacher
+
+
 def _report(path: str, fingerprint: str) -> dict:
-    """Read what was measured of the student that has this fingerprint."""
+    """Read a report on the student with this fingerprint."""
     try:
         report = json.loads(expanded(path).read_text())
-        if not isinstance(report, dict):
-            raise ValueError("expected a JSON object")
-    except (OSError, ValueError) as error:
-        raise WorkbenchError(
-            f"{path} cannot be read as a report ({error}): give one of workbench evaluate"
-        ) from None
-    if report.get("fingerprint", fingerprint) != fingerprint:
+        measured = report.get("fingerprint", fingerprint)
+    except (OSError, ValueError, AttributeError) as error:
+        raise WorkbenchError(f"{path} is no report of workbench evaluate: {error}") from None
+    if measured != fingerprint:
         raise WorkbenchError(f"{path} was measured on another student: measure this one")
     return report
 
 
-def push(options: Namespace) -> None:
+def push(options: Namespace, stop: threading.Event) -> None:
     """Send a published folder to the hub."""
-    sent = publishing.push(
-        options.folder, options.name, private=not options.public, dry_run=options.dry_run
-    )
+    folder, name, dry_run = options.folder, options.name, options.dry_run
+    sent = publishing.push(folder, name, private=not options.public, dry_run=dry_run)
     print(sent.to_string(index=False))
-    done = "would be sent to" if options.dry_run else "are at"
-    print(
-        f"\n{counted(len(sent), 'file')}, {sent['bytes'].sum() / 1e6:,.1f} MB {done} {options.name}"
-    )
+    size = f"{counted(len(sent), 'file')}, {sent['bytes'].sum() / 1e6:,.1f} MB"
+    print(f"\n{size} {'would be sent to' if dry_run else 'are at'} {name}")
