@@ -17,19 +17,15 @@ def test_pca_is_the_plane_of_largest_variance():
     assert drawn.method == "PCA" and drawn.points.shape == (60, 2) and drawn.landings is None
 
 
-def test_umap_is_repeatable_kept_and_tells_its_progress(tmp_path):
-    shares = []
-    first = projection.umap(TEACHER, folder=tmp_path / "a", on_progress=shares.append)
-    again = projection.umap(TEACHER, folder=tmp_path / "b")
-    assert first.method == "UMAP" and np.array_equal(first.points, again.points)
-    assert shares == sorted(shares) and shares[-1] > 0.9
-    kept = list((tmp_path / "a").iterdir())
-    assert [path.suffix for path in kept] == [".safetensors"]
-    written = kept[0].stat().st_mtime_ns
-    projection.umap(TEACHER, folder=tmp_path / "a")
-    assert kept[0].stat().st_mtime_ns == written
-    kept[0].write_bytes(b"damaged")
-    assert np.array_equal(projection.umap(TEACHER, folder=tmp_path / "a").points, first.points)
+def test_umap_is_kept_and_repeatable(tmp_path):
+    first = projection.umap(TEACHER, folder=tmp_path)
+    (path,) = tmp_path.iterdir()
+    written = path.stat().st_mtime_ns
+    assert first.method == "UMAP" and np.isfinite(first.points).all()
+    assert np.array_equal(projection.umap(TEACHER, folder=tmp_path).points, first.points)
+    assert path.stat().st_mtime_ns == written
+    path.write_bytes(b"damaged")
+    assert np.array_equal(projection.umap(TEACHER, folder=tmp_path).points, first.points)
 
 
 def test_a_text_lands_among_its_neighbors_for_the_other_model():
@@ -49,17 +45,17 @@ def test_a_text_lands_among_its_neighbors_for_the_other_model():
     assert np.isnan(drawn.landed(first, first).line_correlation)
 
 
-def test_the_length_of_a_line_follows_the_loss_of_neighbors(tmp_path):
+def test_the_length_of_a_line_follows_the_loss_of_neighbors():
     """Noise of many sizes on texts of twelve topics."""
     rng = np.random.default_rng(0)
     teacher = 2 * rng.standard_normal((12, 24))[rng.integers(0, 12, 400)] + rng.standard_normal(
         (400, 24)
     )
     student = teacher + rng.uniform(0, 3, (400, 1)) * rng.standard_normal(teacher.shape)
-    landed = projection.umap(teacher, folder=tmp_path).landed(
+    landed = projection.pca(teacher).landed(
         *(agreement.neighbors(v, 10).positions for v in (teacher, student))
     )
-    assert landed.line_correlation > 0.6
+    assert landed.line_correlation > 0.5
 
 
 def test_a_fit_can_be_stopped(tmp_path):
@@ -77,6 +73,7 @@ def test_what_makes_no_neighborhoods_is_drawn_by_pca(vectors, tmp_path):
     assert drawn.method == "PCA" and np.isfinite(drawn.points).all()
 
 
+@pytest.mark.slow
 def test_duplicates_do_not_kill_umap(tmp_path):
     vectors = np.repeat(RNG.standard_normal((4, 8)), 10, axis=0)
     assert np.isfinite(projection.umap(vectors, folder=tmp_path).points).all()

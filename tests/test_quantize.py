@@ -1,5 +1,4 @@
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,18 +56,6 @@ def test_precision_costs_what_it_should():
         )
     assert overlap["float32"] == 1 and overlap["float16"] > 0.99 and overlap["int8"] > 0.95
     assert 0.4 < overlap["binary"] < overlap["int8"]
-
-
-def test_int8_uses_the_documents_ranges_for_queries():
-    index = CompressedIndex(DOCUMENTS, IndexSpec(precision="int8"))
-    documents, queries = truncate(DOCUMENTS, None), truncate(QUERIES, None)
-    low, high = documents.min(axis=0), documents.max(axis=0)
-    levels = np.clip((queries - low) / (high - low), 0, 1) * 255
-    coded = index._as_documents(queries)
-    step = (high - low) / 255
-    assert (np.abs(coded - (low + levels * step)) <= step * 1.01).all()
-    outside = np.abs(index._as_documents(10 * queries))
-    assert (outside <= np.maximum(np.abs(low), np.abs(high)) + step).all()
 
 
 def test_queries_are_rescored_in_blocks(monkeypatch):
@@ -143,37 +130,26 @@ def test_scale_does_not_matter():
         )
 
 
-def test_the_space_is_the_same_after_the_disk(tmp_path):
+def test_a_search_that_names_another_space_is_refused(tmp_path):
     space = {"pooling": ("mean", 2), 1: None}
     index = CompressedIndex(DOCUMENTS, IndexSpec(16), space=space)
-    CompressedIndex.load(index.save(tmp_path / "index")).search(QUERIES, 1, space=space)
-    with pytest.raises(WorkbenchError, match="JSON values"):
-        CompressedIndex(DOCUMENTS, space={"a": np.int64(3)})
-    assert [p.name for p in tmp_path.iterdir()] == ["index"]
+    loaded = CompressedIndex.load(index.save(tmp_path / "index"))
+    loaded.search(QUERIES, 1, space=space)
+    with pytest.raises(WorkbenchError, match="space"):
+        loaded.search(QUERIES, 1, space={"pooling": "cls"})
 
 
-def test_curve_refuses_what_would_mislead():
+def test_sweep_refuses_what_would_mislead():
     data, pair = dataset(600, QRELS), (QUERIES, DOCUMENTS)
-    once = sweep(
-        data, {"teacher": pair, "again": pair}, iter([IndexSpec(), IndexSpec(64), IndexSpec(8)])
-    )
-    assert once[["mode", "dimensions"]].values.tolist() == [
-        [m, d] for m in ("teacher", "again") for d in (64, 8)
-    ]
-    for sides, points, more, words in (
-        ({"teacher": pair}, [], {}, "no specs"),
-        (
-            {"teacher": pair, "short": (QUERIES, DOCUMENTS[:500])},
-            [IndexSpec()],
-            {},
-            "500 vectors were given for 600 documents of short",
-        ),
-        ({"teacher": pair}, [IndexSpec()], {"timed": 0}, "at least 1"),
-        ({"teacher": pair}, [IndexSpec()], {"timed": 10**13}, "do not fit into memory"),
+    short = {"teacher": pair, "short": (QUERIES, DOCUMENTS[:500])}
+    for sides, options, message in (
+        ({"student": pair}, {}, "teacher"),
+        (short, {}, "500 vectors of 600 documents"),
+        ({"teacher": pair}, {"timed": 0}, "timed"),
     ):
-        with pytest.raises(WorkbenchError, match=words):
-            sweep(data, sides, points, **more)
-    with pytest.raises(WorkbenchError, match="finds nothing that was judged"):
+        with pytest.raises(WorkbenchError, match=message):
+            sweep(data, sides, [IndexSpec()], **options)
+    with pytest.raises(WorkbenchError, match="judged"):
         sweep(dataset(600, {"q0": {"d0": 0}}), {"teacher": pair}, [IndexSpec()])
 
 
@@ -189,58 +165,39 @@ def test_curve_has_a_row_for_each_mode_and_point():
     small = rows[(rows["precision"] == "binary") & (rows["dimensions"] == 16)]
     assert small["share_of_teacher"].iloc[1] < 0.95 and (small["bytes_per_document"] == 2).all()
     assert (rows["share_low"] <= rows["share_of_teacher"]).all() and (rows["query_ms"] > 0).all()
-    with pytest.raises(WorkbenchError, match='no "teacher"'):
-        sweep(data, {"student": sides["teacher"]}, POINTS)
 
 
 @pytest.mark.parametrize(
-    ("make", "words"),
+    ("make", "message"),
     [
-        (lambda: IndexSpec(65).of(64), "65 dimensions are asked for and the vectors have 64"),
-        (
-            lambda: CompressedIndex(DOCUMENTS, IndexSpec(20, "binary")),
-            "not a multiple of 8, take 16",
-        ),
-        (lambda: IndexSpec(0), "at least 1"),
-        (lambda: IndexSpec(16.5), "expected a whole number"),
-        (lambda: truncate(DOCUMENTS, -1), "at least 1"),
-        (lambda: CompressedIndex(DOCUMENTS).search(QUERIES, 1.5), "expected a whole number"),
-        (lambda: IndexSpec(8, "int4"), "choose from float32, float16, int8, binary"),
+        (lambda: IndexSpec(65).of(64), "65 dimensions"),
+        (lambda: CompressedIndex(DOCUMENTS, IndexSpec(20, "binary")), "multiple of 8"),
+        (lambda: IndexSpec(0), "dimensions is 0"),
+        (lambda: IndexSpec(8, "int4"), "int4"),
         (lambda: CompressedIndex(DOCUMENTS * np.nan), "NaN"),
-        (
-            lambda: CompressedIndex(DOCUMENTS).search(QUERIES[:, :8]),
-            "8 wide and the index is of vectors 64 wide",
-        ),
-        (lambda: CompressedIndex(DOCUMENTS).search(QUERIES, 0), "at least 1"),
-        (
-            lambda: CompressedIndex(DOCUMENTS, space={"a": 1}).search(QUERIES, space={"a": 2}),
-            "another space",
-        ),
+        (lambda: CompressedIndex(DOCUMENTS).search(QUERIES[:, :8]), "8 wide"),
+        (lambda: CompressedIndex(DOCUMENTS).search(QUERIES, 0), "k is 0"),
     ],
 )
-def test_refuses(make, words):
-    with pytest.raises(WorkbenchError, match=words):
+def test_refuses(make, message):
+    with pytest.raises(WorkbenchError, match=message):
         make()
 
 
-def test_refuses_what_is_no_index(tmp_path):
+def test_a_damaged_file_is_refused(tmp_path):
     path = tmp_path / "index"
-    with pytest.raises(WorkbenchError, match="no index that can be read"):
-        CompressedIndex.load(path)
-    path.write_bytes(b"nonsense nonsense")
-    with pytest.raises(WorkbenchError, match="no index that can be read"):
-        CompressedIndex.load(path)
-    whole = CompressedIndex(DOCUMENTS, IndexSpec(16, "int8")).save(path).read_bytes()
-    path.write_bytes(whole[:-100])
-    with pytest.raises(WorkbenchError, match="no index that can be read"):
-        CompressedIndex.load(path)
-    path.write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
-    with pytest.raises(WorkbenchError, match="its checksum is another"):
-        CompressedIndex.load(path)
-    for about in (b"[1]", b"null", b"{}"):
-        save_file({"codes": np.zeros((2, 2), np.uint8)}, path, {"about": about.decode()})
-        with pytest.raises(WorkbenchError, match="no index of this workbench"):
+    content = CompressedIndex(DOCUMENTS, IndexSpec(16, "int8")).save(path).read_bytes()
+    flipped = content[:-5] + bytes([content[-5] ^ 1]) + content[-4:]
+    for damaged in (b"nonsense nonsense", content[:-100], flipped):
+        path.write_bytes(damaged)
+        with pytest.raises(WorkbenchError, match="index"):
             CompressedIndex.load(path)
+    save_file({"index": np.zeros((2, 2), np.uint8)}, path)
+    with pytest.raises(WorkbenchError, match="no index"):
+        CompressedIndex.load(path)
+    path.unlink()
+    with pytest.raises(WorkbenchError, match="no index"):
+        CompressedIndex.load(path)
 
 
 def test_more_results_than_documents():
@@ -251,49 +208,11 @@ def test_more_results_than_documents():
         assert scores.shape == (40, 3) and all(set(row) == {0, 1, 2} for row in positions)
 
 
-def test_ties_go_on_beyond_what_was_searched_at_first():
-    many = np.repeat(DOCUMENTS[:3], 50, axis=0)[np.random.default_rng(2).permutation(150)]
-    for precision in PRECISIONS:
-        for queries in (
-            DOCUMENTS[:3],
-            DOCUMENTS[np.arange(60) % 3],
-        ):  # faiss multiplies few and many differently
-            found = CompressedIndex(many, IndexSpec(64, precision)).search(queries, 4)[1]
-            for query, row in zip(queries, found, strict=True):
-                assert list(row) == list(np.flatnonzero((many == query).all(axis=1))[:4])
-
-
-@pytest.mark.parametrize(
-    ("name", "spec", "expected"),
-    [
-        ("int8", IndexSpec(8, "int8"), [[28, 31, 3, 18], [15, 24, 1, 7], [0, 29, 37, 4]]),
-        ("binary", IndexSpec(16, "binary"), [[14, 30, 21, 15], [14, 30, 9, 24], [7, 38, 27, 29]]),
-    ],
-)
-def test_an_index_of_version_0_1_is_read(name, spec, expected):
-    index = CompressedIndex.load(Path(__file__).parent / "v0.1" / f"index-{name}.safetensors")
-    assert (len(index), index.width, index.spec, index.space["teacher"]) == (
-        40,
-        16,
-        spec,
-        "teacher",
-    )
-    queries = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
-    assert index.search(queries, 4)[1].tolist() == expected  # as version 0.1 searched it
-
-
 def test_without_faiss_a_sentence_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(WorkbenchError, match=r"faiss needs the package .*\[quantize\]"):
+    with pytest.raises(WorkbenchError, match="quantize"):
         CompressedIndex(DOCUMENTS)
     assert IndexSpec(16).of(64).bytes_per_document == 64 and truncate(DOCUMENTS, 16).shape == (
         600,
         16,
     )
-
-
-def test_what_cannot_be_written_leaves_nothing(tmp_path):
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(WorkbenchError, match="cannot be written"):
-        CompressedIndex(DOCUMENTS).save(tmp_path / "folder")
-    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

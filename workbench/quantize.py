@@ -7,7 +7,6 @@ import timeit
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,16 +16,12 @@ from safetensors.numpy import save_file
 
 from workbench import evaluate, ranking
 from workbench._util import checked, need, unit, whole, write_whole
-from workbench.agreement import principal_axes
 from workbench.data import RetrievalDataset
 from workbench.errors import WorkbenchError
 
-if TYPE_CHECKING:
-    import faiss
-
 PRECISIONS = {"float32": 32, "float16": 16, "int8": 8, "binary": 1}  # bits a dimension
 _FACTORY = {"float32": "Flat", "float16": "SQfp16", "int8": "SQ8"}  # faiss's names
-_FORMAT = "workbench-index-1"
+_TIES = 100  # results that are searched beyond k, so that equal scores can be ordered
 _BLOCK_VALUES = 20_000_000  # signs that are unpacked at once, 80 MB
 
 
@@ -36,8 +31,8 @@ class IndexSpec:
 
     Attributes:
         dimensions: number of leading dimensions that are kept; None keeps all.
-        precision: "float32", "float16", "int8" (256 levels between the minimum and the maximum of each dimension
-            among the documents) or "binary" (signs).
+        precision: "float32", "float16", "int8" (256 levels between the minimum and the maximum of
+            each dimension among the documents) or "binary" (signs).
 
     Raises:
         WorkbenchError: the precision is unknown, or dimensions is not an integer above 0.
@@ -49,23 +44,18 @@ class IndexSpec:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise WorkbenchError(
-                f"precision {self.precision!r} is unknown: choose from {', '.join(PRECISIONS)}"
+                f"precision {self.precision!r}: choose from {', '.join(PRECISIONS)}"
             )
         if self.dimensions is not None:
             object.__setattr__(self, "dimensions", whole(self.dimensions, "dimensions"))
 
     def of(self, width: int) -> IndexSpec:
-        """Return this spec with its dimensions filled in for vectors of a width; WorkbenchError if it does not fit."""
+        """Return this spec with its dimensions filled in; WorkbenchError if they do not fit."""
         dimensions = self.dimensions or width
         if dimensions > width:
-            raise WorkbenchError(
-                f"{dimensions} dimensions are asked for and the vectors have {width}"
-            )
+            raise WorkbenchError(f"{dimensions} dimensions are asked for and there are {width}")
         if self.precision == "binary" and dimensions % 8:
-            near = max(8, dimensions // 8 * 8)
-            raise WorkbenchError(
-                f"binary codes: {dimensions} dimensions are not a multiple of 8, take {near}"
-            )
+            raise WorkbenchError(f"binary: {dimensions} dimensions are not a multiple of 8")
         return IndexSpec(dimensions, self.precision)
 
     @property
@@ -77,32 +67,37 @@ class IndexSpec:
 class CompressedIndex:
     """Truncated and quantized documents in a faiss index.
 
-    Scores are cosines of the truncated vectors. Queries are quantized with the documents' ranges. Documents may be the
-    teacher's and queries the student's.
+    Scores are cosines of the truncated vectors. Queries are quantized with the documents' ranges.
+    Documents may be the teacher's and queries the student's.
 
     Args:
         documents: float of shape (n, d).
         spec: dimensions and precision; all dimensions in float32 if None.
-        space: JSON values that identify the vector space: the teacher's identity, or for a student's documents the
-            fingerprint of `models.resolve`. They are stored with the index, and a search that names another space
-            is refused.
+        space: JSON values that identify the vector space, such as the teacher's identity. They are
+            stored with the index, and a search that names another space is refused.
 
     Raises:
-        WorkbenchError: the spec does not fit the vectors, or faiss (the extra `quantize`) is not installed.
+        WorkbenchError: the spec does not fit the vectors, or faiss (the extra `quantize`) is not
+            installed.
     """
 
     def __init__(
         self, documents: np.ndarray, spec: IndexSpec | None = None, *, space: Mapping | None = None
     ) -> None:
+        faiss = need("faiss", "quantize")
         documents = checked(documents, "documents")
         self.width = documents.shape[1]
         self.spec = (spec or IndexSpec()).of(self.width)
-        self.space = _as_json(space or {})
-        self._index = _empty(self.spec)
+        self.space = _as_json(space)
         documents = truncate(documents, self.spec.dimensions)
         if self.spec.precision == "binary":
+            self._index = faiss.IndexBinaryFlat(self.spec.dimensions)
             self._index.add(np.packbits(documents > 0, axis=1))
         else:
+            name = _FACTORY[self.spec.precision]
+            self._index = faiss.index_factory(
+                self.spec.dimensions, name, faiss.METRIC_INNER_PRODUCT
+            )
             self._index.train(documents)  # finds the ranges of int8
             self._index.add(documents)
 
@@ -123,139 +118,96 @@ class CompressedIndex:
             queries: float of shape (q, d), not truncated.
             k: number of results; all documents if there are fewer.
             space: JSON values that identify the queries' space; not checked if None.
-            rescore_multiplier: candidates for each result with binary codes. They are found by Hamming distance and
-                ordered by the cosine of the float32 query with the documents' signs (the reranking of Yamada et al.
-                2021, without its training).
+            rescore_multiplier: candidates for each result with binary codes. They are found by
+                Hamming distance and ordered by the cosine of the float32 query with the documents'
+                signs (the reranking of Yamada et al. 2021, without its training).
 
         Returns:
-            Scores, float32, and positions, int64, both of shape (q, min(k, n)), best first. Equal scores are in the
-            order of the documents.
+            Scores, float32, and positions, int64, both of shape (q, min(k, n)), best first.
 
         Raises:
-            WorkbenchError: the queries have another width or name another space, or k is below 1.
+            WorkbenchError: the queries have another width or space, or k is below 1.
         """
-        if space is not None and (space := _as_json(space)) != self.space:
-            other = [
-                name for name in {**self.space, **space} if self.space.get(name) != space.get(name)
-            ]
+        if space is not None and _as_json(space) != self.space:
             raise WorkbenchError(
-                f"the index was built in another space than the queries' ({', '.join(map(str, other))} differ): encode "
-                "its documents again with a model of the queries' space"
+                f"the index is of the space {self.space} and the queries of {_as_json(space)}: "
+                "encode its documents again with a model of the queries' space"
             )
         queries = checked(queries, "queries")
         if queries.shape[1] != self.width:
-            raise WorkbenchError(
-                f"queries are {queries.shape[1]} wide and the index is of vectors {self.width} wide"
-            )
-        k, rescore_multiplier = (
-            min(whole(k, "k"), len(self)),
-            whole(rescore_multiplier, "rescore_multiplier"),
-        )
+            raise WorkbenchError(f"queries are {queries.shape[1]} wide, the index is {self.width}")
         queries = truncate(queries, self.spec.dimensions)
+        k = min(whole(k, "k"), len(self))
         if self.spec.precision != "binary":
-            return self._search(self._as_documents(queries), k, min(2 * k, len(self)))
-        _, found = self._index.search(
-            np.packbits(queries > 0, axis=1), min(k * rescore_multiplier, len(self))
-        )
-        codes = _codes(self._index)
-        exact = np.empty(found.shape, dtype=np.float32)
-        block = max(1, _BLOCK_VALUES // (found.shape[1] * self.spec.dimensions))
-        for rows in (slice(start, start + block) for start in range(0, len(queries), block)):
-            signs = np.unpackbits(codes[found[rows]], axis=-1).astype(np.float32) * 2 - 1
-            exact[rows] = np.einsum("qcd,qd->qc", signs, queries[rows]) / np.sqrt(
-                self.spec.dimensions
-            )
-        return ranking.order(exact, found.astype(np.int64), k)
+            coded = self._index.sa_decode(self._index.sa_encode(queries))
+            scores, positions = self._index.search(coded, min(k + _TIES, len(self)))
+            return ranking.order(scores, positions, k)
+        depth = min(k * rescore_multiplier, len(self))
+        _, positions = self._index.search(np.packbits(queries > 0, axis=1), depth)
+        positions = positions.astype(np.int64)
+        codes = need("faiss", "quantize").vector_to_array(self._index.xb).reshape(len(self), -1)
+        cosines = np.empty(positions.shape, dtype=np.float32)
+        block = max(1, _BLOCK_VALUES // (depth * self.spec.dimensions))
+        for start in range(0, len(queries), block):
+            rows = slice(start, start + block)
+            signs = np.unpackbits(codes[positions[rows]], axis=-1).astype(np.float32) * 2 - 1
+            cosines[rows] = np.einsum("qcd,qd->qc", signs, queries[rows])
+        return ranking.order(cosines / self.spec.dimensions**0.5, positions, k)
 
     def save(self, path: str | Path) -> Path:
-        """Write codes, ranges, spec and space into one safetensors file, completely or not at all; return its path."""
-        tensors = {"codes": _codes(self._index)}
-        if self.spec.precision == "int8":
-            tensors["ranges"] = need("faiss", "quantize").vector_to_array(self._index.sq.trained)
-        stated = json.dumps(
-            {
-                "format": _FORMAT,
-                "point": asdict(self.spec),
-                "width": self.width,
-                "space": self.space,
-            }
-        )
-        metadata = {"about": stated, "checksum": _checksum(stated, tensors)}
-        try:
-            return write_whole(path, lambda scratch: save_file(tensors, scratch, metadata))
-        except SafetensorError as error:
-            raise WorkbenchError(f"{path} cannot be written: {error}") from None
+        """Write faiss's index, spec and space into one safetensors file, and return its path."""
+        faiss = need("faiss", "quantize")
+        binary = self.spec.precision == "binary"
+        serialize = faiss.serialize_index_binary if binary else faiss.serialize_index
+        content = serialize(self._index)
+        about = {"spec": asdict(self.spec), "width": self.width, "space": self.space}
+        metadata = {"about": json.dumps(about), "checksum": xxhash.xxh3_128_hexdigest(content)}
+        return write_whole(path, lambda scratch: save_file({"index": content}, scratch, metadata))
 
     @classmethod
     def load(cls, path: str | Path) -> CompressedIndex:
-        """Read an index that `save` wrote; WorkbenchError if the file is damaged or something else."""
+        """Read an index that `save` wrote; WorkbenchError if the file is damaged or another."""
+        faiss = need("faiss", "quantize")
         try:
             with safe_open(path, "numpy") as file:
-                stated = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            about = json.loads(stated.get("about", "null"))
-            if not isinstance(about, dict) or about.get("format") != _FORMAT:
-                raise WorkbenchError(f"{path} is no index of this workbench")
-            if stated.get("checksum") != _checksum(stated["about"], tensors):
-                raise WorkbenchError(
-                    f"{path} is damaged (its checksum is another): build it again from the vectors"
-                )
-            index = cls.__new__(cls)
-            index.spec, index.width, index.space = (
-                IndexSpec(**about["point"]),
-                about["width"],
-                about["space"],
-            )
-            index._index = _empty(index.spec)
-            if index.spec.precision == "binary":
-                index._index.add(tensors["codes"])
-                return index
-            if "ranges" in tensors:
-                need("faiss", "quantize").copy_array_to_vector(
-                    tensors["ranges"], index._index.sq.trained
-                )
-            index._index.is_trained = True
-            index._index.add_sa_codes(tensors["codes"])
-        except WorkbenchError:
-            raise
-        except Exception as error:  # safetensors, JSON, numpy and faiss each have their own
+                metadata, content = file.metadata(), file.get_tensor("index")
+            about, checksum = json.loads(metadata["about"]), metadata["checksum"]
+        except (OSError, SafetensorError, KeyError, TypeError) as error:
             raise WorkbenchError(f"{path} is no index that can be read: {error}") from None
+        if checksum != xxhash.xxh3_128_hexdigest(content):  # faiss trusts what it reads
+            raise WorkbenchError(f"{path} is damaged: build the index again from the vectors")
+        index = cls.__new__(cls)
+        index.spec, index.width, index.space = (
+            IndexSpec(**about["spec"]),
+            about["width"],
+            about["space"],
+        )
+        binary = index.spec.precision == "binary"
+        deserialize = faiss.deserialize_index_binary if binary else faiss.deserialize_index
+        index._index = deserialize(content)
         return index
-
-    def _search(self, queries: np.ndarray, k: int, depth: int) -> tuple[np.ndarray, np.ndarray]:
-        scores, found = self._index.search(queries, depth)
-        best = ranking.order(scores, found.astype(np.int64), k)
-        # faiss returns equal scores in any order: search deeper where a tie at the k-th place may go on.
-        tied = np.flatnonzero(scores[:, k - 1] - scores[:, -1] < 1e-6)
-        if depth < len(self) and len(tied):
-            for part, deeper in zip(
-                best, self._search(queries[tied], k, min(4 * depth, len(self))), strict=True
-            ):
-                part[tied] = deeper
-        return best
-
-    def _as_documents(self, queries: np.ndarray) -> np.ndarray:
-        return self._index.sa_decode(self._index.sa_encode(queries))
 
 
 def truncate(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:
-    """Return the first dimensions of each row, scaled to unit norm, float32 of shape (n, dimensions); None keeps all."""
+    """Return the first dimensions of each row, scaled to unit norm, float32; None keeps all."""
     vectors = checked(vectors, "vectors")
-    return np.ascontiguousarray(
-        unit(vectors[:, : IndexSpec(dimensions).of(vectors.shape[1]).dimensions])
-    )
+    dimensions = IndexSpec(dimensions).of(vectors.shape[1]).dimensions
+    return np.ascontiguousarray(unit(vectors[:, :dimensions]))
 
 
 def principal_rotation(vectors: np.ndarray) -> np.ndarray:
     """Return the rotation onto the principal axes, largest first, float32 of shape (d, d).
 
-    `vectors @ rotation` has the same distances and cosines, and its first m dimensions preserve the inner products
-    better than any other m directions (Eckart and Young 1936). Rotated vectors of a teacher that was not trained for
-    truncation can be truncated, and so can those of a student that is trained on the rotated targets. Of vectors of
-    shape (n, d), n should be several times d.
+    `vectors @ rotation` has the same distances and cosines, and its first m dimensions preserve the
+    inner products better than any other m directions (Eckart and Young 1936). Rotated vectors of a
+    teacher that was not trained for truncation can be truncated, and so can those of a student that
+    is trained on the rotated targets. Of vectors of shape (n, d), n should be several times d.
     """
     vectors = unit(vectors).astype(np.float64)
-    return principal_axes(vectors.T @ vectors)
+    axes = np.linalg.eigh(vectors.T @ vectors)[1][:, ::-1]
+    # The sign of an axis is arbitrary: make its largest entry positive.
+    signs = np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(len(axes))])
+    return np.ascontiguousarray(axes * signs, np.float32)
 
 
 def sweep(
@@ -271,67 +223,65 @@ def sweep(
 
     Args:
         data: ids and judgments.
-        sides: mode to its vectors of all queries and all documents, in the data set's order. Shares refer to "teacher".
-        timed: number of documents to measure search times with: the given ones, repeated or cut. All given ones if
-            None. Times of a small collection do not predict those of a large one.
+        sides: mode to its vectors of all queries and all documents, in the data set's order. Shares
+            refer to "teacher".
+        timed: number of documents to measure search times with: the given ones, repeated or cut.
+            All given ones if None. Times of a small collection do not predict those of a large one.
         on_progress: called after each row with the number of rows done and of all rows.
 
     Returns:
-        One row per mode and spec: `mode`, `dimensions`, `precision`, the columns of `evaluate.summarize` with the
-        share of the teacher's uncompressed `nDCG@10`, `bytes_per_document`, and `query_ms`: the median milliseconds to
-        search `documents` documents for one query, without encoding it. It is measured once per spec, for all modes.
+        One row per mode and spec: `mode`, `dimensions`, `precision`, the columns of
+        `evaluate.summarize` with the share of the teacher's uncompressed `nDCG@10`,
+        `bytes_per_document`, and `query_ms`: the median milliseconds to search `documents`
+        documents for one query, without encoding it. It is measured once per spec, for all modes.
 
     Raises:
-        WorkbenchError: `sides` has no "teacher", vectors and texts differ in number, a spec does not fit, or the
-            teacher finds no judged document.
+        WorkbenchError: `sides` has no "teacher", vectors and texts differ in number, a spec does
+            not fit, or the teacher finds no judged document.
     """
     if "teacher" not in sides:
         raise WorkbenchError(f'sides has no "teacher", only {", ".join(sides) or "nothing"}')
-    sides = {mode: evaluate.checked_pair(pair, data, f" of {mode}") for mode, pair in sides.items()}
-    asked, searched = sides["teacher"]
-    specs = list(specs)
-    if not specs:
-        raise WorkbenchError("no specs were given: give some, such as grid(width)")
-    specs = {
-        mode: list(dict.fromkeys(p.of(d.shape[1]) for p in specs)) for mode, (_, d) in sides.items()
-    }
-    timed = len(searched) if timed is None else whole(timed, "timed")
-    measured = {"uncompressed": evaluate.score(data, asked, searched)}
-    if not measured["uncompressed"]["ndcg_at_10"].sum() > 0:
+    sides = {mode: evaluate.checked_pair(pair, data) for mode, pair in sides.items()}
+    teacher_queries, teacher_documents = sides["teacher"]
+    scores = {"uncompressed": evaluate.score(data, teacher_queries, teacher_documents)}
+    if not scores["uncompressed"]["ndcg_at_10"].sum() > 0:
         raise WorkbenchError(
-            "the teacher finds nothing that was judged: check that the ids of the judgments are those of the collection"
+            "the teacher finds nothing that was judged: check the ids of judgments"
         )
-    try:
-        repeated = np.resize(searched, (timed, searched.shape[1]))
-        query_ms = {spec: _ms(CompressedIndex(repeated, spec), asked) for spec in specs["teacher"]}
-    except (MemoryError, ValueError):
-        raise WorkbenchError(f"{timed:,} documents do not fit into memory: time fewer") from None
-    described = []
-    for mode, spec in ((name, spec) for name, some in specs.items() for spec in some):
+    asked, points = list(specs), []
+    for mode, (_, documents) in sides.items():
+        fitting = dict.fromkeys(spec.of(documents.shape[1]) for spec in asked)
+        points += [(mode, spec) for spec in fitting]
+    timed = len(teacher_documents) if timed is None else whole(timed, "timed")
+    repeated = np.resize(teacher_documents, (timed, teacher_documents.shape[1]))
+    query_ms = {}
+    for mode, spec in points:
+        if mode == "teacher":
+            query_ms[spec] = _milliseconds(CompressedIndex(repeated, spec), teacher_queries)
+    rows = []
+    for mode, spec in points:
         queries, documents = sides[mode]
         positions = CompressedIndex(documents, spec).search(queries)[1]
-        # Zeros find and are found by nothing.
-        there = documents.any(axis=1)[positions] & queries.any(axis=1, keepdims=True)
-        measured[mode, spec] = evaluate.score_ranking(data, np.where(there, positions, -1))
-        size, ms = spec.bytes_per_document, query_ms.get(spec, np.nan)
-        more = {"bytes_per_document": size, "documents": timed, "query_ms": ms}
-        described.append({"mode": mode, **asdict(spec), **more})
+        # Zeros stand for no vector: they find and are found by nothing.
+        exists = documents.any(axis=1)[positions] & queries.any(axis=1, keepdims=True)
+        scores[mode, spec] = evaluate.score_ranking(data, np.where(exists, positions, -1))
+        size, time = spec.bytes_per_document, query_ms.get(spec, np.nan)
+        costs = {"bytes_per_document": size, "documents": timed, "query_ms": time}
+        rows.append({"mode": mode, **asdict(spec), **costs})
         if on_progress:
-            on_progress(len(described), sum(map(len, specs.values())))
-    rows = (
-        evaluate.summarize(measured, teacher="uncompressed", seed=seed)
-        .iloc[1:]
-        .drop(columns="mode")
-    )
-    return pd.concat([pd.DataFrame(described), rows.reset_index(drop=True)], axis=1)
+            on_progress(len(rows), len(points))
+    summary = evaluate.summarize(scores, teacher="uncompressed", seed=seed).iloc[1:]
+    summary = summary.drop(columns="mode").reset_index(drop=True)
+    return pd.concat([pd.DataFrame(rows), summary], axis=1)
 
 
 def grid(width: int, least: int = 48) -> list[IndexSpec]:
-    """Return specs for a `sweep`: the width and its halves down to `least` dimensions, in every precision that fits."""
+    """Return specs for a `sweep`: a width and its halves down to `least`, in every precision."""
     dimensions = [whole(width, "width")]
     while dimensions[-1] % 2 == 0 and dimensions[-1] // 2 >= least:
         dimensions.append(dimensions[-1] // 2)
-    return [IndexSpec(d, p) for p in PRECISIONS for d in dimensions if p != "binary" or d % 8 == 0]
+    specs = [IndexSpec(count, precision) for precision in PRECISIONS for count in dimensions]
+    return [spec for spec in specs if spec.precision != "binary" or spec.dimensions % 8 == 0]
 
 
 def pareto_mask(
@@ -339,8 +289,8 @@ def pareto_mask(
 ) -> np.ndarray:
     """Return which rows are on the Pareto front, bool of shape (n,).
 
-    A row of `sweep` is dominated by another that is at least as good in `share_of_teacher` and in every cost (less is
-    better), and better in one.
+    A row of `sweep` is dominated by another that is at least as good in `share_of_teacher` and in
+    every cost (less is better), and better in one.
     """
     values = np.column_stack([-rows["share_of_teacher"], *(rows[cost] for cost in costs)])
     no_worse = (values[:, None] >= values[None]).all(axis=2)
@@ -349,48 +299,24 @@ def pareto_mask(
 
 
 def format_table(rows: pd.DataFrame) -> str:
-    """Format the rows of `sweep` for a terminal: a line per spec, the shares of the modes side by side."""
+    """Format the rows of `sweep` for a terminal: a line per spec, the modes side by side."""
     index = ["dimensions", "precision", "bytes_per_document"]
     wide = rows.pivot_table(index=index, columns="mode", values="share_of_teacher", sort=False)
     return wide.map("{:.1%}".format).reset_index().rename_axis(columns=None).to_string(index=False)
 
 
-def _ms(index: CompressedIndex, queries: np.ndarray) -> float:
-    """Median over queries of the least milliseconds of three searches: threads that wait for others take a hundredfold."""
-    times = [
-        min(timeit.repeat(lambda query=query: index.search(query[None], 10), repeat=3, number=1))
-        for query in queries[:50]
-    ]
-    return 1000 * float(np.median(times))
+def _milliseconds(index: CompressedIndex, queries: np.ndarray) -> float:
+    """Return the median over queries of the least milliseconds of three searches.
+
+    The least, because a thread that waits for others can take a hundred times as long.
+    """
+    seconds = []
+    for query in queries[:50]:
+        runs = timeit.repeat(lambda query=query: index.search(query[None], 10), repeat=3, number=1)
+        seconds.append(min(runs))
+    return 1000 * float(np.median(seconds))
 
 
-def _as_json(space: Mapping) -> dict:
+def _as_json(space: Mapping | None) -> dict:
     """Return a space as it will be read back from a file."""
-    try:
-        return json.loads(json.dumps(dict(space)))
-    except (TypeError, ValueError) as error:
-        raise WorkbenchError(
-            f"space must be JSON values, as a teacher's identity is: {error}"
-        ) from None
-
-
-def _checksum(stated: str, tensors: Mapping[str, np.ndarray]) -> str:
-    digest = xxhash.xxh3_128(stated.encode())
-    for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
-        digest.update(np.ascontiguousarray(tensors[name]).data)
-    return digest.hexdigest()
-
-
-def _empty(spec: IndexSpec) -> faiss.Index | faiss.IndexBinary:
-    faiss = need("faiss", "quantize")
-    if spec.precision == "binary":
-        return faiss.IndexBinaryFlat(spec.dimensions)
-    return faiss.index_factory(
-        spec.dimensions, _FACTORY[spec.precision], faiss.METRIC_INNER_PRODUCT
-    )
-
-
-def _codes(index: faiss.Index | faiss.IndexBinary) -> np.ndarray:
-    held = index.codes if hasattr(index, "codes") else index.xb
-    return need("faiss", "quantize").vector_to_array(held).reshape(index.ntotal, -1)
+    return json.loads(json.dumps(space or {}))

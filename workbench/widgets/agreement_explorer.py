@@ -187,9 +187,7 @@ class AgreementExplorer(Selection, View):
             description="Stop UMAP", tooltip="keep the PCA map", layout=auto
         )
         give_up.on_click(lambda _: self._stop.set())
-        self.progress = ipywidgets.FloatProgress(
-            max=1, description="UMAP", layout={"width": "200px"}
-        )
+        self.progress = ipywidgets.Label("UMAP is being fitted")
         self._fitting = ipywidgets.HBox([self.progress, give_up], layout={"display": "none"})
         self.status = note()
         self.points = Map(len(self._known), height=400)
@@ -257,7 +255,7 @@ class AgreementExplorer(Selection, View):
             self._near = None if later else self._neighbors(first, second)
             k = 0 if later else self._k
             measured = agreement.per_text(
-                first, second, k=k, columns=self._known, found=self._near, seed=self._seed
+                first, second, k=k, columns=self._known, both_neighbors=self._near
             )
             together = first.shape[1] == second.shape[1]
             measures = [c for c in (*_SPACE, *_OF_NEIGHBORS) if together or c in _OF_NEIGHBORS]
@@ -281,11 +279,7 @@ class AgreementExplorer(Selection, View):
 
     def _neighbors(self, first: np.ndarray, second: np.ndarray) -> tuple | None:
         k = min(self._k, len(first) - 1)
-        return (
-            tuple(agreement.neighbors(own, k, seed=self._seed) for own in (first, second))
-            if k
-            else None
-        )
+        return tuple(agreement.neighbors(own, k) for own in (first, second)) if k else None
 
     def _offer_colors(self) -> None:
         """Offer what the table has as colors, and keep the one that is chosen."""
@@ -314,7 +308,6 @@ class AgreementExplorer(Selection, View):
         try:
             found = projection.umap(
                 self._vectors[self.reference], folder=self._folder, seed=self._seed, stop=self._stop,
-                on_progress=lambda share: setattr(self.progress, "value", share),
             )  # fmt: skip
             if found is not None:
                 with self._lock:
@@ -328,7 +321,7 @@ class AgreementExplorer(Selection, View):
         """Find the neighbors, and show what comes of them, unless other vectors are shown by then."""
         try:
             near = self._neighbors(first, second)
-            found = agreement.per_text(first, second, k=self._k, found=near, seed=self._seed)
+            found = agreement.per_text(first, second, k=self._k, both_neighbors=near)
             with self._lock:
                 if turn != self._turn:
                     return
@@ -504,7 +497,7 @@ class AgreementExplorer(Selection, View):
         self.status.value = f"{selection}{self._sampled} {self._about_map()}"
 
     def _about_map(self) -> str:
-        about, trusted = self.table.attrs, ""
+        trusted = ""
         if not np.isnan(self.map.line_correlation):
             trusted = (
                 f" of {shown(self.reference)}; a line leads to a text's neighbors for {shown(self.other)}, and its length "
@@ -518,7 +511,4 @@ class AgreementExplorer(Selection, View):
         widths = [own.shape[1] for own in self._units.values()]
         if widths[0] != widths[1]:
             fitted += f" No cosine: no common space ({widths[0]} and {widths[1]} dimensions)."
-        return (
-            f"Map: {self.map.method}{trusted}.{fitted} Neighbors: {about['neighbors']}; ranks: {about['ranks']}."
-            f" {shown(self._about_regions)}"
-        )
+        return f"Map: {self.map.method}{trusted}.{fitted} {shown(self._about_regions)}"

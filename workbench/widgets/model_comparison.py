@@ -64,7 +64,7 @@ class ModelComparison(Selection, View):
         self._each: dict[str, pd.DataFrame] = {}
         measures, reference = {}, found[self._reference]
         for name in others:
-            each = self._each[name] = agreement.per_text(reference, found[name], k=k, seed=seed)
+            each = self._each[name] = agreement.per_text(reference, found[name], k=k)
             whole = agreement.summary(reference, found[name], each, k=k, seed=seed)["value"]
             measures[name] = dict(whole)
             for measure in ("cosine", "overlap"):
@@ -76,7 +76,7 @@ class ModelComparison(Selection, View):
             "overlap",
             "overlap_low",
             "overlap_high",
-            *agreement.MEASURES,
+            *agreement.READING,
         ]
         table = pd.DataFrame.from_dict(measures, orient="index")[list(dict.fromkeys(columns))]
         self.table = table.rename_axis("model")
