@@ -46,35 +46,24 @@ class Server:
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
 
     def handle(self, request: BaseHTTPRequestHandler) -> None:
-        """Answer one request."""
-        if self._closed:  # a connection that was open before
-            request.close_connection = True
-            return self.send(request, 503, {"error": {"message": "closed"}})
+        """Check one request, and answer it."""
         length = int(request.headers.get("Content-Length") or 0)
-        if length > MOST_BYTES:
+        if self._closed or length > MOST_BYTES:
             request.close_connection = True
-            return self.send(
-                request, 413, {"error": {"message": f"more than {MOST_BYTES:,} bytes"}}
-            )
-        raw = request.rfile.read(length)
+            return self.refuse(request, 503 if self._closed else 413, "closed, or too many bytes")
+        content = request.rfile.read(length)
         if request.path != "/v1/embeddings":
-            return self.send(
-                request, 404, {"error": {"message": f"there is no {request.path[:80]}"}}
-            )
+            return self.refuse(request, 404, f"there is no {request.path[:80]}")
         try:
-            body = json.loads(raw)
+            body = json.loads(content)
             texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
             if not texts or not all(isinstance(text, str) and text for text in texts):
                 raise ValueError("input: a text or a list of texts that are not empty")
-            if body.get("model") != self.model:
-                return self.send(
-                    request, 404, {"error": {"message": f"the model here is {self.model}"}}
-                )
         except (ValueError, KeyError, TypeError) as error:
-            return self.send(
-                request, 400, {"error": {"message": f"{type(error).__name__}: {error}"}}
-            )
-        self.answer(request, body, texts)
+            return self.refuse(request, 400, f"{type(error).__name__}: {error}")
+        if body.get("model") != self.model:
+            return self.refuse(request, 404, f"the model here is {self.model}")
+        return self.answer(request, body, texts)
 
     def answer(self, request: BaseHTTPRequestHandler, body: dict, texts: list[str]) -> None:
         """Answer a request that is well formed."""
@@ -84,25 +73,25 @@ class Server:
         """Return the answer to a request."""
         with self._lock:
             vectors = np.ascontiguousarray(self.encode(texts), dtype="<f4")
-        packed = body.get("encoding_format") == "base64"
-        given = [
-            base64.b64encode(vector.tobytes()).decode() if packed else vector.tolist()
-            for vector in vectors
-        ]
+        items = []
+        for index, vector in enumerate(vectors):
+            embedding = vector.tolist()
+            if body.get("encoding_format") == "base64":
+                embedding = base64.b64encode(vector.tobytes()).decode()
+            items.append({"object": "embedding", "index": index, "embedding": embedding})
         tokens = sum(len(text.split()) for text in texts)
-        return {
-            "object": "list",
-            "model": self.model,
-            "data": [
-                {"object": "embedding", "index": i, "embedding": vector}
-                for i, vector in enumerate(given)
-            ],
-            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        }
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return {"object": "list", "model": self.model, "data": items, "usage": usage}
 
-    def send(self, request: BaseHTTPRequestHandler, code: int, said: dict, **headers: str) -> None:
-        """Send JSON."""
-        content = json.dumps(said).encode()
+    def refuse(self, request: BaseHTTPRequestHandler, code: int, message: str) -> None:
+        """Send an error."""
+        self.send(request, code, {"error": {"message": message}})
+
+    def send(
+        self, request: BaseHTTPRequestHandler, code: int, answer: dict, **headers: str
+    ) -> None:
+        """Send JSON; an underscore in the name of a header stands for a hyphen."""
+        content = json.dumps(answer).encode()
         request.send_response(code)
         request.send_header("Content-Type", "application/json")
         request.send_header("Content-Length", str(len(content)))

@@ -14,7 +14,6 @@ from sentence_transformers import SentenceTransformer
 
 from workbench import _model_files, models, student
 from workbench.errors import ModelError
-from workbench.extras.api_teachers import ApiTeacher
 from workbench.teachers import LocalTeacher
 
 
@@ -236,15 +235,6 @@ def test_a_tokenizer_without_words_is_refused(tiny_model, tmp_path):
         path.unlink()
     with pytest.raises(ModelError, match="the tokenizer of .*copied-in-part knows no words"):
         models.load(folder)
-    with pytest.raises(ModelError, match="knows no words"):
-        ApiTeacher(
-            "tiny",
-            url="http://localhost",
-            name="tiny",
-            dimensions=32,
-            tokenizer=str(folder),
-            max_tokens=12,
-        )
 
 
 def test_unpacking_checks_the_hash_and_leaves_nothing_behind(tmp_path):

@@ -77,7 +77,7 @@ def benchmark(options: Namespace, stop: threading.Event) -> None:
         results = running.run(entries, chosen, folder, on_progress=show, stop=stop)
     scores, by_kind = tables.scores(results), tables.by_kind(results)
     differences = tables.differences(results)
-    print(f"\n{scores.round(4).to_string()}\n\n{tables.share_table(differences)}\n")
+    print(f"\n{scores.round(4).to_string()}\n\n{differences.round(4).to_string(index=False)}\n")
     print(by_kind.round(4).to_string())
     report = {
         "student": options.student,

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import hashlib
 import itertools
 import json
 import logging
-import math
 import random
 import re
 import tempfile
@@ -23,20 +21,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from workbench._util import expanded, need, write_json
+from workbench._util import expanded, need
 from workbench.cache import TargetCache
 from workbench.data import Role, Text
 from workbench.errors import BenchmarkError
 from workbench.evaluate import vectors
-from workbench.extras import per_sample
+from workbench.extras import benchmark_tables
 from workbench.models import ModelFiles, encode, fingerprint, load_model
 
 if TYPE_CHECKING:
     from mteb import AbsTask
 
-
 _BLOCK = 2048  # texts between two looks at `stop`
-Embed = Callable[[Sequence[str], Role], np.ndarray]
+Embed = Callable[[Sequence[str], Role], np.ndarray]  # to float32 of shape (n, dimension)
 
 
 @dataclass(frozen=True)
@@ -45,15 +42,11 @@ class EvalModel:
 
     label: str  # its name in tables
     name: str  # its name in result files
-    revision: str  # changes with everything that changes its vectors; stored results belong to one revision
-    dimension: int  # width of its vectors
-    embed: Embed = field(
-        repr=False
-    )  # texts and their role to vectors, float32 of shape (n, dimension)
-    # The same in tasks without queries and documents; `embed` with the document role if None.
-    alike: Embed | None = field(default=None, repr=False)
-    parameters: int | None = None  # their number, for the result files
-    skip: float = 1.0  # share of the texts of a task's corpus, or of its queries, that may have a vector of zeros
+    revision: str  # changes with whatever changes its vectors; results belong to one revision
+    dimension: int
+    embed: Embed
+    alike: Embed | None = None  # in tasks without queries and documents, if not `embed`
+    skip: float = 1.0  # share of a task's documents or queries that may have a vector of zeros
 
 
 @dataclass(frozen=True)
@@ -62,10 +55,11 @@ class TaskResult:
 
     task: str
     kind: str  # mteb's type of task
-    metric: str  # name of its main score in mteb
+    metric: str  # name of the main score in mteb
     label: str  # the model's
-    score: float  # the main score, 0 to 1 (correlations -1 to 1), mean over splits and subsets as in mteb
-    # What intervals are drawn over, see `extras.per_sample`; None where mteb has no scores per sample.
+    score: float  # the main score, 0 to 1 (correlations -1 to 1), mean over splits and subsets
+    # {"ids", "values"}, whose mean is the score (of queries, or of mteb's repeated experiments), or
+    # {"metric", "scores", "gold"} of pairs of texts; None where mteb has no scores per sample.
     per_sample: dict | None = field(default=None, repr=False)
 
 
@@ -74,7 +68,7 @@ class EvalProgress:
     """The state of a run, as `on_progress` receives it."""
 
     done: int  # finished evaluations, each of one model on one task
-    total: int  # all evaluations
+    total: int
     task: str | None = None  # the current task; None at the end
     label: str | None = None  # the current model's
     texts: int = 0  # that it has embedded for this task
@@ -90,71 +84,69 @@ def of_model(
     """Return a sentence-transformers model to evaluate, such as a student.
 
     Args:
-        model: whatever `models.load_model` takes: a name, a folder or a loaded model.
+        model: a name, a folder or a loaded model.
         label: its name in tables.
         name: its name in result files; the label if None.
     """
     model = load_model(model)
 
-    def run(texts: Sequence[str], role: Role) -> np.ndarray:
+    def embed(texts: Sequence[str], role: Role) -> np.ndarray:
         return encode(model, [Text(text, role) for text in texts])
 
-    count, width = sum(each.numel() for each in model.parameters()), model.get_embedding_dimension()
-    return EvalModel(label, name or label, fingerprint(model)[:16], width, run, parameters=count)
+    width = model.get_embedding_dimension()
+    return EvalModel(label, name or label, fingerprint(model)[:16], width, embed)
 
 
 def of_teacher(cache: TargetCache, label: str = "teacher", name: str | None = None) -> EvalModel:
     """Return a teacher to evaluate through its cache, so each text is encoded once.
 
-    A text that a fill of the cache skips has a vector of zeros, whose cosine with every other is 0 in mteb.
-
     Args:
-        cache: of the teacher, which encodes the texts that are missing.
+        cache: of the teacher. A text that a fill skips has a vector of zeros.
         label: its name in tables.
         name: its name in result files; the teacher's own name if None.
     """
 
-    def run(texts: Sequence[str], role: Role) -> np.ndarray:
-        roled = [Text(text, role) for text in texts]
-        cache.fill(roled, skip=1)  # only a part of a task's texts; see `EvalModel.skip`
-        return vectors(cache, roled, filled=True)
+    def embed(texts: Sequence[str], role: Role) -> np.ndarray:
+        documents = [Text(text, role) for text in texts]
+        cache.fill(documents, skip=1)  # only a part of a task's texts; see `EvalModel.skip`
+        return vectors(cache, documents, filled=True)
 
-    identity = json.dumps([cache.identity, cache.prompts], sort_keys=True)
-    revision = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    return EvalModel(
-        label, name or cache.identity["teacher"], revision, cache.dimension, run, skip=cache.skip
-    )
+    name = name or cache.identity["teacher"]
+    revision = _digest(json.dumps([cache.identity, cache.prompts], sort_keys=True))
+    return EvalModel(label, name, revision, cache.dimension, embed, skip=cache.skip)
 
 
 def of_pair(student: EvalModel, teacher: EvalModel, label: str = "asymmetric") -> EvalModel:
-    """Return the asymmetric pair to evaluate: the teacher embeds documents, the student everything else.
+    """Return the asymmetric pair: the teacher embeds documents, the student everything else.
 
-    In tasks without queries and documents the student embeds all texts, and scores as in the symmetric mode.
+    In tasks without queries and documents, the pair is the student alone.
 
     Raises:
         BenchmarkError: the two are not equally wide.
     """
     if student.dimension != teacher.dimension:
         raise BenchmarkError(
-            f"{student.label} has vectors of {student.dimension} and {teacher.label} of {teacher.dimension}: one "
-            "cannot search what the other has embedded"
+            f"{student.label} has vectors of {student.dimension} and {teacher.label} of "
+            f"{teacher.dimension}: one cannot search what the other has embedded"
         )
 
-    def run(texts: Sequence[str], role: Role) -> np.ndarray:
-        return (teacher if role is Role.DOCUMENT else student).embed(texts, role)
+    def embed(texts: Sequence[str], role: Role) -> np.ndarray:
+        model = teacher if role is Role.DOCUMENT else student
+        return model.embed(texts, role)
 
-    revision = hashlib.sha256(f"{student.revision} {teacher.revision}".encode()).hexdigest()[:16]
-    name = f"{student.name}-in-{Path(teacher.name).name}"
     return EvalModel(
         label,
-        name,
-        revision,
-        teacher.dimension,
-        run,
-        student.embed,
-        student.parameters,
-        teacher.skip,
+        name=f"{student.name}-in-{Path(teacher.name).name}",
+        revision=_digest(f"{student.revision} {teacher.revision}"),
+        dimension=teacher.dimension,
+        embed=embed,
+        alike=student.embed,
+        skip=teacher.skip,
     )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def run(
@@ -168,9 +160,9 @@ def run(
 ) -> list[TaskResult]:
     """Evaluate every model on every task, except where `folder` has the result already.
 
-    Results are in mteb's own format, in `results/NAME/REVISION/TASK.json` below `folder`, each written when it is
-    finished. `TASK.units.json` beside them has the scores per sample for intervals. Results of tasks from local
-    folders are below `folder/local/DIGEST`, which keeps different data of one name apart.
+    Each result is a file of mteb's `ResultCache`, `results/NAME/REVISION/TASK.json` below `folder`,
+    with `per_sample` beside the scores. Results of tasks from local folders are below
+    `folder/local/DIGEST`, which keeps different data of one name apart.
 
     Args:
         models: with different labels.
@@ -181,106 +173,121 @@ def run(
         stop: ends the run within a few thousand texts when it is set.
 
     Raises:
-        BenchmarkError: two models share a label, or a task cannot be loaded or run, for example because the hub
-            cannot be reached. What is finished is kept, and the same call continues from there.
+        BenchmarkError: two models share a label, or a task cannot be run, for example because the
+            hub cannot be reached. The same call continues from what is finished.
         Stopped: `stop` was set.
     """
     mteb = need("mteb", "benchmark")
-    labels = [model.label for model in models]
-    if repeated := {label for label in labels if labels.count(label) > 1}:
-        raise BenchmarkError(f"two models have the label {repeated.pop()!r}: give each its own")
-    if reserved := {"task", "kind", "metric"} & set(labels):
-        raise BenchmarkError(
-            f"no model can have the label {reserved.pop()!r}, which is a column of the tables"
-        )
-    if not models or not tasks:
-        raise BenchmarkError("at least one model and one task are needed")
-    folder = expanded(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BenchmarkError(
-            f"results cannot be written to {folder}: {error.strerror or error}"
-        ) from None
-    done, total, stop = [], len(models) * len(tasks), stop or threading.Event()
+    if len({model.label for model in models}) < len(models):
+        raise BenchmarkError("two models share a label: give each its own")
+    folder, done, total = expanded(folder), [], len(models) * len(tasks)
 
-    def tell(**more: object) -> None:
+    def report(task: str | None = None, label: str | None = None, texts: int = 0) -> None:
+        if task and stop and stop.is_set():
+            raise Stopped(f"stopped after {len(done)} of {total} evaluations, kept in {folder}")
         if on_progress:
-            on_progress(EvalProgress(len(done), total, **more))
+            on_progress(EvalProgress(len(done), total, task, label, texts))
 
     with _quiet():
         for task, model in itertools.product(tasks, models):
             name, local = task.metadata.name, task.metadata.dataset["path"].startswith("local/")
-            results = mteb.ResultCache(
-                folder / "local" / task.metadata.revision if local else folder
-            )
-            report = functools.partial(tell, task=name, label=model.label)
-            report()
-            if (result := _stored(results, model, task)) is None:
+            cache = mteb.ResultCache(folder / "local" / task.metadata.revision if local else folder)
+            report(name, model.label)
+            result = _stored(cache, model, task)
+            if result is None:
                 try:
-                    result = _evaluate(results, model, task, report, stop)
+                    _evaluate(cache, model, task, report)
                 except Stopped:
-                    said = f"stopped after {len(done)} of {total} evaluations, which are kept in {folder}"
-                    raise Stopped(said) from None
+                    raise
                 except Exception as error:  # whatever mteb, datasets and the network raise
-                    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-                    hub = (
-                        ""
-                        if local
-                        else " Its data come from the hub: check the network, or name a local folder."
-                    )
                     raise BenchmarkError(
-                        f"{name} could not be run: {reason} ({len(done)} of {total} evaluations are done and kept in "
-                        f"{folder}; the same call continues from there).{hub}"
+                        f"{name} could not be run: {type(error).__name__} {error} ({len(done)} of "
+                        f"{total} evaluations are kept in {folder})"
                     ) from error
+                result = _stored(cache, model, task)
             done.append(result)
             if on_outcome:
                 on_outcome(result)
             if model is models[-1]:
                 task.unload_data()
-    tell()
+    report()
     return done
 
 
-# --- one evaluation -------------------------------------------------------------------------------
+def _stored(cache, model: EvalModel, task: AbsTask) -> TaskResult | None:
+    """Return the result of an earlier run by this mteb, or None."""
+    import mteb
+
+    metadata = task.metadata
+    try:
+        result = cache.load_task_result(metadata.name, _meta(model))
+    except ValueError:  # a kill while it was written
+        return None
+    if result is None or result.mteb_version != mteb.__version__:
+        return None
+    first, *_ = itertools.chain.from_iterable(result.scores.values())
+    score, samples = result.get_score(), first.get("per_sample")
+    return TaskResult(
+        metadata.name, metadata.type, metadata.main_score, model.label, score, samples
+    )
 
 
-def _evaluate(
-    results, model: EvalModel, task: AbsTask, report, stop: threading.Event
-) -> TaskResult:
+def _evaluate(cache, model: EvalModel, task: AbsTask, report: Callable[..., None]) -> None:
+    """Evaluate a model, and store the result."""
     import mteb
     from mteb.abstasks.aggregated_task import AbsTaskAggregate
 
-    if stop.is_set():
-        raise Stopped
-    if (
-        not isinstance(task, AbsTaskAggregate) and not task.data_loaded
-    ):  # an aggregate loads its parts in turn
+    if not isinstance(task, AbsTaskAggregate) and not task.data_loaded:  # its parts load in turn
         task.load_data()
-    # mteb samples with the task's generators. Each model gets fresh ones, so all see the same samples.
+    # mteb samples with the task's generators: with new ones, all models see the same samples.
     twin = copy.copy(task)
     twin.rng_state, twin.np_rng = random.Random(task.seed), np.random.default_rng(task.seed)
-    with tempfile.TemporaryDirectory(prefix="workbench-") as predictions:
-        done = mteb.evaluate(
-            _encoder(model, report, stop),
+    with tempfile.TemporaryDirectory(prefix="workbench-") as folder:
+        (result,) = mteb.evaluate(
+            _encoder(model, report),
             twin,
             cache=None,
             co2_tracker=False,
-            prediction_folder=predictions,
+            prediction_folder=folder,
             show_progress_bar=False,
-        ).task_results[0]
-        samples = per_sample.of_result(task, done, Path(predictions))
-    if not math.isfinite(done.get_score()):
-        raise BenchmarkError(f"{model.label} has no score: it is {done.get_score()}")
-    path = _samples_path(results, model, task)
-    path.unlink(missing_ok=True)
-    results.save_to_cache(done, _meta(model))
-    # Last, so that a result without it is one that was interrupted.
-    write_json(path, {"score": done.get_score(), "units": samples})
-    return _result(task, model, done.get_score(), samples)
+        ).task_results
+        if len(result.scores) == len(task.hf_subsets) == 1:
+            (split,), (subset,) = result.scores, task.hf_subsets
+            scores, path = result.scores[split][0], Path(folder) / task.prediction_file_name
+            predicted = json.loads(path.read_text())[subset][split] if path.is_file() else None
+            samples = _samples(task, scores, task.dataset[subset][split], predicted)
+            # An interval around another number than mteb's score would mislead.
+            if samples and abs(benchmark_tables.score_of(samples) - scores["main_score"]) <= 1e-3:
+                scores["per_sample"] = samples
+    cache.save_to_cache(result, _meta(model))
 
 
-def _encoder(model: EvalModel, report: Callable[..., None], stop: threading.Event):
+def _samples(task: AbsTask, scores: dict, rows: dict, predicted: dict | None) -> dict | None:
+    """Return the scores per sample of an evaluation, None where mteb keeps none."""
+    kind, metric = task.metadata.type, task.metadata.main_score
+    if kind == "Retrieval" and predicted and metric.startswith("ndcg_at_"):
+        import ir_measures
+
+        measure = ir_measures.nDCG @ int(metric.removeprefix("ndcg_at_"))
+        scored = ir_measures.iter_calc([measure], rows["relevant_docs"], predicted)
+        values = {query.query_id: query.value for query in scored if query.query_id in predicted}
+        return {"ids": list(values), "values": list(values.values())}
+    if kind in ("STS", "PairClassification") and predicted:
+        gold = rows["score" if kind == "STS" else task.label_column_name]
+        return {
+            "metric": "spearman" if kind == "STS" else "average_precision",
+            "scores": predicted["cosine_scores"],
+            "gold": [float(value) for value in gold],
+        }
+    values = None
+    if kind == "Classification" and "scores_per_experiment" in scores:
+        values = [experiment[metric] for experiment in scores["scores_per_experiment"]]
+    elif kind == "Clustering" and isinstance(scores.get("v_measures"), dict):
+        values = np.mean(list(scores["v_measures"].values()), axis=0).tolist()
+    return values and {"ids": list(range(len(values))), "values": values}
+
+
+def _encoder(model: EvalModel, report: Callable[..., None]):
     """Return a model as mteb expects one."""
     from mteb.models.abs_encoder import AbsEncoder
     from mteb.types import PromptType
@@ -295,20 +302,20 @@ def _encoder(model: EvalModel, report: Callable[..., None], stop: threading.Even
         def encode(self, inputs, *, task_metadata, hf_split, hf_subset, prompt_type=None, **_):
             role = Role.QUERY if prompt_type == PromptType.query else Role.DOCUMENT
             embed = model.embed if prompt_type else model.alike or model.embed
-            texts = [
-                text.replace("\0", " ") for batch in inputs for text in batch["text"]
-            ]  # no `Text` may have NUL
+            # A `Text` may have no NUL.
+            texts = [text.replace("\0", " ") for batch in inputs for text in batch["text"]]
             vectors = np.empty((len(texts), model.dimension), dtype=np.float32)
             for start in range(0, len(texts), _BLOCK):
-                if stop.is_set():
-                    raise Stopped
+                report(task_metadata.name, model.label, self.done)
                 block = texts[start : start + _BLOCK]
                 vectors[start : start + len(block)] = embed(block, role)
                 self.done += len(block)
-                report(texts=self.done)
-            if (without := int((~vectors.any(axis=1)).sum())) > model.skip * len(texts):
+            report(task_metadata.name, model.label, self.done)
+            zeros = int((~vectors.any(axis=1)).sum())
+            if zeros > model.skip * len(texts):
                 raise BenchmarkError(
-                    f"no vector of {without:,} of {len(texts):,} texts, more than {model.skip:.3g} (--skip)"
+                    f"no vector of {zeros:,} of {len(texts):,} texts, more than "
+                    f"{model.skip:.3g} (--skip)"
                 )
             return vectors
 
@@ -320,49 +327,8 @@ def _meta(model: EvalModel):
 
     name = model.name if model.name.count("/") == 1 else f"workbench/{Path(model.name).name}"
     name = re.sub(r"[^A-Za-z0-9._/-]+", "-", name)
-    facts = {
-        "name": name,
-        "revision": model.revision,
-        "embed_dim": model.dimension,
-        "n_parameters": model.parameters,
-    }
-    return ModelMeta.create_empty(
-        overwrites={**facts, "similarity_fn_name": ScoringFunction.COSINE}
-    )
-
-
-def _samples_path(results, model: EvalModel, task: AbsTask) -> Path:
-    return results.get_task_result_path(task.metadata.name, _meta(model)).with_suffix(".units.json")
-
-
-def _result(task: AbsTask, model: EvalModel, score: float, samples: dict | None) -> TaskResult:
-    data = task.metadata
-    return TaskResult(data.name, data.type, data.main_score, model.label, score, samples)
-
-
-def _stored(results, model: EvalModel, task: AbsTask) -> TaskResult | None:
-    """Return the complete result of an earlier run on these data with this mteb, or None."""
-    import mteb
-
-    try:
-        result = results.load_task_result(task.metadata.name, _meta(model))
-        kept = json.loads(_samples_path(results, model, task).read_text())
-        whole = (
-            (result.dataset_revision, result.mteb_version)
-            == (task.metadata.revision, mteb.__version__)
-            and per_sample.is_sound(kept["units"])
-            and not result.get_missing_evaluations(task)
-            and abs(kept["score"] - result.get_score()) <= 1e-4
-        )
-        return _result(task, model, kept["score"], kept["units"]) if whole else None
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-    ):  # missing, half written or edited
-        return None
+    facts = {"name": name, "revision": model.revision}
+    return ModelMeta.create_empty(overwrites=facts | {"similarity_fn_name": ScoringFunction.COSINE})
 
 
 @contextlib.contextmanager
@@ -371,7 +337,7 @@ def _quiet() -> Iterator[None]:
     import datasets
 
     logger = logging.getLogger("mteb")
-    before, bars = logger.level, not datasets.are_progress_bars_disabled()
+    level, bars = logger.level, not datasets.are_progress_bars_disabled()
     logger.setLevel(logging.ERROR)
     datasets.disable_progress_bars()
     try:
@@ -379,6 +345,6 @@ def _quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", module="mteb|sklearn")
             yield
     finally:
-        logger.setLevel(before)
+        logger.setLevel(level)
         if bars:
             datasets.enable_progress_bars()
