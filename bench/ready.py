@@ -13,6 +13,7 @@ them. Writes build/ready.json.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -21,10 +22,11 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import torch
+from safetensors.torch import save_file
 
 from bench.__main__ import machine
 from workbench import data, evaluate, models, pipeline, ready, student
-from workbench._util import home, spread, write_json
+from workbench._util import home, spread, whole_folder, write_json
 from workbench.cache import TargetCache
 from workbench.data import Role, Text
 from workbench.errors import WorkbenchError
@@ -94,7 +96,7 @@ def make(source: Path, output: Path, count: int) -> int:
     whole = with_base_space(made.student, student.pooled(made.student, aligned_on), RECIPE.base)
     provenance = made.provenance | {"held_out": ", ".join(HELD_OUT), "machine": machine()}
     provenance |= {"base_space": {"share": SHARE, "texts": len(aligned_on)}}
-    ready.save_ready(whole, output, provenance, mirrored=whole[0].get_embedding_dimension())
+    save_ready(whole, output, provenance, mirrored=whole[0].get_embedding_dimension())
     print(f"written to {output} after {time.perf_counter() - started:.0f} s")
     return 0
 
@@ -125,7 +127,7 @@ def with_base_space(model, features: np.ndarray, base: str):
         # GELU(u) - GELU(-u) = u, see `student.build`
         through = torch.nn.functional.pad(torch.diag(1 / deviation), (0, x.shape[1] - own.shape[1]))
         shift, back = center / deviation, turn * deviation
-        options = ready.build_options(model)
+        options = build_options(model)
         options["hidden"] += 2 * own.shape[1]
         made = student.build(base, **options, device=str(model.device))
         wide, out = (module.linear for module in student.head_of(made))
@@ -134,6 +136,72 @@ def with_base_space(model, features: np.ndarray, base: str):
         out.weight.copy_(torch.cat([last.weight, back, -back], dim=1))
         out.bias.copy_(last.bias + turn @ center)
     return made.eval()
+
+
+def save_ready(model, folder: str | Path, provenance: dict, *, mirrored: int = 0) -> Path:
+    """Write a student's head in 8 bits, with its provenance and checksum, for `ready.load_ready`.
+
+    Args:
+        model: a student with a head of two layers, whose transformer is its base's.
+        folder: new, or with an earlier one, whose card (README.md) stays.
+        provenance: what `train.provenance` returned.
+        mirrored: the last so many hidden units repeat those before them with opposite signs in
+            both layers; they are not stored.
+    """
+    first, last = (layer.linear for layer in student.head_of(model))
+    stored = first.out_features - mirrored
+    layers = (first.weight[:stored], first.bias[:stored]), (last.weight[:, :stored], last.bias)
+    tensors = {}
+    for number, (weight, bias) in enumerate(layers):
+        for name, tensor in {**packed(weight.detach().cpu()), "bias": bias}.items():
+            tensors[f"{number}.{name}"] = tensor.detach().cpu().contiguous()
+    build = build_options(model)
+    with whole_folder(folder) as scratch:
+        if (card := Path(folder) / "README.md").is_file():
+            shutil.copy(card, scratch)
+        save_file(tensors, scratch / ready.HEAD_FILE)
+        more = {
+            "base_fingerprint": models.resolve(provenance["base"]).fingerprint,
+            "build": build,
+            "mirrored": mirrored,
+            "head_sha256": ready.digest((scratch / ready.HEAD_FILE).read_bytes(), build),
+        }
+        write_json(scratch / models.PROVENANCE, {**provenance, **more})
+    return Path(folder)
+
+
+def build_options(model) -> dict:
+    """Return the options of `student.build` for a student with a head of two layers."""
+    head = student.head_of(model)
+    return {
+        "dimension": head[-1].out_features,
+        "normalize": models.normalizes(model),
+        "hidden": head[0].out_features - 2 * head[0].in_features,
+        "pooling": list(model.children())[1].pooling_mode,
+        "max_length": model.max_seq_length,
+        "prompts": dict(model.prompts),
+    }
+
+
+def packed(weight: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Round a layer's weights, of shape (out, in), to int8 with a scale for each row and column."""
+    least = torch.finfo(torch.float32).tiny
+    columns = weight.pow(2).mean(dim=0).sqrt().clamp_min(least)
+    scaled = weight / columns
+    # The largest weight of each row is kept by itself. In a head that started as the closed form it
+    # carries a feature through, and is a hundred times as large as the rest.
+    place = scaled.abs().argmax(dim=1, keepdim=True)
+    peak = scaled.gather(1, place)
+    scaled.scatter_(1, place, 0)
+    scale = (scaled.abs().amax(dim=1) / 127).clamp_min(least)
+    rounded = (scaled / scale[:, None]).round().to(torch.int8)
+    return {
+        "weight": rounded,
+        "scale": scale,
+        "columns": columns,
+        "peak": peak,
+        "place": place.int(),
+    }
 
 
 def measure(folders: list[Path]) -> int:

@@ -83,13 +83,9 @@ def test_nothing_large_and_no_pickle_is_kept():
     assert [f.name for f in files if f.stat().st_size >= 1 << 20] == [
         "head.safetensors"
     ]  # data/ready
-    # Written by an earlier version, a few kB each, and still to be read; and the student that comes with the package.
-    kept = {PROJECT / "tests" / "v0.1", PROJECT / "data" / "ready"}
-    assert not [
-        f
-        for f in files
-        if f.suffix in (".pkl", ".pt", ".bin", ".safetensors") and not kept & {*f.parents}
-    ]
+    kept = PROJECT / "data" / "ready"  # the student that comes with the package
+    pickles_and_weights = (".pkl", ".pt", ".bin", ".safetensors")
+    assert not [f for f in files if f.suffix in pickles_and_weights and kept not in f.parents]
 
 
 def test_the_tree_in_contributing_is_the_package():

@@ -113,7 +113,7 @@ def test_pickles_in_the_place_of_other_files_are_not_loaded(tmp_path, trap, hash
     for name in ("student.safetensors", "optimizer.safetensors", "state.json"):
         (step / name).write_bytes(content)
     with pytest.raises((WorkbenchError, ValueError)):
-        _checkpoints._checked(step)
+        _checkpoints.read_state(step)
     np.save(tmp_path / "vectors.npy", np.array([trap[1]], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError):
         np.load(tmp_path / "vectors.npy", allow_pickle=False)

@@ -1,18 +1,20 @@
-"""Train a student's head alone, on stored features of its transformer: seconds where the whole student takes minutes."""
+"""Train a student's head alone, on stored features of its transformer.
+
+It takes seconds where the whole student takes minutes.
+"""
 
 from __future__ import annotations
 
 import copy
 import math
 import threading
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.models import Dropout
 
 from workbench import models
 from workbench._util import spread
@@ -20,31 +22,31 @@ from workbench.data import Role, Text
 from workbench.errors import TrainingError
 from workbench.student import head_of, mean_and_deviation, pooled
 from workbench.teachers import Teacher
-from workbench.train import Result, TrainingConfig, TrainingStep
+from workbench.train import Result, TrainingConfig, TrainingStep, figures, train
 
-HEAD = TrainingConfig(batch_size=512, learning_rate=1e-3, epochs=10, dropout=0.1)
-_ROWS = 8192  # held-out rows at once
-_LEAST_STEPS = 200  # the first ones disturb a head that starts as the closed form, and a few more do not mend it
-_MEASURED = 20_000  # rows that say how much each feature varies
+HEAD = TrainingConfig(
+    batch_size=512, learning_rate=1e-3, epochs=10, dropout=0.1, evaluations=1, max_grad_norm=None
+)
+# The first steps disturb a head that starts as the closed form, and a few more do not mend it.
+_LEAST_STEPS = 200
 
 
 class FrozenFeatures(Teacher):
-    """What a student's transformer gives its head, as a `Teacher`: a `TargetCache` then keeps features as it keeps targets.
+    """Teacher that returns the pooled features of a student's base.
 
-    Args:
-        student: its head is not looked at. Another base, length or prompt, or trained weights, are another teacher.
+    A `TargetCache` of it keeps features as it keeps targets. The student's head does not matter;
+    another base, length or prompt, or trained weights, are another teacher.
     """
 
     def __init__(self, student: SentenceTransformer) -> None:
-        transformer, pooling = list(student.children())[:2]
         self._student = SentenceTransformer(
-            modules=[transformer, pooling],
+            modules=list(student.children())[:2],
             device=str(student.device),
             prompts=dict(student.prompts),
         ).eval()
         super().__init__(
             "base-features",
-            pooling.pooling_output_dimension,
+            self._student[1].pooling_output_dimension,
             normalize=False,
             prompts={role.value: student.prompts.get(role.value) or "" for role in Role},
             kind="features",
@@ -63,14 +65,12 @@ class FrozenFeatures(Teacher):
         return pooled(self._student, [Text(text, role) for text in texts])
 
 
-@torch.no_grad()
 def through_head(student: SentenceTransformer, features: np.ndarray) -> np.ndarray:
-    """Return a student's vectors, float32 of shape (n, dimension), of texts whose features are there, of shape (n, width)."""
-    x = torch.from_numpy(np.asarray(features, dtype=np.float32)).to(student.device)
-    modules = list(student.children())[2:]
-    return (
-        torch.nn.Sequential(*modules)({"sentence_embedding": x})["sentence_embedding"].cpu().numpy()
-    )
+    """Return a student's vectors, float32 of shape (n, dimension), of texts' stored features.
+
+    The features are anything that indexes like an array of shape (n, width).
+    """
+    return _vectors(torch.nn.Sequential(*list(student.children())[2:]), features)
 
 
 def train_head(
@@ -83,136 +83,97 @@ def train_head(
     on_step: Callable[[TrainingStep], None] | None = None,
     stop: threading.Event | None = None,
 ) -> Result:
-    """Train a student's head on the squared L2 distance of its output to the targets; the transformer stays as it is.
-
-    AdamW on standardized features, with a rate that falls linearly over all passes. It is fast enough to need no checkpoint.
+    """Train a student's head; the transformer stays as it is. It is too fast to need checkpoints.
 
     Args:
         student: gets the trained head in the end; best after `student.fit_head`.
-        features: anything that indexes like an array of shape (n, width): what the head gets of n texts, such as the
-            `targets` of a cache of `FrozenFeatures`.
+        features: anything that indexes like an array of shape (n, width), such as the targets of a
+            cache of `FrozenFeatures`.
         targets: the same of shape (n, dimension).
-        config: `epochs`, `batch_size` (less where all passes together would have under 200 steps), the learning rates,
-            `weight_decay`, `precision`, `seed`, and `dropout` of the hidden units of a head of two layers. The rest is for
-            `train_student`.
-        held_out: features and targets to choose the best pass by, the start included; the last one is kept without. Take
-            whole sources that are not trained on: a loss on other texts of the same sources falls while the student
-            gets worse on subjects that it has not seen.
-        on_step: called after every pass.
-        stop: when set, training ends after the pass under way.
+        config: how to train. Batches are smaller where all passes together would have under 200
+            steps, and dropout is that of the hidden units of a head of two layers.
+        held_out: features and targets to choose the best step by; the last one is kept without.
+            Take whole sources that are not trained on: a loss on other texts of the same sources
+            falls while the student gets worse on subjects that it has not seen.
+        on_step: called after every step and evaluation.
+        stop: when set, training ends between two steps.
 
     Raises:
-        TrainingError: widths or numbers of rows that do not fit, or a loss that became NaN or infinite.
+        TrainingError: features and targets do not fit, or the loss became NaN or infinite.
     """
-    given, device = [module.linear for module in head_of(student)], student.device
-    head = copy.deepcopy(given)
-    for what, some, wanted in (
-        ("", features, targets),
-        *([("held-out ", *held_out)] if held_out else []),
-    ):
-        fitting = (len(some), head[0].in_features), (len(some), head[-1].out_features)
-        if (tuple(some.shape), tuple(wanted.shape)) != fitting or not len(some):
+    layers = head_of(student)
+    width, dimension = layers[0].in_features, layers[-1].out_features
+    for inputs, outputs in filter(None, [(features, targets), held_out]):
+        if inputs.shape[1] != width or tuple(outputs.shape) != (len(inputs), dimension):
             raise TrainingError(
-                f"{what}features of shape {tuple(some.shape)} and targets of shape {tuple(wanted.shape)} do not fit a head "
-                f"from {head[0].in_features} to {head[-1].out_features}: expected a row of each for every text"
+                f"features of shape {tuple(inputs.shape)} and targets of shape "
+                f"{tuple(outputs.shape)} do not fit a head from {width} to {dimension}: give a row "
+                "of each for every text"
             )
-    normalize, rng = models.normalizes(student), np.random.default_rng(config.seed)
-    generator = torch.Generator(device).manual_seed(config.seed)
-    some = features[np.array(spread(len(features), _MEASURED))]
-    mean, deviation = mean_and_deviation(
-        torch.from_numpy(np.asarray(some, dtype=np.float32)).to(device)
-    )
-    with (
-        torch.no_grad()
-    ):  # Adam's steps are then as large for one feature as for another; folded back in the end
-        if head[0].bias is None:
+    passes = config.epochs * config.restarts
+    largest_batch = max(8, len(features) // math.ceil(_LEAST_STEPS / passes))
+    config = replace(config, batch_size=min(config.batch_size, largest_batch))
+
+    modules = copy.deepcopy(list(student.children())[2:])
+    trained_layers = modules[: len(layers)]
+    first = trained_layers[0].linear
+    sample = np.asarray(features[np.array(spread(len(features), 20_000))], dtype=np.float32)
+    mean, deviation = mean_and_deviation(torch.from_numpy(sample).to(student.device))
+    # Features are standardized, because Adam's steps are then as large for one feature as for
+    # another. The first layer takes that in here, and is folded back in the end.
+    with torch.no_grad():
+        if first.bias is None:
             mean = torch.zeros_like(mean)
         else:
-            head[0].bias.add_(head[0].weight @ mean)
-        head[0].weight.mul_(deviation)
-    parameters = [parameter for layer in head for parameter in layer.parameters()]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+            first.bias.add_(first.weight @ mean)
+        first.weight.mul_(deviation)
+    if len(layers) == 2:
+        modules.insert(1, Dropout(config.dropout or 0.0))
+    head = torch.nn.Sequential(_Standardize(mean, deviation), *modules)
+    result = train(
+        head,
+        lambda rows: _inputs(features, rows),
+        targets,
+        config,
+        evaluate=held_out and (lambda: figures(_vectors(head, held_out[0]), held_out[1], {})),
+        on_step=on_step,
+        stop=stop,
     )
-    passes = config.epochs * config.restarts
-    batch = min(config.batch_size, max(8, len(features) // math.ceil(_LEAST_STEPS / passes)))
-    in_pass = math.ceil(len(features) / batch)
-
-    def distances(
-        rows: np.ndarray, known: np.ndarray, wanted: np.ndarray, drop: float
-    ) -> torch.Tensor:
-        x, y = (
-            torch.from_numpy(np.asarray(each[rows], dtype=np.float32)).to(device)
-            for each in (known, wanted)
-        )
-        x = (x - mean) / deviation
-        with models.autocast(device, config.precision):
-            for layer in head[:-1]:
-                x = torch.nn.functional.gelu(layer(x))
-                if drop:
-                    x = (
-                        x
-                        * (torch.rand(x.shape, generator=generator, device=device) >= drop)
-                        / (1 - drop)
-                    )
-            x = head[-1](x).float()
-        return ((torch.nn.functional.normalize(x, dim=1) if normalize else x) - y).pow(2).sum(dim=1)
-
-    @torch.no_grad()
-    def held_out_loss() -> float | None:
-        if held_out is None:
-            return None
-        parts = (
-            np.arange(i, min(i + _ROWS, len(held_out[0])))
-            for i in range(0, len(held_out[0]), _ROWS)
-        )
-        return float(torch.cat([distances(rows, *held_out, 0) for rows in parts]).mean())
-
-    history, best, seconds, rate = [], (math.inf, 0, None), 0.0, config.learning_rate
-    for number in range(passes + 1):
-        started, losses = time.perf_counter(), []
-        order = rng.permutation(len(features)) if number else []
-        for start in range(0, len(order), batch):
-            done = ((number - 1) * in_pass + start // batch) / (passes * in_pass)
-            rate = config.learning_rate + done * (config.final_learning_rate - config.learning_rate)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            rows = np.sort(order[start : start + batch])
-            loss = distances(rows, features, targets, config.dropout or 0).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())
-        loss = float(torch.stack(losses).mean()) if losses else None
-        if loss is not None and not math.isfinite(loss):
-            raise TrainingError(f"the loss is {loss} in pass {number}: lower the learning rate")
-        seconds += time.perf_counter() - started
-        speed = number * len(features) / seconds if number else 0.0
-        step = TrainingStep(
-            number * in_pass, passes * in_pass, number, loss, rate, speed, held_out_loss()
-        )
-        history.append(asdict(step))
-        if held_out is None:
-            best = math.inf, step.step, parameters
-        elif step.held_out_loss < best[0]:
-            best = (
-                step.held_out_loss,
-                step.step,
-                [parameter.detach().clone() for parameter in parameters],
-            )
-        if on_step:
-            on_step(step)
-        if stop is not None and stop.is_set():
-            break
-    if best[1]:
+    if result.best_step > 0:  # else the head stays exactly as it is
         with torch.no_grad():
-            for parameter, kept in zip(parameters, best[2], strict=True):
-                parameter.copy_(kept)
-            head[0].weight.div_(deviation)
-            if head[0].bias is not None:
-                head[0].bias.sub_(head[0].weight @ mean)
-            for layer, trained in zip(given, head, strict=True):
-                layer.load_state_dict(trained.state_dict())
-    return Result(
-        pd.DataFrame(history), best[1], best[0] if held_out else None, number < passes, speed
-    )
+            first.weight.div_(deviation)
+            if first.bias is not None:
+                first.bias.sub_(first.weight @ mean)
+        for layer, trained in zip(layers, trained_layers, strict=True):
+            layer.load_state_dict(trained.state_dict())
+    return result
+
+
+class _Standardize(torch.nn.Module):
+    """Bring each feature to mean 0 and deviation 1."""
+
+    def __init__(self, mean: torch.Tensor, deviation: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("deviation", deviation)
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"sentence_embedding": (inputs["sentence_embedding"] - self.mean) / self.deviation}
+
+
+def _inputs(features: np.ndarray, rows: np.ndarray) -> dict[str, torch.Tensor]:
+    """Return a head's input for some rows of the features."""
+    values = np.asarray(features[rows], dtype=np.float32)
+    return {"sentence_embedding": torch.from_numpy(values)}
+
+
+@torch.no_grad()
+def _vectors(head: torch.nn.Module, features: np.ndarray) -> np.ndarray:
+    """Return a head's output for all features, float32 of shape (n, dimension)."""
+    device, vectors = next(head.parameters()).device, []
+    head.eval()
+    for start in range(0, len(features), 8192):
+        rows = np.arange(start, min(start + 8192, len(features)))
+        inputs = {name: tensor.to(device) for name, tensor in _inputs(features, rows).items()}
+        vectors.append(head(inputs)["sentence_embedding"].cpu().numpy())
+    return np.concatenate(vectors)

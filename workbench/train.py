@@ -1,18 +1,20 @@
-"""Train a student on the squared L2 distance to cached teacher embeddings."""
+"""Train on the squared L2 distance to cached teacher embeddings.
+
+`train` is the loop: of a whole student (`train_student`), and of its head (`head.train_head`).
+"""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -20,103 +22,62 @@ import torch
 from accelerate import Accelerator
 from sentence_transformers import SentenceTransformer
 
-from workbench import __version__
-from workbench._checkpoints import Checkpoints
-from workbench._checks import check
+from workbench import __version__, _checkpoints
+from workbench._checks import check, check_in_step
 from workbench._util import one_of, whole
+from workbench.cache import TargetCache
 from workbench.data import Text, as_texts
 from workbench.errors import TrainingError
 from workbench.models import PRECISIONS, autocast, by_role, encode
-from workbench.student import HeadFit, Tokens
+from workbench.student import HeadFit, Tokens, forward
 
-if TYPE_CHECKING:
-    from workbench.cache import TargetCache
-
-_POOL_BATCHES = 50  # batches drawn together and sorted by length: random enough, little padding
-
-
-def check_number(
-    name: str, value: object, expected: str, fits: Callable[[Real], bool], kind: type = Real
-) -> None:
-    """Raise TrainingError if a value is not a number of the kind, or does not fit."""
-    if not isinstance(value, kind) or isinstance(value, bool) or not fits(value):
-        raise TrainingError(f"{name} is {value!r}; expected {expected}")
+# Batches drawn together and sorted by length: random enough, with little padding.
+_POOL_BATCHES = 50
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """How to train. The defaults take minutes on two cores for some thousand texts.
 
-    The learning rate is higher and the batch smaller than the paper's (arXiv 2509.12539): there are hundreds of steps
-    here where the paper has millions. `recipes/redact-ir.toml` has the paper's values.
-
-    Attributes:
-        batch_size: texts a step, over all processes together.
-        learning_rate: at the start of each cycle; it falls linearly to `final_learning_rate`.
-        final_learning_rate: at the end of each cycle.
-        epochs: passes over the texts in one cycle.
-        restarts: number of learning-rate cycles. Every text is read `epochs * restarts` times.
-        weight_decay: of AdamW.
-        max_grad_norm: gradients are clipped to this norm; None for no clipping.
-        dropout: probability in the backbone while training; None keeps the base's own.
-        precision: "auto" (bfloat16 autocast where the hardware is faster with it), "float32" or "bfloat16". Weights and
-            optimizer stay in float32.
-        group_by_length: whether a batch has texts of similar length, drawn at random within a pool of 50 batches;
-            faster, because there is little padding.
-        evaluations: held-out evaluations an epoch, each with a checkpoint.
-        checkpoint_steps: steps between further checkpoints; a kill loses no more than these.
-        seed: of batches and dropout.
-        check_pairs: refuse texts and targets that look out of step, see `_checks`.
-
-    Raises:
-        TrainingError: a value is out of range.
+    The learning rate is higher and the batch smaller than the paper's (arXiv 2509.12539): there are
+    hundreds of steps here where the paper has millions. TrainingError if a value is out of range.
     """
 
-    batch_size: int = 16
-    learning_rate: float = 3e-4
-    final_learning_rate: float = 1e-5
-    epochs: int = 2
-    restarts: int = 1
-    weight_decay: float = 0.01
-    max_grad_norm: float | None = 1.0
-    dropout: float | None = 0.0
+    batch_size: int = 16  # texts of a step, over all processes together
+    learning_rate: float = 3e-4  # at the start of each cycle; it falls linearly
+    final_learning_rate: float = 1e-5  # at the end of each cycle
+    epochs: int = 2  # passes over the texts in one cycle
+    restarts: int = 1  # number of learning-rate cycles
+    weight_decay: float = 0.01  # of AdamW
+    max_grad_norm: float | None = 1.0  # gradients are clipped to this norm
+    dropout: float | None = 0.0  # in the backbone; None keeps the base's own
+    # "float32", "bfloat16", or "auto": bfloat16 autocast where the hardware is faster with it.
+    # Weights and optimizer stay in float32.
     precision: str = "auto"
-    group_by_length: bool = True
-    evaluations: int = 2
-    checkpoint_steps: int = 200
-    seed: int = 0
-    check_pairs: bool = True
+    group_by_length: bool = True  # batches of similar length, which need little padding
+    evaluations: int = 2  # held-out evaluations an epoch, each with a checkpoint
+    checkpoint_steps: int = 200  # steps between further checkpoints; a kill loses no more
+    seed: int = 0  # of batches and dropout
+    check_pairs: bool = True  # refuse texts and targets that look out of step
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "restarts", "evaluations", "checkpoint_steps"):
             whole(getattr(self, name), name, error=TrainingError)
-        check_number(
-            "seed",
-            self.seed,
-            "a whole number from 0 to 2**32 - 1",
-            lambda n: 0 <= n < 2**32,
-            Integral,
-        )
-        rate = self.learning_rate
-        check_number(
-            "learning_rate", rate, "a number above 0, such as 3e-4", lambda n: 0 < n < math.inf
-        )
-        final = f"a number above 0, at most the learning_rate {rate}"
-        check_number(
-            "final_learning_rate", self.final_learning_rate, final, lambda n: 0 < n <= rate
-        )
-        check_number(
-            "weight_decay", self.weight_decay, "a number of at least 0", lambda n: 0 <= n < math.inf
-        )
-        if self.max_grad_norm is not None:
-            check_number(
-                "max_grad_norm", self.max_grad_norm, "a number above 0, or None", lambda n: n > 0
-            )
-        if self.dropout is not None:
-            check_number(
-                "dropout", self.dropout, "a number from 0 to below 1, or None", lambda n: 0 <= n < 1
-            )
+        whole(self.seed, "seed", 0, TrainingError)
         one_of(self.precision, "precision", PRECISIONS, TrainingError)
+        limits = {
+            "learning_rate": (1e-12, 1e3),
+            "final_learning_rate": (1e-12, self.learning_rate),
+            "weight_decay": (0, 1e3),
+            "max_grad_norm": (1e-12, math.inf),
+            "dropout": (0, 0.99),
+        }
+        for name, (least, most) in limits.items():
+            value = getattr(self, name)
+            if value is None and name in ("max_grad_norm", "dropout"):
+                continue
+            if not isinstance(value, Real) or not least <= value <= most:
+                raise TrainingError(f"{name} is {value!r}; expected from {least} to {most}")
 
     def with_steps(self, least: int, texts: int) -> TrainingConfig:
         """Return the configuration with enough epochs for `least` steps on so many texts."""
@@ -126,7 +87,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """One training step, as `on_step` gets it; held-out figures only where an evaluation was made."""
+    """One training step, as `on_step` gets it; held-out figures only after an evaluation."""
 
     step: int  # steps done; 0 is the start, before any
     steps: int  # in all
@@ -141,7 +102,7 @@ class TrainingStep:
 
 @dataclass(frozen=True)
 class Result:
-    """What training gave."""
+    """The outcome of training."""
 
     history: pd.DataFrame  # a row for each `TrainingStep`
     best_step: int  # step of the student that was kept, by held-out loss
@@ -162,7 +123,6 @@ def train_student(
     on_step: Callable[[TrainingStep], None] | None = None,
     stop: threading.Event | None = None,
     tokens: Tokens | None = None,
-    digest: str | None = None,
 ) -> Result:
     """Train `student` in place; it ends as the best student by held-out loss.
 
@@ -171,7 +131,7 @@ def train_student(
     Args:
         student: from `student.build`, best after `student.fit_head`.
         texts: n training texts; a plain string is a document.
-        targets: anything that indexes like an array of shape (n, dimension), such as cached `Targets`.
+        targets: anything that indexes like an array of shape (n, dimension), such as `Targets`.
         config: how to train.
         held_out: texts and targets to choose the best student by; the last one is kept without.
         checkpoints: folder for checkpoints; None keeps nothing on disk.
@@ -179,240 +139,214 @@ def train_student(
         on_step: called after every step and evaluation.
         stop: when set, training ends between two steps, with a checkpoint.
         tokens: of the texts, where they exist already.
-        digest: identifies the texts in a checkpoint; a hash of the texts if None.
 
     Raises:
-        TrainingError: a check failed, a checkpoint is of another run, or the loss became NaN or infinite.
+        TrainingError: targets do not fit, a checkpoint is of another run or cannot be written, or
+            the loss became NaN or infinite.
     """
     texts = as_texts(texts)
-    held_out = held_out and (as_texts(held_out[0], "held_out"), held_out[1])
-    check(
-        student,
-        texts,
-        targets,
-        held_out,
-        batch_size=config.batch_size,
-        tokens=tokens,
-        pairs=config.check_pairs,
-    )
-    accelerator = Accelerator(cpu=student.device.type == "cpu")
-    if config.batch_size % accelerator.num_processes:
-        raise TrainingError(
-            f"batch_size {config.batch_size} cannot be shared by {accelerator.num_processes} processes"
-        )
-    torch.manual_seed(config.seed + accelerator.process_index)
+    check(student, texts, targets)
     tokens = Tokens(student, texts) if tokens is None else tokens
-    run, saver = Run(student, tokens, targets, config, held_out, accelerator, on_step), None
-    if checkpoints:
-        run.identity = {
-            "config": asdict(config),
-            "texts": digest or digest_of(texts),
-            "targets": hashlib.sha256(
-                np.ascontiguousarray(targets[:: max(1, len(texts) // 64)])
-            ).hexdigest(),
-            "student": [[name, *tensor.shape] for name, tensor in student.state_dict().items()],
-            "processes": accelerator.num_processes,
-        }
-        saver = Checkpoints(Path(checkpoints), run)
-        if resume:
-            saver.restore()
-    # Not under torchrun, where two processes then make another student than one; why is not known.
-    plain = (
-        _plain_attention(student) if accelerator.num_processes == 1 else contextlib.nullcontext()
-    )
-    with _dropout(student, config.dropout), plain:
-        stopped = run.train(saver, stop)
-    if run.best is not None:
-        student.load_state_dict(run.best)
-    student.eval()
-    return Result(pd.DataFrame(run.history), run.best_step, run.best_loss, stopped, run.speed())
-
-
-class Run:
-    """The state of one training run."""
-
-    def __init__(
-        self,
-        student: SentenceTransformer,
-        tokens: Tokens,
-        targets: np.ndarray,
-        config: TrainingConfig,
-        held_out: tuple[Sequence[Text], np.ndarray] | None,
-        accelerator: Accelerator,
-        on_step: Callable[[TrainingStep], None] | None,
-    ) -> None:
-        self.student, self.tokens, self.targets, self.config = student, tokens, targets, config
-        self.held_out, self.accelerator, self.on_step = held_out, accelerator, on_step
-        self.steps_per_epoch = math.ceil(len(tokens) / config.batch_size)
-        self.steps = self.steps_per_epoch * config.epochs * config.restarts
-        self.step = 0
-        self.history: list[dict] = []
-        self.best_loss: float | None = None
-        self.best_step = 0
-        self.best: dict[str, torch.Tensor] | None = None  # its weights
-        self.identity: dict = {}
-        if (pooler := getattr(student[0].model, "pooler", None)) is not None:
-            pooler.requires_grad_(False)  # mean pooling never uses it: no gradient ever reaches it
-        trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(
-            trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    if config.check_pairs:
+        check_in_step(student, texts, targets, tokens)
+    for role in {"query", "document"} - set(by_role(texts)):
+        warnings.warn(
+            f"no {role} among the training texts: the student will embed such texts less well. Add "
+            "some; data.crop_queries(texts) makes queries of documents",
+            stacklevel=2,
         )
-        self.model, self.optimizer = accelerator.prepare(student, optimizer)
-        self._trained_texts, self._seconds = 0, 0.0
+    evaluate = None
+    if held_out is not None:
+        unseen = as_texts(held_out[0], "held_out")
+        check(student, unseen, held_out[1])
+        unseen_tokens, unseen_roles = Tokens(student, unseen), by_role(unseen)
 
-    def train(self, saver: Checkpoints | None, stop: threading.Event | None) -> bool:
-        """Take steps until the end or until stopped; return whether training was stopped."""
-        self.student.train()
-        if self.step == 0:
-            self._evaluate(None)
-        while self.step < self.steps:
-            epoch = self.step // self.steps_per_epoch
-            for batch in self._batches(epoch)[self.step % self.steps_per_epoch :]:
-                if self._stop_asked(stop):
-                    if saver:
-                        saver.write()
-                    return True
-                loss = self._take_step(batch)
-                if evaluated := self._evaluation_due():
-                    self._evaluate(loss)
-                else:
-                    self._record(loss, {})
-                if saver and (evaluated or self.step % self.config.checkpoint_steps == 0):
-                    saver.write()
-        return False
+        def evaluate() -> dict[str, float]:
+            return figures(forward(student, unseen_tokens), held_out[1], unseen_roles)
 
-    def speed(self) -> float:
-        """Return the training speed since this run began, texts a second, evaluations left out."""
-        return self._trained_texts / self._seconds if self._seconds else 0.0
-
-    def learning_rate(self) -> float:
-        """Return the rate of the next step: it falls linearly in each cycle."""
-        config = self.config
-        in_cycle = self.steps_per_epoch * config.epochs
-        done = (self.step % in_cycle) / max(1, in_cycle - 1)
-        return config.learning_rate + (config.final_learning_rate - config.learning_rate) * min(
-            1.0, done
-        )
-
-    def _batches(self, epoch: int) -> list[np.ndarray]:
-        """Return the epoch's batches, a function of seed and epoch alone."""
-        rng = np.random.default_rng([self.config.seed, epoch])
-        size = self.config.batch_size
-        order = rng.permutation(len(self.tokens))
-        if not self.config.group_by_length:
-            return [order[start : start + size] for start in range(0, len(order), size)]
-        batches = []
-        for start in range(0, len(order), size * _POOL_BATCHES):
-            pool = order[start : start + size * _POOL_BATCHES]
-            pool = pool[np.argsort(self.tokens.lengths[pool], kind="stable")]
-            batches += [pool[i : i + size] for i in range(0, len(pool), size)]
-        return [batches[i] for i in rng.permutation(len(batches))]
-
-    def _take_step(self, batch: np.ndarray) -> float:
-        started = time.perf_counter()
-        device = self.accelerator.device
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
-        mine = batch[self.accelerator.process_index :: self.accelerator.num_processes]
-        # A last batch can be smaller than the number of processes: an idle one adds nothing.
-        rows = mine if len(mine) else batch[:1]
-        features = {name: tensor.to(device) for name, tensor in self.tokens.batch(rows).items()}
-        wanted = torch.from_numpy(np.asarray(self.targets[rows], dtype=np.float32)).to(device)
-        with autocast(device, self.config.precision):
-            output = self.model(features)["sentence_embedding"]
-        distances = (output.float() - wanted).pow(2).sum(dim=1)
-        # The processes' gradients are averaged, so each counts its texts against the whole batch.
-        share = self.accelerator.num_processes * bool(len(mine)) / len(batch)
-        loss = distances.sum() * share
-        self.optimizer.zero_grad()
-        self.accelerator.backward(loss)
-        if self.config.max_grad_norm is not None:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
-        value = float(self.accelerator.reduce(loss.detach(), reduction="mean"))
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss is {value} at step {self.step + 1}: lower the learning rate, or train in float32. "
-                "Checkpoints written before are intact."
-            )
-        self.optimizer.step()
-        self.step += 1
-        self._trained_texts += len(batch)
-        self._seconds += time.perf_counter() - started
-        return value
-
-    def _evaluation_due(self) -> bool:
-        every = max(1, self.steps_per_epoch // self.config.evaluations)
-        in_epoch = self.step % self.steps_per_epoch
-        # The last evaluation of an epoch is at its end, whatever the rounding.
-        return in_epoch == 0 or (in_epoch % every == 0 and self.steps_per_epoch - in_epoch >= every)
-
-    def _evaluate(self, loss: float | None) -> None:
-        figures: dict[str, float] = {}
-        if not self.held_out:
-            self.best_step = self.step
-        elif self.accelerator.is_main_process:
-            figures = validate(self.student, *self.held_out)
-            self.student.train()
-            if self.best_loss is None or figures["loss"] < self.best_loss:
-                self.best_loss, self.best_step = figures["loss"], self.step
-                self.best = {
-                    name: t.detach().cpu().clone() for name, t in self.student.state_dict().items()
-                }
-        self._record(loss, figures)
-
-    def _record(self, loss: float | None, figures: dict[str, float]) -> None:
-        event = TrainingStep(
-            step=self.step,
-            steps=self.steps,
-            epoch=self.step / self.steps_per_epoch,
-            loss=loss,
-            learning_rate=self.optimizer.param_groups[0]["lr"],
-            texts_per_second=self.speed(),
-            held_out_loss=figures.get("loss"),
-            cosine_query=figures.get("cosine_query"),
-            cosine_document=figures.get("cosine_document"),
-        )
-        self.history.append(asdict(event))
-        if self.on_step and self.accelerator.is_main_process:
-            self.on_step(event)
-
-    def _stop_asked(self, stop: threading.Event | None) -> bool:
-        asked = bool(stop and stop.is_set())
-        if self.accelerator.num_processes > 1:  # all processes take the same number of steps
-            asked = bool(
-                self.accelerator.reduce(torch.tensor(float(asked), device=self.accelerator.device))
-            )
-        return asked
-
-
-@contextlib.contextmanager
-def _plain_attention(student: SentenceTransformer) -> Iterator[None]:
-    """Compute attention by plain products on a CPU inside a `with` block: the fused one's backward pass is slow there."""
-    backbone = student[0].model
-    before = getattr(backbone.config, "_attn_implementation", None)
-    change = before == "sdpa" and student.device.type == "cpu"
-    if change:
-        backbone.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        if change:
-            backbone.set_attn_implementation(before)
-
-
-@contextlib.contextmanager
-def _dropout(student: SentenceTransformer, probability: float | None) -> Iterator[None]:
-    """Set the dropout probability inside a `with` block, None to leave it."""
-    before = {
-        module: module.p for module in student.modules() if isinstance(module, torch.nn.Dropout)
+    sample = np.ascontiguousarray(targets[:: max(1, len(texts) // 64)])
+    identity = {
+        "config": asdict(config),
+        "texts": getattr(targets, "digest", None) or digest_of(texts),
+        "targets": hashlib.sha256(sample).hexdigest(),
+        "student": [[name, *tensor.shape] for name, tensor in student.state_dict().items()],
     }
-    try:
-        for module, p in before.items():
-            module.p = p if probability is None else probability
-        yield
-    finally:
-        for module, p in before.items():
-            module.p = p
+    for module in student.modules():
+        if isinstance(module, torch.nn.Dropout) and config.dropout is not None:
+            module.p = config.dropout
+    backbone = student[0].model
+    attention = getattr(backbone.config, "_attn_implementation", None)
+    # On a CPU the backward pass of fused attention is slower than that of plain products.
+    if attention == "sdpa" and student.device.type == "cpu":
+        backbone.set_attn_implementation("eager")
+    result = train(
+        student,
+        tokens.batch,
+        targets,
+        config,
+        lengths=tokens.lengths if config.group_by_length else None,
+        evaluate=evaluate,
+        checkpoints=checkpoints and Path(checkpoints),
+        identity=identity,
+        resume=resume,
+        on_step=on_step,
+        stop=stop,
+    )
+    if attention == "sdpa":
+        backbone.set_attn_implementation(attention)
+    return result
+
+
+def train(
+    model: torch.nn.Module,
+    inputs: Callable[[np.ndarray], dict[str, torch.Tensor]],
+    targets: np.ndarray,
+    config: TrainingConfig,
+    *,
+    lengths: np.ndarray | None = None,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+    checkpoints: Path | None = None,
+    identity: dict | None = None,
+    resume: bool = True,
+    on_step: Callable[[TrainingStep], None] | None = None,
+    stop: threading.Event | None = None,
+) -> Result:
+    """Train a model in place, from the first step to the last; it ends as the best one.
+
+    Args:
+        model: turns inputs into a dictionary with "sentence_embedding", of shape (m, dimension).
+        inputs: returns the model's input for some rows, int of shape (m,).
+        targets: anything that indexes like an array of shape (n, dimension).
+        config: how to train.
+        lengths: of the texts, shape (n,), to group them by; None draws batches at random.
+        evaluate: returns the held-out figures; the model with the least "loss" is kept.
+        checkpoints: folder for checkpoints; None keeps nothing on disk.
+        identity: of the run, JSON values: a checkpoint of another one is refused.
+        resume, on_step, stop: as for `train_student`.
+    """
+    accelerator = Accelerator(cpu=next(model.parameters()).device.type == "cpu")
+    device, process = accelerator.device, accelerator.process_index
+    processes, is_main = accelerator.num_processes, accelerator.is_main_process
+    torch.manual_seed(config.seed + process)
+    steps_per_epoch = math.ceil(len(targets) / config.batch_size)
+    steps_per_cycle = steps_per_epoch * config.epochs
+    steps = steps_per_cycle * config.restarts
+    evaluation_steps = max(1, steps_per_epoch // config.evaluations)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+    parallel_model, optimizer = accelerator.prepare(model, optimizer)
+
+    identity = {**(identity or {}), "processes": processes}
+    state = {"step": -1, "best_step": 0, "best_loss": None, "history": [], "identity": identity}
+    best = restored = None
+    if checkpoints and resume:
+        restored = _checkpoints.restore(checkpoints, identity, model, optimizer, accelerator)
+    if restored:
+        state, best = restored
+
+    model.train()
+    batches = _batches(len(targets), lengths, config, first=max(0, state["step"]))
+    trained_texts, seconds, speed, stopped = 0, 0.0, 0.0, False
+    for step in range(state["step"] + 1, steps + 1):
+        loss, learning_rate, started = None, config.learning_rate, time.perf_counter()
+        if step > 0:  # step 0 only evaluates the start
+            # The rate falls linearly within each cycle, and starts again with the next one.
+            progress = (step - 1) % steps_per_cycle / max(1, steps_per_cycle - 1)
+            learning_rate += progress * (config.final_learning_rate - learning_rate)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            # Gradients are averaged over the processes, so each one divides by its part of the
+            # batch. A process that gets none of a small last batch computes a text of no weight.
+            batch = next(batches)
+            rows = batch[process::processes]
+            weight = processes / len(batch) if len(rows) else 0.0
+            rows = rows if len(rows) else batch[:1]
+            tensors = {name: tensor.to(device) for name, tensor in inputs(rows).items()}
+            target = torch.from_numpy(np.asarray(targets[rows], dtype=np.float32)).to(device)
+            with autocast(device, config.precision):
+                output = parallel_model(tensors)["sentence_embedding"]
+            loss = (output.float() - target).pow(2).sum() * weight
+            optimizer.zero_grad()
+            accelerator.backward(loss)
+            if config.max_grad_norm is not None:
+                accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            loss = float(accelerator.reduce(loss.detach(), reduction="mean"))
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"the loss is {loss} at step {step}: lower the learning rate, or train in "
+                    "float32. Checkpoints written before are intact."
+                )
+            optimizer.step()
+            trained_texts += len(batch)
+            seconds += time.perf_counter() - started
+            speed = trained_texts / seconds
+
+        # The last evaluation of an epoch is at its end, whatever the rounding.
+        in_epoch = step % steps_per_epoch
+        left = steps_per_epoch - in_epoch
+        due = in_epoch == 0 or (in_epoch % evaluation_steps == 0 and left >= evaluation_steps)
+        measured = {}
+        if evaluate is None:
+            state["best_step"] = step
+        elif due and is_main:
+            measured = evaluate()
+            model.train()
+            if state["best_loss"] is None or measured["loss"] < state["best_loss"]:
+                state |= {"best_loss": measured["loss"], "best_step": step}
+                best = {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
+        event = TrainingStep(
+            step,
+            steps,
+            epoch=step / steps_per_epoch,
+            loss=loss,
+            learning_rate=learning_rate,
+            texts_per_second=speed,
+            held_out_loss=measured.get("loss"),
+            cosine_query=measured.get("cosine_query"),
+            cosine_document=measured.get("cosine_document"),
+        )
+        state["step"] = step
+        state["history"].append(asdict(event))
+        if on_step and is_main:
+            on_step(event)
+
+        stopped = stop is not None and stop.is_set()
+        if processes > 1:  # all of them have to end at the same step
+            stopped = bool(accelerator.reduce(torch.tensor(float(stopped), device=device)))
+        stopped = stopped and step < steps
+        if checkpoints and step and (due or stopped or step % config.checkpoint_steps == 0):
+            _checkpoints.write(checkpoints, state, best, model, optimizer, accelerator)
+        if stopped:
+            break
+    if best is not None:
+        model.load_state_dict(best)
+    model.eval()
+    history = pd.DataFrame(state["history"])
+    return Result(history, state["best_step"], state["best_loss"], stopped, speed)
+
+
+def _batches(
+    count: int, lengths: np.ndarray | None, config: TrainingConfig, first: int
+) -> Iterator[np.ndarray]:
+    """Yield the rows of each batch, from the batch number `first` on.
+
+    They depend on seed and epoch alone, so a resumed run draws the same ones.
+    """
+    size = config.batch_size
+    steps_per_epoch = math.ceil(count / size)
+    for epoch in range(first // steps_per_epoch, config.epochs * config.restarts):
+        rng = np.random.default_rng([config.seed, epoch])
+        order = rng.permutation(count)
+        if lengths is not None:
+            for start in range(0, count, size * _POOL_BATCHES):
+                pool = order[start : start + size * _POOL_BATCHES]
+                pool[:] = pool[np.argsort(lengths[pool], kind="stable")]
+        batches = [order[start : start + size] for start in range(0, count, size)]
+        if lengths is not None:
+            batches = [batches[i] for i in rng.permutation(len(batches))]
+        yield from batches[first % steps_per_epoch :]
+        first = 0
 
 
 def digest_of(texts: Sequence[Text]) -> str:
@@ -421,6 +355,28 @@ def digest_of(texts: Sequence[Text]) -> str:
     for text in texts:
         digest.update(f"{text.role}:{text.text}\0".encode())
     return digest.hexdigest()
+
+
+def figures(
+    vectors: np.ndarray, targets: np.ndarray, roles: dict[str, np.ndarray]
+) -> dict[str, float]:
+    """Return the mean squared L2 distance, `loss`, and the mean cosine, also over each role's rows.
+
+    Vectors and targets have shape (n, d).
+    """
+    targets = np.asarray(targets, dtype=np.float32)
+    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(targets, axis=1)
+    cosines = (vectors * targets).sum(axis=1) / np.maximum(norms, 1e-12)
+    loss = float(((vectors - targets) ** 2).sum(axis=1).mean())
+    by_roles = {f"cosine_{role}": float(cosines[rows].mean()) for role, rows in roles.items()}
+    return {"loss": loss, "cosine": float(cosines.mean()), **by_roles}
+
+
+def validate(
+    student: SentenceTransformer, texts: Sequence[Text], targets: np.ndarray
+) -> dict[str, float]:
+    """Return a student's `figures` on texts and their targets."""
+    return figures(encode(student, texts), targets, by_role(texts))
 
 
 def provenance(
@@ -435,24 +391,22 @@ def provenance(
     head_fit: HeadFit | None = None,
     rotated: bool = False,
 ) -> dict:
-    """Describe how a student was made, as JSON values: for `student.save`, and what a model card is written from.
+    """Describe how a student was made, as JSON values for `student.save` and the model card.
 
     Args:
         cache: of the targets.
-        texts: the training texts.
+        texts: the training texts, which came from `source`.
         base: name of the model that the student started from.
         source: where the texts are from, in words or as the command line has it.
         start: how the head started, "closed-form" or "random".
-        config: of the training; None for a student with a closed-form head and no training.
+        config: of the training; None for a closed-form head without training.
         result: of the training.
         head_fit: of the closed form.
-        rotated: whether the targets were `Targets.rotated`: then the teacher's own vectors are of another space.
+        rotated: whether the targets were `Targets.rotated` into a space of their own.
     """
-    evaluations = (
-        "[]"
-        if result is None
-        else result.history.dropna(subset=["held_out_loss"]).to_json(orient="records")
-    )
+    evaluations = "[]"
+    if result is not None:
+        evaluations = result.history.dropna(subset=["held_out_loss"]).to_json(orient="records")
     return {
         "teacher": cache.identity,
         "teacher_name": cache.teacher.name,
@@ -462,34 +416,13 @@ def provenance(
         "texts": source,
         "texts_by_role": {role: len(rows) for role, rows in by_role(texts).items()},
         "start": start,
-        "head_fit": None if head_fit is None else asdict(head_fit),
+        "head_fit": head_fit and asdict(head_fit),
         "rotated": rotated,
-        "settings": None if config is None else asdict(config),
-        "held_out_loss": None if result is None else result.best_loss,
-        "best_step": None if result is None else result.best_step,
-        "texts_per_second": None if result is None else round(result.texts_per_second, 1),
+        "settings": config and asdict(config),
+        "held_out_loss": result and result.best_loss,
+        "best_step": result and result.best_step,
+        "texts_per_second": result and round(result.texts_per_second, 1),
         "evaluations": json.loads(evaluations),
         "finished": result is None or not result.stopped,
         "workbench": __version__,
-    }
-
-
-def validate(
-    student: SentenceTransformer, texts: Sequence[Text], targets: np.ndarray
-) -> dict[str, float]:
-    """Return a student's mean squared L2 distance to its targets, `loss`, and its mean `cosine`, also of each role."""
-    if not len(texts) or len(texts) != len(targets):
-        raise TrainingError(
-            f"{len(texts):,} texts and {len(targets):,} targets are out of step, or none at all"
-        )
-    vectors = encode(student, texts)
-    wanted = np.asarray(targets[np.arange(len(texts))], dtype=np.float32)
-    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(wanted, axis=1)
-    cosines = (vectors * wanted).sum(axis=1) / np.maximum(norms, 1e-12)
-    figures = {
-        "loss": float(((vectors - wanted) ** 2).sum(axis=1).mean()),
-        "cosine": float(cosines.mean()),
-    }
-    return figures | {
-        f"cosine_{role}": float(cosines[rows].mean()) for role, rows in by_role(texts).items()
     }
