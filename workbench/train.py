@@ -77,7 +77,9 @@ class TrainingConfig:
             if value is None and name in ("max_grad_norm", "dropout"):
                 continue
             if not isinstance(value, Real) or not least <= value <= most:
-                raise TrainingError(f"{name} is {value!r}; expected from {least} to {most}")
+                raise TrainingError(
+                    f"{name} is {value!r}; expected a number from {least} to {most}"
+                )
 
     def with_steps(self, least: int, texts: int) -> TrainingConfig:
         """Return the configuration with enough epochs for `least` steps on so many texts."""
