@@ -42,8 +42,7 @@ class Recipe:
         frozen: whether the head alone is trained, on stored features of the base.
         prompts: role to the teacher's prompt; the prompts of the teacher's own files if None.
         start: of the head, "closed-form" or "random"; or the student to go on from: "ready", or the
-            folder of a student (or of `ready.save_ready`) of the same teacher, whose base, head and
-            length then count.
+            folder of a student of the same teacher, whose base, head and length then count.
         config: how to train.
         steps: least number of training steps: few texts are passed over more often.
         texts: least number of texts: queries cropped from documents make up for missing ones.

@@ -318,7 +318,6 @@ def run(
                 resume=resume,
                 on_step=report,
                 stop=stop,
-                digest=targets.digest,
                 **inputs,
             )
     made = describe(config=config, result=result)

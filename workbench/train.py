@@ -40,7 +40,8 @@ class TrainingConfig:
     """How to train. The defaults take minutes on two cores for some thousand texts.
 
     The learning rate is higher and the batch smaller than the paper's (arXiv 2509.12539): there are
-    hundreds of steps here where the paper has millions. TrainingError if a value is out of range.
+    hundreds of steps here where the paper has millions. `recipes/redact-ir.toml` has its values.
+    TrainingError if a value is out of range.
     """
 
     batch_size: int = 16  # texts of a step, over all processes together
