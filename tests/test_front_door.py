@@ -18,7 +18,6 @@ def test_a_dozen_names_each_with_a_docstring():
 
 
 def test_importing_it_is_quick_and_brings_no_torch():
-    """A third of a second is what a shell completion can wait for; the check is of what is imported, not of the time."""
     code = (
         "import sys; import workbench as wb; wb.__all__; wb.Text('a'); wb.read_texts(['a', 'b'])\n"
         "heavy = {'torch', 'transformers', 'sentence_transformers', 'plotly', 'pandas', 'datasets', 'umap'}\n"

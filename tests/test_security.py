@@ -128,42 +128,30 @@ def test_a_data_set_with_a_script_does_not_run_it(tmp_path, trap):
 
 
 def test_the_lab_listens_on_this_machine_only_and_asks_for_its_token(tmp_path):
-    port = free_port()
-    private = {
+    port, log = free_port(), tmp_path / "log"
+    folders = {
         f"JUPYTER_{name}_DIR": str(tmp_path / name) for name in ("CONFIG", "DATA", "RUNTIME")
     }
-    environment = {
-        name: value for name, value in os.environ.items() if name != "JUPYTER_TOKEN"
-    } | private
-    command = [
-        sys.executable,
-        "-m",
-        "workbench",
-        "lab",
-        "--no-browser",
-        "--port",
-        str(port),
-        "--",
-        "--allow-root",
-    ]
-    with (tmp_path / "log").open("w") as log:
-        lab = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    environment = os.environ | folders | {"WORKBENCH_HOME": str(tmp_path)}
+    environment.pop("JUPYTER_TOKEN", None)
+    command = [sys.executable, "-m", "workbench", "lab", "--no-browser", "--port", str(port)]
+    with log.open("w") as output:
+        lab = subprocess.Popen(
+            [*command, "--", "--allow-root"], env=environment, stdout=output, stderr=output
+        )
     try:
         deadline, token = time.monotonic() + 120, None
         while token is None and time.monotonic() < deadline and lab.poll() is None:
             time.sleep(0.2)
-            token = re.search(r"token=([0-9a-f]{32,})", (tmp_path / "log").read_text())
-        assert token, (tmp_path / "log").read_text()
+            token = re.search(r"token=([0-9a-f]{32,})", log.read_text())
+        assert token, log.read_text()
         address = f"http://127.0.0.1:{port}/api/contents"
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(address, timeout=30)
         assert urllib.request.urlopen(f"{address}?token={token.group(1)}", timeout=30).status == 200
         if (table := Path("/proc/net/tcp")).exists():
-            listening = [
-                line.split()[1]
-                for line in table.read_text().splitlines()
-                if line.split()[3] == "0A"
-            ]
+            rows = [line.split() for line in table.read_text().splitlines()]
+            listening = [row[1] for row in rows if row[3] == "0A"]
             assert [a for a in listening if a.endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]
     finally:
         lab.send_signal(signal.SIGTERM)

@@ -11,8 +11,8 @@ from functools import partial
 
 import numpy as np
 
-from workbench import data, evaluate, models, pipeline
-from workbench._util import counted, duration, expanded, home, write_json
+from workbench import evaluate, models, pipeline
+from workbench._util import counted, duration, home, write_json
 from workbench.cache import FillBar, Progress, TargetCache
 from workbench.cli.inputs import READING, cache_of, chosen, teacher_of, texts_of, vectors_of
 from workbench.data import Role, Text
@@ -43,10 +43,6 @@ def demo(options: Namespace, stop: threading.Event) -> None:
     cache = TargetCache(home() / "cache", pipeline.teacher_of(None, ADAPT))
     folder, resume = home() / "demo" / "student", not options.fresh
     done = pipeline.run(texts, cache, ADAPT, folder, source="docstrings", resume=resume, stop=stop)
-    if done.result is None:
-        print(f"An earlier run finished the student in {folder}: it is used again.")
-    elif done.result.stopped:
-        raise TrainingError(STOPPED)
     cache.embed(held_out.query_texts() + held_out.document_texts(), progress=True, stop=stop)
     if stop.is_set():
         raise TrainingError(STOPPED)
@@ -55,25 +51,15 @@ def demo(options: Namespace, stop: threading.Event) -> None:
     base_vectors = evaluate.vectors(base, held_out)
     # The base cannot search the teacher's index, not even with vectors padded to its width.
     padding = [(0, 0), (0, cache.dimension - base_vectors[0].shape[1])]
-    compared = {
-        "teacher": cache,
-        "base": base_vectors,
-        "padded base": tuple(np.pad(vectors, padding) for vectors in base_vectors),
-        "ready student": load_ready(),
-        "student": done.student,
-    }
+    padded = tuple(np.pad(vectors, padding) for vectors in base_vectors)
+    compared = {"teacher": cache, "base": base_vectors, "padded base": padded}
+    compared |= {"ready student": load_ready(), "student": done.student}
     rows = evaluate.compare(compared, held_out)
     rows = rows[(rows["model"] != "padded base") | (rows["mode"] == "asymmetric")]
     seconds = time.perf_counter() - started
     print("\nHeld-out docstrings: find the text that a summary was taken from.\n")
     print(evaluate.format_table(rows))
-    report = {
-        "rows": evaluate.as_rows(rows),
-        "recipe": ADAPT.as_dict(),
-        "texts": len(texts),
-        "held_out_pairs": len(held_out.queries),
-        "seconds": round(seconds, 1),
-    }
+    report = {"rows": evaluate.as_rows(rows), "texts": len(texts), "seconds": round(seconds, 1)}
     path = write_json(home() / "demo.json", report)
     print(f"\nDone in {duration(seconds)}. The student is in {folder}, the table in {path}.")
     print("Open the notebooks with `make lab` (or `workbench lab`).")
@@ -85,17 +71,15 @@ def cache(options: Namespace, stop: threading.Event) -> None:
     if options.workers:
         progress = _fill_on_ray(options, recipe, stop)
     else:
-        given = vectors_of(options)
-        if given is None:
-            texts = texts_of(options, stream=not options.dry_run)
-        else:
-            texts = given.texts[: options.limit]
-        targets = cache_of(options, given or teacher_of(options, recipe))
-        if options.dry_run:
+        vectors = vectors_of(options)
+        texts = texts_of(options, vectors, stream=not options.dry_run)
+        targets = cache_of(options, vectors or teacher_of(options, recipe))
+        if isinstance(texts, Sequence):
             _print_plan(targets, texts)
+        if options.dry_run:
             return
         with FillBar("teacher") as bar:
-            progress = targets.fill(texts, on_plan=bar.plan, on_progress=bar.progress, stop=stop)
+            progress = targets.fill(texts, on_progress=bar.progress, stop=stop)
         if targets.teacher.usage is not None:
             print(targets.teacher.usage)
     counts = f"{progress.encoded:,} encoded now, {progress.hits:,} already there"
@@ -115,58 +99,43 @@ def _fill_on_ray(options: Namespace, recipe: Recipe, stop: threading.Event) -> P
             "--workers reads all .parquet files of a folder for a local teacher: leave out the "
             f"other options of texts ({', '.join(unused)})"
         )
-    length, precision = recipe.max_length, options.precision
+    root, length, precision = (
+        options.cache or home() / "cache",
+        recipe.max_length,
+        options.precision,
+    )
     make = partial(LocalTeacher, recipe.teacher, max_length=length, precision=precision)
+    machines = {"workers": options.workers, "gpus": options.gpus_per_worker}
     with FillBar("teachers") as bar:
-        return cluster.fill(
-            options.cache or home() / "cache",
-            make,
-            options.texts,
-            workers=options.workers,
-            gpus=options.gpus_per_worker,
-            on_progress=bar.progress,
-            stop=stop,
-        )
+        show = {"on_progress": bar.progress, "stop": stop}
+        return cluster.fill(root, make, options.texts, **machines, **show)
 
 
 def distill(options: Namespace, stop: threading.Event) -> None:
     """Train a student on a teacher's vectors; the recipe decides what options do not name."""
-    given = vectors_of(options)
-    texts = (
-        texts_of(options) if given is None else data.read_texts(given.texts, limit=options.limit)
-    )
-    # Nobody has vectors of queries that are cropped here.
-    crop = given is None
-    texts, recipe = pipeline.prepare(
-        texts, options.recipe, crop=crop, progress=True, **chosen(options, *_RECIPE)
-    )
-    targets = cache_of(options, given or teacher_of(options, recipe))
+    vectors, changes = vectors_of(options), chosen(options, *_RECIPE)
+    # Nobody has vectors of queries that would be cropped from the texts.
+    crop = {"crop": vectors is None, "progress": True}
+    texts = texts_of(options, vectors)
+    texts, recipe = pipeline.prepare(texts, options.recipe, **crop, **changes)
+    targets = cache_of(options, vectors or teacher_of(options, recipe))
     if options.dry_run:
         _print_plan(targets, texts)
         return
-    source = expanded(options.texts)
-    done = pipeline.run(
-        texts,
-        targets,
-        recipe,
-        options.output,
-        source=str(source.resolve()) if source.exists() else options.texts,
-        resume=not options.fresh,
-        stop=stop,
-    )
+    output, source, resume = options.output, options.texts, not options.fresh
+    done = pipeline.run(texts, targets, recipe, output, source=source, resume=resume, stop=stop)
     if int(os.environ.get("RANK", "0")):
         return
     if done.result and done.result.stopped:
-        print(f"{STOPPED}; the best student so far is in {options.output}")
+        print(f"{STOPPED}; the best student so far is in {output}")
         return
     loss, step = done.provenance["held_out_loss"], done.provenance["best_step"]
     about = "" if loss is None else f" (held-out loss {loss:.4f} at step {step:,})"
-    print(f"student saved to {options.output}{about}")
+    print(f"student saved to {output}{about}")
 
 
 def _print_plan(targets: TargetCache, texts: Sequence[Text]) -> None:
     """Print what the teacher has to do, and what its API will cost."""
     print(targets.plan(texts))
-    estimate = targets.teacher.estimate(targets.missing(texts))
-    if estimate is not None:
-        print(estimate)
+    if targets.teacher.usage is not None:
+        print(targets.teacher.estimate(targets.missing(texts)))

@@ -30,8 +30,12 @@ def chosen(options: Namespace, *names: str) -> dict[str, object]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def texts_of(options: Namespace, *, stream: bool = False) -> Iterable[Text]:
+def texts_of(
+    options: Namespace, vectors: ArrayTeacher | None, *, stream: bool = False
+) -> Iterable[Text]:
     """Return the texts that options name; of a large source a stream, if it may be one."""
+    if vectors is not None:
+        return vectors.texts[: options.limit]
     path = expanded(options.texts)
     files = path.rglob("*") if path.is_dir() else [path]
     size = sum(file.stat().st_size for file in files if file.is_file())
