@@ -117,7 +117,9 @@ def test_agreement_explorer(lab):
     box.press("Enter")
     notebook.eventually("len(view.selected)", lambda n: n == 11)
     page.get_by_role("button", name="regions", exact=True).click()
-    table = page.locator(".workbench-part", has=page.locator(".pager .label", has_text="regions"))
+    table = page.locator(
+        ".workbench .workbench", has=page.locator(".pager .label", has_text="regions")
+    )
     table.locator("tbody tr").first.click()
     region = "view.table['region'] == view.regions.index[0]"
     notebook.eventually(f"list(view.selected) == np.flatnonzero({region}).tolist()", bool)

@@ -8,18 +8,18 @@ import pandas as pd
 
 
 def cut(text: object, most: int = 300) -> str:
-    """Cut a long text; what goes where markup is not read needs nothing else."""
+    """Cut a long text."""
     text = str(text)
     return text if len(text) <= most else text[:most] + " …"
 
 
 def shown(text: object, most: int = 300) -> str:
-    """Return text for HTML: cut to `most` characters and escaped, so that markup is shown and not run."""
+    """Return text for HTML: cut to `most` characters and escaped."""
     return html.escape(cut(text, most))
 
 
 def hover(text: object, most: int = 120) -> str:
-    """Return text for plotly's labels, which read a little markup: cut, escaped and in one line."""
+    """Return text for plotly's labels, which read some markup: cut, escaped and in one line."""
     return html.escape(cut(text, most), quote=False).replace("\n", " ")
 
 
@@ -29,7 +29,7 @@ def error_line(error: BaseException | str, before: str = "") -> str:
 
 
 def cell(value: object) -> str:
-    """Return a value as a table shows it: numbers to three decimals, nothing for a missing one, long texts cut."""
+    """Return a value as a table shows it: three decimals, nothing where it is missing."""
     if pd.api.types.is_scalar(value) and pd.isna(value):
         return ""
     if pd.api.types.is_float(value):
@@ -37,14 +37,13 @@ def cell(value: object) -> str:
     return f"{value:,}" if pd.api.types.is_integer(value) else cut(value, 200)
 
 
-def html_table(frame: pd.DataFrame, caption: str = "", style: str = "") -> str:
-    """Return the columns of a dataframe as a table of HTML; whatever is in them is escaped."""
-    head = "".join(f'<th dir="auto">{shown(name, 120)}</th>' for name in frame.columns)
-    rows = "".join(
-        "<tr>" + "".join(f'<td dir="auto">{shown(cell(v))}</td>' for v in row) + "</tr>"
-        for row in frame.itertuples(index=False, name=None)
-    )
-    caption = (
-        f'<caption style="text-align:left"><b>{shown(caption)}</b></caption>' if caption else ""
-    )
-    return f'<table style="{style}">{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+def html_table(frame: pd.DataFrame, style: str = "") -> str:
+    """Return the columns of a dataframe as an HTML table, with escaped values."""
+
+    def row(values: list[str], tag: str) -> str:
+        cells = "".join(f'<{tag} dir="auto">{shown(value)}</{tag}>' for value in values)
+        return f"<tr>{cells}</tr>"
+
+    rows = [row(map(cell, values), "td") for values in frame.itertuples(index=False, name=None)]
+    head = f"<thead>{row(frame.columns, 'th')}</thead>"
+    return f'<table style="{style}">{head}<tbody>{"".join(rows)}</tbody></table>'

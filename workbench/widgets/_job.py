@@ -1,4 +1,4 @@
-"""A view of work that takes long: one machine to start, stop, resume and wait for it."""
+"""A view of work that takes long: start, stop, resume and wait for it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ _BAR_STYLES = {"done": "success", "failed": "danger", "stopped": "warning"}
 class Job(View):
     """A view of work on another thread, or in a cell that reports to the view.
 
-    The state is one of ready, running, stopping, stopped, done and failed. An error in the view never reaches the work.
-    A view of one kind of work says in `_headline()` what goes on, and in `_share()` how much is done, 0 to 1.
+    The state is one of ready, running, stopped, done and failed. An error in the view never
+    reaches the work. A subclass says in `_headline()` what goes on, in `_share()` how much is
+    done, 0 to 1, and may say more in `_figures()`.
 
     Attributes:
         stop: `threading.Event`; when set, the work ends soon and keeps what it has done.
@@ -31,29 +32,24 @@ class Job(View):
 
     _noun = "job"
     _future: Future | None = None  # the result of the latest work that was started here
-    _stopped_by: tuple[
-        type[Exception], ...
-    ] = ()  # errors by which the work says that it was stopped
+    _stopped_by: tuple[type[Exception], ...] = ()  # errors that mean that the work was stopped
 
     def __init__(self, tooltip: str) -> None:
         self.stop = threading.Event()
-        self._lock = (
-            threading.RLock()
-        )  # work reports on one thread while buttons are pressed on another
+        # Work reports on one thread while buttons are pressed on another.
+        self._lock = threading.RLock()
         self._state = "ready"
         self._error: BaseException | None = None  # of the work
         self._trouble: Exception | None = None  # of the view
         self._drawn = 0.0
         self._work: Callable[[], object] | None = None
-        self.bar = ipywidgets.FloatProgress(
-            min=0, max=1, layout={"flex": "1 1 200px", "width": "auto"}
-        )
+        self.bar = ipywidgets.FloatProgress(max=1, layout={"flex": "1 1 200px", "width": "auto"})
         self.stop_button = self._button("Stop", "stop", tooltip, self._stop_clicked)
         self.status = note()
         super().__init__()
 
     def resume(self) -> None:
-        """Start stopped work again; work that was not started here may go on after this, and its cell is run again.
+        """Start stopped work again; where it was not started here, its cell can be run again.
 
         Raises:
             WorkbenchError: it is still running.
@@ -69,7 +65,7 @@ class Job(View):
             self._show()
 
     def wait(self, timeout: float | None = None) -> object:
-        """Wait for the end of the work that was started here, and return its result; interrupting leaves it running.
+        """Wait for work that was started here, and return its result; an interrupt leaves it.
 
         Args:
             timeout: seconds; None waits as long as it takes.
@@ -86,9 +82,7 @@ class Job(View):
         except TimeoutError:
             if future.done():  # the work's own error
                 raise
-            raise WorkbenchError(
-                f"the {self._noun} is still running after {timeout} s: wait longer, or stop it"
-            ) from None
+            raise WorkbenchError(f"the {self._noun} is still running after {timeout} s") from None
 
     def close(self) -> None:
         """Stop what was started here, and close the view."""
@@ -106,29 +100,39 @@ class Job(View):
 
     def summary(self) -> str:
         """Return state and figures of the work."""
-        return self._said()
-
-    def _said(self) -> str:
         with self._lock:
-            try:
-                lines = [self._headline(), *self._figures()]
-            except Exception as error:  # figures that are no numbers
-                lines, self._trouble = [], self._trouble or error
+            lines = [self._headline(), *self._figures()]
             if self._state == "failed":
                 lines.append(error_line(self._error, f"{type(self._error).__name__}: "))
             if self._trouble is not None:
                 lines.append(error_line(self._trouble, "Not all could be shown: "))
         return "<br>".join(lines)
 
-    # --- what a view of one kind of work calls, and may do in its own way ---
+    # --- what a view of one kind of work calls or overrides ---
+
+    def _headline(self) -> str:
+        raise NotImplementedError
+
+    def _share(self) -> float:
+        raise NotImplementedError
+
+    def _figures(self) -> list[str]:
+        """Return lines of HTML."""
+        return []
+
+    def _cut_short(self) -> bool:
+        """Say whether work that ended without an error was stopped."""
+        return self.stop.is_set()
+
+    def _draw(self) -> None:
+        """Draw all; the caller holds the lock."""
+        self._show()
 
     def _button(
         self, name: str, icon: str, tooltip: str, clicked: Callable[[], object]
     ) -> ipywidgets.Button:
         def click(_: object) -> None:
-            with contextlib.suppress(
-                WorkbenchError
-            ):  # work is running, and the status line says so
+            with contextlib.suppress(WorkbenchError):  # the status line says that work is running
                 clicked()
 
         button = ipywidgets.Button(description=name, icon=icon, tooltip=tooltip)
@@ -143,49 +147,35 @@ class Job(View):
         """Call `work` on a thread of its own."""
         with self._lock:
             if self._in_background:
-                raise WorkbenchError(
-                    f"a {self._noun} is running in this view: stop it, or wait() for its end"
-                )
+                raise WorkbenchError(f"a {self._noun} is running here: stop it, or wait()")
             self.stop.clear()
-            self._work, self._future, self._trouble = work, Future(), None
-            self._state, self._error = "running", None
+            self._work, self._future = work, Future()
+            self._state, self._error, self._trouble = "running", None, None
             self._draw()
             # A daemon, since a kernel that shuts down must not wait: what is finished is kept.
             threading.Thread(target=self._run, args=(work, self._future), daemon=True).start()
 
     @contextlib.contextmanager
     def _reporting(self) -> Iterator[None]:
-        """Hold the lock; what goes wrong in the view must not end the work that reports to it."""
+        """Hold the lock; an error in the view must not end the work that reports to it."""
         with self._lock:
             try:
                 yield
             except Exception as error:
                 self._trouble = error
-                self.status.value = self._said()
+                self.status.value = error_line(error, "Not all could be shown: ")
 
     def _end(self, error: BaseException | None) -> None:
-        stopped = self._cut_short() if error is None else isinstance(error, self._stopped_by)
-        self._state, self._error = (
-            "stopped" if stopped else "done" if error is None else "failed",
-            error,
-        )
+        self._error = error
+        if isinstance(error, self._stopped_by) or (error is None and self._cut_short()):
+            self._state = "stopped"
+        else:
+            self._state = "done" if error is None else "failed"
         self._draw()
 
     def _due(self) -> bool:
         """Say whether it is time to draw again."""
         return self._state != "running" or time.monotonic() - self._drawn >= REDRAW_SECONDS
-
-    def _cut_short(self) -> bool:
-        """Say whether work that ended without an error was stopped."""
-        return self.stop.is_set()
-
-    def _figures(self) -> list[str]:
-        """Return lines of HTML."""
-        return []
-
-    def _draw(self) -> None:
-        """Draw all; the caller holds the lock."""
-        self._show()
 
     @property
     def _in_background(self) -> bool:
@@ -193,22 +183,17 @@ class Job(View):
 
     @property
     def _now(self) -> str:
-        """The state, which is "stopping" where a stop has not been answered yet."""
-        return (
-            "stopping"
-            if self._state in ("ready", "running") and self.stop.is_set()
-            else self._state
-        )
+        """The state, or "stopping" where the work has not answered a stop yet."""
+        stopping = self._state in ("ready", "running") and self.stop.is_set()
+        return "stopping" if stopping else self._state
 
     def _show(self) -> None:
         """Show state and figures: bar, buttons and the status line."""
-        self._drawn = (
-            time.monotonic()
-        )  # before what may fail, so that a failure is no more frequent than a success
+        self._drawn = time.monotonic()  # first, so that a failure is no more frequent
         self.bar.value = self._share()
         self.bar.bar_style = _BAR_STYLES.get(self._now, "")
         self.stop_button.disabled = self._now not in ("ready", "running")
-        self.status.value = self._said()
+        self.status.value = Job.summary(self)
 
     def _run(self, work: Callable[[], object], future: Future) -> None:
         result, error = None, None
@@ -216,15 +201,14 @@ class Job(View):
             result = work()
         except BaseException as raised:  # whatever it is, wait() must not wait for ever
             error = raised
-        with (
-            self._lock
-        ):  # whoever waits for the end sees it drawn, and whoever sees it drawn may start again
+        # Whoever waits for the end sees it drawn, and whoever sees it drawn may start again.
+        with self._lock:
             with self._reporting():
                 self._end(error)
-            if error is not None:
-                future.set_exception(error)
-            else:
+            if error is None:
                 future.set_result(result)
+            else:
+                future.set_exception(error)
 
     def _stop_clicked(self) -> None:
         self.stop.set()  # before the lock: it must work whatever the work is doing

@@ -1,8 +1,7 @@
-"""What every view shares: colors, style, selection, closing, and a picture for readers without a kernel."""
+"""What every view shares: colors, style, selection, closing, and a page that needs no kernel."""
 
 from __future__ import annotations
 
-import abc
 import base64
 import colorsys
 import json
@@ -18,48 +17,17 @@ import plotly.graph_objects as go
 import traitlets
 
 from workbench._util import write_whole
-from workbench.data import Text, as_texts
 from workbench.errors import WorkbenchError
 
-# From Okabe and Ito's palette, which the color-blind can tell apart, and legible on white and on black. A color means a
-# model or a category; rises and falls are told by marks.
-CATEGORIES = [
-    "#3A8FD0",
-    "#E69F00",
-    "#009E73",
-    "#CC79A7",
-    "#D55E00",
-    "#56B4E9",
-    "#B5A642",
-    "#8C6BB1",
-]
+# From Okabe and Ito's palette: the color-blind can tell them apart, on white and on black. A color
+# means a model or a category; rises and falls are told by marks.
+CATEGORIES = "#3A8FD0 #E69F00 #009E73 #CC79A7 #D55E00 #56B4E9 #B5A642 #8C6BB1".split()
 COLORS = {"teacher": "#D55E00", "student": "#3A8FD0", "asymmetric": "#009E73", "base": "#999999"}
 COLORS["symmetric"] = COLORS["student"]
 MOST_CATEGORIES = 30
-# Low to high: magenta, which is where models agree least, to light blue; all are seen on white and on black.
+# Low to high: magenta, which is where models agree least, to light blue.
 SCALE = ["#C2185B", "#E07B39", "#E6B84A", "#9CC3A5", "#56B4E9"]
 OTHER = "#8A8A8A"  # of what has no color of its own
-
-
-def palette(count: int) -> list[str]:
-    """Return colors of so many categories: the eight of `CATEGORIES`, then hues at golden steps in three lightnesses."""
-    more = range(max(0, count - len(CATEGORIES)))
-    hues = [(colorsys.hls_to_rgb(i * 0.618034 % 1, (0.45, 0.62, 0.36)[i % 3], 0.6)) for i in more]
-    return [
-        *CATEGORIES[:count],
-        *("#" + "".join(f"{round(255 * part):02X}" for part in hue) for hue in hues),
-    ]
-
-
-def model_colors(names: Sequence[str]) -> dict[str, str]:
-    """Return a color for each model or mode: its own where it has one, another otherwise."""
-    own = {name: COLORS[name] for name in names if name in COLORS}
-    taken = set(own.values())
-    free = iter(
-        [color for color in dict.fromkeys([*COLORS.values(), *palette(40)]) if color not in taken]
-    )
-    return {name: own[name] if name in own else next(free, OTHER) for name in names}
-
 
 # Mode of retrieval: whose queries, whose documents.
 MODES = {
@@ -67,56 +35,58 @@ MODES = {
     "symmetric": ("student", "student"),
     "asymmetric": ("student", "teacher"),
 }
+
 STATIC = Path(__file__).parent / "static"
 STYLE = (STATIC / "view.css").read_text(encoding="utf-8")
-
-_NOTICE = (
-    "This view has not started in the browser. Wait a little if the machine is busy. If it stays away, start it again, "
-    "or reload the page and run its cell."
-)
-_LATE = "{ display: flex; animation: workbench-late 0s 8s both; }"
-_PAGE = (
-    '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
-    "<title>{title}</title><style>{style} :root {{ font-family: system-ui, sans-serif; }}"
-    " table {{ border-collapse: collapse; }} td, th {{ padding: 2px 8px; text-align: left; vertical-align: top; }}"
-    " @media (prefers-color-scheme: dark) {{ .workbench {{ --ink: #ddd; --paper: #111; }} }}"
-    '</style><body class="workbench">{body}</body></html>'
-)
-
-
-_OF_A_WIDGET = {
-    *ipywidgets.DOMWidget.class_traits(sync=True),
-    "_esm",
-    "_css",
-    "_anywidget_id",
-    "_id",
-    "_revision",
-}
-# In place of a kernel: the state, with its bytes, and nobody who hears what is sent.
+_PAGE_STYLE = """
+:root { font-family: system-ui, sans-serif; }
+table { border-collapse: collapse; }
+td, th { padding: 2px 8px; text-align: left; vertical-align: top; }
+@media (prefers-color-scheme: dark) { .workbench { --ink: #ddd; --paper: #111; } }
+"""
+# Runs a part on a page without a kernel: its state, with bytes, and nobody who gets messages.
 _ALONE = """
-const bare = (key, value) => value?.base64 === undefined ? value
+const decode = (key, value) => value?.base64 === undefined ? value
   : new DataView(Uint8Array.from(atob(value.base64), (letter) => letter.charCodeAt(0)).buffer);
-const state = JSON.parse(JSON.stringify(STATE), bare);
+const state = JSON.parse(JSON.stringify(STATE), decode);
 front.render({ el: document.currentScript.previousElementSibling,
   model: { get: (name) => state[name], on() {}, off() {}, send() {} } });
 """
 
 
+def palette(count: int) -> list[str]:
+    """Return `count` colors: those of `CATEGORIES`, then hues at golden steps."""
+    colors = CATEGORIES[:count]
+    for step in range(count - len(colors)):
+        hue, lightness = step * 0.618034 % 1, (0.45, 0.62, 0.36)[step % 3]
+        rgb = [round(255 * part) for part in colorsys.hls_to_rgb(hue, lightness, 0.6)]
+        colors.append("#{:02X}{:02X}{:02X}".format(*rgb))
+    return colors
+
+
+def model_colors(names: Sequence[str]) -> dict[str, str]:
+    """Return a color for each model or mode: that of `COLORS`, or another one."""
+    taken = {COLORS[name] for name in names if name in COLORS}
+    candidates = dict.fromkeys([*COLORS.values(), *palette(40)])
+    free = iter([color for color in candidates if color not in taken])
+    return {name: COLORS.get(name) or next(free, OTHER) for name in names}
+
+
 class Selection(traitlets.HasTraits):
     """A view or table whose rows can be selected.
 
-    Views of the same rows are linked by `traitlets.link((one, "selected"), (other, "selected"))`. A view that shows one
-    row at a time shows the first that is selected, and goes on showing it when nothing is selected.
+    Views of the same rows are linked by `traitlets.link((one, "selected"), (other, "selected"))`.
+    A view of one row shows the first that is selected, and keeps it when nothing is selected.
 
     Attributes:
         selected: positions of the selected rows, a tuple of int; to be set and observed.
     """
 
     selected = traitlets.Tuple()
-    _index = pd.RangeIndex(0)  # labels of the rows; the view sets it before anything is selected
+    _index = pd.RangeIndex(0)  # labels of the rows; a view sets its own before any selection
 
     def select(self, rows: int | str | Iterable | pd.DataFrame | pd.Series = ()) -> None:
-        """Select rows: positions, labels (ids), a boolean mask, or rows of a dataframe by their index; none to clear.
+        """Select rows: positions, labels (ids), a boolean mask, or a dataframe's index; () clears.
 
         Raises:
             WorkbenchError: there are no such rows.
@@ -128,10 +98,31 @@ class Selection(traitlets.HasTraits):
         return tuple(_positions(proposal["value"], self._index).tolist())
 
 
-class Part(anywidget.AnyWidget):
-    """A part of a view with a module of its own in the browser. What it shows is set by `put` alone.
+def _positions(rows: object, index: pd.Index) -> np.ndarray:
+    """Return the positions of rows in an index, int64, in the order given."""
+    if isinstance(rows, int | str | np.integer):
+        rows = [rows]
+    elif isinstance(rows, pd.DataFrame) or (isinstance(rows, pd.Series) and rows.dtype != bool):
+        rows = rows.index
+    array = rows if isinstance(rows, pd.Index) else np.asarray(list(rows))
+    if not len(array):
+        return np.empty(0, dtype=int)
+    try:
+        if isinstance(array, pd.Index) or array.dtype.kind in "OU":
+            array = index.get_indexer_for(array)
+        elif array.dtype == bool:
+            array = np.arange(len(index))[array]
+        if (array < 0).any():
+            raise IndexError("a position is negative, or a label is not there")
+        return np.arange(len(index))[array]
+    except IndexError as error:
+        raise WorkbenchError(f"cannot select {str(rows)[:80]}: {error}") from None
 
-    A module that starts late, on a busy machine, asks for what it has missed: see `static/common.js`.
+
+class Part(anywidget.AnyWidget):
+    """A part of a view with its own module in the browser. `put` alone changes what it shows.
+
+    A module that starts late asks for what it has missed: see `static/common.js`.
     """
 
     _id = traitlets.Unicode().tag(sync=True)
@@ -140,13 +131,7 @@ class Part(anywidget.AnyWidget):
     def __init__(self, **traits: object) -> None:
         name = uuid.uuid4().hex
         super().__init__(model_id=name, _id=name, **traits)
-        self.mark = f"part-{name}"  # stays when the part starts again
-        for each in (
-            "workbench",
-            "workbench-part",
-            self.mark,
-        ):  # the style's, also where a part is shown by itself
-            self.add_class(each)
+        self.add_class("workbench")  # the style also where a part is shown by itself
         works_while_busy(self)
         self.on_msg(self._heard)
 
@@ -157,25 +142,15 @@ class Part(anywidget.AnyWidget):
                 setattr(self, name, value)
             self._revision += 1
 
-    def start_again(self) -> None:
-        """Start the module in the browser anew; the view that holds the part shows it again."""
-        self.comm.close()
-        self.comm, self._model_id = None, uuid.uuid4().hex
-        self._id = self._model_id
-        self.open()
-        works_while_busy(self)
-
     def to_html(self) -> str:
-        """Return the part as it is, for a page without a kernel: what needs none, such as a map's zoom, works there."""
-        state = {name: getattr(self, name) for name in self.keys if name not in _OF_A_WIDGET}
+        """Return the part for a page without a kernel, where a map still zooms."""
+        hidden = {*Part.class_traits(sync=True), "_esm", "_css", "_anywidget_id"}
+        state = {name: getattr(self, name) for name in self.keys if name not in hidden}
         packed = json.dumps(
             state, default=lambda value: {"base64": base64.b64encode(value).decode()}
         )
-        # A text must not end the script.
-        packed, code = (
-            packed.replace("<", "\\u003c"),
-            str(self._esm).replace("export default", "const front ="),
-        )
+        packed = packed.replace("<", "\\u003c")  # a text must not end the script
+        code = str(self._esm).replace("export default", "const front =")
         return f"<div></div><script>(() => {{{code}{_ALONE.replace('STATE', packed)}}})()</script>"
 
     def _heard(self, _: object, message: dict, buffers: list) -> None:
@@ -189,88 +164,62 @@ class Part(anywidget.AnyWidget):
 
 
 def module(name: str) -> str:
-    """Return a module of `static` with what all of them share in front."""
-    return "".join((STATIC / f"{each}.js").read_text(encoding="utf-8") for each in ("common", name))
+    """Return a module of `static`, with what all of them share in front."""
+    return "".join((STATIC / f"{file}.js").read_text(encoding="utf-8") for file in ("common", name))
 
 
-class _Abstract(abc.ABCMeta, type(ipywidgets.VBox)):
-    """Lets a widget class have abstract methods."""
-
-
-class View(ipywidgets.VBox, metaclass=_Abstract):
+class View(ipywidgets.VBox):
     """A widget of several parts that follows the page's theme.
 
-    Whatever shows no widgets (an exported notebook, a code host) shows `summary()` instead.
+    Where no widgets are shown (an exported notebook, a code host), `summary()` is.
     """
 
     def __init__(self, *parts: ipywidgets.Widget) -> None:
-        again = ipywidgets.Button(description="Start again", layout={"width": "auto"})
-        again.on_click(lambda _: self._start_again())
-        notice = ipywidgets.HBox([ipywidgets.HTML(_NOTICE), again])
-        name = f"notice-{uuid.uuid4().hex}"
-        for each in ("workbench-notice", name):
-            notice.add_class(each)
-        super().__init__([ipywidgets.HTML(layout={"display": "none"}), notice, *parts])
-        self._notice = name
-        self.observe(lambda _: self._watch_parts(), "children")
-        self._watch_parts()
+        style = ipywidgets.HTML(f"<style>{STYLE}</style>", layout={"display": "none"})
+        super().__init__([style, *parts])
         self.add_class("workbench")
 
-    def _watch_parts(self) -> None:
-        """Show the notice until all parts are there; one whose module failed is not on the page at all."""
-        marks = [part.mark for part in _parts(self) if isinstance(part, Part)]
-        late = ", ".join(
-            f".workbench:not(:has(.{mark}.workbench-started)) > .{self._notice}" for mark in marks
-        )
-        self.children[0].value = f"<style>{STYLE} {late or '.none'} {_LATE}</style>"
-
-    @abc.abstractmethod
     def summary(self) -> str:
         """Return a few lines of HTML that say what the view shows."""
+        raise NotImplementedError
 
     def introduction(self) -> str:
-        """Return what stands above the parts on a page: the summary, or less where a part has the rest."""
+        """Return what stands above the parts on a page: less than `summary` where a part has it."""
         return self.summary()
 
     def figures(self) -> list[go.Figure]:
-        """Return the figures for the page that stands alone: those that the view shows."""
+        """Return the figures for a page that stands alone."""
         return [part.figure for part in _parts(self) if hasattr(part, "figure")]
 
     def body(self, *, plotlyjs: bool = False) -> str:
-        """Return introduction, maps, tables and figures as HTML, with plotly.js in it or for a page that has it."""
-        parts = "".join(
-            part.to_html()
-            for part in _parts(self)
-            if isinstance(part, Part) and not hasattr(part, "figure")
-        )
-        return f"{self.introduction()}{parts}" + "".join(
-            figure.to_html(full_html=False, include_plotlyjs=plotlyjs and number == 0)
-            for number, figure in enumerate(self.figures())
-        )
+        """Return introduction, maps, tables and figures as HTML, with or without plotly.js."""
+        parts = [part for part in _parts(self) if isinstance(part, Part)]
+        pieces = [part.to_html() for part in parts if not hasattr(part, "figure")]
+        for number, figure in enumerate(self.figures()):
+            script = plotlyjs and number == 0
+            pieces.append(figure.to_html(full_html=False, include_plotlyjs=script))
+        return "".join([self.introduction(), *pieces])
 
     def to_html(self, path: str | Path | None = None) -> str:
         """Return a page that needs neither kernel nor network; with a path, write it there too."""
-        page = _PAGE.format(title=type(self).__name__, style=STYLE, body=self.body(plotlyjs=True))
+        page = (
+            '<!doctype html><html lang="en"><meta charset="utf-8">'
+            '<meta name="color-scheme" content="light dark">'
+            f"<title>{type(self).__name__}</title><style>{STYLE}{_PAGE_STYLE}</style>"
+            f'<body class="workbench">{self.body(plotlyjs=True)}</body></html>'
+        )
         if path is not None:
             write_whole(path, page.encode())
         return page
 
-    def _start_again(self) -> None:
-        boxes = [self, *(part for part in _parts(self) if isinstance(part, ipywidgets.Box))]
-        for part in _parts(self):
-            if isinstance(part, Part):
-                part.start_again()
-        for box in boxes:
-            box.send_state("children")
-
     def close(self) -> None:
         """Close the view and all its parts."""
-        for part in _parts(self):  # none where the arguments were refused
+        for part in _parts(self):
             part.close()
         super().close()
 
     def __repr__(self) -> str:
-        return f'<{type(self).__name__}: seen in a notebook; to_html("view.html") writes a page that stands alone>'
+        return f'<{type(self).__name__}: shown in a notebook; to_html("view.html") writes a page>'
 
     def _repr_mimebundle_(self, **options: object) -> dict:
         return super()._repr_mimebundle_(**options) | {"text/html": self.summary()}
@@ -288,77 +237,20 @@ def wrapped(*parts: ipywidgets.Widget, **layout: object) -> ipywidgets.HBox:
 
 
 def search_box(
-    placeholder: str, found: Callable[[str], None], description: str = "Search"
+    placeholder: str, search: Callable[[str], None], description: str = "Search"
 ) -> ipywidgets.Text:
-    """Return a field that calls `found` with what was typed on Enter, also when it was typed before."""
+    """Return a field that calls `search` on Enter, also with the same words again."""
     box = ipywidgets.Text(placeholder=placeholder, description=description, continuous_update=False)
-    box.observe(lambda change: found(change["new"]), "value")
-    box.on_msg(lambda _, message, __: message.get("event") == "submit" and found(box.value))
+    box.observe(lambda change: search(change["new"]), "value")
+    box.on_msg(lambda _, message, __: message.get("event") == "submit" and search(box.value))
     return box
 
 
 def note(text: str = "") -> ipywidgets.HTML:
-    """Return a small line of text (HTML: escape what is not your own), read out when it changes."""
+    """Return a small line of HTML."""
     line = ipywidgets.HTML(text)
     line.add_class("note")
     return line
-
-
-def own_columns(
-    texts: object, columns: pd.DataFrame | None
-) -> tuple[Sequence[Text], pd.DataFrame | None]:
-    """Return texts, of which a dataframe has one column, and what else is known of them; no row is left out."""
-    if not isinstance(texts, pd.DataFrame):
-        return as_texts(texts), columns
-    if not texts.columns.is_unique or texts.columns.nlevels > 1:
-        raise WorkbenchError(
-            f"column names have to be plain and different; they are {list(texts.columns)}"
-        )
-    names = [name for name in texts if any(isinstance(value, str) for value in texts[name])]
-    if "text" not in texts and len(names) != 1:
-        raise WorkbenchError(
-            f"which column has the texts? Give texts=frame[name]; the columns are {list(texts)}"
-        )
-    name = "text" if "text" in texts else names[0]
-    if (missing := np.flatnonzero(texts[name].isna())).size:
-        raise WorkbenchError(
-            f"{len(missing):,} of {len(texts):,} texts in column {name!r} are missing, the first in row {missing[0]:,}: "
-            f"give frame.dropna(subset=[{name!r}])"
-        )
-    return as_texts(texts[name]), texts.drop(columns=name) if columns is None else columns
-
-
-def known(
-    texts: Sequence[Text], columns: pd.DataFrame | None, chosen: np.ndarray, taken: Sequence[str]
-) -> pd.DataFrame:
-    """Return what is known of the chosen texts before they are measured; `taken` are names that no column may have."""
-    if columns is not None and not isinstance(columns, pd.DataFrame):
-        raise WorkbenchError(f"columns: expected a dataframe, got {type(columns).__name__}")
-    if columns is not None and len(columns) != len(texts):
-        raise WorkbenchError(
-            f"columns have {len(columns):,} rows and there are {len(texts):,} texts"
-        )
-    texts = [texts[i] for i in chosen]
-    frame = pd.DataFrame({"text": [text.text for text in texts]})
-    frame["length"] = frame["text"].str.len()
-    if len({text.role for text in texts}) > 1:
-        frame["role"] = [text.role.value for text in texts]
-    if columns is None:
-        return frame
-    columns = columns.iloc[chosen].reset_index(drop=True)
-    frame = frame[[name for name in frame if name == "text" or name not in columns]]
-    names = [*frame, *taken, *columns]
-    if twice := [name for name in columns if names.count(name) > 1]:
-        raise WorkbenchError(
-            f"the column {twice[0]!r} is there twice, or the view has one of that name: rename it"
-        )
-    for name in columns:  # lists, dicts and arrays cannot be counted or sorted
-        if pd.api.types.is_numeric_dtype(columns[name]):
-            continue
-        values = columns[name].astype(object)  # also Arrow's lists and structs
-        if not values.map(pd.api.types.is_hashable).all():
-            columns[name] = values.map(str, na_action="ignore")
-    return frame.join(columns)
 
 
 def works_while_busy(widget: ipywidgets.Widget) -> None:
@@ -366,49 +258,5 @@ def works_while_busy(widget: ipywidgets.Widget) -> None:
 
     ipykernel 7.4 sends them to the shell that used the widget last, which a cell keeps busy.
     """
-    if widget.comm is not None:
-        widget.comm._reply_subshell_for = lambda data, subshell: (
-            subshell
-        )  # the one that the browser asks for
-
-
-def _positions(rows: object, index: pd.Index) -> np.ndarray:
-    """Return the positions of rows in an index, int64, in the order given."""
-    if isinstance(rows, pd.DataFrame) or (isinstance(rows, pd.Series) and rows.dtype != bool):
-        rows = rows.index
-    elif isinstance(rows, str | int | np.integer):
-        rows = [rows]
-    try:
-        array = rows if isinstance(rows, pd.Index) else np.asarray(list(rows))
-    except TypeError:
-        raise WorkbenchError(f"a selection is a list of positions, not {rows!r}") from None
-    if not len(array):
-        return np.empty(0, dtype=int)
-    if isinstance(array, pd.Index) or (
-        array.dtype.kind in "OU" and not pd.api.types.is_numeric_dtype(index)
-    ):
-        positions = index.get_indexer_for(array)
-        if (positions < 0).any():
-            unknown, known = (
-                pd.Index(array).difference(index).tolist()[0],
-                next(iter(index.tolist()), "none"),
-            )
-            what = index.name or "row"
-            raise WorkbenchError(
-                f"there is no {what} {unknown!r}; there are {len(index):,}, such as {known!r}"
-            )
-    elif array.dtype == bool:
-        if len(array) != len(index):
-            raise WorkbenchError(
-                f"the mask has {len(array):,} values, and there are {len(index):,} rows"
-            )
-        positions = np.flatnonzero(array)
-    elif array.dtype.kind in "iu" and array.ndim == 1:
-        positions = array.astype(int)
-    else:
-        raise WorkbenchError(
-            f"a selection is of positions, whole numbers, not {str(array.flat[0])[:40]!r}"
-        )
-    if ((positions < 0) | (positions >= len(index))).any():
-        raise WorkbenchError(f"a selection is of positions 0 to {len(index) - 1:,}")
-    return positions
+    if widget.comm is not None:  # the subshell that the browser asks for
+        widget.comm._reply_subshell_for = lambda data, subshell: subshell

@@ -29,17 +29,18 @@ def _library() -> _Library:
 
 
 class Chart(Part):
-    """A figure of plotly's in a view.
+    """A plotly figure in a view; `with chart.edit() as figure` changes it.
 
-    plotly's own widget brings 5 MB of JavaScript for each figure, for which anywidget does not wait on a busy machine.
+    plotly's own widget brings 5 MB of JavaScript for each figure, too much for a busy machine.
 
-    Attributes:
-        figure: a `plotly.graph_objects.Figure`; to be changed in `with chart.edit() as figure`.
+    Args:
+        figure: a `plotly.graph_objects.Figure`.
+        on_click: called with the positions of a trace and of its point.
+        on_brush: called with the positions of the first trace's points that were brushed over.
     """
 
     _esm = module("chart")
     _figure = traitlets.Unicode().tag(sync=True)
-    _height = traitlets.Int().tag(sync=True)
     _library = traitlets.Unicode().tag(sync=True)
 
     def __init__(
@@ -48,27 +49,10 @@ class Chart(Part):
         *,
         on_click: Callable[[int, int], object] | None = None,
         on_brush: Callable[[list[int]], object] | None = None,
-        on_clear: Callable[[], object] | None = None,
     ) -> None:
-        """Show a figure.
-
-        Args:
-            on_click: called with the positions of a trace and of its point.
-            on_brush: called with the positions of the first trace's points that were brushed over.
-            on_clear: called after a double click.
-        """
-        self.figure, self._on_click, self._on_brush, self._on_clear = (
-            figure,
-            on_click,
-            on_brush,
-            on_clear,
-        )
-        height = figure.layout.height
+        self.figure, self._on_click, self._on_brush = figure, on_click, on_brush
         super().__init__(
-            _figure=figure.to_json(),
-            _height=height,
-            _library=_library().model_id,
-            layout={"min_width": "0"},
+            _figure=figure.to_json(), _library=_library().model_id, layout={"min_width": "0"}
         )
 
     @contextlib.contextmanager
@@ -83,30 +67,20 @@ class Chart(Part):
                 self._on_click(trace, point)
             case {"kind": "brush", "points": points} if self._on_brush:
                 self._on_brush([point["point"] for point in points if point["trace"] == 0])
-            case {"kind": "clear"} if self._on_clear:
-                self._on_clear()
 
 
 def figure(*, height: int = 420, x: str = "", y: str = "", **layout: object) -> go.Figure:
-    """Return an empty figure whose colors fit light and dark pages; `layout` goes to plotly's `update_layout`."""
-    grid = {
-        "gridcolor": "rgba(128,128,128,.25)",
-        "zerolinecolor": "rgba(128,128,128,.4)",
-        "automargin": True,
-    }
-    made = go.Figure()
-    made.layout.template = "none"
-    made.update_layout(
-        height=height,
+    """Return an empty figure for light and dark pages; `layout` goes to `update_layout`."""
+    grid = {"gridcolor": "rgba(128,128,128,.25)", "zerolinecolor": "rgba(128,128,128,.4)"}
+    chart = go.Figure(layout={"template": "none", "height": height, "uirevision": "kept"})
+    chart.update_layout(
         margin={"l": 50, "r": 10, "t": 34, "b": 40},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"size": 12, "color": "#888"},
-        xaxis={"title": {"text": x}, **grid},
-        yaxis={"title": {"text": y}, **grid},
+        xaxis={"title": {"text": x}, "automargin": True, **grid},
+        yaxis={"title": {"text": y}, "automargin": True, **grid},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         hoverlabel={"align": "left"},
-        uirevision="kept",
     )
-    made.update_layout(**layout)
-    return made
+    return chart.update_layout(**layout)

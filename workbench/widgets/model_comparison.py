@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from workbench import agreement
-from workbench.data import Text
+from workbench.data import Text, as_texts
 from workbench.errors import WorkbenchError
 from workbench.evaluate import bootstrap_means, interval, same_models, vectors
 from workbench.widgets._html import cut, hover, html_table, shown
-from workbench.widgets._view import COLORS, Selection, View, note, own_columns, wrapped
+from workbench.widgets._view import COLORS, Selection, View, note, wrapped
 from workbench.widgets.chart import Chart, figure
 from workbench.widgets.table import Table
 
@@ -55,7 +55,7 @@ class ModelComparison(Selection, View):
                 )
             known = [Text(str(place)) for place in range(len(first))]
         else:
-            known, _ = own_columns(texts, None)
+            known = as_texts(texts)
         found = {name: vectors(model, known) for name, model in same_models(models, known).items()}
         self._texts = None if texts is None else [text.text for text in known]
         self._index = pd.RangeIndex(len(known))

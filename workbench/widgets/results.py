@@ -1,4 +1,4 @@
-"""Ranked lists side by side: what two or more models find, with lines between the same documents."""
+"""Ranked lists side by side, with lines between the same documents."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ LINES = "Lines join what neighboring lists share: solid it stays or rises, dashe
 
 
 class Results(Part):
-    """Lists of cards. Texts go onto the page as text; a click on a card shows more of it.
+    """Lists of cards. A click on a card shows more of its text.
 
     Args:
-        on_follow: called with the key of the card whose arrow was clicked; without it, cards have no arrow.
+        on_follow: called with the key of the card whose arrow was clicked; None draws no arrows.
 
     Attributes:
-        columns: the lists, each with title, color, facts, times and rows of key, rank, cosine, marks, id, text and full.
+        columns: the lists, each with title, color, facts, times and rows, which are `card`s.
     """
 
     _esm = module("results")
@@ -33,13 +33,12 @@ class Results(Part):
         super().__init__()
 
     def show(self, columns: Sequence[dict]) -> None:
-        """Show these lists. What two neighboring lists share, by key, is joined by a line."""
+        """Show lists; lines join the cards of the same key in two neighboring ones."""
         self.columns = [column | {"follow": self._on_follow is not None} for column in columns]
-        ranks = [
-            {row["key"]: place for place, row in enumerate(column["rows"], 1)} for column in columns
-        ]
+        ranks = [{row["key"]: n for n, row in enumerate(column["rows"], 1)} for column in columns]
         links = [
-            [(place, b[key]) for key, place in a.items() if key in b] for a, b in pairwise(ranks)
+            [(rank, right[key]) for key, rank in left.items() if key in right]
+            for left, right in pairwise(ranks)
         ]
         self.put(_content={"columns": self.columns, "links": links})
 
@@ -52,50 +51,38 @@ def card(
     key: int, rank: int, cosine: float, text: str, marks: Sequence[dict] = (), name: str = ""
 ) -> dict:
     """Return a card of a list."""
-    return {
-        "key": key, "rank": rank, "cosine": f"{cosine:.3f}", "value": float(cosine), "marks": list(marks), "id": cut(name, 60),
-        "text": cut(text, 200), "full": cut(text, 5000),
-    }  # fmt: skip
+    texts = {"text": cut(text, 200), "full": cut(text, 5000), "id": cut(name, 60)}
+    number = {"key": key, "rank": rank, "value": float(cosine), "cosine": f"{cosine:.3f}"}
+    return number | texts | {"marks": list(marks)}
 
 
-def mark(found: int | None, rank: int, first: str) -> dict:
-    """Return a card's mark against the first list, in which it has the rank `found` or none."""
-    if found is None:
+def mark(before: int | None, rank: int, first: str) -> dict:
+    """Return a card's mark: its rank against the one `before`, in the list named `first`."""
+    if before is None:
         return {"text": "+ new", "kind": "mark", "title": f"not in the list of {first}"}
-    moved = found - rank
-    title = f"rank {found} for {first}"
-    return {
-        "text": f"{'↑' if moved > 0 else '↓'}{abs(moved)}" if moved else "=",
-        "kind": "span",
-        "title": title,
-    }
+    arrow = f"{'↑' if before > rank else '↓'}{abs(before - rank)}" if before != rank else "="
+    return {"text": arrow, "kind": "span", "title": f"rank {before} for {first}"}
 
 
 def neighbor_lists(
     units: Mapping[str, np.ndarray], texts: Sequence[str], row: int, k: int
 ) -> list[dict]:
-    """Return each model's k nearest texts of one as columns of `Results`; `units` are vectors of length 1."""
-    columns, first, reference, colors = [], {}, next(iter(units)), model_colors([*units])
-    for number, (name, own) in enumerate(units.items()):
-        (cosines,), (places,) = ranking.top_k(
-            own[row][None], own, min(k + 1, len(own)), normalized=True
-        )
-        near = [(int(p), float(c)) for p, c in zip(places, cosines, strict=True) if p != row][:k]
-        if number == 0:
-            first = {place: rank for rank, (place, _) in enumerate(near, 1)}
-        rows = [
-            card(
-                place,
-                rank,
-                cosine,
-                texts[place],
-                [mark(first.get(place), rank, reference)] if number else (),
-            )
-            for rank, (place, cosine) in enumerate(near, 1)
-        ]
-        shared = sum(place in first for place, _ in near)
-        facts = f"{shared} of {len(near)} shared" if number else "nearest by cosine"
+    """Return each model's k nearest texts of one; `units` are vectors of length 1 by name."""
+    reference, colors, columns = next(iter(units)), model_colors([*units]), []
+    first: dict[int, int] = {}  # text to its rank for the reference
+    for name, vectors in units.items():
+        count = min(k + 1, len(vectors))
+        (cosines,), (rows,) = ranking.top_k(vectors[row][None], vectors, count, normalized=True)
+        near = [(int(r), c) for r, c in zip(rows, cosines, strict=True) if r != row][:k]
+        facts, cards = "nearest by cosine", []
+        if name == reference:
+            first = {text: rank for rank, (text, _) in enumerate(near, 1)}
+        else:
+            facts = f"{sum(text in first for text, _ in near)} of {len(near)} shared"
+        for rank, (text, cosine) in enumerate(near, 1):
+            marks = [] if name == reference else [mark(first.get(text), rank, reference)]
+            cards.append(card(text, rank, cosine, texts[text], marks))
         columns.append(
-            {"title": name, "color": colors[name], "facts": facts, "times": "", "rows": rows}
+            {"title": name, "color": colors[name], "facts": facts, "times": "", "rows": cards}
         )
     return columns

@@ -19,13 +19,20 @@ _LONG = "text", "query"  # columns that are read
 class Table(Selection, Part):
     """Rows of a dataframe, a page at a time; only the page travels to the browser, as text.
 
-    Click or press Enter on a heading to sort. Click a row, or press Enter on it, to select it; with Ctrl to add, with
-    Shift to select a range. Arrow keys move between rows.
+    Click or press Enter on a heading to sort. Click a row, or press Enter on it, to select it;
+    with Ctrl to add, with Shift to select a range. Arrow keys move between rows.
+
+    Args:
+        frame: what is shown.
+        label: what a row is, in the plural.
+        page_rows: rows of a page.
+        many: whether several rows can be selected.
+        titles: what appears when the pointer is on a heading, by name of the column.
 
     Attributes:
-        selected: positions of the selected rows in the dataframe, a tuple of int; to be set and observed.
+        selected: positions of the selected rows in the dataframe, a tuple of int.
         positions: positions of the rows in the order shown, over all pages, int64.
-        order: the column sorted by and whether it falls; (None, False) is the order of the dataframe.
+        order: column and whether it falls; (None, False) is the order of the dataframe.
     """
 
     _esm = module("table")
@@ -40,11 +47,14 @@ class Table(Selection, Part):
         many: bool = True,
         titles: Mapping[str, str] | None = None,
     ) -> None:
-        """Show a dataframe; `titles` has what is said of a column when the pointer is on its heading."""
         super().__init__()
-        self._titles = titles or {}
-        self._label, self._page_rows, self._many = label, page_rows, many
-        self._anchor: int | None = None
+        self._label, self._page_rows, self._many, self._titles = (
+            label,
+            page_rows,
+            many,
+            titles or {},
+        )
+        self._anchor: int | None = None  # where a range begins
         self.order: tuple[str | None, bool] = (None, False)
         self.show(pd.DataFrame() if frame is None else frame)
         self.observe(lambda _: self._fill(), "selected")
@@ -63,34 +73,30 @@ class Table(Selection, Part):
         self.filter(None)
 
     def replace(self, frame: pd.DataFrame) -> None:
-        """Show a dataframe of the same rows with other columns; selection and page stay where they can."""
+        """Show a dataframe of the same rows; selection and page stay."""
         self._frame = frame
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Show the values of the dataframe again, which have changed; selection and page stay where they can."""
         self._arrange(self._page)
 
     def reveal(self, position: int) -> None:
         """Turn to the page of a row, if it is among those shown."""
-        if (place := np.flatnonzero(self.positions == position)).size:
-            self._fill(int(place[0]) // self._page_rows)
+        places = np.flatnonzero(self.positions == position)
+        if places.size:
+            self._fill(int(places[0]) // self._page_rows)
 
     def filter(self, positions: Iterable[int] | None) -> None:
         """Show these rows alone; None shows all."""
-        self._filter = (
-            np.arange(len(self._frame))
-            if positions is None
-            else np.asarray(list(positions), dtype=int)
-        )
+        rows = range(len(self._frame)) if positions is None else positions
+        self._filter = np.array(list(rows), dtype=int)
         self._arrange()
 
     def sort(self, column: str | None, descending: bool = False) -> None:
-        """Sort by a column, by value (lists and mixed values as text), rows without a value last."""
+        """Sort by a column, by value (lists and mixed values as text), rows without a value last.
+
+        Raises:
+            WorkbenchError: there is no such column.
+        """
         if column is not None and column not in self._names:
-            raise WorkbenchError(
-                f"there is no column {column!r}; there are {', '.join(self._names)}"
-            )
+            raise WorkbenchError(f"no column {column!r}: choose from {', '.join(self._names)}")
         self.order = (column, descending)
         self._arrange()
 
@@ -98,10 +104,8 @@ class Table(Selection, Part):
         column, descending = self.order
         self.positions = self._filter
         if column is not None:
-            values = self._frame.iloc[self._filter, self._names.index(column)].reset_index(
-                drop=True
-            )
-            self.positions = self._filter[_sorted(values, descending).index]
+            values = self._frame.iloc[self._filter, self._names.index(column)]
+            self.positions = self._filter[_order(values.reset_index(drop=True), descending)]
         self._fill(page)
 
     def _fill(self, page: int | None = None) -> None:
@@ -109,27 +113,26 @@ class Table(Selection, Part):
         pages = max(1, -(-len(self.positions) // self._page_rows))
         self._page = int(np.clip(self._page if page is None else page, 0, pages - 1))
         here = self.positions[self._page * self._page_rows :][: self._page_rows]
-        chosen = set(self.selected)
+        values = self._frame.iloc[here].itertuples(index=False, name=None)
+        selected = set(self.selected)
         self._rows = [
-            {"key": key, "selected": key in chosen, "cells": [cell(value) for value in row]}
-            for key, row in zip(
-                here.tolist(),
-                self._frame.iloc[here].itertuples(index=False, name=None),
-                strict=True,
-            )
+            {"key": key, "selected": key in selected, "cells": [cell(value) for value in row]}
+            for key, row in zip(here.tolist(), values, strict=True)
         ]
-        numeric = pd.api.types.is_numeric_dtype
-        self.put(_content={
-            "columns": [
-                {"name": str(name), "numeric": numeric(kind), "title": self._titles.get(name, ""), "long": name in _LONG}
-                for name, kind in self._frame.dtypes.items()
-            ],
-            "rows": self._rows,
-            "order": self.order,
-            "page": self._page,
-            "pages": pages,
-            "label": f"{len(self.positions):,} {self._label}" + (f", {len(chosen):,} selected" if chosen else ""),
-        })  # fmt: skip
+        columns = [
+            {
+                "name": str(name),
+                "numeric": pd.api.types.is_numeric_dtype(kind),
+                "title": self._titles.get(name, ""),
+                "long": name in _LONG,
+            }
+            for name, kind in self._frame.dtypes.items()
+        ]
+        label = f"{len(self.positions):,} {self._label}"
+        if selected:
+            label += f", {len(selected):,} selected"
+        content = {"columns": columns, "rows": self._rows, "order": self.order, "label": label}
+        self.put(_content=content | {"page": self._page, "pages": pages})
 
     def _received(self, message: dict, buffers: list) -> None:
         match message:
@@ -142,10 +145,8 @@ class Table(Selection, Part):
 
     def _pick(self, key: int, add: bool, ranged: bool) -> None:
         if ranged and self._many and self._anchor in self.positions:
-            first, last = sorted(
-                self.positions.tolist().index(place) for place in (self._anchor, key)
-            )
-            self.selected = tuple(self.positions[first : last + 1])
+            places = [self.positions.tolist().index(row) for row in (self._anchor, key)]
+            self.selected = tuple(self.positions[min(places) : max(places) + 1])
             return
         self._anchor = key
         if add and self._many:
@@ -154,12 +155,9 @@ class Table(Selection, Part):
             self.selected = () if self.selected == (key,) and self._many else (key,)
 
 
-def _sorted(values: pd.Series, descending: bool) -> pd.Series:
-    """Sort by value: numbers, decimals, times, categories in their order; as text what has no order, such as lists."""
-    if values.dtype != object or values.map(pd.api.types.is_scalar).all():
-        with contextlib.suppress(
-            TypeError, ValueError, ArithmeticError, NotImplementedError
-        ):  # mixed kinds
-            return values.sort_values(ascending=not descending, kind="stable")
+def _order(values: pd.Series, descending: bool) -> pd.Index:
+    """Return positions in the order of values; what has no order, such as lists, goes as text."""
+    with contextlib.suppress(TypeError, ValueError, ArithmeticError, NotImplementedError):
+        return values.sort_values(ascending=not descending, kind="stable").index
     text = values.astype(object).map(str, na_action="ignore")
-    return text.sort_values(ascending=not descending, kind="stable")
+    return text.sort_values(ascending=not descending, kind="stable").index

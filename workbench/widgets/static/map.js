@@ -1,12 +1,11 @@
-// Points of one or two models in a plane, on a canvas of two dimensions: it needs no WebGL, of which a page has few
-// contexts and a server without a graphics card a slow imitation. Many points are drawn pixel by pixel, so that places
-// where they overlap show how many there are.
-const MANY = 4000; // with more points, pixels instead of shapes
-const FAINT = 0.22; // opacity of what is not selected
+// Points of one or two models in a plane, on a canvas of two dimensions. It needs no WebGL, of
+// which a page has few contexts and a server without a graphics card a slow imitation.
+const MANY = 4000; // with more points, small and fainter ones, which show where many overlap
+const MARGIN = 14; // pixels around the points
+const ALL = { x: 0, y: 0, scale: 1 }; // the corner and the zoom that show all points
 
-const floats = (view) => new Float32Array(view.buffer, view.byteOffset, view.byteLength / 4);
-const bytes = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
-const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+const typed = (Kind, { buffer, byteOffset, byteLength }) =>
+  new Kind(buffer.slice(byteOffset, byteOffset + byteLength));
 
 function render({ model, el }) {
   const canvas = element("canvas", { className: "workbench-map", tabIndex: 0, role: "img" });
@@ -17,78 +16,80 @@ function render({ model, el }) {
   const frame = element("div", { className: "workbench-frame" }, canvas, over, tip, bar);
   frame.style.height = `${model.get("_height")}px`;
   el.append(legend, frame);
-  started(el);
 
-  let points = [], chosen = new Set(), codes = null, width = 0, height = 0, density = devicePixelRatio;
-  let view = { x: 0, y: 0, scale: 1 }, tool = "lasso", drag = null, hovered = -1, tips = new Map();
+  let sets = [], colors = {}, points = [], codes = null, chosen = new Set(), tips = new Map();
+  let width = 0, height = 0, view = ALL, pointer = null, drag = null, hovered = -1;
 
-  // Shares of the frame to pixels of the screen, with a margin, and back.
-  const margin = 14;
-  const across = (x) => margin + (width - 2 * margin) * ((x - view.x) * view.scale);
-  const down = (y) => margin + (height - 2 * margin) * (1 - (y - view.y) * view.scale);
-  const unacross = (px) => (px - margin) / (width - 2 * margin) / view.scale + view.x;
-  const undown = (px) => (1 - (px - margin) / (height - 2 * margin)) / view.scale + view.y;
+  // Places are shares of the frame, as Python sends them, from below; pixels are from above.
+  const across = (x) => MARGIN + (width - 2 * MARGIN) * ((x - view.x) * view.scale);
+  const down = (y) => MARGIN + (height - 2 * MARGIN) * (1 - (y - view.y) * view.scale);
+  const share = ([x, y]) =>
+    [(x - MARGIN) / (width - 2 * MARGIN), 1 - (y - MARGIN) / (height - 2 * MARGIN)];
+  const pixel = (xy, i) => [across(xy[2 * i]), down(xy[2 * i + 1])];
+  const rowCount = () => points.length ? points[0].length / 2 : 0;
+  const theme = (name) => getComputedStyle(el).getPropertyValue(name);
 
-  function take() {
-    points = model.get("_sets").map(({ xy }) => floats(xy));
-    fit(null);
-    draw();
-  }
-
-  // Show all points, or those of the selection.
-  function fit(some) {
-    let [left, right, low, high] = [Infinity, -Infinity, Infinity, -Infinity];
-    for (const xy of points) {
-      const one = (i) => {
-        if (xy[2 * i] < left) left = xy[2 * i];
-        if (xy[2 * i] > right) right = xy[2 * i];
-        if (xy[2 * i + 1] < low) low = xy[2 * i + 1];
-        if (xy[2 * i + 1] > high) high = xy[2 * i + 1];
-      };
-      if (some?.size) for (const i of some) one(i);
-      else for (let i = 0; i < xy.length / 2; i++) one(i);
-    }
-    if (left > right) return;
-    // Python sends coordinates from 0 to 1; a selection is shown with some room around it.
-    const span = Math.max(right - left, high - low, 0.02) * (some?.size ? 1.15 : 1);
-    view = some?.size ? { scale: 1 / span, x: (left + right - span) / 2, y: (low + high - span) / 2 }
-      : { x: 0, y: 0, scale: 1 };
-  }
-
-  function colors(set) {
-    const { palette = [] } = model.get("_colors");
-    if (palette.length) return { palette: palette.map(rgb), code: (i) => codes[i] };
-    const own = [rgb(model.get("_sets")[set].color)];
-    return { palette: own, code: () => 0 };
-  }
-
-  function draw() {
-    if (!width || !height) return;
-    const context = canvas.getContext("2d"), sets = model.get("_sets");
-    canvas.ariaLabel = `Map of ${points[0] ? points[0].length / 2 : 0} texts, ${chosen.size} selected`;
-    context.setTransform(density, 0, 0, density, 0, 0);
+  function cleared(layer) {
+    const context = layer.getContext("2d");
+    context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
     context.clearRect(0, 0, width, height);
-    join(context, model.get("_lines"));
-    const many = points.reduce((sum, xy) => sum + xy.length / 2, 0) > MANY;
-    if (many) pixels(context);
-    else points.forEach((xy, set) => shapes(context, xy, set, sets[set].shape));
-    name(context);
+    return context;
+  }
+
+  function paint() {
+    if (!width || !height) return;
+    const context = cleared(canvas);
+    canvas.ariaLabel = `Map of ${rowCount()} texts, ${chosen.size} selected`;
+    drawLines(context);
+    for (const lit of chosen.size ? [false, true] : [true])
+      points.forEach((xy, set) => drawPoints(context, xy, sets[set], lit));
+    drawLabels(context);
     trace();
   }
+  const draw = onceAFrame(paint);
 
-  // The names of regions, the largest region's first; what would lie on another name waits for a closer look.
-  function name(context) {
-    const style = getComputedStyle(el), taken = [];
-    context.font = "600 11px system-ui, sans-serif";
-    context.textAlign = "center";
-    context.lineJoin = "round";
-    context.lineWidth = 3;
-    context.strokeStyle = style.getPropertyValue("--paper") || "#fff";
-    context.fillStyle = style.getPropertyValue("--ink") || "#333";
-    for (const { text, at: [a, b] } of model.get("_labels")) {
-      const half = context.measureText(text).width / 2 + 4, place = across(a), y = Math.max(down(b), 40);
-      if (place < 0 || place > width || down(b) < 0 || y > height) continue;
-      const x = Math.min(Math.max(place, half), width - half);
+  // A line from each selected text's point to where it is for the other model.
+  function drawLines(context) {
+    if (points.length < 2) return;
+    context.beginPath();
+    for (const i of chosen) {
+      context.moveTo(...pixel(points[0], i));
+      context.lineTo(...pixel(points[1], i));
+    }
+    context.strokeStyle = "rgba(128,128,128,.5)";
+    context.lineWidth = 1;
+    context.stroke();
+  }
+
+  // One model's points: those that are selected, or the others.
+  function drawPoints(context, xy, { color, shape }, lit) {
+    const many = points.length * rowCount() > MANY;
+    const size = (many ? 1.3 : 3.2) + (lit && chosen.size ? 1 : 0);
+    context.globalAlpha = !lit ? 0.22 : many && !chosen.size ? 0.55 : 0.85;
+    for (let i = 0; i < rowCount(); i++) {
+      if (chosen.size && chosen.has(i) !== lit) continue;
+      const [x, y] = pixel(xy, i);
+      context.fillStyle = codes ? colors.palette[codes[i]] : color;
+      if (many || shape === "square") { // drawn many times faster than circles
+        context.fillRect(x - size, y - size, 2 * size, 2 * size);
+      } else {
+        context.beginPath();
+        context.arc(x, y, size, 0, 7);
+        context.fill();
+      }
+    }
+    context.globalAlpha = 1;
+  }
+
+  // The largest region's name comes first; what would lie on another waits for a closer look.
+  function drawLabels(context) {
+    const taken = [];
+    Object.assign(context, { font: "600 11px system-ui, sans-serif", textAlign: "center",
+      lineJoin: "round", lineWidth: 3, strokeStyle: theme("--paper"), fillStyle: theme("--ink") });
+    for (const { text, at } of model.get("_labels")) {
+      const half = context.measureText(text).width / 2 + 4, [place, level] = pixel(at, 0);
+      if (place < 0 || place > width || level < 0 || level > height) continue;
+      const x = Math.min(Math.max(place, half), width - half), y = Math.max(level, 40);
       if (taken.some(([u, v, w]) => Math.abs(u - x) < w + half && Math.abs(v - y) < 15)) continue;
       taken.push([x, y, half]);
       context.strokeText(text, x, y);
@@ -96,274 +97,191 @@ function render({ model, el }) {
     }
   }
 
-  // A line from the first model's point of a text to the second's: for these texts, or for what is selected.
-  function join(context, lines) {
-    if (points.length < 2 || lines === "none") return;
-    const [from, to] = points, which = lines === "all" && !chosen.size ? from.keys() : chosen.values();
-    context.beginPath();
-    let left = 20000;
-    for (const i of which) {
-      if (i >= from.length / 2 || !left--) break;
-      context.moveTo(across(from[2 * i]), down(from[2 * i + 1]));
-      context.lineTo(across(to[2 * i]), down(to[2 * i + 1]));
-    }
-    context.strokeStyle = "rgba(128,128,128,.5)";
-    context.lineWidth = 1;
-    context.stroke();
-  }
-
-  function shapes(context, xy, set, shape) {
-    const { palette, code } = colors(set), count = xy.length / 2;
-    for (const lit of chosen.size ? [false, true] : [true]) {
-      context.globalAlpha = lit ? 0.85 : FAINT;
-      for (let i = 0; i < count; i++) {
-        if (chosen.size && chosen.has(i) !== lit) continue;
-        const x = across(xy[2 * i]), y = down(xy[2 * i + 1]), size = lit && chosen.size ? 4.5 : 3.4;
-        context.fillStyle = `rgb(${palette[code(i)]})`;
-        context.beginPath();
-        if (shape === "diamond") {
-          context.moveTo(x, y - size - 1);
-          for (const [a, b] of [[1, 0], [0, 1], [-1, 0]]) context.lineTo(x + a * (size + 1), y + b * (size + 1));
-        } else context.arc(x, y, size, 0, 7);
-        context.fill();
-      }
-    }
-    context.globalAlpha = 1;
-  }
-
-  // Each pixel takes the mean color of its points, and the more of them the more opaque it is.
-  function pixels(context) {
-    const w = canvas.width, h = canvas.height, size = Math.max(2, Math.round((points[0].length > 60000 ? 1.5 : 2.5) * density));
-    const sum = new Float32Array(4 * w * h), image = context.createImageData(w, h);
-    points.forEach((xy, set) => {
-      const { palette, code } = colors(set);
-      for (let i = 0; i < xy.length / 2; i++) {
-        const x = Math.round(across(xy[2 * i]) * density), y = Math.round(down(xy[2 * i + 1]) * density);
-        if (x < 0 || y < 0 || x >= w - size || y >= h - size) continue;
-        const weight = !chosen.size ? 1 : chosen.has(i) ? 50 : 0.3, color = palette[code(i)];
-        for (let b = y; b < y + size; b++)
-          for (let at = 4 * (b * w + x), end = at + 4 * size; at < end; at += 4) {
-            sum[at] += weight * color[0];
-            sum[at + 1] += weight * color[1];
-            sum[at + 2] += weight * color[2];
-            sum[at + 3] += weight;
-          }
-      }
-    });
-    for (let at = 0; at < sum.length; at += 4) {
-      const weight = sum[at + 3];
-      if (!weight) continue;
-      for (let c = 0; c < 3; c++) image.data[at + c] = sum[at + c] / weight;
-      image.data[at + 3] = 255 * (1 - Math.pow(0.45, weight));
-    }
-    const layer = new OffscreenCanvas(w, h);
-    layer.getContext("2d").putImageData(image, 0, 0);
-    context.drawImage(layer, 0, 0, width, height);
-  }
-
   // The lasso, and a ring around what the pointer is on.
   function trace() {
-    const context = over.getContext("2d");
-    context.setTransform(density, 0, 0, density, 0, 0);
-    context.clearRect(0, 0, width, height);
-    context.strokeStyle = getComputedStyle(el).getPropertyValue("--accent") || "#1976d2";
-    context.lineWidth = 2;
-    if (hovered >= 0) for (const xy of points) {
+    const context = cleared(over);
+    Object.assign(context, { strokeStyle: theme("--accent"), lineWidth: 2, fillStyle: "#8882" });
+    for (const xy of hovered < 0 ? [] : points) {
       context.beginPath();
-      context.arc(across(xy[2 * hovered]), down(xy[2 * hovered + 1]), 8, 0, 7);
+      context.arc(...pixel(xy, hovered), 8, 0, 7);
       context.stroke();
     }
     if (!drag?.path) return;
     context.beginPath();
-    drag.path.forEach(([x, y], at) => at ? context.lineTo(x, y) : context.moveTo(x, y));
+    for (const corner of drag.path) context.lineTo(...corner);
     context.closePath();
     context.stroke();
-    context.globalAlpha = 0.1;
-    context.fillStyle = context.strokeStyle;
     context.fill();
-    context.globalAlpha = 1;
   }
 
   function inside(path) {
-    const found = new Set(), xs = path.map(([x]) => x), ys = path.map(([, y]) => y);
-    const [left, right, top, bottom] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
-    for (const xy of points) for (let i = 0; i < xy.length / 2; i++) {
-      const x = across(xy[2 * i]), y = down(xy[2 * i + 1]);
-      if (x < left || x > right || y < top || y > bottom) continue;
-      let odd = false;
-      for (let a = 0, b = path.length - 1; a < path.length; b = a++)
-        if (ys[a] > y !== ys[b] > y && x < (xs[b] - xs[a]) * (y - ys[a]) / (ys[b] - ys[a]) + xs[a]) odd = !odd;
-      if (odd) found.add(i);
-    }
-    return found;
+    const rows = new Set(), lasso = new Path2D();
+    for (const corner of path) lasso.lineTo(...corner);
+    const context = new OffscreenCanvas(1, 1).getContext("2d"); // not scaled, as the map's is
+    for (const xy of points)
+      for (let i = 0; i < rowCount(); i++)
+        if (context.isPointInPath(lasso, ...pixel(xy, i), "evenodd")) rows.add(i);
+    return rows;
   }
 
-  function nearest(px, py, most = 12) {
-    let best = most * most, found = -1;
-    for (const xy of points) for (let i = 0; i < xy.length / 2; i++) {
-      const x = across(xy[2 * i]) - px, y = down(xy[2 * i + 1]) - py, far = x * x + y * y;
-      if (far < best) [best, found] = [far, i];
-    }
-    return found;
+  function nearest([px, py]) {
+    let best = 12 * 12, row = -1; // at most 12 pixels away
+    for (const xy of points)
+      for (let i = 0; i < rowCount(); i++) {
+        const [x, y] = pixel(xy, i), far = (x - px) ** 2 + (y - py) ** 2;
+        if (far < best) [best, row] = [far, i];
+      }
+    return row;
   }
 
   // Python decides what is selected; the page shows at once what it has asked for.
-  function choose(found) {
-    chosen = found;
-    model.send({ kind: "select" }, undefined, [Uint32Array.from(found).buffer]); // Python works while the page draws
-    later();
+  function choose(rows) {
+    chosen = new Set(rows);
+    model.send({ kind: "select" }, undefined, [Uint32Array.from(rows).buffer]);
+    draw();
   }
 
-  function show(i, x, y) {
+  function look(to) {
+    view = to;
+    draw();
+  }
+  const pan = (x, y) => look({ ...view, x: view.x + x / view.scale, y: view.y + y / view.scale });
+  function zoom(factor, [x, y] = [0.5, 0.5]) {
+    const scale = Math.min(500, Math.max(0.5, view.scale * factor));
+    const moved = 1 / view.scale - 1 / scale; // what is at that place stays there
+    look({ scale, x: view.x + x * moved, y: view.y + y * moved });
+  }
+
+  function zoomToSelection() {
+    let [left, right, low, high] = [Infinity, -Infinity, Infinity, -Infinity];
+    for (const xy of points)
+      for (const i of chosen) {
+        [left, right] = [Math.min(left, xy[2 * i]), Math.max(right, xy[2 * i])];
+        [low, high] = [Math.min(low, xy[2 * i + 1]), Math.max(high, xy[2 * i + 1])];
+      }
+    const span = 1.15 * Math.max(right - left, high - low, 0.02); // some room around it
+    const closer = { scale: 1 / span, x: (left + right - span) / 2, y: (low + high - span) / 2 };
+    look(chosen.size ? closer : ALL);
+  }
+
+  function hover(i) {
     hovered = i;
     tip.hidden = i < 0;
     trace();
     if (i < 0) return;
-    const { texts } = model.get("_colors");
-    if (texts) tips.set(i, texts[i]);
-    else if (!tips.has(i)) { tips.set(i, "…"); model.send({ kind: "tip", row: i }); }
-    tip.textContent = tips.get(i);
+    if (!colors.texts && !tips.has(i)) {
+      tips.set(i, "…");
+      model.send({ kind: "tip", row: i });
+    }
+    const [x, y] = pointer;
+    tip.textContent = colors.texts ? colors.texts[i] : tips.get(i);
     tip.style.cssText = x < width / 2 ? `left:${x + 14}px` : `right:${width - x + 14}px`;
-    tip.style[y < height / 2 ? "top" : "bottom"] = `${(y < height / 2 ? y : height - y) + 14}px`;
+    tip.style[y < height / 2 ? "top" : "bottom"] = `${Math.min(y, height - y) + 14}px`;
   }
+  const hoverSoon = onceAFrame(() => pointer && !drag && hover(nearest(pointer)));
 
-  const place = (event) => [event.offsetX, event.offsetY];
   over.onpointerdown = (event) => {
-    const pan = tool === "pan" || event.shiftKey || event.button === 1;
-    drag = pan ? { from: place(event), view: { ...view } } : { path: [place(event)] };
+    pointer = [event.offsetX, event.offsetY];
+    drag = event.shiftKey ? {} : { path: [pointer] };
     over.setPointerCapture(event.pointerId);
     canvas.focus({ preventScroll: true });
-    show(-1);
+    hover(-1);
   };
-  let waiting = 0;
   over.onpointermove = (event) => {
-    const [x, y] = place(event);
-    if (drag?.path) { drag.path.push([x, y]); trace(); return; }
-    if (drag) {
-      view = { ...drag.view, x: drag.view.x - (x - drag.from[0]) / (width - 2 * margin) / view.scale,
-        y: drag.view.y + (y - drag.from[1]) / (height - 2 * margin) / view.scale };
-      later();
-    } else if (!waiting) {
-      waiting = requestAnimationFrame(() => { waiting = 0; if (!drag) show(nearest(x, y), x, y); });
+    const before = pointer;
+    pointer = [event.offsetX, event.offsetY];
+    if (!drag) hoverSoon();
+    else if (drag.path) {
+      drag.path.push(pointer);
+      trace();
+    } else {
+      const [a, b] = share(before), [x, y] = share(pointer);
+      pan(a - x, b - y);
     }
   };
-  over.onpointerup = (event) => {
-    const { path } = drag ?? {}, [x, y] = place(event);
+  over.onpointerup = () => {
+    const path = drag?.path;
     drag = null;
-    if (path) {
-      const moved = path.some(([a, b]) => Math.hypot(a - path[0][0], b - path[0][1]) > 4);
-      const hit = nearest(x, y);
-      if (moved) choose(inside(path)); else if (hit >= 0) choose(new Set([hit])); else if (chosen.size) choose(new Set());
-      trace();
-    }
+    trace();
+    if (!path) return;
+    const [[startX, startY]] = path, hit = nearest(pointer);
+    if (path.some(([x, y]) => Math.hypot(x - startX, y - startY) > 4)) choose(inside(path));
+    else choose(hit < 0 ? [] : [hit]);
   };
   over.onpointercancel = () => { drag = null; trace(); };
-  over.onpointerleave = () => {
-    cancelAnimationFrame(waiting); // the pointer may move and leave within one frame
-    waiting = 0;
-    show(-1);
-  };
+  over.onpointerleave = () => { pointer = null; hover(-1); };
   over.onwheel = (event) => {
     event.preventDefault();
-    const [x, y] = place(event), [a, b] = [unacross(x), undown(y)];
-    const scale = Math.min(500, Math.max(0.5, view.scale * Math.exp(-event.deltaY / 400)));
-    view = { scale, x: a - (a - view.x) * view.scale / scale, y: b - (b - view.y) * view.scale / scale };
-    later();
+    zoom(Math.exp(-event.deltaY / 400), share([event.offsetX, event.offsetY]));
+  };
+  const keys = {
+    Escape: () => choose([]), 0: () => look(ALL), "+": () => zoom(1.3), "-": () => zoom(1 / 1.3),
+    ArrowLeft: () => pan(-0.1, 0), ArrowRight: () => pan(0.1, 0),
+    ArrowUp: () => pan(0, 0.1), ArrowDown: () => pan(0, -0.1),
   };
   canvas.onkeydown = (event) => {
-    const step = 0.1 / view.scale, key = event.key;
-    if (key === "Escape") choose(new Set());
-    else if (key === "0") fit(null);
-    else if (key === "+" || key === "-") {
-      const scale = view.scale * (key === "+" ? 1.3 : 1 / 1.3), middle = 0.5 / view.scale - 0.5 / scale;
-      view = { scale, x: view.x + middle, y: view.y + middle };
-    } else if (key === "ArrowLeft") view.x -= step;
-    else if (key === "ArrowRight") view.x += step;
-    else if (key === "ArrowUp") view.y += step;
-    else if (key === "ArrowDown") view.y -= step;
-    else return;
+    if (!Object.hasOwn(keys, event.key)) return;
+    keys[event.key]();
     event.preventDefault();
     event.stopPropagation();
-    later();
   };
-
-  let asked = false;
-  function later() {
-    if (asked) return;
-    asked = true;
-    requestAnimationFrame(() => { asked = false; draw(); });
-  }
-
-  const button = (label, title, onclick) => {
-    const node = element("button", { textContent: label, title, onclick });
-    bar.append(node);
-    return node;
-  };
-  const use = (name) => () => {
-    tool = name;
-    lasso.ariaPressed = name === "lasso";
-    pan.ariaPressed = name === "pan";
-  };
-  const lasso = button("lasso", "draw around points to select them", use("lasso"));
-  const pan = button("pan", "drag to move the map (or Shift and drag); the wheel zooms", use("pan"));
-  button("zoom to selection", "show the selected points, or all", () => { fit(chosen); draw(); });
-  button("all", "show all points (0)", () => { fit(null); draw(); });
-  button("clear", "select nothing (Esc)", () => choose(new Set()));
-  use("lasso")();
+  for (const [textContent, title, onclick] of [
+    ["zoom to selection", "show the selected points, or all", zoomToSelection],
+    ["all", "show all points (0); the wheel zooms, Shift and drag moves the map", () => look(ALL)],
+    ["clear", "select nothing (Esc); drag to select", () => choose([])],
+  ]) bar.append(element("button", { textContent, title, onclick }));
 
   function explain() {
-    const { title = "", entries = [], ramp = null } = model.get("_colors"), sets = model.get("_sets");
-    const chip = ({ color, label, code }) => {
-      const dot = element("i", {});
-      dot.style.background = color;
-      const node = element(code === undefined ? "span" : "button", { dir: "auto" }, dot, label);
-      if (code !== undefined) Object.assign(node, { title: "select these", onclick: () => model.send({ kind: "category", code }) });
+    const { title, entries = [], ramp } = colors;
+    const patch = (background, className = "") => {
+      const node = element("i", { className });
+      node.style.background = background;
       return node;
     };
     legend.replaceChildren(...(title ? [element("b", { textContent: title })] : []));
-    if (ramp) {
-      const strip = element("i", { className: "ramp" });
-      strip.style.background = `linear-gradient(90deg, ${ramp.colors.join()})`;
-      legend.append(element("span", {}, ramp.low), strip, element("span", {}, ramp.high));
+    if (ramp) legend.append(ramp.low,
+      patch(`linear-gradient(90deg, ${ramp.colors.join()})`, "ramp"), ramp.high);
+    for (const { color, label, code } of entries) {
+      const onclick = () => model.send({ kind: "category", code });
+      const name = element("button", { dir: "auto", title: "select these", onclick });
+      name.append(patch(color), label);
+      legend.append(name);
     }
-    legend.append(...entries.map(chip));
-    if (sets.length > 1 || !ramp) legend.append(...sets.map(({ name, shape, color }) =>
-      element("span", { dir: "auto" }, element("span", { className: "shape", textContent: shape === "diamond" ? "◆" : "●",
-        style: title ? "" : `color:${color}` }), ` ${name}`)));
+    for (const { name, shape, color } of sets.length > 1 || !ramp ? sets : []) {
+      const mark = element("span", { textContent: shape === "square" ? "■" : "●" });
+      mark.style.color = title ? "" : color;
+      legend.append(element("span", { dir: "auto" }, mark, ` ${name}`));
+    }
   }
 
-  function recolor() {
-    const { codes: packed } = model.get("_colors");
-    codes = packed ? bytes(packed) : null;
-    tips.clear();
-    explain();
-    draw();
-  }
-  const watch = new ResizeObserver(([entry]) => {
-    ({ width, height } = entry.contentRect);
-    density = devicePixelRatio;
-    for (const each of [canvas, over]) Object.assign(each, { width: Math.round(width * density), height: Math.round(height * density) });
-    draw();
+  const stop = redraw(model, ["_sets", "_colors", "_selected", "_labels"], () => {
+    chosen = new Set(typed(Uint32Array, model.get("_selected")));
+    if (sets !== model.get("_sets")) view = ALL;
+    if (sets !== model.get("_sets") || colors !== model.get("_colors")) {
+      [sets, colors] = [model.get("_sets"), model.get("_colors")];
+      points = sets.map(({ xy }) => typed(Float32Array, xy));
+      codes = colors.codes && typed(Uint8Array, colors.codes);
+      tips.clear();
+      explain();
+    }
+    paint();
   });
-  watch.observe(frame);
-  const stops = [
-    redraw(model, ["_colors"], recolor),
-    redraw(model, ["_sets"], () => { take(); explain(); }),
-    redraw(model, ["_lines"], draw),
-    redraw(model, ["_labels"], draw),
-    redraw(model, ["_selected"], () => {
-      const packed = model.get("_selected");
-      chosen = new Set(new Uint32Array(packed.buffer.slice(packed.byteOffset, packed.byteOffset + packed.byteLength)));
-      draw();
-    }),
-  ];
-  const heard = ({ kind, row, text }) => {
+  const answered = ({ kind, row, text }) => {
     if (kind !== "tip") return;
     tips.set(row, text);
     if (row === hovered) tip.textContent = text;
   };
-  model.on("msg:custom", heard);
-  return () => { stops.forEach((stop) => stop()); watch.disconnect(); model.off("msg:custom", heard); };
+  model.on("msg:custom", answered);
+  const watch = new ResizeObserver(([entry]) => {
+    ({ width, height } = entry.contentRect);
+    for (const layer of [canvas, over]) {
+      layer.width = Math.round(width * devicePixelRatio);
+      layer.height = Math.round(height * devicePixelRatio);
+    }
+    paint();
+  });
+  watch.observe(frame);
+  return () => { stop(); watch.disconnect(); model.off("msg:custom", answered); };
 }
 
 export default { initialize, render };

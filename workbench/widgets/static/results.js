@@ -1,41 +1,49 @@
-// Ranked lists side by side, with lines between neighbors that hold the same document. A card opens on a click.
+// Ranked lists side by side, with lines between neighbors that hold the same document.
 const GAP = 30; // pixels between two lists
+const svgElement = (name) => document.createElementNS("http://www.w3.org/2000/svg", name);
 
+// A card, which opens on a click.
 function item(row, column, model, moved) {
-  const facts = element("div", { className: "facts" }, element("b", { textContent: row.rank }), ` ${row.cosine} `);
-  for (const { kind, text, title = "" } of row.marks) facts.append(element(kind, { textContent: text, title }), " ");
+  const rank = element("b", { textContent: row.rank });
+  const facts = element("div", { className: "facts" }, rank, ` ${row.cosine} `);
+  for (const { kind, text, title = "" } of row.marks)
+    facts.append(element(kind, { textContent: text, title }), " ");
   if (row.id) facts.append(element("code", { textContent: row.id }));
+  if (column.follow) {
+    const onclick = (event) => {
+      event.stopPropagation();
+      model.send({ kind: "follow", key: row.key });
+    };
+    facts.append(element("button", { textContent: "›", title: "go to this text", onclick }));
+  }
   const text = element("div", { className: "text", dir: "auto", textContent: row.text });
   const card = element("li", { tabIndex: 0, title: row.id }, facts, text);
   const toggle = () => {
-    const open = card.classList.toggle("open");
-    text.textContent = open ? row.full : row.text;
+    text.textContent = card.classList.toggle("open") ? row.full : row.text;
     moved();
   };
-  if (column.follow) facts.append(element("button", { textContent: "›", title: "go to this text", onclick: (event) => {
-    event.stopPropagation();
-    model.send({ kind: "follow", key: row.key });
-  } }));
   card.onclick = () => getSelection().isCollapsed && toggle();
-  card.onkeydown = (event) => { if (event.key === "Enter" && event.target === card) toggle(); };
+  card.onkeydown = (event) => event.key === "Enter" && event.target === card && toggle();
   return card;
 }
 
 function list(column, model, moved) {
   const title = element("b", { textContent: column.title, dir: "auto" });
   title.style.borderColor = column.color;
-  const header = element("header", {}, title, ...[column.facts, column.times].filter(Boolean).flatMap((words) => [element("br"), words]));
+  const header = element("header", {}, title);
+  for (const words of [column.facts, column.times]) if (words) header.append(element("br"), words);
   const rows = element("ol", {}, ...column.rows.map((row) => item(row, column, model, moved)));
   return element("section", { ariaLabel: column.title }, header, rows);
 }
 
-// A curve from each card of one list to the same document's card in the next: solid if it rises or stays, dashed if it
-// falls.
+// A curve from each card to the same document's card in the next list: dashed if it falls.
 function lines(svg, left, right, links) {
+  const height = (part, rank) => {
+    const card = part.querySelectorAll("li")[rank - 1];
+    return card.getBoundingClientRect().top - svg.getBoundingClientRect().top + 14;
+  };
   svg.replaceChildren(...links.map(([from, to]) => {
-    const [start, end] = [[left, from], [right, to]].map(([part, rank]) =>
-      part.querySelectorAll("li")[rank - 1].getBoundingClientRect().top - svg.getBoundingClientRect().top + 14);
-    const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+    const path = svgElement("path"), start = height(left, from), end = height(right, to);
     path.setAttribute("d", `M0 ${start} C${GAP / 2} ${start} ${GAP / 2} ${end} ${GAP} ${end}`);
     if (from < to) path.setAttribute("stroke-dasharray", "5 4");
     if (from === to) path.setAttribute("opacity", "0.4");
@@ -46,16 +54,14 @@ function lines(svg, left, right, links) {
 
 function render({ model, el }) {
   const root = element("div", { className: "retrieval" });
-  root.style.setProperty("--gap", `${GAP}px`);
   el.append(root);
-  started(el);
   let join = () => {};
   const stop = redraw(model, ["_content"], () => {
     const { columns = [], links = [] } = model.get("_content");
     const parts = columns.map((column) => list(column, model, () => join()));
-    const drawings = parts.slice(1).map(() => document.createElementNS("http://www.w3.org/2000/svg", "svg"));
-    drawings.forEach((svg) => { svg.setAttribute("width", GAP); svg.setAttribute("role", "img"); });
-    root.style.gridTemplateColumns = parts.map(() => "minmax(0, 1fr)").join(" var(--gap) ");
+    const drawings = parts.slice(1).map(() => svgElement("svg"));
+    for (const svg of drawings) svg.setAttribute("role", "img");
+    root.style.gridTemplateColumns = parts.map(() => "minmax(0, 1fr)").join(` ${GAP}px `);
     root.replaceChildren(...parts.flatMap((part, i) => i ? [drawings[i - 1], part] : [part]));
     join = () => drawings.forEach((svg, i) => lines(svg, parts[i], parts[i + 1], links[i] ?? []));
     join();
