@@ -64,7 +64,7 @@ function render({ model, el }) {
   // One model's points: those that are selected, or the others.
   function drawPoints(context, xy, { color, shape }, lit) {
     const many = points.length * rowCount() > MANY;
-    const size = (many ? 1.3 : 3.2) + (lit && chosen.size ? 1 : 0);
+    const size = (many ? 1.3 : shape === "square" ? 2.7 : 3.2) + (lit && chosen.size ? 1 : 0);
     context.globalAlpha = !lit ? 0.22 : many && !chosen.size ? 0.55 : 0.85;
     for (let i = 0; i < rowCount(); i++) {
       if (chosen.size && chosen.has(i) !== lit) continue;
