@@ -10,11 +10,12 @@ from pathlib import Path
 from sentence_transformers import SentenceTransformer
 
 from workbench import models, student
-from workbench._util import expanded, nearest
+from workbench._model_files import ModelFiles
+from workbench._util import expanded
 from workbench.cache import TargetCache
 from workbench.errors import TrainingError
 from workbench.head import HEAD
-from workbench.ready import READY, is_ready, load_ready, statement
+from workbench.ready import READY, is_ready, load_ready
 from workbench.train import TrainingConfig
 
 HEAD_STARTS = "closed-form", "random"  # how a head can start
@@ -30,37 +31,23 @@ class Recipe:
         >>> recipe = TOUR.change(base="all-MiniLM-L6-v2", epochs=1, seed=7)
         >>> recipe.config.epochs
         1
-
-    Attributes:
-        name: what reports call it.
-        teacher: model that makes the targets.
-        base: model whose transformer the student starts from.
-        max_length: tokens that teacher and student read of a text.
-        bias: whether the student's head has a bias.
-        hidden: units of the head's hidden layer, see `student.build`; 0 for a linear head.
-        pooling: of the tokens' vectors into the head's features, see `student.build`.
-        frozen: whether the head alone is trained, on stored features of the base.
-        prompts: role to the teacher's prompt; the prompts of the teacher's own files if None.
-        start: of the head, "closed-form" or "random"; or the student to go on from: "ready", or the
-            folder of a student of the same teacher, whose base, head and length then count.
-        config: how to train.
-        steps: least number of training steps: few texts are passed over more often.
-        texts: least number of texts: queries cropped from documents make up for missing ones.
     """
 
-    name: str
-    teacher: str = models.MPNET
-    base: str = models.MINILM
-    max_length: int = 128
-    bias: bool = True
-    hidden: int = 0
-    pooling: str | tuple[str, ...] = "mean"
-    frozen: bool = False
-    prompts: dict[str, str] | None = None
+    name: str  # what reports call it
+    teacher: str = models.MPNET  # makes the targets
+    base: str = models.MINILM  # the student starts from its transformer
+    max_length: int = 128  # tokens that teacher and student read of a text
+    bias: bool = True  # whether the head has a bias
+    hidden: int = 0  # units of the head's hidden layer, see `student.build`; 0 for a linear head
+    pooling: str | tuple[str, ...] = "mean"  # of token vectors into the head's features
+    frozen: bool = False  # whether the head alone is trained, on stored features of the base
+    prompts: dict[str, str] | None = None  # role to the teacher's prompt; None for its own ones
+    # Of the head, "closed-form" or "random"; or the student to go on from, "ready" or a folder. It
+    # has the same teacher, and its base, head and length count.
     start: str = "closed-form"
-    config: TrainingConfig = field(default_factory=TrainingConfig)
-    steps: int = 0
-    texts: int = 0
+    config: TrainingConfig = field(default_factory=TrainingConfig)  # how to train
+    steps: int = 0  # least number of training steps: few texts are passed over more often
+    texts: int = 0  # least number of texts: cropped queries make up for missing ones
 
     def __post_init__(self) -> None:
         if self.start in (*HEAD_STARTS, "ready"):
@@ -131,34 +118,26 @@ class Recipe:
 
     def check_teacher(self, cache: TargetCache) -> None:
         """Raise TrainingError if the student to go on from has another teacher than the cache."""
-        provenance, identity = provenance_of(self.start), cache.identity
-        before = provenance.get("teacher")
-        if not isinstance(before, dict):
-            raise TrainingError(f"{self.start} does not name its student's teacher")
+        provenance = provenance_of(self.start)
+        teacher = provenance.get("teacher") or {"teacher": None}
         # A local model is known by its weights, any other teacher by its name.
-        key = "fingerprint" if "fingerprint" in before else "teacher"
-        if before[key] != identity.get(key):
+        key = "fingerprint" if "fingerprint" in teacher else "teacher"
+        if teacher[key] != cache.identity.get(key):
             raise TrainingError(
-                f"the student to start from learned the vectors of {provenance['teacher_name']}, "
-                f"not of {cache.teacher.name}: name the same teacher (a loaded model is another)"
+                f"the student to start from learned from {provenance.get('teacher_name')}, not "
+                f"from {cache.teacher.name}: name its teacher (a loaded model counts as another)"
             )
 
-    @property
-    def base_name(self) -> str | None:
-        """Full name of the base, which a student to go on from decides."""
-        if self.continues:
-            return provenance_of(self.start).get("base")
-        return models.resolve(self.base).name
-
-    def start_fingerprint(self) -> str:
-        """Return the digest of the weights that training starts from."""
-        return fingerprint_of(self.start if self.continues else self.base)
+    def base_files(self) -> ModelFiles:
+        """Return the files that have the transformer's weights; ModelError if there are none."""
+        if self.continues and not is_ready(_folder(self.start)):
+            return models.resolve(self.start)
+        return models.resolve(provenance_of(self.start)["base"] if self.continues else self.base)
 
 
 def provenance_of(name: str | Path) -> dict:
     """Return the provenance of a student, which is "ready" or a folder."""
-    folder = _folder(name)
-    return statement(folder) if is_ready(folder) else student.read_provenance(folder)
+    return student.read_provenance(_folder(name))
 
 
 def load_student(name: str | Path) -> SentenceTransformer:
@@ -168,11 +147,8 @@ def load_student(name: str | Path) -> SentenceTransformer:
 
 
 def fingerprint_of(name: str | Path) -> str:
-    """Return the digest of the weights of a student or another model."""
-    folder = _folder(name)
-    return (
-        statement(folder)["head_sha256"] if is_ready(folder) else models.resolve(name).fingerprint
-    )
+    """Return the digest of the weights of a student, which is "ready" or a folder."""
+    return provenance_of(name).get("head_sha256") or models.resolve(name).fingerprint
 
 
 def _folder(name: str | Path) -> Path:
@@ -192,8 +168,6 @@ BROAD = replace(TOUR, name="broad", hidden=1536, pooling=("mean", "cls"), frozen
 # where it knows them best.
 _ADAPTING = replace(HEAD, batch_size=256, epochs=20)
 ADAPT = replace(BROAD, name="adapt", start="ready", config=_ADAPTING)
-# The documents of the tour: queries are six times shorter, so all of them are used.
-TOUR_DOCUMENTS = 2000
 
 RECIPES = {recipe.name: recipe for recipe in (TOUR, IN_DOMAIN, BROAD, ADAPT)}
 
@@ -222,5 +196,4 @@ def find_recipe(name: str | Path | Recipe | None, texts: int = 0) -> Recipe:
         except ValueError as error:
             raise TrainingError(f"{path} cannot be read as a recipe in TOML: {error}") from None
         return Recipe(values.pop("name", path.stem)).change(**values)
-    names = nearest(str(name), RECIPES, cutoff=0.3) or RECIPES
-    raise TrainingError(f"no recipe {str(name)!r}; try {', '.join(names)}, or a recipe's TOML file")
+    raise TrainingError(f"no recipe {str(name)!r}; there are {', '.join(RECIPES)}, and TOML files")

@@ -36,9 +36,13 @@ class FrozenFeatures(Teacher):
 
     A `TargetCache` of it keeps features as it keeps targets. The student's head does not matter;
     another base, length or prompt, or trained weights, are another teacher.
+
+    Args:
+        student: whose base computes the features.
+        weights: digest of the base's files, where it is known; the weights are hashed if None.
     """
 
-    def __init__(self, student: SentenceTransformer) -> None:
+    def __init__(self, student: SentenceTransformer, weights: str | None = None) -> None:
         self._student = SentenceTransformer(
             modules=list(student.children())[:2],
             device=str(student.device),
@@ -50,7 +54,8 @@ class FrozenFeatures(Teacher):
             normalize=False,
             prompts={role.value: student.prompts.get(role.value) or "" for role in Role},
             kind="features",
-            weights=models.fingerprint(self._student),
+            weights=weights or models.fingerprint(self._student),
+            pooling=self._student[1].pooling_mode,
             max_length=student.max_seq_length,
         )
 

@@ -11,6 +11,7 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -26,9 +27,9 @@ from workbench._recipes import (
     IN_DOMAIN,
     RECIPES,
     TOUR,
-    TOUR_DOCUMENTS,
     Recipe,
     find_recipe,
+    provenance_of,
 )
 from workbench._stored import StoredTexts, hold
 from workbench._util import counted, expanded, home, write_json
@@ -41,7 +42,7 @@ from workbench.teachers import ArrayTeacher, Teacher
 from workbench.train import Result, TrainingStep, provenance, train_student
 
 __all__ = [
-    "ADAPT", "BROAD", "IN_DOMAIN", "RECIPES", "TOUR", "TOUR_DOCUMENTS", "Distilled", "Recipe",
+    "ADAPT", "BROAD", "IN_DOMAIN", "RECIPES", "TOUR", "Distilled", "Recipe",
     "TrainingBar", "distill", "features_of", "find_recipe", "is_api", "prepare", "run", "teacher_of",
 ]  # fmt: skip
 
@@ -244,10 +245,13 @@ def run(
         held_out = []
     config = recipe.config.with_steps(recipe.steps, len(texts))
     recipe = replace(recipe, config=config, teacher=cache.teacher.name, base=str(recipe.base))
+    started = provenance_of(recipe.start) if recipe.continues else {}
+    base = recipe.base_files()
     identity = {
         "recipe": recipe.as_dict(),
         "teacher": cache.identity,
-        "start": recipe.start_fingerprint(),
+        "base": base.fingerprint,
+        "head": started.get("head_sha256"),
         "texts": _digest(cache, texts),
         "held_out": None if held_out is None else _digest(cache, held_out),
         "train": train,
@@ -259,22 +263,30 @@ def run(
         return finished
 
     model = recipe.student(cache)  # before the teacher runs, because it may fail
-    targets = cache.embed(texts, progress=progress, stop=stop)
-    held_targets = cache.embed(held_out, progress=progress, stop=stop) if held_out else None
+    show = {"progress": progress, "stop": stop}
+    targets = cache.embed(texts, **show)
+    held_targets = cache.embed(held_out, **show) if held_out else None
     if stop is not None and stop.is_set():
         raise TrainingError(STOPPED)
     if held_out is None and train:
         targets, held_targets = targets.split()
-    if recipe.frozen:  # the base's output is stored, so that no text goes through it twice
-        features = features_of(model, recipe, cache)
-        show = {"progress": progress, "stop": stop, "what": "features"}
-        inputs = {"features": features.embed(targets, **show)}
-        held_inputs = features.embed(held_targets, **show) if held_targets else None
-    else:
-        inputs, held_inputs = {"tokens": Tokens(model, targets.texts)}, None
 
     # Hidden, and named after the output, so that it is found again and never taken for the student.
     checkpoints = output.with_name(f".{output.name}-checkpoints") / run_id[:12]
+    validation = None
+    if recipe.frozen:  # the base's output is stored, so that no text goes through it twice
+        features = features_of(model, recipe, cache)
+        inputs = {"features": features.embed(targets, what="features", **show)}
+        if held_targets:
+            validation = features.embed(held_targets, what="features", **show), held_targets
+        train_model = partial(train_head, model, inputs["features"])
+    else:
+        inputs = {"tokens": Tokens(model, targets.texts)}
+        if held_targets:
+            validation = held_targets.texts, held_targets
+        resumable = {"checkpoints": checkpoints, "resume": resume}
+        train_model = partial(train_student, model, targets.texts, **inputs, **resumable)
+
     first_process = int(os.environ.get("RANK", "0")) == 0
     head_fit, fit_file = None, checkpoints / "head_fit.json"
     if train and resume and _checkpoints.complete(checkpoints):  # which have the head's weights
@@ -284,14 +296,12 @@ def run(
         head_fit = student.fit_head(model, targets.texts, targets, **inputs)
         if train and first_process:
             write_json(fit_file, asdict(head_fit))
-
-    def describe(**training: object) -> dict:
-        about = {"base": recipe.base_name, "source": source, "start": recipe.start}
-        made = provenance(cache, targets.texts, **about, head_fit=head_fit, **training)
-        return made | {"run": run_id}
-
+    about = {"base": started.get("base", base.name), "source": source, "start": recipe.start}
+    describe = partial(provenance, cache, targets.texts, **about, head_fit=head_fit)
     if not train:
-        return Distilled(model.eval(), student.save(model, output, describe()), describe())
+        made = describe() | {"run": run_id}
+        return Distilled(model.eval(), student.save(model, output, made), made)
+
     if on_start:
         on_start(model)
     with TrainingBar(disable=not progress) as bar:
@@ -301,26 +311,9 @@ def run(
             if on_step:
                 on_step(step)
 
-        if recipe.frozen:
-            held = (held_inputs, held_targets) if held_targets else None
-            features = inputs["features"]
-            watch = {"on_step": report, "stop": stop}
-            result = train_head(model, features, targets, config, held_out=held, **watch)
-            model.eval()
-        else:
-            result = train_student(
-                model,
-                targets.texts,
-                targets,
-                config,
-                held_out=(held_targets.texts, held_targets) if held_targets else None,
-                checkpoints=checkpoints,
-                resume=resume,
-                on_step=report,
-                stop=stop,
-                **inputs,
-            )
-    made = describe(config=config, result=result)
+        result = train_model(targets, config, held_out=validation, on_step=report, stop=stop)
+    model.eval()
+    made = describe(config=config, result=result) | {"run": run_id}
     if first_process:
         student.save(model, output, made)
         if progress and result.best_step == 0 and not result.stopped:
@@ -332,7 +325,7 @@ def run(
 
 def features_of(model: SentenceTransformer, recipe: Recipe, cache: TargetCache) -> TargetCache:
     """Return the cache of a student's features, what its base gives its head, beside a cache."""
-    return TargetCache(cache.folder.parent, FrozenFeatures(model))
+    return TargetCache(cache.folder.parent, FrozenFeatures(model, recipe.base_files().fingerprint))
 
 
 def _digest(cache: TargetCache, texts: Sequence[Text] | Targets) -> str:
