@@ -15,16 +15,13 @@ from hub import TOKEN, contents, surroundings
 from workbench import models, student
 
 RESOLVE = """
-import json, sys, warnings
+import json, sys
 from workbench import models
 from workbench.errors import ModelError
-with warnings.catch_warnings(record=True) as said:
-    warnings.simplefilter("always")
-    try:
-        files = models.resolve(*sys.argv[1:])
-        print(json.dumps({"path": str(files.path), "said": [str(w.message) for w in said]}))
-    except ModelError as error:
-        print(json.dumps({"error": str(error)}))
+try:
+    print(json.dumps({"path": str(models.resolve(*sys.argv[1:]).path)}))
+except ModelError as error:
+    print(json.dumps({"error": str(error)}))
 """
 
 
@@ -76,7 +73,7 @@ def snapshot(home, name) -> Path:
 def test_by_name_and_then_without_a_connection(hub, ask, cls_model, tmp_path):
     hub.add("me/cls", cls_model)
     found = ask(RESOLVE, "me/cls")
-    assert same_files(found["path"], cls_model) and found["said"] == []
+    assert same_files(found["path"], cls_model)
     asked = len(hub.requests)
     assert ask(RESOLVE, "me/cls") == found
     assert ask(RESOLVE, "me/cls", HF_HUB_OFFLINE="1") == found
@@ -94,18 +91,14 @@ def test_by_revision(hub, ask, cls_model, tiny_model):
     assert same_files(ask(RESOLVE, "me/both", "v1")["path"], tiny_model)
     assert same_files(ask(RESOLVE, "me/both", old, HF_HUB_OFFLINE="1")["path"], tiny_model)
     assert same_files(ask(RESOLVE, "me/both")["path"], cls_model)
-    assert "no such model or revision" in ask(RESOLVE, "me/both", "v3")["error"]
+    assert "Revision Not Found" in ask(RESOLVE, "me/both", "v3")["error"]
 
 
 def test_missing_and_gated(hub, ask, cls_model):
     hub.add("me/gated", cls_model, gated=True)
     for name, token in (("me/missing", ""), ("me/gated", ""), ("me/gated", "hf_another")):
         error = ask(RESOLVE, name, HF_TOKEN=token)["error"]
-        assert (
-            "no such model or revision" in error
-            and "HF_TOKEN" in error
-            and "hf_another" not in error
-        )
+        assert "HF_TOKEN" in error and "hf_another" not in error
     assert same_files(ask(RESOLVE, "me/gated", HF_TOKEN=TOKEN)["path"], cls_model)
 
 
@@ -113,10 +106,8 @@ def test_missing_and_gated(hub, ask, cls_model):
 def test_a_cut_download_is_never_taken_for_whole(hub, ask, cls_model, path):
     hub.add("me/cls", cls_model)
     hub.cut[path] = 20
-    said = ask(RESOLVE, "me/cls")["error"]
-    assert "the download was cut" in said and "run the same again" in said
-    offline = ask(RESOLVE, "me/cls", HF_HUB_OFFLINE="1")["error"]
-    assert "only part of the model" in offline and "HF_HUB_OFFLINE" in offline
+    assert "disconnected" in ask(RESOLVE, "me/cls")["error"]
+    assert "Incomplete" in ask(RESOLVE, "me/cls", HF_HUB_OFFLINE="1")["error"]
     hub.cut.clear()
     before = len(hub.requests)
     assert same_files(ask(RESOLVE, "me/cls")["path"], cls_model)
@@ -142,7 +133,7 @@ def test_a_killed_download_is_never_taken_for_whole(hub, ask, cls_model, tmp_pat
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert "only part of the model" in ask(RESOLVE, "me/cls", HF_HUB_OFFLINE="1")["error"]
+    assert "Incomplete" in ask(RESOLVE, "me/cls", HF_HUB_OFFLINE="1")["error"]
     hub.cut.clear()
     assert same_files(ask(RESOLVE, "me/cls")["path"], cls_model)
 
@@ -157,35 +148,14 @@ def without_list(home, name, *missing) -> Path:
 
 
 def test_single_files_of_other_tools_are_completed_or_refused(hub, ask, cls_model, tmp_path):
-    """The issue's snapshot: config.json and weights, but no modules.json and no 1_Pooling."""
+    """Without modules.json, the mean would be taken in the place of the CLS token."""
     hub.add("me/cls", cls_model)
     ask(RESOLVE, "me/cls")
-    for missing in (("modules.json", "1_Pooling/config.json"), ("1_Pooling/config.json",)):
-        folder = without_list(tmp_path, "me/cls", *missing)
-        error = ask(RESOLVE, "me/cls", HF_HUB_OFFLINE="1")["error"]
-        assert (
-            "no modules.json" if len(missing) == 2 else "lacks 1_Pooling/"
-        ) in error and "run the same again" in error
-        assert (
-            ask(RESOLVE, "me/cls", HF_ENDPOINT="http://127.0.0.1:9")["error"].count(
-                "run the same again"
-            )
-            == 1
-        )
-        if len(missing) == 1:  # the folder itself is no way around it
-            with pytest.raises(models.ModelError, match="lacks 1_Pooling/"):
-                models.resolve(folder)
-        assert same_files(ask(RESOLVE, "me/cls")["path"], cls_model)
-
-
-def test_a_whole_snapshot_of_other_tools_works_offline(hub, ask, cls_model, tmp_path):
-    hub.add("me/cls", cls_model)
-    ask(RESOLVE, "me/cls")
+    without_list(tmp_path, "me/cls", "modules.json", "1_Pooling/config.json")
+    assert "error" in ask(RESOLVE, "me/cls", HF_HUB_OFFLINE="1")
+    assert same_files(ask(RESOLVE, "me/cls")["path"], cls_model)
     without_list(tmp_path, "me/cls")
-    found = ask(RESOLVE, "me/cls", HF_HUB_OFFLINE="1")
-    assert same_files(found["path"], cls_model) and "no list of its files" in found["said"][0]
-    hub.repos.clear()  # neither does a hub without the model matter
-    assert ask(RESOLVE, "me/cls")["path"] == found["path"]
+    assert same_files(ask(RESOLVE, "me/cls", HF_HUB_OFFLINE="1")["path"], cls_model)
 
 
 def test_a_newer_commit_does_not_replace_a_cached_one(hub, ask, cls_model, tiny_model, tmp_path):
@@ -207,51 +177,6 @@ def test_a_plain_transformers_model_is_taken_and_its_pooling_said_to_be_a_guess(
     assert ask(RESOLVE, "me/plain", HF_HUB_OFFLINE="1")["path"] == path
     with pytest.warns(UserWarning, match="its pooling is not known"):
         models.load(path, device="cpu")
-    folder = without_list(tmp_path, "me/plain")
-    assert "no modules.json" in ask(RESOLVE, "me/plain", HF_HUB_OFFLINE="1")["error"]
-    absent = (
-        folder.parent.parent / ".no_exist" / folder.name / "modules.json"
-    )  # what a loader leaves that asked for it
-    absent.parent.mkdir(parents=True)
-    absent.touch()
-    assert ask(RESOLVE, "me/plain", HF_HUB_OFFLINE="1")["path"] == path
-
-
-def test_weights_that_were_cut_short_say_what_to_do(cls_model, tmp_path):
-    folder = shutil.copytree(cls_model, tmp_path / "cut")
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(models.ModelError, match="cannot be loaded.*download the model again"):
-        models.load(folder)
-
-
-def test_pickled_weights_of_a_module_are_not_fetched_and_the_way_out_is_said(
-    hub, ask, tiny_model, tmp_path
-):
-    folder = student.save(
-        student.build(tiny_model, 16, max_length=40, device="cpu"), tmp_path / "dense"
-    )
-    (folder / "2_Dense" / "model.safetensors").unlink()
-    (folder / "2_Dense" / "pytorch_model.bin").write_bytes(b"a pickle")  # as in LaBSE
-    hub.add("me/dense", folder)
-    said = ask(
-        RESOLVE.replace("models.resolve(*sys.argv[1:])", "models.load_model(sys.argv[1])"),
-        "me/dense",
-    )["error"]
-    assert (
-        "Pickled weights are not loaded. If you trust them, SentenceTransformer('me/dense').save_pretrained("
-        in said
-    )
-    assert not any("pytorch_model.bin" in str(request) for request in hub.requests)
-
-
-def test_a_missing_shard_is_named(cls_model, tmp_path):
-    folder = shutil.copytree(cls_model, tmp_path / "shards")
-    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
-    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
-    with pytest.raises(models.ModelError, match="lacks model-00002-of-00002.safetensors"):
-        models.resolve(folder)
 
 
 ROWS = """
@@ -292,7 +217,6 @@ print(*publish.push(sys.argv[1], "me/small")["file"])
 def test_push_sends_a_published_folder(hub, ask, tiny_model, tmp_path):
     import test_card
 
-    from workbench import student
     from workbench.extras import publish
 
     folder = tmp_path / "published"

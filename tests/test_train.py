@@ -14,8 +14,7 @@ from sentence_transformers import SentenceTransformer
 from workbench import models, pipeline, student
 from workbench.data import Role, Text
 from workbench.errors import ModelError, TrainingError
-from workbench.models import encode
-from workbench.student import Tokens
+from workbench.models import Tokens, encode
 from workbench.train import TrainingConfig, train_student, validate
 
 TESTS = Path(__file__).parent

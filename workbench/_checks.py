@@ -13,7 +13,8 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from workbench import models
 from workbench.data import Text
 from workbench.errors import TrainingError
-from workbench.student import Tokens, head_of, pooled, ridge
+from workbench.models import Tokens
+from workbench.student import head_of, pooled, ridge
 
 
 def check(student: SentenceTransformer, texts: Sequence[Text], targets: np.ndarray) -> None:

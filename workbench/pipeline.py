@@ -37,7 +37,8 @@ from workbench.cache import TargetCache, Targets
 from workbench.data import Role, Text
 from workbench.errors import TrainingError, WorkbenchError
 from workbench.head import FrozenFeatures, train_head
-from workbench.student import HeadFit, Tokens
+from workbench.models import Tokens
+from workbench.student import HeadFit
 from workbench.teachers import ArrayTeacher, Teacher
 from workbench.train import Result, TrainingStep, provenance, train_student
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
@@ -19,6 +18,7 @@ from workbench import models
 from workbench._util import expanded, whole, whole_folder, write_json
 from workbench.data import Text, as_texts
 from workbench.errors import ModelError, TrainingError, WorkbenchError
+from workbench.models import Tokens
 
 RIDGE_ALPHAS = tuple(10.0**power for power in range(-6, 2))
 
@@ -93,89 +93,6 @@ def build(
         prompts=dict(prompts or {}),
         similarity_fn_name="cosine",
     )
-
-
-class Tokens:
-    """The token ids of texts with a student's prompts, in a temporary file.
-
-    Memory does not grow with the texts' lengths.
-
-    Raises:
-        TrainingError: the temporary folder has no room.
-    """
-
-    def __init__(self, student: SentenceTransformer, texts: Sequence[Text]) -> None:
-        dtype = np.dtype(np.uint16 if len(student.tokenizer) <= 1 << 16 else np.uint32)
-        self._pad = student.tokenizer.pad_token_id or 0
-        self.lengths = np.empty(len(texts), dtype=np.int32)
-        try:
-            with tempfile.TemporaryFile() as file:
-                for start in range(0, len(texts), 8192):
-                    prompted = [
-                        (student.prompts.get(text.role.value) or "") + text.text
-                        for text in texts[start : start + 8192]
-                    ]
-                    ids = student.tokenizer(
-                        prompted, truncation=True, max_length=student.max_seq_length
-                    )["input_ids"]
-                    self.lengths[start : start + 8192] = [len(row) for row in ids]
-                    file.write(np.concatenate(ids).astype(dtype).tobytes())
-                file.flush()
-                self._ids = np.memmap(file, dtype=dtype, mode="r")
-        except OSError as error:
-            raise TrainingError(
-                f"the texts' tokens cannot be kept in {tempfile.gettempdir()}: "
-                f"{error.strerror or error}. Set TMPDIR to a folder with room."
-            ) from None
-        self._ends = np.cumsum(self.lengths, dtype=np.int64)
-
-    def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        """Return the padded input of some texts, two int64 tensors of shape (m, tokens)."""
-        ids = np.full((len(rows), int(self.lengths[rows].max())), self._pad, dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for i, row in enumerate(rows):
-            length, end = self.lengths[row], self._ends[row]
-            ids[i, :length] = self._ids[end - length : end]
-            mask[i, :length] = 1
-        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-
-
-@torch.inference_mode()
-def forward(
-    student: SentenceTransformer,
-    tokens: Tokens,
-    rows: np.ndarray | None = None,
-    *,
-    features: bool = False,
-) -> np.ndarray:
-    """Run texts through a student in batches of similar length.
-
-    Args:
-        student: whose tokenizer made the tokens.
-        tokens: of the texts.
-        rows: which of the texts, int of shape (m,); all if None.
-        features: stop before the head, at the pooled features.
-
-    Returns:
-        float32 of shape (m, width).
-    """
-    modules = list(student.children())
-    if features:
-        modules = modules[:2]
-    rows = np.arange(len(tokens.lengths)) if rows is None else rows
-    device, training, outputs = student.device, student.training, []
-    batches = models.length_buckets(tokens.lengths[rows], models.best_token_budget(device))
-    student.eval()
-    with models.autocast(device, "auto"):
-        for batch in batches:
-            output = {name: tensor.to(device) for name, tensor in tokens.batch(rows[batch]).items()}
-            for module in modules:
-                output = module(output)
-            outputs.append(output["sentence_embedding"].float().cpu().numpy())
-    student.train(training)
-    vectors = np.empty((len(rows), outputs[0].shape[1]), dtype=np.float32)
-    vectors[np.concatenate(batches)] = np.concatenate(outputs)
-    return vectors
 
 
 @dataclass(frozen=True)
@@ -323,9 +240,9 @@ def pooled(
 ) -> np.ndarray:
     """Return the head's input for the texts in `rows` (all if None), float32 (m, width)."""
     if tokens is None:
-        chosen = texts if rows is None else [texts[i] for i in rows]
-        return forward(student, Tokens(student, chosen), features=True)
-    return forward(student, tokens, rows, features=True)
+        tokens = Tokens(student, texts if rows is None else [texts[i] for i in rows])
+        rows = None
+    return models.forward_batches(student, tokens, rows=rows, modules=2)
 
 
 def head_of(student: SentenceTransformer) -> list[Dense]:

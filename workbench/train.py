@@ -28,8 +28,8 @@ from workbench._util import one_of, whole
 from workbench.cache import TargetCache
 from workbench.data import Text, as_texts
 from workbench.errors import TrainingError
-from workbench.models import PRECISIONS, autocast, by_role, encode
-from workbench.student import HeadFit, Tokens, forward
+from workbench.models import PRECISIONS, Tokens, autocast, by_role, encode, forward_batches
+from workbench.student import HeadFit
 
 # Batches drawn together and sorted by length: random enough, with little padding.
 _POOL_BATCHES = 50
@@ -165,7 +165,7 @@ def train_student(
         unseen_tokens, unseen_roles = Tokens(student, unseen), by_role(unseen)
 
         def evaluate() -> dict[str, float]:
-            return figures(forward(student, unseen_tokens), held_out[1], unseen_roles)
+            return figures(forward_batches(student, unseen_tokens), held_out[1], unseen_roles)
 
     sample = np.ascontiguousarray(targets[:: max(1, len(texts) // 64)])
     identity = {
