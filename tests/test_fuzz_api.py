@@ -36,7 +36,7 @@ anything = st.recursive(
 def teacher():
     """Return a teacher whose first rate limit ends a request."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api_teachers, "_PATIENCE", -1)
+        patch.setattr(api_teachers, "_PATIENCE", 0)
         yield ApiTeacher("m", url="http://localhost/v1", dimensions=len(TEXTS), attempts=2)
 
 

@@ -24,7 +24,12 @@ from workbench.teachers import Teacher, checked_prompts, checked_targets
 
 _REFUSED = {400, 413, 422}  # about the texts, or how many there are
 _BUSY = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}  # worth another attempt
-_PATIENCE = 300  # seconds of nothing but rate limits until a request is given up
+_PATIENCE = 300  # seconds of nothing but rate limits until the server is left alone
+# What no answer raises, or one that is cut, of another shape, or a page of a gateway.
+_UNUSABLE = (
+    httpx.RequestError, TeacherError, ValueError, TypeError, AttributeError, LookupError,
+    ArithmeticError, RecursionError,
+)  # fmt: skip
 _SLACK = 1.01  # at exactly the limit, a request that arrives a little early is one too many
 _PROBE = "a text to see whether the server answers"
 
@@ -179,7 +184,7 @@ class ApiTeacher(Teacher):
 
             self._tokenizer = AutoTokenizer.from_pretrained(models.resolve(tokenizer).path)
         self._pace = _Pace(requests_per_minute or math.inf, tokens_per_minute or math.inf)
-        self._counts, self._lock = Counter(), threading.Lock()
+        self._counts, self._lock, self._last_answer = Counter(), threading.Lock(), 0.0
         self._client, self._secret = _client(provider, url, key, timeout, concurrency)
         self._fields = {"model": model, **provider.extra}
         if dimensions is not None:
@@ -239,11 +244,12 @@ class ApiTeacher(Teacher):
                     reason = error
                 if len(rows) == 1 or isinstance(reason, _BusyError):
                     self._check_server(reason, stop)
-                if half := len(rows) // 2:
-                    batches = [rows[:half], rows[half:], *batches]
-                else:
+                if len(rows) == 1:
                     failed[rows[0]] = str(reason)
                     self._count(failed=1)
+                else:
+                    half = len(rows) // 2
+                    batches = [rows[:half], rows[half:], *batches]
         except _FatalError as error:
             raise IncompleteError(str(error), vectors, failed, final=True) from None
         if failed:
@@ -279,7 +285,7 @@ class ApiTeacher(Teacher):
         body = {**self._fields, **getattr(self._provider, role)}
         body[self._provider.texts] = [text for text, _ in prepared]
         tokens = sum(count for _, count in prepared)
-        started, failures = time.monotonic(), 0
+        failures, first_failure = 0, None
         while True:
             self._pace.wait(tokens, stop)
             if stop.is_set():
@@ -293,7 +299,9 @@ class ApiTeacher(Teacher):
                 failures += not error.limited
                 if failures == self._attempts:
                     raise
-                self._wait(error, time.monotonic() - started, stop)
+                if first_failure is None:
+                    first_failure = time.monotonic()
+                self._wait(error, first_failure, stop)
                 self._count(retries=1)
 
     def _reserve(self, tokens: int) -> None:
@@ -304,13 +312,15 @@ class ApiTeacher(Teacher):
                 raise _FatalError(f"the next request would exceed the budget of {self._budget:g}")
             self._counts.update(requests=1, tokens=tokens)
 
-    def _wait(self, error: _BusyError, waited: float, stop: threading.Event) -> None:
+    def _wait(self, error: _BusyError, first_failure: float, stop: threading.Event) -> None:
         """Wait before another attempt; for a rate limit, let all requests wait."""
+        now = time.monotonic()
+        waited = now - first_failure
         seconds = error.after or _growing(waited)
         if not error.limited:
-            stop.wait(seconds)
+            stop.wait(min(seconds, _PATIENCE))
             return
-        if waited + seconds > _PATIENCE:
+        if now + seconds > max(first_failure, self._last_answer) + _PATIENCE:
             raise _FatalError(
                 f"rate limited for longer than {duration(_PATIENCE)} ({error}): lower "
                 "requests_per_minute, tokens_per_minute or concurrency, or go on later"
@@ -325,14 +335,14 @@ class ApiTeacher(Teacher):
         used = 0
         try:
             response = self._client.post(self._provider.path, json=body)
+            if response.status_code != 429:
+                self._last_answer = time.monotonic()
             self._raise_for(response)
             used = tokens
             answer = response.json()
             used = _used_tokens(answer) or tokens
             vectors = checked_targets(_in_order(answer, count), count, self.dimension)
-        except (httpx.RequestError, TeacherError, ValueError, TypeError, AttributeError,
-                LookupError, ArithmeticError, RecursionError) as error:  # fmt: skip
-            # No answer, or one of another shape: cut, too few vectors, a page of a gateway.
+        except _UNUSABLE as error:
             message = self._masked(f"{type(error).__name__}: {error}")
             raise _BusyError(f"no usable answer ({message})") from None
         finally:

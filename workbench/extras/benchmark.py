@@ -27,7 +27,7 @@ from workbench.data import Role, Text
 from workbench.errors import BenchmarkError
 from workbench.evaluate import vectors
 from workbench.extras import benchmark_tables
-from workbench.models import ModelFiles, encode, fingerprint, load_model
+from workbench.models import encode, fingerprint, load_model
 
 if TYPE_CHECKING:
     from mteb import AbsTask
@@ -58,8 +58,8 @@ class TaskResult:
     metric: str  # name of the main score in mteb
     label: str  # the model's
     score: float  # the main score, 0 to 1 (correlations -1 to 1), mean over splits and subsets
-    # {"ids", "values"}, whose mean is the score (of queries, or of mteb's repeated experiments), or
-    # {"metric", "scores", "gold"} of pairs of texts; None where mteb has no scores per sample.
+    # {"ids", "values"} of queries or of mteb's repeated experiments, or {"metric", "scores", "gold"}
+    # of pairs of texts; None where mteb has no scores per sample.
     per_sample: dict | None = field(default=None, repr=False)
 
 
@@ -75,11 +75,11 @@ class EvalProgress:
 
 
 class Stopped(BenchmarkError):
-    """A run was stopped; finished evaluations are kept."""
+    """A run was stopped."""
 
 
 def of_model(
-    model: str | Path | ModelFiles | SentenceTransformer, label: str, name: str | None = None
+    model: str | Path | SentenceTransformer, label: str, name: str | None = None
 ) -> EvalModel:
     """Return a sentence-transformers model to evaluate, such as a student.
 
@@ -218,18 +218,16 @@ def _stored(cache, model: EvalModel, task: AbsTask) -> TaskResult | None:
     """Return the result of an earlier run by this mteb, or None."""
     import mteb
 
-    metadata = task.metadata
+    data = task.metadata
     try:
-        result = cache.load_task_result(metadata.name, _meta(model))
+        result = cache.load_task_result(data.name, _meta(model))
     except ValueError:  # a kill while it was written
         return None
     if result is None or result.mteb_version != mteb.__version__:
         return None
-    first, *_ = itertools.chain.from_iterable(result.scores.values())
-    score, samples = result.get_score(), first.get("per_sample")
-    return TaskResult(
-        metadata.name, metadata.type, metadata.main_score, model.label, score, samples
-    )
+    (first, *_), *_ = result.scores.values()
+    score, samples = float(result.get_score()), first.get("per_sample")
+    return TaskResult(data.name, data.type, data.main_score, model.label, score, samples)
 
 
 def _evaluate(cache, model: EvalModel, task: AbsTask, report: Callable[..., None]) -> None:
@@ -251,40 +249,41 @@ def _evaluate(cache, model: EvalModel, task: AbsTask, report: Callable[..., None
             prediction_folder=folder,
             show_progress_bar=False,
         ).task_results
-        if len(result.scores) == len(task.hf_subsets) == 1:
+        path = Path(folder) / task.prediction_file_name
+        if path.is_file() and len(result.scores) == len(task.hf_subsets) == 1:
             (split,), (subset,) = result.scores, task.hf_subsets
-            scores, path = result.scores[split][0], Path(folder) / task.prediction_file_name
-            predicted = json.loads(path.read_text())[subset][split] if path.is_file() else None
-            samples = _samples(task, scores, task.dataset[subset][split], predicted)
+            scores, predicted = result.scores[split][0], json.loads(path.read_text())
+            samples = _samples(twin, scores, twin.dataset[subset][split], predicted[subset][split])
             # An interval around another number than mteb's score would mislead.
             if samples and abs(benchmark_tables.score_of(samples) - scores["main_score"]) <= 1e-3:
                 scores["per_sample"] = samples
     cache.save_to_cache(result, _meta(model))
 
 
-def _samples(task: AbsTask, scores: dict, rows: dict, predicted: dict | None) -> dict | None:
+def _samples(task: AbsTask, scores: dict, rows: dict, predicted: dict) -> dict | None:
     """Return the scores per sample of an evaluation, None where mteb keeps none."""
     kind, metric = task.metadata.type, task.metadata.main_score
-    if kind == "Retrieval" and predicted and metric.startswith("ndcg_at_"):
+    if kind == "Retrieval" and metric.startswith("ndcg_at_"):
         import ir_measures
 
         measure = ir_measures.nDCG @ int(metric.removeprefix("ndcg_at_"))
         scored = ir_measures.iter_calc([measure], rows["relevant_docs"], predicted)
         values = {query.query_id: query.value for query in scored if query.query_id in predicted}
         return {"ids": list(values), "values": list(values.values())}
-    if kind in ("STS", "PairClassification") and predicted:
+    if kind in ("STS", "PairClassification"):
         gold = rows["score" if kind == "STS" else task.label_column_name]
         return {
             "metric": "spearman" if kind == "STS" else "average_precision",
             "scores": predicted["cosine_scores"],
             "gold": [float(value) for value in gold],
         }
-    values = None
-    if kind == "Classification" and "scores_per_experiment" in scores:
+    if kind == "Classification":
         values = [experiment[metric] for experiment in scores["scores_per_experiment"]]
     elif kind == "Clustering" and isinstance(scores.get("v_measures"), dict):
         values = np.mean(list(scores["v_measures"].values()), axis=0).tolist()
-    return values and {"ids": list(range(len(values))), "values": values}
+    else:
+        return None
+    return {"ids": list(range(len(values))), "values": values}
 
 
 def _encoder(model: EvalModel, report: Callable[..., None]):
