@@ -147,7 +147,7 @@ def test_where_things_lay_stays_private(tmp_path):
     for relative in ("../clients/acme/base", "clients/acme/base", "~/acme/base"):
         text = written(provenance=PROVENANCE | {"base": relative, "texts": relative}).content
         assert "acme" not in text and ModelCard(text).data.base_model is None
-    assert "lab/data" in written(provenance=PROVENANCE | {"texts": "hub:lab/data:text:query"}).text
+    assert "lab/data" in written(provenance=PROVENANCE | {"texts": "hub:lab/data"}).text
 
 
 def test_hostile_names_stay_text():

@@ -185,7 +185,7 @@ from workbench import data
 from workbench.errors import DataError
 for name in sys.argv[1:]:
     try:
-        print([text.text for text in data.read_texts(name, column="text", limit=3)])
+        print([text.text for text in data.read_texts(f"hub:{name}", column="text", limit=3)])
     except DataError as error:
         print(error)
 """
@@ -197,7 +197,7 @@ def test_a_data_set_by_name(hub, ask):
     hub.add("me/gated", {"train.jsonl": rows}, kind="datasets", gated=True)
     found, missing, gated = ask(ROWS, "me/texts", "me/none", "me/gated", lines=3)
     assert found == str(["text 0", "text 1", "text 2"])
-    assert "me/none (train) could not be read" in missing and "HF_TOKEN" in gated
+    assert "me/none cannot be read" in missing and "HF_TOKEN" in gated
     assert ask(ROWS, "me/gated", lines=1, HF_TOKEN=TOKEN) == [found]
 
 

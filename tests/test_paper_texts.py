@@ -55,7 +55,7 @@ def test_the_mixture_is_streamed_with_its_roles(hub, tmp_path):
 
 def test_a_source_that_fails_costs_only_itself(hub, tmp_path):
     broken = hub | {paper_texts.PAPER[2].data: str(tmp_path / "gone")}
-    with pytest.raises(DataError, match="gone .* could not be read"):
+    with pytest.raises(DataError, match="gone cannot be read"):
         paper_texts.fetch(paper_texts.PAPER, tmp_path / "texts", elsewhere=broken)
     kept = list((tmp_path / "texts").iterdir())
     assert len(kept) == 6 and all(
@@ -110,5 +110,5 @@ def test_sources_are_refused(hub, tmp_path):
     with pytest.raises(DataError, match="'other' has 0, which is not a text"):
         paper_texts.fetch([odd], tmp_path / "texts", elsewhere=hub)
     wrong = paper_texts.Source(paper_texts.PAPER[1].data, "body", Role.DOCUMENT, 5)
-    with pytest.raises(DataError, match="no column 'body'"):
+    with pytest.raises(DataError, match="body"):
         paper_texts.fetch([wrong], tmp_path / "texts", elsewhere=hub)

@@ -124,7 +124,7 @@ def test_a_data_set_with_a_script_does_not_run_it(tmp_path, trap):
     folder.mkdir()
     (folder / "data.py").write_text(f"import os\nos.mkdir({str(trap[0])!r})\n")
     with pytest.raises(DataError):
-        list(data.stream_texts(f"hub:{folder}:text:query"))
+        list(data.stream_texts(f"hub:{folder}"))
 
 
 def test_the_lab_listens_on_this_machine_only_and_asks_for_its_token(tmp_path):

@@ -1,440 +1,220 @@
-"""The formats of files of texts, each as a stream of rows; nothing here holds a whole large file."""
+"""The formats of files of texts, each read as a stream of rows."""
 
 from __future__ import annotations
 
-import csv
+import gzip
 import json
 import os
-import re
-import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
-from workbench._lines import is_packed, joined, lines_of, looks_like_text
-from workbench._texts import MAX_CHARACTERS, Text
 from workbench._util import need
-from workbench.errors import DataError, WorkbenchError
+from workbench.errors import DataError
 
 if TYPE_CHECKING:
-    import pyarrow.parquet as pq
-
-Row = tuple[str, object, object]  # where it is, its text, its role (None: not said)
+    import pyarrow as pa
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".md", ".parquet", ".jsonl", ".ndjson", ".json")
-PACKED = " (all but .parquet also as .gz)"
-# Usual names of a column of texts, also in plural. The first line of a table with another name may well be a text.
-_USUAL = """text sentence document passage content note body title query question abstract description answer article
-    caption chunk comment headline input line message paragraph post prompt review string summary tweet word queries summaries""".split()
-_BLOCK_LINES = 1000  # of a text file that is cut into passages
-_HEAD_RECORDS = 1000  # in which a first string is looked for
-_JSON_BYTES = 1 << 30  # of a .json file, which is parsed whole
 
 
-def file_rows(path: Path, column: str | None, encoding: str | None, cut: bool) -> Iterator[Row]:
-    """Stream the texts of one file; with `cut`, a long text file comes in blocks. See `data.read_texts`.
+class Row(NamedTuple):
+    """A text as its source has it. `where` names its file and line in error messages."""
 
-    Raises:
-        DataError: the file is of another kind, empty, damaged or in another encoding, or has no such column.
-    """
-    suffix = _suffix(path)
-    if suffix not in SUFFIXES:
-        raise DataError(
-            f"{path}: texts are read from files that end in {', '.join(SUFFIXES)}{PACKED}"
-        )
-    if not path.stat().st_size:
-        raise DataError(f"{path} is empty")
-    if suffix == ".parquet":
-        return _parquet_texts(path, column)
-    if suffix in (".csv", ".tsv"):
-        return _table_rows(path, column, encoding)
-    if suffix in (".txt", ".md"):
-        return _text_rows(path, encoding, cut)
-    is_corpus = path.name.lower().removesuffix(".gz") == "corpus.jsonl" and path == member(
-        path.parent, "corpus.jsonl"
-    )
-    if is_corpus and member(path.parent, "queries.jsonl").is_file():
-        return corpus_rows(path, encoding)  # a BEIR folder: with titles
-    return record_rows(
-        (_json_items if suffix == ".json" else json_lines)(path, encoding), column, str(path)
-    )
+    where: str
+    text: object
+    role: object = None
+
+
+def file_rows(path: Path, column: str | None, encoding: str | None) -> Iterator[Row]:
+    """Stream the texts of one file; DataError if it cannot be read. See `data.read_texts`."""
+    kind = _suffix(path)
+    if kind not in SUFFIXES:
+        raise DataError(f"{path}: texts are read from files that end in {', '.join(SUFFIXES)}")
+    with readable(path):
+        if kind in (".txt", ".md"):
+            with _open(path, encoding) as file:
+                yield Row(str(path), file.read().strip())
+        elif kind in (".csv", ".tsv"):
+            yield from _csv_rows(path, column, encoding)
+        elif kind == ".parquet":
+            columns = text_columns(path, column)
+            for where, row in parquet_rows(path, *columns):
+                yield Row(where, *(row[name] for name in columns))
+        elif _is_beir(path.parent) and path == member(path.parent, "corpus.jsonl"):
+            for where, row in json_objects(path, encoding):
+                yield Row(where, titled(row))
+        else:
+            yield from record_rows(_json_items(path, encoding), column, path)
 
 
 def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the files of texts in a folder and below, by name, and those that are left out.
+    """Return the files of texts in a folder and below, and those that are empty or of other kinds.
 
-    Files of other kinds, empty and binary files are left out, and what else is in a BEIR folder than its corpus.
-    Hidden files and folders, and the queries and judgments of a BEIR folder, are in neither list.
+    Of a folder in BEIR layout only the corpus is listed, and hidden files are not listed at all.
     """
-    found, left_out, beir = [], [], None
-    for root, folders, names in os.walk(
-        folder, onerror=lambda error: left_out.append(Path(error.filename))
-    ):
-        folders[:] = sorted(name for name in folders if name[0] != ".")
-        if beir is None or not Path(root).is_relative_to(beir):
-            corpus, queries = (
-                member(Path(root), f"{name}.jsonl") for name in ("corpus", "queries")
-            )
-            beir = Path(root) if corpus.is_file() and queries.is_file() else None
-        if beir == Path(root):
-            folders[:] = [name for name in folders if name != "qrels"]
-            names.remove(queries.name)
-        for path in (Path(root, name) for name in sorted(names) if name[0] != "."):
-            wanted = beir is None or path == corpus
-            (found if wanted and _readable(path) else left_out).append(path)
-    return found, left_out
+    paths, left_out = [], []
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files = [Path(root, name) for name in sorted(names) if not name.startswith(".")]
+        if _is_beir(Path(root)):
+            files = [member(Path(root), "corpus.jsonl")]
+            folders.clear()
+        for path in files:
+            usable = _suffix(path) in SUFFIXES and path.is_file() and path.stat().st_size
+            (paths if usable else left_out).append(path)
+    return paths, left_out
 
 
-def member(folder: Path, *names: str) -> Path:
-    """Return the first of the names that a folder has, in any case and also as .gz; the first name if it has none."""
-    try:
-        there = {each.lower(): each for each in sorted(os.listdir(folder), reverse=True)}
-    except (OSError, ValueError):  # also names that no folder can have
-        there = {}
-    some = (
-        there[each]
-        for name in names
-        for each in (name.lower(), f"{name.lower()}.gz")
-        if each in there
-    )
-    return Path(folder, next(some, names[0]))
-
-
-def _suffix(path: Path) -> str:
-    """Return what says which format a file has, in lower case and without .gz."""
-    plain = Path(path.name.lower().removesuffix(".gz")).suffix
-    return ".gz" if plain == ".parquet" and is_packed(path) else plain
-
-
-def _readable(path: Path) -> bool:
-    """Say whether a file of a folder has a known suffix, is not empty, and does not look binary."""
-    if _suffix(path) not in SUFFIXES or not path.is_file() or not path.stat().st_size:
-        return False
-    return _suffix(path) == ".parquet" or looks_like_text(path)
+def member(folder: Path, name: str) -> Path:
+    """Return the path of a file in a folder, or that of its .gz form where only this exists."""
+    path, packed = folder / name, folder / f"{name}.gz"
+    return packed if packed.is_file() and not path.is_file() else path
 
 
 def choose_column(
-    names: Sequence[str], strings: Iterable[str], column: str | None, what: str
+    names: Sequence[str], strings: Sequence[str], column: str | None, source: object
 ) -> tuple[str, str | None]:
-    """Return the column that holds the texts (the one asked for, `text`, or the only one of strings), and that of roles.
+    """Return the column with the texts, and that with their roles or None.
 
-    `text` and `role` may be in capitals; there may be no column of roles.
-
-    Raises:
-        DataError: no column holds the texts, or several have its name or that of the roles.
+    The texts are in `column`, else in `text` (in any case), else in the only column of strings.
     """
-    role = _named(names, "role", what)
-    strings = [name for name in strings if name != role]
-    chosen = _named(names, "text", what) if column is None else column
-    if chosen is None and len(strings) == 1:
-        chosen = strings[0]
-    if chosen is not None and chosen in names:
-        if (count := list(names).count(chosen)) > 1:
-            raise DataError(
-                f"{what} has {count} columns named {chosen!r}: rename all but one of them"
-            )
-        return chosen, None if role == chosen else role
-    likely = [
-        name for name in strings if str(name).lower() not in ("id", "_id", "key", "name", "url")
-    ]
-    some = [*[name for name in (*likely, *strings) if len(str(name).split()) < 6], "..."][
-        0
-    ]  # a text is no name
-    hint = (
-        ""
-        if column or not len(names)
-        else f". Choose the column with wb.read_texts(..., column={some!r})"
-    )
-    has = ", ".join(map(str, names)) or "no columns"
-    raise DataError(f"{what} has no column {column or 'text'!r}; it has {has}{hint}")
-
-
-def _named(names: Iterable[str], wanted: str, what: str) -> str | None:
-    """Return the column of this name, or of this name in capitals."""
-    same = [name for name in names if name == wanted] or [
-        name for name in names if str(name).lower() == wanted
-    ]
-    if len(same) > 1:
-        raise DataError(
-            f"{what} has {len(same)} columns named {wanted!r}: rename all but one of them"
-        )
-    return same[0] if same else None
+    lower = {str(name).lower(): name for name in names}
+    role = lower.get("role")
+    if column is None:
+        strings = [name for name in strings if name != role]
+        column = lower.get("text", strings[0] if len(strings) == 1 else None)
+    if column not in names:
+        columns = ", ".join(map(str, names))
+        raise DataError(f"{source} has no column {column or 'text'!r}; choose one of {columns}")
+    return column, None if role == column else role
 
 
 def record_rows(
-    records: Iterable[tuple[str, object]], column: str | None, what: str
+    records: Iterable[tuple[str, object]], column: str | None, source: object
 ) -> Iterator[Row]:
-    """Take the texts of records, which are strings, `Text`s or dictionaries, each with where it is."""
-    chosen, role, before, records, head = None, None, (), iter(records), []
-    for each in islice(records, _HEAD_RECORDS):  # until one has a string: others may have no text
-        head.append(each)
-        if not isinstance(each[1], dict) or strings_in(each[1]):
-            break
-    for where, record in chain(head, records):
-        if isinstance(record, Text):
-            yield where, record.text, record.role
-        elif not isinstance(record, dict):
-            yield where, record, None
-        else:
-            if chosen is None:
-                first = head[-1][1] if isinstance(head[-1][1], dict) else record
-                chosen, _ = choose_column(list(first), strings_in(first), column, what)
-            if chosen not in record:
-                raise DataError(f"{where}: no {chosen!r}; it has {', '.join(map(str, record))}")
-            if (names := tuple(record)) != before:  # most records have the names of the one before
-                before, role = names, "role" if "role" in record else _named(record, "role", where)
-            yield where, record[chosen], None if role in (None, chosen) else record[role]
+    """Take the texts of records, each with its place: strings, `Text` objects or dictionaries."""
+    text = role = None
+    for where, record in records:
+        if not isinstance(record, Mapping):
+            yield Row(where, record)
+            continue
+        if text is None:
+            strings = [name for name, value in record.items() if isinstance(value, str)]
+            text, role = choose_column(list(record), strings, column, source)
+        yield Row(where, record.get(text), record.get(role or "role"))
 
 
-def strings_in(record: dict) -> list[str]:
-    """Return the names of what may be texts in a record, the longest first: strings; if there are none, bytes."""
-    strings, binary = (
-        {name: value for name, value in record.items() if isinstance(value, kind)}
-        for kind in (str, bytes)
-    )
-    return _longest_first(strings or binary)
-
-
-def _longest_first(values: Mapping[str, str | bytes]) -> list[str]:
-    return sorted(values, key=lambda name: len(values[name]), reverse=True)
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn an error of what reads a file into a DataError with its path; so is an empty file."""
+    try:
+        if not path.stat().st_size:
+            raise DataError(f"{path} is empty")
+        yield
+    except (OSError, EOFError, zlib.error, LookupError, ValueError) as error:
+        is_encoding = isinstance(error, UnicodeError) or "UTF8" in str(error)
+        hint = ". Name its encoding, such as cp1252" if is_encoding else ""
+        raise DataError(f"{path} cannot be read: {error}{hint}") from None
 
 
 # --- formats ------------------------------------------------------------------------------------
 
 
-def _text_rows(path: Path, encoding: str | None, cut: bool) -> Iterator[Row]:
-    lines = lines_of(path, encoding)
-    if not cut:
-        one = f"a {_suffix(path)} file is read as one text: wb.read_texts(..., passages=200) cuts it into passages"
-        yield (
-            str(path),
-            joined(lines, 4 * MAX_CHARACTERS, f"{path} has more than 40 MB, and {one}").strip(),
-            None,
-        )
-    while cut and (block := "".join(islice(lines, _BLOCK_LINES))):
-        yield str(path), block.strip(), None
+def _suffix(path: Path) -> str:
+    return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-_NUMBER = re.compile(r"\s*([-+]?\d*\.?\d*(e[-+]?\d+)?|nan)?\s*", re.IGNORECASE)
+def _is_beir(folder: Path) -> bool:
+    return all(member(folder, name).is_file() for name in ("corpus.jsonl", "queries.jsonl"))
 
 
-def _table_rows(path: Path, column: str | None, encoding: str | None) -> Iterator[Row]:
-    lines = lines_of(path, encoding)
-    head = list(islice(lines, 100))
-    if not "".join(head).strip():
-        raise DataError(f"{path} is empty")
-    csv.field_size_limit(max(csv.field_size_limit(), 4 * MAX_CHARACTERS))
-    delimiter, (names, *some) = _separated(
-        head, column or "text", "\t" if _suffix(path) == ".tsv" else ","
-    )
-    values = {
-        name: [record[i] for record in some if i < len(record)] for i, name in enumerate(names)
-    }
-    strings = _longest_first(
-        {
-            name: "".join(own)
-            for name, own in values.items()
-            if not some or not all(map(_NUMBER.fullmatch, own))
-        }
-    )
-    try:
-        chosen, role = choose_column(
-            names, strings, column, f"{path} (columns separated by {delimiter!r})"
-        )
-    except DataError as error:
-        raise DataError(
-            f"{error}. The names are its first line: if that is no header, put one above it"
-        ) from None
-    if chosen != column and chosen.lower() != "text":
-        _check_header(path, names, chosen)
-    reader = csv.DictReader(chain(head, lines), names, delimiter=delimiter, strict=True)
-    before = 0
-    try:
-        for number, record in enumerate(reader):
-            where, before = f"{path}, line {before + 1}", reader.line_num
-            if more := record.get(None):
-                raise DataError(
-                    f"{where}: {len(names) + len(more)} fields, and the header has {len(names)}; a field with "
-                    f"{delimiter!r} in it needs quotes"
-                )
-            if number:  # the first is the header
-                yield where, record[chosen], record.get(role)
-    except csv.Error as error:
-        raise DataError(
-            f"{path}, line {before + 1}: not a table ({error}); are quotes opened and closed?"
-        ) from None
+def _open(path: Path, encoding: str | None) -> TextIO:
+    opener = gzip.open if path.suffix.lower() == ".gz" else open
+    return opener(path, "rt", encoding=encoding or "utf-8-sig")
 
 
-def _check_header(path: Path, names: list[str], chosen: str) -> None:
-    """Raise or warn where the first line of a table, which is taken as its header, may be a text."""
-    if len(chosen.split()) > 5:
-        raise DataError(
-            f"{path} seems to have no header: its first line is {chosen[:60]!r}. Put a line `text` above it"
-        )
-    alone = len(names) == 1 or any(name.strip() and _NUMBER.fullmatch(name) for name in names)
-    if alone and not {chosen.strip().lower(), chosen.strip().lower().removesuffix("s")} & set(
-        _USUAL
-    ):
-        warnings.warn(
-            f"{path}: its first line, {chosen!r}, was taken as the column's name. If it is a text, put a line `text` "
-            f"above it; if it is the name, wb.read_texts(..., column={chosen!r}) says so",
-            stacklevel=2,
-        )
+def _csv_rows(path: Path, column: str | None, encoding: str | None) -> Iterator[Row]:
+    from pyarrow import csv, string
 
-
-def _separated(head: list[str], wanted: str, usual: str) -> tuple[str, list[list[str]]]:
-    """Return what separates the columns (it gives the column wanted, or rows of one width), and the first records."""
-    found = {}
-    for delimiter in (usual, ",", ";", "\t", "|"):
-        records = [record for record in csv.reader(head, delimiter=delimiter) if record]
-        # The last record may go on after the head.
-        found[delimiter] = records[:-1] if len(head) == 100 and len(records) > 1 else records
-    named = [
-        each
-        for each, records in found.items()
-        if {wanted, wanted.upper(), wanted.title()} & {*records[0]}
-    ]
-    fits = [
-        each
-        for each, records in found.items()
-        if len({len(r) for r in records}) == 1 < len(records[0])
-    ]
-    chosen = [*named, *fits, usual][0]
-    return chosen, found[chosen]
-
-
-def json_lines(path: Path, encoding: str | None = None) -> Iterator[tuple[str, object]]:
-    """Stream the values of a JSON-lines file, each with where it is.
-
-    Raises:
-        DataError: the file is missing or empty, or a line is not JSON.
-    """
-    empty = True
-    for number, line in enumerate(lines_of(path, encoding), start=1):
-        if line.strip():
-            empty, where = False, f"{path}, line {number}"
-            yield where, _json(line, where)
-    if empty:
-        raise DataError(f"{path} is empty")
+    with _open(path, encoding) as file:
+        header = file.readline()
+    # Unlike pandas, pyarrow refuses a row with more or fewer fields than the header.
+    parse = csv.ParseOptions(delimiter=max(",;\t|", key=header.count), newlines_in_values=True)
+    # A row must fit into a block.
+    read = csv.ReadOptions(encoding=encoding or "utf8", block_size=1 << 24)
+    columns = _text_columns(csv.open_csv(path, read, parse).schema, column, path)
+    types = dict.fromkeys(columns, string())
+    convert = csv.ConvertOptions(include_columns=columns, column_types=types)
+    for where, row in _numbered(path, csv.open_csv(path, read, parse, convert)):
+        yield Row(where, *row.values())
 
 
 def json_objects(path: Path, encoding: str | None = None) -> Iterator[tuple[str, dict]]:
-    """Stream the objects of a JSON-lines file as `json_lines` does; a line that is no object is a DataError too."""
-    for where, row in json_lines(path, encoding):
-        if not isinstance(row, dict):
-            raise DataError(f"{where}: a JSON object is expected, not {type(row).__name__}")
-        yield where, row
+    """Stream the objects of a JSON-lines file, each with its place."""
+    with readable(path), _open(path, encoding) as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                value = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{where}: not JSON ({error})") from None
+            if not isinstance(value, dict):
+                raise DataError(f"{where}: expected a JSON object, got {type(value).__name__}")
+            yield where, value
 
 
-def corpus_rows(path: Path, encoding: str | None = None) -> Iterator[Row]:
-    """Stream the documents of a BEIR folder's corpus.jsonl, each with its title in front."""
-    for where, row in json_objects(path, encoding):
-        yield where, titled(where, row), None
-
-
-def titled(where: str, row: dict) -> object:
-    """Return the text of a document with its title, a string or a list of them, in front; None if it has neither."""
-    title, text = row.get("title"), row.get("text")
-    parts = title if isinstance(title, list) else [title or ""]
-    if wrong := [part for part in parts if not isinstance(part, str)]:
-        raise DataError(f"{where}: 'title' is of type {type(wrong[0]).__name__}, not a string")
-    if text is not None and not isinstance(text, str):
-        return text
-    return " ".join([*filter(None, parts), text or ""]).strip() or text
+def titled(row: dict) -> str:
+    """Return the text of a document of a BEIR corpus with its title in front."""
+    return f"{row.get('title') or ''} {row.get('text') or ''}".strip()
 
 
 def _json_items(path: Path, encoding: str | None) -> Iterator[tuple[str, object]]:
-    try:
-        by_line = isinstance(next(json_lines(path, encoding))[1], dict)
-    except DataError:
-        by_line = False
-    if by_line:
-        yield from json_lines(path, encoding)
-        return
-    large = f"{path} is larger than 1 GB: write one object a line, into a .jsonl file"
-    items = _json(joined(lines_of(path, encoding), _JSON_BYTES, large), str(path))
-    if not isinstance(items, list):
-        raise DataError(
-            f"{path}: a list of strings or objects is expected, not {type(items).__name__}"
-        )
-    yield from ((f"{path}, item {number}", item) for number, item in enumerate(items, start=1))
-
-
-def _json(text: str, where: str) -> object:
-    try:
-        return json.loads(text)
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # also numbers and nesting beyond what Python reads
-        reason = (
-            f"{error.msg} at character {error.pos + 1}"
-            if isinstance(error, json.JSONDecodeError)
-            else error
-        )
-        raise DataError(f"{where}: not JSON ({reason})") from None
-
-
-def parquet_file(path: Path, *columns: str) -> pq.ParquetFile:
-    """Open a parquet file and see that it has the columns.
-
-    Raises:
-        DataError: the file is missing or damaged, or has no such column.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-        names = file.schema_arrow.names
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as parquet: {error}") from None
-    if missing := set(columns) - set(names):
-        raise DataError(
-            f"{path} has no column {' or '.join(sorted(missing))}; it has {', '.join(names)}"
-        )
-    return file
+    """Stream the items of a JSON file that is one list, or the objects of JSON lines."""
+    with _open(path, encoding) as file:
+        if not file.read(100).lstrip().startswith("["):
+            yield from json_objects(path, encoding)
+            return
+        file.seek(0)
+        for number, item in enumerate(json.load(file), start=1):
+            yield f"{path}, item {number}", item
 
 
 def parquet_rows(path: Path, *columns: str) -> Iterator[tuple[str, dict]]:
-    """Stream columns of a parquet file, each row with where it is.
+    """Stream columns of a parquet file as dictionaries, each with its place."""
+    import pyarrow.parquet as pq
 
-    Raises:
-        DataError: the file is missing, empty or damaged, or has no such column.
-    """
-    import pyarrow as pa
-
-    file = parquet_file(path, *columns)
-    if not file.metadata.num_rows:
-        raise DataError(f"{path} is empty")
-    number = 0
-    try:
-        batches = file.iter_batches(batch_size=4096, columns=list(columns))
-        for number, row in enumerate(
-            chain.from_iterable(map(pa.RecordBatch.to_pylist, batches)), start=1
-        ):
-            yield f"{path}, row {number}", row
-    except (pa.ArrowException, OSError, ValueError, ArithmeticError) as error:
-        raise DataError(f"{path} is damaged after row {number:,}: {error}") from None
+    with readable(path), pq.ParquetFile(path) as file:
+        yield from _numbered(path, file.iter_batches(batch_size=4096, columns=list(columns)))
 
 
 def text_columns(path: Path, column: str | None) -> list[str]:
-    """Return the column of a parquet file that holds the texts (see `choose_column`), then that of roles if it has one."""
-    with parquet_file(path) as file:
-        fields = list(file.schema_arrow)
-    kinds = [(each.name, str(each.type).removeprefix("dictionary<values=")) for each in fields]
-    strings, binary = (
-        [name for name, kind in kinds if re.match(f"(large_)?{of}", kind)]
-        for of in ("string", "binary")
-    )
-    chosen, role = choose_column([name for name, _ in kinds], strings or binary, column, str(path))
-    return [chosen, *([role] if role else [])]
+    """Return the column of a parquet file with the texts, then that with their roles if any."""
+    import pyarrow.parquet as pq
+
+    with readable(path):
+        return _text_columns(pq.read_schema(path), column, path)
 
 
-def _parquet_texts(path: Path, column: str | None) -> Iterator[Row]:
-    columns = text_columns(path, column)
-    return record_rows(parquet_rows(path, *columns), columns[0], str(path))
+def _text_columns(schema: pa.Schema, column: str | None, path: Path) -> list[str]:
+    from pyarrow import types
+
+    checks = (types.is_string, types.is_large_string, types.is_dictionary)
+    strings = [field.name for field in schema if any(check(field.type) for check in checks)]
+    text, role = choose_column(schema.names, strings, column, path)
+    return [text] if role is None else [text, role]
+
+
+def _numbered(path: Path, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, dict]]:
+    number = 0
+    for batch in batches:
+        for row in batch.to_pylist():
+            number += 1
+            yield f"{path}, row {number}", row
 
 
 def hub_rows(
@@ -445,35 +225,22 @@ def hub_rows(
     skip: int = 0,
     limit: int | None = None,
 ) -> Iterator[dict]:
-    """Stream rows of a data set of the Hugging Face hub; nothing is downloaded whole.
+    """Stream rows of a data set of the Hugging Face hub, or of a folder that `datasets` can read.
 
     Args:
-        name: the data set's name on the hub, or a local folder that `datasets` can read.
-        *columns: those of each row to keep; all if none is named.
+        name: the data set or folder.
+        *columns: the columns to keep; all if none is named.
         config: the data set's configuration, where it has several.
         split: the split to read.
-        skip: rows to leave out at first.
-        limit: stop after this many rows.
-
-    Raises:
-        DataError: the data set cannot be reached, or has no such column.
-        WorkbenchError: the extra `hub` is not installed.
+        skip, limit: rows to leave out at first, and rows to read at most.
     """
     load_dataset = need("datasets", "hub").load_dataset
     try:
-        rows = load_dataset(name, config, split=split, streaming=True)
-        rows = rows.skip(skip) if skip else rows
-        for row in rows if limit is None else rows.take(limit):
-            if missing := [column for column in columns if column not in row]:
-                raise DataError(
-                    f"data set {name}: no column {missing[0]!r}; it has {', '.join(row)}"
-                )
-            yield {column: row[column] for column in columns or row}
-    except WorkbenchError:
-        raise
-    except Exception as error:  # datasets raises a dozen kinds, most of them bare
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        rows = load_dataset(name, config, split=split, streaming=True).skip(skip)
+        rows = rows.select_columns(list(columns)) if columns else rows
+        yield from rows if limit is None else rows.take(limit)
+    except Exception as error:  # `datasets` raises a dozen kinds
         raise DataError(
-            f"data set {name} ({split}) could not be read: {reason}. Check the name, the network and, "
-            "for a gated data set, HF_TOKEN; a local file or folder needs no hub."
+            f"data set {name} cannot be read: {error}. Check its name, the network and, for a "
+            "gated data set, HF_TOKEN"
         ) from None

@@ -7,9 +7,7 @@ from enum import StrEnum
 
 from workbench.errors import DataError
 
-# More than any real document. A longer text is almost always a file read whole by mistake, and the tokenizer would
-# need minutes to use its first few hundred tokens.
-MAX_CHARACTERS = 10_000_000
+MAX_CHARACTERS = 10_000_000  # more than any document; a longer text is a file read by mistake
 
 
 class Role(StrEnum):
@@ -20,18 +18,16 @@ class Role(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> Role:
-        if isinstance(value, str) and (plain := value.strip().lower()) in cls.__members__.values():
-            return cls(plain)  # Query, DOCUMENT
-        raise DataError(f"role {value!r:.80}: it must be 'query' or 'document'")
+        raise DataError(f"role {value!r:.80}: expected 'query' or 'document'")
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """One text and its role, a document unless it is said to be a query.
+    """One text and its role: a document, unless it is said to be a query.
 
     Raises:
-        DataError: the text is not a string, is longer than `MAX_CHARACTERS`, is binary, or has characters that are not
-            valid Unicode; or the role is neither query nor document.
+        DataError: the role is neither query nor document, or the text is not a string of valid
+            Unicode with at most `MAX_CHARACTERS` characters.
 
     Example:
         >>> import workbench as wb
@@ -43,11 +39,9 @@ class Text:
     role: Role = Role.DOCUMENT
 
     def __post_init__(self) -> None:
-        role = (
-            self.role if isinstance(self.role, str) else Role._missing_(self.role)
-        )  # arrays cannot be looked up
-        object.__setattr__(self, "role", Role(role))
-        if problem := text_problem(self.text):
+        object.__setattr__(self, "role", Role(self.role))
+        problem = text_problem(self.text)
+        if problem:
             raise DataError(f"a {self.role} {problem}")
 
 
@@ -59,10 +53,8 @@ def text_problem(text: object) -> str | None:
         return f"has {len(text):,} characters; split it, the limit is {MAX_CHARACTERS:,}"
     if "\0" in text:
         return f"is binary: it contains a NUL character ({text[:40]!r})"
-    # json.loads makes lone surrogates of a broken escape, and no tokenizer takes them.
-    if not text.isascii():
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            return f"is not valid Unicode at character {error.start:,} ({text[:40]!r})"
+    try:
+        text.encode()  # lone surrogates, which json.loads makes of broken escapes, are an error
+    except UnicodeEncodeError:
+        return f"is not valid Unicode ({text[:40]!r})"
     return None

@@ -1,8 +1,7 @@
-"""Texts and retrieval data sets from whatever people have: lists, tables, files, folders, data sets of the hub."""
+"""Texts and retrieval data sets from lists, tables, files, folders and the Hugging Face hub."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import random
@@ -12,30 +11,25 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import nsmallest
-from itertools import chain, islice
-from operator import itemgetter
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import xxhash
 
-from workbench import _files, _lines
+from workbench import _files
 from workbench._files import hub_rows, parquet_rows, text_columns
 from workbench._retrieval import DATA, RetrievalDataset, is_dataset, read_dataset, tutorial
 from workbench._texts import MAX_CHARACTERS, Role, Text, text_problem
-from workbench._util import counted, expanded, whole
+from workbench._util import counted, expanded
 from workbench.errors import DataError
 
 __all__ = [
-    "DATA", "MAX_CHARACTERS", "RetrievalDataset", "Role", "Text", "add_cropped_queries", "as_texts", "crop_queries", "cut",
-    "hub_rows", "is_dataset", "parquet_rows", "read_dataset", "read_texts", "stream_texts", "text_columns", "text_problem",
-    "tutorial",
+    "DATA", "MAX_CHARACTERS", "RetrievalDataset", "Role", "Text", "add_cropped_queries", "as_texts",
+    "crop_queries", "cut", "hub_rows", "is_dataset", "parquet_rows", "read_dataset", "read_texts",
+    "stream_texts", "text_columns", "text_problem", "tutorial",
 ]  # fmt: skip
 
 IN_MEMORY = 100_000  # texts; more of them go to a file
-
-_ONCE = " (an iterator can be read once only)"
-_NAMES = "'tutorial', 'docstrings', or a data set of the hub: owner/name with column=, or hub:NAME:COLUMN:ROLE"
 
 
 def read_texts(
@@ -45,358 +39,241 @@ def read_texts(
     role: Role | str | None = None,
     passages: int | None = None,
     encoding: str | None = None,
-    split: str = "train",
     limit: int | None = None,
     sample: int | None = None,
 ) -> Sequence[Text]:
     """Read texts from whatever holds them.
 
-    Blank and missing texts, exact duplicates (of the same role) and files of a folder that cannot be read are left out,
-    counted and reported in a warning.
+    Blank texts, exact duplicates of the same role, and empty and other files of a folder are left
+    out, and a warning counts them.
 
     Args:
-        source: strings or `Text` objects (a list, Series, generator, ...), a DataFrame, a `datasets.Dataset`, a
-            `RetrievalDataset` (its documents), or the name of:
-            a file (.csv, .tsv, .parquet, .jsonl, .json; a .txt or .md file is one text; all but .parquet also packed,
-            as .gz), a folder of such files and folders, a folder in BEIR layout (its documents), "docstrings" (of the
-            installed libraries), "tutorial", or a data set of the Hugging Face hub ("owner/name" with `column`, or
-            "hub:NAME:COLUMN:ROLE"). Bytes are taken as UTF-8.
-        column: the column with the texts; None for `text`, or the only column of strings.
-        role: of all texts. None: of each text by itself, by the column `role` where there is one and it says
-            something; else document. `text`, `role`, `query` and `document` may be in capitals.
+        source: strings or `Text` objects (a list, Series, array, generator), a table (a DataFrame,
+            pyarrow table, `datasets.Dataset`, list of dictionaries), a `RetrievalDataset` (its
+            documents), or the name of: a file (.csv, .tsv, .jsonl, .json, .parquet; .txt and .md
+            are one text each; all but .parquet also as .gz), a folder of such files, a folder in
+            BEIR layout (its documents), "docstrings" (of the installed libraries), "tutorial", or
+            "hub:owner/name" (a data set of the hub).
+        column: the column with the texts; by default `text`, or the only column of strings.
+        role: of all texts; by default what the column `role` says, otherwise document.
         passages: cut longer texts into passages of about so many words, at ends of sentences.
-        encoding: of files that are not UTF-8 (or UTF-16 with a byte-order mark).
-        split: of a data set of the hub.
+        encoding: of files that are not UTF-8.
         limit: stop after this many texts.
-        sample: draw this many texts instead, evenly from the files and roles, shuffled. A larger sample holds the
-            smaller one.
+        sample: draw this many texts, evenly from the files and roles, and shuffle them. A larger
+            sample holds the smaller one.
 
     Returns:
-        A list. From 100,000 texts on, a sequence that reads them from a temporary file, which goes with the process.
+        A list. From 100,000 texts on, a sequence in a temporary file that goes with the process.
 
     Raises:
-        DataError: there are no texts, the source is of another kind, or one text is unusable (with where it is).
+        DataError: there are no texts, the source is of another kind, or a text is unusable.
 
     Example:
         >>> import workbench as wb
-        >>> wb.read_texts(["A river.", "A bridge."])
-        [Text(text='A river.', role=<Role.DOCUMENT: 'document'>), Text(text='A bridge.', role=<Role.DOCUMENT: 'document'>)]
+        >>> wb.read_texts(["A river.", "A bridge."])[0]
+        Text(text='A river.', role=<Role.DOCUMENT: 'document'>)
     """
-    from workbench._stored import StoredTexts, hold
-
-    if isinstance(source, str) and not source.strip():
-        raise DataError(
-            "the source is an empty string: give the name of a file or folder, or texts in a list"
-        )
-    if column is not None and not (isinstance(column, str) and column):
-        raise DataError(f"column is {column!r}: give a column's name")
-    if sample is not None and limit is not None:
-        raise DataError(f"sample={sample}, limit={limit}: give one of them")
-    if sample is not None:
-        sample = whole(sample, "sample", error=DataError)
-    counts, keys = Counter(), array("Q")
-    parts = _parts(
-        source, counts, column=column, role=role, passages=passages, encoding=encoding, split=split
-    )
-    if sample is not None:
-        texts = _draw(parts, sample, counts)
-    else:
-        stream = _first(limit, parts)
-        # Duplicates are found by hashes of 64 bits. Should two texts ever share one, a text is left out.
-        texts = hold((keys.append(_hash(text)) or text for text in stream), IN_MEMORY)
-        first = np.sort(np.unique(np.array(keys, np.uint64), return_index=True)[1])
-        if duplicates := len(texts) - len(first):
-            counts["duplicate"] = duplicates
-            texts = (
-                texts.subset(first) if isinstance(texts, StoredTexts) else [texts[i] for i in first]
-            )
-    if not len(texts) and counts["blank"]:
-        raise DataError(
-            "the text is blank"
-            if counts["blank"] == 1
-            else f"all {counts['blank']:,} texts are blank"
-        )
+    counts = Counter()
+    stream = islice(_stream(source, counts, column, role, passages, encoding), limit)
+    texts = _unique(stream, counts) if sample is None else _sample(stream, sample, counts)
     if not len(texts):
-        where = (
-            f" in {source}"
-            if isinstance(source, str | Path)
-            else _ONCE * isinstance(source, Iterator)
-        )
-        raise DataError(f"there are no texts{where}")
+        raise DataError(f"the source has no texts but {counted(counts['blank'], 'blank one')}")
     _report(counts)
     return texts
 
 
 def stream_texts(source: object, *, limit: int | None = None, **options: object) -> Iterator[Text]:
-    """Stream the texts that `read_texts` reads, with the same options, duplicates included and nothing held."""
+    """Stream what `read_texts` reads, with its options; duplicates stay, and nothing is held."""
     counts = Counter()
-    yield from _first(limit, _parts(source, counts, **options))
+    for _, text in islice(_stream(source, counts, **options), limit):
+        yield text
     _report(counts)
-
-
-def _first(limit: int | None, parts: Iterable[tuple[str, Iterable[Text]]]) -> Iterator[Text]:
-    limit = None if limit is None else whole(limit, "limit", error=DataError)
-    return islice(chain.from_iterable(texts for _, texts in parts), limit)
 
 
 def as_texts(texts: Iterable[str | Text], what: str = "texts") -> Sequence[Text]:
     """Return texts as a sequence of `Text`, position by position; a plain string is a document.
 
     Args:
-        texts: strings and `Text` objects, mixed: a list, tuple, array, pandas Series, stored texts or a generator.
+        texts: strings and `Text` objects: a list, array, Series, generator, stored texts. Stored
+            texts and a list of `Text` objects are returned as they are.
         what: what an error calls them.
 
     Raises:
-        DataError: `texts` is something else or empty, or an item is neither a string nor a `Text` (with its position).
+        DataError: `texts` is something else or empty, or an item is neither a string nor a `Text`.
     """
     from workbench._stored import StoredTexts
 
     if isinstance(texts, StoredTexts):
         return texts
-    if isinstance(texts, str | Text):
-        raise DataError(f"{what}: got one text where a list of texts is expected; put it in a list")
-    if (columns := getattr(texts, "columns", None)) is not None:
-        raise DataError(
-            f"{what}: got a table; choose one of its columns ({', '.join(map(str, columns))})"
-        )
-    wrong = isinstance(texts, bytes | bytearray | Mapping) or not isinstance(texts, Iterable)
-    if wrong or getattr(texts, "ndim", 1) == 0:
-        raise DataError(f"{what}: expected a list of strings, got {type(texts).__name__}")
-    found = texts if isinstance(texts, list) else list(texts)
-    if not found:
-        raise DataError(
-            f"{what}: got no texts{_ONCE * isinstance(texts, Iterator)}; at least one is needed"
-        )
-    return (
-        found
-        if all(type(text) is Text for text in found)
-        else [_as_text(*each, what) for each in enumerate(found)]
-    )
-
-
-def _as_text(position: int, item: object, what: str) -> Text:
-    if isinstance(item, Text):
-        return item
-    if not isinstance(item, str):
-        is_a = "missing" if _is_missing(item) else f"of type {type(item).__name__}"
-        raise DataError(f"{what}: item {position:,} is {is_a}, and a string is expected")
-    try:
-        return Text(str(item))
-    except DataError as error:
-        raise DataError(f"{what}, item {position:,}: {error}") from None
-
-
-def _is_missing(value: object) -> bool:
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return True
-    return isinstance(value, float | np.floating) and bool(value != value)
+    is_single = isinstance(texts, str | Mapping) or not isinstance(texts, Iterable)
+    if is_single or hasattr(texts, "columns"):
+        raise DataError(f"{what}: expected a list of texts, got {type(texts).__name__}")
+    items = texts if isinstance(texts, list) else list(_plain(texts))
+    if not items:
+        raise DataError(f"{what}: at least one text is needed")
+    if all(type(item) is Text for item in items):
+        return items
+    converted = []
+    for position, item in enumerate(items):
+        try:
+            converted.append(item if isinstance(item, Text) else Text(item))
+        except DataError as error:
+            raise DataError(f"{what}, item {position:,}: {error}") from None
+    return converted
 
 
 # --- how a source becomes texts -----------------------------------------------------------------
 
 
+def _stream(
+    source: object,
+    counts: Counter,
+    column: str | None = None,
+    role: Role | str | None = None,
+    passages: int | None = None,
+    encoding: str | None = None,
+) -> Iterator[tuple[str, Text]]:
+    """Stream texts, each with the part of the source that it is from; count what is left out."""
+    for part, rows in _parts(source, column, encoding):
+        for where, item, row_role in rows:
+            text = item
+            if isinstance(item, Text):
+                text, row_role = item.text, item.role
+            pieces = [text]
+            if passages is not None and isinstance(text, str):
+                pieces = cut(text, passages)
+            for piece in pieces:
+                counts["read"] += 1
+                if _is_blank(piece):
+                    counts["blank"] += 1
+                elif isinstance(item, Text) and piece is text and role in (None, item.role):
+                    yield part, item
+                else:
+                    default = Role.DOCUMENT if _is_blank(row_role) else row_role
+                    try:
+                        yield part, Text(piece, role or default)
+                    except DataError as error:
+                        raise DataError(f"{where}: {error}") from None
+
+
 def _parts(
-    source, counts: Counter, *, role=None, passages=None, column=None, encoding=None, split="train"
-):
-    """Give the parts of a source, a name and a stream of texts each: the files of a folder, or all of anything else."""
-    if isinstance(source, str | Path) and os.path.exists(path := expanded(source)):
-        parts = _path_parts(path, column, encoding, passages is not None)
-    else:
-        parts = [("", _rows(source, column, split))]
-    for name, rows in parts:
-        yield name, _texts(rows, role, passages, counts)
-
-
-def _path_parts(path: Path, column: str | None, encoding: str | None, cut: bool):
-    if path.is_file():
-        yield "", _files.file_rows(path, column, encoding, cut)
-        return
-    paths, left_out = _files.files_in(path)
-    if not paths:
-        ends = f"has no files that end in {', '.join(_files.SUFFIXES)}{_files.PACKED}"
-        found = (
-            f"; {left_out[0].name} and others are empty, binary or of other kinds"
-            if left_out
-            else ""
-        )
-        raise DataError(f"no texts in {path}: it {ends}, or none that can be read{found}")
-    if left_out:
-        some = ", ".join(str(p.relative_to(path)) for p in left_out[:3]) + ", ..." * (
-            len(left_out) > 3
-        )
-        warnings.warn(
-            f"{path}: {counted(len(left_out), 'empty, binary or other file')} left out ({some})",
-            stacklevel=4,
-        )
-    for each in paths:
-        known = encoding if encoding and not _lines.is_utf8(each) else None
-        yield str(each), _files.file_rows(each, column, known, cut)
-
-
-def _rows(source: object, column: str | None, split: str) -> Iterator[_files.Row]:
-    """Stream the rows of what is no file or folder."""
-    if isinstance(source, str | Path):
-        return _named_rows(str(source), column, split)
+    source: object, column: str | None, encoding: str | None
+) -> Iterator[tuple[str, Iterable[_files.Row]]]:
+    """Yield the files of a folder, each with its name, or all of another source as one part."""
     if isinstance(source, RetrievalDataset):
         source = source.document_texts()
-    if type(source).__module__.startswith("pyarrow.") and hasattr(source, "to_pandas"):
-        try:
-            source = source.to_pandas()
-        except (
-            ValueError,
-            TypeError,
-            ArithmeticError,
-            NotImplementedError,
-        ) as error:  # also all of pyarrow's own
-            raise DataError(
-                f"the {type(source).__name__} cannot be read: {error}. Select the column of texts"
-            ) from None
-    if type(source).__module__.startswith("datasets.") and (
-        isinstance(source, Mapping)
-        or hasattr(source, "select_columns")  # and no column of a data set, which is a list
-    ):
-        return _dataset_rows(source, column, split)
-    if (names := getattr(source, "columns", None)) is not None:
-        firsts = {n: next((v for v in source[n] if not _is_missing(v)), None) for n in names}
-        chosen, role = _files.choose_column(
-            list(names), _files.strings_in(firsts), column, "the table"
-        )
-        roles = [None] * len(source) if role is None else source[role]
-        return (
-            (f"row {i:,}", *row) for i, row in enumerate(zip(source[chosen], roles, strict=True))
-        )
-    wrong = isinstance(source, bytes | bytearray | Mapping | Text) or not isinstance(
-        source, Iterable
-    )
-    if wrong or getattr(source, "ndim", 1) == 0:
-        given = type(source).__name__
-        raise DataError(
-            f"expected a list of strings, a table, or the name of a file or folder; got {given}"
-        )
-    return _files.record_rows(
-        ((f"item {i:,}", item) for i, item in enumerate(source)), column, "the list"
-    )
+    elif isinstance(source, str | Path):
+        path = expanded(source)
+        if os.path.exists(path):
+            for file in _files_of(path) if path.is_dir() else [path]:
+                yield str(file), _files.file_rows(file, column, encoding)
+            return
+        source = _named(str(source), column)
+    items = _plain(source)
+    if isinstance(items, Mapping) or not isinstance(items, Iterable):
+        kind = type(source).__name__
+        raise DataError(f"expected texts in a list, a table, a file or a folder, got {kind}")
+    records = ((f"item {number:,}", item) for number, item in enumerate(items))
+    yield "", _files.record_rows(records, column, "the source")
 
 
-def _named_rows(name: str, column: str | None, split: str) -> Iterator[_files.Row]:
+def _files_of(folder: Path) -> list[Path]:
+    paths, left_out = _files.files_in(folder)
+    if not paths:
+        raise DataError(f"there are no files of texts in {folder}")
+    if left_out:
+        names = ", ".join(str(path.relative_to(folder)) for path in left_out[:3])
+        count = counted(len(left_out), "empty or other file")
+        warnings.warn(f"{folder}: {count} left out, such as {names}", stacklevel=5)
+    return paths
+
+
+def _named(name: str, column: str | None) -> Iterable[Text | dict]:
+    """Return the texts of a source that has a name and is no file."""
     if name == "docstrings":
         from workbench.docstrings import docstring_corpus
 
-        return ((name, text.text, text.role) for text in docstring_corpus().train)
+        return docstring_corpus().train
     if name == "tutorial":
-        return _files.corpus_rows(DATA / "tutorial" / "corpus.jsonl")
-    role = None
+        return tutorial().document_texts()
     if name.startswith("hub:"):
-        parts = name.removeprefix("hub:").rsplit(":", 2)
-        if len(parts) != 3:
-            raise DataError(f"{name}: expected hub:NAME:COLUMN:ROLE")
-        name, column, role = parts
-    elif column is None or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        short = name if len(name) <= 80 else f"{name[:80]}..."
-        where = "" if os.path.isabs(expanded(name)) else f" in {os.getcwd()}"
-        raise DataError(
-            f"no texts at {short}: there is no such file or folder{where}. Other names are {_NAMES}. One text goes in a list."
-        )
-    rows = hub_rows(name, column, split=split)
-    return (
-        (f"{name}, row {number}", row[column], role) for number, row in enumerate(rows, start=1)
+        return hub_rows(name.removeprefix("hub:"), *([column] if column else []))
+    raise DataError(
+        f"there is no file or folder {name:.80}. Other sources are 'tutorial', 'docstrings' and "
+        "'hub:owner/name'. A single text goes in a list"
     )
 
 
-def _dataset_rows(source, column: str | None, split: str) -> Iterator[_files.Row]:
-    if isinstance(source, Mapping):  # splits
-        if split not in source:
-            raise DataError(f"the data set has no split {split!r}; it has {', '.join(source)}")
-        source = source[split]
-    if kinds := source.features:  # no row is read: pictures and sounds need packages of their own
-        kinds = {name: getattr(kind, "dtype", None) for name, kind in kinds.items()}
-        strings, binary = (
-            [n for n, kind in kinds.items() if kind in (of, f"large_{of}")]
-            for of in ("string", "binary")
-        )
-        names, strings = list(kinds), strings or binary
-    else:
-        names = list(first := next(iter(source), {}))
-        strings = _files.strings_in(first)
-    chosen, role = _files.choose_column(names, strings, column, "the data set")
-    source = source.select_columns([chosen, *([role] if role else [])])
-    return ((f"row {i:,}", row[chosen], row.get(role)) for i, row in enumerate(source))
+def _plain(source: Iterable) -> Iterable:
+    """Return arrays, columns and tables as Python values, the rows of tables as dictionaries."""
+    if hasattr(source, "to_pylist"):  # pyarrow
+        return source.to_pylist()
+    if hasattr(source, "itertuples"):  # a DataFrame
+        names = list(source.columns)
+        return (dict(zip(names, row, strict=True)) for row in source.itertuples(False, None))
+    return source.tolist() if hasattr(source, "tolist") else source
 
 
-def _texts(
-    rows: Iterable[_files.Row], role: str | None, passages: int | None, counts: Counter
-) -> Iterator[Text]:
-    for where, value, own in rows:
-        value, own = _decoded(value), _decoded(own)
-        if isinstance(value, bytes | bytearray):
-            raise DataError(
-                f"{where}: bytes that are not UTF-8; decode them first: value.decode('cp1252')"
-            )
-        kind = role or (
-            Role.DOCUMENT if _is_missing(own) or (isinstance(own, str) and not own.strip()) else own
-        )
-        for piece in (
-            cut(value, passages) if passages is not None and isinstance(value, str) else [value]
-        ):
-            counts["read"] += 1
-            if _is_missing(piece) or (isinstance(piece, str) and not piece.strip()):
-                counts["blank"] += 1
-                continue
-            try:
-                yield Text(str(piece) if isinstance(piece, str) else piece, kind)
-            except DataError as error:
-                ignore = "; wb.read_texts(..., role='document') ignores the column `role`"
-                hint = "" if role or not str(error).startswith("role ") else ignore
-                raise DataError(f"{where}: {error}{hint}") from None
-
-
-def _decoded(value: object) -> object:
-    """Return the string that bytes are in UTF-8; anything else as it is."""
-    if isinstance(value, bytes | bytearray):
-        with contextlib.suppress(UnicodeDecodeError):
-            return value.decode("utf-8")
-    return value
+def _is_blank(value: object) -> bool:
+    if isinstance(value, str):
+        return not value.strip()
+    is_nan = isinstance(value, float) and value != value
+    return value is None or is_nan or type(value).__name__ == "NAType"
 
 
 def _report(counts: Counter) -> None:
-    said = " and ".join(
-        f"{counts[kind]:,} {kind}" for kind in ("blank", "duplicate") if counts[kind]
-    )
-    if said:
-        plural = "s" * (counts["blank"] + counts["duplicate"] > 1)
-        warnings.warn(f"{said} text{plural} of {counts['read']:,} left out", stacklevel=3)
+    left_out = [f"{counts[kind]:,} {kind}" for kind in ("blank", "duplicate") if counts[kind]]
+    if left_out:
+        noun = "text" if counts["blank"] + counts["duplicate"] == 1 else "texts"
+        message = f"{' and '.join(left_out)} {noun} of {counts['read']:,} left out"
+        warnings.warn(message, stacklevel=3)
 
 
-def _hash(text: Text) -> int:
-    return xxhash.xxh3_64_intdigest(f"{text.role}\0{text.text}".encode())
+def _unique(stream: Iterable[tuple[str, Text]], counts: Counter) -> Sequence[Text]:
+    """Return the texts without duplicates, in a file if they are many."""
+    from workbench._stored import StoredTexts, hold
+
+    hashes = array("q")  # of 64 bits: should two texts ever share one, one of them is left out
+
+    def hashed() -> Iterator[Text]:
+        for _, text in stream:
+            hashes.append(hash(text))
+            yield text
+
+    texts = hold(hashed(), IN_MEMORY)
+    first = np.sort(np.unique(np.array(hashes, np.int64), return_index=True)[1])
+    counts["duplicate"] = len(texts) - len(first)
+    if not counts["duplicate"]:
+        return texts
+    return texts.subset(first) if isinstance(texts, StoredTexts) else [texts[i] for i in first]
 
 
-def _draw(parts: Iterable[tuple[str, Iterable[Text]]], count: int, counts: Counter) -> list[Text]:
-    """Draw texts evenly from the parts and the roles in each, shuffled: each gives as many as it has, up to its share.
+def _sample(stream: Iterable[tuple[str, Text]], size: int, counts: Counter) -> list[Text]:
+    """Draw texts evenly from parts and roles, and shuffle them; a small group gives all it has.
 
-    A larger `count` draws the same texts and more, so what was computed for them is of use again.
+    Texts are drawn in the order of their hashes, so a larger sample holds the smaller one, and
+    what was computed for that is of use again.
     """
 
-    def place(text: Text, what: str = "draw") -> bytes:
-        return hashlib.sha256("\0".join([what, "0", text.role, text.text]).encode()).digest()
+    def place(text: Text, purpose: str) -> bytes:
+        return hashlib.sha256(f"{purpose}\x000\0{text.role}\0{text.text}".encode()).digest()
 
-    groups: dict[tuple[str, Role], list[tuple[bytes, Text]]] = defaultdict(list)
+    groups: dict[tuple[str, Role], dict[bytes, Text]] = defaultdict(dict)
     sizes, seen = Counter(), set()
-    for name, texts in parts:
-        for text in texts:
-            if (key := _hash(text)) in seen:
-                counts["duplicate"] += 1
-                continue
-            seen.add(key)
-            sizes[name, text.role] += 1
-            group = groups[name, text.role]
-            group.append((place(text), text))
-            if len(group) > 2 * count + 1000:  # more than can be drawn from it
-                group[:] = nsmallest(count, group, key=itemgetter(0))
+    for part, text in stream:
+        if hash(text) in seen:
+            counts["duplicate"] += 1
+            continue
+        seen.add(hash(text))
+        key = part, text.role
+        sizes[key] += 1
+        groups[key][place(text, "draw")] = text
+        if len(groups[key]) > 2 * size + 1000:  # more than can be drawn from it
+            groups[key] = dict(nsmallest(size, groups[key].items()))
     drawn: list[Text] = []
     for index, key in enumerate(sorted(groups, key=sizes.get)):  # the smallest first
-        share = -(-(count - len(drawn)) // (len(groups) - index))
-        drawn += [text for _, text in nsmallest(share, groups[key], key=itemgetter(0))]
+        share = -(-(size - len(drawn)) // (len(groups) - index))
+        drawn += [groups[key][digest] for digest in nsmallest(share, groups[key])]
     return sorted(drawn, key=lambda text: place(text, "order"))
 
 
@@ -408,56 +285,54 @@ _SENTENCE = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？])|\n\s*\
 
 
 def cut(text: str, words: int) -> list[str]:
-    """Cut a text into passages of about `words` words (at most 1.25 times as many), at ends of sentences.
+    """Cut a text at ends of sentences into passages of `words` words or up to 1.25 times as many.
 
     A text that has no more stays whole. A longer sentence is cut between words.
-
-    Raises:
-        DataError: `words` is not a whole number of at least 10.
     """
-    whole(words, "passages, a number of words,", 10, DataError)
+    if words < 10:
+        raise DataError(f"passages of {words} words: at least 10 are needed")
     starts = np.array([match.start() for match in _WORD.finditer(text)])
-    if len(starts) <= (most := words * 5 // 4):
-        return [text]
-    ends = np.searchsorted(
-        starts, [match.end() for match in _SENTENCE.finditer(text)]
-    )  # words before each end
+    most = words * 5 // 4
+    # The number of words before each end of a sentence.
+    ends = np.searchsorted(starts, [match.end() for match in _SENTENCE.finditer(text)])
     pieces, first = [], 0
-    while (left := len(starts) - first) > most:
-        target = left / -(-left // words)
-        near = ends[(ends > first) & (ends <= first + most)]
-        last = int(near[np.abs(near - first - target).argmin()]) if len(near) else first + words
+    while len(starts) - first > most:
+        left = len(starts) - first
+        target = first + left / -(-left // words)  # so that all pieces are about as long
+        low, high = np.searchsorted(ends, [first + 1, first + most + 1])
+        near = ends[low:high]
+        last = int(near[np.abs(near - target).argmin()]) if len(near) else first + words
         pieces.append(text[starts[first] : starts[last]].strip())
         first = last
-    return [*pieces, text[starts[first] :].strip()]
+    return [*pieces, text[starts[first] :].strip()] if pieces else [text]
 
 
 def crop_queries(texts: Iterable[Text], count: int = 1, seed: int = 0) -> list[Text]:
-    """Make queries from documents: sentences, whole or a run of 5 to 25 words. They stand in for unknown real queries.
+    """Make queries from documents: sentences, whole or a run of 5 to 25 words. None comes twice.
 
     Args:
         texts: documents; queries among them are passed over.
-        count: how many to make of each document; a short one gives fewer. They do not depend on the other documents.
+        count: queries per document, whatever the others are; a short document gives fewer.
         seed: of the choice.
-
-    Returns:
-        Queries, none twice.
     """
-    made: dict[str, None] = {}
-    for text in (text.text for text in texts if text.role is Role.DOCUMENT):
-        sentences = [s.split() for s in re.split(r"(?<=[.!?])\s+", text) if len(s.split()) >= 5]
-        rng = random.Random(f"{seed}\0{text}")
+    queries: dict[str, None] = {}
+    for text in texts:
+        if text.role is not Role.DOCUMENT:
+            continue
+        sentences = [sentence.split() for sentence in re.split(r"(?<=[.!?])\s+", text.text)]
+        sentences = [words for words in sentences if len(words) >= 5]
+        rng = random.Random(f"{seed}\0{text.text}")
         for _ in range(count if sentences else 0):
             words, most = rng.choice(sentences), rng.randint(5, 25)
-            first = (
-                rng.randint(0, len(words) - most) if len(words) > most and rng.random() < 0.5 else 0
-            )
-            made[" ".join(words[first : first + most])] = None
-    return [Text(query, Role.QUERY) for query in made]
+            first = 0
+            if len(words) > most and rng.random() < 0.5:
+                first = rng.randint(0, len(words) - most)
+            queries[" ".join(words[first : first + most])] = None
+    return [Text(query, Role.QUERY) for query in queries]
 
 
 def add_cropped_queries(texts: Sequence[Text], at_least: int) -> Sequence[Text]:
-    """Add cropped queries (see `crop_queries`) until there are about `at_least` texts; enough texts stay as they are."""
+    """Add cropped queries (see `crop_queries`) until there are about `at_least` texts."""
     if not texts or len(texts) >= at_least:
         return texts
     return [*texts, *crop_queries(texts, -(-at_least // len(texts)) - 1)]

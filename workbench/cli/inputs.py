@@ -78,7 +78,8 @@ def vectors_of(options: Namespace) -> ArrayTeacher | None:
             raise TeacherError(f"{vectors} cannot be read as an array: {error}") from None
         return ArrayTeacher(texts, rows, path.name)
     if source.startswith("hub:"):
-        name, column, role = source.removeprefix("hub:").rsplit(":", 2)
+        name, column = source.removeprefix("hub:"), options.column or "text"
+        role = options.role or Role.DOCUMENT
         rows = data.hub_rows(name, column, vectors, limit=options.limit)
     elif path.suffix.lower() == ".parquet" and path.is_file():
         name, column, table = path.name, options.column or "text", pd.read_parquet(path)

@@ -94,7 +94,7 @@ def _text_options() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     add = shared.add_argument_group("texts").add_argument
     add("--texts", default="docstrings", help="docstrings (the default), tutorial, a file, a folder "
-        "of files or in BEIR layout (its documents), or hub:NAME:COLUMN:ROLE")  # fmt: skip
+        "of files or in BEIR layout (its documents), or hub:OWNER/NAME")  # fmt: skip
     add("--column", help="the column with the texts (default: text, or the only one of strings)")
     add("--role", choices=["query", "document"], help="of all texts (default: the column `role`)")
     add("--encoding", help="of files that are not UTF-8, such as cp1252")

@@ -197,8 +197,8 @@ def _check(report: Mapping[str, object]) -> None:
 def _public(name: object) -> str:
     """Return a model's or data set's name; of a path only the last part, because the rest is private."""
     name = models.full_name(str(name))
-    if name.startswith("hub:"):  # hub:NAME:COLUMN:ROLE, as the command line writes it
-        return name.split(":")[1]
+    if name.startswith("hub:"):  # as `read_texts` names a data set of the hub
+        return name.removeprefix("hub:")
     return name if _on_hub(name) else re.split(r"[\\/]", name.rstrip("/\\"))[-1]
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from workbench._files import files_in, parquet_file
+from workbench._files import files_in, text_columns
 from workbench._util import counted, expanded, need
 from workbench.cache import Progress, TargetCache
 from workbench.data import stream_texts
@@ -58,7 +58,8 @@ def files(folder: str | Path) -> list[Path]:
             stacklevel=3,
         )
     for path in paths:
-        parquet_file(path, "text", "role").close()
+        if len(text_columns(path, "text")) < 2:
+            raise DataError(f"{path} has no column 'role'")
     return paths
 
 
