@@ -19,6 +19,7 @@ from workbench.errors import WorkbenchError
 
 _BLOCK_SCORES = 20_000_000  # similarities held at once, 80 MB
 _BLOCK_ROWS = 8192  # rows that are copied at once
+_PAIRS = 200_000  # pairs of texts whose similarities are compared
 
 
 class Neighbors(NamedTuple):
@@ -124,12 +125,7 @@ READING = {
 
 
 def summary(
-    teacher: np.ndarray,
-    student: np.ndarray,
-    table: pd.DataFrame | None = None,
-    *,
-    k: int = 10,
-    seed: int = 0,
+    teacher: np.ndarray, student: np.ndarray, table: pd.DataFrame | None = None, *, k: int = 10
 ) -> pd.DataFrame:
     """Measure the agreement of two models as a whole.
 
@@ -150,9 +146,9 @@ def summary(
         **table[["cosine", "squared_distance", "overlap"]].mean(),
         "nearest_rank": table["nearest_rank"].median(),
         "cka": cka(teacher, student),
-        "rank_correlation": rank_correlation(teacher, student, seed=seed),
+        "rank_correlation": rank_correlation(teacher, student),
         "relative_distance": relative_distance(teacher, student),
-        "procrustes": procrustes(teacher, student, seed=seed),
+        "procrustes": procrustes(teacher, student),
         "hubness_teacher": hubness(teacher, k=k),
         "hubness_student": hubness(student, k=k),
         "effective_rank_teacher": effective_rank(spectrum(teacher)),
@@ -176,9 +172,7 @@ def cka(first: np.ndarray, second: np.ndarray) -> float:
     return float(cross**2 / scale) if scale > 1e-20 else np.nan
 
 
-def rank_correlation(
-    first: np.ndarray, second: np.ndarray, *, pairs: int = 200_000, seed: int = 0
-) -> float:
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
     """Spearman correlation of random pairs' cosines in both spaces (Kriegeskorte et al. 2008).
 
     NaN with fewer than three texts, or if all pairs are equally similar.
@@ -186,12 +180,12 @@ def rank_correlation(
     first, second = paired(first, second)
     if len(first) < 3:
         return np.nan
-    rng = np.random.default_rng(seed)
-    left = rng.integers(0, len(first), pairs)
-    right = (left + rng.integers(1, len(first), pairs)) % len(first)
-    cosines = np.empty((pairs, 2))
+    rng = np.random.default_rng(0)
+    left = rng.integers(0, len(first), _PAIRS)
+    right = (left + rng.integers(1, len(first), _PAIRS)) % len(first)
+    cosines = np.empty((_PAIRS, 2))
     for column, vectors in enumerate((unit(first), unit(second))):
-        for start in range(0, pairs, _BLOCK_ROWS):
+        for start in range(0, _PAIRS, _BLOCK_ROWS):
             rows = slice(start, start + _BLOCK_ROWS)
             products = np.einsum("ij,ij->i", vectors[left[rows]], vectors[right[rows]])
             cosines[rows, column] = products
@@ -208,7 +202,7 @@ def relative_distance(teacher: np.ndarray, student: np.ndarray) -> float:
     return float(((teacher - student) ** 2).sum() / (teacher**2).sum())
 
 
-def procrustes(teacher: np.ndarray, student: np.ndarray, *, seed: int = 0) -> float:
+def procrustes(teacher: np.ndarray, student: np.ndarray) -> float:
     """Return `relative_distance` after the best orthogonal map of the student onto the teacher.
 
     The map (Schönemann 1966) is fitted on a random half of the texts and measured on the other,
@@ -223,14 +217,12 @@ def procrustes(teacher: np.ndarray, student: np.ndarray, *, seed: int = 0) -> fl
         return np.nan
     teacher = np.pad(teacher, ((0, 0), (0, width - teacher.shape[1])))
     student = np.pad(student, ((0, 0), (0, width - student.shape[1])))
-    fit, judge = np.array_split(np.random.default_rng(seed).permutation(len(teacher)), 2)
+    fit, judge = np.array_split(np.random.default_rng(0).permutation(len(teacher)), 2)
     rotation, _ = orthogonal_procrustes(student[fit].astype(np.float64), teacher[fit])
     return relative_distance(teacher[judge], student[judge] @ rotation)
 
 
-def fitted(
-    student: np.ndarray, teacher: np.ndarray, kind: str = "linear", *, seed: int = 0
-) -> np.ndarray:
+def fitted(student: np.ndarray, teacher: np.ndarray, kind: str = "linear") -> np.ndarray:
     """Return a model's vectors where a map fitted to the teacher's space puts them.
 
     The map is fitted on one half of the texts and applied to the other, and the reverse, so no
@@ -247,7 +239,7 @@ def fitted(
     """
     teacher, student = paired(teacher, student)
     source, target = unit(student), unit(teacher)
-    halves = np.array_split(np.random.default_rng(seed).permutation(len(teacher)), 2)
+    halves = np.array_split(np.random.default_rng(0).permutation(len(teacher)), 2)
     placed = np.empty(target.shape, np.float32)
     for fit, rest in (halves, halves[::-1]):
         cross = source[fit].T @ target[fit]

@@ -111,9 +111,7 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def summarize(
-    scores: Mapping[str, pd.DataFrame], *, teacher: str = "teacher", seed: int = 0
-) -> pd.DataFrame:
+def summarize(scores: Mapping[str, pd.DataFrame], *, teacher: str = "teacher") -> pd.DataFrame:
     """Average scores per query, and compare them with the teacher's.
 
     Args:
@@ -137,19 +135,14 @@ def summarize(
         low = high = share
         if mode != teacher and len(reference) > 1:
             with np.errstate(invalid="ignore", divide="ignore"):
-                low, high = interval(np.divide(*bootstrap_means([ndcg, reference], seed=seed)))
+                low, high = interval(np.divide(*bootstrap_means([ndcg, reference])))
         shares = {"share_of_teacher": share, "share_low": low, "share_high": high}
         rows.append({"mode": mode, **table.mean(), **shares})
     return pd.DataFrame(rows)
 
 
 def compare(
-    models: Mapping[str, Any],
-    data: Any,
-    *,
-    reference: str | None = None,
-    k: int = 10,
-    seed: int = 0,
+    models: Mapping[str, Any], data: Any, *, reference: str | None = None, k: int = 10
 ) -> pd.DataFrame:
     """Compare models with a reference, on texts or on a retrieval data set.
 
@@ -195,12 +188,12 @@ def compare(
     if reference not in models:
         raise WorkbenchError(f"reference {reference!r} is not among {', '.join(models)}")
     if isinstance(data, RetrievalDataset):
-        return compare_retrieval(models, data, reference, seed=seed)
-    return compare_texts(models, data, reference, k=k, seed=seed)
+        return compare_retrieval(models, data, reference)
+    return compare_texts(models, data, reference, k)
 
 
 def compare_texts(
-    models: Mapping[str, Any], texts: Sequence[Text], reference: str, *, k: int = 10, seed: int = 0
+    models: Mapping[str, Any], texts: Sequence[Text], reference: str, k: int
 ) -> pd.DataFrame:
     """Compare models, as `same_models` returns them, on texts; see `compare`."""
     if len(texts) < 2:
@@ -221,7 +214,7 @@ def compare_texts(
         if name != reference:
             table = agreement.per_text(first, second, k=k)
             values = table[_AGREEMENT[:3]].mean().to_dict()
-            values["rank_correlation"] = agreement.rank_correlation(first, second, seed=seed)
+            values["rank_correlation"] = agreement.rank_correlation(first, second)
             values["cka"] = agreement.cka(first, second)
         rows.append({"model": name, "dimension": second.shape[1], **values})
         for measure in ("rank_correlation", "cka"):
@@ -235,7 +228,7 @@ def compare_texts(
 
 
 def compare_retrieval(
-    models: Mapping[str, Any], data: RetrievalDataset, reference: str, *, seed: int = 0
+    models: Mapping[str, Any], data: RetrievalDataset, reference: str
 ) -> pd.DataFrame:
     """Compare models, as `same_models` returns them, on a data set; see `compare`."""
     embedded = {name: vectors(model, data) for name, model in models.items()}
@@ -251,7 +244,7 @@ def compare_retrieval(
             if missing := (~side.any(axis=1)).sum():
                 notes.append(f"{name} has no vector of {missing:,} of the {kind}: no hits there")
     scores = {key: score(data, *pair) for key, pair in sides.items()}
-    table = summarize(scores, teacher=(reference, "teacher"), seed=seed)
+    table = summarize(scores, teacher=(reference, "teacher"))
     if table["share_of_teacher"].isna().all():
         notes.append(f"the nDCG@10 of {reference} is 0, or nothing is judged: shares are NaN")
     table["mode"] = [mode for _, mode in sides]
@@ -314,7 +307,8 @@ def vectors(
         return both[: len(data.queries)], both[len(data.queries) :]
     if not isinstance(model, TargetCache):
         return encode(model, data, progress=True)
-    targets = model.embed(data, progress=len(data) > 1, skip=1 if filled else None)
+    progress = len(data) > 1 and not filled
+    targets = model.embed(data, progress=progress, skip=1 if filled else None)
     if len(targets) == len(data):
         return targets[:]
     array = np.zeros((len(data), model.dimension), dtype=np.float32)

@@ -74,8 +74,6 @@ def pca(vectors: np.ndarray) -> TextMap:
 def umap(
     vectors: np.ndarray,
     *,
-    neighbors: int = 15,
-    min_dist: float = 0.1,
     seed: int = 0,
     folder: str | Path | None = None,
     stop: threading.Event | None = None,
@@ -88,7 +86,6 @@ def umap(
 
     Args:
         vectors: float of shape (n, d).
-        neighbors: UMAP's n_neighbors, as `min_dist` is its own.
         seed: of the fit.
         folder: where maps are stored; `maps` in the workbench's folder if None.
         stop: when set, the fit ends.
@@ -103,8 +100,7 @@ def umap(
     components = _components(vectors, 50)  # fewer dimensions are usual before UMAP, for speed
     if len(components) < 8 or components.var(axis=0).sum() < 1e-6:
         return pca(vectors)
-    count = min(neighbors, len(components) - 1)
-    options = json.dumps({"n_neighbors": count, "min_dist": min_dist, "random_state": seed})
+    options = json.dumps({"n_neighbors": min(15, len(components) - 1), "random_state": seed})
     key = xxhash.xxh3_128_hexdigest(options.encode() + components.tobytes())
     folder = Path(folder or home() / "maps")
     path = folder / f"{key}.safetensors"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import timeit
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -216,8 +216,6 @@ def sweep(
     specs: Iterable[IndexSpec],
     *,
     timed: int | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Measure quality, size and query time of each index spec for each mode.
 
@@ -227,7 +225,6 @@ def sweep(
             refer to "teacher".
         timed: number of documents to measure search times with: the given ones, repeated or cut.
             All given ones if None. Times of a small collection do not predict those of a large one.
-        on_progress: called after each row with the number of rows done and of all rows.
 
     Returns:
         One row per mode and spec: `mode`, `dimensions`, `precision`, the columns of
@@ -268,9 +265,7 @@ def sweep(
         size, time = spec.bytes_per_document, query_ms.get(spec, np.nan)
         costs = {"bytes_per_document": size, "documents": timed, "query_ms": time}
         rows.append({"mode": mode, **asdict(spec), **costs})
-        if on_progress:
-            on_progress(len(rows), len(points))
-    summary = evaluate.summarize(scores, teacher="uncompressed", seed=seed).iloc[1:]
+    summary = evaluate.summarize(scores, teacher="uncompressed").iloc[1:]
     summary = summary.drop(columns="mode").reset_index(drop=True)
     return pd.concat([pd.DataFrame(rows), summary], axis=1)
 

@@ -65,7 +65,7 @@ class ModelComparison(Selection, View):
         measures, reference = {}, found[self._reference]
         for name in others:
             each = self._each[name] = agreement.per_text(reference, found[name], k=k)
-            whole = agreement.summary(reference, found[name], each, k=k, seed=seed)["value"]
+            whole = agreement.summary(reference, found[name], each, k=k)["value"]
             measures[name] = dict(whole)
             for measure in ("cosine", "overlap"):
                 measures[name] |= _mean(each[measure].to_numpy(), f"{measure}_", seed)
