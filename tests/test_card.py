@@ -27,64 +27,36 @@ PROVENANCE = {
 }
 ROWS = [
     {
-        "mode": "teacher",
-        "ndcg_at_10": 0.5,
-        "share_of_teacher": 1.0,
-        "share_low": 1.0,
-        "share_high": 1.0,
-    },
-    {
-        "mode": "base",
-        "ndcg_at_10": 0.49,
-        "share_of_teacher": 0.98,
-        "share_low": 0.9,
-        "share_high": 1.02,
-    },
-    {
-        "mode": "symmetric",
-        "ndcg_at_10": 0.48,
-        "share_of_teacher": 0.96,
-        "share_low": 0.93,
-        "share_high": 0.99,
-    },
-    {
-        "mode": "asymmetric",
-        "ndcg_at_10": 0.47,
-        "share_of_teacher": 0.94,
-        "share_low": 0.91,
-        "share_high": 0.97,
-    },
+        "mode": mode,
+        "ndcg_at_10": ndcg,
+        "share_of_teacher": share,
+        "share_low": low,
+        "share_high": high,
+    }
+    for mode, ndcg, share, low, high in (
+        ("teacher", 0.5, 1.0, 1.0, 1.0),
+        ("base", 0.49, 0.98, 0.9, 1.02),
+        ("symmetric", 0.48, 0.96, 0.93, 0.99),
+        ("asymmetric", 0.47, 0.94, 0.91, 0.97),
+    )
 ]
 REPORT = {"collection": "moths", "documents": 1400, "queries": 20, "rows": ROWS}
 
 
-def written(**more):
-    return card.card(
-        **(
-            {"provenance": PROVENANCE, "results": [REPORT], "name": "me/small", "dimension": 768}
-            | more
-        )
-    )
+def written(**options):
+    defaults = {"provenance": PROVENANCE, "results": [REPORT], "name": "me/small", "dimension": 768}
+    return card.card(**(defaults | options))
 
 
 def test_the_hub_can_read_it():
-    card = ModelCard(written(onnx=True).content)
-    data = card.data.to_dict()
-    assert data["license"] == "apache-2.0" and data["base_model"] == ["lab/base"]
-    assert (
-        data["pipeline_tag"] == "sentence-similarity"
-        and data["library_name"] == "sentence-transformers"
-    )
-    (found,) = card.data.eval_results
-    assert (
-        found.dataset_name == "moths"
-        and found.metric_type == "ndcg_at_10"
-        and found.metric_value == 0.48
-    )
+    alone = ModelCard(written(onnx=True, language=["en", "pt-BR"]).content).data
+    assert alone.license == "apache-2.0" and alone.language == ["en", "pt-BR"]
+    assert alone.base_model == ["lab/base"] and "onnx" in alone.tags
+    (result,) = alone.eval_results
+    assert (result.dataset_name, result.metric_value) == ("moths", 0.48)
     pair = ModelCard(written(pair=True).content).data
-    (of_the_pair,) = pair.eval_results
     assert pair.base_model == ["lab/base", "lab/teacher"]
-    assert of_the_pair.metric_value == 0.47
+    assert pair.eval_results[0].metric_value == 0.47
 
 
 def test_it_states_what_was_measured_beside_its_baselines():
@@ -95,15 +67,11 @@ def test_it_states_what_was_measured_beside_its_baselines():
         "| moths (1,400 documents) | student, asymmetric | 0.470 | 94.0% | 91.0% to 97.0% |",
         "| training texts | docstrings: 1,200 queries, 800 documents; no judgments, no negatives |",
         "| seed | 7 |",
+        "it kept 94.0% of its teacher on the one collection measured here, moths.",
     ):
         assert line in text
-    assert (
-        "In asymmetric search it kept 94.0% of its teacher on the one collection measured here, moths."
-        in text
-    )
-    assert (
-        "Shorter and coarser" not in text and "Speed" not in text
-    )  # what was not measured is not said
+    # What was not measured is not said.
+    assert "Shorter and coarser" not in text and "Speed" not in text
 
 
 def test_it_says_which_collection_was_learned_from(tmp_path):
@@ -116,24 +84,17 @@ def test_it_says_which_collection_was_learned_from(tmp_path):
 
 
 def test_curves_and_speed_are_stated_where_they_were_measured():
+    point = {"dimensions": 96, "precision": "int8", "bytes_per_document": 1096}
     curves = [
-        {
-            "mode": mode,
-            "dimensions": 96,
-            "precision": "int8",
-            "bytes_per_document": 96,
-            "share_of_teacher": share,
-        }
+        point | {"mode": mode, "share_of_teacher": share}
         for mode, share in (("teacher", 0.97), ("asymmetric", 0.93))
     ]
-    latency = {"machine": "a machine", "query_speedup_float32": 7.44, "query_speedup_int8": 10.1,
-               "int8": [{"collection": "moths", "share": 0.992, "low": 0.98, "high": 1.0}]}  # fmt: skip
+    int8 = [{"collection": "moths", "share": 0.992, "low": 0.98, "high": 1.0}]
+    latency = {"machine": "a machine", "query_speedup_float32": 7.44, "int8": int8}
     text = written(results=[REPORT | {"curves": curves}], latency=latency).text
-    assert "| 96, int8 | 96 | 97.0% | 93.0% |" in text
-    assert "float32: 7.4 times the teacher's queries" in text and "(a machine)" in text
-    assert (
-        "int8 keeps 99.2% of the student's nDCG@10 on moths (95 % interval 98.0% to 100.0%)" in text
-    )
+    assert "| 96, int8 | 1,096 | 97.0% | 93.0% |" in text
+    assert "- float32: 7.4 times the teacher's queries" in text and "(a machine)" in text
+    assert "- int8 keeps 99.2% of the student's nDCG@10 on moths" in text
 
 
 def test_where_things_lay_stays_private(tmp_path):
@@ -179,46 +140,21 @@ def test_texts_cannot_break_out_of_their_cells():
 
 
 @pytest.mark.parametrize(
-    ("more", "words"),
+    ("options", "message"),
     [
-        ({"results": [REPORT, REPORT]}, "two reports are of one collection"),
-        (
-            {"results": [REPORT | {"rows": [row | {"ndcg_at_10": float("nan")} for row in ROWS]}]},
-            "no comparison",
-        ),
-        (
-            {"results": [REPORT | {"rows": [row | {"ndcg_at_10": 7} for row in ROWS]}]},
-            "between 0 and 1",
-        ),
-        (
-            {"results": [REPORT | {"rows": [row | {"share_high": "1"} for row in ROWS]}]},
-            "no comparison",
-        ),
         ({"results": [REPORT | {"documents": "many"}]}, "not as it was written"),
-        ({"results": [REPORT | {"collection": ["moths"]}]}, "no comparison"),
-        ({"results": [REPORT | {"curves": "x"}]}, "no comparison"),
-        ({"results": [REPORT | {"curves": [{"share_of_teacher": 1.0}]}]}, "not as it was written"),
+        ({"results": [{"collection": "moths"}]}, "not as it was written"),
+        ({"results": ["moths"]}, "not as it was written"),
         ({"latency": {"int8": [{"share": 1}]}}, "not as it was written"),
-        ({"latency": ["x"]}, "not as it was written"),
         ({"provenance": PROVENANCE | {"teacher": None}}, "not as it was written"),
-        ({"provenance": PROVENANCE | {"settings": ["x"]}}, "not as it was written"),
-        ({"name": "../.."}, "no model's name"),
-        ({"results": []}, "without results"),
+        ({"name": 'me/"; import os'}, "name"),
+        ({"results": []}, "results"),
         ({"provenance": {}}, "how this student was made"),
-        ({"results": [{"collection": "moths"}]}, "moths is no comparison"),
-        ({"results": [{"collection": "moths", "rows": ROWS[:2]}]}, "moths is no comparison"),
-        ({"results": ["moths"]}, "no comparison"),
-        ({"name": 'me/"; import os'}, "no model's name"),
-        ({"license": "nonsense"}, "license 'nonsense' is none that the hub knows"),
-        ({"license": "Apache 2.0"}, "the nearest are apache-2.0"),
-        ({"license": ""}, "license '' is none"),
-        ({"language": "English"}, "language 'English': give codes such as en"),
-        ({"language": []}, "language ''"),
     ],
 )
-def test_refuses(more, words):
-    with pytest.raises(ModelError, match=words):
-        written(**more)
+def test_refuses(options, message):
+    with pytest.raises(ModelError, match=message):
+        written(**options)
 
 
 def test_its_code_runs(tmp_path, monkeypatch, tiny_model, other_tiny_model):
@@ -278,11 +214,10 @@ def test_its_code_gives_the_vectors_that_were_measured(
 
 
 @pytest.mark.parametrize("length", [None, [512, "lab/tokenizer"], 96])
-@pytest.mark.parametrize("kind", [{}, {"kind": "array"}])
-def test_a_teacher_without_weights_has_students_with_cards(length, kind):
+def test_a_teacher_without_weights_has_students_with_cards(length):
     made = PROVENANCE | {
         "teacher_name": "openai:m",
-        "teacher": {"teacher": "m", "normalize": True, "max_length": length} | kind,
+        "teacher": {"teacher": "m", "normalize": True, "max_length": length},
     }
     text = written(provenance=made).text
     assert (
@@ -295,27 +230,11 @@ def test_a_teacher_without_weights_has_students_with_cards(length, kind):
     assert "cut to 32 tokens" in written(provenance=made, max_length=32).text
 
 
-def test_languages_are_stated():
-    assert written(language="de").data.language == "de"
-    assert written(language=["en", "pt-BR"]).data.language == ["en", "pt-BR"]
-
-
-def test_provenance_is_kept_beside_the_student_and_published_nowhere(tmp_path, tiny_model):
+def test_provenance_is_published_nowhere(tmp_path, tiny_model):
     model = student.build(tiny_model, 48, max_length=40, device="cpu")
     student.save(model, tmp_path / "work", PROVENANCE)
-    assert (
-        student.read_provenance(tmp_path / "work") == PROVENANCE
-        and student.read_provenance(tmp_path) == {}
-    )
+    assert student.read_provenance(tmp_path / "work") == PROVENANCE
     folder = publish.save_student(student.load(tmp_path / "work"), tmp_path / "out")
     assert not (folder / models.PROVENANCE).exists()
-    assert (
-        student.load(folder).encode([sentences(1)[0].text]) == model.encode([sentences(1)[0].text])
-    ).all()
-    (tmp_path / "work" / models.PROVENANCE).write_text("[]")
-    with pytest.raises(ModelError, match="damaged"):
-        student.read_provenance(tmp_path / "work")
-    assert (
-        json.loads((folder / "config_sentence_transformers.json").read_text())["similarity_fn_name"]
-        == "cosine"
-    )
+    text = [sentences(1)[0].text]
+    assert (student.load(folder).encode(text) == model.encode(text)).all()

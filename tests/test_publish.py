@@ -62,12 +62,9 @@ def test_onnx_gives_the_students_vectors(pair, tmp_path):
     assert model.training
     texts = [*TEXTS, "", "many words " * 60]  # nothing, and more than the 40 tokens that are read
     for int8, least in ((False, 0.999999), (True, 0.99)):
-        for budget in (1, 200, 10_000):  # alone, and padded with others
-            vectors = publish.OnnxModel(folder, int8=int8).encode(
-                texts, "query", token_budget=budget
-            )
-            assert vectors.dtype == np.float32 and vectors.shape == (len(texts), 48)
-            assert (vectors * model.encode_query(texts)).sum(axis=1).min() > least
+        vectors = publish.OnnxModel(folder, int8=int8).encode(texts, "query")
+        assert vectors.dtype == np.float32 and vectors.shape == (len(texts), 48)
+        assert (vectors * model.encode_query(texts)).sum(axis=1).min() > least
     assert (folder / publish.INT8).stat().st_size < (folder / publish.FLOAT32).stat().st_size
     assert publish.OnnxModel(folder).encode([]).shape == (0, 48)
 
@@ -88,57 +85,42 @@ def test_a_shortened_pair_loads_at_its_width(pair, tmp_path):
     np.testing.assert_allclose(
         rotated @ rotated.T, model.encode(TEXTS) @ model.encode(TEXTS).T, atol=1e-5
     )
-    exported = publish.OnnxModel(publish.save_onnx(short[1], tmp_path / "onnx", int8=False))
-    np.testing.assert_allclose(
-        exported.encode(TEXTS, "query"), again.encode_query(TEXTS), atol=1e-5
-    )
     with pytest.raises(ModelError, match="49 dimensions"):
         publish.truncated(model, 49)
-    for wrong in (rotation[:16, :16], 2 * rotation):
-        with pytest.raises(WorkbenchError, match="orthogonal"):
-            publish.truncated(model, 16, wrong)
+    with pytest.raises(WorkbenchError, match="orthogonal"):
+        publish.truncated(model, 16, 2 * rotation)
 
 
-def test_a_model_that_cannot_be_exported_is_one_sentence(pair, tmp_path, monkeypatch):
+def test_an_export_that_breaks_leaves_nothing_and_says_so_in_a_sentence(
+    pair, tmp_path, monkeypatch
+):
     def fail(*args, **kwargs):  # as for Longformer
-        raise RuntimeError(
-            "Could not guard on data-dependent expression u0 > 4\n\n" + "a page of trace\n" * 90
-        )
+        raise RuntimeError("Could not guard on data-dependent expression\n\n" + "a trace\n" * 90)
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(torch.onnx, "export", fail)
-    with pytest.raises(ModelError, match="BertModel cannot be exported to ONNX") as caught:
+    with pytest.raises(ModelError, match="cannot be exported to ONNX") as caught:
         publish.save_onnx(pair[1], tmp_path / "onnx")
-    assert len(str(caught.value)) < 400 and not (tmp_path / "onnx").exists()
-
-
-def test_onnx_says_what_it_cannot_read(tmp_path, pair):
-    with pytest.raises(ModelError, match="no exported model"):
-        publish.OnnxModel(tmp_path / "none")
-    folder = publish.save_onnx(pair[1], tmp_path / "onnx", int8=False)
-    with pytest.raises(ModelError, match=publish.INT8):
-        publish.OnnxModel(folder, int8=True)
-    (folder / publish.FLOAT32).write_bytes(b"damaged")
-    with pytest.raises(ModelError, match="no exported model"):
-        publish.OnnxModel(folder)
+    assert len(str(caught.value)) < 400
+    monkeypatch.setattr(torch.onnx, "export", stop)
+    with pytest.raises(KeyboardInterrupt):
+        publish.save_onnx(pair[1], tmp_path / "onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_refuses_what_cannot_be_published(pair, tiny_model, tmp_path):
     teacher, model = pair
     narrow = models.load(tiny_model, device="cpu")
-    with pytest.raises(ModelError, match="48 wide and the student's 32"):
+    with pytest.raises(ModelError, match="48 wide"):
         publish.save_pair(teacher, narrow, tmp_path / "new")
-    with pytest.raises(ModelError, match="starts with a transformer"):
+    with pytest.raises(ModelError, match="transformer"):
         publish.save_onnx(SentenceTransformer(modules=[Normalize()]), tmp_path / "new")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("keep me")
-    for save in (
-        lambda f: publish.save_pair(teacher, model, f),
-        lambda f: publish.save_onnx(model, f),
-    ):
-        with pytest.raises(ModelError, match="not empty"):
-            save(tmp_path / "full")
-        with pytest.raises(ModelError, match="not empty"):
-            save(tmp_path / "full" / "mine.txt")
+    with pytest.raises(ModelError, match="not empty"):
+        publish.save_pair(teacher, model, tmp_path / "full")
     assert [p.name for p in tmp_path.rglob("*")] == ["full", "mine.txt"]
 
 
@@ -164,16 +146,6 @@ def test_what_appears_under_the_name_meanwhile_is_kept(pair, tmp_path, monkeypat
     with pytest.raises(ModelError, match="not empty"):
         publish.save_student(pair[1], tmp_path / "out")
     assert [p.name for p in tmp_path.rglob("*")] == ["out", "mine.txt"]
-
-
-def test_an_export_that_breaks_leaves_nothing(pair, tmp_path, monkeypatch):
-    def broken(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("onnxruntime.quantization.quantize_dynamic", broken)
-    with pytest.raises(KeyboardInterrupt):
-        publish.save_onnx(pair[1], tmp_path / "onnx")
-    assert not list(tmp_path.iterdir())
 
 
 def with_card(folder):
@@ -218,47 +190,27 @@ def test_push_sends_what_the_dry_run_lists(pair, tmp_path, monkeypatch):
 
 
 def test_push_refuses_what_is_not_published(pair, tmp_path):
-    folder = publish.save_student(pair[1], tmp_path / "out")
-    for name in ("small", "me/small/er", "me/ small", "../..", "me/-x--.git"):
-        with pytest.raises(ModelError, match="owner/name"):
+    def refused(message, folder, name="me/small"):
+        with pytest.raises(ModelError, match=message):
             publish.push(folder, name, dry_run=True)
-    with pytest.raises(ModelError, match="there is no folder"):
-        publish.push(tmp_path / "none", "me/small", dry_run=True)
-    with pytest.raises(ModelError, match="no model card"):
-        publish.push(folder, "me/small", dry_run=True)
+
+    folder = publish.save_student(pair[1], tmp_path / "out")
+    for name in ("small", "me/small/er", "me/ small"):
+        refused("owner/name", folder, name)
+    refused("no published model", tmp_path / "none")
+    refused("no model card", folder)
     (folder / publish.CARD).write_text("---\nlicense: apache-2.0\n---\n# small\n")
-    with pytest.raises(ModelError, match="states no results"):
-        publish.push(folder, "me/small", dry_run=True)
+    refused("no results", folder)
     with_card(folder)
-    for name in (
-        "weights.pkl",
-        ".env",
-        ".cache/config.json",
-        "secrets.json",
-        models.PROVENANCE,
-        "notes.txt",
-    ):
+    for name in ("weights.pkl", ".env", ".cache/config.json", "secrets.json", models.PROVENANCE):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("mine")
-        with pytest.raises(ModelError, match="no part of a published model"):
-            publish.push(folder, "me/small", dry_run=True)
+        refused("no part of a published model", folder)
         (folder / name).unlink()
-    (folder / publish.CARD).write_text("---\na: [b\n---")
-    with pytest.raises(ModelError, match="no model card"):
-        publish.push(folder, "me/small", dry_run=True)
-    with_card(folder)
-    with pytest.warns(UserWarning, match="loads another name than me/other"):
+    with pytest.warns(UserWarning, match="me/other"):
         publish.push(folder, "me/other", dry_run=True)
-    weights = (folder / "model.safetensors").rename(tmp_path / "weights")
-    with pytest.raises(ModelError, match="has no weights"):
-        publish.push(folder, "me/small", dry_run=True)
-    weights.rename(folder / "model.safetensors")
     (folder / "vocab.txt").symlink_to("/etc/hostname")
-    with pytest.raises(ModelError, match="no part of a published model"):
-        publish.push(folder, "me/small", dry_run=True)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match="holds no published model"):
-        publish.push(with_card(tmp_path / "empty"), "me/small", dry_run=True)
+    refused("no part of a published model", folder)
 
 
 def test_what_tokenizers_write_is_sent(pair, tmp_path):
@@ -279,6 +231,7 @@ def test_a_pair_is_a_teacher_of_unit_norm(pair, tmp_path):
     assert models.max_length(short.model) == 20
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_mteb_scores_the_pair_as_we_do(pair, tmp_path):
     """An evaluator of others asks the student for queries and the teacher for documents."""
