@@ -120,16 +120,6 @@ def test_identical_vectors_and_a_single_text():
     assert agreement.per_text(np.zeros((5, 3)), np.zeros((5, 3)))["cosine"].eq(0).all()
 
 
-def test_a_fitted_map_undoes_a_rotation_and_takes_other_widths():
-    teacher = cloud()
-    assert np.allclose(
-        agreement.fitted(teacher @ rotation(16), teacher, "orthogonal"), teacher, atol=1e-4
-    )
-    assert (agreement.fitted(teacher @ rotation(16)[:, :12], teacher) * teacher).sum(
-        axis=1
-    ).mean() > 0.8
-
-
 @pytest.mark.parametrize(
     ("teacher", "student", "message"),
     [

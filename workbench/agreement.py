@@ -222,38 +222,6 @@ def procrustes(teacher: np.ndarray, student: np.ndarray) -> float:
     return relative_distance(teacher[judge], student[judge] @ rotation)
 
 
-def fitted(student: np.ndarray, teacher: np.ndarray, kind: str = "linear") -> np.ndarray:
-    """Return a model's vectors where a map fitted to the teacher's space puts them.
-
-    The map is fitted on one half of the texts and applied to the other, and the reverse, so no
-    vector is placed by a map that has seen it.
-
-    Args:
-        student: float of shape (n, e), n at least 4.
-        teacher: float of shape (n, d), the same texts.
-        kind: "orthogonal" (Procrustes, Schönemann 1966; widths may differ) or "linear" (least
-            squares with a little ridge).
-
-    Returns:
-        float32 of shape (n, d).
-    """
-    teacher, student = paired(teacher, student)
-    source, target = unit(student), unit(teacher)
-    halves = np.array_split(np.random.default_rng(0).permutation(len(teacher)), 2)
-    placed = np.empty(target.shape, np.float32)
-    for fit, rest in (halves, halves[::-1]):
-        cross = source[fit].T @ target[fit]
-        if kind == "orthogonal":
-            left, _, right = np.linalg.svd(cross, full_matrices=False)
-            weights = left @ right
-        else:
-            gram = source[fit].T @ source[fit]
-            ridge = 1e-2 * np.trace(gram) / len(gram) * np.eye(len(gram), dtype=np.float32)
-            weights = np.linalg.solve(gram + ridge, cross)
-        placed[rest] = source[rest] @ weights
-    return placed
-
-
 def hubness(vectors: np.ndarray, *, k: int = 10) -> float:
     """Skewness of how often a text is a k-nearest neighbor of others (Radovanović et al. 2010)."""
     from scipy.stats import skew
