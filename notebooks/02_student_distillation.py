@@ -187,7 +187,6 @@ with monitor:
         on_step=monitor,
         stop=monitor.stop,
     )
-    monitor.finished(result)
 result.history.dropna(subset="held_out_loss").set_index("step")[
     ["held_out_loss", "cosine_query", "cosine_document"]
 ]

@@ -159,11 +159,10 @@ print(
 
 # %% [markdown]
 # The paper and the published models average over different sets, and in different ways: 53.9 over 14 sets and 53.55
-# over 15 are the same family of students. Choose *beside published averages* above. Each row has its own set of tasks,
-# and your student appears in a row once it has run all of them.
+# over 15 are the same family of students. Each row below has its own set of tasks: compare within a row, never between
+# rows. For single tasks, choose *beside published scores* above.
 
 # %%
-board.view.value = "beside published averages"
 published = benchmark_tables.published()
 averages = published[published["average"].isin(["by task", "by kind"])]
 averages.pivot_table(

@@ -1,8 +1,7 @@
-"""A fill of the target cache as it goes on: texts done, speed, time left, and buttons to stop and resume it."""
+"""A fill of the target cache as it goes on, with buttons to stop and resume it."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Iterator
 
 from workbench._util import duration, file_size
@@ -12,8 +11,8 @@ from workbench.errors import WorkbenchError
 from workbench.widgets._html import shown
 from workbench.widgets._job import Job
 
-_WORDS = {
-    "ready": "Nothing is being filled yet.",
+_MESSAGES = {
+    "ready": "Nothing is being filled.",
     "running": "Filling.",
     "stopping": "Stopping: the batch group in flight is still stored.",
     "stopped": "Stopped. What is done is stored; Resume goes on from there.",
@@ -26,9 +25,8 @@ class CacheProgress(Job):
     """Show a `TargetCache.fill`, stop it and resume it.
 
     `view.run(cache, texts)` fills in the background. Or report a fill of your own to the view:
-    `cache.fill(texts, on_plan=view.plan, on_progress=view.progress, stop=view.stop)`, in a `with view:` block if the view
-    is to know an error or a stop from an end. Resume then takes the stop back, and the cell has to be run again if the
-    fill has ended.
+    `with view: cache.fill(texts, on_plan=view.plan, on_progress=view.progress, stop=view.stop)`.
+    Resume then takes back the stop, and you run the cell again.
 
     Args:
         what: a name for what makes the targets.
@@ -44,9 +42,7 @@ class CacheProgress(Job):
     def __init__(self, what: str = "teacher") -> None:
         self.what = what
         super().__init__("End the fill after the batch group in flight; nothing is lost")
-        self.resume_button = self._button(
-            "Resume", "play", "Go on where the fill ended", self.resume
-        )
+        self.resume_button = self._button("Resume", "play", "Go on from there", self.resume)
         row = self._row(self.bar, self.stop_button, self.resume_button)
         self.children = (*self.children, row, self.status)
         self._draw()
@@ -54,93 +50,53 @@ class CacheProgress(Job):
     def plan(self, plan: Plan) -> None:
         """Take the plan of a fill, as its `on_plan`."""
         with self._reporting():
-            self._plan, self._trouble = plan, None
-            if (
-                self._state != "running"
-            ):  # otherwise a sample was encoded first, and its progress counts
-                self._progress = None
-            self._state, self._error = self._reported(complete=not plan.missing), None
+            self._plan, self._progress, self._state = plan, None, "running"
             self._draw()
 
     def progress(self, progress: Progress) -> None:
         """Take the progress of a fill, as its `on_progress`."""
         with self._reporting():
-            self._progress, self._error = progress, None
-            self._state = self._reported(complete=self._complete)
+            self._progress, self._state = progress, "running"
             if self._due():
                 self._draw()
 
     def run(self, cache: TargetCache, texts: Iterable[Text]) -> None:
-        """Fill `cache` with the targets of `texts` in a background thread; see `wait`, which returns the last `Progress`.
+        """Fill `cache` in a background thread; `wait` returns the last `Progress`.
 
         Args:
-            cache: its teacher makes the targets that are missing; leave both alone until the fill has ended.
+            cache: its teacher makes the targets that are missing; leave both alone until the end.
             texts: a list, or anything else that can be iterated again, which Resume has to do.
 
         Raises:
             WorkbenchError: a fill is running, or `texts` can be iterated only once.
         """
         if isinstance(texts, Iterator):
-            raise WorkbenchError(
-                "texts can be iterated only once, and Resume does it again: pass a list of them"
-            )
+            raise WorkbenchError("texts can be iterated only once: give a list, for Resume")
 
-        def work() -> Progress:
-            self._progress = None
-            last = cache.fill(texts, on_plan=self.plan, on_progress=self.progress, stop=self.stop)
-            self._progress = last or self._progress
-            return last
+        def fill() -> Progress:
+            return cache.fill(texts, on_plan=self.plan, on_progress=self.progress, stop=self.stop)
 
-        with self._lock:
-            if not self._in_background:
-                self._plan = self._progress = None
-            self._start(work)
-
-    @property
-    def _complete(self) -> bool:
-        progress = self._progress
-        return (
-            progress is not None and progress.total is not None and progress.done >= progress.total
-        )
-
-    def _reported(self, *, complete: bool) -> str:
-        """Return the state after a report: the end of a fill of one's own is known by its last report alone."""
-        if self._in_background:
-            return "running"
-        # A fill looks at `stop` before the next group.
-        return "done" if complete else "stopped" if self.stop.is_set() else "running"
+        self._start(fill)
 
     def _cut_short(self) -> bool:
-        return self.stop.is_set() and not self._complete
+        return self.stop.is_set() and self._share() < 1
 
     def _share(self) -> float:
         progress = self._progress
         if self._state == "done":
             return 1.0
-        if progress is None and self._now == "running":
-            return 0.0
-        return (
-            min(1.0, progress.done / progress.total)
-            if progress and progress.total
-            else self.bar.value
-        )
+        return progress.done / progress.total if progress and progress.total else 0.0
 
     def _headline(self) -> str:
-        said = _WORDS[self._now]
-        if self._now == "ready" and self._progress is not None:
-            said = "Run the cell with the fill again: it goes on where it ended."
-        return f"<b>{shown(self.what)}</b>: {said}"
+        return f"<b>{shown(self.what)}</b>: {_MESSAGES[self._now]}"
 
     def _figures(self) -> list[str]:
         progress = self._progress
         if progress is None:
-            return [] if self._plan is None else [html.escape(str(self._plan))]
-        total = "" if progress.total is None else f" of {progress.total:,}"
-        share = f" ({progress.done / progress.total:.0%})" if progress.total else ""
-        to_make = "" if progress.encoded_total is None else f" of {progress.encoded_total:,}"
+            return [] if self._plan is None else [str(self._plan)]
         parts = [
-            f"{progress.done:,}{total} texts{share}",
-            f"{progress.encoded:,}{to_make} encoded in this run",
+            f"{_of(progress.done, progress.total)} texts",
+            f"{_of(progress.encoded, progress.encoded_total)} encoded in this run",
             f"{progress.hits:,} hits",
             f"{progress.texts_per_second:,.0f} texts/s",
             f"{file_size(progress.bytes)} stored in this run",
@@ -153,6 +109,12 @@ class CacheProgress(Job):
 
     def _show(self) -> None:
         super()._show()
-        # A fill of one's own that was asked to stop may go on at once; ours has to end before it starts again.
-        again = "stopped", "failed", *(() if self._in_background else ("stopping",))
-        self.resume_button.disabled = self._now not in again
+        # A fill in a cell that was asked to stop may be run again at once.
+        can_resume = (
+            ("stopped", "failed") if self._in_background else ("stopping", "stopped", "failed")
+        )
+        self.resume_button.disabled = self._now not in can_resume
+
+
+def _of(count: int, total: int | None) -> str:
+    return f"{count:,}" if total is None else f"{count:,} of {total:,}"
