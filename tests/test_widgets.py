@@ -246,7 +246,7 @@ def test_colors(explorer, column):
     assert explorer.histogram.figure.layout.xaxis.title.text == measure
     if column == "topic":
         explorer.points._received({"kind": "category", "code": 1}, [])
-        label = content["entries"][1]["label"]
+        label = content["labels"][1]
         assert len(explorer.selected) == 20 and set(explorer.selection["topic"]) == {label[0]}
 
 
@@ -256,13 +256,17 @@ def test_thirty_categories_have_a_color_and_the_rest_one():
     view.color.value = "id"
     content = view.points._colors
     assert len(set(content["palette"])) == 31 and max(view.points._codes) == 30
-    assert content["entries"][-1]["label"].startswith("10 others")
+    assert content["labels"][-1].startswith("10 others")
 
 
 def test_any_models_of_any_widths():
     models = {"large": TEACHER, "small": TEACHER[:, :5], "near": STUDENT}
     view = AgreementExplorer(models, TEXTS, umap=False)
-    assert view.other == "small" and "cosine" not in view.table and view.map.landings is not None
+    assert (
+        view.against.value == "small"
+        and "cosine" not in view.table
+        and view.map.landings is not None
+    )
     view.select([3])
     assert [column["title"] for column in view.near.columns] == ["large", "small"]
     view.against.value = "near"

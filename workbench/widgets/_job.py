@@ -110,12 +110,6 @@ class Job(View):
 
     # --- what a view of one kind of work calls or overrides ---
 
-    def _headline(self) -> str:
-        raise NotImplementedError
-
-    def _share(self) -> float:
-        raise NotImplementedError
-
     def _figures(self) -> list[str]:
         """Return lines of HTML."""
         return []

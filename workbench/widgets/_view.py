@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import colorsys
 import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,8 +18,7 @@ import traitlets
 from workbench._util import write_whole
 from workbench.errors import WorkbenchError
 
-# From Okabe and Ito's palette: the color-blind can tell them apart, on white and on black. A color
-# means a model or a category; rises and falls are told by marks.
+# From Okabe and Ito's palette: the color-blind can tell them apart, on white and on black.
 CATEGORIES = "#3A8FD0 #E69F00 #009E73 #CC79A7 #D55E00 #56B4E9 #B5A642 #8C6BB1".split()
 COLORS = {"teacher": "#D55E00", "student": "#3A8FD0", "asymmetric": "#009E73", "base": "#999999"}
 COLORS["symmetric"] = COLORS["student"]
@@ -38,12 +36,6 @@ MODES = {
 
 STATIC = Path(__file__).parent / "static"
 STYLE = (STATIC / "view.css").read_text(encoding="utf-8")
-_PAGE_STYLE = """
-:root { font-family: system-ui, sans-serif; }
-table { border-collapse: collapse; }
-td, th { padding: 2px 8px; text-align: left; vertical-align: top; }
-@media (prefers-color-scheme: dark) { .workbench { --ink: #ddd; --paper: #111; } }
-"""
 # Runs a part on a page without a kernel: its state, with bytes, and nobody who gets messages.
 _ALONE = """
 const decode = (key, value) => value?.base64 === undefined ? value
@@ -56,12 +48,9 @@ front.render({ el: document.currentScript.previousElementSibling,
 
 def palette(count: int) -> list[str]:
     """Return `count` colors: those of `CATEGORIES`, then hues at golden steps."""
-    colors = CATEGORIES[:count]
-    for step in range(count - len(colors)):
-        hue, lightness = step * 0.618034 % 1, (0.45, 0.62, 0.36)[step % 3]
-        rgb = [round(255 * part) for part in colorsys.hls_to_rgb(hue, lightness, 0.6)]
-        colors.append("#{:02X}{:02X}{:02X}".format(*rgb))
-    return colors
+    more = range(count - len(CATEGORIES))
+    hues = [f"hsl({step * 222.5 % 360:.0f}, 60%, {(45, 62, 36)[step % 3]}%)" for step in more]
+    return [*CATEGORIES[:count], *hues]
 
 
 def model_colors(names: Sequence[str]) -> dict[str, str]:
@@ -73,13 +62,10 @@ def model_colors(names: Sequence[str]) -> dict[str, str]:
 
 
 class Selection(traitlets.HasTraits):
-    """A view or table whose rows can be selected.
+    """A view or table whose rows can be selected; `selected` holds their positions.
 
-    Views of the same rows are linked by `traitlets.link((one, "selected"), (other, "selected"))`.
-    A view of one row shows the first that is selected, and keeps it when nothing is selected.
-
-    Attributes:
-        selected: positions of the selected rows, a tuple of int; to be set and observed.
+    `traitlets.link((one, "selected"), (other, "selected"))` links two views of the same rows. A
+    view of one row shows the first that is selected, and keeps it when nothing is selected.
     """
 
     selected = traitlets.Tuple()
@@ -205,7 +191,7 @@ class View(ipywidgets.VBox):
         page = (
             '<!doctype html><html lang="en"><meta charset="utf-8">'
             '<meta name="color-scheme" content="light dark">'
-            f"<title>{type(self).__name__}</title><style>{STYLE}{_PAGE_STYLE}</style>"
+            f"<title>{type(self).__name__}</title><style>{STYLE}</style>"
             f'<body class="workbench">{self.body(plotlyjs=True)}</body></html>'
         )
         if path is not None:

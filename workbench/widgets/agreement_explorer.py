@@ -21,7 +21,6 @@ from workbench.widgets._html import cell, cut, error_line, hover, shown
 from workbench.widgets._view import COLORS, Selection, View, note, search_box, wrapped
 from workbench.widgets.chart import Chart, figure
 from workbench.widgets.map import Map, is_numeric, value_range
-from workbench.widgets.regions import Regions
 from workbench.widgets.results import Results, neighbor_lists
 from workbench.widgets.table import Table
 
@@ -30,6 +29,10 @@ _BINS = 40
 _MODEL = "(model)"
 _SPACE = ["cosine", "squared_distance"]  # measures that need one space
 _OF_NEIGHBORS = ["overlap", "nearest_rank"]
+_REST = (
+    "mean of the region less the mean of all other texts, with an interval that holds for all "
+    "regions together. ▼ surely worse than the rest, ▲ surely better"
+)
 
 
 class AgreementExplorer(Selection, View):
@@ -54,6 +57,8 @@ class AgreementExplorer(Selection, View):
     Attributes:
         table: dataframe of the texts with all measures; its index is the position in the input.
         map: the `projection.TextMap` that is shown.
+        regions: what `regions.compare_regions` says of the categories that color the points, or of
+            the regions found; empty where there is nothing to compare.
         selected: positions of the selected rows of `table`, a tuple of int; see `select`.
 
     Raises:
@@ -80,6 +85,7 @@ class AgreementExplorer(Selection, View):
         self._background: dict[str, threading.Thread] = {}
         self._problems: list[str] = []
         self._hits: list[int] = []  # texts of the latest search, nearest first
+        self.regions, self._groups = pd.DataFrame(), np.empty(0, dtype=object)
         self._k, self._folder, self._seed, self._turn = k, folder, seed, 0
         if isinstance(texts, pd.DataFrame):
             columns = texts.drop(columns="text") if columns is None else columns
@@ -117,16 +123,6 @@ class AgreementExplorer(Selection, View):
         """The selected rows of `table`."""
         return self.table.iloc[list(self.selected)]
 
-    @property
-    def regions(self) -> pd.DataFrame:
-        """What `regions.compare_regions` says of the categories that color the points."""
-        return self.region_rows.comparison
-
-    @property
-    def other(self) -> str:
-        """Name of the model that is compared with the reference."""
-        return self.against.value
-
     def wait(self, seconds: float | None = None) -> projection.TextMap:
         """Wait for the UMAP, the neighbors and the regions, and return the map shown then."""
         for name, thread in list(self._background.items()):
@@ -142,7 +138,7 @@ class AgreementExplorer(Selection, View):
 
     def summary(self) -> str:
         """Return a few lines that say what is shown."""
-        measure, other = self._measure, shown(self.other)
+        measure, other = self._measure, shown(self.against.value)
         values, parts = self.table[measure], [self._about]
         if self.selected:
             mean = self.selection[measure].mean()
@@ -187,8 +183,9 @@ class AgreementExplorer(Selection, View):
         side.layout = {"flex": "2 1 340px", "min_width": "300px", "overflow": "hidden auto"}
         side.add_class("workbench-side")
         main = ipywidgets.VBox([self.points], layout={"flex": "3 1 420px", "min_width": "300px"})
-        self.rows = Table(page_rows=8, titles=agreement.READING)
-        self.region_rows = Regions(self.select)
+        titles = agreement.READING | {f"{name}, the rest": _REST for name in regions.MEASURES}
+        self.rows = Table(page_rows=8, titles=titles)
+        self.region_rows = Table(page_rows=8, titles=titles, label="regions", many=False)
         self.listing = ipywidgets.ToggleButtons(
             options=["texts", "regions"], style={"button_width": "auto"}
         )
@@ -211,6 +208,10 @@ class AgreementExplorer(Selection, View):
         self.listing.observe(lambda _: self._list(), "value")
         for part in (self.points, self.rows):
             part.observe(lambda change: self.select(change["new"]), "selected")
+        self.region_rows.observe(
+            lambda change: change["new"] and self.select(self._in_region(*change["new"])),
+            "selected",
+        )
 
     def _list(self) -> None:
         """Show the table of texts or that of regions."""
@@ -221,10 +222,10 @@ class AgreementExplorer(Selection, View):
 
     def _compare_models(self) -> None:
         """Compare the reference with the model that is chosen."""
-        first, second = self._vectors[self.reference], self._vectors[self.other]
+        first, second = self._vectors[self.reference], self._vectors[self.against.value]
         with self._lock:
             self._turn += 1
-            self._units = {self.reference: unit(first), self.other: unit(second)}
+            self._units = {self.reference: unit(first), self.against.value: unit(second)}
             self.map, self._near = self._base, None
             table = agreement.per_text(first, second, k=0, columns=self._known)
             measures = [*(_SPACE if first.shape[1] == second.shape[1] else []), *_OF_NEIGHBORS]
@@ -317,7 +318,7 @@ class AgreementExplorer(Selection, View):
         self.map = self._base if self._near is None else self._base.landed(*self._near)
         places = {self.reference: self.map.points}
         if self.map.landings is not None:
-            places[self.other] = self.map.landings
+            places[self.against.value] = self.map.landings
         with self.points.hold_sync():  # coordinates and colors weigh megabytes: one message
             self.points.place(places)
             if "region" in self.table:
@@ -327,7 +328,7 @@ class AgreementExplorer(Selection, View):
     def _paint(self) -> None:
         """Color the points by what is chosen, and draw the histogram of it."""
         with self._lock:
-            self.region_rows.compare(self.table, self.color.value)
+            self._compare_regions()
             measure, texts = self._measure, self._known["text"].tolist()
             values = self.table[measure].to_numpy(dtype=float)
             self.points.paint(
@@ -349,6 +350,23 @@ class AgreementExplorer(Selection, View):
                 chart.update_xaxes(title_text=hover(measure, 60))
                 chart.update_yaxes(title_text="texts")
             self.status.value = self.summary()
+
+    def _compare_regions(self) -> None:
+        """Compare the categories that color the points, or the regions found."""
+        column = self.color.value
+        if column not in self.table or is_numeric(self.table[column]):
+            column = "region"
+        measured = [
+            self.table[name].notna().any() for name in regions.MEASURES if name in self.table
+        ]
+        if column in self.table and any(measured):
+            self._groups = regions.labels(self.table[column])
+            self.regions = regions.compare_regions(self.table, self._groups).rename_axis(column)
+            self.region_rows.show(_readable(self.regions))
+
+    def _in_region(self, row: int) -> np.ndarray:
+        """Return the positions of the texts of a row of `regions`, int64."""
+        return np.flatnonzero(self._groups == self.regions.index[row])
 
     def _counts(self, rows: slice | list[int]) -> np.ndarray:
         bins = self._bin[rows]
@@ -381,7 +399,9 @@ class AgreementExplorer(Selection, View):
         with self._lock:
             rows = self._hits if sorted(self._hits) == list(self.selected) else list(self.selected)
             self.points.selected = self.selected
-            self.region_rows.follow(self.selected)
+            region = self.region_rows.selected
+            if region and list(self.selected) != self._in_region(*region).tolist():
+                self.region_rows.selected = ()
             if self.selected != self.rows.selected:  # else rows stay where they were clicked
                 self.rows.filter(rows or None)
                 self.rows.selected = self.selected
@@ -424,3 +444,23 @@ def _describe(texts: Sequence[Text], columns: pd.DataFrame | None) -> pd.DataFra
         if not values.map(pd.api.types.is_hashable).all():
             columns[name] = values.map(str, na_action="ignore")
     return table.drop(columns=[name for name in table if name in columns]).join(columns)
+
+
+def _readable(comparison: pd.DataFrame) -> pd.DataFrame:
+    """Return what `compare_regions` returned with each difference and its interval in one cell."""
+    name = comparison.index.name if comparison.index.name not in comparison else "region"
+    table = pd.DataFrame({name: comparison.index, "texts": comparison["texts"].to_numpy()})
+    for measure in regions.MEASURES:
+        if measure in comparison:
+            table[measure] = comparison[measure].to_numpy()
+            columns = [f"{measure}_{part}" for part in ("difference", "low", "high")]
+            rows = comparison[columns].itertuples(index=False)
+            table[f"{measure}, the rest"] = [_interval(*row) for row in rows]
+    return table
+
+
+def _interval(difference: float, low: float, high: float) -> str:
+    if np.isnan(low):
+        return ""
+    mark = "▼" if high < 0 else "▲" if low > 0 else " "
+    return f"{mark} {difference:+.3f} ({low:+.3f} to {high:+.3f})"

@@ -27,15 +27,7 @@ _MOST_LABELS = 40
 
 
 class Map(Selection, Part):
-    """A map whose points can be selected. All points of one row are selected together.
-
-    Args:
-        count: number of rows, n.
-        height: in pixels.
-
-    Attributes:
-        selected: positions of the selected rows, a tuple of int; to be set and observed.
-    """
+    """A map of `count` rows, `height` pixels high. All points of one row are selected together."""
 
     _esm = module("map")
     _sets = traitlets.List().tag(sync=True)  # the points of each model
@@ -49,7 +41,9 @@ class Map(Selection, Part):
         self._tip: Callable[[int], str] = str
         self._codes = np.empty(0, int)
         super().__init__(_height=height)
-        self.observe(self._send_selected, "selected")
+        self.observe(
+            lambda _: self.put(_selected=np.array(self.selected, np.uint32).tobytes()), "selected"
+        )
 
     def place(self, points: Mapping[str, np.ndarray]) -> None:
         """Show points, float of shape (n, 2) for each model; together they fill the frame."""
@@ -80,15 +74,13 @@ class Map(Selection, Part):
 
         `tip` returns the text beside the pointer for a row.
         """
-        self._tip, count = tip, len(self._index)
-        self._codes = np.empty(0, int)
-        if values is None:
-            colors = {}
-        else:
-            colors = self._shades(values) if is_numeric(values) else self._categories(values)
+        self._tip, self._codes, colors = tip, np.empty(0, int), {}
+        if len(self._index) <= _TEXTS_AT_ONCE:
+            colors["texts"] = [tip(row) for row in range(len(self._index))]
+        if values is not None:
+            colors |= self._shades(values) if is_numeric(values) else self._categories(values)
             colors |= {"title": str(values.name), "codes": self._codes.astype(np.uint8).tobytes()}
-        texts = [tip(row) for row in range(count)] if count <= _TEXTS_AT_ONCE else None
-        self.put(_colors=colors | {"texts": texts})
+        self.put(_colors=colors)
 
     def _shades(self, values: pd.Series) -> dict:
         numbers = values.to_numpy(dtype=float)
@@ -108,15 +100,7 @@ class Map(Selection, Part):
         labels = [f"{cut(name, 28)} {counts[name]:,}" for name in largest]
         if len(counts) > len(largest):
             labels.append(f"{len(counts) - len(largest):,} others: search for them")
-        colors = [*palette(len(largest)), OTHER]
-        entries = [
-            {"code": code, "label": label, "color": colors[code]}
-            for code, label in enumerate(labels)
-        ]
-        return {"palette": colors, "entries": entries}
-
-    def _send_selected(self, _: object) -> None:
-        self.put(_selected=np.array(self.selected, np.uint32).tobytes())
+        return {"palette": [*palette(len(largest)), OTHER], "labels": labels}
 
     def _received(self, message: dict, buffers: list) -> None:
         match message:

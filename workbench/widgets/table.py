@@ -48,33 +48,24 @@ class Table(Selection, Part):
         titles: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
-        self._label, self._page_rows, self._many, self._titles = (
-            label,
-            page_rows,
-            many,
-            titles or {},
-        )
+        self._label, self._page_rows, self._many = label, page_rows, many
+        self._titles = titles or {}
         self._anchor: int | None = None  # where a range begins
         self.order: tuple[str | None, bool] = (None, False)
         self.show(pd.DataFrame() if frame is None else frame)
         self.observe(lambda _: self._fill(), "selected")
 
-    @property
-    def _names(self) -> list[str]:
-        return [str(name) for name in self._frame.columns]
-
     def show(self, frame: pd.DataFrame) -> None:
         """Show another dataframe from its first page, with nothing selected."""
-        self._frame, self._index = frame, frame.index
-        self.positions = np.arange(0)
-        self.selected = ()
-        if self.order[0] not in self._names:
+        self._frame, self._index = frame.rename(columns=str), frame.index
+        self.positions, self.selected = np.arange(0), ()
+        if self.order[0] not in self._frame:
             self.order = (None, False)
         self.filter(None)
 
     def replace(self, frame: pd.DataFrame) -> None:
         """Show a dataframe of the same rows; selection and page stay."""
-        self._frame = frame
+        self._frame = frame.rename(columns=str)
         self._arrange(self._page)
 
     def reveal(self, position: int) -> None:
@@ -95,8 +86,8 @@ class Table(Selection, Part):
         Raises:
             WorkbenchError: there is no such column.
         """
-        if column is not None and column not in self._names:
-            raise WorkbenchError(f"no column {column!r}: choose from {', '.join(self._names)}")
+        if column is not None and column not in self._frame:
+            raise WorkbenchError(f"no column {column!r}: choose from {', '.join(self._frame)}")
         self.order = (column, descending)
         self._arrange()
 
@@ -104,8 +95,8 @@ class Table(Selection, Part):
         column, descending = self.order
         self.positions = self._filter
         if column is not None:
-            values = self._frame.iloc[self._filter, self._names.index(column)]
-            self.positions = self._filter[_order(values.reset_index(drop=True), descending)]
+            values = self._frame[column].iloc[self._filter].reset_index(drop=True)
+            self.positions = self._filter[_order(values, descending)]
         self._fill(page)
 
     def _fill(self, page: int | None = None) -> None:
@@ -121,7 +112,7 @@ class Table(Selection, Part):
         ]
         columns = [
             {
-                "name": str(name),
+                "name": name,
                 "numeric": pd.api.types.is_numeric_dtype(kind),
                 "title": self._titles.get(name, ""),
                 "long": name in _LONG,
@@ -145,8 +136,8 @@ class Table(Selection, Part):
 
     def _pick(self, key: int, add: bool, ranged: bool) -> None:
         if ranged and self._many and self._anchor in self.positions:
-            places = [self.positions.tolist().index(row) for row in (self._anchor, key)]
-            self.selected = tuple(self.positions[min(places) : max(places) + 1])
+            places = np.flatnonzero(np.isin(self.positions, [self._anchor, key]))
+            self.selected = tuple(self.positions[places[0] : places[-1] + 1])
             return
         self._anchor = key
         if add and self._many:

@@ -17,7 +17,7 @@ function render({ model, el }) {
   frame.style.height = `${model.get("_height")}px`;
   el.append(legend, frame);
 
-  let sets = [], colors = {}, points = [], codes = null, chosen = new Set(), tips = new Map();
+  let sets = [], colors = {}, points = [], codes = null, chosen = new Set();
   let width = 0, height = 0, view = ALL, pointer = null, drag = null, hovered = -1;
 
   // Places are shares of the frame, as Python sends them, from below; pixels are from above.
@@ -165,16 +165,14 @@ function render({ model, el }) {
   }
 
   function hover(i) {
+    if (i === hovered) return;
     hovered = i;
     tip.hidden = i < 0;
     trace();
     if (i < 0) return;
-    if (!colors.texts && !tips.has(i)) {
-      tips.set(i, "…");
-      model.send({ kind: "tip", row: i });
-    }
     const [x, y] = pointer;
-    tip.textContent = colors.texts ? colors.texts[i] : tips.get(i);
+    tip.textContent = colors.texts ? colors.texts[i] : "…";
+    if (!colors.texts) model.send({ kind: "tip", row: i });
     tip.style.cssText = x < width / 2 ? `left:${x + 14}px` : `right:${width - x + 14}px`;
     tip.style[y < height / 2 ? "top" : "bottom"] = `${Math.min(y, height - y) + 14}px`;
   }
@@ -232,7 +230,7 @@ function render({ model, el }) {
   ]) bar.append(element("button", { textContent, title, onclick }));
 
   function explain() {
-    const { title, entries = [], ramp } = colors;
+    const { title, labels = [], ramp } = colors;
     const patch = (background, className = "") => {
       const node = element("i", { className });
       node.style.background = background;
@@ -241,12 +239,12 @@ function render({ model, el }) {
     legend.replaceChildren(...(title ? [element("b", { textContent: title })] : []));
     if (ramp) legend.append(ramp.low,
       patch(`linear-gradient(90deg, ${ramp.colors.join()})`, "ramp"), ramp.high);
-    for (const { color, label, code } of entries) {
+    labels.forEach((label, code) => {
       const onclick = () => model.send({ kind: "category", code });
       const name = element("button", { dir: "auto", title: "select these", onclick });
-      name.append(patch(color), label);
+      name.append(patch(colors.palette[code]), label);
       legend.append(name);
-    }
+    });
     for (const { name, shape, color } of sets.length > 1 || !ramp ? sets : []) {
       const mark = element("span", { textContent: shape === "square" ? "■" : "●" });
       mark.style.color = title ? "" : color;
@@ -261,15 +259,12 @@ function render({ model, el }) {
       [sets, colors] = [model.get("_sets"), model.get("_colors")];
       points = sets.map(({ xy }) => typed(Float32Array, xy));
       codes = colors.codes && typed(Uint8Array, colors.codes);
-      tips.clear();
       explain();
     }
     paint();
   });
   const answered = ({ kind, row, text }) => {
-    if (kind !== "tip") return;
-    tips.set(row, text);
-    if (row === hovered) tip.textContent = text;
+    if (kind === "tip" && row === hovered) tip.textContent = text;
   };
   model.on("msg:custom", answered);
   const watch = new ResizeObserver(([entry]) => {
