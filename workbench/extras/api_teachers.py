@@ -243,14 +243,14 @@ class ApiTeacher(Teacher):
                 except (_RefusedError, _BusyError) as error:
                     reason = error
                 if len(rows) == 1 or isinstance(reason, _BusyError):
-                    self._check_server(reason, stop)
+                    self.probe(stop=stop)  # fails if not this text but the server is at fault
                 if len(rows) == 1:
                     failed[rows[0]] = str(reason)
                     self._count(failed=1)
                 else:
                     half = len(rows) // 2
                     batches = [rows[:half], rows[half:], *batches]
-        except _FatalError as error:
+        except (TeacherError, _FatalError) as error:
             raise IncompleteError(str(error), vectors, failed, final=True) from None
         if failed:
             message = f"{len(failed):,} of {len(texts):,} texts got no target, the last: {reason}"
@@ -271,13 +271,6 @@ class ApiTeacher(Teacher):
                 server = self._client.base_url
                 raise TeacherError(f"no vector from {self.model!r} at {server}: {error}") from None
         return Text(_PROBE, Role.DOCUMENT), vector
-
-    def _check_server(self, reason: Exception, stop: threading.Event) -> None:
-        """Tell a text at fault from a server that is down, or that refuses everything."""
-        try:
-            self._answered([_PROBE], Role.DOCUMENT, stop)
-        except (_RefusedError, _BusyError):
-            raise _FatalError(f"the server answers nothing: {reason}") from None
 
     def _answered(self, texts: Sequence[str], role: Role, stop: threading.Event) -> np.ndarray:
         """Send a request until it is answered, and return its vectors."""
@@ -387,6 +380,10 @@ class ApiTeacher(Teacher):
         return text, len(encoded["input_ids"])
 
 
+class _FatalError(Exception):
+    """No further request will succeed."""
+
+
 class _RefusedError(Exception):
     """The same request will fail again, one with fewer texts may not."""
 
@@ -397,10 +394,6 @@ class _BusyError(Exception):
     def __init__(self, message: str, after: float | None = None, limited: bool = False) -> None:
         super().__init__(message)
         self.after, self.limited = after, limited
-
-
-class _FatalError(Exception):
-    """No further request will succeed."""
 
 
 @dataclass
