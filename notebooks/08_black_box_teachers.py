@@ -181,7 +181,7 @@ letters = FunctionTeacher(
 letters.encode(["a cab", "a hedge"], "query").round(2)
 
 # %%
-given = ArrayTeacher(documents, cache.targets(documents)[:], "given")
+given = ArrayTeacher(cache.targets(documents)[:], documents, "given")
 TargetCache(_course.profile().folder / "given", given).fill(documents).encoded
 
 # %% [markdown]

@@ -158,10 +158,10 @@ def test_existing_vectors_of_documents_are_enough(tiny, tmp_path):
     """No queries are cropped, and a wrong length shows before the cache is filled."""
     texts = [text.text for text in sentences(40)]
     vectors = np.random.default_rng(0).standard_normal((40, 16)).astype(np.float32)
-    teacher = ArrayTeacher([Text(text) for text in texts], vectors)
+    teacher = ArrayTeacher(vectors, [Text(text) for text in texts])
     model = pipeline.distill(texts, **tiny | {"teacher": teacher})
     assert model.encode_document(texts[:2]).shape == (2, 16)
-    teacher = ArrayTeacher([Text(text) for text in texts], vectors, "other")
+    teacher = ArrayTeacher(vectors, [Text(text) for text in texts], "other")
     with pytest.raises(ModelError, match="99"):
         pipeline.distill(texts, **tiny | {"teacher": teacher, "max_length": 99})
     assert not list((tmp_path / "home" / "cache").glob("other-*/*.safetensors"))

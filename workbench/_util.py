@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import inspect
 import json
 import os
 import re
@@ -24,8 +23,6 @@ from workbench.errors import WorkbenchError
 
 WRITING = ".writing-"  # how the names of unfinished files and folders begin
 ABANDONED_SECONDS = 3600
-# `apart` of two vectors that are the same but for rounding: bfloat16 moves each number of either by up to 2^-8 of it.
-ROUNDING = 2**-7
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -95,16 +92,6 @@ def as_float32(vectors: object) -> np.ndarray:
         raise TypeError("something other than numbers") from None
 
 
-def takes_role(function: Callable) -> bool:
-    """Say whether a function takes a role after the texts: as a required argument, by that name, or in `*args`."""
-    try:
-        taken = list(inspect.signature(function).parameters.values())[1:]
-    except (TypeError, ValueError):  # some functions that are not written in Python
-        return False
-    taken = [each for each in taken if each.kind not in (each.KEYWORD_ONLY, each.VAR_KEYWORD)]
-    return bool(taken) and (taken[0].name == "role" or taken[0].default is taken[0].empty)
-
-
 def scaled(vectors: np.ndarray) -> np.ndarray:
     """Return rows of length 1; a row of zeros has no direction and becomes NaN, which the cache refuses."""
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -154,17 +141,6 @@ def unit(vectors: np.ndarray, name: str = "vectors") -> np.ndarray:
         np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
     )  # squares leave float32's range first
     return vectors / np.maximum(norms, np.finfo(np.float32).tiny).astype(np.float32)[:, None]
-
-
-def apart(first: np.ndarray, second: np.ndarray) -> float:
-    """Return how far two vectors are apart, as a share of the longer one; NaN is as far from NaN as 1 from 1."""
-    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    if np.array_equal(first, second, equal_nan=True):
-        return 0.0
-    with np.errstate(invalid="ignore", over="ignore"):
-        return float(
-            np.linalg.norm(first - second) / max(np.linalg.norm(first), np.linalg.norm(second))
-        )
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float:

@@ -27,7 +27,7 @@ from workbench._stored import StoredTexts
 from workbench._util import check_room, counted, expanded, orthogonal, remove_leftovers, write_json
 from workbench.data import Role, Text, as_texts
 from workbench.errors import CacheError, IncompleteError, TeacherError
-from workbench.teachers import Teacher, checked_targets
+from workbench.teachers import Teacher, checked_targets, make_teacher
 
 GROUP_TEXTS = 256  # of one call of a local teacher: the most that a kill can lose
 CHUNK_TEXTS = 8192  # held in memory, and joined into one shard
@@ -108,7 +108,7 @@ class TargetCache(ShardFolder):
             raise CacheError(f"dtype {dtype!r}: targets are stored as float16 or float32")
         if not 0 <= skip <= 1:
             raise CacheError(f"skip is {skip!r}: expected a share of texts, from 0 to 1")
-        self.teacher, self.skip = Teacher(teacher), skip
+        self.teacher, self.skip = make_teacher(teacher), skip
         self.prompts = dict(self.teacher.prompts)
         self.identity = json.loads(json.dumps({**self.teacher.identity, "stored_as": dtype}))
         digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()

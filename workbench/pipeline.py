@@ -32,14 +32,14 @@ from workbench._recipes import (
     provenance_of,
 )
 from workbench._stored import StoredTexts, hold
-from workbench._util import counted, expanded, home, write_json
+from workbench._util import counted, home, write_json
 from workbench.cache import TargetCache, Targets
 from workbench.data import Role, Text
 from workbench.errors import TrainingError, WorkbenchError
 from workbench.head import FrozenFeatures, train_head
 from workbench.models import Tokens
 from workbench.student import HeadFit
-from workbench.teachers import ArrayTeacher, Teacher
+from workbench.teachers import ArrayTeacher, Teacher, is_api, make_teacher
 from workbench.train import Result, TrainingStep, provenance, train_student
 
 __all__ = [
@@ -126,11 +126,6 @@ def distill(
     return run(texts, cache, recipe, output, source=source, **options).student
 
 
-def is_api(name: str | Path) -> bool:
-    """Say whether a teacher's name is PROVIDER:MODEL, and no path with a colon."""
-    return ":" in str(name)[2:] and not expanded(name).exists()
-
-
 def teacher_of(source: object, recipe: Recipe, **options: object) -> Teacher:
     """Return a teacher, the recipe's if None; a named one gets the recipe's prompts and length.
 
@@ -141,7 +136,7 @@ def teacher_of(source: object, recipe: Recipe, **options: object) -> Teacher:
     """
     source = recipe.teacher if source is None else source
     if not isinstance(source, str | Path):
-        return Teacher(source)
+        return make_teacher(source)
     if not is_api(source):
         return Teacher(source, prompts=recipe.prompts, max_length=recipe.max_length, **options)
     teacher = Teacher(source, prompts=recipe.prompts, **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
@@ -125,9 +125,14 @@ def make_teacher(source: object, **options) -> Teacher:
     return source if isinstance(source, Teacher) and not options else Teacher(source, **options)
 
 
+def is_api(source: object) -> bool:
+    """Say whether a source is PROVIDER:MODEL, and no path with a colon."""
+    return isinstance(source, str) and ":" in source[2:] and not expanded(source).exists()
+
+
 def _class_for(source: object, options: Mapping[str, object]) -> type[Teacher]:
     """Return the class of the teacher that a source asks for."""
-    if isinstance(source, str) and ":" in source[2:] and not expanded(source).exists():
+    if is_api(source):
         api = need("workbench.extras.api_teachers", "api")
         if source.partition(":")[0] in api.PROVIDERS:
             return api.ApiTeacher
@@ -338,36 +343,6 @@ class ArrayTeacher(Teacher):
         width = int(vectors.shape[1])
         identity = {"kind": "array", "digest": digest.hexdigest()}
         super().__init__(name, width, normalize=normalize, **identity)
-
-    @classmethod
-    def from_rows(
-        cls,
-        rows: Iterable[Mapping[str, object]],
-        name: str,
-        *,
-        text: str = "text",
-        vector: str = "vector",
-        role: str = Role.DOCUMENT,
-        normalize: bool = True,
-    ) -> ArrayTeacher:
-        """Take texts and vectors from rows, such as those of `DataFrame.to_dict("records")`.
-
-        Args:
-            rows: mappings from field to value.
-            name, normalize: as for the class.
-            text, vector: the fields with the text and its vector; a text whose vector is null has
-                no target.
-            role: of all texts, or the field that has it; a document where that is empty.
-        """
-        texts, vectors = [], []
-        for row in rows:
-            text_role = role if role in [*Role] else row[role] or Role.DOCUMENT
-            texts.append(Text(row[text], text_role))
-            vectors.append(np.atleast_1d(as_float32(row[vector])))
-        width = max((len(values) for values in vectors), default=0)
-        nothing = np.full(width, np.nan, dtype=np.float32)  # null is NaN or empty here
-        vectors = [values if np.isfinite(values).any() else nothing for values in vectors]
-        return cls(vectors, texts, name, normalize=normalize)
 
     @property
     def texts(self) -> list[Text]:

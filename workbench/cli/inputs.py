@@ -76,15 +76,20 @@ def vectors_of(options: Namespace) -> ArrayTeacher | None:
             rows = np.load(expanded(vectors), mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise TeacherError(f"{vectors} cannot be read as an array: {error}") from None
-        return ArrayTeacher(texts, rows, path.name)
+        return ArrayTeacher(rows, texts, path.name)
     if source.startswith("hub:"):
         name, column = source.removeprefix("hub:"), options.column or "text"
-        role = options.role or Role.DOCUMENT
-        rows = data.hub_rows(name, column, vectors, limit=options.limit)
+        table = pd.DataFrame(data.hub_rows(name, column, vectors, limit=options.limit))
     elif path.suffix.lower() == ".parquet" and path.is_file():
         name, column, table = path.name, options.column or "text", pd.read_parquet(path)
-        role = options.role or ("role" if "role" in table else Role.DOCUMENT)
-        rows = table.to_dict("records")
     else:
         raise DataError(f"--vectors {vectors}: expected FILE.npy, or a column of a .parquet file")
-    return ArrayTeacher.from_rows(rows, name, text=column, vector=vectors, role=role)
+    if vectors not in table:
+        raise DataError(f"{name} has no column {vectors!r}; it has {', '.join(table)}")
+    role = options.role or ("role" if "role" in table else Role.DOCUMENT)
+    roles = [role] * len(table) if role in [*Role] else table[role].fillna(Role.DOCUMENT)
+    texts = list(map(Text, table[column], roles))
+    # A text whose vector is null has no target.
+    nothing = np.full(len(table[vectors].dropna().iloc[0]), np.nan)
+    rows = [row if np.ndim(row) else nothing for row in table[vectors]]
+    return ArrayTeacher(np.array(rows, dtype=np.float32), texts, name)

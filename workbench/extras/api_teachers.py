@@ -117,7 +117,7 @@ class ApiTeacher(Teacher):
     """A model behind an HTTP API as the teacher; one instance serves many threads.
 
     Args:
-        model: the server's name for it.
+        model: the server's name for it, also as PROVIDER:MODEL.
         provider: "openai", "cohere", "voyage" or "jina", or a `Provider`.
         url: of another server than the provider's own, such as http://localhost:8000/v1.
         key: environment variable with the secret. If None, the provider's own, which is sent to
@@ -170,6 +170,9 @@ class ApiTeacher(Teacher):
             raise TeacherError("a budget needs the price of a million tokens: give `price` too")
         if max_tokens is not None and tokenizer is None:
             raise TeacherError("max_tokens needs a model that counts them: give `tokenizer` too")
+        prefix, _, rest = model.partition(":")
+        if prefix in PROVIDERS:
+            provider, model = prefix, rest
         if isinstance(provider, str):
             if provider not in PROVIDERS:
                 raise TeacherError(f"no provider {provider!r}; there are {', '.join(PROVIDERS)}")
