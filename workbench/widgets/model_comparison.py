@@ -59,7 +59,7 @@ class ModelComparison(Selection, View):
         reference, rows = embedded[self._reference], {}
         for name in others:
             measures = agreement.per_text(reference, embedded[name], k=k)
-            summary = agreement.summary(reference, embedded[name], measures, k=k, seed=seed)
+            summary = agreement.summary(reference, embedded[name], measures, k=k)
             rows[name] = summary["value"].to_dict()
             for measure in ("cosine", "overlap"):
                 low, high = self._interval(measures[measure])
