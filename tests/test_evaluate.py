@@ -241,7 +241,7 @@ class Refusing(HashTeacher):
         ({"t": Refusing(), "b": "no/such-model"}, TEXTS, {}, "model 'b'"),
         ({"t": Refusing(), "b": NEAR * np.nan}, TEXTS, {}, "model 'b': .*NaN"),
         ({"t": Refusing(), "b": NEAR}, ["a", None], {}, "item 1"),
-        ({"t": Refusing(), "b": NEAR}, [], {}, "no texts"),
+        ({"t": Refusing(), "b": NEAR}, [], {}, "text"),
         ({"t": Refusing(), "b": NEAR[:1]}, TEXTS[:1], {}, "2 at least"),
     ],
 )  # fmt: skip

@@ -35,9 +35,6 @@ def neighbors(vectors: np.ndarray, k: int = 10, *, among: np.ndarray | None = No
     Args:
         vectors: float of shape (n, d). The time grows with n squared.
         among: float of shape (m, d); search these rows instead of the other rows of `vectors`.
-
-    Raises:
-        WorkbenchError: k is out of range, or an array is empty or contains NaN.
     """
     vectors = unit(vectors)
     pool = vectors if among is None else unit(among, "among")
@@ -74,9 +71,6 @@ def per_text(
         both NaN where the widths differ; `overlap`, the share of the k nearest neighbors that both
         models find; `nearest_rank`, the rank that the other model gives to the reference's nearest
         neighbor (1 is best). `attrs["k"]` is the number of neighbors.
-
-    Raises:
-        WorkbenchError: the arrays differ in rows, are empty or contain NaN, or k is negative.
     """
     teacher, student = paired(teacher, student)
     table = pd.DataFrame(index=pd.RangeIndex(len(teacher)))
@@ -136,8 +130,7 @@ def summary(
 
     Returns:
         Index: the measures of `READING`. Columns: `value`, NaN where it is not defined (a distance
-        between different widths, a rotation from too few texts), and `reading`. `attrs` are those
-        of `per_text`.
+        between different widths, a rotation from too few texts), and `reading`.
     """
     teacher, student = paired(teacher, student)
     if table is None:

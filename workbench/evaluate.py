@@ -41,8 +41,7 @@ def score(data: RetrievalDataset, queries: np.ndarray, documents: np.ndarray) ->
     Returns:
         One row per query (index: query id) with `ndcg_at_10`, `recall_at_100` and `mrr_at_10`, from
         0 to 1, computed by `ir_measures` as trec_eval does. Recall and MRR count grades of 1 and
-        more. A vector of zeros stands for none: no query finds such a document, and such a query
-        finds nothing.
+        more. A vector of zeros stands for none: it is not found, and finds nothing.
 
     Raises:
         WorkbenchError: texts and vectors differ in number, or the vectors cannot be searched.
@@ -55,11 +54,9 @@ def score(data: RetrievalDataset, queries: np.ndarray, documents: np.ndarray) ->
 
 
 def score_ranking(data: RetrievalDataset, positions: np.ndarray) -> pd.DataFrame:
-    """Score the results of any search as `score` does.
+    """Score any search as `score` does.
 
-    Args:
-        data: ids and judgments.
-        positions: of each query's documents, best first, int of shape (q, k); -1 for none.
+    `positions` are those of each query's documents, best first, int of shape (q, k); -1 for none.
     """
     import ir_measures
 
@@ -82,16 +79,10 @@ def score_ranking(data: RetrievalDataset, positions: np.ndarray) -> pd.DataFrame
 def bootstrap_means(
     columns: Sequence[np.ndarray], resamples: int = 2000, seed: int = 0
 ) -> np.ndarray:
-    """Return the means of paired columns on the same bootstrap resamples of their rows.
+    """Return the means of m columns on the same bootstrap resamples of their rows, (m, resamples).
 
-    The 2.5 % and 97.5 % quantiles of a difference or a ratio of two of the means are its 95 %
-    interval by the paired percentile bootstrap (Efron and Tibshirani, 1993).
-
-    Args:
-        columns: m arrays of shape (n,); row i of each belongs to the same query or text.
-
-    Returns:
-        float64 of shape (m, resamples).
+    The `interval` of a difference or a ratio of two of the means is that of the paired percentile
+    bootstrap (Efron and Tibshirani, 1993). Row i of each column belongs to the same query or text.
     """
     columns = np.stack([np.asarray(column, dtype=np.float64) for column in columns])
     rng, count = np.random.default_rng(seed), columns.shape[1]
@@ -150,22 +141,20 @@ def compare(
         models: name to model, at least two. A model is a name, a folder or a loaded
             `SentenceTransformer`; a `Teacher`, whose vectors are kept in a cache; a `TargetCache`;
             or vectors, an array for texts and a pair (queries, documents) for a data set.
-        data: texts, a file or folder of them (see `data.read_texts`), a `RetrievalDataset`, or a
-            folder in BEIR's layout. A student looks too good on texts that it was trained on.
+        data: texts, a file or folder of them, a `RetrievalDataset`, or a folder in BEIR's layout.
+            A student looks too good on texts that it was trained on.
         reference: what the others are compared with: "teacher", or else the first, if None.
         k: neighbors to compare on texts.
 
     Returns:
         On texts, one row per model: `model`, `dimension`, and its agreement with the reference:
         `cosine`, `squared_distance`, `overlap`, `rank_correlation` and `cka`. `attrs["reading"]`
-        says how to read each.
+        says how to read each, and `attrs["notes"]` why a value is NaN or a row is missing.
 
         On a data set, one row per model and mode: `model`, `mode` and the columns of `summarize`.
         The modes are "teacher" (the reference), "symmetric" (the model embeds queries and
         documents) and "asymmetric" (its queries, the reference's documents, if equally wide). A
         model named "base" has one row of mode "base".
-
-        `attrs["notes"]` says why a value is NaN or a row is missing.
 
     Raises:
         WorkbenchError: there are fewer than two models or texts, a model or the data cannot be
@@ -255,21 +244,16 @@ def compare_retrieval(
 
 
 def _width_notes(embedded: Mapping[str, np.ndarray], reference: str, consequence: str) -> list[str]:
-    widths = {name: array.shape[1] for name, array in embedded.items()}
-    notes = []
-    for name, width in widths.items():
-        if width != widths[reference]:
-            both = f"{name} has {width} dimensions and {reference} {widths[reference]}"
-            notes.append(f"{both}: {consequence}")
-    return notes
+    width = embedded[reference].shape[1]
+    return [
+        f"{name} has {array.shape[1]} dimensions and {reference} {width}: {consequence}"
+        for name, array in embedded.items()
+        if array.shape[1] != width
+    ]
 
 
 def same_models(models: object, data: RetrievalDataset | Sequence[Text]) -> dict[str, Any]:
-    """Return two or more models by name, each as `prepared` does.
-
-    Raises:
-        WorkbenchError: there are fewer, or one is neither a model nor vectors of these texts.
-    """
+    """Return two or more models by name, each as `prepared` does; WorkbenchError for others."""
     if not isinstance(models, Mapping) or len({str(name) for name in models}) < 2:
         raise WorkbenchError('expected 2 or more models by name, {"teacher": ..., "student": ...}')
     ready = {}
@@ -291,12 +275,8 @@ def vectors(
         filled: a cache has just been filled with the data, so any number of texts may be missing.
 
     Returns:
-        float32 of shape (n, d) for texts; a pair for a data set, the vectors of its queries and of
-        its documents. What a cache lacks is encoded and kept; a text that its fill skips, see
-        `TargetCache`, has a row of zeros.
-
-    Raises:
-        WorkbenchError: the model or the data cannot be read, or vectors and texts differ in number.
+        float32 of shape (n, d) for texts; a pair for a data set, of its queries and documents. What
+        a cache lacks is encoded and kept; a text that its fill skips has a row of zeros.
     """
     data = _read(data)
     model = prepared(model, data)
@@ -339,11 +319,7 @@ def prepared(model: Any, data: RetrievalDataset | Sequence[Text]) -> Any:
 
 
 def checked_pair(pair: Any, data: RetrievalDataset) -> tuple[np.ndarray, np.ndarray]:
-    """Return vectors of queries and documents as float32.
-
-    Raises:
-        WorkbenchError: they are not those of this data set.
-    """
+    """Return vectors of queries and documents as float32; WorkbenchError if of other data."""
     if not isinstance(pair, list | tuple) or len(pair) != 2:
         raise WorkbenchError("expected a pair for a data set: vectors of queries and of documents")
     queries = _checked_rows(pair[0], len(data.queries), "queries")

@@ -44,9 +44,6 @@ def failures(
         One row a failing query (index: its id), the greatest loss first: `loss` of `nDCG@10`;
         `query`, `relevant` and `others`, what giving each back restores; `cause`, a key of
         `CAUSES`; and the `text` of the query.
-
-    Raises:
-        WorkbenchError: the vectors are not of this data set, or the models do not share a width.
     """
     teacher, student = checked_pair(teacher, dataset), checked_pair(student, dataset)
     if teacher[0].shape[1] != student[0].shape[1]:
@@ -60,9 +57,8 @@ def failures(
     (tq, td), (sq, sd) = map(unit, teacher), map(unit, student)
     query_rows = {name: row for row, name in enumerate(dataset.queries)}
     places = np.arange(len(sd))[None]
-    restored = {}
-    for cause in ("query", "relevant", "others"):
-        restored[cause] = np.full((len(sq), min(10, len(sd))), -1)
+    nothing = np.full((len(sq), min(10, len(sd))), -1)
+    restored = {cause: nothing.copy() for cause in ("query", "relevant", "others")}
     for name in failing.index:
         row, grades = query_rows[name], dataset.qrels[name]
         relevant = np.array([grades.get(document, 0) > 0 for document in dataset.corpus])

@@ -27,18 +27,11 @@ _BLOCK_VALUES = 20_000_000  # signs that are unpacked at once, 80 MB
 
 @dataclass(frozen=True)
 class IndexSpec:
-    """How the vectors of an index are truncated and quantized.
+    """How the vectors of an index are truncated and quantized."""
 
-    Attributes:
-        dimensions: number of leading dimensions that are kept; None keeps all.
-        precision: "float32", "float16", "int8" (256 levels between the minimum and the maximum of
-            each dimension among the documents) or "binary" (signs).
-
-    Raises:
-        WorkbenchError: the precision is unknown, or dimensions is not an integer above 0.
-    """
-
-    dimensions: int | None = None
+    dimensions: int | None = None  # leading dimensions that are kept; None keeps all
+    # "float32", "float16", "int8" (256 levels between the minimum and the maximum of each dimension
+    # among the documents) or "binary" (signs)
     precision: str = "float32"
 
     def __post_init__(self) -> None:
@@ -124,15 +117,12 @@ class CompressedIndex:
 
         Returns:
             Scores, float32, and positions, int64, both of shape (q, min(k, n)), best first.
-
-        Raises:
-            WorkbenchError: the queries have another width or space, or k is below 1.
         """
-        if space is not None and _as_json(space) != self.space:
-            raise WorkbenchError(
-                f"the index is of the space {self.space} and the queries of {_as_json(space)}: "
-                "encode its documents again with a model of the queries' space"
-            )
+        space = self.space if space is None else _as_json(space)
+        if space != self.space:
+            names = {**space, **self.space}
+            differing = [name for name in names if space.get(name) != self.space.get(name)]
+            raise WorkbenchError(f"the index is of another space: {', '.join(differing)} differ")
         queries = checked(queries, "queries")
         if queries.shape[1] != self.width:
             raise WorkbenchError(f"queries are {queries.shape[1]} wide, the index is {self.width}")
@@ -233,8 +223,8 @@ def sweep(
         documents for one query, without encoding it. It is measured once per spec, for all modes.
 
     Raises:
-        WorkbenchError: `sides` has no "teacher", vectors and texts differ in number, a spec does
-            not fit, or the teacher finds no judged document.
+        WorkbenchError: `sides` has no "teacher", is not of this data set, does not fit a spec, or
+            the teacher finds no judged document.
     """
     if "teacher" not in sides:
         raise WorkbenchError(f'sides has no "teacher", only {", ".join(sides) or "nothing"}')
@@ -284,8 +274,8 @@ def pareto_mask(
 ) -> np.ndarray:
     """Return which rows are on the Pareto front, bool of shape (n,).
 
-    A row of `sweep` is dominated by another that is at least as good in `share_of_teacher` and in
-    every cost (less is better), and better in one.
+    Another row dominates one if it is at least as good in `share_of_teacher` and in every cost
+    (less is better), and better in one.
     """
     values = np.column_stack([-rows["share_of_teacher"], *(rows[cost] for cost in costs)])
     no_worse = (values[:, None] >= values[None]).all(axis=2)

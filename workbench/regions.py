@@ -183,15 +183,9 @@ def _against_the_rest(values: pd.Series, names: np.ndarray) -> pd.DataFrame:
     quantile = stdtrit(smaller.clip(lower=2) - 1, 1 - 0.025 / max(1, tested.sum()))
     width = (error * quantile).where(tested)
     difference = means[0] - means[1]
-    return pd.DataFrame(
-        {
-            "mean": means[0],
-            "difference": difference,
-            "low": difference - width,
-            "high": difference + width,
-            "texts": inside["texts"],
-        }
-    )
+    ends = {"low": difference - width, "high": difference + width}
+    columns = {"mean": means[0], "difference": difference, **ends, "texts": inside["texts"]}
+    return pd.DataFrame(columns)
 
 
 def more_like(
@@ -210,15 +204,11 @@ def more_like(
     Args:
         texts: those to resemble, such as a region's.
         pool: what `read_texts` takes.
-        count: how many to pick; fewer where the pool has no more.
-        model: anything that `wb.compare` takes and that embeds: a base model is quick; vectors of a
-            `Teacher` are kept.
+        count: how many to pick, most alike first; fewer where the pool has no more.
+        model: any model that `wb.compare` takes: a base model is quick; a `Teacher`'s are kept.
         avoid: texts that are evaluated. Neither they, nor `texts`, nor near-duplicates of them are
             picked.
         same: texts of at least this cosine are near-duplicates.
-
-    Returns:
-        Texts, most alike first.
     """
     from workbench.evaluate import prepared, vectors
 

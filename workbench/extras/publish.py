@@ -60,8 +60,7 @@ def save_student(
         onnx: also write the whole student as ONNX, in the subfolder `onnx_whole`.
 
     Raises:
-        ModelError: the folder is not empty, or the export failed (see `save_onnx`).
-        WorkbenchError: the folder cannot be written, or the onnx extra is missing.
+        WorkbenchError: the folder is not empty or cannot be written, or the export failed.
     """
     return _release(student, student, folder, card, onnx)
 
@@ -81,11 +80,8 @@ def save_pair(
 
     Args:
         teacher: as loaded, in the precision to keep.
-        student: of this teacher.
+        student: of this teacher, and of its width.
         folder, card, onnx: as for `save_student`.
-
-    Raises:
-        ModelError: the two models' dimensions differ; otherwise as `save_student`.
     """
     teacher_width, width = teacher.get_embedding_dimension(), student.get_embedding_dimension()
     if teacher_width != width:
@@ -131,11 +127,7 @@ def truncated(
     Args:
         model: shares its modules with the result.
         dimensions: number of dimensions to keep; all if None.
-        rotation: float of shape (d, d), from `quantize.principal_rotation`; no rotation if None.
-
-    Raises:
-        ModelError: `dimensions` is less than 1 or more than the model has.
-        WorkbenchError: the rotation is not an orthogonal matrix of shape (d, d).
+        rotation: orthogonal, of shape (d, d), as from `quantize.principal_rotation`; none if None.
     """
     width = model.get_embedding_dimension()
     dimensions = width if dimensions is None else dimensions
@@ -174,9 +166,8 @@ def save_onnx(model: SentenceTransformer, folder: str | Path, *, int8: bool = Tr
         int8: also write the int8 graph.
 
     Raises:
-        ModelError: the model does not start with a transformer, the graph's vectors differ from the
-            model's, or the folder is not empty.
-        WorkbenchError: the folder cannot be written, or the onnx extra is missing.
+        WorkbenchError: the model cannot be exported, the graph's vectors differ from the model's,
+            the folder is not empty, or the onnx extra is missing.
     """
     with _new_folder(folder) as scratch:
         _write_onnx(model, scratch, int8)

@@ -28,7 +28,7 @@ class ModelComparison(Selection, View):
             to it, and is compared by the overlap of neighbors.
         texts: the n texts, `str` or `Text`.
         k: neighbors for the measures of agreement.
-        seed: of what is approximate and of the bootstraps.
+        seed: of the bootstraps.
 
     Attributes:
         table: one row a model but the reference (index: its name): the measures of
