@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,49 +86,12 @@ def local(folder: str | Path, split: str = "test") -> AbsTask:
     """
     need("mteb", "benchmark")
     folder = expanded(folder).resolve()
-    kind = _kind(folder, split)
-    _read(folder, split, kind)
+    kind, _ = _read(folder, split)
     digest = hashlib.sha256(f"{kind} {split}".encode())  # other data or another use: other results
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         with path.open("rb") as file:
             digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return _task(folder, split, kind, digest.hexdigest()[:16])
-
-
-def _kind(folder: Path, split: str) -> str:
-    if (folder / "qrels").is_dir():
-        return "Retrieval"
-    path = _file(folder, split)
-    if not path.is_file():
-        raise BenchmarkError(
-            f"{folder} is no task: it has neither corpus.jsonl, queries.jsonl and "
-            f"qrels/{split}.tsv nor {split}.jsonl"
-        )
-    table = _table(path)
-    if "label" in table:
-        return "Classification" if _file(folder, "train").is_file() else "Clustering"
-    binary = "score" in table and set(table["score"]) <= {0, 1}
-    return "PairClassification" if binary else "STS"
-
-
-def _file(folder: Path, name: str) -> Path:
-    """Return a file of JSON lines, which may be packed."""
-    packed = folder / f"{name}.jsonl.gz"
-    return packed if packed.is_file() else folder / f"{name}.jsonl"
-
-
-def _table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """Read a file of JSON lines that has values in all of these columns."""
-    try:
-        table = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
-    except (OSError, ValueError) as error:
-        raise BenchmarkError(f"{path} cannot be read as JSON lines: {error}") from None
-    for column in columns:
-        values = table.get(column, pd.Series([None]))
-        if values.isna().any() or pd.api.types.infer_dtype(values).startswith("mixed"):
-            needed = ", ".join(columns)
-            raise BenchmarkError(f"{path}: every line needs {needed}, each of one type")
-    return table
 
 
 def _task(folder: Path, split: str, kind: str, revision: str) -> AbsTask:
@@ -155,41 +118,66 @@ def _task(folder: Path, split: str, kind: str, revision: str) -> AbsTask:
         def load_data(self, **_: object) -> None:
             """Read the folder."""
             if not self.data_loaded:
-                self.dataset = {"default": _read(folder, split, kind)}
+                self.dataset = {"default": _read(folder, split)[1]}
                 self.data_loaded = True
 
     return Local()
 
 
-def _read(folder: Path, split: str, kind: str) -> dict:
-    """Read a folder as mteb wants the data of this kind of task."""
+def _read(folder: Path, split: str) -> tuple[str, dict]:
+    """Return which kind of task a folder is, and its data as mteb wants them."""
     from datasets import Dataset, DatasetDict
 
-    if kind == "Retrieval":
+    if (folder / "qrels").is_dir():
         collection = data.read_dataset(folder, split)
         ids, texts = list(collection.corpus), list(collection.corpus.values())
         queries = {"id": list(collection.queries), "text": list(collection.queries.values())}
-        return {
-            split: {
-                "corpus": Dataset.from_dict({"id": ids, "title": [""] * len(ids), "text": texts}),
-                "queries": Dataset.from_dict(queries),
-                "relevant_docs": {query: dict(docs) for query, docs in collection.qrels.items()},
-                "top_ranked": None,
-            }
+        parts = {
+            "corpus": Dataset.from_dict({"id": ids, "title": [""] * len(ids), "text": texts}),
+            "queries": Dataset.from_dict(queries),
+            "relevant_docs": {query: dict(docs) for query, docs in collection.qrels.items()},
+            "top_ranked": None,
         }
-    classes = kind in ("Classification", "Clustering")
-    columns = ["text", "label"] if classes else ["sentence1", "sentence2", "score"]
-    splits = ["train", split] if kind == "Classification" else [split]
-    tables = {name: _table(_file(folder, name), columns)[columns] for name in splits}
-    if classes:
+        return "Retrieval", {split: parts}
+    files = {name: folder / f"{name}.jsonl" for name in ("train", split)}
+    for name, path in files.items():
+        packed = path.with_name(f"{path.name}.gz")
+        files[name] = packed if packed.is_file() else path
+    if not files[split].is_file():
+        raise BenchmarkError(
+            f"{folder} is no task: it has neither corpus.jsonl, queries.jsonl and "
+            f"qrels/{split}.tsv nor {split}.jsonl"
+        )
+    tables, columns, new_names = {split: _table(files[split])}, ["text", "label"], {}
+    if "label" not in tables[split]:
+        kind, columns = "STS", ["sentence1", "sentence2", "score"]
+    elif files["train"].is_file():
+        kind, tables["train"] = "Classification", _table(files["train"])
+    else:
+        kind, new_names = "Clustering", {"text": "sentences", "label": "labels"}
+    for name, table in tables.items():
+        for column in columns:
+            values = table.get(column, pd.Series([None]))
+            if values.isna().any() or pd.api.types.infer_dtype(values).startswith("mixed"):
+                needed = ", ".join(columns)
+                raise BenchmarkError(f"{files[name]}: every line needs {needed}, each of one type")
+        tables[name] = table[columns]
+    if kind == "STS" and set(tables[split]["score"]) <= {0, 1}:
+        kind, new_names = "PairClassification", {"score": "labels"}
+        tables[split] = tables[split].astype({"score": int})
+    if "label" in columns:
         labels = sorted({label for table in tables.values() for label in table["label"]})
         number = {label: index for index, label in enumerate(labels)}
-        for table in tables.values():
-            table["label"] = table["label"].map(number)
-    names = {"text": "sentences", "label": "labels"} if kind == "Clustering" else {}
-    if kind == "PairClassification":
-        names = {"score": "labels"}
-        tables[split]["score"] = tables[split]["score"].astype(int)
+        for name, table in tables.items():
+            tables[name] = table.assign(label=table["label"].map(number))
     for name, table in tables.items():
-        tables[name] = Dataset.from_dict(table.rename(columns=names).to_dict("list"))
-    return DatasetDict(tables)
+        tables[name] = Dataset.from_dict(table.rename(columns=new_names).to_dict("list"))
+    return kind, DatasetDict(tables)
+
+
+def _table(path: Path) -> pd.DataFrame:
+    """Read a file of JSON lines."""
+    try:
+        return pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+    except (OSError, ValueError) as error:
+        raise BenchmarkError(f"{path} cannot be read as JSON lines: {error}") from None
