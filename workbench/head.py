@@ -18,9 +18,9 @@ from sentence_transformers.models import Dropout
 
 from workbench import models
 from workbench._util import spread
-from workbench.data import Role, Text
+from workbench.data import Role
 from workbench.errors import TrainingError
-from workbench.student import head_of, mean_and_deviation, pooled
+from workbench.student import head_of, mean_and_deviation
 from workbench.teachers import Teacher
 from workbench.train import Result, TrainingConfig, TrainingStep, figures, train
 
@@ -67,7 +67,7 @@ class FrozenFeatures(Teacher):
         stop: threading.Event | None = None,
     ) -> np.ndarray:
         """Return the features of texts of one role, float32 of shape (n, width)."""
-        return pooled(self._student, [Text(text, role) for text in texts])
+        return models.encode_strings(self._student, texts, role)
 
 
 def through_head(student: SentenceTransformer, features: np.ndarray) -> np.ndarray:

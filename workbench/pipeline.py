@@ -42,7 +42,7 @@ from workbench.train import Result, TrainingStep, provenance, train_student
 
 __all__ = [
     "ADAPT", "BROAD", "IN_DOMAIN", "RECIPES", "TOUR", "Distilled", "Recipe",
-    "TrainingBar", "distill", "features_of", "find_recipe", "is_api", "prepare", "run", "teacher_of",
+    "TrainingBar", "distill", "features_of", "find_recipe", "prepare", "run", "teacher_of",
 ]  # fmt: skip
 
 LEAST_TEXTS = 20  # different texts that a student can be made of
