@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from pyarrow import parquet
 
-from workbench._files import files_in, text_columns
+from workbench._files import files_in, readable
 from workbench._util import counted, expanded, need
 from workbench.cache import Progress, TargetCache
 from workbench.data import stream_texts
@@ -58,8 +59,10 @@ def files(folder: str | Path) -> list[Path]:
             stacklevel=3,
         )
     for path in paths:
-        if len(text_columns(path, "text")) < 2:
-            raise DataError(f"{path} has no column 'role'")
+        with readable(path):
+            columns = parquet.read_schema(path).names
+        if not {"text", "role"} <= {*columns}:
+            raise DataError(f"{path} needs the columns text and role; it has {', '.join(columns)}")
     return paths
 
 
