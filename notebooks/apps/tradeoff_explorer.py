@@ -28,7 +28,7 @@ profile = _course.profile()
 corpus = docstring_corpus(pairs=profile.pairs, held_out=profile.held_out)
 collection, train = corpus.held_out, corpus.train[: profile.train_texts]
 cache = TargetCache(home() / "cache", wb.Teacher("all-mpnet-base-v2", max_length=96))
-_ = cache.fill(train)
+targets = cache.embed(train)
 
 # %%
 vectors = {
@@ -37,16 +37,14 @@ vectors = {
 }
 sides = {"teacher": vectors["teacher"], "symmetric": vectors["student"]}
 sides["asymmetric"] = vectors["student"][0], vectors["teacher"][1]
-rotation = quantize.principal_rotation(cache.targets(train)[:])
-spaces = {
-    "as it is": sides,
-    "rotated": {mode: tuple(some @ rotation for some in side) for mode, side in sides.items()},
-}
+rotation = quantize.principal_rotation(targets[:])
+rotated = {mode: (queries @ rotation, texts @ rotation) for mode, (queries, texts) in sides.items()}
 
 # %%
 points = quantize.grid(cache.dimension)
 curves = {
-    name: quantize.sweep(collection, some, points, timed=20_000) for name, some in spaces.items()
+    "as it is": quantize.sweep(collection, sides, points, timed=20_000),
+    "rotated": quantize.sweep(collection, rotated, points, timed=20_000),
 }
 
 # %%

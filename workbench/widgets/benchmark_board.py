@@ -176,9 +176,9 @@ class BenchmarkBoard(Job):
         rows["above"] = (rows["share_high"] - rows["value"]).fillna(0)
         rows["below"] = (rows["value"] - rows["share_low"]).fillna(0)
         tasks, spread = rows["task"].unique().tolist(), 0.6 / rows["label"].nunique()
-        self._points(rows, tasks, spread=min(0.2, spread), error_x="above", error_x_minus="below")
-        line = {"color": "rgba(128,128,128,.7)", "dash": "dot"}
-        self.chart.figure.add_vline(1, line=line)
+        errors = {"error_x": "above", "error_x_minus": "below"}
+        self._points(rows, tasks, 9, min(0.2, spread), hover_data=["task"], **errors)
+        self.chart.figure.add_vline(1, line_color="rgba(128,128,128,.7)", line_dash="dot")
         self.chart.figure.update_xaxes(title_text="share of the teacher's score, 95 % interval")
 
     def _draw_published(self) -> None:
@@ -192,39 +192,31 @@ class BenchmarkBoard(Job):
         published = self._published[self._published["task"].isin(tasks)]
         modes = (", " + published["mode"]).where(published["mode"] != "symmetric", "")
         published = published.assign(label=published["model"] + modes, value=published["score"])
-        self._points(published, tasks, size=8, ending="-open", hover_name="source")
-        self._points(here, tasks, size=13)
+        hollow = [f"{symbol}-open" for symbol in _SYMBOLS]
+        self._points(published, tasks, 8, symbol_sequence=hollow, hover_name="source")
+        self._points(here, tasks, 13, hover_data=["task"])
         self.chart.figure.update_xaxes(title_text="score")
 
     def _points(
         self,
         rows: pd.DataFrame,
         tasks: list[str],
-        size: int = 9,
-        ending: str = "",
+        size: int,
         spread: float = 0.0,
-        **options: str,
+        **options: object,
     ) -> None:
         """Add a point for each row's `task`, `label` and `value`, with `spread` between labels."""
         labels = rows["label"].unique().tolist()
         shift = rows["label"].map(labels.index) - (len(labels) - 1) / 2
-        drawing = plotly.express.scatter(
-            rows.assign(
-                label=rows["label"].map(hover), place=rows["task"].map(tasks.index) + spread * shift
-            ),
-            x="value",
-            y="place",
-            color="label",
-            symbol="label",
-            color_discrete_sequence=CATEGORIES,
-            symbol_sequence=[symbol + ending for symbol in _SYMBOLS],
-            hover_data={"value": ":.3f", "place": False},
-            **options,
-        )
+        place = rows["task"].map(tasks.index) + spread * shift
+        rows = rows.assign(label=rows["label"].map(hover), place=place)
+        axes = {"x": "value", "y": "place", "color": "label", "symbol": "label"}
+        style = {"symbol_sequence": _SYMBOLS, "color_discrete_sequence": CATEGORIES}
+        drawing = plotly.express.scatter(rows, **axes, **style | options)
         drawing.update_traces(marker_size=size)
         self.chart.figure.add_traces(drawing.data)
-        names = [hover(task, 34) for task in tasks]
-        places, ends = list(range(len(tasks))), [len(tasks) - 0.5, -0.5]
+        names, ends = [hover(task, 34) for task in tasks], [len(tasks) - 0.5, -0.5]
+        places = list(range(len(tasks)))
         self.chart.figure.update_yaxes(tickvals=places, ticktext=names, range=ends)
 
 

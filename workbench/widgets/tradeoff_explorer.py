@@ -30,14 +30,7 @@ _LEGEND = (
     "Lines: the Pareto front (no cheaper setting scores higher)."
 )
 _CONTROLS = ["dimensions", "precision", "mode", "space"]
-_NUMBERS = [
-    "share_of_teacher",
-    "share_low",
-    "share_high",
-    "bytes_per_document",
-    "query_ms",
-    "total_ms",
-]
+_NUMBERS = ["share_of_teacher", "share_low", "share_high", *_COSTS.values(), "query_ms"]
 _CODE = """from workbench.quantize import CompressedIndex, IndexSpec
 
 # documents: vectors of {documents}, queries: of {queries}{space}
@@ -184,23 +177,18 @@ class TradeoffExplorer(Selection, View):
         for _, group in points.groupby("mode"):
             points.loc[group.index, "best"] = quantize.pareto_mask(group, [cost])
         points["mode"] = points["mode"].map(hover)
-        style = {"y": share, "color": "mode", "color_discrete_map": self._colors, "labels": _LABELS}
+        style = {"y": share, "color": "mode", "color_discrete_map": self._colors}
+        style |= {"labels": _LABELS, "template": "none"}  # plotly's own template takes long
         best = points[points["best"]].sort_values(cost)
         lines = plotly.express.line(best, x=cost, line_shape="hv", **style)
+        marks = {"symbol": "precision", "symbol_map": _SYMBOLS, "custom_data": ["row"]}
+        marks["hover_data"] = {share: ":.1%", "dimensions": True, "row": False}
         with self.front.edit() as chart:
             chart.data = ()
             chart.add_traces(lines.update_traces(hoverinfo="skip").data)
             for is_best, group in points.groupby("best"):
-                markers = plotly.express.scatter(
-                    group,
-                    x=cost,
-                    opacity=1 if is_best else 0.4,
-                    symbol="precision",
-                    symbol_map=_SYMBOLS,
-                    hover_data={share: ":.1%", "dimensions": True, "row": False},
-                    custom_data=["row"],
-                    **style,
-                )
+                opacity = 1 if is_best else 0.4
+                markers = plotly.express.scatter(group, x=cost, opacity=opacity, **marks, **style)
                 chart.add_traces(markers.update_traces(marker_size=8, showlegend=False).data)
             ring = {"size": 17, "color": "rgba(0,0,0,0)", "line": {"color": "#CC79A7", "width": 3}}
             x, y = [self.choice[cost]], [self.choice[share]]
