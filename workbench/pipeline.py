@@ -286,13 +286,13 @@ def run(
         made = describe() | {"run": run_id}
         return Distilled(model.eval(), student.save(model, output, made), made)
 
-    if on_start:
+    if on_start is not None:
         on_start(model)
     with TrainingBar(disable=not progress) as bar:
 
         def report(step: TrainingStep) -> None:
             bar(step)
-            if on_step:
+            if on_step is not None:
                 on_step(step)
 
         result = train_model(targets, config, held_out=validation, on_step=report, stop=stop)

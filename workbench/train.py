@@ -311,7 +311,7 @@ def train(
         )
         state["step"] = step
         state["history"].append(asdict(event))
-        if on_step and is_main:
+        if on_step is not None and is_main:  # a tqdm bar has no truth value
             on_step(event)
 
         stopped = stop is not None and stop.is_set()
