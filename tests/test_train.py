@@ -297,11 +297,9 @@ def test_what_would_spoil_a_run_is_found_before_it(tiny_model, lesson, change, m
         train_student(build(tiny_model), *change(train, targets), FAST)
 
 
-def test_what_may_be_meant_is_a_warning(tiny_model, lesson):
+def test_texts_of_one_role_are_a_warning(tiny_model, lesson):
     train, targets, *_ = lesson
     quick = replace(FAST, epochs=1, batch_size=120)
-    with pytest.warns(UserWarning, match="normalize=True"):
-        train_student(build(tiny_model, normalize=False), train, targets, quick)
     documents = [i for i, text in enumerate(train) if text.role is Role.DOCUMENT]
     models_of = []
     for texts in ([train[i] for i in documents], [train[i].text for i in documents]):

@@ -28,9 +28,10 @@ def write(
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
 ) -> None:
-    """Write a checkpoint of `state` (JSON values with step and identity) and the best weights.
+    """Write a checkpoint; every process of the run has to call this.
 
-    Every process of the run has to call this. The newest two are kept, in case one is damaged.
+    `state` has JSON values, `step` and `identity` among them. The newest two checkpoints are kept,
+    in case one is damaged.
     """
     # Every process draws its own dropout, so every process has a random state to keep.
     generators = {"generator": torch.get_rng_state()}
@@ -76,10 +77,9 @@ def restore(
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
 ) -> tuple[dict, dict[str, torch.Tensor] | None] | None:
-    """Continue from the newest intact checkpoint: return its `state` and best weights, or None.
+    """Load the newest intact checkpoint; return its `state` and best weights, None without one.
 
-    Raises:
-        TrainingError: the checkpoint is of another run, or all checkpoints are damaged.
+    TrainingError if it is of another run, or all checkpoints are damaged.
     """
     state, damage = None, ""
     for checkpoint in reversed(complete(folder)):

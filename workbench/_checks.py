@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,32 +13,24 @@ from workbench import models
 from workbench.data import Text
 from workbench.errors import TrainingError
 from workbench.models import Tokens
-from workbench.student import head_of, pooled, ridge
+from workbench.student import check_shapes, pooled, ridge
 
 
 def check(student: SentenceTransformer, texts: Sequence[Text], targets: np.ndarray) -> None:
     """Raise TrainingError for targets that do not fit the texts or the student."""
-    shape = (len(texts), head_of(student)[-1].out_features)
-    if tuple(targets.shape) != shape:
-        raise TrainingError(
-            f"targets of shape {tuple(targets.shape)} do not fit {shape[0]:,} texts and a student "
-            f"of {shape[1]} dimensions: give a row for each text, of the teacher's dimension"
-        )
-    unit = True  # whether all targets have unit norm
+    check_shapes(student, len(texts), targets)
+    unit_norm = models.normalizes(student)
     for start in range(0, len(texts), 8192):
-        norms = np.linalg.norm(targets[np.arange(start, min(start + 8192, len(texts)))], axis=1)
-        finite = np.isfinite(norms)
-        if not finite.all():
-            row = start + int(np.argmin(finite))
+        rows = np.arange(start, min(start + 8192, len(texts)))
+        norms = np.linalg.norm(targets[rows], axis=1)
+        if not np.isfinite(norms).all():
+            row = rows[np.argmin(np.isfinite(norms))]
             raise TrainingError(f"target {row:,} has NaN or infinity ({texts[row].text[:60]!r})")
-        unit = unit and bool(np.abs(norms - 1).max() < 0.01)
-    if models.normalizes(student) and not unit:
-        raise TrainingError(
-            "the student's vectors have unit norm, and the targets do not: build it with "
-            "normalize=False"
-        )
-    if unit and not models.normalizes(student):
-        warnings.warn("all targets have unit norm: normalize=True fits better", stacklevel=3)
+        if unit_norm and np.abs(norms - 1).max() > 0.01:
+            raise TrainingError(
+                "the student's vectors have unit norm, and the targets do not: build it with "
+                "normalize=False"
+            )
 
 
 def check_in_step(

@@ -1,7 +1,4 @@
-"""Train a student's head alone, on stored features of its transformer.
-
-It takes seconds where the whole student takes minutes.
-"""
+"""Train a student's head alone, on stored features of its base: seconds instead of minutes."""
 
 from __future__ import annotations
 
@@ -18,9 +15,8 @@ from sentence_transformers.models import Dropout
 
 from workbench import models
 from workbench._util import spread
-from workbench.data import Role
-from workbench.errors import TrainingError
-from workbench.student import head_of, mean_and_deviation
+from workbench.data import Role, Text
+from workbench.student import check_shapes, head_of, mean_and_deviation, pooled
 from workbench.teachers import Teacher
 from workbench.train import Result, TrainingConfig, TrainingStep, figures, train
 
@@ -34,12 +30,9 @@ _LEAST_STEPS = 200
 class FrozenFeatures(Teacher):
     """Teacher that returns the pooled features of a student's base.
 
-    A `TargetCache` of it keeps features as it keeps targets. The student's head does not matter;
-    another base, length or prompt, or trained weights, are another teacher.
+    A `TargetCache` of it keeps features as it keeps targets, whatever the student's head.
 
-    Args:
-        student: whose base computes the features.
-        weights: digest of the base's files, where it is known; the weights are hashed if None.
+    `weights` is the digest of the base's files; the loaded weights are hashed if None.
     """
 
     def __init__(self, student: SentenceTransformer, weights: str | None = None) -> None:
@@ -59,15 +52,9 @@ class FrozenFeatures(Teacher):
             max_length=student.max_seq_length,
         )
 
-    def encode(
-        self,
-        texts: Sequence[str],
-        role: Role = Role.DOCUMENT,
-        *,
-        stop: threading.Event | None = None,
-    ) -> np.ndarray:
+    def encode(self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop=None) -> np.ndarray:
         """Return the features of texts of one role, float32 of shape (n, width)."""
-        return models.encode_strings(self._student, texts, role)
+        return pooled(self._student, [Text(text, role) for text in texts])
 
 
 def through_head(student: SentenceTransformer, features: np.ndarray) -> np.ndarray:
@@ -91,30 +78,23 @@ def train_head(
     """Train a student's head; the transformer stays as it is. It is too fast to need checkpoints.
 
     Args:
-        student: gets the trained head in the end; best after `student.fit_head`.
+        student: best after `student.fit_head`.
         features: anything that indexes like an array of shape (n, width), such as the targets of a
             cache of `FrozenFeatures`.
         targets: the same of shape (n, dimension).
         config: how to train. Batches are smaller where all passes together would have under 200
-            steps, and dropout is that of the hidden units of a head of two layers.
-        held_out: features and targets to choose the best step by; the last one is kept without.
-            Take whole sources that are not trained on: a loss on other texts of the same sources
-            falls while the student gets worse on subjects that it has not seen.
-        on_step: called after every step and evaluation.
-        stop: when set, training ends between two steps.
+            steps, and dropout is that of the hidden units.
+        held_out: features and targets to choose the best step by. Take whole sources that are not
+            trained on: a loss on other texts of the same sources falls while the student gets
+            worse on subjects that it has not seen.
+        on_step, stop: as for `train.train_student`.
 
     Raises:
         TrainingError: features and targets do not fit, or the loss became NaN or infinite.
     """
     layers = head_of(student)
-    width, dimension = layers[0].in_features, layers[-1].out_features
     for inputs, outputs in filter(None, [(features, targets), held_out]):
-        if inputs.shape[1] != width or tuple(outputs.shape) != (len(inputs), dimension):
-            raise TrainingError(
-                f"features of shape {tuple(inputs.shape)} and targets of shape "
-                f"{tuple(outputs.shape)} do not fit a head from {width} to {dimension}: give a row "
-                "of each for every text"
-            )
+        check_shapes(student, len(outputs), outputs, inputs)
     passes = config.epochs * config.restarts
     largest_batch = max(8, len(features) // math.ceil(_LEAST_STEPS / passes))
     config = replace(config, batch_size=min(config.batch_size, largest_batch))
@@ -159,8 +139,7 @@ class _Standardize(torch.nn.Module):
 
     def __init__(self, mean: torch.Tensor, deviation: torch.Tensor) -> None:
         super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("deviation", deviation)
+        self.mean, self.deviation = mean, deviation
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {"sentence_embedding": (inputs["sentence_embedding"] - self.mean) / self.deviation}

@@ -36,11 +36,7 @@ def build(
     seed: int = 0,
     device: str | None = None,
 ) -> SentenceTransformer:
-    """Build a student: the base's transformer, pooling, a head, and Normalize if asked.
-
-    The head starts at random; `fit_head` sets it in closed form. Mean pooling follows the paper,
-    which found it better than CLS, last token and max (arXiv 2509.12539). A head that is trained
-    alone gains by both mean and CLS, one beside the other.
+    """Build a student: the base's transformer, pooling, a head at random, Normalize if asked.
 
     Args:
         base: a model with a transformer; a name or a folder, see `models.resolve`.
@@ -48,10 +44,10 @@ def build(
         normalize: end in unit norm. Use it if the teacher's vectors have unit norm.
         bias: whether the head has a bias.
         hidden: 0 for a linear head. Otherwise the head has two layers with a GELU between them:
-            `hidden` trained units, and two for each feature that carry it through, because
+            `hidden` units, and two for each feature that carry it through, because
             GELU(u) - GELU(-u) = u. It can thus start as the linear head.
-        pooling: "mean", "cls" or another mode of sentence-transformers' `Pooling`, or several,
-            whose outputs are concatenated.
+        pooling: "mean" follows the paper, which found it better than CLS, last token and max. A
+            head that is trained alone gains by ("mean", "cls"), one beside the other.
         max_length: texts are cut to this many tokens.
         prompts: role to prompt. Use the teacher's, so both models read the same input.
         seed: of the head's random weights.
@@ -75,18 +71,16 @@ def build(
         raise ModelError(f"max_length {max_length}: {base} takes from 3 to {limit} tokens")
     transformer.max_seq_length = max_length
     _drop_pooler(transformer)
-
     kinds = (pooling,) if isinstance(pooling, str) else tuple(pooling)
     pool = Pooling(transformer.get_embedding_dimension(), pooling_mode=kinds)
-    width = pool.pooling_output_dimension
-    head = []
+    width, head = pool.pooling_output_dimension, []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if hidden:
-            inner = hidden + 2 * width
-            head.append(Dense(width, inner, activation_function=torch.nn.GELU()))
-            width = inner
-        head.append(Dense(width, dimension, bias=bias, activation_function=torch.nn.Identity()))
+            units = hidden + 2 * width
+            head.append(Dense(width, units, activation_function=torch.nn.GELU()))
+            width = units
+        head.append(Dense(width, dimension, bias, activation_function=torch.nn.Identity()))
     return SentenceTransformer(
         modules=[transformer, pool, *head] + ([Normalize()] if normalize else []),
         device=str(loaded.device),
@@ -115,19 +109,18 @@ def fit_head(
     tokens: Tokens | None = None,
     features: np.ndarray | None = None,
 ) -> HeadFit:
-    """Set the student's head to the ridge regression of the targets on its pooled features.
+    """Set a student's head in place to the ridge regression of targets on its pooled features.
 
     W = (H'H + a n v I)^-1 H'Y on centered features H and targets Y (Hoerl and Kennard, 1970), where
     v is the mean variance of the features; without a bias nothing is centered. A tenth of the texts
-    chooses the strength a by the loss after Normalize, which is the loss of training. Then all of
-    them make the final fit.
+    chooses the strength a by the loss of training, and all of them make the final fit.
 
     Args:
-        student: changed in place.
+        student: from `build`.
         texts: n texts; a plain string is a document.
         targets: anything that indexes like an array of shape (n, dimension).
         alphas: candidates for the ridge strength a.
-        sample: at most this many texts are used.
+        sample: at most this many texts are used, drawn with `seed`.
         seed: of the sample.
         tokens: of the texts, where they exist already.
         features: of the texts, shape (n, width), where they exist already.
@@ -137,15 +130,11 @@ def fit_head(
     """
     texts = as_texts(texts)
     last = head_of(student)[-1]
-    if tuple(targets.shape) != (len(texts), last.out_features):
-        raise TrainingError(
-            f"targets of shape {tuple(targets.shape)} do not fit {len(texts):,} texts and a "
-            f"student of {last.out_features} dimensions: give a row for each text"
-        )
+    check_shapes(student, len(texts), targets)
     if len(texts) < 10:
         raise TrainingError(f"a closed-form start needs at least 10 texts; got {len(texts)}")
     rows = np.random.default_rng(seed).permutation(len(texts))[:sample]
-    inputs = features[rows] if features is not None else pooled(student, texts, rows, tokens)
+    inputs = pooled(student, texts, rows, tokens) if features is None else features[rows]
     inputs = torch.from_numpy(np.asarray(inputs, dtype=np.float32)).double()
     outputs = torch.from_numpy(np.asarray(targets[rows], dtype=np.float32)).double()
     kept_out = max(1, len(rows) // 10)
@@ -160,8 +149,7 @@ def fit_head(
 
     losses = {alpha: loss(alpha) for alpha in alphas}
     best = min(losses, key=losses.get)
-    weight, bias = ridge(inputs, outputs, best, last.bias)
-    set_head(student, weight, bias, inputs, seed=seed)
+    set_head(student, *ridge(inputs, outputs, best, last.bias), inputs, seed=seed)
     return HeadFit(best, losses[best], len(rows))
 
 
@@ -174,18 +162,10 @@ def set_head(
     *,
     seed: int = 0,
 ) -> None:
-    """Make a student's head compute `weight @ x + bias`.
+    """Make a student's head compute `weight @ x + bias`, of shapes (d, width) and (d,).
 
-    A head of two layers passes each feature through a pair of units, and its other units start at
-    random with no effect on the output. Its first layer standardizes the features, so that all of
-    them are trained at the same speed.
-
-    Args:
-        student: changed in place.
-        weight: of shape (d, width).
-        bias: of shape (d,); ignored by a head without one.
-        features: of shape (n, width), to standardize by.
-        seed: of the random units.
+    A head of two layers passes each feature through a pair of units, standardized by `features` of
+    shape (n, width). Its other units start at random, without an effect on the output.
     """
     *inner, last = (module.linear for module in head_of(student))
     if inner:
@@ -219,10 +199,7 @@ def mean_and_deviation(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
 def ridge(
     features: torch.Tensor, outputs: torch.Tensor, alpha: float, bias: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Solve the regression of `fit_head`: weight of shape (d, width) and bias of shape (d,).
-
-    The features are float64 of shape (n, width), the outputs float64 of shape (n, d).
-    """
+    """Solve the regression of `fit_head`, in float64: weight (d, width) and bias (d,)."""
     mean_in = features.mean(dim=0) if bias else torch.zeros_like(features[0])
     mean_out = outputs.mean(dim=0) if bias else torch.zeros_like(outputs[0])
     centered = features - mean_in
@@ -240,7 +217,7 @@ def pooled(
 ) -> np.ndarray:
     """Return the head's input for the texts in `rows` (all if None), float32 (m, width)."""
     if tokens is None:
-        tokens = Tokens(student, texts if rows is None else [texts[i] for i in rows])
+        tokens = Tokens(student, texts if rows is None else [texts[row] for row in rows])
         rows = None
     return models.forward_batches(student, tokens, rows=rows, modules=2)
 
@@ -248,28 +225,45 @@ def pooled(
 def head_of(student: SentenceTransformer) -> list[Dense]:
     """Return the layers of a student's head, one or two; ModelError if the model is no student."""
     modules = list(student.children())
-    two_layers = len(modules) > 2 and isinstance(
+    # A Dense behind a linear layer is no part of the head: it truncates the student.
+    has_hidden = len(modules) > 2 and isinstance(
         getattr(modules[2], "activation_function", None), torch.nn.GELU
     )
-    head = modules[2 : 4 if two_layers else 3]
+    head = modules[2 : 4 if has_hidden else 3]
     if not head or not all(isinstance(module, Dense) for module in head):
         kinds = ", ".join(type(module).__name__ for module in modules)
         raise ModelError(f"no student: expected Transformer, Pooling, Dense, found {kinds}")
     return head
 
 
+def check_shapes(
+    student: SentenceTransformer,
+    texts: int,
+    targets: np.ndarray,
+    features: np.ndarray | None = None,
+) -> None:
+    """Raise TrainingError if there is no target, of the right width, for each text (and feature)."""
+    head = head_of(student)
+    fits = tuple(targets.shape) == (texts, head[-1].out_features)
+    if features is not None:
+        fits = fits and tuple(features.shape) == (texts, head[0].in_features)
+    if not fits:
+        raise TrainingError(
+            f"targets of shape {tuple(targets.shape)} do not fit {texts:,} texts and a head from "
+            f"{head[0].in_features} to {head[-1].out_features}: give a row of each for every text"
+        )
+
+
 def save(
     student: SentenceTransformer, folder: str | Path, provenance: Mapping[str, object] | None = None
 ) -> Path:
-    """Save a student as a folder that plain `SentenceTransformer(folder)` loads.
-
-    It is written completely or not at all. An earlier student in the folder is replaced.
+    """Save a student as a folder that plain `SentenceTransformer(folder)` loads, or not at all.
 
     Args:
         student: any student.
-        folder: new, empty, or of an earlier student.
-        provenance: what `train.provenance` returned, written as `provenance.json` with checksums
-            of the weights; a model card needs it.
+        folder: new, empty, or of an earlier student, which is replaced.
+        provenance: what `train.provenance` returned. It is written as `provenance.json`, with
+            checksums of the weights; a model card needs it.
 
     Raises:
         ModelError: the folder holds something else, or cannot be written to.
@@ -279,9 +273,10 @@ def save(
         with whole_folder(folder) as scratch:
             student.save_pretrained(str(scratch), create_model_card=False)
             if provenance is not None:
+                weights = sorted(scratch.rglob("*.safetensors"))
                 sums = {
                     path.relative_to(scratch).as_posix(): models.file_sha256(path)
-                    for path in sorted(scratch.rglob("*.safetensors"))
+                    for path in weights
                 }
                 write_json(scratch / models.PROVENANCE, {**provenance, "sha256": sums})
     except (OSError, SafetensorError, WorkbenchError) as error:
@@ -302,11 +297,7 @@ def check_folder(folder: str | Path) -> Path:
 
 
 def read_provenance(folder: str | Path) -> dict:
-    """Return the provenance that `save` wrote beside a student; {} for a model from elsewhere.
-
-    Raises:
-        ModelError: the file cannot be read.
-    """
+    """Return the provenance beside a student, {} if there is none; ModelError if it is damaged."""
     path = expanded(folder) / models.PROVENANCE
     if not path.is_file():
         return {}
@@ -314,9 +305,7 @@ def read_provenance(folder: str | Path) -> dict:
         provenance = json.loads(path.read_text())
         provenance.pop("sha256", None)  # of these files: a copy elsewhere has others
     except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(
-            f"{path} is damaged ({error}): delete it, and name --teacher and --base"
-        ) from None
+        raise ModelError(f"{path} is damaged ({error}): name --teacher and --base") from None
     return provenance
 
 
@@ -329,14 +318,10 @@ def load(folder: str | Path, *, device: str | None = None) -> SentenceTransforme
 
 
 def _drop_pooler(transformer: Transformer) -> None:
-    """Remove BERT's pooler, which a student does not use.
-
-    The paper's parameter counts leave it out too.
-    """
+    """Remove BERT's pooler, which is not used; the paper's parameter counts leave it out too."""
     backbone = transformer.model
-    if "add_pooling_layer" not in signature(type(backbone)).parameters:
-        return
-    backbone.pooler = None
-    # Saved with the module, so that loading makes no pooler either.
-    transformer.model_args = {"add_pooling_layer": False}
-    transformer.config_keys = list(dict.fromkeys([*transformer.config_keys, "model_args"]))
+    if "add_pooling_layer" in signature(type(backbone)).parameters:
+        backbone.pooler = None
+        # Saved with the module, so that loading makes no pooler either.
+        transformer.model_args = {"add_pooling_layer": False}
+        transformer.config_keys = list(dict.fromkeys([*transformer.config_keys, "model_args"]))

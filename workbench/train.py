@@ -153,27 +153,24 @@ def train_student(
     if config.check_pairs:
         check_in_step(student, texts, targets, tokens)
     for role in {"query", "document"} - set(by_role(texts)):
-        warnings.warn(
-            f"no {role} among the training texts: the student will embed such texts less well. Add "
-            "some; data.crop_queries(texts) makes queries of documents",
-            stacklevel=2,
-        )
+        advice = "; data.crop_queries(texts) makes some" if role == "query" else ""
+        warnings.warn(f"no {role} among the training texts: add some{advice}", stacklevel=2)
     evaluate = None
     if held_out is not None:
         unseen = as_texts(held_out[0], "held_out")
         check(student, unseen, held_out[1])
-        unseen_tokens, unseen_roles = Tokens(student, unseen), by_role(unseen)
+        unseen_tokens, roles = Tokens(student, unseen), by_role(unseen)
 
         def evaluate() -> dict[str, float]:
-            return figures(forward_batches(student, unseen_tokens), held_out[1], unseen_roles)
+            return figures(forward_batches(student, unseen_tokens), held_out[1], roles)
 
-    sample = np.ascontiguousarray(targets[:: max(1, len(texts) // 64)])
-    identity = {
-        "config": asdict(config),
-        "texts": getattr(targets, "digest", None) or digest_of(texts),
-        "targets": hashlib.sha256(sample).hexdigest(),
-        "student": [[name, *tensor.shape] for name, tensor in student.state_dict().items()],
-    }
+    identity = {"config": asdict(config)}
+    if checkpoints is not None:
+        if not (digest := getattr(targets, "digest", None)):
+            lines = "\0".join(f"{text.role}:{text.text}" for text in texts)
+            digest = hashlib.sha256(lines.encode()).hexdigest()
+        sample = np.ascontiguousarray(targets[:: max(1, len(texts) // 64)])
+        identity |= {"texts": digest, "targets": hashlib.sha256(sample).hexdigest()}
     for module in student.modules():
         if isinstance(module, torch.nn.Dropout) and config.dropout is not None:
             module.p = config.dropout
@@ -219,13 +216,10 @@ def train(
     Args:
         model: turns inputs into a dictionary with "sentence_embedding", of shape (m, dimension).
         inputs: returns the model's input for some rows, int of shape (m,).
-        targets: anything that indexes like an array of shape (n, dimension).
-        config: how to train.
-        lengths: of the texts, shape (n,), to group them by; None draws batches at random.
+        lengths: of the n texts, to group them by; None draws batches at random.
         evaluate: returns the held-out figures; the model with the least "loss" is kept.
-        checkpoints: folder for checkpoints; None keeps nothing on disk.
         identity: of the run, JSON values: a checkpoint of another one is refused.
-        resume, on_step, stop: as for `train_student`.
+        targets, config, checkpoints, resume, on_step, stop: as for `train_student`.
     """
     accelerator = Accelerator(cpu=next(model.parameters()).device.type == "cpu")
     device, process = accelerator.device, accelerator.process_index
@@ -301,10 +295,10 @@ def train(
         event = TrainingStep(
             step,
             steps,
-            epoch=step / steps_per_epoch,
-            loss=loss,
-            learning_rate=learning_rate,
-            texts_per_second=speed,
+            step / steps_per_epoch,
+            loss,
+            learning_rate,
+            speed,
             held_out_loss=measured.get("loss"),
             cosine_query=measured.get("cosine_query"),
             cosine_document=measured.get("cosine_document"),
@@ -352,14 +346,6 @@ def _batches(
         first = 0
 
 
-def digest_of(texts: Sequence[Text]) -> str:
-    """Return a hash of texts and roles, in their order, as hex digits."""
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(f"{text.role}:{text.text}\0".encode())
-    return digest.hexdigest()
-
-
 def figures(
     vectors: np.ndarray, targets: np.ndarray, roles: dict[str, np.ndarray]
 ) -> dict[str, float]:
@@ -396,16 +382,8 @@ def provenance(
 ) -> dict:
     """Describe how a student was made, as JSON values for `student.save` and the model card.
 
-    Args:
-        cache: of the targets.
-        texts: the training texts, which came from `source`.
-        base: name of the model that the student started from.
-        source: where the texts are from, in words or as the command line has it.
-        start: how the head started, "closed-form" or "random".
-        config: of the training; None for a closed-form head without training.
-        result: of the training.
-        head_fit: of the closed form.
-        rotated: whether the targets were `Targets.rotated` into a space of their own.
+    The texts are those trained on, `source` says where they are from. Without a configuration the
+    student is a closed-form head; `rotated` targets (`Targets.rotated`) have a space of their own.
     """
     evaluations = "[]"
     if result is not None:

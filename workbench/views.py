@@ -99,9 +99,8 @@ def search(
         about = f"{about} {learned}".strip()
     models = dict(zip(names, models, strict=True))
     encoders = dict(zip(names, encoders, strict=False))
-    return RetrievalExplorer(
-        dataset, models, encode=encoders, k=k, about=about, answers_first=not judged
-    )
+    show = {"k": k, "about": about, "answers_first": not judged}
+    return RetrievalExplorer(dataset, models, encode=encoders, **show)
 
 
 def _adapted(dataset: RetrievalDataset, texts: list[Text], teacher: object, progress: bool):
