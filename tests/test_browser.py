@@ -112,7 +112,7 @@ view"""
     assert page.locator("tbody tr[aria-selected=true]").count() == 1
     text = notebook.python("view.table['text'].iloc[view.selected[0]]")
     page.wait_for_function(
-        "s => document.querySelector('.workbench-detail .full')?.innerText === s", arg=text
+        "s => document.querySelector('.workbench-detail > div')?.innerText === s", arg=text
     )
     page.locator("tbody tr").nth(0).focus()
     page.keyboard.press("ArrowDown")

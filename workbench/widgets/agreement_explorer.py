@@ -29,18 +29,15 @@ _BINS = 40
 _MODEL = "(model)"
 _SPACE = ["cosine", "squared_distance"]  # measures that need one space
 _OF_NEIGHBORS = ["overlap", "nearest_rank"]
-_REST = (
-    "mean of the region less the mean of all other texts, with an interval that holds for all "
-    "regions together. ▼ surely worse than the rest, ▲ surely better"
-)
+_REST = "less the mean of all other texts (interval for all regions). ▼ surely worse, ▲ better"
 
 
 class AgreementExplorer(Selection, View):
     """Show on which texts two models agree; select on the map, in a table or by a search.
 
     The map is the reference's. A line leads from a text to where its neighbors for the other model
-    are, so the two need no common space. A PCA map is there at once; regions, a UMAP and, above
-    5,000 texts, neighbors come from the background. Models of different widths have no cosine.
+    are, so widths may differ (without a cosine). A PCA map is there at once; regions, a UMAP and,
+    above 5,000 texts, neighbors come from the background.
 
     Args:
         models: two or more names, each with a model: vectors, float of shape (n, d), or anything
@@ -80,7 +77,7 @@ class AgreementExplorer(Selection, View):
         folder: str | Path | None = None,
         seed: int = 0,
     ) -> None:
-        # Regions, neighbors and a UMAP are ready in any order, while buttons are pressed.
+        # Regions, neighbors and the UMAP are ready in any order, while buttons are pressed.
         self._stop, self._lock = threading.Event(), threading.RLock()
         self._background: dict[str, threading.Thread] = {}
         self._problems: list[str] = []
@@ -101,13 +98,12 @@ class AgreementExplorer(Selection, View):
             self._about = f"A random sample of {len(rows):,} of {len(texts):,} texts."
             texts = [texts[row] for row in rows]
         self._known = _describe(texts, columns)
-        self._vectors = {
-            name: model[rows] if isinstance(model, np.ndarray) else vectors(model, texts)
-            for name, model in models.items()
-        }
-        self._searchable = {
-            name: model for name, model in models.items() if not isinstance(model, np.ndarray)
-        }
+        self._vectors, self._searchable = {}, {}
+        for name, model in models.items():
+            if isinstance(model, np.ndarray):
+                self._vectors[name] = model[rows]
+            else:
+                self._vectors[name], self._searchable[name] = vectors(model, texts), model
         self.reference = next(iter(models))
         self._base = projection.pca(self._vectors[self.reference])
         self._build()
@@ -144,13 +140,13 @@ class AgreementExplorer(Selection, View):
             mean = self.selection[measure].mean()
             parts.append(f"{len(self.selected):,} selected, mean {shown(measure)} {mean:.3f}.")
         parts.append(
-            f"Of all, mean {shown(measure)} {values.mean():.3f}, from {values.min():.3f} to "
+            f"Of all, mean {shown(measure)} {values.mean():.3f}, {values.min():.3f} to "
             f"{values.max():.3f}. Map: {self.map.method} of {shown(self.reference)}."
         )
         if not np.isnan(self.map.line_correlation):
             parts.append(
-                f"A line leads to a text's neighbors for {other}; its length follows the loss of "
-                f"neighbors with rank correlation {self.map.line_correlation:.2f}."
+                f"A line leads to a text's neighbors for {other}; the loss of neighbors has a rank "
+                f"correlation of {self.map.line_correlation:.2f} with its length."
             )
         first, second = (unit_vectors.shape[1] for unit_vectors in self._units.values())
         if first != second:
@@ -189,11 +185,10 @@ class AgreementExplorer(Selection, View):
         self.listing = ipywidgets.ToggleButtons(
             options=["texts", "regions"], style={"button_width": "auto"}
         )
-        controls = [self.color, self.by, self.search]
-        if len(names) > 1:
-            controls.insert(0, self.against)
+        if len(names) == 1:
+            self.against.layout.display = "none"
         super().__init__(
-            wrapped(*controls, align_items="center"),
+            wrapped(self.against, self.color, self.by, self.search, align_items="center"),
             wrapped(self.give_up, self.status, align_items="center"),
             wrapped(main, side),
             self.listing,
@@ -416,15 +411,13 @@ class AgreementExplorer(Selection, View):
             self.text.value = "Click on a point or a row to read a text here."
             self.near.show([])
             return
-        facts = [f"1 of {len(rows):,} selected"] if len(rows) > 1 else []
-        for name, value in self.table.iloc[rows[0]].items():
-            if name != "text" and cell(value):
-                facts.append(f"{shown(name)} {shown(cell(value), 60)}")
-        text = shown(self._known["text"].iloc[rows[0]], 100_000)
-        self.text.value = (
-            f'<div class="workbench-detail"><div class="full" dir="auto">{text}</div>'
-            f"{' · '.join(facts)}</div>"
+        facts = " · ".join(
+            f"{shown(name)} {shown(cell(value), 60)}"
+            for name, value in self.table.iloc[rows[0]].items()
+            if name != "text" and cell(value)
         )
+        text = f'<div dir="auto">{shown(self._known["text"].iloc[rows[0]], 100_000)}</div>'
+        self.text.value = f'<div class="workbench-detail">{text}{facts}</div>'
         self.near.show(neighbor_lists(self._units, self._known["text"], rows[0], self._k))
 
 
