@@ -99,8 +99,12 @@ def _names(texts: list[str], codes: np.ndarray, count: int) -> list[str]:
                 stems |= new_stems
         shortest = min((texts[row] for row in np.flatnonzero(codes == code)), key=len, default="")
         name = ", ".join(chosen) or " ".join(shortest.split())[:40] or "(no words)"
-        names.append(name if name not in names else f"{name} ({code})")
-    return names
+        names.append(name)
+    # The second region of a name gets a number.
+    return [
+        f"{name} ({names[:code].count(name) + 1})" if name in names[:code] else name
+        for code, name in enumerate(names)
+    ]
 
 
 def compare_regions(
