@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from workbench import agreement, data, evaluate, pipeline, projection, ranking, regions, student
-from workbench._util import home, spearman, unit, write_json
+from workbench._util import home, unit, write_json
 from workbench.cache import TargetCache
 from workbench.errors import WorkbenchError
 from workbench.models import encode
@@ -107,7 +107,8 @@ def lines(reference: np.ndarray, other: np.ndarray) -> dict[str, float]:
     )
 
     def length(ends: np.ndarray, starts: np.ndarray) -> float:
-        return spearman(np.linalg.norm(ends - starts, axis=1), lost)
+        lengths = pd.Series(np.linalg.norm(ends - starts, axis=1))
+        return lengths.corr(pd.Series(lost), method="spearman")
 
     return {
         "joint UMAP": length(both[: len(near)], both[len(near) :]),

@@ -113,24 +113,21 @@ def test_where_things_lay_stays_private(tmp_path):
 
 def test_hostile_names_stay_text():
     hostile = 'a/b"); import os; os.system("id")\n# Pwned <script>|'
-    text = written(
-        provenance=PROVENANCE | {"teacher_name": hostile, "base": hostile, "settings": {hostile: 1}}
-    ).text
+    names = {"teacher_name": hostile, "base": hostile, "settings": {hostile: 1}}
+    text = written(provenance=PROVENANCE | names).text
     assert "\n# Pwned" not in text and "<script>" not in text.replace("\\<script\\>", "")
     assert "teacher = SentenceTransformer" not in text  # no code is made of what is no name
 
 
 def test_a_short_name_is_given_in_full():
-    assert ModelCard(
-        written(provenance=PROVENANCE | {"base": "all-MiniLM-L6-v2"}).content
-    ).data.base_model == [models.MINILM]
+    card = written(provenance=PROVENANCE | {"base": "all-MiniLM-L6-v2"})
+    assert ModelCard(card.content).data.base_model == [models.MINILM]
 
 
 def test_lengths_are_the_models():
     assert "texts are cut to 32 tokens" in written(max_length=32).text
-    assert (
-        "queries are cut to 32 tokens and documents to 96" in written(max_length=32, pair=True).text
-    )
+    pair = written(max_length=32, pair=True).text
+    assert "queries are cut to 32 tokens and documents to 96" in pair
     assert "before they were rotated or cut" in written(truncated=True).text
 
 
@@ -157,24 +154,21 @@ def test_refuses(options, message):
         written(**options)
 
 
+def code_of(card):
+    return "\n".join(part.split("```")[0] for part in card.split("```python")[1:])
+
+
 def test_its_code_runs(tmp_path, monkeypatch, tiny_model, other_tiny_model):
     """What a reader copies from the card works on what lies beside it."""
-    teacher = models.load(other_tiny_model, device="cpu")
     model = student.build(tiny_model, 48, max_length=40, device="cpu")
-    student_folder = publish.save_student(
-        model, tmp_path / "student", card=written(onnx=True), onnx=True
-    )
-    pair_folder = publish.save_pair(teacher, model, tmp_path / "pair", card=written(pair=True))
-    for folder in (student_folder, pair_folder):
-        monkeypatch.chdir(folder)
-        code = "\n".join(
-            part.split("```")[0]
-            for part in (folder / "README.md").read_text().split("```python")[1:]
-        )
-        code = code.replace("me/small", str(folder)).replace("lab/teacher", str(other_tiny_model))
-        names = {}
-        exec(code.replace("teacher.max_seq_length = 96", "teacher.max_seq_length = 40"), names)
-    assert names["model"].similarity_fn_name == "cosine"
+    folder = publish.save_student(model, tmp_path / "out", card=written(onnx=True), onnx=True)
+    monkeypatch.chdir(folder)
+    code = code_of((folder / "README.md").read_text()).replace("me/small", str(folder))
+    code = code.replace("lab/teacher", str(other_tiny_model))
+    names = {}
+    exec(code.replace("teacher.max_seq_length = 96", "teacher.max_seq_length = 40"), names)
+    expected = names["student"].encode_query("how does a sail work?")
+    np.testing.assert_allclose(names["vectors"][0], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("prompts", [None, {"query": "ask: ", "document": "read: "}, {}])
@@ -201,32 +195,27 @@ def test_its_code_gives_the_vectors_that_were_measured(
     publish.save_student(model, tmp_path / "student")
     publish.save_pair(cache.teacher.model, model, tmp_path / "pair")
     for text, saved in ((alone, "student"), (written(provenance=made, pair=True).text, "pair")):
-        code = "\n".join(part.split("```")[0] for part in text.split("```python")[1:])
-        code = code.replace("me/small", str(tmp_path / saved))
+        code = code_of(text).replace("me/small", str(tmp_path / saved))
+        code = re.sub(r"\w+\.similarity\(", "vectors = (", code.replace("lab/teacher", str(folder)))
         names = {}
-        exec(
-            re.sub(r"\w+\.similarity\(", "given = (", code.replace("lab/teacher", str(folder))),
-            names,
-        )
-        queries, documents = names["given"]
+        exec(code, names)
+        queries, documents = names["vectors"]
         np.testing.assert_allclose(queries, measured["queries"], atol=1e-4)
         np.testing.assert_allclose(documents, measured["documents"], atol=1e-4)
 
 
-@pytest.mark.parametrize("length", [None, [512, "lab/tokenizer"], 96])
-def test_a_teacher_without_weights_has_students_with_cards(length):
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [(None, "read whole"), ([512, "lab/tokenizer"], "cut to 512"), (96, "cut to 96")],
+)
+def test_a_teacher_without_weights_has_students_with_cards(length, expected):
     made = PROVENANCE | {
         "teacher_name": "openai:m",
         "teacher": {"teacher": "m", "normalize": True, "max_length": length},
     }
     text = written(provenance=made).text
-    assert (
-        "search documents that openai:m has embedded" in text
-        and "teacher.max_seq_length" not in text
-    )
-    assert (
-        "read whole" if length is None else "cut to 512" if length != 96 else "cut to 96"
-    ) in text
+    assert "openai:m has embedded" in text and "teacher.max_seq_length" not in text
+    assert expected in text
     assert "cut to 32 tokens" in written(provenance=made, max_length=32).text
 
 

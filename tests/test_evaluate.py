@@ -33,26 +33,17 @@ def test_compare_shares_and_intervals():
     teacher = pd.DataFrame({m: rng.uniform(0.3, 1, 200) for m in evaluate.MEASURES.values()})
     student = teacher * 0.9
     noisy = teacher * rng.uniform(0.6, 1.2, (200, 1))
-    rows = evaluate.summarize(
-        {"teacher": teacher, "symmetric": student, "asymmetric": noisy}
-    ).set_index("mode")
+    scores = {"teacher": teacher, "symmetric": student, "asymmetric": noisy}
+    rows = evaluate.summarize(scores).set_index("mode")
     assert rows.loc["teacher", "share_of_teacher"] == 1
+    columns = ["share_low", "share_of_teacher", "share_high"]
     # Paired: a student that is 0.9 of its teacher on every query has no uncertainty in its share.
-    assert rows.loc[
-        "symmetric", ["share_low", "share_of_teacher", "share_high"]
-    ].tolist() == pytest.approx([0.9] * 3)
-    low, share, high = rows.loc["asymmetric", ["share_low", "share_of_teacher", "share_high"]]
+    assert rows.loc["symmetric", columns].tolist() == pytest.approx([0.9] * 3)
+    low, share, high = rows.loc["asymmetric", columns]
     assert low < share < high and high - low < 0.1
-    again = evaluate.summarize(
-        {"teacher": teacher, "symmetric": student, "asymmetric": noisy}
-    ).set_index("mode")
-    pd.testing.assert_frame_equal(rows, again)
-
-
-def test_a_teacher_that_finds_nothing_has_no_share():
-    nothing = pd.DataFrame({m: [0.0, 0.0] for m in evaluate.MEASURES.values()})
-    rows = evaluate.summarize({"teacher": nothing, "symmetric": nothing})
-    assert rows["share_of_teacher"].isna().all()
+    pd.testing.assert_frame_equal(rows, evaluate.summarize(scores).set_index("mode"))
+    nothing = evaluate.summarize({"teacher": 0 * teacher, "symmetric": 0 * teacher})
+    assert nothing["share_of_teacher"].isna().all()
 
 
 def test_scores_of_other_texts_are_refused():

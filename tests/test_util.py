@@ -9,19 +9,7 @@ import pytest
 import torch
 
 from workbench import _util
-from workbench._util import (
-    as_float32,
-    check_room,
-    checked,
-    counted,
-    nearest,
-    need,
-    one_of,
-    whole,
-    whole_folder,
-    write_json,
-    write_whole,
-)  # fmt: skip
+from workbench._util import check_room, checked, need, whole, whole_folder, write_json, write_whole
 from workbench.errors import WorkbenchError
 
 
@@ -77,61 +65,39 @@ def test_leftovers_go_when_they_are_old(tmp_path):
     assert sorted(os.listdir(tmp_path)) == [".writing-new", "folder"]
 
 
-def test_too_little_room_is_said(tmp_path):
+def test_too_little_room_is_an_error(tmp_path):
     check_room(tmp_path, 1, "a byte")
-    with pytest.raises(
-        WorkbenchError, match="MB free, and the vectors take 1,000,000,000,000 MB: make room"
-    ):
+    with pytest.raises(WorkbenchError, match="MB free"):
         check_room(tmp_path, 10**18, "the vectors")
 
 
-def test_small_values_are_checked_and_counted():
-    assert (
-        whole(np.int64(3), "k") == 3
-        and whole(0, "k", 0) == 0
-        and type(whole(np.int64(3), "k")) is int
-    )
+def test_whole_numbers_are_checked():
+    assert type(whole(np.int64(3), "k")) is int and whole(0, "k", 0) == 0
     for wrong in ("3", 2.5, True, None, 0):
-        with pytest.raises(
-            WorkbenchError, match=f"k is {wrong!r}; expected a whole number of at least 1"
-        ):
+        with pytest.raises(WorkbenchError, match="k is"):
             whole(wrong, "k")
-    assert (
-        one_of("b", "letter", "abc") == "b"
-        and counted(1, "text") == "1 text"
-        and counted(1200, "text") == "1,200 texts"
-    )
-    with pytest.raises(WorkbenchError, match="letter 'd': it must be a, b or c"):
-        one_of("d", "letter", ("a", "b", "c"))
-    assert nearest("all-minilm", ["all-MiniLM-L6-v2", "other"]) == ["all-MiniLM-L6-v2"]
 
 
-def test_a_missing_extra_is_said_with_the_command_that_installs_it():
+def test_a_missing_extra_names_the_command_that_installs_it():
     assert need("json", "any") is json
-    words = r"no_such_package.part needs the package no_such_package: pip install 'teacher-aligned-workbench\[any\]'"
-    with pytest.raises(WorkbenchError, match=words):
+    with pytest.raises(WorkbenchError, match=r"pip install 'teacher-aligned-workbench\[any\]'"):
         need("no_such_package.part", "any")
 
 
 @pytest.mark.parametrize(
     "form",
-    [
-        np.eye(3),
-        np.eye(3, dtype=np.int64),
-        torch.eye(3, requires_grad=True),
-        torch.eye(3, dtype=torch.bfloat16),
-        list(torch.eye(3)),
-        np.eye(3).tolist(),
-    ],
-)
+    [np.eye(3, dtype=int), torch.eye(3, requires_grad=True), torch.eye(3, dtype=torch.bfloat16), list(torch.eye(3)),
+     np.eye(3).tolist()],
+)  # fmt: skip
 def test_vectors_of_every_form(form):
-    assert as_float32(form).dtype == np.float32
-    np.testing.assert_array_equal(checked(form, "vectors"), np.eye(3))
+    vectors = checked(form, "vectors")
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors, np.eye(3))
 
 
 @pytest.mark.parametrize(
-    "wrong", [[[1], [1, 2]], ["a"], None, np.eye(2) * 1j, [], np.ones(3), np.ones((2, 0))]
+    "wrong", [[[1], [1, 2]], ["a"], None, np.eye(2) * 1j, [], np.ones(3), [[np.nan]], [[1e300]]]
 )
 def test_what_is_not_vectors(wrong):
-    with pytest.raises(WorkbenchError, match="vectors: (expected a rectangular|an array of shape)"):
+    with pytest.raises(WorkbenchError, match="vectors: "):
         checked(wrong, "vectors")

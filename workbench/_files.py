@@ -40,9 +40,7 @@ def file_rows(path: Path, column: str | None, encoding: str | None) -> Iterator[
         elif kind in (".csv", ".tsv"):
             yield from _csv_rows(path, column, encoding)
         elif kind == ".parquet":
-            columns = text_columns(path, column)
-            for where, row in parquet_rows(path, *columns):
-                yield Row(where, *(row[name] for name in columns))
+            yield from _parquet_rows(path, column)
         elif _is_beir(path.parent) and path == member(path.parent, "corpus.jsonl"):
             for where, row in json_objects(path, encoding):
                 yield Row(where, titled(row))
@@ -148,8 +146,7 @@ def _csv_rows(path: Path, column: str | None, encoding: str | None) -> Iterator[
     columns = _text_columns(csv.open_csv(path, read, parse).schema, column, path)
     types = dict.fromkeys(columns, string())
     convert = csv.ConvertOptions(include_columns=columns, column_types=types)
-    for where, row in _numbered(path, csv.open_csv(path, read, parse, convert)):
-        yield Row(where, *row.values())
+    yield from _table_rows(path, columns, csv.open_csv(path, read, parse, convert))
 
 
 def json_objects(path: Path, encoding: str | None = None) -> Iterator[tuple[str, dict]]:
@@ -184,23 +181,16 @@ def _json_items(path: Path, encoding: str | None) -> Iterator[tuple[str, object]
             yield f"{path}, item {number}", item
 
 
-def parquet_rows(path: Path, *columns: str) -> Iterator[tuple[str, dict]]:
-    """Stream columns of a parquet file as dictionaries, each with its place."""
+def _parquet_rows(path: Path, column: str | None) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
-    with readable(path), pq.ParquetFile(path) as file:
-        yield from _numbered(path, file.iter_batches(batch_size=4096, columns=list(columns)))
-
-
-def text_columns(path: Path, column: str | None) -> list[str]:
-    """Return the column of a parquet file with the texts, then that with their roles if any."""
-    import pyarrow.parquet as pq
-
-    with readable(path):
-        return _text_columns(pq.read_schema(path), column, path)
+    with pq.ParquetFile(path) as file:
+        columns = _text_columns(file.schema_arrow, column, path)
+        yield from _table_rows(path, columns, file.iter_batches(4096, columns=columns))
 
 
 def _text_columns(schema: pa.Schema, column: str | None, path: Path) -> list[str]:
+    """Return the column of a table with the texts, then that with their roles if there is one."""
     from pyarrow import types
 
     checks = (types.is_string, types.is_large_string, types.is_dictionary)
@@ -209,12 +199,12 @@ def _text_columns(schema: pa.Schema, column: str | None, path: Path) -> list[str
     return [text] if role is None else [text, role]
 
 
-def _numbered(path: Path, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, dict]]:
+def _table_rows(path: Path, columns: list[str], batches: Iterable[pa.RecordBatch]) -> Iterator[Row]:
     number = 0
     for batch in batches:
         for row in batch.to_pylist():
             number += 1
-            yield f"{path}, row {number}", row
+            yield Row(f"{path}, row {number}", *(row[name] for name in columns))
 
 
 def hub_rows(
@@ -227,12 +217,8 @@ def hub_rows(
 ) -> Iterator[dict]:
     """Stream rows of a data set of the Hugging Face hub, or of a folder that `datasets` can read.
 
-    Args:
-        name: the data set or folder.
-        *columns: the columns to keep; all if none is named.
-        config: the data set's configuration, where it has several.
-        split: the split to read.
-        skip, limit: rows to leave out at first, and rows to read at most.
+    Of each row the `columns` are kept, or all if none is named. The first `skip` rows are left
+    out, and at most `limit` are read.
     """
     load_dataset = need("datasets", "hub").load_dataset
     try:

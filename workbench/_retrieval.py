@@ -98,16 +98,13 @@ def read_dataset(source: str | Path | RetrievalDataset, split: str = "test") -> 
     folder = expanded(source)
     if source == "tutorial" and not folder.exists():
         return tutorial()
-    paths = files_of(folder, split)
-    missing = [str(path) for path in paths if not path.is_file()]
-    if missing:
-        raise DataError(f"{folder} is no data set in BEIR layout: {', '.join(missing)} is missing")
-    corpus, queries = _texts_by_id(paths[0]), _texts_by_id(paths[1])
+    corpus_file, queries_file, judgments = files_of(folder, split)
+    corpus, queries = _texts_by_id(corpus_file), _texts_by_id(queries_file)
     empty = sum(not text for text in corpus.values())
     if empty:
         message = f"{folder.name}: {empty} of {len(corpus):,} documents are empty"
         warnings.warn(message, stacklevel=2)
-    qrels = _qrels(paths[2], queries, corpus)
+    qrels = _qrels(judgments, queries, corpus)
     queries = {name: text for name, text in queries.items() if name in qrels}
     return RetrievalDataset(folder.name, corpus, queries, qrels)
 

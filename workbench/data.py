@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from workbench import _files
-from workbench._files import hub_rows, parquet_rows, text_columns
+from workbench._files import hub_rows
 from workbench._retrieval import DATA, RetrievalDataset, is_dataset, read_dataset, tutorial
 from workbench._texts import MAX_CHARACTERS, Role, Text, text_problem
 from workbench._util import counted, expanded
@@ -25,8 +25,8 @@ from workbench.errors import DataError
 
 __all__ = [
     "DATA", "MAX_CHARACTERS", "RetrievalDataset", "Role", "Text", "add_cropped_queries", "as_texts",
-    "crop_queries", "cut", "hub_rows", "is_dataset", "parquet_rows", "read_dataset", "read_texts",
-    "stream_texts", "text_columns", "text_problem", "tutorial",
+    "crop_queries", "cut", "hub_rows", "is_dataset", "read_dataset", "read_texts", "stream_texts",
+    "text_problem", "tutorial",
 ]  # fmt: skip
 
 IN_MEMORY = 100_000  # texts; more of them go to a file

@@ -17,18 +17,18 @@ from workbench.errors import DataError
 
 # Large, carefully documented libraries that `make setup` installs.
 DOCSTRING_LIBRARIES = tuple(
-    "IPython accelerate datasets fsspec huggingface_hub jupyter_server networkx numpy pandas pyarrow rich scipy "
-    "sentence_transformers sklearn tornado traitlets".split()
+    "IPython accelerate datasets fsspec huggingface_hub jupyter_server networkx numpy pandas "
+    "pyarrow rich scipy sentence_transformers sklearn tornado traitlets".split()
 )
 
 
 @dataclass(frozen=True)
 class DocstringCorpus:
-    """Pairs of a docstring's summary (query) and the rest of it (document), split once.
+    """Pairs of a docstring's summary (query) and the rest of it (document).
 
     Attributes:
         train: the training texts of both roles, pair after pair.
-        held_out: the other pairs as a retrieval data set; the relevant document of a query is the rest of its docstring.
+        held_out: other pairs as a retrieval data set: find the rest of a summary's docstring.
     """
 
     train: list[Text]
@@ -40,9 +40,10 @@ def docstring_corpus(
 ) -> DocstringCorpus:
     """Build a corpus from the docstrings of installed libraries, without importing any of them.
 
-    A docstring's first sentence becomes a query, and the rest of its prose the document, without the signature, sentences
-    with the object's name, code and copies of the summary: a search by words alone must not find it. A hash of a pair decides
-    where it goes, so the same versions of the libraries give the same corpus on every machine.
+    The query is a docstring's first sentence. The document is the rest of its prose without
+    signature, code, copies of the summary and sentences that name the object, so that words alone
+    do not find it. A hash decides where a pair goes: the same versions of the libraries give the
+    same corpus on every machine.
 
     Args:
         pairs: number of training pairs; None for all.
@@ -52,43 +53,41 @@ def docstring_corpus(
     Raises:
         DataError: a library is not installed, or there are too few pairs.
     """
-    if held_out < 0 or (pairs is not None and pairs < 1):
-        raise DataError(f"pairs={pairs}, held_out={held_out}: at least 1 and 0 are needed")
-    found: dict[str, tuple[str, str]] = {}
-    for library in sorted({libraries} if isinstance(libraries, str) else set(libraries)):
+    pair_of: dict[str, tuple[str, str]] = {}
+    for library in sorted(set(libraries)):
         for summary, body in _library_pairs(library):
-            # Inherited and templated docstrings repeat: keep one pair for each summary and each beginning of a body.
-            keys = _words_key(summary), _words_key(body)
-            if not found.keys() & {*keys}:
-                found |= dict.fromkeys(keys, (summary, body))
-    ordered = sorted(
-        set(found.values()), key=lambda pair: hashlib.sha256("\n".join(pair).encode()).digest()
-    )
-    wanted = held_out + (pairs or 1)
-    if len(ordered) < wanted:
+            # Inherited docstrings repeat: keep one pair per beginning of a summary or of a body.
+            keys = {_first_words(summary), _first_words(body)}
+            if not keys & pair_of.keys():
+                pair_of |= dict.fromkeys(keys, (summary, body))
+    ordered = sorted(set(pair_of.values()), key=_digest)
+    needed = held_out + (pairs or 1)
+    if len(ordered) < needed:
         raise DataError(
-            f"found {len(ordered):,} docstring pairs, and {wanted:,} are needed: name more libraries or ask for fewer pairs"
+            f"found {len(ordered):,} docstring pairs, {needed:,} are needed: name more libraries"
         )
-    kept_out, rest = ordered[:held_out], ordered[held_out:]
-    train = [
-        t
-        for query, body in rest[:pairs]
-        for t in (Text(query, Role.QUERY), Text(body, Role.DOCUMENT))
-    ]
-    corpus = {f"d{i}": body for i, (_, body) in enumerate(kept_out)}
-    queries = {f"q{i}": query for i, (query, _) in enumerate(kept_out)}
+    train = []
+    for summary, body in ordered[held_out:][:pairs]:
+        train += [Text(summary, Role.QUERY), Text(body, Role.DOCUMENT)]
+    corpus = {f"d{i}": body for i, (_, body) in enumerate(ordered[:held_out])}
+    queries = {f"q{i}": summary for i, (summary, _) in enumerate(ordered[:held_out])}
     qrels = {f"q{i}": {f"d{i}": 1} for i in range(held_out)}
     return DocstringCorpus(train, RetrievalDataset("docstrings", corpus, queries, qrels))
 
 
+def _digest(pair: tuple[str, str]) -> bytes:
+    return hashlib.sha256("\n".join(pair).encode()).digest()
+
+
+def _first_words(text: str) -> str:
+    return " ".join(re.findall(r"[a-z]+", text.lower())[:12])
+
+
 def _library_pairs(library: str) -> Iterator[tuple[str, str]]:
-    # find_spec locates a top-level package without importing it; it would import the parents of a dotted name.
-    spec = importlib.util.find_spec(library) if "." not in library else None
+    spec = importlib.util.find_spec(library)  # locates the package without importing it
     if spec is None or not spec.submodule_search_locations:
-        raise DataError(
-            f"library {library!r} is not installed: install it or leave it out of `libraries`"
-        )
-    root = Path(next(iter(spec.submodule_search_locations)))
+        raise DataError(f"library {library!r} is not installed: install it or leave it out")
+    root = Path(spec.submodule_search_locations[0])
     for path in sorted(root.rglob("*.py")):
         if {"tests", "test", "testing", "_vendor"} & set(path.relative_to(root).parts):
             continue
@@ -99,57 +98,50 @@ def _library_pairs(library: str) -> Iterator[tuple[str, str]]:
         except (SyntaxError, ValueError):  # templates and files for other Python versions
             continue
         for node in _definitions(tree):
-            if pair := _split_docstring(ast.get_docstring(node) or "", node.name):
+            pair = _split_docstring(ast.get_docstring(node) or "", node.name)
+            if pair:
                 yield pair
 
 
 def _definitions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
-    """Walk classes, methods and functions, also those inside `if` and `try` blocks; bodies of functions are left out."""
+    """Walk classes, methods and functions, except those inside functions."""
     for node in getattr(tree, "body", []):
-        function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-        if function or isinstance(node, ast.ClassDef):
+        is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if is_function or isinstance(node, ast.ClassDef):
             yield node
-        if not function:
+        if not is_function:
             yield from _definitions(node)
 
 
-_LEFT_OUT = re.compile(
-    r"\s*(>>>|\.\.\.|```|[-=~^`]{3,}\s*$)"
-)  # doctests, code fences, rules below headings
+# Doctests, code fences and rules below headings.
+_NO_PROSE = re.compile(r"\s*(>>>|\.\.\.|```|[-=~^`]{3,}\s*$)")
 _FIELD = re.compile(r"^\s*(:\w+[^:]*:|\.\. [\w-]+::.*|@\w+.*)")
 _ROLE_MARKUP = re.compile(r":[\w:+-]+:`~?([^`<]*)(?:<[^>]*>)?`")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
 
 def _split_docstring(docstring: str, name: str) -> tuple[str, str] | None:
+    """Return the summary and the rest of a docstring, or None if they are no good pair."""
     paragraphs = re.split(r"\n\s*\n", docstring.strip())
     while len(paragraphs) > 1 and re.match(rf"^\W*[\w.]*{re.escape(name)}\s*\(", paragraphs[0]):
-        paragraphs = paragraphs[1:]  # a signature line above the summary
+        paragraphs = paragraphs[1:]  # a signature above the summary
     summary, *more = _SENTENCE_END.split(_plain(paragraphs[0]), maxsplit=1)
     body = " ".join([*more, _plain("\n".join(paragraphs[1:]))])
-    for copied in (summary, summary.rstrip(".")):
-        body = body.replace(copied, " ")
-    if len(name) > 2:  # whole sentences, since one without its subject teaches nothing
-        named = re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])")
-        body = " ".join(
-            sentence for sentence in _SENTENCE_END.split(body) if not named.search(sentence)
-        )
+    body = body.replace(summary, " ").replace(summary.rstrip("."), " ")
+    if len(name) > 2:
+        is_named = re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])").search
+        sentences = _SENTENCE_END.split(body)
+        body = " ".join(sentence for sentence in sentences if not is_named(sentence))
     body = re.sub(r"\s+", " ", body).strip()
     if not 4 <= len(summary.split()) <= 40 or not summary[0].isupper() or ", optional" in summary:
         return None
     letters = sum(c.isalpha() or c.isspace() for c in body)
-    long_enough = len(body.split()) >= 20 and len(body) <= 20_000
-    return (summary, body) if long_enough and letters > 0.75 * len(body) else None
+    is_prose = letters > 0.75 * len(body)
+    return (summary, body) if is_prose and len(body.split()) >= 20 and len(body) <= 20_000 else None
 
 
 def _plain(text: str) -> str:
-    """Join lines of a docstring into prose, without doctests, section rules, field markers and markup."""
-    text = " ".join(
-        _FIELD.sub("", line).strip() for line in text.splitlines() if not _LEFT_OUT.match(line)
-    )
-    text = _ROLE_MARKUP.sub(r"\1", text)
+    """Join the lines of a docstring into prose without doctests, rules, fields and markup."""
+    lines = [line for line in text.splitlines() if not _NO_PROSE.match(line)]
+    text = _ROLE_MARKUP.sub(r"\1", " ".join(_FIELD.sub("", line).strip() for line in lines))
     return re.sub(r"\s+", " ", re.sub(r"[`*|]+", "", text)).strip()
-
-
-def _words_key(text: str) -> str:
-    return " ".join(re.findall(r"[a-z]+", text.lower())[:12])

@@ -4,7 +4,7 @@
 class WorkbenchError(Exception):
     """Something the user can correct; the message says what was wrong and what to do.
 
-    The command line prints the message without a traceback. Any other exception is a defect of the package.
+    Any other exception is a defect of the package.
 
     Example:
         >>> import workbench as wb
@@ -23,7 +23,7 @@ class ModelError(WorkbenchError):
 
 
 class TeacherError(WorkbenchError):
-    """A teacher that cannot be made, or that returned something other than target embeddings."""
+    """A teacher that cannot be made, or that returned something other than embeddings."""
 
 
 class IncompleteError(TeacherError):

@@ -15,8 +15,8 @@ from sentence_transformers.models import Dropout
 
 from workbench import models
 from workbench._util import spread
-from workbench.data import Role, Text
-from workbench.student import check_shapes, head_of, mean_and_deviation, pooled
+from workbench.data import Role
+from workbench.student import check_shapes, head_of, mean_and_deviation
 from workbench.teachers import Teacher
 from workbench.train import Result, TrainingConfig, TrainingStep, figures, train
 
@@ -54,7 +54,7 @@ class FrozenFeatures(Teacher):
 
     def encode(self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop=None) -> np.ndarray:
         """Return the features of texts of one role, float32 of shape (n, width)."""
-        return pooled(self._student, [Text(text, role) for text in texts])
+        return models.encode_strings(self._student, texts, role)
 
 
 def through_head(student: SentenceTransformer, features: np.ndarray) -> np.ndarray:

@@ -348,13 +348,37 @@ def encode(
     )
     with bar:
         for side, rows in rows_of.items():
-            if not len(rows):
-                continue
-            start = role_prompt(model, side) if prompt is None else prompt
-            plain = _PlainTexts(model, [texts[row].text for row in rows], side, start)
-            vectors[rows] = forward_batches(
-                model, plain, role=side, precision=precision, token_budget=token_budget, bar=bar
+            strings = [texts[row].text for row in rows]
+            vectors[rows] = encode_strings(
+                model,
+                strings,
+                side,
+                prompt,
+                precision=precision,
+                token_budget=token_budget,
+                bar=bar,
             )
+    return vectors
+
+
+def encode_strings(
+    model: SentenceTransformer,
+    texts: Sequence[str],
+    role: str,
+    prompt: str | None = None,
+    *,
+    precision: str = "auto",
+    token_budget: int | None = None,
+    bar: tqdm | None = None,
+) -> np.ndarray:
+    """Embed strings of one role with a loaded model; nothing is checked. See `encode`."""
+    if not texts:
+        return np.empty((0, model.get_embedding_dimension()), dtype=np.float32)
+    prompt = role_prompt(model, role) if prompt is None else prompt
+    plain = _PlainTexts(model, list(texts), role, prompt)
+    vectors = forward_batches(
+        model, plain, role=role, precision=precision, token_budget=token_budget, bar=bar
+    )
     if normalizes(model):  # bfloat16 has rounded the norms
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors /= np.maximum(norms, np.finfo(np.float32).tiny)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -10,7 +9,7 @@ import shutil
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
-from workbench import _checkpoints, data, student
+from workbench import data, student
 from workbench._recipes import (
     ADAPT,
     BROAD,
@@ -32,19 +31,18 @@ from workbench._recipes import (
     provenance_of,
 )
 from workbench._stored import StoredTexts, hold
-from workbench._util import counted, home, write_json
+from workbench._util import counted, home
 from workbench.cache import TargetCache, Targets
 from workbench.data import Role, Text
 from workbench.errors import TrainingError, WorkbenchError
 from workbench.head import FrozenFeatures, train_head
 from workbench.models import Tokens
-from workbench.student import HeadFit
 from workbench.teachers import ArrayTeacher, Teacher, is_api, make_teacher
 from workbench.train import Result, TrainingStep, provenance, train_student
 
 __all__ = [
     "ADAPT", "BROAD", "IN_DOMAIN", "RECIPES", "TOUR", "Distilled", "Recipe",
-    "TrainingBar", "distill", "features_of", "find_recipe", "is_api", "prepare", "run", "teacher_of",
+    "TrainingBar", "distill", "features_of", "find_recipe", "prepare", "run", "teacher_of",
 ]  # fmt: skip
 
 LEAST_TEXTS = 20  # different texts that a student can be made of
@@ -82,17 +80,15 @@ def distill(
     was stopped, and returns a finished student at once.
 
     Args:
-        texts: what `data.read_texts` takes: a list of strings or `Text` objects, a file, a folder,
-            a data set; at least 20 different ones. Plain strings are documents. Without any query,
-            queries are cropped from them.
-        teacher: a model's name or folder, "openai:MODEL", or anything else that `Teacher` takes;
-            the recipe's if None.
+        texts: what `data.read_texts` takes, at least 20 different texts. Plain strings are
+            documents. Without any query, queries are cropped from them.
+        teacher: what `Teacher` takes, such as a model's name; the recipe's if None.
         base: the small model to start from; the recipe's if None.
-        recipe: "tour", "in-domain" or another of `RECIPES`, a TOML file, or a `Recipe`. By default
-            in-domain (many passes) for fewer than 5,000 texts, and tour (two passes) for more.
+        recipe: one of `RECIPES`, a TOML file, or a `Recipe`. By default in-domain (many passes) for
+            fewer than 5,000 texts, and tour (two passes) for more.
         output: folder for the student; by default one below `students/` in the workbench's folder.
-        held_out: texts to choose the best student by, which it does not learn from, even if they
-            are among `texts`; a twentieth of `texts`, 500 at most, if None.
+        held_out: texts to choose the best student by, which it does not learn from; a twentieth of
+            `texts`, 500 at most, if None.
         progress: show bars.
         stop: when set, the run ends at the next safe point.
         resume: use what an earlier call of the same identity made; False starts over.
@@ -100,10 +96,8 @@ def distill(
         **changes: values of the recipe to change, such as `max_length=64`, `epochs=1` or `seed=7`.
 
     Raises:
-        DataError: no texts, or something that is not texts.
         TrainingError: too few texts, a value that makes no sense, or stopped before training.
-        ModelError: a model cannot be found or loaded.
-        TeacherError: the teacher cannot be used.
+        WorkbenchError: the texts, the teacher or the base cannot be used.
 
     Example:
         >>> import workbench as wb
@@ -283,15 +277,9 @@ def run(
         resumable = {"checkpoints": checkpoints, "resume": resume}
         train_model = partial(train_student, model, targets.texts, **inputs, **resumable)
 
-    first_process = int(os.environ.get("RANK", "0")) == 0
-    head_fit, fit_file = None, checkpoints / "head_fit.json"
-    if train and resume and _checkpoints.complete(checkpoints):  # which have the head's weights
-        with contextlib.suppress(OSError, ValueError):
-            head_fit = HeadFit(**json.loads(fit_file.read_text()))
-    elif recipe.start == "closed-form" or not (train or recipe.continues):
+    head_fit = None
+    if recipe.start == "closed-form" or not (train or recipe.continues):
         head_fit = student.fit_head(model, targets.texts, targets, **inputs)
-        if train and first_process:
-            write_json(fit_file, asdict(head_fit))
     about = {"base": started.get("base", base.name), "source": source, "start": recipe.start}
     describe = partial(provenance, cache, targets.texts, **about, head_fit=head_fit)
     if not train:
@@ -310,7 +298,7 @@ def run(
         result = train_model(targets, config, held_out=validation, on_step=report, stop=stop)
     model.eval()
     made = describe(config=config, result=result) | {"run": run_id}
-    if first_process:
+    if int(os.environ.get("RANK", "0")) == 0:
         student.save(model, output, made)
         if progress and result.best_step == 0 and not result.stopped:
             tqdm.write("Training did not improve on its start: the student of step 0 is kept")
@@ -358,9 +346,4 @@ class TrainingBar(tqdm):
             speed = f"{step.texts_per_second:.0f} texts/s"
             self.set_postfix_str(f"loss {step.loss:.3f}, {speed}", refresh=False)
         if step.held_out_loss is not None and not self.disable:
-            line = f"epoch {step.epoch:4.2f}: held-out loss {step.held_out_loss:.4f}"
-            if step.cosine_query is not None:
-                line += f", cosine {step.cosine_query:.3f} on queries"
-            if step.cosine_document is not None:
-                line += f", cosine {step.cosine_document:.3f} on documents"
-            self.write(line)
+            self.write(f"epoch {step.epoch:4.2f}: held-out loss {step.held_out_loss:.4f}")

@@ -22,7 +22,6 @@ from workbench.errors import WorkbenchError
 PRECISIONS = {"float32": 32, "float16": 16, "int8": 8, "binary": 1}  # bits a dimension
 _FACTORY = {"float32": "Flat", "float16": "SQfp16", "int8": "SQ8"}  # faiss's names
 _TIES = 100  # results that are searched beyond k, so that equal scores can be ordered
-_BLOCK_VALUES = 20_000_000  # signs that are unpacked at once, 80 MB
 
 
 @dataclass(frozen=True)
@@ -137,11 +136,9 @@ class CompressedIndex:
         positions = positions.astype(np.int64)
         codes = need("faiss", "quantize").vector_to_array(self._index.xb).reshape(len(self), -1)
         cosines = np.empty(positions.shape, dtype=np.float32)
-        block = max(1, _BLOCK_VALUES // (depth * self.spec.dimensions))
-        for start in range(0, len(queries), block):
-            rows = slice(start, start + block)
-            signs = np.unpackbits(codes[positions[rows]], axis=-1).astype(np.float32) * 2 - 1
-            cosines[rows] = np.einsum("qcd,qd->qc", signs, queries[rows])
+        for row, query in enumerate(queries):
+            signs = np.unpackbits(codes[positions[row]], axis=1).astype(np.float32) * 2 - 1
+            cosines[row] = signs @ query
         return ranking.order(cosines / self.spec.dimensions**0.5, positions, k)
 
     def save(self, path: str | Path) -> Path:

@@ -226,7 +226,7 @@ class LocalTeacher(Teacher):
     ) -> np.ndarray:
         """Return the targets of texts of one role, float32 of shape (n, dimension)."""
         prompt = self.prompts[Role(role)]
-        return models.encode(self.model, texts, role, prompt=prompt, precision="float32")
+        return models.encode_strings(self.model, texts, role, prompt, precision="float32")
 
     def _choose_dtype(self, precision: str) -> torch.dtype:
         import torch

@@ -99,8 +99,9 @@ def search(
         about = f"{about} {learned}".strip()
     models = dict(zip(names, models, strict=True))
     encoders = dict(zip(names, encoders, strict=False))
-    show = {"k": k, "about": about, "answers_first": not judged}
-    return RetrievalExplorer(dataset, models, encode=encoders, **show)
+    return RetrievalExplorer(
+        dataset, models, encode=encoders, k=k, about=about, answers_first=not judged
+    )
 
 
 def _adapted(dataset: RetrievalDataset, texts: list[Text], teacher: object, progress: bool):

@@ -20,7 +20,7 @@ from workbench.docstrings import docstring_corpus
 from workbench.errors import TrainingError, WorkbenchError
 from workbench.pipeline import ADAPT, STOPPED, TOUR, Recipe
 from workbench.ready import load_ready
-from workbench.teachers import LocalTeacher
+from workbench.teachers import LocalTeacher, is_api
 
 DEMO_TEXTS = 2000  # the demo learns from so many, most of which are short queries
 DEMO_DOCUMENTS = 400
@@ -94,7 +94,7 @@ def _fill_on_ray(options: Namespace, recipe: Recipe, stop: threading.Event) -> P
     from workbench.extras import cluster
 
     unused = chosen(options, "limit", "sample", *READING, "vectors")
-    if unused or options.dry_run or pipeline.is_api(recipe.teacher):
+    if unused or options.dry_run or is_api(recipe.teacher):
         raise WorkbenchError(
             "--workers reads all .parquet files of a folder for a local teacher: leave out the "
             f"other options of texts ({', '.join(unused)})"

@@ -14,7 +14,7 @@ from workbench.cache import TargetCache
 from workbench.data import Role, Text
 from workbench.errors import DataError, TeacherError
 from workbench.pipeline import Recipe
-from workbench.teachers import ArrayTeacher, Teacher
+from workbench.teachers import ArrayTeacher, Teacher, is_api
 
 READING = ("column", "role", "passages", "encoding")  # options of `data.read_texts`
 _API = (
@@ -48,7 +48,7 @@ def texts_of(
 def teacher_of(options: Namespace, recipe: Recipe) -> Teacher:
     """Return a recipe's teacher, with the precision or the API's options."""
     of_api = chosen(options, *_API)
-    if pipeline.is_api(recipe.teacher):
+    if is_api(recipe.teacher):
         if "tokenizer" in of_api:
             of_api["max_tokens"] = recipe.max_length
         return pipeline.teacher_of(None, recipe, **of_api)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import socket
 import threading
@@ -14,12 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
-from workbench._files import files_in, text_columns
 from workbench._util import counted, expanded, need
 from workbench.cache import Progress, TargetCache
-from workbench.data import stream_texts
+from workbench.data import Role, Text
 from workbench.errors import DataError, WorkbenchError
 
 if TYPE_CHECKING:
@@ -28,39 +25,6 @@ if TYPE_CHECKING:
     from workbench.teachers import Teacher
 
 BATCH_TEXTS = 2048  # handed to a worker at once; what it stored of them survives it
-_MERGE_EVERY = 8  # batches
-
-
-def files(folder: str | Path) -> list[Path]:
-    """Return a folder's .parquet files of texts; a warning counts the other files in it and below.
-
-    Raises:
-        DataError: the folder has none, or one lacks the columns `text` and `role`.
-    """
-    found, others = files_in(Path(folder))
-    paths = [
-        path for path in found if path.suffix.lower() == ".parquet" and path.parent == Path(folder)
-    ]
-    if not paths:
-        what = (
-            f"no .parquet files in {folder}"
-            if Path(folder).is_dir()
-            else f"{folder}: there is no such folder"
-        )
-        raise DataError(f"{what}. A cluster reads texts from a folder of .parquet files.")
-    if left_out := sorted({*found, *others} - {*paths}):
-        some = ", ".join(str(path.relative_to(folder)) for path in left_out[:3]) + ", ..." * (
-            len(left_out) > 3
-        )
-        warnings.warn(
-            f"{folder}: {counted(len(left_out), 'file')} left out ({some}): a cluster reads the .parquet files in the "
-            "folder itself. Without --workers all files of texts are read",
-            stacklevel=3,
-        )
-    for path in paths:
-        if len(text_columns(path, "text")) < 2:
-            raise DataError(f"{path} has no column 'role'")
-    return paths
 
 
 def fill(
@@ -77,18 +41,16 @@ def fill(
 ) -> Progress:
     """Encode and store every target that is missing, each worker with a teacher of its own.
 
-    A worker that dies loses the group in flight: Ray starts another, which encodes what is not stored of its batch.
-    The cluster needs one processor more than the workers take, to read texts.
+    A worker that dies loses the group in flight, and Ray starts another. The cluster needs one
+    processor more than the workers take, to read texts.
 
     Args:
-        root: folder of all caches, one that every machine of the cluster sees under this path.
+        root: folder of all caches, which every machine of the cluster sees under this path.
         teacher: makes a teacher; called once in each worker, and here, to open the cache.
-        texts: a folder of .parquet files, which every machine of the cluster sees under this path, or a
-            `ray.data.Dataset`; with the columns `text` and `role`. Blank and missing texts are left out, and a warning
-            counts them and the folder's other files.
+        texts: a folder of .parquet files, which every machine of the cluster sees under this path,
+            or a `ray.data.Dataset`; with the columns `text` and `role`. Blank texts are left out.
         workers: number of parallel workers.
-        cpus: processors for each.
-        gpus: GPUs for each, 1 for a teacher on a GPU.
+        cpus, gpus: processors and GPUs of each.
         dtype: as for `TargetCache`.
         on_progress: called after each batch.
         stop: when set, the fill ends after the batches in flight.
@@ -97,60 +59,54 @@ def fill(
         The last progress; its texts a second are those of the whole cluster.
 
     Raises:
-        WorkbenchError: Ray is missing, or the cluster is too small.
-        CacheError, TeacherError, DataError: as from `TargetCache.fill` in a worker.
+        DataError: the folder has no .parquet files.
+        WorkbenchError: Ray is missing, the cluster is too small, or a worker failed.
     """
     ray = import_ray()
-    paths = [str(path.resolve()) for path in files(texts)] if isinstance(texts, str | Path) else []
-    opened = TargetCache(root, teacher(), dtype=dtype)
-    opened.check_writable()
+    if isinstance(texts, str | Path):
+        paths = sorted(str(path.resolve()) for path in expanded(texts).glob("*.parquet"))
+        if not paths:
+            raise DataError(f"{texts}: expected a folder of .parquet files")
+    cache = TargetCache(root, teacher(), dtype=dtype)
+    cache.check_writable()
     join_cluster(ray, workers, cpus, gpus)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    # With the new reader, Ray 2.60 starts some thirty processes for one file: on two cores 85 seconds instead of 5.
+    # The new reader of Ray 2.60 starts some thirty processes for one file.
     context.use_datasource_v2 = False
-    if paths:
+    if isinstance(texts, str | Path):
         texts = ray.data.read_parquet(paths, columns=["text", "role"])
     total, started = texts.count(), time.perf_counter()
     batches = texts.repartition(target_num_rows_per_block=BATCH_TEXTS).map_batches(
         _Worker,
-        fn_constructor_kwargs={
-            "root": str(expanded(root).resolve()),
-            "teacher": teacher,
-            "dtype": dtype,
-        },
+        fn_constructor_args=(str(expanded(root).resolve()), teacher, dtype),
         batch_size=None,
         num_cpus=cpus,
         num_gpus=gpus,
         compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
     )
-    done = encoded = written = blank = 0
-    progress = Progress(0, total, 0, None, 0, 0.0, None)
+    done = encoded = blank = 0
+    progress = Progress(0, total, 0, None, 0, 0.0)
     try:
-        for number, row in enumerate(batches.iter_rows(), start=1):
+        for row in batches.iter_rows():
             if row["error"]:
                 raise WorkbenchError(f"{row['error']} (a worker on {row['host']})")
-            done, encoded, written = (
-                done + row["done"],
-                encoded + row["encoded"],
-                written + row["bytes"],
-            )
+            done, encoded = done + row["done"], encoded + row["encoded"]
             blank += row["blank"]
             speed = encoded / (time.perf_counter() - started)
-            left = (total - done) / speed if speed else None
             # Every text that no worker has looked up yet may have to be encoded.
-            progress = Progress(done, total, encoded, total - done + encoded, written, speed, left)
+            to_encode = total - done + encoded
+            size = encoded * cache.row_bytes
+            progress = Progress(done, total, encoded, to_encode, size, speed)
             if on_progress:
                 on_progress(progress)
             if stop is not None and stop.is_set():
                 break
-            if number % _MERGE_EVERY == 0:
-                opened.merge()
     except ray.exceptions.RayError as error:
         reason = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
         raise WorkbenchError(f"the cluster gave up: {reason}. What was stored is kept.") from error
     finally:
-        opened.merge()
+        cache.merge()
     if blank:
         warnings.warn(f"{counted(blank, 'blank text')} of {done:,} left out", stacklevel=2)
     return progress
@@ -160,33 +116,20 @@ class _Worker:
     """One teacher and the cache that it writes to, in a process of the cluster."""
 
     def __init__(self, root: str, teacher: Callable[[], Teacher], dtype: str) -> None:
-        self.cache = TargetCache(
-            root, teacher(), dtype=dtype, skip=0
-        )  # nobody sees a worker's warnings
+        # No text is skipped, since nobody sees a worker's warnings.
+        self.cache = TargetCache(root, teacher(), dtype=dtype, skip=0)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list]:
-        done, error, texts = Progress(0, 0, 0, 0, 0, 0.0, None), "", []
+        encoded, error = 0, ""
+        rows = zip(batch["text"], batch["role"], strict=True)
         try:
-            with warnings.catch_warnings(
-                action="ignore"
-            ):  # what is left out is counted for all workers together
-                texts = list(
-                    stream_texts(
-                        pd.DataFrame({name: list(batch[name]) for name in ("text", "role")})
-                    )
-                )
-            # A stream, not a list: no sample is timed for a plan that nobody reads.
-            done = self.cache.fill(iter(texts), merge=False)
+            texts = [Text(text, role or Role.DOCUMENT) for text, role in rows if text]
+            texts = [text for text in texts if text.text.strip()]
+            encoded = self.cache.fill(texts, merge=False).encoded
         except WorkbenchError as problem:
-            error = str(problem)
-        blank = len(batch["text"]) - len(texts)
-        row = {
-            "done": len(batch["text"]),
-            "encoded": done.encoded,
-            "bytes": done.bytes,
-            "blank": blank,
-            "error": error,
-        }
+            error, texts = str(problem), []
+        count = len(batch["text"])
+        row = {"done": count, "encoded": encoded, "blank": count - len(texts), "error": error}
         return {name: [value] for name, value in {**row, "host": socket.gethostname()}.items()}
 
 
@@ -199,29 +142,16 @@ def import_ray():
 
 
 def join_cluster(ray, workers: int, cpus: float, gpus: float) -> None:
-    """Join the cluster of RAY_ADDRESS, or start one on this machine, and see that the workers fit."""
-    if workers < 1 or cpus < 0 or gpus < 0:
-        raise WorkbenchError(
-            f"{workers} workers of {cpus} processors and {gpus} GPUs: expected at least one worker"
-        )
-    wanted = {"CPU": workers * cpus + 1, "GPU": workers * gpus}
+    """Join the cluster of RAY_ADDRESS, or start one here; WorkbenchError if it is too small."""
+    cores = int(np.ceil(workers * cpus + 1))
     if not ray.is_initialized():
-        # Ray's processors are only counted. A cluster that exists has its own number.
-        count = (
-            None
-            if os.environ.get("RAY_ADDRESS")
-            else max(os.cpu_count() or 1, math.ceil(wanted["CPU"]))
+        # Ray only counts processors. A cluster that exists has its own number.
+        here = None if os.environ.get("RAY_ADDRESS") else max(os.cpu_count() or 1, cores)
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+        ray.init(num_cpus=here, include_dashboard=False, **quiet)
+    resources = ray.cluster_resources()
+    if resources.get("CPU", 0) < cores or resources.get("GPU", 0) < workers * gpus:
+        raise WorkbenchError(
+            f"{workers} workers and a reader need {cores} CPUs and {workers * gpus:g} GPUs; the "
+            f"cluster has {resources.get('CPU', 0):g} and {resources.get('GPU', 0):g}"
         )
-        ray.init(
-            num_cpus=count,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    there = ray.cluster_resources()
-    for kind, amount in wanted.items():
-        if there.get(kind, 0) < amount:
-            raise WorkbenchError(
-                f"{workers} workers and the reading of texts take {amount:g} {kind}s, and the cluster has "
-                f"{there.get(kind, 0):g}: ask for fewer workers, or start Ray with more (ray.init(num_cpus=...))"
-            )
