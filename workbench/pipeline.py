@@ -14,7 +14,6 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
@@ -30,7 +29,7 @@ from workbench._recipes import (
     find_recipe,
     provenance_of,
 )
-from workbench._stored import StoredTexts, hold
+from workbench._stored import hold
 from workbench._util import counted, home
 from workbench.cache import TargetCache, Targets
 from workbench.data import Role, Text
@@ -111,7 +110,8 @@ def distill(
     texts = data.read_texts(texts)
     if held_out is not None:
         held_out = data.as_texts(held_out, "held_out")
-        texts = _without(texts, held_out, progress)
+        unseen = {text.text for text in held_out}  # whatever their role
+        texts = hold((text for text in texts if text.text not in unseen), data.IN_MEMORY)
     # A teacher of stored vectors has none of a query that is cropped here.
     crop = not isinstance(teacher, ArrayTeacher)
     texts, recipe = prepare(texts, recipe, crop=crop, progress=progress, base=base, **changes)
@@ -121,13 +121,7 @@ def distill(
 
 
 def teacher_of(source: object, recipe: Recipe, **options: object) -> Teacher:
-    """Return a teacher, the recipe's if None; a named one gets the recipe's prompts and length.
-
-    Args:
-        source: what `Teacher` takes.
-        recipe: whose `teacher`, `prompts` and `max_length` count.
-        **options: of the named model or of the API.
-    """
+    """Return a teacher, the recipe's if None; a named one gets the recipe's prompts and length."""
     source = recipe.teacher if source is None else source
     if not isinstance(source, str | Path):
         return make_teacher(source)
@@ -146,19 +140,10 @@ def prepare(
     progress: bool = False,
     **changes: object,
 ) -> tuple[Sequence[Text], Recipe]:
-    """Return the texts that a student learns from, and the recipe.
+    """Return the texts that a student learns from, and the recipe with changes.
 
     Queries are cropped from documents if there are fewer texts than the recipe wants, or no query.
-
-    Args:
-        texts: what `data.read_texts` returned.
-        recipe: see `find_recipe`.
-        crop: whether to add queries.
-        progress: print how many were added.
-        **changes: see `Recipe.change`.
-
-    Raises:
-        TrainingError: fewer than 20 texts, or a value of the recipe that makes no sense.
+    TrainingError for fewer than 20 texts, or a value of the recipe that makes no sense.
     """
     if recipe is None and changes.get("start") not in (None, *HEAD_STARTS):
         recipe = ADAPT
@@ -168,32 +153,17 @@ def prepare(
             f"{counted(len(texts), 'different text')} are too few to distill from: at least "
             f"{LEAST_TEXTS} are needed, and some hundreds make a useful student"
         )
+    if not crop or recipe.continues:  # such a student knows queries
+        return texts, recipe
     enough = texts
-    # A student that training goes on from knows queries.
-    if crop and not recipe.continues:
-        if len(texts) < recipe.texts:
-            enough = data.add_cropped_queries(texts, recipe.texts)
-        elif not any(text.role is Role.QUERY for text in texts):
-            enough = hold(chain(texts, data.crop_queries(texts[:_CROPPED])), data.IN_MEMORY)
+    if len(texts) < recipe.texts:
+        enough = data.add_cropped_queries(texts, recipe.texts)
+    elif not any(text.role is Role.QUERY for text in texts):
+        enough = hold(chain(texts, data.crop_queries(texts[:_CROPPED])), data.IN_MEMORY)
     cropped = len(enough) - len(texts)
     if progress and cropped:
-        tqdm.write(
-            f"{counted(len(texts), 'text')} and {cropped:,} queries cropped from them; "
-            f"recipe {recipe.name}"
-        )
+        tqdm.write(f"{len(texts):,} texts and {cropped:,} queries cropped from them")
     return enough, recipe
-
-
-def _without(texts: Sequence[Text], held_out: Sequence[Text], progress: bool) -> Sequence[Text]:
-    """Return the texts that are not held out, whatever their role."""
-    unseen = {text.text for text in held_out}
-    rows = np.flatnonzero([text.text not in unseen for text in texts])
-    count = len(texts) - len(rows)
-    if not count:
-        return texts
-    if progress:
-        tqdm.write(f"{count:,} of {len(texts):,} texts are held out: nothing is learned from them")
-    return texts.subset(rows) if isinstance(texts, StoredTexts) else [texts[row] for row in rows]
 
 
 def run(
@@ -214,21 +184,17 @@ def run(
     """Make the student of a recipe, or load the one that an earlier call of the same identity made.
 
     The identity covers recipe, teacher, base and the exact texts. Under `torchrun` the first process
-    writes. What is not listed here is as for `distill`.
+    writes. Errors, and what is not listed here, are as for `distill`.
 
     Args:
         texts: to learn from, see `prepare`; or their targets, from `cache.embed`.
         cache: of the teacher's targets; missing ones are made.
-        recipe: how to make the student. Its `steps` are turned into passes here.
+        recipe: how to make the student.
         source: where the texts are from, for the provenance.
         held_out: as for `distill`; no text is held out if it is empty.
         train: False leaves the student at the closed-form head.
         on_start: called before training with the student, which training changes in place.
         on_step: called after every training step and evaluation.
-
-    Raises:
-        TrainingError: too few texts, or it was stopped before training.
-        ModelError: the output folder holds something else.
     """
     if held_out is None and recipe.continues:
         # It is to know these very documents, and a loss on others does not show that.

@@ -77,18 +77,18 @@ def vectors_of(options: Namespace) -> ArrayTeacher | None:
         except (OSError, ValueError, EOFError) as error:
             raise TeacherError(f"{vectors} cannot be read as an array: {error}") from None
         return ArrayTeacher(rows, texts, path.name)
+    name, column = path.name, options.column or "text"
     if source.startswith("hub:"):
-        name, column = source.removeprefix("hub:"), options.column or "text"
-        table = pd.DataFrame(data.hub_rows(name, column, vectors, limit=options.limit))
+        hub_name = source.removeprefix("hub:")
+        table = pd.DataFrame(data.hub_rows(hub_name, column, vectors, limit=options.limit))
     elif path.suffix.lower() == ".parquet" and path.is_file():
-        name, column, table = path.name, options.column or "text", pd.read_parquet(path)
+        table = pd.read_parquet(path)
     else:
         raise DataError(f"--vectors {vectors}: expected FILE.npy, or a column of a .parquet file")
     if vectors not in table:
         raise DataError(f"{name} has no column {vectors!r}; it has {', '.join(table)}")
-    role = options.role or ("role" if "role" in table else Role.DOCUMENT)
-    roles = [role] * len(table) if role in [*Role] else table[role].fillna(Role.DOCUMENT)
-    texts = list(map(Text, table[column], roles))
+    table["role"] = options.role or table.get("role", Role.DOCUMENT)
+    texts = list(map(Text, table[column], table["role"].fillna(Role.DOCUMENT)))
     # A text whose vector is null has no target.
     nothing = np.full(len(table[vectors].dropna().iloc[0]), np.nan)
     rows = [row if np.ndim(row) else nothing for row in table[vectors]]
