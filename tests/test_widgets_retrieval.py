@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 
 import numpy as np
 import pandas as pd
@@ -206,22 +205,6 @@ def test_a_model_encodes_what_is_typed(made, hash_teacher, tmp_path, monkeypatch
     for _ in range(2):
         view.ask("the same words")
         assert "encode" in view.lists.columns[0]["times"] and len(view.results) == 3
-
-
-def test_a_search_does_not_normalize_again_and_is_quick(monkeypatch):
-    rng = np.random.default_rng(0)
-    documents = rng.standard_normal((100_000, 64), dtype=np.float32)
-    queries = rng.standard_normal((2, 64), dtype=np.float32)
-    corpus = {f"d{i}": "text" for i in range(len(documents))}
-    judgments = {"a": {"d1": 1}, "b": {"d2": 1}}
-    collection = RetrievalDataset("large", corpus, {"a": "one", "b": "two"}, judgments)
-    models = {"teacher": (queries, documents), "student": (queries[::-1], documents)}
-    view = RetrievalExplorer(collection, models, encode={"teacher": lambda _: queries[1]})
-    monkeypatch.setattr(ranking, "unit", None)
-    start = time.perf_counter()
-    view.select("b")
-    view.ask("words")
-    assert time.perf_counter() - start < 1  # milliseconds in truth; two cores may be busy
 
 
 def test_queries_without_judgments_have_no_score(made):

@@ -40,23 +40,21 @@ class RetrievalExplorer(Selection, View):
 
     Args:
         collection: documents, queries and judgments.
-        models: two or more by name: pairs of vectors, of the queries, float of shape (q, d), and
-            of the documents, float of shape (n, d), or anything that `wb.compare` takes.
-        encode: name to a function from a typed query to its vector, float of shape (d,), for
-            models given as vectors. Without any, queries cannot be typed.
+        models: two or more by name: pairs of vectors of queries and documents, float of shape
+            (q, d) and (n, d), or anything that `wb.compare` takes.
+        encode: for models given as vectors, name to a function from a typed query to its vector,
+            float of shape (d,).
         k: results to show in each list.
         modes: which lists to show, names as in `scores`; by default the first four.
         about: a sentence on the collection, shown with the figures.
         answers_first: show the results above the table of queries.
 
     Attributes:
-        selected: positions of the selected queries, of which the first is shown; to be set and
-            observed, see `select`, which takes ids too.
-        query: id of the query that is shown, None for a typed one; to be observed.
-        text: text of the query that is shown; to be observed.
+        selected: positions of the selected queries, of which the first is shown.
+        query, text: id (None for a typed one) and text of the query shown; to be observed.
         modes: mode to the names of the models that embed the query and the documents. Modes are
             the reference's name, "symmetric" and "asymmetric", or "NAME, symmetric" and so on
-            where there are several other models.
+            with several other models.
         scores: one row a query (index: its id) with `nDCG@10` of each mode, and for each but the
             first its difference to the reference, such as `symmetric_gain`; NaN if not judged.
         results: one row a result of the query shown: mode, rank (1 is best), document_id, cosine
@@ -170,8 +168,6 @@ class RetrievalExplorer(Selection, View):
         """Return the means of the modes, and which query's results are below."""
         return f"<p>{self._overview}</p>{self.heading.value}<p>{LINES} {_MARKS}</p>"
 
-    # --- what is computed once ---
-
     def _score(self, collection: RetrievalDataset, vectors: Mapping[str, tuple]) -> pd.DataFrame:
         scores = pd.DataFrame(np.nan, index=self._index, columns=list(self.modes))
         if not self._qrels.keys().isdisjoint(self._query_ids):
@@ -217,14 +213,12 @@ class RetrievalExplorer(Selection, View):
                 x=np.arange(1, len(self._order) + 1),
                 y=self.scores[f"{mode}_gain"].to_numpy()[self._order],
                 mode="markers",
-                name=self._titles[mode],
+                name=hover(self._titles[mode], 60),
                 text=[hover(self._query_texts[row]) for row in self._order],
                 marker={"color": self._colors[mode], "symbol": symbol, "size": 7},
                 hovertemplate="%{text}<br>%{y:+.3f}<extra></extra>",
             )
         return Chart(chart, on_click=lambda _, point: self.select([self._order[point]]))
-
-    # --- what happens ---
 
     def _ask_typed(self, text: str) -> None:
         try:
