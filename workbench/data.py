@@ -75,7 +75,7 @@ def read_texts(
     """
     counts = Counter()
     stream = islice(_stream(source, counts, column, role, passages, encoding), limit)
-    texts = _unique(stream, counts) if sample is None else _sample(stream, sample, counts)
+    texts = _unique(stream, counts) if sample is None else _sample(stream, sample)
     if not len(texts):
         raise DataError(f"the source has no texts but {counted(counts['blank'], 'blank one')}")
     _report(counts)
@@ -105,21 +105,15 @@ def as_texts(texts: Iterable[str | Text], what: str = "texts") -> Sequence[Text]
 
     if isinstance(texts, StoredTexts):
         return texts
-    is_single = isinstance(texts, str | Mapping) or not isinstance(texts, Iterable)
-    if is_single or hasattr(texts, "columns"):
+    is_list = isinstance(texts, Iterable) and not isinstance(texts, str | Mapping)
+    if not is_list or hasattr(texts, "columns"):
         raise DataError(f"{what}: expected a list of texts, got {type(texts).__name__}")
     items = texts if isinstance(texts, list) else list(_plain(texts))
     if not items:
         raise DataError(f"{what}: at least one text is needed")
     if all(type(item) is Text for item in items):
         return items
-    converted = []
-    for position, item in enumerate(items):
-        try:
-            converted.append(item if isinstance(item, Text) else Text(item))
-        except DataError as error:
-            raise DataError(f"{what}, item {position:,}: {error}") from None
-    return converted
+    return [_text(item, Role.DOCUMENT, f"{what}, item {i:,}") for i, item in enumerate(items)]
 
 
 # --- how a source becomes texts -----------------------------------------------------------------
@@ -136,24 +130,25 @@ def _stream(
     """Stream texts, each with the part of the source that it is from; count what is left out."""
     for part, rows in _parts(source, column, encoding):
         for where, item, row_role in rows:
-            text = item
-            if isinstance(item, Text):
-                text, row_role = item.text, item.role
-            pieces = [text]
-            if passages is not None and isinstance(text, str):
-                pieces = cut(text, passages)
+            if isinstance(item, Text) and (role is not None or passages is not None):
+                item, row_role = item.text, item.role
+            pieces = cut(item, passages) if passages and isinstance(item, str) else [item]
             for piece in pieces:
                 counts["read"] += 1
                 if _is_blank(piece):
                     counts["blank"] += 1
-                elif isinstance(item, Text) and piece is text and role in (None, item.role):
-                    yield part, item
                 else:
-                    default = Role.DOCUMENT if _is_blank(row_role) else row_role
-                    try:
-                        yield part, Text(piece, role or default)
-                    except DataError as error:
-                        raise DataError(f"{where}: {error}") from None
+                    document = Role.DOCUMENT if _is_blank(row_role) else row_role
+                    yield part, _text(piece, role or document, where)
+
+
+def _text(item: object, role: Role | str, where: str) -> Text:
+    if isinstance(item, Text):
+        return item
+    try:
+        return Text(item, role)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def _parts(
@@ -165,7 +160,11 @@ def _parts(
     elif isinstance(source, str | Path):
         path = expanded(source)
         if os.path.exists(path):
-            for file in _files_of(path) if path.is_dir() else [path]:
+            paths, left_out = _files.files_in(path) if path.is_dir() else ([path], [])
+            if left_out:
+                count = counted(len(left_out), "empty or other file")
+                warnings.warn(f"{path}: {count} left out, such as {left_out[0]}", stacklevel=5)
+            for file in paths:
                 yield str(file), _files.file_rows(file, column, encoding)
             return
         source = _named(str(source), column)
@@ -175,17 +174,6 @@ def _parts(
         raise DataError(f"expected texts in a list, a table, a file or a folder, got {kind}")
     records = ((f"item {number:,}", item) for number, item in enumerate(items))
     yield "", _files.record_rows(records, column, "the source")
-
-
-def _files_of(folder: Path) -> list[Path]:
-    paths, left_out = _files.files_in(folder)
-    if not paths:
-        raise DataError(f"there are no files of texts in {folder}")
-    if left_out:
-        names = ", ".join(str(path.relative_to(folder)) for path in left_out[:3])
-        count = counted(len(left_out), "empty or other file")
-        warnings.warn(f"{folder}: {count} left out, such as {names}", stacklevel=5)
-    return paths
 
 
 def _named(name: str, column: str | None) -> Iterable[Text | dict]:
@@ -215,6 +203,7 @@ def _plain(source: Iterable) -> Iterable:
 
 
 def _is_blank(value: object) -> bool:
+    value = value.text if isinstance(value, Text) else value
     if isinstance(value, str):
         return not value.strip()
     is_nan = isinstance(value, float) and value != value
@@ -248,7 +237,7 @@ def _unique(stream: Iterable[tuple[str, Text]], counts: Counter) -> Sequence[Tex
     return texts.subset(first) if isinstance(texts, StoredTexts) else [texts[i] for i in first]
 
 
-def _sample(stream: Iterable[tuple[str, Text]], size: int, counts: Counter) -> list[Text]:
+def _sample(stream: Iterable[tuple[str, Text]], size: int) -> list[Text]:
     """Draw texts evenly from parts and roles, and shuffle them; a small group gives all it has.
 
     Texts are drawn in the order of their hashes, so a larger sample holds the smaller one, and
@@ -259,22 +248,19 @@ def _sample(stream: Iterable[tuple[str, Text]], size: int, counts: Counter) -> l
         return hashlib.sha256(f"{purpose}\x000\0{text.role}\0{text.text}".encode()).digest()
 
     groups: dict[tuple[str, Role], dict[bytes, Text]] = defaultdict(dict)
-    sizes, seen = Counter(), set()
+    sizes = Counter()
     for part, text in stream:
-        if hash(text) in seen:
-            counts["duplicate"] += 1
-            continue
-        seen.add(hash(text))
         key = part, text.role
         sizes[key] += 1
         groups[key][place(text, "draw")] = text
         if len(groups[key]) > 2 * size + 1000:  # more than can be drawn from it
             groups[key] = dict(nsmallest(size, groups[key].items()))
-    drawn: list[Text] = []
+    drawn: dict[bytes, Text] = {}
     for index, key in enumerate(sorted(groups, key=sizes.get)):  # the smallest first
+        group = groups[key]
         share = -(-(size - len(drawn)) // (len(groups) - index))
-        drawn += [groups[key][digest] for digest in nsmallest(share, groups[key])]
-    return sorted(drawn, key=lambda text: place(text, "order"))
+        drawn |= {digest: group[digest] for digest in sorted(group.keys() - drawn)[:share]}
+    return sorted(drawn.values(), key=lambda text: place(text, "order"))
 
 
 # --- texts made of texts ------------------------------------------------------------------------
