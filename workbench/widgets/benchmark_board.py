@@ -112,7 +112,6 @@ class BenchmarkBoard(Job):
         models = [self._models[label] for label in self.models.value]
         tasks = [self._tasks[name] for name in self.tasks.value]
         reports = {"on_progress": self._report, "on_outcome": self._put, "stop": self.stop}
-        self._progress = None
         self._start(lambda: benchmark.run(models, tasks, self.folder, **reports))
 
     def summary(self) -> str:

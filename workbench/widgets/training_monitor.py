@@ -19,11 +19,6 @@ from workbench.widgets._view import CATEGORIES, COLORS
 from workbench.widgets.chart import Chart, figure
 
 _MOST_POINTS = 500  # of a curve
-_HELD_OUT = {
-    "held_out_loss": "held-out loss {:.4f}",
-    "cosine_query": "cosine {:.3f} on queries",
-    "cosine_document": "cosine {:.3f} on documents",
-}
 _DOTTED = {"mode": "lines+markers"}
 _CURVES = {  # field of a step: name, color, row and column of the panel, style
     "loss": ("training loss, each step", COLORS["student"], (1, 1), {"opacity": 0.45}),
@@ -106,10 +101,7 @@ class TrainingMonitor(Job):
         return self._last.step / self._last.steps if self._last else 0.0
 
     def _headline(self) -> str:
-        losses = self._values["held_out_loss"]
-        unbeaten = self._now == "done" and losses and min(losses.values()) == losses.get(0)
-        improved = " Training did not improve on its start." if unbeaten else ""
-        return f"{_MESSAGES[self._now]}{improved}"
+        return _MESSAGES[self._now]
 
     def _figures(self) -> list[str]:
         event, losses = self._last, self._values["held_out_loss"]
@@ -125,9 +117,9 @@ class TrainingMonitor(Job):
             step_seconds = (time.monotonic() - seconds) / (event.step - first)
             now.append(f"{duration(step_seconds * (event.steps - event.step))} left")
         held_out = []
-        for field, words in _HELD_OUT.items():
+        for field in ("held_out_loss", "cosine_query", "cosine_document"):
             if values := self._values[field]:
-                held_out.append(words.format(values[max(values)]))
+                held_out.append(f"{_CURVES[field][0]} {values[max(values)]:.4f}")
         best = min(losses, key=losses.get, default=None)
         if best is not None:
             held_out.append(f"best {losses[best]:.4f} at step {best:,}")
