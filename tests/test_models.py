@@ -88,6 +88,7 @@ def test_a_pickle_in_any_module_is_refused_and_can_be_converted(with_dense, tmp_
     assert models.resolve(converted).fingerprint != before  # that Dense alone was trained again
 
 
+@pytest.mark.slow
 def test_what_a_loader_opens_is_in_the_fingerprint(with_dense, tmp_path):
     """Python's own opening of files is watched in another process; what is left out of the fingerprint is never opened."""
     folder = tmp_path / "converted"

@@ -9,7 +9,7 @@ import json
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,8 @@ from workbench.errors import ModelError, WorkbenchError
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
+
+    Batch = tuple[np.ndarray, dict[str, torch.Tensor]]
 
 __all__ = ["MINILM", "MPNET", "PROVENANCE", "ModelFiles", "file_sha256", "full_name", "resolve"]
 
@@ -103,7 +105,13 @@ def _loaded(files: ModelFiles, device: str | None, trust_remote_code: bool) -> S
             f"model {files.name} at {files.path} cannot be loaded: {reason}. If files are missing "
             "or cut, copy or download it again; pickled weights are not loaded"
         ) from error
-    check_vocabulary(model.tokenizer, files)
+    special = getattr(model.tokenizer, "all_special_ids", None)
+    if special and len(model.tokenizer) <= len(special):
+        # transformers makes an empty tokenizer, to which all texts are alike.
+        raise ModelError(
+            f"the tokenizer of {files.name} knows no words: tokenizer.json or vocab.txt is missing "
+            f"from {files.path}. Copy or download the model again"
+        )
     return model
 
 
@@ -122,15 +130,6 @@ def _check_kind(files: ModelFiles) -> None:
             f"{files.name} has no modules.json, so its pooling is not known: the mean of the "
             "tokens is taken. If it was trained with another pooling, its vectors are wrong",
             stacklevel=4,
-        )
-
-
-def check_vocabulary(tokenizer: object, files: ModelFiles) -> None:
-    """Refuse a tokenizer without words, which transformers makes where its files are missing."""
-    if hasattr(tokenizer, "all_special_ids") and len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise ModelError(
-            f"the tokenizer of {files.name} knows no words: tokenizer.json or vocab.txt is missing "
-            f"from {files.path}. Copy or download the model again"
         )
 
 
@@ -225,26 +224,50 @@ class Tokens:
             mask[i, : end - start] = 1
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
+    def batches(self, rows: np.ndarray, token_budget: int) -> Iterator[Batch]:
+        """Yield batches of similar length: places in `rows`, and the model's input."""
+        for places in length_buckets(self.lengths[rows], token_budget):
+            yield places, self.batch(rows[places])
+
 
 class _PlainTexts:
-    """Texts of one role that are tokenized as their batch comes; like `Tokens`, for any model."""
+    """Texts of one role for any model, tokenized as their batches come; otherwise like `Tokens`."""
 
     def __init__(
         self, model: SentenceTransformer, texts: list[str], role: str, prompt: str
     ) -> None:
         self._model, self._texts, self._role, self._prompt = model, texts, role, prompt
-        # A token has about four bytes; the exact length would take a tokenization of its own.
-        lengths = [len((prompt + text).encode()) // 4 + 2 for text in texts]
-        self.lengths = np.minimum(lengths, model.max_seq_length or 512)
 
-    def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        texts = [self._texts[row] for row in rows]
-        return self._model.preprocess(texts, prompt=self._prompt or None, task=self._role)
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def batches(self, rows: np.ndarray, token_budget: int) -> Iterator[Batch]:
+        """Yield batches of similar length: places in `rows`, and the model's input."""
+        most = self._model.max_seq_length or 512
+        # A token has about four bytes. The exact lengths of a pool are known once it is tokenized.
+        lengths = [min(most, 2 + len(self._texts[row].encode()) // 4) for row in rows]
+        for pool in length_buckets(lengths, 16 * token_budget):
+            texts = [self._texts[row] for row in rows[pool]]
+            features = self._model.preprocess(texts, prompt=self._prompt or None, task=self._role)
+            mask = features.get("attention_mask")
+            if mask is None:  # a static model pads nothing
+                yield pool, features
+                continue
+            tokens = mask.sum(dim=1).numpy()
+            for places in length_buckets(tokens, token_budget):
+                width = int(tokens[places].max())
+                is_left = getattr(self._model.tokenizer, "padding_side", "right") == "left"
+                columns = slice(-width, None) if is_left else slice(width)
+                batch = dict(features)  # also what is no tensor
+                for name, value in features.items():
+                    if getattr(value, "shape", None) == mask.shape:
+                        batch[name] = value[places][:, columns]
+                yield pool[places], batch
 
 
 def forward_batches(
     model: SentenceTransformer,
-    tokens: Tokens,
+    tokens: Tokens | _PlainTexts,
     *,
     rows: np.ndarray | None = None,
     modules: int | None = None,
@@ -268,25 +291,22 @@ def forward_batches(
         float32 of shape (m, width), in the order of the rows.
     """
     import torch
+    from sentence_transformers.util import batch_to_device
 
-    rows = np.arange(len(tokens.lengths)) if rows is None else rows
+    rows = np.arange(len(tokens)) if rows is None else rows
     layers = torch.nn.Sequential(*list(model.children())[:modules])
     run = layers if modules else functools.partial(model, **({"task": role} if role else {}))
     budget = token_budget or best_token_budget(model.device)
     was_training, vectors = model.training, None
     model.eval()
     with torch.inference_mode(), autocast(model.device, precision):
-        for batch in length_buckets(tokens.lengths[rows], budget):
-            features = {
-                name: value.to(model.device) if isinstance(value, torch.Tensor) else value
-                for name, value in tokens.batch(rows[batch]).items()
-            }
-            output = as_float32(run(features)["sentence_embedding"])
+        for places, batch in tokens.batches(rows, budget):
+            output = run(batch_to_device(batch, model.device))["sentence_embedding"]
             if vectors is None:
                 vectors = np.empty((len(rows), output.shape[1]), dtype=np.float32)
-            vectors[batch] = output
+            vectors[places] = as_float32(output)
             if bar is not None:
-                bar.update(len(batch))
+                bar.update(len(places))
     model.train(was_training)
     return vectors
 
