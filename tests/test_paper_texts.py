@@ -47,10 +47,8 @@ def test_the_mixture_is_streamed_with_its_roles(hub, tmp_path):
     assert len(texts) == 60 and max(len(text.text) for text in texts) == paper_texts.CHARACTERS
     roles = {text.text.partition(" of ")[2]: text.role for text in texts if " of " in text.text}
     assert roles == {source.name: source.role for source in paper_texts.PAPER}
-    assert (
-        sum(source.texts for source in paper_texts.PAPER if source.role is Role.DOCUMENT)
-        == 3_900_000
-    )
+    documents = [source for source in paper_texts.PAPER if source.role is Role.DOCUMENT]
+    assert sum(source.texts for source in documents) == 3_900_000
 
 
 def test_a_source_that_fails_costs_only_itself(hub, tmp_path):
@@ -58,9 +56,8 @@ def test_a_source_that_fails_costs_only_itself(hub, tmp_path):
     with pytest.raises(DataError, match="gone cannot be read"):
         paper_texts.fetch(paper_texts.PAPER, tmp_path / "texts", elsewhere=broken)
     kept = list((tmp_path / "texts").iterdir())
-    assert len(kept) == 6 and all(
-        path.name.startswith(("HuggingFaceFW-", "vblagoje-")) for path in kept
-    )
+    assert len(kept) == 6
+    assert all(path.name.startswith(("HuggingFaceFW-", "vblagoje-")) for path in kept)
     (tmp_path / "texts" / f"{paper_texts.PAPER[1].name}-0002.parquet").unlink()
     seen = []
     paper_texts.fetch(
@@ -69,10 +66,8 @@ def test_a_source_that_fails_costs_only_itself(hub, tmp_path):
         elsewhere=hub,
         on_progress=lambda *done: seen.append(done),
     )
-    assert {done for source, done in seen if source == paper_texts.PAPER[0]} >= {
-        3,
-        6,
-    }  # what was there is told too
+    # What was there is told too.
+    assert {done for source, done in seen if source == paper_texts.PAPER[0]} >= {3, 6}
     assert len(list(data.stream_texts(tmp_path / "texts"))) == 60
 
 
@@ -93,10 +88,8 @@ def test_an_interrupt_leaves_no_half_a_file(hub, tmp_path, monkeypatch, capsys):
 def test_the_script_lists_its_sources_and_reports_errors(tmp_path, capsys):
     assert paper_texts.main(["--output", str(tmp_path / "texts"), "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert (
-        "3,000,000  document  HuggingFaceFW-fineweb-sample-10BT-text" in out
-        and "5,680,922  in all" in out
-    )
+    assert "3,000,000  document  HuggingFaceFW-fineweb-sample-10BT-text" in out
+    assert "5,680,922  in all" in out
     assert not (tmp_path / "texts").exists()
     (tmp_path / "file").touch()
     assert paper_texts.main(["--output", str(tmp_path / "file" / "texts")]) == 1

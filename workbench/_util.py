@@ -6,13 +6,11 @@ import contextlib
 import importlib
 import json
 import os
-import re
 import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 from pathlib import Path
 from types import ModuleType
@@ -46,12 +44,6 @@ def one_of(
     return value
 
 
-def nearest(name: str, known: Iterable[str], cutoff: float = 0.4) -> list[str]:
-    """Return the known names that are most like a misspelled one; the best first."""
-    lower = {candidate.lower(): candidate for candidate in known}
-    return [lower[match] for match in get_close_matches(name.lower(), lower, cutoff=cutoff)]
-
-
 def spread(count: int, most: int) -> list[int]:
     """Return at most `most` positions below `count`, evenly spread."""
     return np.linspace(0, count - 1, min(most, count)).astype(int).tolist()
@@ -66,7 +58,8 @@ def file_size(count: float) -> str:
     """Write a number of bytes: 768 MB, 1.2 GB."""
     from tqdm import tqdm
 
-    return re.sub(r"(?<=\d)(?=[A-Z])", " ", tqdm.format_sizeof(count, "B"))
+    size = tqdm.format_sizeof(count)  # such as 768M
+    return f"{size[:-1]} {size[-1]}B" if size[-1].isalpha() else f"{size} B"
 
 
 def duration(seconds: float) -> str:
@@ -175,7 +168,7 @@ def expanded(source: str | Path) -> Path:
 def home() -> Path:
     """Return the folder for unpacked models, caches, students and results.
 
-    It is `WORKBENCH_HOME`, else `build/` of a checkout, or `~/.cache/workbench` for an installed package.
+    It is `WORKBENCH_HOME`, else `build/` of a checkout or the user's `~/.cache/workbench`.
     """
     is_checkout = (PROJECT / "pyproject.toml").is_file()
     default = PROJECT / "build" if is_checkout else "~/.cache/workbench"
