@@ -1,4 +1,4 @@
-"""Teacher-aligned distillation: train a small embedding model into the vector space of a large one::
+"""Train a small embedding model into the vector space of a large one, and compare the two::
 
     import workbench as wb
 

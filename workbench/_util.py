@@ -70,7 +70,7 @@ def duration(seconds: float) -> str:
 
 
 def need(module: str, extra: str) -> ModuleType:
-    """Import a module of an optional extra; a missing one is an error that says how to install it."""
+    """Import a module of an optional extra; if it is missing, say how to install it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
