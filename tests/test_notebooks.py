@@ -78,7 +78,7 @@ def caching(notebook):
 
 
 def distillation(notebook):
-    status_says(notebook, "Finished: the student of step")
+    status_says(notebook, "Finished: the best student")
     assert notebook.python("len(monitor.history)") > 20
     assert notebook.python("len(monitor.chart.figure.data[1].x)") > 20
     apart = notebook.python(
