@@ -93,7 +93,7 @@ view"""
     page.mouse.wheel(0, -300)
     page.wait_for_timeout(300)
     assert page.locator(".workbench-map").evaluate("e => e.toDataURL().length") != before
-    page.get_by_role("button", name="all").click()
+    page.get_by_role("button", name="all", exact=True).click()
     box = area.bounding_box()
     right, up = notebook.python("view.points._places[0].tolist()")
     x, y = 14 + (box["width"] - 28) * right, 14 + (box["height"] - 28) * (1 - up)
@@ -101,7 +101,7 @@ view"""
     page.wait_for_function(
         "() => /^cosine/.test(document.querySelector('.workbench-tip').innerText)"
     )
-    page.get_by_role("button", name="clear").click()
+    page.get_by_role("button", name="clear", exact=True).click()
     notebook.eventually("len(view.selected)", lambda n: n == 0)
 
     page.locator("th button[data-column=cosine]").first.click()  # of the texts

@@ -57,7 +57,7 @@ class Map(Selection, Part):
             for name, xy in places.items()
         ]
         if len(sets) > 1:
-            sets[0]["shape"] = "square"
+            sets[0]["shape"] = "diamond"
         self.put(_sets=sets)
 
     def label(self, names: np.ndarray) -> None:
