@@ -181,7 +181,7 @@ class TargetCache(ShardFolder):
             block = as_texts(block)
             keys = self.keys(block)
             fill.add(block, keys, self._planned(keys)[1])
-        return fill.finish()
+        return fill.report()
 
     def _fill_list(
         self,
@@ -195,7 +195,7 @@ class TargetCache(ShardFolder):
             on_plan(plan)
         fill = _Fill(self, len(texts), **options)
         fill.add(texts, keys, missing)
-        return fill.finish()
+        return fill.report()
 
     def embed(
         self,
@@ -346,12 +346,6 @@ class _Fill:
         finally:
             pool.shutdown(cancel_futures=True)  # waits until what is in flight is stored
 
-    def finish(self) -> Progress:
-        """Report the texts without a target, as a warning or an error, and return the progress."""
-        if self._failed:
-            self._report_failed()
-        return self._progress()
-
     def _groups(self, texts: Sequence[Text], rows: np.ndarray) -> Iterator[dict[int, Text]]:
         """Group texts by role: a group is one call of the teacher."""
         size = self.teacher.batch_size or GROUP_TEXTS
@@ -402,7 +396,7 @@ class _Fill:
             self._is_over = True  # no other thread asks again
             raise TeacherError(f"{incomplete}. What was made is stored, and the same call goes on")
         if failed and not good.any() and self._are_too_many():
-            self._report_failed()  # a teacher that makes nothing useful is not asked any longer
+            self.report()  # a teacher that makes nothing useful is not asked any longer
 
     def _progress(self) -> Progress:
         return Progress(
@@ -418,8 +412,10 @@ class _Fill:
     def _are_too_many(self) -> bool:
         return len(self._failed) > self.skip * (self._total or self._done)
 
-    def _report_failed(self) -> None:
-        """Warn of the texts that got no target, or raise TeacherError if they are too many."""
+    def report(self) -> Progress:
+        """Return the progress; warn of texts without a target, TeacherError if too many."""
+        if not self._failed:
+            return self._progress()
         total, count = self._total or self._done, len(self._failed)
         reasons = "; ".join(f"{text.text[:60]!r}: {reason}" for text, reason in self._failed[:3])
         message = f"{count:,} of {counted(total, 'text')} got no target, first {reasons}"
@@ -429,7 +425,8 @@ class _Fill:
                 f"{message}. All others are stored, and the same call asks again for these alone; "
                 f"skip={share:g} (--skip {share:g}) goes on without them."
             )
-        warnings.warn(f"{message}. Nothing is learned from such a text.", stacklevel=5)
+        warnings.warn(f"{message}. Nothing is learned from such a text.", stacklevel=4)
+        return self._progress()
 
 
 class Targets:
