@@ -104,8 +104,6 @@ def fit_head(
     targets: np.ndarray,
     *,
     alphas: Sequence[float] = RIDGE_ALPHAS,
-    sample: int = 20_000,
-    seed: int = 0,
     tokens: Tokens | None = None,
     features: np.ndarray | None = None,
 ) -> HeadFit:
@@ -113,15 +111,14 @@ def fit_head(
 
     W = (H'H + a n v I)^-1 H'Y on centered features H and targets Y (Hoerl and Kennard, 1970), where
     v is the mean variance of the features; without a bias nothing is centered. A tenth of the texts
-    chooses the strength a by the loss of training, and all of them make the final fit.
+    chooses the strength a by the loss of training, and all of them make the final fit. Of more than
+    20,000 texts a sample is used.
 
     Args:
         student: from `build`.
         texts: n texts; a plain string is a document.
         targets: anything that indexes like an array of shape (n, dimension).
         alphas: candidates for the ridge strength a.
-        sample: at most this many texts are used, drawn with `seed`.
-        seed: of the sample.
         tokens: of the texts, where they exist already.
         features: of the texts, shape (n, width), where they exist already.
 
@@ -133,7 +130,7 @@ def fit_head(
     check_shapes(student, len(texts), targets)
     if len(texts) < 10:
         raise TrainingError(f"a closed-form start needs at least 10 texts; got {len(texts)}")
-    rows = np.random.default_rng(seed).permutation(len(texts))[:sample]
+    rows = np.random.default_rng(0).permutation(len(texts))[:20_000]
     inputs = pooled(student, texts, rows, tokens) if features is None else features[rows]
     inputs = torch.from_numpy(np.asarray(inputs, dtype=np.float32)).double()
     outputs = torch.from_numpy(np.asarray(targets[rows], dtype=np.float32)).double()
@@ -149,18 +146,13 @@ def fit_head(
 
     losses = {alpha: loss(alpha) for alpha in alphas}
     best = min(losses, key=losses.get)
-    set_head(student, *ridge(inputs, outputs, best, last.bias), inputs, seed=seed)
+    set_head(student, *ridge(inputs, outputs, best, last.bias), inputs)
     return HeadFit(best, losses[best], len(rows))
 
 
 @torch.no_grad()
 def set_head(
-    student: SentenceTransformer,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    features: torch.Tensor,
-    *,
-    seed: int = 0,
+    student: SentenceTransformer, weight: torch.Tensor, bias: torch.Tensor, features: torch.Tensor
 ) -> None:
     """Make a student's head compute `weight @ x + bias`, of shapes (d, width) and (d,).
 
@@ -172,7 +164,7 @@ def set_head(
         first, width = inner[0], inner[0].in_features
         units = first.out_features - 2 * width
         mean, deviation = mean_and_deviation(features)
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(0)
         random = torch.randn((units, width), generator=generator, dtype=weight.dtype)
         identity = torch.eye(width, dtype=weight.dtype)
         rows = torch.cat([random / width**0.5, identity, -identity]) / deviation
@@ -232,7 +224,7 @@ def head_of(student: SentenceTransformer) -> list[Dense]:
     head = modules[2 : 4 if has_hidden else 3]
     if not head or not all(isinstance(module, Dense) for module in head):
         kinds = ", ".join(type(module).__name__ for module in modules)
-        raise ModelError(f"no student: expected Transformer, Pooling, Dense, found {kinds}")
+        raise ModelError(f"no student: expected Transformer, Pooling, Dense, got {kinds}")
     return head
 
 

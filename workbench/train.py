@@ -236,11 +236,10 @@ def train(
 
     identity = {**(identity or {}), "processes": processes}
     state = {"step": -1, "best_step": 0, "best_loss": None, "history": [], "identity": identity}
-    best = restored = None
+    best = None
     if checkpoints and resume:
         restored = _checkpoints.restore(checkpoints, identity, model, optimizer, accelerator)
-    if restored:
-        state, best = restored
+        state, best = restored or (state, None)
 
     model.train()
     batches = _batches(len(targets), lengths, config, first=max(0, state["step"]))
