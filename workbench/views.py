@@ -7,18 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from workbench import agreement, pipeline, ranking
+from workbench import agreement, data, pipeline, ranking
 from workbench._util import home, spread
 from workbench.cache import TargetCache
-from workbench.data import (
-    RetrievalDataset,
-    Role,
-    Text,
-    crop_queries,
-    is_dataset,
-    read_dataset,
-    read_texts,
-)
+from workbench.data import RetrievalDataset, Role, Text
 from workbench.errors import DataError
 from workbench.head import through_head
 from workbench.models import encode
@@ -49,7 +41,7 @@ def explore(models: Mapping[str, object], texts: object, **options: object) -> A
         >>> view = wb.explore({"large": "all-mpnet-base-v2", "small": "all-MiniLM-L6-v2"}, texts)
     """
     # A list keeps its duplicates: vectors and columns have a row for each text.
-    texts = read_texts(texts) if isinstance(texts, str | Path) else texts
+    texts = data.read_texts(texts) if isinstance(texts, str | Path) else texts
     return AgreementExplorer(models, texts, **options)
 
 
@@ -126,15 +118,12 @@ def _adapted(dataset: RetrievalDataset, texts: list[Text], teacher: object, prog
     nearest = [ranking.top_k(queries, index, k)[1] for queries in (asked, vectors[0])]
     share = agreement.overlap(*nearest).mean()
     learned += f": for {len(asked):,} queries it finds {share:.0%} of the teacher's {k} nearest."
-
-    def by_teacher(text: str) -> np.ndarray:
-        return cache.teacher.encode([text], Role.QUERY)[0]
-
-    def by_student(text: str) -> np.ndarray:
-        return encode(student, [text], Role.QUERY)[0]
-
     pairs = (np.asarray(asked), np.asarray(index)), tuple(vectors)
-    return pairs, (by_teacher, by_student), learned
+    encoders = (
+        lambda text: cache.teacher.encode([text], Role.QUERY)[0],
+        lambda text: encode(student, [text], Role.QUERY)[0],
+    )
+    return pairs, encoders, learned
 
 
 def _label(model: object, otherwise: str) -> str:
@@ -143,10 +132,10 @@ def _label(model: object, otherwise: str) -> str:
 
 def _dataset(source: object, options: dict) -> tuple[RetrievalDataset, list[Text], str]:
     """Return a data set, its documents as texts, and a sentence on queries that were made."""
-    if isinstance(source, RetrievalDataset) or is_dataset(source):
-        dataset = read_dataset(source)
+    if isinstance(source, RetrievalDataset) or data.is_dataset(source):
+        dataset = data.read_dataset(source)
         return dataset, dataset.document_texts(), ""
-    texts = read_texts(source, **options)
+    texts = data.read_texts(source, **options)
     documents = [text for text in texts if text.role is Role.DOCUMENT]
     if not documents:
         raise DataError("there are only queries among the texts: a search needs documents")
@@ -156,7 +145,7 @@ def _dataset(source: object, options: dict) -> tuple[RetrievalDataset, list[Text
         about = "The queries are pieces of documents, judged relevant to their own: easy to find."
         for place in spread(len(documents), EXAMPLE_QUERIES):
             # A document that is too short to crop stands for itself.
-            query = [*crop_queries([documents[place]]), documents[place]][0]
+            query = [*data.crop_queries([documents[place]]), documents[place]][0]
             queries[f"q{place}"], qrels[f"q{place}"] = query.text, {f"d{place}": 1}
     name = Path(source).stem if isinstance(source, str | Path) else "texts"
     corpus = {f"d{i}": text.text for i, text in enumerate(documents)}
