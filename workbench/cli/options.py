@@ -15,7 +15,13 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"workbench {__version__}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    texts, teacher, student = _text_options(), _teacher_options(), _student_options()
+    texts, teacher = _text_options(), _teacher_options()
+    student = argparse.ArgumentParser(add_help=False)
+    student.add_argument("--student", required=True, help="folder of the student, or ready")
+    student.add_argument("--split", default="test", help="of a folder (default: test)")
+    student.add_argument(
+        "--base", help="the untrained model (default: the one that the student started from)"
+    )
 
     def command(module: str, name: str, summary: str, *shared: argparse.ArgumentParser):
         """Add a command of a module, and return the function that adds options to it."""
@@ -129,15 +135,6 @@ def _teacher_options() -> argparse.ArgumentParser:
     add("--requests-per-minute", type=float, help="at most")
     add("--tokens-per-minute", type=float, help="at most")
     add("--concurrency", type=_count, help="requests at the same time")
-    return shared
-
-
-def _student_options() -> argparse.ArgumentParser:
-    shared = argparse.ArgumentParser(add_help=False)
-    add = shared.add_argument
-    add("--student", required=True, help="folder of the student, or ready")
-    add("--split", default="test", help="split or judgments of a folder (default: test)")
-    add("--base", help="the untrained model to compare with (default: the student's own start)")
     return shared
 
 

@@ -22,6 +22,8 @@ def publish(options: Namespace, stop: threading.Event) -> None:
     fingerprint = models.resolve(options.student).fingerprint
     # Rotated or truncated vectors do not share the space of the teacher's vectors.
     moved = bool(provenance.get("rotated")) or publishing.is_truncated(model)
+    if options.pair and moved:
+        raise WorkbenchError("the student was rotated or truncated: leave out --pair")
     words = card(
         provenance,
         [_report(path, fingerprint) for path in options.results],
@@ -36,27 +38,17 @@ def publish(options: Namespace, stop: threading.Event) -> None:
         truncated=moved,
     )
     if options.pair:
-        if moved:
-            raise WorkbenchError("the student was rotated or truncated: leave out --pair")
-        teacher = _teacher(options.teacher, provenance)
+        files = models.resolve(options.teacher or provenance["teacher_name"])
+        if files.fingerprint != provenance["fingerprint"]:
+            raise WorkbenchError(f"the student was not distilled from the weights of {files.name}")
+        teacher = models.load(files)
+        if length := provenance["teacher"].get("max_length"):
+            models.shorten(teacher, length, files.name)
         publishing.save_pair(teacher, model, folder, card=words, onnx=options.onnx)
     else:
         publishing.save_student(model, folder, card=words, onnx=options.onnx)
-    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
-    size = f"{counted(len(sizes), 'file')}, {sum(sizes) / 1e6:,.0f} MB"
-    print(f"{size} in {folder}; its card is README.md")
+    print(f"{folder} is complete; its card is README.md")
     print(f"`workbench push {folder} OWNER/NAME --dry-run` lists what the hub would get.")
-
-
-def _teacher(name: str | None, provenance: dict):
-    """Load the teacher that a student has learned from."""
-    files = models.resolve(name or provenance["teacher_name"])
-    if files.fingerprint != provenance["fingerprint"]:
-        raise WorkbenchError(f"the student was not distilled from the weights of {files.name}")
-    teacher = models.load(files)
-    if length := provenance["teacher"].get("max_length"):
-        models.shorten(teacher, length, files.name)
-    return teacher
 
 
 def _report(path: str, fingerprint: str) -> dict:
