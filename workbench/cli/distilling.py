@@ -15,15 +15,14 @@ from workbench import evaluate, models, pipeline
 from workbench._util import counted, duration, home, write_json
 from workbench.cache import FillBar, Progress, TargetCache
 from workbench.cli.inputs import READING, cache_of, chosen, teacher_of, texts_of, vectors_of
-from workbench.data import Role, Text
+from workbench.data import Text
 from workbench.docstrings import docstring_corpus
 from workbench.errors import TrainingError, WorkbenchError
 from workbench.pipeline import ADAPT, STOPPED, TOUR, Recipe
 from workbench.ready import load_ready
 from workbench.teachers import LocalTeacher, is_api
 
-DEMO_TEXTS = 2000  # the demo learns from so many, most of which are short queries
-DEMO_DOCUMENTS = 400
+DEMO_PAIRS = 500  # documents that the demo's student learns, each with a query to measure on
 _RECIPE = (  # options that are values of a recipe
     "base", "teacher", "max_length", "start", "epochs", "restarts", "batch_size", "learning_rate",
     "seed", "check_pairs",
@@ -31,35 +30,32 @@ _RECIPE = (  # options that are values of a recipe
 
 
 def demo(options: Namespace, stop: threading.Event) -> None:
-    """Let the ready student learn docstrings, and compare it; what an earlier run made is used."""
+    """Let the ready student learn documents, and compare it; what an earlier run made is used."""
     started = time.perf_counter()
     print("Reading docstrings of the installed libraries ...", flush=True)
-    corpus = docstring_corpus()
-    queries = [text for text in corpus.train if text.role is Role.QUERY]
-    documents = [text for text in corpus.train if text.role is Role.DOCUMENT]
-    texts = queries[: DEMO_TEXTS - DEMO_DOCUMENTS] + documents[:DEMO_DOCUMENTS]
-    held_out = corpus.held_out
-    print(f"{len(texts):,} texts to learn from, {len(held_out.queries):,} pairs to measure on.")
+    pairs = docstring_corpus(held_out=DEMO_PAIRS).held_out
     cache = TargetCache(home() / "cache", pipeline.teacher_of(None, ADAPT))
-    folder, resume = home() / "demo" / "student", not options.fresh
-    done = pipeline.run(texts, cache, ADAPT, folder, source="docstrings", resume=resume, stop=stop)
-    cache.embed(held_out.query_texts() + held_out.document_texts(), progress=True, stop=stop)
+    documents = cache.embed(pairs.document_texts(), progress=True, stop=stop)
+    folder, source, resume = home() / "demo" / "student", "docstrings", not options.fresh
+    done = pipeline.run(documents, cache, ADAPT, folder, source=source, resume=resume, stop=stop)
+    cache.embed(pairs.query_texts(), progress=True, stop=stop)
     if stop.is_set():
         raise TrainingError(STOPPED)
     base = models.load(models.MINILM)
     base.max_seq_length = ADAPT.max_length
-    base_vectors = evaluate.vectors(base, held_out)
+    base_vectors = evaluate.vectors(base, pairs)
     # The base cannot search the teacher's index, not even with vectors padded to its width.
     padding = [(0, 0), (0, cache.dimension - base_vectors[0].shape[1])]
     padded = tuple(np.pad(vectors, padding) for vectors in base_vectors)
     compared = {"teacher": cache, "base": base_vectors, "padded base": padded}
     compared |= {"ready student": load_ready(), "student": done.student}
-    rows = evaluate.compare(compared, held_out)
+    rows = evaluate.compare(compared, pairs)
     rows = rows[(rows["model"] != "padded base") | (rows["mode"] == "asymmetric")]
     seconds = time.perf_counter() - started
-    print("\nHeld-out docstrings: find the text that a summary was taken from.\n")
+    print("\nDocstrings: find the text that a summary was taken from. The student has learned the")
+    print("texts, and has seen no summary.\n")
     print(evaluate.format_table(rows))
-    report = {"rows": evaluate.as_rows(rows), "texts": len(texts), "seconds": round(seconds, 1)}
+    report = {"rows": evaluate.as_rows(rows), "texts": len(documents), "seconds": round(seconds, 1)}
     path = write_json(home() / "demo.json", report)
     print(f"\nDone in {duration(seconds)}. The student is in {folder}, the table in {path}.")
     print("Open the notebooks with `make lab` (or `workbench lab`).")
