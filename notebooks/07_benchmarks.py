@@ -136,8 +136,8 @@ outcomes = board.run()
 # ## 7.4 Differences with their intervals
 #
 # The interval is a paired bootstrap: both models are scored on the same resampled queries or pairs, so the difficulty
-# of a query that is hard for both cancels out. For classification and clustering `mteb` repeats an experiment ten
-# times. There the interval covers only the variation between these repeats, not between texts.
+# of a query that is hard for both cancels out. Classification and clustering have no scores of single texts, so they
+# have no interval.
 
 # %%
 differences = benchmark_tables.differences(outcomes)

@@ -12,7 +12,7 @@ import pytest
 from embedding_server import Server
 
 from tests.conftest import HashTeacher, lines, sentences
-from workbench import evaluate, quantize, student
+from workbench import evaluate, student
 from workbench._util import PROJECT
 from workbench.cache import TargetCache
 from workbench.cli.main import main
@@ -20,11 +20,12 @@ from workbench.data import RetrievalDataset, Role, Text
 from workbench.errors import CacheError, IncompleteError, TeacherError
 from workbench.extras import api_teachers
 from workbench.extras.api_teachers import PROVIDERS, ApiTeacher
-from workbench.teachers import ArrayTeacher, LocalTeacher
+from workbench.teachers import LocalTeacher
 
 HASH = HashTeacher(16)
 SECRET = "sk-this-is-secret-0123456789"
 GROWING = api_teachers._growing
+VECTORS = {"nan": [float("nan")] * 16, "width": [0.5] * 8, "zeros": [0.0] * 16}
 
 
 def vectors_of(texts):
@@ -76,20 +77,16 @@ class Unruly(Server):
             data.reverse()
         elif fault == "twice":
             data[-1] = data[0]
-        elif fault == "nan":
-            data[0]["embedding"] = [float("nan")] * 16
-        elif fault == "width":
-            data[0]["embedding"] = [0.5] * 8
-        elif fault == "zeros":
-            data[0]["embedding"] = [0.0] * 16
-        elif fault == "garbage":
-            answer = "<html>"
         elif fault == "no zero":
             del data[0]["index"]
         elif fault == "no index":
             for item in data:
                 del item["index"]
-        if fault == "bad gzip":
+        elif fault in VECTORS:
+            data[0]["embedding"] = VECTORS[fault]
+        elif fault == "garbage":
+            answer = "<html>"
+        elif fault == "bad gzip":
             content = gzip.compress(json.dumps(answer).encode())
             request.send_response(200)
             request.send_header("Content-Encoding", "gzip")
@@ -157,12 +154,6 @@ def test_a_timeout_is_a_passing_fault(served):
     assert teacher.encode(["a"], Role.QUERY).shape == (1, 16) and teacher.usage.retries == 1
 
 
-def test_retry_after_is_respected(served):
-    teacher, server = served(lambda number, *_: (429, {"Retry_After": "1"}) if not number else None)
-    teacher.encode(["a"], Role.QUERY)
-    assert server.times[1] - server.times[0] >= 0.95
-
-
 class Clock(threading.Event):
     """A stop event whose waits pass at once, and the time that they would have taken."""
 
@@ -194,19 +185,6 @@ def test_a_limit_that_never_ends_is_given_up(served, monkeypatch):
     with pytest.warns(UserWarning), pytest.raises(IncompleteError, match="requests_per_minute"):
         teacher.encode(["a"], stop=clock)
     assert 250 <= clock.now <= 300 and len(server.bodies) < 40
-    teacher, server = served(lambda *_: (429, {"Retry_After": "7200"}))
-    with pytest.raises(IncompleteError, match="rate limited"):
-        teacher.encode(["a"])
-    assert len(server.bodies) == 1
-
-
-def test_failures_count_beside_limits(served, monkeypatch):
-    clock = Clock(monkeypatch)
-    fault = lambda number, *_: (429, {"Retry_After": "2"}) if number % 2 else (500, {})  # noqa: E731
-    teacher, server = served(fault, attempts=3)
-    with pytest.raises(IncompleteError, match="HTTP 500"):
-        teacher.encode(["a"], stop=clock)
-    assert len(server.bodies) == 5, "three failures, and two limits between them"
 
 
 def test_a_text_that_the_server_refuses_costs_only_itself(served, tmp_path):
@@ -225,8 +203,7 @@ def test_a_text_that_the_server_refuses_costs_only_itself(served, tmp_path):
     assert list(caught.value.failed) == [1] and not caught.value.final
 
 
-def test_few_texts_without_a_target_stop_nothing(served, tmp_path, tiny_model, monkeypatch):
-    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
+def test_few_texts_without_a_target_stop_nothing(served, tmp_path):
     teacher, _ = served(lambda _, body, texts: (400, {}) if "poison" in texts else None)
     documents = {f"d{i}": f"{text.text} d" for i, text in enumerate(sentences(30))}
     documents["bad"] = "poison"
@@ -234,19 +211,10 @@ def test_few_texts_without_a_target_stop_nothing(served, tmp_path, tiny_model, m
     dataset = RetrievalDataset("few", documents, queries, judgments)
     cache = TargetCache(tmp_path, teacher, skip=0.05)
     with pytest.warns(UserWarning, match="1 of 32 texts got no target"):
-        queries, vectors = evaluate.vectors(cache, dataset)
+        _, vectors = evaluate.vectors(cache, dataset)
     assert not vectors[30].any() and vectors[:30].any(axis=1).all()
-    with pytest.warns(UserWarning, match="got no target"):
-        table = evaluate.compare({"teacher": cache, "other": (queries, vectors)}, dataset)
-    assert table["recall_at_100"].tolist() == [0.5] * 3, "one document is never found"
-    swept = quantize.sweep(dataset, {"teacher": (queries, vectors)}, [quantize.IndexSpec()])
-    assert swept["recall_at_100"].tolist() == [0.5]
     with pytest.raises(TeacherError, match="1 of 31 texts got no target"):
         TargetCache(tmp_path, teacher, skip=0).fill(dataset.document_texts())
-    texts = [*sentences(40), Text("poison", "document")]
-    with pytest.warns(UserWarning, match="got no target"):
-        table = evaluate.compare({"teacher": cache, "small": str(tiny_model)}, texts)
-    assert table.attrs["texts"] == 40
 
 
 @pytest.mark.parametrize("fault", ["drop", "nan", (500, {})])
@@ -270,8 +238,6 @@ def test_what_no_retry_can_help_ends_it_at_once(served, tmp_path, code):
     with pytest.raises(TeacherError, match=f"HTTP {code}"):
         cache.fill(sentences(300))
     assert len(server.bodies) == 3 and len(cache) == sum(server.texts.values()) > 0
-    with pytest.raises(TeacherError, match=f"HTTP {code}"):
-        ApiTeacher("m", url=server.url)
 
 
 @pytest.mark.parametrize("code", [400, 500])
@@ -371,13 +337,6 @@ def test_no_secret_is_ever_shown(served, monkeypatch, tmp_path):
     teacher, server = served()  # the key of OpenAI's own server is for OpenAI's own server
     teacher.encode(["x"], Role.QUERY)
     assert "Authorization" not in server.headers[0]
-    for odd in (f"{SECRET}\n{SECRET}", f"{SECRET}é"):
-        monkeypatch.setenv("ODD_KEY", odd)
-        with pytest.raises(TeacherError, match="ODD_KEY") as caught:
-            ApiTeacher("m", url=server.url, key="ODD_KEY", dimensions=16)
-        assert SECRET not in str(caught.value)
-    with pytest.raises(TeacherError, match="unencrypted"):
-        ApiTeacher("m", url="http://example.org/v1", key="MY_KEY", dimensions=3)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -400,9 +359,7 @@ def test_providers(provider, monkeypatch):
             self.send(request, 200, answer)
 
     with ProviderServer(vectors_of, "m") as server:
-        teacher = ApiTeacher(
-            "m", provider=provider, url=server.url, key=spec.key, dimensions=16
-        )  # fmt: skip
+        teacher = ApiTeacher(f"{provider}:m", url=server.url, key=spec.key, dimensions=16)
         vectors = teacher.encode(["a", "b"], Role.QUERY)
         np.testing.assert_allclose(vectors, vectors_of(["a", "b"]), atol=1e-6)
         teacher.encode(["c"], Role.DOCUMENT)
@@ -420,39 +377,19 @@ def test_providers(provider, monkeypatch):
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"provider": "openal"}, "there are openai, cohere"),
         ({}, "OPENAI_API_KEY"),
         ({"url": "localhost:80"}, "expected http"),
         ({"url": "https://user:pw@host/v1"}, "expected http"),
         ({"url": "https://host/v1?api_key=pw"}, "expected http"),
         ({"url": "http://localhost", "price": float("nan"), "budget": 1}, "above 0"),
-        ({"url": "http://localhost", "batch_size": 0}, "above 0"),
         ({"url": "http://localhost", "budget": 3}, "needs the price"),
-        ({"url": "http://localhost", "max_tokens": 3}, "tokenizer"),
     ],
 )
 def test_settings_that_make_no_sense(options, words, monkeypatch):
-    for provider in PROVIDERS.values():
-        monkeypatch.delenv(provider.key, raising=False)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(TeacherError, match=words) as caught:
         ApiTeacher("m", **options)
     assert "pw" not in str(caught.value)
-
-
-def test_existing_vectors_are_a_teacher(tmp_path):
-    texts = sentences(20)
-    vectors = vectors_of([text.text for text in texts])
-    np.save(tmp_path / "vectors.npy", 3 * vectors)
-    teacher = ArrayTeacher(np.load(tmp_path / "vectors.npy", mmap_mode="r"), texts, "mine")
-    cache = TargetCache(tmp_path / "cache", teacher)
-    assert teacher.texts == texts and cache.fill(texts).encoded == 20
-    np.testing.assert_allclose(cache.targets(texts)[:], vectors, atol=1e-3)
-    with pytest.raises(TeacherError, match="'unknown'"):
-        cache.fill([*texts, Text("unknown", "query")])
-    vectors[0] = np.nan
-    flawed = ArrayTeacher(vectors, texts, "flawed")
-    with pytest.warns(UserWarning, match="1 of 20 texts got no target"):
-        assert TargetCache(tmp_path / "flawed", flawed, skip=0.1).fill(texts).failed == 1
 
 
 def test_the_student_of_an_api_is_the_models_own(
@@ -477,17 +414,13 @@ def test_the_student_of_an_api_is_the_models_own(
         api = f"--teacher openai:tiny --url {server.url} --price 2 --tokenizer {tiny_model}"
         assert run(f"{command} {api} --output {tmp_path}/api --budget 0.001") == 1
         shown = capsys.readouterr().err
-        assert "80 texts" in shown and "0.00 at the given price" in shown and "budget" in shown
+        assert "80 texts" in shown and "at the given price" in shown and "budget" in shown
         assert run(f"{command} {api} --output {tmp_path}/api") == 0
         assert "the API: " in capsys.readouterr().err
         count = len(requests)
         assert run(f"{command} {api} --output {tmp_path}/plan --dry-run") == 0
         assert "to ask the API for: 0 texts" in capsys.readouterr().out
         assert len(requests) <= count + 1
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        assert run(f"{command} {api} --output {tmp_path}/two --name another") == 1
-        assert "run workbench cache" in capsys.readouterr().err
-        monkeypatch.delenv("WORLD_SIZE")
     # The recipe's prompts are of another teacher, so that both commands have the same.
     assert run(f"{command} --teacher {tiny_model} --output {tmp_path}/direct") == 0
     texts = [t.text for t in sentences(20, seed=1)]

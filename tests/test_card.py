@@ -74,13 +74,10 @@ def test_it_states_what_was_measured_beside_its_baselines():
     assert "Shorter and coarser" not in text and "Speed" not in text
 
 
-def test_it_says_which_collection_was_learned_from(tmp_path):
-    (tmp_path / "moths").mkdir()
-    own = written(provenance=PROVENANCE | {"texts": str(tmp_path / "moths")}).text
-    assert (
-        "has learned from the documents of moths" in own
-        and "has learned from the documents" not in written().text
-    )
+def test_it_says_which_collection_was_learned_from():
+    text = written(provenance=PROVENANCE | {"texts": "moths"}).text
+    assert "has learned from the documents of moths" in text
+    assert "has learned from the documents" not in written().text
 
 
 def test_curves_and_speed_are_stated_where_they_were_measured():
@@ -114,14 +111,11 @@ def test_where_things_lay_stays_private(tmp_path):
 def test_hostile_names_stay_text():
     hostile = 'a/b"); import os; os.system("id")\n# Pwned <script>|'
     names = {"teacher_name": hostile, "base": hostile, "settings": {hostile: 1}}
-    text = written(provenance=PROVENANCE | names).text
+    report = REPORT | {"collection": "a|b\n<script>"}
+    text = written(provenance=PROVENANCE | names, results=[report]).text
     assert "\n# Pwned" not in text and "<script>" not in text.replace("\\<script\\>", "")
+    assert "a\\|b \\<script\\>" in text
     assert "teacher = SentenceTransformer" not in text  # no code is made of what is no name
-
-
-def test_a_short_name_is_given_in_full():
-    card = written(provenance=PROVENANCE | {"base": "all-MiniLM-L6-v2"})
-    assert ModelCard(card.content).data.base_model == [models.MINILM]
 
 
 def test_lengths_are_the_models():
@@ -131,19 +125,10 @@ def test_lengths_are_the_models():
     assert "before they were rotated or cut" in written(truncated=True).text
 
 
-def test_texts_cannot_break_out_of_their_cells():
-    text = written(results=[REPORT | {"collection": "a|b\n<script>"}]).text
-    assert "<script>" not in text.replace("\\<script\\>", "") and "a\\|b \\<script\\>" in text
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"results": [REPORT | {"documents": "many"}]}, "not as it was written"),
         ({"results": [{"collection": "moths"}]}, "not as it was written"),
-        ({"results": ["moths"]}, "not as it was written"),
-        ({"latency": {"int8": [{"share": 1}]}}, "not as it was written"),
-        ({"provenance": PROVENANCE | {"teacher": None}}, "not as it was written"),
         ({"name": 'me/"; import os'}, "name"),
         ({"results": []}, "results"),
         ({"provenance": {}}, "how this student was made"),
@@ -204,19 +189,11 @@ def test_its_code_gives_the_vectors_that_were_measured(
         np.testing.assert_allclose(documents, measured["documents"], atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("length", "expected"),
-    [(None, "read whole"), ([512, "lab/tokenizer"], "cut to 512"), (96, "cut to 96")],
-)
-def test_a_teacher_without_weights_has_students_with_cards(length, expected):
-    made = PROVENANCE | {
-        "teacher_name": "openai:m",
-        "teacher": {"teacher": "m", "normalize": True, "max_length": length},
-    }
-    text = written(provenance=made).text
+def test_a_teacher_without_weights_has_students_with_cards():
+    teacher = {"teacher": "m", "normalize": True, "max_length": [512, "lab/tokenizer"]}
+    text = written(provenance=PROVENANCE | {"teacher_name": "openai:m", "teacher": teacher}).text
     assert "openai:m has embedded" in text and "teacher.max_seq_length" not in text
-    assert expected in text
-    assert "cut to 32 tokens" in written(provenance=made, max_length=32).text
+    assert "cut to 512" in text
 
 
 def test_provenance_is_published_nowhere(tmp_path, tiny_model):

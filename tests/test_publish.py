@@ -4,7 +4,6 @@ import test_card as cards_test
 import torch
 from conftest import sentences
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.models import Normalize
 
 from workbench import models, student
 from workbench.errors import ModelError, WorkbenchError
@@ -36,22 +35,11 @@ def test_the_pair_loads_as_one_model(pair, tmp_path):
     assert again.similarity_fn_name == "cosine"
 
 
-def test_what_is_published_has_no_pooler_and_says_so(pair, tmp_path):
+def test_what_is_published_has_no_pooler(pair, tmp_path):
     """Else whoever loads it is told that weights are missing, which nothing asks for."""
     model = student.load(student.save(pair[1], tmp_path / "student"))
-    for folder, part in (
-        (publish.save_student(model, tmp_path / "alone"), ""),
-        (
-            publish.save_pair(
-                *[publish.truncated(one, 16) for one in (pair[0], model)], tmp_path / "pair"
-            ),
-            "query",
-        ),
-    ):
-        again = SentenceTransformer(str(folder), device="cpu")
-        assert not [
-            name for name, _ in again.named_parameters() if "pooler" in name and part in name
-        ]
+    again = SentenceTransformer(str(publish.save_student(model, tmp_path / "alone")), device="cpu")
+    assert not [name for name, _ in again.named_parameters() if "pooler" in name]
 
 
 def test_onnx_gives_the_students_vectors(pair, tmp_path):
@@ -89,23 +77,14 @@ def test_a_shortened_pair_loads_at_its_width(pair, tmp_path):
         publish.truncated(model, 16, 2 * rotation)
 
 
-def test_an_export_that_breaks_leaves_nothing_and_says_so_in_a_sentence(
-    pair, tmp_path, monkeypatch
-):
+def test_an_export_that_breaks_leaves_nothing(pair, tmp_path, monkeypatch):
     def fail(*args, **kwargs):  # as for Longformer
         raise RuntimeError("Could not guard on data-dependent expression\n\n" + "a trace\n" * 90)
-
-    def stop(*args, **kwargs):
-        raise KeyboardInterrupt
 
     monkeypatch.setattr(torch.onnx, "export", fail)
     with pytest.raises(ModelError, match="cannot be exported to ONNX") as caught:
         publish.save_onnx(pair[1], tmp_path / "onnx")
-    assert len(str(caught.value)) < 400
-    monkeypatch.setattr(torch.onnx, "export", stop)
-    with pytest.raises(KeyboardInterrupt):
-        publish.save_onnx(pair[1], tmp_path / "onnx")
-    assert not list(tmp_path.iterdir())
+    assert len(str(caught.value)) < 400 and not list(tmp_path.iterdir())
 
 
 def test_refuses_what_cannot_be_published(pair, tiny_model, tmp_path):
@@ -113,8 +92,6 @@ def test_refuses_what_cannot_be_published(pair, tiny_model, tmp_path):
     narrow = models.load(tiny_model, device="cpu")
     with pytest.raises(ModelError, match="48 wide"):
         publish.save_pair(teacher, narrow, tmp_path / "new")
-    with pytest.raises(ModelError, match="transformer"):
-        publish.save_onnx(SentenceTransformer(modules=[Normalize()]), tmp_path / "new")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("keep me")
     with pytest.raises(ModelError, match="not empty"):
@@ -122,30 +99,9 @@ def test_refuses_what_cannot_be_published(pair, tiny_model, tmp_path):
     assert [p.name for p in tmp_path.rglob("*")] == ["full", "mine.txt"]
 
 
-def test_what_appears_under_the_name_meanwhile_is_kept(pair, tmp_path, monkeypatch):
-    def slow(*_, **__):
-        (tmp_path / "out").mkdir()
-        (tmp_path / "out" / "mine.txt").write_text("keep me")
-
-    monkeypatch.setattr(pair[1], "save_pretrained", slow)
-    with pytest.raises(ModelError, match="not empty"):
-        publish.save_student(pair[1], tmp_path / "out")
-    assert [p.name for p in tmp_path.rglob("*")] == ["out", "mine.txt"]
-
-
 def with_card(folder):
     (folder / publish.CARD).write_text(cards_test.written().content)
     return folder
-
-
-def test_a_dry_run_lists_everything_and_asks_nobody(pair, tmp_path, monkeypatch):
-    monkeypatch.setattr(publish, "HfApi", lambda: pytest.fail("the hub was asked"))
-    folder = publish.save_student(pair[1], tmp_path / "out", card=cards_test.written())
-    listing = publish.push(folder, "me/small", dry_run=True)
-    assert set(listing["file"]) == {
-        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()
-    }
-    assert listing["bytes"].sum() == sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
 
 def test_push_sends_what_the_dry_run_lists(pair, tmp_path, monkeypatch):
@@ -160,10 +116,13 @@ def test_push_sends_what_the_dry_run_lists(pair, tmp_path, monkeypatch):
 
     monkeypatch.setattr(publish, "HfApi", Api)
     folder = publish.save_student(pair[1], tmp_path / "out", card=cards_test.written())
+    planned = publish.push(folder, "me/small", dry_run=True)
+    assert not calls and set(planned["file"]) == {
+        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()
+    }
     listing = publish.push(folder, "me/small")
     assert calls[0] == ("me/small", {"private": True, "exist_ok": True})
-    planned = publish.push(folder, "me/small", dry_run=True)["file"].tolist()
-    assert calls[1]["allow_patterns"] == listing["file"].tolist() == planned
+    assert calls[1]["allow_patterns"] == listing["file"].tolist() == planned["file"].tolist()
     assert calls[1]["repo_id"] == "me/small"
     monkeypatch.undo()
     monkeypatch.setenv("HF_TOKEN", "hf_secretsecretsecret")
@@ -173,27 +132,24 @@ def test_push_sends_what_the_dry_run_lists(pair, tmp_path, monkeypatch):
 
 
 def test_push_refuses_what_is_not_published(pair, tmp_path):
-    def refused(message, folder, name="me/small"):
+    def refused(message):
         with pytest.raises(ModelError, match=message):
-            publish.push(folder, name, dry_run=True)
+            publish.push(folder, "me/small", dry_run=True)
 
     folder = publish.save_student(pair[1], tmp_path / "out")
-    for name in ("small", "me/small/er", "me/ small"):
-        refused("owner/name", folder, name)
-    refused("no published model", tmp_path / "none")
-    refused("no model card", folder)
+    refused("no model card")
     (folder / publish.CARD).write_text("---\nlicense: apache-2.0\n---\n# small\n")
-    refused("no results", folder)
+    refused("no results")
     with_card(folder)
-    for name in ("weights.pkl", ".env", ".cache/config.json", "secrets.json", models.PROVENANCE):
+    for name in ("weights.pkl", ".env", ".cache/config.json", models.PROVENANCE):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("mine")
-        refused("no part of a published model", folder)
+        refused("no part of a published model")
         (folder / name).unlink()
     with pytest.warns(UserWarning, match="me/other"):
         publish.push(folder, "me/other", dry_run=True)
     (folder / "vocab.txt").symlink_to("/etc/hostname")
-    refused("no part of a published model", folder)
+    refused("no part of a published model")
 
 
 def test_what_tokenizers_write_is_sent(pair, tmp_path):
@@ -210,5 +166,3 @@ def test_a_pair_is_a_teacher_of_unit_norm(pair, tmp_path):
         np.testing.assert_allclose(
             np.linalg.norm(teacher.encode(TEXTS, role), axis=1), 1, atol=1e-6
         )
-    short = LocalTeacher(folder, max_length=20, device="cpu")
-    assert models.max_length(short.model) == 20

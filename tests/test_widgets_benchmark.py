@@ -15,7 +15,7 @@ NASTY = "<img src=x onerror=alert(1)>"
 def model(label: str, name: str) -> benchmark.EvalModel:
     teacher = HashTeacher(16, name)
     return benchmark.EvalModel(
-        label, name, name, 16, lambda texts, role: teacher.encode(list(texts), role)
+        label, name, name, 16, lambda texts, role: teacher.encode(list(texts), role or "document")
     )
 
 

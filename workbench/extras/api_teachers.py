@@ -6,12 +6,12 @@ import math
 import os
 import random
 import re
-import threading
 import time
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Event, Lock
 
 import httpx
 import numpy as np
@@ -22,20 +22,12 @@ from workbench.data import Role, Text
 from workbench.errors import IncompleteError, TeacherError
 from workbench.teachers import Teacher, checked_prompts, checked_targets
 
-_REFUSED = {400, 413, 422}  # about the texts, or how many there are
-_BUSY = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}  # worth another attempt
 _PATIENCE = 300  # seconds of nothing but rate limits until the server is left alone
-# What no answer raises, or one that is cut, of another shape, or a page of a gateway.
-_UNUSABLE = (
-    httpx.RequestError, TeacherError, ValueError, TypeError, AttributeError, LookupError,
-    ArithmeticError, RecursionError,
-)  # fmt: skip
-_SLACK = 1.01  # at exactly the limit, a request that arrives a little early is one too many
 _PROBE = "a text to see whether the server answers"
 
 
 @dataclass(frozen=True)
-class Provider:
+class _Provider:
     """How a provider's embeddings endpoint takes its requests."""
 
     url: str
@@ -43,96 +35,76 @@ class Provider:
     path: str = "/embeddings"
     texts: str = "input"  # field with the texts
     dimensions: str = "dimensions"  # field with the width
-    query: Mapping[str, str] = field(default_factory=dict)  # fields of a request with queries
-    document: Mapping[str, str] = field(default_factory=dict)
-    extra: Mapping[str, object] = field(default_factory=dict)  # fields of every request
+    query: Mapping[str, object] = field(default_factory=dict)  # more fields of a request
+    document: Mapping[str, object] = field(default_factory=dict)
 
 
 PROVIDERS = {
     # Spoken by OpenAI, vLLM, TEI, Ollama, LM Studio, llama.cpp and others.
-    "openai": Provider("https://api.openai.com/v1", "OPENAI_API_KEY"),
-    "cohere": Provider(
+    "openai": _Provider("https://api.openai.com/v1", "OPENAI_API_KEY"),
+    "cohere": _Provider(
         "https://api.cohere.com/v2",
         "CO_API_KEY",
         path="/embed",
         texts="texts",
         dimensions="output_dimension",
-        query={"input_type": "search_query"},
-        document={"input_type": "search_document"},
-        extra={"embedding_types": ["float"]},
+        query={"input_type": "search_query", "embedding_types": ["float"]},
+        document={"input_type": "search_document", "embedding_types": ["float"]},
     ),
-    "voyage": Provider(
+    "voyage": _Provider(
         "https://api.voyageai.com/v1",
         "VOYAGE_API_KEY",
         dimensions="output_dimension",
         query={"input_type": "query"},
         document={"input_type": "document"},
     ),
-    "jina": Provider(
+    "jina": _Provider(
         "https://api.jina.ai/v1",
         "JINA_API_KEY",
-        query={"task": "retrieval.query"},
-        document={"task": "retrieval.passage"},
-        extra={"truncate": True},
+        query={"task": "retrieval.query", "truncate": True},
+        document={"task": "retrieval.passage", "truncate": True},
     ),
 }
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What an API has been asked for so far."""
+    """What an API was asked for, or what it will be asked for."""
 
-    requests: int = 0  # sent, including those that failed
-    retries: int = 0  # requests that repeated an earlier one
     texts: int = 0  # with a target
     tokens: int = 0  # as the server counts them, or else by the estimate
+    cost: float | None = None  # None without a price
+    seconds: float = 0.0  # the least that the limits allow
+    requests: int = 0  # sent, including those that failed
+    retries: int = 0
     failed: int = 0  # texts without a target
-    cost: float | None = None  # at the given price; None without one
 
     def __str__(self) -> str:
-        cost = "" if self.cost is None else f", {self.cost:,.4g} at the given price"
-        return (
-            f"the API: {counted(self.requests, 'request')}, {self.retries:,} of them again, for "
-            f"{counted(self.texts, 'text')}; {counted(self.tokens, 'token')}{cost}"
-        )
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What encoding texts will take."""
-
-    texts: int
-    tokens: int  # by the tokenizer, or a quarter of the UTF-8 bytes without one
-    cost: float | None  # at the given price; None without one
-    seconds: float  # the least that the limits allow; 0 without limits
-
-    def __str__(self) -> str:
-        cost = "" if self.cost is None else f", {self.cost:,.2f} at the given price"
-        least = f", at least {duration(self.seconds)} within the limits" if self.seconds else ""
-        texts, tokens = counted(self.texts, "text"), counted(self.tokens, "token")
-        return f"to ask the API for: {texts}, about {tokens}{cost}{least}"
+        parts = [counted(self.texts, "text"), counted(self.tokens, "token")]
+        if self.cost is not None:
+            parts.append(f"{self.cost:,.4g} at the given price")
+        if self.seconds:
+            parts.append(f"at least {duration(self.seconds)} within the limits")
+        if not self.requests:
+            return f"to ask the API for: {', '.join(parts)}"
+        parts.append(f"in {counted(self.requests, 'request')}, {self.retries:,} of them again")
+        return f"the API: {', '.join(parts)}"
 
 
 class ApiTeacher(Teacher):
     """A model behind an HTTP API as the teacher; one instance serves many threads.
 
     Args:
-        model: the server's name for it, also as PROVIDER:MODEL.
-        provider: "openai", "cohere", "voyage" or "jina", or a `Provider`.
+        model: the server's name for it, with a provider in front ("cohere:embed-v4.0") unless the
+            server speaks OpenAI's protocol.
         url: of another server than the provider's own, such as http://localhost:8000/v1.
-        key: environment variable with the secret. If None, the provider's own, which is sent to
-            the provider's own server only.
+        key: environment variable with the secret; by default, the provider's own for its server.
         dimensions: width to ask for; if None, a first request finds the model's own.
-        prompts: role to prompt, put in front of each text before it is sent.
-        normalize: scale vectors to length 1, as a student's are.
-        tokenizer: model whose tokenizer counts tokens: a folder, packaged or on the hub.
+        tokenizer: model whose tokenizer counts tokens; without one, four bytes are a token.
         max_tokens: texts are cut to so many of the tokenizer's tokens.
-        batch_size: texts in a request at most.
-        concurrency: requests at the same time.
-        requests_per_minute, tokens_per_minute: limits, spread evenly; None for no limit.
+        requests_per_minute, tokens_per_minute: limits, under which requests are spread evenly.
         price: of a million tokens.
         budget: no request is sent that would make the cost of this run higher.
-        timeout: seconds until a request counts as lost.
         attempts: how often a request is tried. A rate limit (HTTP 429) does not count: it is
             waited for until the server has answered nothing else for five minutes.
         name: what the cache calls the teacher; model and server if None.
@@ -145,12 +117,10 @@ class ApiTeacher(Teacher):
         self,
         model: str,
         *,
-        provider: str | Provider = "openai",
         url: str | None = None,
         key: str | None = None,
         dimensions: int | None = None,
         prompts: Mapping[str, str] | None = None,
-        normalize: bool = True,
         tokenizer: str | None = None,
         max_tokens: int | None = None,
         batch_size: int = 64,
@@ -164,44 +134,37 @@ class ApiTeacher(Teacher):
         name: str | None = None,
     ) -> None:
         limits = [requests_per_minute, tokens_per_minute, price, budget, batch_size, attempts]
-        if not all(limit is None or 0 < limit < math.inf for limit in limits):
+        if not all(limit is None or limit > 0 for limit in limits):
             raise TeacherError("limits, price, budget, batch_size and attempts must be above 0")
-        if budget is not None and price is None:
-            raise TeacherError("a budget needs the price of a million tokens: give `price` too")
-        if max_tokens is not None and tokenizer is None:
-            raise TeacherError("max_tokens needs a model that counts them: give `tokenizer` too")
+        if (budget and not price) or (max_tokens and not tokenizer):
+            raise TeacherError("a budget needs the price, and max_tokens a tokenizer")
+        self._provider = PROVIDERS["openai"]
         prefix, _, rest = model.partition(":")
         if prefix in PROVIDERS:
-            provider, model = prefix, rest
-        if isinstance(provider, str):
-            if provider not in PROVIDERS:
-                raise TeacherError(f"no provider {provider!r}; there are {', '.join(PROVIDERS)}")
-            provider = PROVIDERS[provider]
-        self.model, self.prompts = model, checked_prompts(prompts)
-        self.batch_size, self.concurrency = batch_size, concurrency
-        self._provider, self._normalize, self._attempts = provider, normalize, attempts
+            self._provider, model = PROVIDERS[prefix], rest
+        self.prompts = checked_prompts(prompts)
+        self.batch_size, self.concurrency, self._attempts = batch_size, concurrency, attempts
         self._price, self._budget, self._max_tokens = price, budget, max_tokens
         self._tokenizer = None
         if tokenizer is not None:
             from transformers import AutoTokenizer
 
             self._tokenizer = AutoTokenizer.from_pretrained(models.resolve(tokenizer).path)
-        self._pace = _Pace(requests_per_minute or math.inf, tokens_per_minute or math.inf)
-        self._counts, self._lock, self._last_answer = Counter(), threading.Lock(), 0.0
-        self._client, self._secret = _client(provider, url, key, timeout, concurrency)
-        self._fields = {"model": model, **provider.extra}
+        self._limits = requests_per_minute or math.inf, tokens_per_minute or math.inf
+        self._counts, self._lock = Counter(), Lock()
+        self._free = self._last_answer = 0.0  # times: from when the next request may be sent
+        self._client, self._secret = _client(self._provider, url, key, timeout)
+        self._fields = {"model": model}
         if dimensions is not None:
-            self._fields[provider.dimensions] = dimensions
-        self.dimension, self._first_probe = dimensions, None
-        if dimensions is None:
-            self._first_probe = self.probe()[1]
+            self._fields[self._provider.dimensions] = dimensions
+        self.dimension = dimensions
         super().__init__(
             name or model,
-            dimensions or len(self._first_probe),
-            normalize=normalize,
+            dimensions or len(self.probe()[1]),
+            normalize=True,
             prompts=prompts,
             server=None if name else str(self._client.base_url),
-            roles=[dict(provider.query), dict(provider.document)],
+            roles=[dict(self._provider.query), dict(self._provider.document)],
             max_length=max_tokens and [max_tokens, tokenizer],
         )
         self.name = model
@@ -211,31 +174,25 @@ class ApiTeacher(Teacher):
         """What was asked of the server so far."""
         return Usage(**self._counts, cost=self._cost(self._counts["tokens"]))
 
-    def estimate(self, texts: Sequence[Text]) -> Estimate:
+    def estimate(self, texts: Sequence[Text]) -> Usage:
         """Return what encoding texts will take; nothing is sent."""
         tokens = sum(self._prepared(text.text, text.role)[1] for text in texts)
-        seconds = self._pace.least_seconds(math.ceil(len(texts) / self.batch_size), tokens)
-        return Estimate(len(texts), tokens, self._cost(tokens), seconds)
+        seconds = self._least_seconds(math.ceil(len(texts) / self.batch_size), tokens)
+        return Usage(len(texts), tokens, self._cost(tokens), seconds)
+
+    def _least_seconds(self, requests: int, tokens: int) -> float:
+        return 60 * max(requests / self._limits[0], tokens / self._limits[1])
 
     def _cost(self, tokens: int) -> float | None:
         return None if self._price is None else tokens * self._price / 1e6
 
     def encode(
-        self,
-        texts: Sequence[str],
-        role: Role = Role.DOCUMENT,
-        *,
-        stop: threading.Event | None = None,
+        self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: Event | None = None
     ) -> np.ndarray:
-        """Return the targets of texts of one role, float32 of shape (n, dimension).
-
-        Raises:
-            IncompleteError: some have none; the error holds the others.
-        """
-        role, stop = Role(role), stop or threading.Event()
+        """Return the targets of texts of one role; IncompleteError if some have none."""
+        role, stop, size = Role(role), stop or Event(), self.batch_size
         vectors = np.full((len(texts), self.dimension), np.nan, dtype=np.float32)
         failed: dict[int, str] = {}
-        size = self.batch_size
         batches = [range(len(texts))[start : start + size] for start in range(0, len(texts), size)]
         try:
             while batches:
@@ -243,9 +200,11 @@ class ApiTeacher(Teacher):
                 try:
                     vectors[rows] = self._answered([texts[row] for row in rows], role, stop)
                     continue
-                except (_RefusedError, _BusyError) as error:
+                except _FailedError as error:
+                    if error.remedy == "none":
+                        raise
                     reason = error
-                if len(rows) == 1 or isinstance(reason, _BusyError):
+                if len(rows) == 1 or reason.remedy == "retry":
                     self.probe(stop=stop)  # fails if not this text but the server is at fault
                 if len(rows) == 1:
                     failed[rows[0]] = str(reason)
@@ -253,29 +212,24 @@ class ApiTeacher(Teacher):
                 else:
                     half = len(rows) // 2
                     batches = [rows[:half], rows[half:], *batches]
-        except (TeacherError, _FatalError) as error:
+        except TeacherError as error:
             raise IncompleteError(str(error), vectors, failed, final=True) from None
         if failed:
             message = f"{len(failed):,} of {len(texts):,} texts got no target, the last: {reason}"
             raise IncompleteError(message, vectors, failed)
         return vectors
 
-    def probe(self, *, stop: threading.Event | None = None) -> tuple[Text, np.ndarray]:
-        """Return a text and the vector that the server gives it now.
-
-        Raises:
-            TeacherError: the server does not answer or refuses.
-        """
-        vector, self._first_probe = self._first_probe, None  # what found the width serves once
-        if vector is None:
-            try:
-                vector = self._answered([_PROBE], Role.DOCUMENT, stop or threading.Event())[0]
-            except (_RefusedError, _BusyError, _FatalError) as error:
-                server = self._client.base_url
-                raise TeacherError(f"no vector from {self.model!r} at {server}: {error}") from None
+    def probe(self, *, stop: Event | None = None) -> tuple[Text, np.ndarray]:
+        """Return a text and the vector that the server gives it now; TeacherError without one."""
+        try:
+            vector = self._answered([_PROBE], Role.DOCUMENT, stop or Event())[0]
+        except _FailedError as error:
+            server = self._client.base_url
+            model = self._fields["model"]
+            raise TeacherError(f"no vector from {model!r} at {server}: {error}") from None
         return Text(_PROBE, Role.DOCUMENT), vector
 
-    def _answered(self, texts: Sequence[str], role: Role, stop: threading.Event) -> np.ndarray:
+    def _answered(self, texts: Sequence[str], role: Role, stop: Event) -> np.ndarray:
         """Send a request until it is answered, and return its vectors."""
         prepared = [self._prepared(text, role) for text in texts]
         body = {**self._fields, **getattr(self._provider, role)}
@@ -283,46 +237,49 @@ class ApiTeacher(Teacher):
         tokens = sum(count for _, count in prepared)
         failures, first_failure = 0, None
         while True:
-            self._pace.wait(tokens, stop)
+            with self._lock:
+                start = max(time.monotonic(), self._free)
+                # At exactly the limit, a request that arrives a little early is one too many.
+                self._free = start + 1.01 * self._least_seconds(1, tokens)
+            stop.wait(max(0.0, start - time.monotonic()))
             if stop.is_set():
-                raise _FatalError("stopped")
-            self._reserve(tokens)
+                raise _FailedError("stopped", "none")
+            with self._lock:  # counted before it is sent: all threads together keep to the budget
+                cost = self._cost(self._counts["tokens"] + tokens)
+                if self._budget is not None and cost > self._budget:
+                    message = f"the next request would exceed the budget of {self._budget:g}"
+                    raise _FailedError(message, "none")
+                self._counts.update(requests=1, tokens=tokens)
             try:
                 vectors = self._send(body, len(texts), tokens)
                 self._count(texts=len(texts))
                 return vectors
-            except _BusyError as error:
-                failures += not error.limited
-                if failures == self._attempts:
+            except _FailedError as error:
+                failures += error.remedy == "retry"
+                if error.remedy in ("split", "none") or failures == self._attempts:
                     raise
                 if first_failure is None:
                     first_failure = time.monotonic()
                 self._wait(error, first_failure, stop)
                 self._count(retries=1)
 
-    def _reserve(self, tokens: int) -> None:
-        """Count tokens before they are sent, so that no number of threads exceeds the budget."""
-        with self._lock:
-            ahead = self._cost(self._counts["tokens"] + tokens)
-            if self._budget is not None and ahead > self._budget:
-                raise _FatalError(f"the next request would exceed the budget of {self._budget:g}")
-            self._counts.update(requests=1, tokens=tokens)
-
-    def _wait(self, error: _BusyError, first_failure: float, stop: threading.Event) -> None:
+    def _wait(self, error: _FailedError, first_failure: float, stop: Event) -> None:
         """Wait before another attempt; for a rate limit, let all requests wait."""
         now = time.monotonic()
         waited = now - first_failure
         seconds = error.after or _growing(waited)
-        if not error.limited:
+        if error.remedy == "retry":
             stop.wait(min(seconds, _PATIENCE))
             return
         if now + seconds > max(first_failure, self._last_answer) + _PATIENCE:
-            raise _FatalError(
+            raise _FailedError(
                 f"rate limited for longer than {duration(_PATIENCE)} ({error}): lower "
-                "requests_per_minute, tokens_per_minute or concurrency, or go on later"
+                "requests_per_minute, tokens_per_minute or concurrency, or go on later",
+                "none",
             )
         seconds = max(seconds, waited / 10)  # where waiting as told does not help
-        self._pace.pause(seconds)
+        with self._lock:
+            self._free = max(self._free, now + seconds)
         if seconds > 5:
             warnings.warn(f"rate limit: waiting {duration(seconds)} ({error})", stacklevel=4)
 
@@ -331,34 +288,40 @@ class ApiTeacher(Teacher):
         used = 0
         try:
             response = self._client.post(self._provider.path, json=body)
-            if response.status_code != 429:
-                self._last_answer = time.monotonic()
             self._raise_for(response)
             used = tokens
             answer = response.json()
-            used = _used_tokens(answer) or tokens
-            vectors = checked_targets(_in_order(answer, count), count, self.dimension)
-        except _UNUSABLE as error:
+            usage = answer.get("usage") or answer.get("meta", {}).get("billed_units") or {}
+            used = int(usage.get("total_tokens") or usage.get("input_tokens") or tokens)
+            vectors = scaled(checked_targets(_in_order(answer, count), count, self.dimension))
+            if not np.isfinite(vectors).all():
+                raise ValueError("vectors that are NaN, infinite, or zero and without direction")
+        except _FailedError:
+            raise
+        except Exception as error:  # no answer, one that is cut or of another shape, a web page
             message = self._masked(f"{type(error).__name__}: {error}")
-            raise _BusyError(f"no usable answer ({message})") from None
+            raise _FailedError(f"no usable answer ({message})", "retry") from None
         finally:
             self._count(tokens=used - tokens)
-        if self._normalize:
-            vectors = scaled(vectors)
-        if not np.isfinite(vectors).all():
-            raise _BusyError("vectors that are NaN, infinite, or zero and without direction")
         return vectors
 
     def _raise_for(self, response: httpx.Response) -> None:
         """Raise what a failed response means for the run."""
         code = response.status_code
-        message = self._masked(f"HTTP {code} {response.text}")
-        if code in _REFUSED:
-            raise _RefusedError(message)
-        if code in _BUSY and "insufficient_quota" not in message:
-            raise _BusyError(message, _retry_after(response), limited=code == 429)
-        if code >= 300:
-            raise _FatalError(message)
+        if code != 429:
+            self._last_answer = time.monotonic()
+        if code < 300:
+            return
+        message, remedy = self._masked(f"HTTP {code} {response.text}"), "none"
+        if code in (400, 413, 422):  # about the texts, or how many there are
+            remedy = "split"
+        elif code == 429 and "insufficient_quota" not in message:
+            remedy = "wait"
+        elif code in (408, 409, 425) or code >= 500:
+            remedy = "retry"
+        after = response.headers.get("retry-after", "")  # no API is known to send a date
+        seconds = float(after) if re.fullmatch(r"\d+(\.\d+)?", after) else 0.0
+        raise _FailedError(message, remedy, seconds)
 
     def _count(self, **numbers: int) -> None:
         with self._lock:
@@ -383,107 +346,42 @@ class ApiTeacher(Teacher):
         return text, len(encoded["input_ids"])
 
 
-class _FatalError(Exception):
-    """No further request will succeed."""
+class _FailedError(TeacherError):
+    """A failed request. The remedy: "split" its texts, "retry", "wait" for a limit, or "none"."""
 
-
-class _RefusedError(Exception):
-    """The same request will fail again, one with fewer texts may not."""
-
-
-class _BusyError(Exception):
-    """The request is worth another attempt, after so many seconds if the server says so."""
-
-    def __init__(self, message: str, after: float | None = None, limited: bool = False) -> None:
+    def __init__(self, message: str, remedy: str, after: float = 0.0) -> None:
         super().__init__(message)
-        self.after, self.limited = after, limited
-
-
-@dataclass
-class _Pace:
-    """Spreads requests so that no minute has more than the limits."""
-
-    requests: float
-    tokens: float
-    free: float = 0.0  # when the next request may be sent
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def least_seconds(self, requests: int, tokens: int) -> float:
-        return 60 * max(requests / self.requests, tokens / self.tokens)
-
-    def wait(self, tokens: int, stop: threading.Event) -> None:
-        """Wait until a request of so many tokens may be sent."""
-        with self.lock:
-            start = max(time.monotonic(), self.free)
-            self.free = start + self.least_seconds(1, tokens) * _SLACK
-        stop.wait(max(0.0, start - time.monotonic()))
-
-    def pause(self, seconds: float) -> None:
-        """Send nothing for so long."""
-        with self.lock:
-            self.free = max(self.free, time.monotonic() + seconds)
+        self.remedy, self.after = remedy, after  # in seconds, if the server says so
 
 
 def _client(
-    provider: Provider, url: str | None, key: str | None, timeout: float, concurrency: int
+    provider: _Provider, url: str | None, key: str | None, timeout: float
 ) -> tuple[httpx.Client, str | None]:
     """Return a client for the server, and the secret that no message may show."""
-    try:
-        address = httpx.URL((url or provider.url).rstrip("/"))
-    except httpx.InvalidURL:
-        address = httpx.URL("")
+    server = (url or provider.url).rstrip("/")
     # The address is stored with the cache and may be logged, so no secret may be in it.
-    secretive = address.userinfo or address.query or address.fragment
-    if address.scheme not in ("http", "https") or not address.host or secretive:
+    if not re.fullmatch(r"https?://[\w.:\[\]-]+(/[^\s?#@]*)?", server, re.ASCII):
         raise TeacherError(
-            "url: expected http(s)://HOST/PATH without a user or parameters; `key` names the "
-            "environment variable with the secret"
+            "url: expected http(s)://HOST/PATH; a secret is in the environment variable of `key`"
         )
-    variable = key or (provider.key if address == provider.url else None)
+    variable = key or (provider.key if server == provider.url else None)
     secret = os.environ.get(variable, "").strip() if variable else None
     if variable and not re.fullmatch("[!-~]+", secret):
-        raise TeacherError(
-            f"the environment variable {variable} must hold the key of {address.host}, without "
-            "spaces or letters beyond ASCII"
-        )
-    local = address.host in ("localhost", "127.0.0.1", "::1")
-    if secret and address.scheme == "http" and not local:
-        raise TeacherError(f"{variable} would travel to {address.host} unencrypted: use https")
-    client = httpx.Client(
-        base_url=str(address).removesuffix(provider.path),
-        headers={"Authorization": f"Bearer {secret}"} if secret else {},
-        timeout=timeout,
-        limits=httpx.Limits(max_connections=concurrency),
-    )
-    return client, secret
+        raise TeacherError(f"{variable}: expected an environment variable with the server's key")
+    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+    server = server.removesuffix(provider.path)
+    return httpx.Client(base_url=server, headers=headers, timeout=timeout), secret
 
 
 def _in_order(answer: Mapping, count: int) -> list:
     """Return the vectors of an answer in the order of its texts."""
     if "embeddings" in answer:  # Cohere
         return answer["embeddings"]["float"]
-    items, vectors = answer["data"], {}
-    for row, item in enumerate(items):
-        index = item.get("index")  # some servers leave it out where it is 0, or everywhere
-        vectors[row if index is None else index] = item["embedding"]
-    if len(items) != count:
-        raise ValueError(f"{len(items)} vectors for {count} texts")
+    vectors = {}
+    for row, item in zip(range(count), answer["data"], strict=True):
+        # Some servers leave the index out where it is 0, or everywhere.
+        vectors[item.get("index", row)] = item["embedding"]
     return [vectors[row] for row in range(count)]
-
-
-def _used_tokens(answer: Mapping) -> int:
-    """Return the tokens that an answer says were used; 0 if it does not say."""
-    usage = answer.get("usage") or answer.get("meta", {}).get("billed_units") or {}
-    return int(usage.get("total_tokens") or usage.get("input_tokens") or 0)
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    """Return the seconds that a server asks to wait; None if it does not say."""
-    try:
-        seconds = float(response.headers.get("retry-after", ""))
-    except ValueError:  # also a date, which no API is known to send
-        return None
-    return seconds if 0 < seconds < math.inf else None
 
 
 def _growing(waited: float) -> float:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
-import itertools
 import json
 import logging
 import random
@@ -13,7 +11,7 @@ import re
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
     from mteb import AbsTask
 
 _BLOCK = 2048  # texts between two looks at `stop`
-Embed = Callable[[Sequence[str], Role], np.ndarray]  # to float32 of shape (n, dimension)
 
 
 @dataclass(frozen=True)
@@ -44,9 +41,8 @@ class EvalModel:
     name: str  # its name in result files
     revision: str  # changes with whatever changes its vectors; results belong to one revision
     dimension: int
-    embed: Embed
-    alike: Embed | None = None  # in tasks without queries and documents, if not `embed`
-    skip: float = 1.0  # share of a task's documents or queries that may have a vector of zeros
+    # To float32 of shape (n, dimension). The role is None in tasks without queries and documents.
+    embed: Callable[[Sequence[str], Role | None], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -58,8 +54,8 @@ class TaskResult:
     metric: str  # name of the main score in mteb
     label: str  # the model's
     score: float  # the main score, 0 to 1 (correlations -1 to 1), mean over splits and subsets
-    # {"ids", "values"} of queries or of mteb's repeated experiments, or {"metric", "scores", "gold"}
-    # of pairs of texts; None where mteb has no scores per sample.
+    # {"metric", "values", "keys"}: the "mean" over queries (keys: their ids), or the "spearman" or
+    # "average_precision" of pairs of texts (keys: their gold scores); None for other tasks.
     per_sample: dict | None = field(default=None, repr=False)
 
 
@@ -81,72 +77,51 @@ class Stopped(BenchmarkError):
 def of_model(
     model: str | Path | SentenceTransformer, label: str, name: str | None = None
 ) -> EvalModel:
-    """Return a sentence-transformers model to evaluate, such as a student.
-
-    Args:
-        model: a name, a folder or a loaded model.
-        label: its name in tables.
-        name: its name in result files; the label if None.
-    """
+    """Return a sentence-transformers model to evaluate; result files name it `name` or `label`."""
     model = load_model(model)
 
-    def embed(texts: Sequence[str], role: Role) -> np.ndarray:
-        return encode(model, [Text(text, role) for text in texts])
+    def embed(texts: Sequence[str], role: Role | None) -> np.ndarray:
+        return encode(model, [Text(text, role or Role.DOCUMENT) for text in texts])
 
     width = model.get_embedding_dimension()
     return EvalModel(label, name or label, fingerprint(model)[:16], width, embed)
 
 
-def of_teacher(cache: TargetCache, label: str = "teacher", name: str | None = None) -> EvalModel:
-    """Return a teacher to evaluate through its cache, so each text is encoded once.
+def of_teacher(cache: TargetCache, name: str | None = None) -> EvalModel:
+    """Return a teacher, labeled "teacher", to evaluate through its cache.
 
-    Args:
-        cache: of the teacher. A text that a fill skips has a vector of zeros.
-        label: its name in tables.
-        name: its name in result files; the teacher's own name if None.
+    Result files name it `name`, or by its own name. A text that a fill skips has a vector of zeros.
     """
 
-    def embed(texts: Sequence[str], role: Role) -> np.ndarray:
-        documents = [Text(text, role) for text in texts]
-        cache.fill(documents, skip=1)  # only a part of a task's texts; see `EvalModel.skip`
+    def embed(texts: Sequence[str], role: Role | None) -> np.ndarray:
+        documents = [Text(text, role or Role.DOCUMENT) for text in texts]
+        cache.fill(documents)
         return vectors(cache, documents, filled=True)
 
-    name = name or cache.identity["teacher"]
-    revision = _digest(json.dumps([cache.identity, cache.prompts], sort_keys=True))
-    return EvalModel(label, name, revision, cache.dimension, embed, skip=cache.skip)
+    name, facts = name or cache.identity["teacher"], [cache.identity, cache.prompts]
+    revision = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return EvalModel("teacher", name, revision, cache.dimension, embed)
 
 
 def of_pair(student: EvalModel, teacher: EvalModel, label: str = "asymmetric") -> EvalModel:
     """Return the asymmetric pair: the teacher embeds documents, the student everything else.
 
-    In tasks without queries and documents, the pair is the student alone.
-
-    Raises:
-        BenchmarkError: the two are not equally wide.
+    In tasks without queries and documents, the pair is the student alone. BenchmarkError if the two
+    are not equally wide.
     """
     if student.dimension != teacher.dimension:
         raise BenchmarkError(
-            f"{student.label} has vectors of {student.dimension} and {teacher.label} of "
-            f"{teacher.dimension}: one cannot search what the other has embedded"
+            f"a pair needs one width: the student's vectors have {student.dimension} dimensions, "
+            f"the teacher's {teacher.dimension}"
         )
 
-    def embed(texts: Sequence[str], role: Role) -> np.ndarray:
+    def embed(texts: Sequence[str], role: Role | None) -> np.ndarray:
         model = teacher if role is Role.DOCUMENT else student
         return model.embed(texts, role)
 
-    return EvalModel(
-        label,
-        name=f"{student.name}-in-{Path(teacher.name).name}",
-        revision=_digest(f"{student.revision} {teacher.revision}"),
-        dimension=teacher.dimension,
-        embed=embed,
-        alike=student.embed,
-        skip=teacher.skip,
-    )
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    name = f"{student.name}-in-{Path(teacher.name).name}"
+    revision = f"{student.revision}-{teacher.revision}"
+    return EvalModel(label, name, revision, teacher.dimension, embed)
 
 
 def run(
@@ -161,13 +136,12 @@ def run(
     """Evaluate every model on every task, except where `folder` has the result already.
 
     Each result is a file of mteb's `ResultCache`, `results/NAME/REVISION/TASK.json` below `folder`,
-    with `per_sample` beside the scores. Results of tasks from local folders are below
-    `folder/local/DIGEST`, which keeps different data of one name apart.
+    with scores per sample. Those of local folders are below `folder/local/DIGEST`, which keeps
+    different data of one name apart.
 
     Args:
         models: with different labels.
         tasks: from `workbench.extras.tasks.tasks`.
-        folder: for results.
         on_progress: called before and during each evaluation, and once at the end.
         on_outcome: called with each result.
         stop: ends the run within a few thousand texts when it is set.
@@ -177,9 +151,11 @@ def run(
             hub cannot be reached. The same call continues from what is finished.
         Stopped: `stop` was set.
     """
-    mteb = need("mteb", "benchmark")
+    mteb, datasets = need("mteb", "benchmark"), need("datasets", "benchmark")
     if len({model.label for model in models}) < len(models):
         raise BenchmarkError("two models share a label: give each its own")
+    logging.getLogger("mteb").setLevel(logging.ERROR)  # the run reports its own progress
+    datasets.disable_progress_bars()
     folder, done, total = expanded(folder), [], len(models) * len(tasks)
 
     def report(task: str | None = None, label: str | None = None, texts: int = 0) -> None:
@@ -188,10 +164,10 @@ def run(
         if on_progress:
             on_progress(EvalProgress(len(done), total, task, label, texts))
 
-    with _quiet():
-        for task, model in itertools.product(tasks, models):
-            name, local = task.metadata.name, task.metadata.dataset["path"].startswith("local/")
-            cache = mteb.ResultCache(folder / "local" / task.metadata.revision if local else folder)
+    for task in tasks:
+        name, local = task.metadata.name, task.metadata.dataset["path"].startswith("local/")
+        cache = mteb.ResultCache(folder / "local" / task.metadata.revision if local else folder)
+        for model in models:
             report(name, model.label)
             result = _stored(cache, model, task)
             if result is None:
@@ -208,8 +184,7 @@ def run(
             done.append(result)
             if on_outcome:
                 on_outcome(result)
-            if model is models[-1]:
-                task.unload_data()
+        task.unload_data()
     report()
     return done
 
@@ -226,7 +201,7 @@ def _stored(cache, model: EvalModel, task: AbsTask) -> TaskResult | None:
     if result is None or result.mteb_version != mteb.__version__:
         return None
     (first, *_), *_ = result.scores.values()
-    score, samples = float(result.get_score()), first.get("per_sample")
+    score, samples = float(result.get_score()), first.get("samples")
     return TaskResult(data.name, data.type, data.main_score, model.label, score, samples)
 
 
@@ -240,7 +215,8 @@ def _evaluate(cache, model: EvalModel, task: AbsTask, report: Callable[..., None
     # mteb samples with the task's generators: with new ones, all models see the same samples.
     twin = copy.copy(task)
     twin.rng_state, twin.np_rng = random.Random(task.seed), np.random.default_rng(task.seed)
-    with tempfile.TemporaryDirectory(prefix="workbench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="workbench-") as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="mteb|sklearn")
         (result,) = mteb.evaluate(
             _encoder(model, report),
             twin,
@@ -253,37 +229,31 @@ def _evaluate(cache, model: EvalModel, task: AbsTask, report: Callable[..., None
         if path.is_file() and len(result.scores) == len(task.hf_subsets) == 1:
             (split,), (subset,) = result.scores, task.hf_subsets
             scores, predicted = result.scores[split][0], json.loads(path.read_text())
-            samples = _samples(twin, scores, twin.dataset[subset][split], predicted[subset][split])
+            samples = _samples(twin, twin.dataset[subset][split], predicted[subset][split])
             # An interval around another number than mteb's score would mislead.
-            if samples and abs(benchmark_tables.score_of(samples) - scores["main_score"]) <= 1e-3:
-                scores["per_sample"] = samples
+            score = benchmark_tables.score_of(**samples) if samples else np.nan
+            if abs(score - scores["main_score"]) <= 1e-3:
+                scores["samples"] = samples
     cache.save_to_cache(result, _meta(model))
 
 
-def _samples(task: AbsTask, scores: dict, rows: dict, predicted: dict) -> dict | None:
+def _samples(task: AbsTask, rows: dict, predicted: dict) -> dict | None:
     """Return the scores per sample of an evaluation, None where mteb keeps none."""
-    kind, metric = task.metadata.type, task.metadata.main_score
-    if kind == "Retrieval" and metric.startswith("ndcg_at_"):
+    kind, measure = task.metadata.type, task.metadata.main_score
+    if kind == "Retrieval" and measure.startswith("ndcg_at_"):
         import ir_measures
 
-        measure = ir_measures.nDCG @ int(metric.removeprefix("ndcg_at_"))
-        scored = ir_measures.iter_calc([measure], rows["relevant_docs"], predicted)
+        ndcg = ir_measures.nDCG @ int(measure.removeprefix("ndcg_at_"))
+        scored = ir_measures.iter_calc([ndcg], rows["relevant_docs"], predicted)
         values = {query.query_id: query.value for query in scored if query.query_id in predicted}
-        return {"ids": list(values), "values": list(values.values())}
-    if kind in ("STS", "PairClassification"):
-        gold = rows["score" if kind == "STS" else task.label_column_name]
-        return {
-            "metric": "spearman" if kind == "STS" else "average_precision",
-            "scores": predicted["cosine_scores"],
-            "gold": [float(value) for value in gold],
-        }
-    if kind == "Classification":
-        values = [experiment[metric] for experiment in scores["scores_per_experiment"]]
-    elif kind == "Clustering" and isinstance(scores.get("v_measures"), dict):
-        values = np.mean(list(scores["v_measures"].values()), axis=0).tolist()
-    else:
+        keys = sorted(values)
+        return {"metric": "mean", "values": [values[key] for key in keys], "keys": keys}
+    if kind not in ("STS", "PairClassification"):
         return None
-    return {"ids": list(range(len(values))), "values": values}
+    metric = "spearman" if kind == "STS" else "average_precision"
+    gold = rows["score" if kind == "STS" else task.label_column_name]
+    values = predicted["cosine_scores"]
+    return {"metric": metric, "values": values, "keys": [float(score) for score in gold]}
 
 
 def _encoder(model: EvalModel, report: Callable[..., None]):
@@ -299,23 +269,18 @@ def _encoder(model: EvalModel, report: Callable[..., None]):
             pass
 
         def encode(self, inputs, *, task_metadata, hf_split, hf_subset, prompt_type=None, **_):
-            role = Role.QUERY if prompt_type == PromptType.query else Role.DOCUMENT
-            embed = model.embed if prompt_type else model.alike or model.embed
+            role = None
+            if prompt_type:
+                role = Role.QUERY if prompt_type == PromptType.query else Role.DOCUMENT
             # A `Text` may have no NUL.
             texts = [text.replace("\0", " ") for batch in inputs for text in batch["text"]]
             vectors = np.empty((len(texts), model.dimension), dtype=np.float32)
             for start in range(0, len(texts), _BLOCK):
                 report(task_metadata.name, model.label, self.done)
                 block = texts[start : start + _BLOCK]
-                vectors[start : start + len(block)] = embed(block, role)
+                vectors[start : start + len(block)] = model.embed(block, role)
                 self.done += len(block)
             report(task_metadata.name, model.label, self.done)
-            zeros = int((~vectors.any(axis=1)).sum())
-            if zeros > model.skip * len(texts):
-                raise BenchmarkError(
-                    f"no vector of {zeros:,} of {len(texts):,} texts, more than "
-                    f"{model.skip:.3g} (--skip)"
-                )
             return vectors
 
     return Encoder()
@@ -328,22 +293,3 @@ def _meta(model: EvalModel):
     name = re.sub(r"[^A-Za-z0-9._/-]+", "-", name)
     facts = {"name": name, "revision": model.revision}
     return ModelMeta.create_empty(overwrites=facts | {"similarity_fn_name": ScoringFunction.COSINE})
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence mteb's messages and bars, except errors: the run reports its own progress."""
-    import datasets
-
-    logger = logging.getLogger("mteb")
-    level, bars = logger.level, not datasets.are_progress_bars_disabled()
-    logger.setLevel(logging.ERROR)
-    datasets.disable_progress_bars()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="mteb|sklearn")
-            yield
-    finally:
-        logger.setLevel(level)
-        if bars:
-            datasets.enable_progress_bars()

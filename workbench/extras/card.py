@@ -23,8 +23,6 @@ from workbench.evaluate import LABELS
 ONNX_FOLDER = "onnx_whole"  # not "onnx", where libraries look for a graph without pooling
 _PACKAGES = ("torch", "transformers", "sentence-transformers")
 _TAGS = ["sentence-transformers", "feature-extraction", "knowledge-distillation", "retrieval"]
-# Settings that do not change the student.
-_HOUSEKEEPING = {"check_pairs", "evaluations", "checkpoint_steps", "precision"}
 
 
 def card(
@@ -38,23 +36,19 @@ def card(
     onnx: bool = False,
     latency: Mapping[str, object] | None = None,
     license: str = "apache-2.0",
-    language: str | Sequence[str] = "en",
+    language: str | list[str] = "en",
     truncated: bool = False,
 ) -> ModelCard:
     """Write the card of a student, or of the pair of teacher and student.
 
     Args:
-        provenance: of the student, as `student.read_provenance` returns it.
-        results: one report of `evaluate.report` for each data set; if it has `curves`, the card
-            states them too.
+        provenance: of the student, from `student.read_provenance`.
+        results: a report of `evaluate.report` for each data set; the card states its `curves` too.
         name: the model's name on the hub, such as "me/my-student".
-        dimension: width of the published vectors.
         max_length: tokens after which the student cuts a text; the teacher's if None.
-        pair: whether the card is of both models in one folder.
-        onnx: whether the folder has the whole student as ONNX.
+        pair, onnx: whether the folder has the teacher too, and the whole student as ONNX.
         latency: report of `bench.latency`.
-        license: the hub's abbreviation of it, which the hub checks.
-        language: of the texts, one or more, as the hub writes them: "en", "pt-BR", "multilingual".
+        license, language: as the hub writes them: "mit"; "pt-BR", ["en", "fr"], "multilingual".
         truncated: whether the vectors were rotated or cut after they were learned and measured.
 
     Raises:
@@ -69,15 +63,15 @@ def card(
         raise ModelError("a card needs results: evaluate the student first (workbench evaluate)")
     try:
         validate_repo_id(name)
+        rows = pd.json_normalize(list(results), "rows", ["collection"])
         teacher, base = _public(provenance["teacher_name"]), _public(provenance["base"])
-        texts, identity = str(provenance.get("texts") or "not stated"), provenance["teacher"]
-        # A teacher behind an API has a number with its tokenizer, or None.
-        teacher_length = identity.get("max_length")
-        if isinstance(teacher_length, list):
+        texts = str(provenance.get("texts") or "not stated")
+        teacher_length = provenance["teacher"].get("max_length")
+        if isinstance(teacher_length, list):  # a teacher behind an API has its tokenizer too
             teacher_length = teacher_length[0]
         bases = [base, teacher] if pair else [base]
         data = ModelCardData(
-            language=language if isinstance(language, str) else list(language),
+            language=language,
             license=license,
             library_name="sentence-transformers",
             pipeline_tag="sentence-similarity",
@@ -85,36 +79,31 @@ def card(
             base_model=[model for model in bases if _on_hub(model)] or None,
             datasets=[_public(texts)] if texts.startswith("hub:") else None,
             model_name=name.rpartition("/")[2],
-            eval_results=_eval_results(results, "asymmetric" if pair else "symmetric"),
+            eval_results=_eval_results(rows, "asymmetric" if pair else "symmetric"),
             metrics=["ndcg"],
         )
-        settings = provenance.get("settings") or {"training": "none"}
         versions = [f"{package} {version(package)}" for package in _PACKAGES]
+        asymmetric = rows[rows["mode"] == "asymmetric"].dropna(subset="share_of_teacher")
+        shares = asymmetric[["share_of_teacher", "collection"]].values.tolist()
+        names = {"name": name, "teacher": teacher, "base": base, "texts": _public(texts)}
+        kind = {"pair": pair, "onnx": onnx, "moved": truncated or provenance.get("rotated")}
+        lengths = {"length": max_length or teacher_length, "teacher_length": teacher_length}
         return ModelCard.from_template(
             data,
             template_path=str(Path(__file__).with_name("card.md")),
             md=_cell,
             on_hub=_on_hub,
             labels=LABELS,
-            name=name,
-            teacher=teacher,
-            base=base,
-            texts=_public(texts),
-            identity=dict(identity),
-            dimension=int(dimension),
-            length=max_length or teacher_length,
-            teacher_length=teacher_length,
-            pair=pair,
-            onnx=onnx,
             onnx_folder=ONNX_FOLDER,
-            moved=truncated or bool(provenance.get("rotated")),
-            results=list(results),
+            identity=provenance["teacher"],
+            provenance=provenance,
+            dimension=dimension,
+            results=results,
             curves=[_curves(report) for report in results if report.get("curves")],
-            latency=dict(latency or {}),
-            provenance=dict(provenance),
-            settings={key: settings[key] for key in settings if key not in _HOUSEKEEPING},
+            latency=latency,
             versions=", ".join([f"Python {platform.python_version()}", *versions]),
-            worst=_worst(results),
+            worst=min(shares, default=None),
+            **names | kind | lengths,
         )
     except (AttributeError, KeyError, TypeError, ValueError, TemplateError) as error:
         raise ModelError(
@@ -123,9 +112,9 @@ def card(
         ) from None
 
 
-def _public(name: object) -> str:
+def _public(name: str) -> str:
     """Return a model's or data set's name; of a path only the last part: the rest is private."""
-    name = models.full_name(str(name))
+    name = models.full_name(name)
     if name.startswith("hub:"):  # as `read_texts` names a data set of the hub
         return name.removeprefix("hub:")
     return name if _on_hub(name) else re.split(r"[\\/]", name.rstrip("/\\"))[-1]
@@ -135,24 +124,20 @@ def _on_hub(name: str) -> bool:
     return bool(re.fullmatch(r"\w[\w.-]*/[\w.-]+", name)) and not Path(name).exists()
 
 
-def _rows(results: Sequence[Mapping], mode: str) -> list[tuple[str, Mapping]]:
-    """Return the rows of a mode, each with its collection."""
-    rows = []
-    for report in results:
-        for row in report["rows"]:
-            if row["mode"] == mode:
-                rows.append((report["collection"], row))
-    return rows
-
-
-def _eval_results(results: Sequence[Mapping], mode: str) -> list[EvalResult]:
-    titles = {"task_name": "Information Retrieval", "metric_name": f"nDCG@10, {mode}"}
-    entries = []
-    for name, row in _rows(results, mode):
-        score = round(float(row["ndcg_at_10"]), 4)
-        entry = EvalResult("information-retrieval", name, name, "ndcg_at_10", score, **titles)
-        entries.append(entry)
-    return entries
+def _eval_results(rows: pd.DataFrame, mode: str) -> list[EvalResult]:
+    results = []
+    for row in rows[rows["mode"] == mode].itertuples():
+        result = EvalResult(
+            task_type="information-retrieval",
+            task_name="Information Retrieval",
+            dataset_type=row.collection,
+            dataset_name=row.collection,
+            metric_type="ndcg_at_10",
+            metric_name=f"nDCG@10, {mode}",
+            metric_value=round(row.ndcg_at_10, 4),
+        )
+        results.append(result)
+    return results
 
 
 def _curves(report: Mapping) -> dict[str, object]:
@@ -161,17 +146,8 @@ def _curves(report: Mapping) -> dict[str, object]:
     shares = pd.DataFrame(report["curves"]).pivot_table(
         index=index, columns="mode", values="share_of_teacher", sort=False
     )
-    rows = [[*cells, *row] for cells, row in zip(shares.index, shares.to_numpy(), strict=True)]
+    rows = shares.reset_index().values.tolist()
     return {"collection": report["collection"], "modes": list(shares.columns), "rows": rows}
-
-
-def _worst(results: Sequence[Mapping]) -> tuple[float, str] | None:
-    """Return the smallest share of the teacher in asymmetric search, and its collection."""
-    shares = []
-    for name, row in _rows(results, "asymmetric"):
-        if row["share_of_teacher"] is not None:
-            shares.append((row["share_of_teacher"], name))
-    return min(shares, default=None)
 
 
 def _cell(text: object) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,27 +15,21 @@ import torch
 from huggingface_hub import HfApi, ModelCard
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
-from sentence_transformers.models import Dense, Normalize, Transformer
+from sentence_transformers.models import Dense, Normalize
 from tokenizers import Tokenizer
 
 from workbench._util import expanded, need, orthogonal, unit, whole_folder
 from workbench.errors import ModelError
 from workbench.extras.card import ONNX_FOLDER
+from workbench.models import PROVENANCE
 from workbench.student import head_of
 
 FLOAT32, INT8 = "model.onnx", "model_int8.onnx"
 TOKENIZER, PROMPTS = "tokenizer.json", "prompts.json"
 CARD = "README.md"
-# The only file names that are sent: those that the libraries give.
-_SENT = re.compile(
-    r"README\.md|LICENSE|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|"
-    r"model(_int8)?\.onnx|(config|config_sentence_transformers|modules|router_config|"
-    r"sentence_bert_config|prompts|((pre)?processor|generation)_config|tokenizer|"
-    r"tokenizer_config|special_tokens_map|added_tokens|vocab|unigram|chat_template)\.json|"
-    r"vocab\.(txt|bpe)|merges\.txt|[\w.-]+\.(model|tiktoken|spm|jinja)"
-)
+# The only kinds of files that are sent.
+_SENT = set(".bpe .jinja .json .md .model .onnx .safetensors .spm .tiktoken .txt".split())
 _BATCH = 8  # texts a run of onnxruntime; with more, its activations leave the CPU's caches
-_LEAST_COSINE = 0.999  # of an exported graph to the model that it was exported from
 _PROBES = [
     "wing",
     "How long should bread dough rest before it is baked?",
@@ -62,7 +55,16 @@ def save_student(
     Raises:
         WorkbenchError: the folder is not empty or cannot be written, or the export failed.
     """
-    return _release(student, student, folder, card, onnx)
+    with whole_folder(check_folder(folder)) as scratch:
+        student.save_pretrained(str(scratch), create_model_card=False)
+        if card is not None:
+            (scratch / CARD).write_text(card.content, encoding="utf-8")
+        if onnx:
+            if isinstance(student[0], Router):  # a pair
+                student = _like(student, list(student[0].sub_modules["query"].children()))
+            (scratch / ONNX_FOLDER).mkdir()
+            _write_onnx(student, scratch / ONNX_FOLDER, int8=True)
+    return Path(folder)
 
 
 def save_pair(
@@ -73,15 +75,10 @@ def save_pair(
     card: ModelCard | None = None,
     onnx: bool = False,
 ) -> Path:
-    """Save teacher and student as one model.
+    """Save teacher and student as one model, which plain `SentenceTransformer(folder)` loads.
 
-    `encode_query` is the student, `encode_document` the teacher, and so is plain `encode`. Plain
-    `SentenceTransformer(folder)` loads it.
-
-    Args:
-        teacher: as loaded, in the precision to keep.
-        student: of this teacher, and of its width.
-        folder, card, onnx: as for `save_student`.
+    `encode_query` is the student, `encode_document` the teacher, and so is plain `encode`. The
+    teacher keeps its precision. `folder`, `card` and `onnx` are as for `save_student`.
     """
     teacher_width, width = teacher.get_embedding_dimension(), student.get_embedding_dimension()
     if teacher_width != width:
@@ -89,31 +86,17 @@ def save_pair(
     router = Router.for_query_document(
         list(student.children()), list(teacher.children()), default_route="document"
     )
-    pair = SentenceTransformer(
-        modules=[router],
-        device=str(student.device),
-        prompts=dict(student.prompts),
+    return save_student(_like(student, [router]), folder, card=card, onnx=onnx)
+
+
+def _like(model: SentenceTransformer, modules: list[torch.nn.Module]) -> SentenceTransformer:
+    """Return a model of these modules, with the prompts and the device of another one."""
+    return SentenceTransformer(
+        modules=modules,
+        device=str(model.device),
+        prompts=dict(model.prompts),
         similarity_fn_name="cosine",
     )
-    return _release(pair, student, folder, card, onnx)
-
-
-def _release(
-    model: SentenceTransformer,
-    student: SentenceTransformer,
-    folder: str | Path,
-    card: ModelCard | None,
-    onnx: bool,
-) -> Path:
-    """Save a model with its card and the student in it as ONNX."""
-    with _new_folder(folder) as scratch:
-        model.save_pretrained(str(scratch), create_model_card=False)
-        if onnx:
-            (scratch / ONNX_FOLDER).mkdir()
-            _write_onnx(student, scratch / ONNX_FOLDER, int8=True)
-        if card is not None:
-            (scratch / CARD).write_text(card.content, encoding="utf-8")
-    return Path(folder)
 
 
 def truncated(
@@ -123,9 +106,9 @@ def truncated(
 
     Unlike with the option `truncate_dim` of sentence-transformers, the new width is saved with the
     model. Truncate teacher and student with the same rotation, and they share a vector space again.
+    The result shares the model's modules.
 
     Args:
-        model: shares its modules with the result.
         dimensions: number of dimensions to keep; all if None.
         rotation: orthogonal, of shape (d, d), as from `quantize.principal_rotation`; none if None.
     """
@@ -137,12 +120,7 @@ def truncated(
     last = Dense(width, dimensions, bias=False, activation_function=torch.nn.Identity())
     with torch.no_grad():
         last.linear.weight.copy_(torch.from_numpy(rotation[:, :dimensions].T.copy()))
-    return SentenceTransformer(
-        modules=[*model.children(), last.eval(), Normalize()],
-        device=str(model.device),
-        prompts=dict(model.prompts),
-        similarity_fn_name="cosine",
-    )
+    return _like(model, [*model.children(), last.eval(), Normalize()])
 
 
 def is_truncated(student: SentenceTransformer) -> bool:
@@ -154,10 +132,7 @@ def save_onnx(model: SentenceTransformer, folder: str | Path, *, int8: bool = Tr
     """Export a whole model, with pooling, head and normalization, for any ONNX runtime.
 
     The graphs take `input_ids` and `attention_mask`, int64 of shape (batch, tokens), and return
-    `sentence_embedding`, float32 of shape (batch, dimension). In int8, each output channel of the
-    weights has its own range, and each call sets the range of the activations. The token table, the
-    head and the second multiplication of the feed-forward layers stay float32, because they lose
-    most by it.
+    `sentence_embedding`, float32 of shape (batch, dimension).
 
     Args:
         model: a student, or a teacher to compare with; it is not changed.
@@ -169,23 +144,20 @@ def save_onnx(model: SentenceTransformer, folder: str | Path, *, int8: bool = Tr
         WorkbenchError: the model cannot be exported, the graph's vectors differ from the model's,
             the folder is not empty, or the onnx extra is missing.
     """
-    with _new_folder(folder) as scratch:
+    with whole_folder(check_folder(folder)) as scratch:
         _write_onnx(model, scratch, int8)
     return Path(folder)
 
 
 def _write_onnx(model: SentenceTransformer, folder: Path, int8: bool) -> None:
-    if not isinstance(model[0], Transformer):
-        raise ModelError("only a model that starts with a transformer is exported to ONNX")
     quantization = need("onnxruntime.quantization", "onnx")
     need("onnxscript", "onnx")  # torch's exporter needs it
     device, training, backbone = model.device, model.training, model[0].model
     attention = backbone.config._attn_implementation
     ids = torch.ones((2, 8), dtype=torch.int64)
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
-    options = {"prompt": "", "normalize_embeddings": True, "show_progress_bar": False}
+    expected = model.encode(_PROBES, prompt="", normalize_embeddings=True, show_progress_bar=False)
     try:
-        expected = model.encode(_PROBES, **options)
         backbone.set_attn_implementation("eager")  # its graph runs a tenth faster in onnxruntime
         with _exporting():
             torch.onnx.export(
@@ -197,20 +169,19 @@ def _write_onnx(model: SentenceTransformer, folder: Path, int8: bool) -> None:
                 dynamic_shapes={"input_ids": sizes, "attention_mask": sizes},
                 verbose=False,
             ).save(folder / FLOAT32)
+            if int8:
+                quantization.quantize_dynamic(
+                    folder / FLOAT32,
+                    folder / INT8,
+                    op_types_to_quantize=["MatMul"],
+                    per_channel=True,
+                    # Where the processor lacks VNNI, sums of signed products would overflow.
+                    weight_type=quantization.QuantType.QUInt8,
+                    nodes_to_exclude=_sensitive(folder / FLOAT32),
+                )
     finally:
         backbone.set_attn_implementation(attention)
         model.to(device).train(training)
-    if int8:
-        with _exporting():
-            quantization.quantize_dynamic(
-                folder / FLOAT32,
-                folder / INT8,
-                op_types_to_quantize=["MatMul"],
-                per_channel=True,
-                # Where the processor lacks VNNI, sums of signed products would overflow.
-                weight_type=quantization.QuantType.QUInt8,
-                nodes_to_exclude=_sensitive(folder / FLOAT32),
-            )
     tokenizer = Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str())
     tokenizer.enable_truncation(model.max_seq_length)
     pad_id, pad_token = model.tokenizer.pad_token_id, model.tokenizer.pad_token
@@ -219,7 +190,7 @@ def _write_onnx(model: SentenceTransformer, folder: Path, int8: bool) -> None:
     (folder / PROMPTS).write_text(json.dumps(dict(model.prompts)))
     exported = unit(OnnxModel(folder).encode(_PROBES, role=""))
     cosine = float((expected * exported).sum(axis=1).min())
-    if cosine < _LEAST_COSINE:
+    if cosine < 0.999:
         raise ModelError(f"the exported graph differs from the model: cosine {cosine:.4f}")
 
 
@@ -236,12 +207,7 @@ def _sensitive(path: Path) -> list[str]:
 
 
 class OnnxModel:
-    """A model that `save_onnx` wrote, run by onnxruntime on the CPU without torch.
-
-    Args:
-        folder: the folder that `save_onnx` wrote.
-        int8: run the int8 graph.
-    """
+    """A model that `save_onnx` wrote, in float32 or int8, run by onnxruntime without torch."""
 
     def __init__(self, folder: str | Path, *, int8: bool = False) -> None:
         runtime = need("onnxruntime", "onnx")
@@ -282,18 +248,15 @@ def push(
         The files that are sent, one row each: `file` and `bytes`.
 
     Raises:
-        ModelError: the folder is no published model, has no card with results, or holds a file that
-            is not part of a model; the hub cannot be reached or refuses.
+        ModelError: the folder has no card with results, or a file that is not part of a model; the
+            hub cannot be reached or refuses.
     """
     folder = expanded(folder).resolve()
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise ModelError(f"{name!r} is not a name on the hub: expected owner/name")
-    if not (folder / "modules.json").is_file():
-        raise ModelError(f"{folder} is no published model: publish the student first")
     paths = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     files = [path.relative_to(folder).as_posix() for path in paths]
     for file, path in zip(files, paths, strict=True):
-        if path.is_symlink() or "/." in f"/{file}" or not _SENT.fullmatch(path.name):
+        is_private = path.is_symlink() or "/." in f"/{file}" or path.name == PROVENANCE
+        if is_private or path.suffix not in _SENT:
             raise ModelError(f"{path} is no part of a published model: nothing was sent")
     try:
         card = ModelCard.load(folder / CARD)
@@ -303,17 +266,19 @@ def push(
         raise ModelError(f"{folder / CARD} has no results: publish with reports of an evaluation")
     if f'SentenceTransformer("{name}")' not in card.content:
         warnings.warn(f"the code of the card loads another name than {name}", stacklevel=2)
-    listing = pd.DataFrame({"file": files, "bytes": [path.stat().st_size for path in paths]})
-    if dry_run:
-        return listing
-    try:
-        api = HfApi()
-        api.create_repo(name, private=private, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=files)
-    except Exception as error:  # the client raises its own errors and its transport's
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{name} was not sent, or only in part: {reason}. Try again.") from None
-    return listing
+    if not dry_run:
+        try:
+            api = HfApi()
+            api.create_repo(name, private=private, exist_ok=True)
+            api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=files)
+        except Exception as error:  # the client raises its own errors and its transport's
+            message = f"{name} was not sent, or only in part: {_first_line(error)}. Try again."
+            raise ModelError(message) from None
+    return pd.DataFrame({"file": files, "bytes": [path.stat().st_size for path in paths]})
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 class _Whole(torch.nn.Module):
@@ -337,8 +302,8 @@ def _exporting() -> Iterator[None]:
         with warnings.catch_warnings(action="ignore"):
             yield
     except Exception as error:  # their own kinds, and whatever a model raises on made-up shapes
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise ModelError(f"the model cannot be exported to ONNX: {reason}") from None
+        message = f"the model cannot be exported to ONNX: {_first_line(error)}"
+        raise ModelError(message) from None
     finally:
         logging.disable(level)
 
@@ -349,11 +314,3 @@ def check_folder(folder: str | Path) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"{folder} is not empty: choose a new folder")
     return folder
-
-
-@contextmanager
-def _new_folder(folder: str | Path) -> Iterator[Path]:
-    """Write a new folder atomically."""
-    with whole_folder(check_folder(folder)) as scratch:
-        yield scratch
-        check_folder(folder)  # something may have taken the name meanwhile

@@ -25,10 +25,7 @@ if TYPE_CHECKING:
 _SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross", "star"]
 _SHARES, _PUBLISHED = "share of the teacher", "beside published scores"
 _CAPTIONS = {
-    _SHARES: (
-        "Intervals: paired bootstrap over queries or pairs of sentences; for classification and "
-        "clustering only over mteb's ten experiments."
-    ),
+    _SHARES: ("Intervals: paired bootstrap over queries or pairs of sentences."),
     _PUBLISHED: (
         "Hollow: published, each with its source. Filled: run here, with the length and precision "
         "of these models. Tasks without a published score are left out."
