@@ -25,10 +25,9 @@ import pandas as pd
 
 from bench.__main__ import machine
 from workbench import evaluate
-from workbench._stored import StoredTexts
 from workbench._util import home, write_json
 from workbench.cache import TargetCache
-from workbench.data import Role, Text
+from workbench.data import Role, StoredTexts, Text
 from workbench.teachers import Teacher
 
 PHASES = ("cache", "open", "train")

@@ -154,9 +154,7 @@ def _write(source: Source, path: Path, rows: Iterator[str | None], done: int, on
                     )
                 # An unusable row is left out, as an empty one is: it must not end a fetch of millions.
                 texts = [
-                    t
-                    for row in block
-                    if row and (t := row[:CHARACTERS]).strip() and not data.text_problem(t)
+                    t for row in block if row and (t := row[:CHARACTERS]).strip() and "\0" not in t
                 ]
                 columns = [texts, [source.role.value] * len(texts), [source.name] * len(texts)]
                 writer.write_table(pa.table(columns, schema=schema))

@@ -13,9 +13,8 @@ import pytest
 from conftest import HashTeacher, sentences
 
 from workbench import _shards
-from workbench._stored import StoredTexts
 from workbench.cache import TargetCache
-from workbench.data import Role, Text
+from workbench.data import Role, StoredTexts, Text
 from workbench.errors import CacheError, DataError, TeacherError, WorkbenchError
 
 TESTS = Path(__file__).parent

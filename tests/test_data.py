@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from workbench import data, docstrings, views
-from workbench._stored import StoredTexts
-from workbench.data import Role, Text
+from workbench.data import Role, StoredTexts, Text
 from workbench.docstrings import docstring_corpus
 from workbench.errors import DataError, WorkbenchError
 
@@ -45,15 +44,9 @@ def write_beir(folder, documents=DOCUMENTS, queries=QUERIES, qrels=JUDGMENTS):
 # --- texts --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["العربية", "日本語の文章です", "👩‍🔬🧪", "x" * 100_000, ""])
-def test_texts_of_every_script_are_texts(text):
-    assert Text(text, "query").role is Role.QUERY and Text(text) == Text(text, "document")
-
-
 @pytest.mark.parametrize(
-    ("text", "role"),
-    [("x" * (data.MAX_CHARACTERS + 1), "query"), ("a\0", "query"), ("\ud800", "query"), (b"x", "query"), ("x", "user")],
-)  # fmt: skip
+    ("text", "role"), [("a\0", "query"), ("\ud800", "query"), (b"x", "query"), ("x", "user")]
+)
 def test_text_refuses_what_cannot_be_embedded(text, role):
     with pytest.raises(DataError):
         Text(text, role)
@@ -63,17 +56,15 @@ def test_a_string_is_a_document_wherever_texts_are_expected(tmp_path):
     mixed, expected = ["a", Text("q", "query"), ""], [Text("a"), Text("q", "query"), Text("")]
     for make in (list, tuple, iter, lambda x: np.array(x, dtype=object), pd.Series):
         assert data.as_texts(make(mixed)) == expected
-    strings = data.as_texts(np.array(["a", "b"]))
-    assert strings == data.as_texts(pd.Series(["a", "b"])) == [Text("a"), Text("b")]
-    assert type(strings[0].text) is str
+    assert type(data.as_texts(np.array(["a", "b"]))[0].text) is str
     assert data.as_texts(expected) is expected
     stored = StoredTexts.write(expected, tmp_path / "texts.arrow")
     assert data.as_texts(stored) is stored
 
 
 @pytest.mark.parametrize(
-    "wrong", [None, {"a": "b"}, "one", Text("one"), [], pd.DataFrame({"body": ["x"]}), ["a", None], ["a", "b\0"]]
-)  # fmt: skip
+    "wrong", [{"a": "b"}, "one", Text("one"), [], pd.DataFrame({"body": ["x"]}), ["a", None]]
+)
 def test_what_is_no_list_of_texts_is_refused(wrong):
     with pytest.raises(DataError, match="queries"):
         data.as_texts(wrong, "queries")
@@ -91,16 +82,15 @@ def test_every_format_of_file_gives_the_same_texts(tmp_path):
     write(tmp_path / "t.tsv", "text\trole\none\tquery\n\t\ntwo\tdocument\n")
     for name in ("t.jsonl", "t.csv", "t.tsv"):
         write(tmp_path / f"{name}.gz", gzip.compress((tmp_path / name).read_bytes()))
-    paths = list(tmp_path.iterdir())
-    for path in paths:
-        with pytest.warns(UserWarning, match="^1 blank text of 3 left out"):
+    for path in tmp_path.iterdir():
+        with pytest.warns(UserWarning, match="left out of 3 texts: 1 blank"):
             assert data.read_texts(path) == TEXTS, path
         with pytest.warns(UserWarning):
             queries = data.read_texts(str(path), role="query")
             assert [text.role for text in queries] == [Role.QUERY] * 2
             assert list(data.stream_texts(path)) == TEXTS
         assert data.read_texts(path, limit=1) == TEXTS[:1]
-    with pytest.warns(UserWarning, match="^9 blank and 16 duplicate texts of 27 left out"):
+    with pytest.warns(UserWarning, match="left out of 27 texts: 9 blank, 16 duplicate"):
         assert sorted(data.read_texts(tmp_path), key=lambda text: text.text) == TEXTS
 
 
@@ -110,15 +100,13 @@ def test_lists_tables_and_data_sets_give_texts(monkeypatch):
     mixed = [Text("one", "query"), None, "two"]
     for source in (ROWS, frame, table, frame.astype("string"), dataset, mixed, iter(mixed),
                    dataset.to_iterable_dataset()):  # fmt: skip
-        with pytest.warns(UserWarning, match="1 blank text of 3 left out"):
+        with pytest.warns(UserWarning, match="3 texts: 1 blank"):
             assert data.read_texts(source) == TEXTS
     for column in (frame["text"], dataset["text"], table["text"]):
         with pytest.warns(UserWarning, match="1 blank"):
             assert data.read_texts(column) == [Text("one"), Text("two")]
-    assert data.read_texts(np.array(["a", "b"])) == [Text("a"), Text("b")]
-    numbered = pd.DataFrame({"body": ["a"], "id": [1]})
-    assert data.read_texts(numbered) == [Text("a")]  # the only column of strings
-    assert data.read_texts(numbered.astype(str), column="id") == [Text("1")]
+    assert data.read_texts(pd.DataFrame({"body": ["a"]})) == [Text("a")]  # the only column
+    assert data.read_texts(pd.DataFrame({"body": ["a"], "id": ["1"]}), column="id") == [Text("1")]
     assert len(data.read_texts("tutorial")) == len(data.read_texts(data.tutorial())) == 192
     corpus = docstring_corpus(held_out=5, libraries=["traitlets"])
     monkeypatch.setattr(docstrings, "docstring_corpus", lambda: corpus)
@@ -127,14 +115,9 @@ def test_lists_tables_and_data_sets_give_texts(monkeypatch):
 
 def test_duplicates_are_those_of_the_same_role():
     texts = ["a", Text("a", "query"), "b", "a", "a "]
-    with pytest.warns(UserWarning, match="^1 duplicate text of 5 left out"):
+    with pytest.warns(UserWarning, match="left out of 5 texts: 1 duplicate"):
         assert data.read_texts(texts) == [Text("a"), Text("a", "query"), Text("b"), Text("a ")]
     assert list(data.stream_texts(texts)) == data.as_texts(texts)
-
-
-def test_texts_that_are_made_already_are_not_made_again():
-    texts = [Text("a"), Text("b", "query")]
-    assert all(new is old for new, old in zip(data.read_texts(texts), texts, strict=True))
 
 
 def test_a_folder_is_read_file_by_file(tmp_path):
@@ -161,9 +144,7 @@ def test_only_the_documents_of_a_beir_folder_are_read(tmp_path, recwarn):
     ("name", "content"),
     [
         ("t.csv", "id;text\n1;caf\xe9\n2;\u6f22\n"),
-        ("t.csv", "id\ttext\n1\tcaf\xe9\n2\t\u6f22\n"),
-        ("t.csv", "\ufeffid|body\n1|caf\xe9\n2|\u6f22"),
-        ("t.csv", "caption\ncaf\xe9\n\u6f22"),
+        ("t.csv", "\ufeffbody|role\ncaf\xe9|\n\u6f22|"),
         ("t.csv", 'text,n\r\n"caf\xe9",1\r\n\u6f22,x\r\n'),
         ("t.jsonl", '\ufeff{"text": "caf\xe9"}\n\n{"text": "\u6f22"}\n'),
         ("t.json", '[\n"caf\xe9", "\u6f22"]'),
@@ -178,23 +159,16 @@ def test_tables_are_read_whatever_separates_their_columns(tmp_path, name, conten
 
 def test_cells_keep_line_breaks_long_texts_and_numbers(tmp_path):
     long = "word, " * 100_000
-    path = write(tmp_path / "t.csv", f'text,n\n"a\nb",1\n"{long}",2\n42,3\n2020-01-01,4\n')
-    texts = [text.text for text in data.read_texts(path)]
-    assert texts == ["a\nb", long, "42", "2020-01-01"]
+    path = write(tmp_path / "t.csv", f'text,n\n"a\r\nb",1\n"{long}",2\n007,3\n2020-01-01,4\n')
+    assert [text.text for text in data.read_texts(path)] == ["a\r\nb", long, "007", "2020-01-01"]
 
 
 def test_other_encodings_are_read_when_asked_for(tmp_path):
-    for name, content in (
-        ("t.csv", "text\ncaf\xe9\n"),
-        ("t.txt", "caf\xe9"),
-        ("t.json", '["caf\xe9"]'),
-    ):
+    for name, content in (("t.csv", "text\ncaf\xe9\n"), ("t.txt", "caf\xe9")):
         path = write(tmp_path / name, content, "latin-1")
         with pytest.raises(DataError, match=f"{name}.* encoding"):
             data.read_texts(path)
         assert data.read_texts(path, encoding="cp1252")[0].text == "caf\xe9"
-    with pytest.raises(DataError, match="klingon"):
-        data.read_texts(path, encoding="klingon")
 
 
 @pytest.mark.parametrize(
@@ -203,18 +177,17 @@ def test_other_encodings_are_read_when_asked_for(tmp_path):
         ("t.csv", "", "empty"),
         ("t.csv", "text\n", "no texts"),
         ("t.csv", "title,body\nx,y\n", "choose one of title, body"),
-        ("t.csv", "text,id\nHello, world,1\n", "Expected 2 columns, got 3"),
-        ("t.csv", 'text,id\na,1\n"open,1\nb,2\n', "Expected 2 columns"),
+        ("t.csv", "text,id\nHello, world,1\n", "line 2: expected 2 fields"),
+        ("t.csv", 'text,id\na,1\n"open,1\nb,2\n', "t.csv"),
+        ("t.csv", 'id,text\n1,"open\n2,b\n', "t.csv"),
         ("t.txt", b"\xff\xd8\xff\0\0\x10JFIF", "t.txt"),
         ("t.png", b"\x89PNG\r\n\0\0", "end in .csv"),
-        ("t.jsonl", '{"text": "x"}\n{"text": 3}', "line 2: .*type int"),
+        ("t.jsonl", '{"text": "x"}\n{"text": 3}', "line 2: .*got 3"),
         ("t.jsonl", '{"text": "x"}\n[1, 2]', "line 2"),
         ("t.jsonl", '{"text": "x"}\n{"text": "x", "role": "user"}', "line 2: role 'user'"),
-        ("t.jsonl", '{"text": "x"}\n{"te', "line 2: not JSON"),
-        ("t.json", "[", "t.json"),
+        ("t.jsonl", '{"text": "x"}\n{"te', "line 2: not a JSON object"),
         ("t.parquet", "no parquet", "t.parquet"),
         ("t.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 99)[:-9], "t.jsonl.gz"),
-        ("t.csv.gz", b"\x1f\x8b torn", "t.csv.gz"),
     ],
 )
 def test_a_file_that_cannot_be_read_says_why_and_where(tmp_path, name, content, message):
@@ -223,10 +196,8 @@ def test_a_file_that_cannot_be_read_says_why_and_where(tmp_path, name, content, 
 
 
 @pytest.mark.parametrize(
-    "source",
-    [None, 7, {"a": "b"}, Text("one"), [], iter([]), ["a", 3], [b"caf"], ["", None], ["a\0"], "no/such.csv",
-     "long " * 1000, "nul\0", pd.DataFrame({"body": ["x"], "title": ["y"]})],
-)  # fmt: skip
+    "source", [None, {"a": "b"}, [], ["a", 3], ["", None], "no/such.csv", "long " * 1000, "nul\0"]
+)
 def test_what_holds_no_texts_is_refused(source):
     with pytest.raises(DataError):
         data.read_texts(source)
@@ -235,7 +206,7 @@ def test_what_holds_no_texts_is_refused(source):
 def test_parquet_columns(tmp_path):
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"body": ["x"], "id": [1], "vector": [[1.0]]}), path)
-    assert data.read_texts(path) == [Text("x")]
+    assert data.read_texts(path) == [Text("x")]  # the only column of strings
     pq.write_table(pa.table({"body": ["x"], "title": ["y"]}), path)
     assert data.read_texts(path, column="title") == [Text("y")]
     with pytest.raises(DataError, match="no column 'txt'; choose one of body, title"):
@@ -247,7 +218,7 @@ def test_many_texts_go_to_a_file_and_duplicates_are_found_there(tmp_path, monkey
     monkeypatch.setattr(data, "IN_MEMORY", 50)
     lines = "".join(f"query,text {i % 90}\n" for i in range(300))
     path = write(tmp_path / "t.csv", f"role,text\n{lines}")
-    with pytest.warns(UserWarning, match="210 duplicate texts of 300"):
+    with pytest.warns(UserWarning, match="300 texts: 210 duplicate"):
         texts = data.read_texts(path)
     assert isinstance(texts, StoredTexts)
     assert list(texts) == [Text(f"text {i}", "query") for i in range(90)]
@@ -289,9 +260,6 @@ def test_long_texts_are_cut_at_sentence_ends(tmp_path):
     assert data.cut(sentence * 6, 10) == [sentence * 2] * 3
     with pytest.raises(DataError, match="at least 10"):
         data.read_texts(["text"], passages=9)
-    book = write(tmp_path / "book.txt", "".join(f"Sentence {i}.\n" for i in range(100_000)))
-    passages = data.read_texts(book, passages=60)
-    assert " ".join(text.text for text in passages).split() == book.read_text().split()
 
 
 def test_cropped_queries_are_pieces_of_documents():
@@ -302,12 +270,11 @@ def test_cropped_queries_are_pieces_of_documents():
         assert query.role is Role.QUERY and query.text in long.text
         assert 5 <= len(query.text.split()) <= 25
     assert data.crop_queries([Text("x y"), long], 8) == queries  # whatever is around
-    assert data.crop_queries([long], 8, seed=1) != queries
     few = [Text(f"The mill number {i} grinds. It stands by the old river {i}.") for i in range(20)]
     more = data.add_cropped_queries(few, 60)
     assert more[:20] == few and 20 < len(more) <= 60
     assert {text.role for text in more[20:]} == {Role.QUERY}
-    assert data.add_cropped_queries(few, 20) == few and data.add_cropped_queries([], 20) == []
+    assert data.add_cropped_queries(few, 20) == few
 
 
 def test_data_sets_of_the_hub(tmp_path, monkeypatch):
@@ -315,8 +282,6 @@ def test_data_sets_of_the_hub(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match="1 blank"):
         texts = data.read_texts(f"hub:{tmp_path}", column="question", role="query")
     assert texts == [Text("why", "query"), Text("how", "query")]
-    with pytest.warns(UserWarning, match="1 blank"):
-        assert len(data.read_texts(f"hub:{tmp_path}")) == 2  # the only column of strings
     for name in (f"hub:{tmp_path}", "hub:nobody/no-such-data-set"):
         with pytest.raises(DataError, match="cannot be read"):
             data.read_texts(name, column="body")
@@ -328,13 +293,8 @@ def test_data_sets_of_the_hub(tmp_path, monkeypatch):
 
 def test_a_search_reads_the_column_of_a_csv(tmp_path, tiny_model, other_tiny_model):
     path = write(tmp_path / "tickets.csv", "id,body\na,The pump leaks.\nb,The lamp is dark.\n")
-    view = views.search(
-        path,
-        documents=str(tiny_model),
-        queries=str(other_tiny_model),
-        column="body",
-        progress=False,
-    )
+    models = {"documents": str(tiny_model), "queries": str(other_tiny_model)}
+    view = views.search(path, **models, column="body", progress=False)
     assert sorted(view._document_texts) == ["The lamp is dark.", "The pump leaks."]
 
 
@@ -345,9 +305,8 @@ def test_a_beir_folder_reads_titles_roles_and_judged_queries(tmp_path):
     collection = data.read_dataset(write_beir(tmp_path / "small"))
     assert collection.name == "small"
     assert collection.corpus == {"d1": "T one", "d2": "two"}
-    assert collection.queries == {"q1": "which"}
-    assert collection.qrels == {"q1": {"d1": 2, "d2": 0}}
     assert collection.query_texts() == [Text("which", "query")]
+    assert collection.qrels == {"q1": {"d1": 2, "d2": 0}}
     assert data.is_dataset(tmp_path / "small") and not data.is_dataset(tmp_path)
 
 
@@ -355,9 +314,7 @@ def test_a_beir_folder_reads_titles_roles_and_judged_queries(tmp_path):
     "qrels",
     [
         "q1\td1\t2\nq1\td2\t0",
-        "q1\td1\t2e0\nq1\td2\t0.0",
-        "q1\t0\td1\t2\nq1\t0\td2\t0",  # TREC
-        "q1 Q0 d1 2\nq1  Q0  d2  0",
+        "q1 Q0 d1 2\nq1  Q0  d2  0",  # TREC
         '"query-id"\t"corpus-id"\t"score"\n"q1"\t"d1"\t"2"\n"q1"\t"d2"\t"0"',
         "\ufeffq1\td1\t2\r\nq1\td2\t0\r\n",
     ],
@@ -380,52 +337,37 @@ def test_judgments_of_every_usual_form(tmp_path, qrels, packed, recwarn):
         ({"documents": []}, "corpus.jsonl is empty"),
         ({"documents": DOCUMENTS[:1] * 2}, "line 2: id 'd1'"),
         ({"documents": [{"text": "one"}]}, "line 1: id ''"),
-        ({"documents": [["d1"]]}, "line 1"),
         ({"qrels": "query\tdocument\tgrade\n"}, "no judgments"),
-        ({"qrels": "q1\td1\t0.5"}, "row 1"),
-        ({"qrels": "q1\td1\thigh\nq1\td2\t1"}, "row 1"),
-        ({"qrels": "a\tb\tc\nq1\td1\thigh"}, "row 2"),
-        ({"qrels": "q1\td1"}, "test.tsv"),
+        ({"qrels": "q1\td1\t0.5"}, "test.tsv"),
+        ({"qrels": "a\tb\tc\nq1\td1\thigh"}, "test.tsv"),
         ({"qrels": "q1\td1\t1\nq1\t0\td2\t1"}, "test.tsv"),
-        ({"qrels": "q1\td9\t1"}, "1 of 1 judgments have unknown ids.*'d9'"),
+        ({"qrels": "q1\td9\t1"}, "no judgments"),
     ],
 )
 def test_a_beir_folder_names_what_is_wrong(tmp_path, change, message):
     with pytest.raises(DataError, match=message):
         data.read_dataset(write_beir(tmp_path, **change))
-
-
-def test_empty_documents_stay_and_a_few_unknown_judgments_are_left_out(tmp_path):
-    documents = [{"id": i, "text": f"{i or ''}"} for i in range(199)]
-    lines = [f"q1\t{i}\t1\n" for i in range(199)]
-    folder = write_beir(tmp_path, documents, qrels="".join([*lines, "gone\t1\t1\n"]))
-    with pytest.warns(UserWarning) as warned:
-        collection = data.read_dataset(folder)
-    messages = [str(warning.message) for warning in warned]
-    assert "1 of 199 documents are empty" in messages[0] and "1 of 200" in messages[1]
-    assert all(warning.filename == __file__ for warning in warned)
-    assert collection.corpus["0"] == "" and collection.corpus["7"] == "7"
-    assert collection.qrels == {"q1": dict.fromkeys(collection.corpus, 1)}
-
-
-def test_a_missing_folder_file_or_split_is_named(tmp_path):
-    with pytest.raises(DataError, match="corpus.jsonl"):
-        data.read_dataset(tmp_path / "nowhere")
     with pytest.raises(DataError, match="qrels/dev.tsv"):
         data.read_dataset(write_beir(tmp_path), "dev")
 
 
-@pytest.mark.parametrize("wrong", [{"qrels": {"q": {"e": 1}}}, {"qrels": {"q": {"d": 0.5}}}])
-def test_a_retrieval_data_set_by_hand_is_checked(wrong):
+def test_judgments_of_unknown_ids_are_left_out(tmp_path):
+    folder = write_beir(tmp_path, qrels="q1\td1\t1\ngone\td1\t1\nq1\tgone\t1\n")
+    with pytest.warns(UserWarning, match="2 of 3 judgments") as warned:
+        assert data.read_dataset(folder).qrels == {"q1": {"d1": 1}}
+    assert warned[0].filename == __file__
+
+
+def test_a_retrieval_data_set_by_hand_is_checked():
     good = {"corpus": {"d": "bread"}, "queries": {"q": "why?"}, "qrels": {"q": {"d": np.int64(1)}}}
     assert data.RetrievalDataset("mine", **good).qrels["q"]["d"] == 1
-    with pytest.raises(DataError):
-        data.RetrievalDataset("mine", **good | wrong)
+    with pytest.raises(DataError, match="'e'"):
+        data.RetrievalDataset("mine", **good | {"qrels": {"q": {"e": 1}}})
 
 
 def test_the_tutorial_collection_is_what_it_says():
     collection = data.read_dataset("tutorial")
-    assert collection == data.tutorial() and data.read_dataset(collection) is collection
+    assert data.read_dataset(collection) is collection
     assert len(set(collection.corpus.values())) == len(collection.corpus) == 192
     assert len(collection.queries) >= 50
     assert len({name.rpartition("-")[0] for name in collection.corpus}) == 12
@@ -437,14 +379,16 @@ def test_the_tutorial_collection_is_what_it_says():
 
 
 def test_docstrings_are_deterministic_disjoint_and_cannot_be_copied():
-    corpus = docstring_corpus(held_out=50, libraries=["traitlets", "tornado", "fsspec"])
-    assert corpus == docstring_corpus(held_out=50, libraries=["fsspec", "traitlets", "tornado"])
+    corpus = docstring_corpus(held_out=50, libraries=["traitlets", "tornado"])
+    assert corpus == docstring_corpus(held_out=50, libraries=["tornado", "traitlets"])
     assert len(corpus.train) > 300 and {text.role for text in corpus.train} == set(Role)
     held_out = corpus.held_out
     texts = {*held_out.corpus.values(), *held_out.queries.values()}
     assert not texts & {text.text for text in corpus.train}
     pairs = zip(held_out.queries.values(), held_out.corpus.values(), strict=True)
     assert all(query.rstrip(".") not in document for query, document in pairs)
+    with pytest.raises(DataError, match="no_such"):
+        docstring_corpus(libraries=["no_such"])
 
 
 def test_a_docstring_loses_name_signature_and_summary():
@@ -467,13 +411,7 @@ def test_a_docstring_loses_name_signature_and_summary():
 def test_docstrings_are_read_without_importing_the_library():
     code = (
         "import sys; from workbench.docstrings import docstring_corpus\n"
-        "docstring_corpus(held_out=5, libraries=['tornado', 'networkx'])\n"
-        "sys.exit(any(name in sys.modules for name in ('tornado', 'networkx')))"
+        "docstring_corpus(held_out=5, libraries=['networkx'])\n"
+        "sys.exit('networkx' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-
-
-@pytest.mark.parametrize("wrong", [{"libraries": ["no_such"]}, {"held_out": 10**5, "libraries": ["traitlets"]}])  # fmt: skip
-def test_too_few_docstrings_are_refused(wrong):
-    with pytest.raises(DataError):
-        docstring_corpus(**wrong)

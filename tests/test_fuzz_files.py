@@ -10,7 +10,6 @@ import tempfile
 import warnings
 from pathlib import Path
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
@@ -31,11 +30,7 @@ EXAMPLES = settings(
 VALID = st.characters(exclude_categories=("Cs", "Cc"))
 WORDS = st.text(VALID, max_size=12).map(lambda text: f"{text}x")  # never blank
 ODD = st.text(st.characters(exclude_categories=()), max_size=9)  # lone surrogates and NUL too
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | ODD,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ODD, inner, max_size=3),
-    max_leaves=6,
-)
+JSON = st.none() | st.booleans() | st.integers() | st.floats() | ODD | st.lists(ODD, max_size=3)
 ROWS = st.lists(
     st.fixed_dictionaries(
         {"text": WORDS | WORDS | WORDS | JSON},
@@ -55,9 +50,8 @@ def read(reader, *arguments, **options):
         except WorkbenchError as error:
             assert str(error).strip()
             return None, 0
-    count = r"(?:([\d,]+) blank)?(?: and )?(?:([\d,]+) duplicate)?"
-    groups = [re.match(count, str(message.message)).groups() for message in messages]
-    return result, sum(int(number) for group in groups for number in group if number)
+    counts = [re.findall(r"(\d+) (?:blank|duplicate)", str(m.message)) for m in messages]
+    return result, sum(int(number) for numbers in counts for number in numbers)
 
 
 def content(rows, suffix, encoding="utf-8"):
@@ -92,7 +86,6 @@ OPTIONS = st.fixed_dictionaries(
         "role": st.sampled_from(["query", "user"]),
         "passages": st.sampled_from([10, 9]),
         "encoding": st.sampled_from(["cp1252", "utf-16", "klingon"]),
-        "limit": st.sampled_from([1, 3]),
         "sample": st.sampled_from([1, 3]),
     },
 )
@@ -133,28 +126,17 @@ def test_what_is_accepted_comes_back(pairs):
     with tempfile.TemporaryDirectory() as root:
         for suffix in (".csv", ".jsonl", ".json"):
             Path(root, f"t{suffix}").write_bytes(content(rows, suffix))
-            Path(root, f"t{suffix}.gz").write_bytes(gzip.compress(content(rows, suffix)))
         pq.write_table(pa.Table.from_pylist(rows), Path(root, "t.parquet"))
         for path in Path(root).iterdir():
             assert read(data.read_texts, path) == (texts, 0), path
-    for source in (texts, rows, pd.DataFrame(rows), pa.Table.from_pylist(rows)):
-        assert read(data.read_texts, source) == (texts, 0)
 
 
 IDS = st.text(st.characters(categories=("L", "N", "P"), exclude_characters='"'), min_size=1, max_size=4)  # fmt: skip
 
 
-def write_beir(root, documents, queries, qrels):
-    Path(root, "qrels").mkdir()
-    for name, raw in (("corpus", documents), ("queries", queries)):
-        Path(root, f"{name}.jsonl").write_bytes(raw)
-    Path(root, "qrels", "test.tsv").write_bytes(qrels)
-
-
 def by_id(texts):
-    return "\n".join(
-        json.dumps({"_id": name, "text": text}) for name, text in texts.items()
-    ).encode()
+    lines = [json.dumps({"_id": name, "text": text}) for name, text in texts.items()]
+    return "\n".join(lines).encode()
 
 
 @EXAMPLES
@@ -173,9 +155,12 @@ def test_a_data_set_comes_back_or_is_an_error(draw, documents, queries, form, is
         for query, judged in qrels.items()
         for document, grade in judged.items()
     ]
-    parts = [by_id(documents), by_id(queries), "\n".join(lines).encode()]
+    parts = {"corpus.jsonl": by_id(documents), "queries.jsonl": by_id(queries)}
+    parts["qrels/test.tsv"] = "\n".join(lines).encode()
     with tempfile.TemporaryDirectory() as root:
-        write_beir(root, *([draw.draw(damaged(part)) for part in parts] if is_damaged else parts))
+        Path(root, "qrels").mkdir()
+        for name, raw in parts.items():
+            Path(root, name).write_bytes(draw.draw(damaged(raw)) if is_damaged else raw)
         collection, _ = read(data.read_dataset, root)
         read(data.read_texts, root)
     if not is_damaged:

@@ -4,10 +4,9 @@ import torch
 from conftest import sentences
 
 from workbench import student
-from workbench._stored import StoredTexts
 from workbench.cache import TargetCache
-from workbench.data import Role, Text
-from workbench.errors import DataError, WorkbenchError
+from workbench.data import Role, StoredTexts, Text
+from workbench.errors import DataError
 from workbench.train import TrainingConfig, train_student
 
 TEXTS = [*sentences(40), Text("", Role.QUERY), Text("é\n🙂", Role.DOCUMENT)]
@@ -18,9 +17,8 @@ def test_stored_texts_are_a_sequence_like_the_list(tmp_path):
     assert list(stored) == TEXTS and len(stored) == 42
     assert stored[-1] == TEXTS[-1] and stored[3:9:2] == TEXTS[3:9:2]
     assert stored[np.int64(4)] == TEXTS[4] and TEXTS[41] in stored
-    rows = np.array([7, 41, 0, 7])
-    subset = stored.subset(rows)
-    assert list(subset) == [TEXTS[i] for i in rows] and subset[-3] == TEXTS[41]
+    subset = stored.subset(np.array([7, 41, 0, 7]))
+    assert list(subset) == [TEXTS[i] for i in (7, 41, 0, 7)] and subset[-3] == TEXTS[41]
     assert list(subset.subset(np.array([1, 3]))) == [TEXTS[41], TEXTS[7]]
     for index in (4, -5):
         with pytest.raises(IndexError):
@@ -30,21 +28,16 @@ def test_stored_texts_are_a_sequence_like_the_list(tmp_path):
     assert list(StoredTexts.write([], tmp_path / "none.arrow")) == []
 
 
-def test_a_stream_that_fails_leaves_no_file(tmp_path):
+def test_a_stream_that_fails_leaves_the_earlier_file(tmp_path):
     def broken():
         yield TEXTS[0]
         raise DataError("row 2 is damaged")
 
-    with pytest.raises(DataError, match="row 2"):
-        StoredTexts.write(broken(), tmp_path / "texts.arrow")
-    assert not list(tmp_path.iterdir())
     StoredTexts.write(TEXTS[:3], tmp_path / "texts.arrow")
     with pytest.raises(DataError, match="row 2"):
         StoredTexts.write(broken(), tmp_path / "texts.arrow")
+    assert len(list(tmp_path.iterdir())) == 1
     assert list(StoredTexts(tmp_path / "texts.arrow")) == TEXTS[:3]
-    (tmp_path / "file").touch()
-    with pytest.raises(WorkbenchError, match="cannot be written"):
-        StoredTexts.write(TEXTS, tmp_path / "file" / "texts.arrow")
 
 
 def test_cache_and_training_do_with_stored_texts_what_they_do_with_a_list(

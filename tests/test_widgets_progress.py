@@ -8,7 +8,6 @@ import pytest
 from conftest import HashTeacher, sentences
 
 from workbench import models, student
-from workbench._util import file_size
 from workbench.cache import Progress, TargetCache
 from workbench.errors import TeacherError, WorkbenchError
 from workbench.train import TrainingConfig, TrainingStep, train_student
@@ -42,7 +41,7 @@ def test_a_fill_in_a_cell_is_shown_to_its_end(tmp_path, hash_teacher):
         last = cache.fill([*texts, *texts[:50]], **reports)
     summary = view.summary()
     assert "750 of 750 texts" in summary and "700 of 700 encoded" in summary
-    assert "50 hits" in summary and f"{file_size(last.bytes)} stored" in summary
+    assert "50 hits" in summary and f"{last.bytes / 1e6:,.1f} MB stored" in summary
     assert "Done" in summary and "left" not in summary and view.status.value == summary
     assert "<b>mine</b>" not in summary and "&lt;b&gt;mine" in summary
     assert view.bar.value == 1 and view.stop_button.disabled and view.resume_button.disabled

@@ -9,8 +9,7 @@
     student = wb.distill(texts, teacher)
     wb.search(texts, documents=teacher, queries=student)
 
-Every name below is imported when it is first used. The modules behind them (`workbench.data`,
-`workbench.train`, ...) and the views (`workbench.widgets`) have the rest.
+Every name is imported when it is first used, and so are the modules that have the rest.
 """
 
 from importlib import import_module
@@ -18,19 +17,12 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-
-_MODULES = {
-    "data": ["Text", "RetrievalDataset", "read_texts", "read_dataset"],
-    "models": ["load_model", "encode"],
-    "ready": ["load_ready"],
-    "teachers": ["Teacher"],
-    "cache": ["TargetCache"],
-    "pipeline": ["Recipe", "distill"],
-    "evaluate": ["compare"],
-    "views": ["explore", "search"],
-    "errors": ["WorkbenchError"],
-}
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
+_HOME = {
+    "Text": "data", "RetrievalDataset": "data", "read_texts": "data", "read_dataset": "data",
+    "load_model": "models", "encode": "models", "load_ready": "ready", "Teacher": "teachers",
+    "TargetCache": "cache", "Recipe": "pipeline", "distill": "pipeline", "compare": "evaluate",
+    "explore": "views", "search": "views", "WorkbenchError": "errors",
+}  # fmt: skip
 __all__ = [*_HOME]
 
 if TYPE_CHECKING:  # for editors, which cannot follow __getattr__

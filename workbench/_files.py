@@ -1,51 +1,45 @@
-"""The formats of files of texts, each read as a stream of rows."""
+"""Formats of files: texts as streams of rows, and retrieval data sets in BEIR layout."""
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import os
+import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TextIO
+from typing import TextIO
 
-from workbench._util import need
+from workbench._texts import RetrievalDataset
+from workbench._util import PROJECT, expanded, need
 from workbench.errors import DataError
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
+DATA = PROJECT / "data"
 SUFFIXES = (".csv", ".tsv", ".txt", ".md", ".parquet", ".jsonl", ".ndjson", ".json")
+Row = tuple[str, object, object]  # file and line, text, role
 
-
-class Row(NamedTuple):
-    """A text as its source has it. `where` names its file and line in error messages."""
-
-    where: str
-    text: object
-    role: object = None
+csv.field_size_limit(1 << 30)
 
 
 def file_rows(path: Path, column: str | None, encoding: str | None) -> Iterator[Row]:
     """Stream the texts of one file; DataError if it cannot be read. See `data.read_texts`."""
-    kind = _suffix(path)
-    if kind not in SUFFIXES:
+    suffix = _suffix(path)
+    if suffix not in SUFFIXES:
         raise DataError(f"{path}: texts are read from files that end in {', '.join(SUFFIXES)}")
-    with readable(path):
-        if kind in (".txt", ".md"):
+    with _readable(path):
+        if suffix in (".txt", ".md"):
             with _open(path, encoding) as file:
-                yield Row(str(path), file.read().strip())
-        elif kind in (".csv", ".tsv"):
-            yield from _csv_rows(path, column, encoding)
-        elif kind == ".parquet":
-            yield from _parquet_rows(path, column)
-        elif _is_beir(path.parent) and path == member(path.parent, "corpus.jsonl"):
-            for where, row in json_objects(path, encoding):
-                yield Row(where, titled(row))
+                records = [(str(path), file.read().strip())]
+        elif suffix == ".parquet":
+            records = _parquet_records(path)
+        elif suffix in (".csv", ".tsv"):
+            records = _csv_records(path, encoding)
         else:
-            yield from record_rows(_json_items(path, encoding), column, path)
+            records = _json_records(path, encoding)
+        yield from record_rows(records, column, path)
 
 
 def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -58,153 +52,36 @@ def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         files = [Path(root, name) for name in sorted(names) if not name.startswith(".")]
         if _is_beir(Path(root)):
-            files = [member(Path(root), "corpus.jsonl")]
+            files = [_member(Path(root), "corpus.jsonl")]
             folders.clear()
         for path in files:
-            usable = _suffix(path) in SUFFIXES and path.is_file() and path.stat().st_size
-            (paths if usable else left_out).append(path)
+            has_texts = _suffix(path) in SUFFIXES and path.is_file() and path.stat().st_size
+            (paths if has_texts else left_out).append(path)
     return paths, left_out
-
-
-def member(folder: Path, name: str) -> Path:
-    """Return the path of a file in a folder, or that of its .gz form where only this exists."""
-    path, packed = folder / name, folder / f"{name}.gz"
-    return packed if packed.is_file() and not path.is_file() else path
-
-
-def choose_column(
-    names: Sequence[str], strings: Sequence[str], column: str | None, source: object
-) -> tuple[str, str | None]:
-    """Return the column with the texts, and that with their roles or None.
-
-    The texts are in `column`, else in `text` (in any case), else in the only column of strings.
-    """
-    lower = {str(name).lower(): name for name in names}
-    role = lower.get("role")
-    if column is None:
-        strings = [name for name in strings if name != role]
-        column = lower.get("text", strings[0] if len(strings) == 1 else None)
-    if column not in names:
-        columns = ", ".join(map(str, names))
-        raise DataError(f"{source} has no column {column or 'text'!r}; choose one of {columns}")
-    return column, None if role == column else role
 
 
 def record_rows(
     records: Iterable[tuple[str, object]], column: str | None, source: object
 ) -> Iterator[Row]:
-    """Take the texts of records, each with its place: strings, `Text` objects or dictionaries."""
-    text = role = None
+    """Take the texts of records, each with its place: strings, `Text` objects or dictionaries.
+
+    In dictionaries they are under `column`, else `text` (in any case), else the only column.
+    """
+    columns = None
     for where, record in records:
         if not isinstance(record, Mapping):
-            yield Row(where, record)
+            yield where, record, None
             continue
-        if text is None:
-            strings = [name for name, value in record.items() if isinstance(value, str)]
-            text, role = choose_column(list(record), strings, column, source)
-        yield Row(where, record.get(text), record.get(role or "role"))
-
-
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turn an error of what reads a file into a DataError with its path; so is an empty file."""
-    try:
-        if not path.stat().st_size:
-            raise DataError(f"{path} is empty")
-        yield
-    except (OSError, EOFError, zlib.error, LookupError, ValueError) as error:
-        is_encoding = isinstance(error, UnicodeError) or "UTF8" in str(error)
-        hint = ". Name its encoding, such as cp1252" if is_encoding else ""
-        raise DataError(f"{path} cannot be read: {error}{hint}") from None
-
-
-# --- formats ------------------------------------------------------------------------------------
-
-
-def _suffix(path: Path) -> str:
-    return Path(path.name.lower().removesuffix(".gz")).suffix
-
-
-def _is_beir(folder: Path) -> bool:
-    return all(member(folder, name).is_file() for name in ("corpus.jsonl", "queries.jsonl"))
-
-
-def _open(path: Path, encoding: str | None) -> TextIO:
-    opener = gzip.open if path.suffix.lower() == ".gz" else open
-    return opener(path, "rt", encoding=encoding or "utf-8-sig")
-
-
-def _csv_rows(path: Path, column: str | None, encoding: str | None) -> Iterator[Row]:
-    from pyarrow import csv, string
-
-    with _open(path, encoding) as file:
-        header = file.readline()
-    # Unlike pandas, pyarrow refuses a row with more or fewer fields than the header.
-    parse = csv.ParseOptions(delimiter=max(",;\t|", key=header.count), newlines_in_values=True)
-    # A row must fit into a block.
-    read = csv.ReadOptions(encoding=encoding or "utf8", block_size=1 << 24)
-    columns = _text_columns(csv.open_csv(path, read, parse).schema, column, path)
-    types = dict.fromkeys(columns, string())
-    convert = csv.ConvertOptions(include_columns=columns, column_types=types)
-    yield from _table_rows(path, columns, csv.open_csv(path, read, parse, convert))
-
-
-def json_objects(path: Path, encoding: str | None = None) -> Iterator[tuple[str, dict]]:
-    """Stream the objects of a JSON-lines file, each with its place."""
-    with readable(path), _open(path, encoding) as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            try:
-                value = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{where}: not JSON ({error})") from None
-            if not isinstance(value, dict):
-                raise DataError(f"{where}: expected a JSON object, got {type(value).__name__}")
-            yield where, value
-
-
-def titled(row: dict) -> str:
-    """Return the text of a document of a BEIR corpus with its title in front."""
-    return f"{row.get('title') or ''} {row.get('text') or ''}".strip()
-
-
-def _json_items(path: Path, encoding: str | None) -> Iterator[tuple[str, object]]:
-    """Stream the items of a JSON file that is one list, or the objects of JSON lines."""
-    with _open(path, encoding) as file:
-        if not file.read(100).lstrip().startswith("["):
-            yield from json_objects(path, encoding)
-            return
-        file.seek(0)
-        for number, item in enumerate(json.load(file), start=1):
-            yield f"{path}, item {number}", item
-
-
-def _parquet_rows(path: Path, column: str | None) -> Iterator[Row]:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        columns = _text_columns(file.schema_arrow, column, path)
-        yield from _table_rows(path, columns, file.iter_batches(4096, columns=columns))
-
-
-def _text_columns(schema: pa.Schema, column: str | None, path: Path) -> list[str]:
-    """Return the column of a table with the texts, then that with their roles if there is one."""
-    from pyarrow import types
-
-    checks = (types.is_string, types.is_large_string, types.is_dictionary)
-    strings = [field.name for field in schema if any(check(field.type) for check in checks)]
-    text, role = choose_column(schema.names, strings, column, path)
-    return [text] if role is None else [text, role]
-
-
-def _table_rows(path: Path, columns: list[str], batches: Iterable[pa.RecordBatch]) -> Iterator[Row]:
-    number = 0
-    for batch in batches:
-        for row in batch.to_pylist():
-            number += 1
-            yield Row(f"{path}, row {number}", *(row[name] for name in columns))
+        if columns is None:
+            columns = {str(name).lower(): name for name in record}
+            role = columns.get("role", "role")
+            others = [name for name in record if name != role]
+            if column is None:
+                column = columns.get("text", others[0] if len(others) == 1 else "text")
+            if column not in record:
+                names = ", ".join(map(str, record))
+                raise DataError(f"{source} has no column {column!r}; choose one of {names}")
+        yield where, record.get(column), None if column == role else record.get(role)
 
 
 def hub_rows(
@@ -215,10 +92,9 @@ def hub_rows(
     skip: int = 0,
     limit: int | None = None,
 ) -> Iterator[dict]:
-    """Stream rows of a data set of the Hugging Face hub, or of a folder that `datasets` can read.
+    """Stream rows of a data set of the hub, or of a folder that `datasets` can read.
 
-    Of each row the `columns` are kept, or all if none is named. The first `skip` rows are left
-    out, and at most `limit` are read.
+    Of each row the `columns` are kept, or all if none is named.
     """
     load_dataset = need("datasets", "hub").load_dataset
     try:
@@ -230,3 +106,171 @@ def hub_rows(
             f"data set {name} cannot be read: {error}. Check its name, the network and, for a "
             "gated data set, HF_TOKEN"
         ) from None
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn an error of what reads a file into a DataError with its path; so is an empty file."""
+    try:
+        if not path.stat().st_size:
+            raise DataError(f"{path} is empty")
+        yield
+    except (OSError, EOFError, zlib.error, csv.Error, LookupError, ValueError) as error:
+        hint = ". Name its encoding, such as cp1252" if isinstance(error, UnicodeError) else ""
+        raise DataError(f"{path} cannot be read: {error}{hint}") from None
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def _open(path: Path, encoding: str | None, newline: str | None = None) -> TextIO:
+    opener = gzip.open if path.suffix.lower() == ".gz" else open
+    return opener(path, "rt", encoding=encoding or "utf-8-sig", newline=newline)
+
+
+def _csv_records(path: Path, encoding: str | None) -> Iterator[tuple[str, dict]]:
+    with _open(path, encoding, newline="") as file:
+        header = file.readline()
+        file.seek(0)
+        # Strict: without it a quotation mark that is not closed swallows the rest of the file.
+        delimiter = max(",;\t|", key=header.count)
+        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            if None in row or None in row.values():
+                raise DataError(f"{where}: expected {len(reader.fieldnames)} fields, as the header")
+            yield where, row
+
+
+def _parquet_records(path: Path) -> Iterator[tuple[str, dict]]:
+    import pyarrow.parquet as pq
+
+    kinds = ("string", "large_string", "dictionary")
+    with pq.ParquetFile(path) as file:
+        names = [field.name for field in file.schema_arrow if str(field.type).startswith(kinds)]
+        number = 0
+        for batch in file.iter_batches(4096, columns=names):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}, row {number}", row
+
+
+def _json_records(path: Path, encoding: str | None) -> Iterator[tuple[str, object]]:
+    """Stream the items of a JSON file that is one list, or the objects of JSON lines."""
+    is_corpus = _is_beir(path.parent) and path == _member(path.parent, "corpus.jsonl")
+    with _open(path, encoding) as file:
+        if not file.read(100).lstrip().startswith("["):
+            for where, row in _json_objects(path, encoding):
+                yield where, _titled(row) if is_corpus else row
+            return
+        file.seek(0)
+        for number, item in enumerate(json.load(file), start=1):
+            yield f"{path}, item {number}", item
+
+
+def _json_objects(path: Path, encoding: str | None = None) -> Iterator[tuple[str, dict]]:
+    with _readable(path), _open(path, encoding) as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except json.JSONDecodeError:
+                value = None
+            if not isinstance(value, dict):
+                raise DataError(f"{path}, line {number}: not a JSON object ({line[:60]!r})")
+            yield f"{path}, line {number}", value
+
+
+# --- retrieval data sets in BEIR layout ---------------------------------------------------------
+
+
+def read_dataset(source: str | Path | RetrievalDataset, split: str = "test") -> RetrievalDataset:
+    """Read a folder in BEIR layout: corpus.jsonl, queries.jsonl, qrels/<split>.tsv, also as .gz.
+
+    Ids are under `_id` or `id`. Judgments have the columns of BEIR (query, document, grade) or of
+    TREC (one more in between), with or without a header. Queries without a judgment are left out,
+    and so are judgments of unknown ids, which a warning counts.
+
+    Args:
+        source: the folder, or "tutorial"; a `RetrievalDataset` is returned as it is.
+        split: which judgments to read.
+
+    Raises:
+        DataError: a file is missing, empty or damaged, an id comes twice, or a grade is no whole
+            number.
+
+    Example:
+        >>> import workbench as wb
+        >>> len(wb.read_dataset("tutorial").corpus)
+        192
+    """
+    if isinstance(source, RetrievalDataset):
+        return source
+    folder = _folder(source)
+    corpus = _texts_by_id(_member(folder, "corpus.jsonl"))
+    queries = _texts_by_id(_member(folder, "queries.jsonl"))
+    qrels = _qrels(_member(folder, f"qrels/{split}.tsv"), queries, corpus)
+    queries = {name: text for name, text in queries.items() if name in qrels}
+    return RetrievalDataset(folder.name, corpus, queries, qrels)
+
+
+def tutorial() -> RetrievalDataset:
+    """Return the small data set of everyday passages in `data/tutorial`."""
+    return read_dataset("tutorial")
+
+
+def is_dataset(source: object) -> bool:
+    """Return whether a source names a retrieval data set, and not merely texts."""
+    return isinstance(source, str | Path) and os.path.isdir(_folder(source) / "qrels")
+
+
+def _folder(source: str | Path) -> Path:
+    return DATA / "tutorial" if source == "tutorial" else expanded(source)
+
+
+def _member(folder: Path, name: str) -> Path:
+    """Return the path of a file in a folder, or that of its .gz form where only this exists."""
+    path, packed = folder / name, folder / f"{name}.gz"
+    return packed if packed.is_file() and not path.is_file() else path
+
+
+def _is_beir(folder: Path) -> bool:
+    return all(_member(folder, name).is_file() for name in ("corpus.jsonl", "queries.jsonl"))
+
+
+def _titled(row: dict) -> str:
+    return f"{row.get('title') or ''} {row.get('text') or ''}".strip()
+
+
+def _texts_by_id(path: Path) -> dict[str, str]:
+    texts = {}
+    for where, row in _json_objects(path):
+        name = str(row.get("_id", row.get("id", "")))
+        if not name or name in texts:
+            raise DataError(f"{where}: id {name!r}; expected an id under '_id' that is unique")
+        texts[name] = _titled(row)
+    return texts
+
+
+def _qrels(path: Path, queries: Collection[str], corpus: Collection[str]) -> dict:
+    """Return query id to document id to grade, of the judgments whose ids exist."""
+    import pandas as pd
+
+    with _readable(path):
+        table = pd.read_csv(path, sep=r"\s+", header=None, dtype=str, keep_default_na=False)
+        table = table.iloc[:, [0, -2, -1]].set_axis(["query", "document", "grade"], axis=1)
+        if table["grade"][0].isalpha():  # a header
+            table = table[1:]
+        table = table.astype({"grade": int})
+    known = table["query"].isin(list(queries)) & table["document"].isin(list(corpus))
+    if not known.any():
+        raise DataError(f"{path} has no judgments of the queries and documents beside it")
+    if not known.all():
+        count = f"{(~known).sum():,} of {len(table):,} judgments have unknown ids"
+        warnings.warn(f"{path}: {count}. They are left out", stacklevel=3)
+    qrels: dict[str, dict[str, int]] = {}
+    for query, document, grade in table[known].itertuples(index=False, name=None):
+        qrels.setdefault(query, {})[document] = grade
+    return qrels

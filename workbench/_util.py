@@ -23,25 +23,18 @@ WRITING = ".writing-"  # how the names of unfinished files and folders begin
 ABANDONED_SECONDS = 3600
 PROJECT = Path(__file__).resolve().parent.parent
 
-# --- values -------------------------------------------------------------------------------------
 
-
-def whole(
-    value: object, name: str, least: int = 1, error: type[WorkbenchError] = WorkbenchError
-) -> int:
+def whole(value: object, name: str, least: int = 1, error: type = WorkbenchError) -> int:
     """Return a whole number of at least `least`, numpy's too, as an int; else raise `error`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise error(f"{name} is {value!r}; expected a whole number of at least {least}")
     return int(value)
 
 
-def one_of(
-    value: object, name: str, choices: Sequence[str], error: type[WorkbenchError] = WorkbenchError
-) -> str:
-    """Return a value that is one of several strings; else raise `error`."""
+def one_of(value: object, name: str, choices: Sequence, error: type = WorkbenchError) -> None:
+    """Raise `error` unless a value is one of several strings."""
     if value not in choices:
         raise error(f"{name} {value!r}: expected one of {', '.join(choices)}")
-    return value
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -52,14 +45,6 @@ def spread(count: int, most: int) -> list[int]:
 def counted(count: int, noun: str) -> str:
     """Write a count with its noun: 1 text, 1,200 texts."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def file_size(count: float) -> str:
-    """Write a number of bytes: 768 MB, 1.2 GB."""
-    from tqdm import tqdm
-
-    size = tqdm.format_sizeof(count)  # such as 768M
-    return f"{size[:-1]} {size[-1]}B" if size[-1].isalpha() else f"{size} B"
 
 
 def duration(seconds: float) -> str:
@@ -74,52 +59,35 @@ def need(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        package = (error.name or module).partition(".")[0]
-        raise WorkbenchError(
-            f"{module} needs the package {package}: "
-            f"pip install 'teacher-aligned-workbench[{extra}]'"
-        ) from None
+        command = f"pip install 'teacher-aligned-workbench[{extra}]'"
+        raise WorkbenchError(f"{module} cannot be imported ({error}): {command}") from None
 
 
 # --- vectors ------------------------------------------------------------------------------------
 
 
 def as_float32(vectors: object) -> np.ndarray:
-    """Turn an array, a torch tensor (any device, also bfloat16) or lists into a float32 array.
-
-    ValueError or TypeError if they are not a rectangular array of real numbers. Numbers beyond
-    float32 become infinite, which callers look for.
-    """
+    """Turn an array, torch tensor or lists of real numbers into float32, else ValueError, TypeError."""
     if hasattr(vectors, "detach"):
         vectors = vectors.detach().float().cpu().numpy()
-    elif isinstance(vectors, list | tuple) and len(vectors) and hasattr(vectors[0], "detach"):
-        vectors = [as_float32(row) for row in vectors]
     vectors = np.asarray(vectors)
     if vectors.dtype.kind in "cSU":  # numpy would drop imaginary parts and parse strings
         raise TypeError(f"expected real numbers, got {vectors.dtype}")
-    with np.errstate(over="ignore"):
-        return vectors.astype(np.float32, copy=False)
+    return vectors.astype(np.float32, copy=False)
 
 
 def checked(vectors: object, name: str) -> np.ndarray:
-    """Return vectors (an array, a torch tensor, lists) as finite float32 of shape (n, d).
-
-    Raises:
-        WorkbenchError: they are not a rectangular array of finite numbers with a row and a column.
-    """
+    """Return an array, a torch tensor or lists as finite float32 of shape (n, d), n and d > 0."""
     try:
         vectors = as_float32(vectors)
     except (TypeError, ValueError) as error:
         raise WorkbenchError(f"{name}: expected a rectangular numeric array ({error})") from None
     if vectors.ndim != 2 or not vectors.size:
         raise WorkbenchError(f"{name}: expected an array of shape (n, d), not {vectors.shape}")
-    # NaN and infinity survive a sum, so a mask as large as the array is made only where needed.
-    if not np.isfinite(vectors.sum(axis=1)).all():
-        bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-        if len(bad):
-            raise WorkbenchError(
-                f"{name}: {len(bad):,} rows contain NaN or infinity, the first is row {bad[0]:,}"
-            )
+    # NaN and infinity survive a sum, which needs less memory than a mask of the array.
+    bad = np.flatnonzero(~np.isfinite(vectors.sum(axis=1, dtype=np.float64)))
+    if len(bad):
+        raise WorkbenchError(f"{name}: {len(bad):,} rows have NaN or infinity, first {bad[0]:,}")
     return vectors
 
 
@@ -127,10 +95,8 @@ def paired(teacher: np.ndarray, student: np.ndarray) -> tuple[np.ndarray, np.nda
     """Return both as float32 arrays; WorkbenchError unless they have the same number of rows."""
     teacher, student = checked(teacher, "teacher"), checked(student, "student")
     if len(teacher) != len(student):
-        raise WorkbenchError(
-            f"the teacher has {len(teacher):,} vectors and the student {len(student):,}: "
-            "rows must be the same texts"
-        )
+        message = f"{len(teacher):,} vectors of the teacher, {len(student):,} of the student"
+        raise WorkbenchError(f"{message}: rows must be the same texts")
     return teacher, student
 
 
@@ -166,7 +132,7 @@ def expanded(source: str | Path) -> Path:
 
 
 def home() -> Path:
-    """Return the folder for unpacked models, caches, students and results.
+    """Return the folder for models, caches, students and results.
 
     It is `WORKBENCH_HOME`, else `build/` of a checkout or the user's `~/.cache/workbench`.
     """
@@ -176,17 +142,11 @@ def home() -> Path:
 
 
 def write_whole(path: str | Path, content: bytes | Callable[[Path], object]) -> Path:
-    """Write a file completely or not at all, and return its path.
+    """Write bytes, or what a function writes to the path that it gets, completely or not at all.
 
-    A temporary file in the same folder is synced to disk and then takes the name, so a reader sees
-    the old file or the new one, also after a crash.
-
-    Args:
-        path: of the file; its folder is made if it does not exist.
-        content: the bytes, or a function that writes them to the path that it gets.
-
-    Raises:
-        WorkbenchError: the file cannot be written. An earlier file stays as it was.
+    A temporary file in the same folder, which is made, is synced to disk and then takes the name,
+    so a reader sees the old file or the new one, also after a crash. Return the path.
+    WorkbenchError if it cannot be written; an earlier file stays as it was.
     """
     path = Path(path)
     scratch = path.with_name(f"{WRITING}{secrets.token_hex(8)}{path.suffix}")
@@ -205,6 +165,11 @@ def write_whole(path: str | Path, content: bytes | Callable[[Path], object]) -> 
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)
     return path
+
+
+def write_json(path: str | Path, content: dict) -> Path:
+    """Write a dictionary as JSON with `write_whole`."""
+    return write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 @contextlib.contextmanager
@@ -246,33 +211,25 @@ def remove_leftovers(folder: Path) -> None:
     """Remove what a killed process had begun to write in a folder more than an hour ago."""
     for leftover in folder.glob(f"{WRITING}*"):
         with contextlib.suppress(OSError):  # its process has just finished, or it is someone else's
-            if time.time() - leftover.stat().st_mtime < ABANDONED_SECONDS:
-                continue
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink()
+            if time.time() - leftover.stat().st_mtime > ABANDONED_SECONDS:
+                if leftover.is_dir():
+                    shutil.rmtree(leftover)
+                else:
+                    leftover.unlink()
 
 
 def check_room(folder: Path, size: int, what: str) -> None:
     """Raise WorkbenchError if a folder's disk has no room for `size` bytes."""
     free = shutil.disk_usage(folder).free
     if size > free:
-        raise WorkbenchError(
-            f"{folder} has {free / 1e6:,.0f} MB free, and {what} take {size / 1e6:,.0f} MB: "
-            "make room, or choose another folder"
-        )
-
-
-def write_json(path: str | Path, content: dict) -> Path:
-    """Write a dictionary as JSON with `write_whole`."""
-    return write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+        needs = f"{what} take {size / 1e6:,.0f} MB"
+        raise WorkbenchError(f"{folder} has {free / 1e6:,.0f} MB free, and {needs}: make room")
 
 
 def _sync(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":  # folders cannot be opened there
+    if os.name == "nt":  # neither folders nor files opened to read can be synced there
         return
-    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -23,9 +23,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from workbench._shards import KEY, ShardFolder
-from workbench._stored import StoredTexts
 from workbench._util import check_room, counted, expanded, orthogonal, remove_leftovers, write_json
-from workbench.data import Role, Text, as_texts
+from workbench.data import Role, StoredTexts, Text, as_texts
 from workbench.errors import CacheError, IncompleteError, TeacherError
 from workbench.teachers import Teacher, checked_targets, make_teacher
 

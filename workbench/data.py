@@ -17,16 +17,15 @@ from pathlib import Path
 import numpy as np
 
 from workbench import _files
-from workbench._files import hub_rows
-from workbench._retrieval import DATA, RetrievalDataset, is_dataset, read_dataset, tutorial
-from workbench._texts import MAX_CHARACTERS, Role, Text, text_problem
-from workbench._util import counted, expanded
+from workbench._files import DATA, hub_rows, is_dataset, read_dataset, tutorial
+from workbench._texts import RetrievalDataset, Role, StoredTexts, Text, hold
+from workbench._util import counted, expanded, whole
 from workbench.errors import DataError
 
 __all__ = [
-    "DATA", "MAX_CHARACTERS", "RetrievalDataset", "Role", "Text", "add_cropped_queries", "as_texts",
-    "crop_queries", "cut", "hub_rows", "is_dataset", "read_dataset", "read_texts", "stream_texts",
-    "text_problem", "tutorial",
+    "DATA", "RetrievalDataset", "Role", "StoredTexts", "Text", "add_cropped_queries", "as_texts",
+    "crop_queries", "cut", "hold", "hub_rows", "is_dataset", "read_dataset", "read_texts",
+    "stream_texts", "tutorial",
 ]  # fmt: skip
 
 IN_MEMORY = 100_000  # texts; more of them go to a file
@@ -42,28 +41,24 @@ def read_texts(
     limit: int | None = None,
     sample: int | None = None,
 ) -> Sequence[Text]:
-    """Read texts from whatever holds them.
+    """Read texts from whatever holds them, without blank texts and duplicates of the same role.
 
-    Blank texts, exact duplicates of the same role, and empty and other files of a folder are left
-    out, and a warning counts them.
+    Warnings count what is left out, also the empty files of a folder and those of other formats.
+    100,000 texts and more are held in a temporary file that goes with the process.
 
     Args:
         source: strings or `Text` objects (a list, Series, array, generator), a table (a DataFrame,
-            pyarrow table, `datasets.Dataset`, list of dictionaries), a `RetrievalDataset` (its
-            documents), or the name of: a file (.csv, .tsv, .jsonl, .json, .parquet; .txt and .md
-            are one text each; all but .parquet also as .gz), a folder of such files, a folder in
-            BEIR layout (its documents), "docstrings" (of the installed libraries), "tutorial", or
-            "hub:owner/name" (a data set of the hub).
-        column: the column with the texts; by default `text`, or the only column of strings.
+            pyarrow table, `datasets.Dataset`, list of dictionaries), a `RetrievalDataset`, or the
+            name of a file (.csv, .tsv, .jsonl, .json, .parquet; .txt and .md are one text each;
+            all but .parquet also as .gz), of a folder of such files or in BEIR layout,
+            "docstrings" (of the installed libraries), "tutorial", or "hub:owner/name".
+        column: the column with the texts; by default `text`, or the only one.
         role: of all texts; by default what the column `role` says, otherwise document.
         passages: cut longer texts into passages of about so many words, at ends of sentences.
         encoding: of files that are not UTF-8.
         limit: stop after this many texts.
         sample: draw this many texts, evenly from the files and roles, and shuffle them. A larger
             sample holds the smaller one.
-
-    Returns:
-        A list. From 100,000 texts on, a sequence in a temporary file that goes with the process.
 
     Raises:
         DataError: there are no texts, the source is of another kind, or a text is unusable.
@@ -93,16 +88,9 @@ def stream_texts(source: object, *, limit: int | None = None, **options: object)
 def as_texts(texts: Iterable[str | Text], what: str = "texts") -> Sequence[Text]:
     """Return texts as a sequence of `Text`, position by position; a plain string is a document.
 
-    Args:
-        texts: strings and `Text` objects: a list, array, Series, generator, stored texts. Stored
-            texts and a list of `Text` objects are returned as they are.
-        what: what an error calls them.
-
-    Raises:
-        DataError: `texts` is something else or empty, or an item is neither a string nor a `Text`.
+    Stored texts and a list of `Text` objects are returned as they are. DataError if `texts` are
+    not strings and `Text` objects (a list, array, Series, generator), or none; `what` names them.
     """
-    from workbench._stored import StoredTexts
-
     if isinstance(texts, StoredTexts):
         return texts
     is_list = isinstance(texts, Iterable) and not isinstance(texts, str | Mapping)
@@ -140,15 +128,6 @@ def _stream(
                 else:
                     document = Role.DOCUMENT if _is_blank(row_role) else row_role
                     yield part, _text(piece, role or document, where)
-
-
-def _text(item: object, role: Role | str, where: str) -> Text:
-    if isinstance(item, Text):
-        return item
-    try:
-        return Text(item, role)
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from None
 
 
 def _parts(
@@ -202,6 +181,15 @@ def _plain(source: Iterable) -> Iterable:
     return source.tolist() if hasattr(source, "tolist") else source
 
 
+def _text(item: object, role: Role | str, where: str) -> Text:
+    if isinstance(item, Text):
+        return item
+    try:
+        return Text(item, role)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
 def _is_blank(value: object) -> bool:
     value = value.text if isinstance(value, Text) else value
     if isinstance(value, str):
@@ -213,15 +201,12 @@ def _is_blank(value: object) -> bool:
 def _report(counts: Counter) -> None:
     left_out = [f"{counts[kind]:,} {kind}" for kind in ("blank", "duplicate") if counts[kind]]
     if left_out:
-        noun = "text" if counts["blank"] + counts["duplicate"] == 1 else "texts"
-        message = f"{' and '.join(left_out)} {noun} of {counts['read']:,} left out"
+        message = f"left out of {counts['read']:,} texts: {', '.join(left_out)}"
         warnings.warn(message, stacklevel=3)
 
 
 def _unique(stream: Iterable[tuple[str, Text]], counts: Counter) -> Sequence[Text]:
     """Return the texts without duplicates, in a file if they are many."""
-    from workbench._stored import StoredTexts, hold
-
     hashes = array("q")  # of 64 bits: should two texts ever share one, one of them is left out
 
     def hashed() -> Iterator[Text]:
@@ -240,8 +225,7 @@ def _unique(stream: Iterable[tuple[str, Text]], counts: Counter) -> Sequence[Tex
 def _sample(stream: Iterable[tuple[str, Text]], size: int) -> list[Text]:
     """Draw texts evenly from parts and roles, and shuffle them; a small group gives all it has.
 
-    Texts are drawn in the order of their hashes, so a larger sample holds the smaller one, and
-    what was computed for that is of use again.
+    Texts are drawn in the order of their hashes, so a larger sample holds the smaller one.
     """
 
     def place(text: Text, purpose: str) -> bytes:
@@ -275,8 +259,7 @@ def cut(text: str, words: int) -> list[str]:
 
     A text that has no more stays whole. A longer sentence is cut between words.
     """
-    if words < 10:
-        raise DataError(f"passages of {words} words: at least 10 are needed")
+    whole(words, "passages", 10, DataError)
     starts = np.array([match.start() for match in _WORD.finditer(text)])
     most = words * 5 // 4
     # The number of words before each end of a sentence.
@@ -293,13 +276,10 @@ def cut(text: str, words: int) -> list[str]:
     return [*pieces, text[starts[first] :].strip()] if pieces else [text]
 
 
-def crop_queries(texts: Iterable[Text], count: int = 1, seed: int = 0) -> list[Text]:
+def crop_queries(texts: Iterable[Text], count: int = 1) -> list[Text]:
     """Make queries from documents: sentences, whole or a run of 5 to 25 words. None comes twice.
 
-    Args:
-        texts: documents; queries among them are passed over.
-        count: queries per document, whatever the others are; a short document gives fewer.
-        seed: of the choice.
+    A document gives up to `count`, whatever the others are.
     """
     queries: dict[str, None] = {}
     for text in texts:
@@ -307,7 +287,7 @@ def crop_queries(texts: Iterable[Text], count: int = 1, seed: int = 0) -> list[T
             continue
         sentences = [sentence.split() for sentence in re.split(r"(?<=[.!?])\s+", text.text)]
         sentences = [words for words in sentences if len(words) >= 5]
-        rng = random.Random(f"{seed}\0{text.text}")
+        rng = random.Random(f"0\0{text.text}")
         for _ in range(count if sentences else 0):
             words, most = rng.choice(sentences), rng.randint(5, 25)
             first = 0

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench._retrieval import RetrievalDataset
-from workbench._texts import Role, Text
+from workbench._texts import RetrievalDataset, Role, Text
 from workbench.errors import DataError
 
 # Large, carefully documented libraries that `make setup` installs.
@@ -20,16 +19,16 @@ DOCSTRING_LIBRARIES = tuple(
     "IPython accelerate datasets fsspec huggingface_hub jupyter_server networkx numpy pandas "
     "pyarrow rich scipy sentence_transformers sklearn tornado traitlets".split()
 )
+# Doctests, code fences and rules below headings.
+_NO_PROSE = re.compile(r"\s*(>>>|\.\.\.|```|[-=~^`]{3,}\s*$)")
+_FIELD = re.compile(r"^\s*(:\w+[^:]*:|\.\. [\w-]+::.*|@\w+.*)")
+_ROLE_MARKUP = re.compile(r":[\w:+-]+:`~?([^`<]*)(?:<[^>]*>)?`")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
 
 @dataclass(frozen=True)
 class DocstringCorpus:
-    """Pairs of a docstring's summary (query) and the rest of it (document).
-
-    Attributes:
-        train: the training texts of both roles, pair after pair.
-        held_out: other pairs as a retrieval data set: find the rest of a summary's docstring.
-    """
+    """Training texts of both roles, pair after pair, and other pairs as a retrieval data set."""
 
     train: list[Text]
     held_out: RetrievalDataset
@@ -38,34 +37,27 @@ class DocstringCorpus:
 def docstring_corpus(
     pairs: int | None = None, held_out: int = 500, libraries: Iterable[str] = DOCSTRING_LIBRARIES
 ) -> DocstringCorpus:
-    """Build a corpus from the docstrings of installed libraries, without importing any of them.
+    """Build pairs of texts from the docstrings of libraries, without importing any of them.
 
     The query is a docstring's first sentence. The document is the rest of its prose without
     signature, code, copies of the summary and sentences that name the object, so that words alone
-    do not find it. A hash decides where a pair goes: the same versions of the libraries give the
-    same corpus on every machine.
+    do not find it. A hash decides which pairs are held out, the same on every machine.
 
     Args:
-        pairs: number of training pairs; None for all.
+        pairs: most training pairs; None for all.
         held_out: number of pairs to hold out.
-        libraries: top-level names of installed packages.
-
-    Raises:
-        DataError: a library is not installed, or there are too few pairs.
+        libraries: top-level names of packages; DataError if one is not installed.
     """
     pair_of: dict[str, tuple[str, str]] = {}
     for library in sorted(set(libraries)):
         for summary, body in _library_pairs(library):
             # Inherited docstrings repeat: keep one pair per beginning of a summary or of a body.
-            keys = {_first_words(summary), _first_words(body)}
+            keys = {" ".join(re.findall(r"[a-z]+", t.lower())[:12]) for t in (summary, body)}
             if not keys & pair_of.keys():
                 pair_of |= dict.fromkeys(keys, (summary, body))
-    ordered = sorted(set(pair_of.values()), key=_digest)
-    needed = held_out + (pairs or 1)
-    if len(ordered) < needed:
-        raise DataError(
-            f"found {len(ordered):,} docstring pairs, {needed:,} are needed: name more libraries"
-        )
+    ordered = sorted(
+        set(pair_of.values()), key=lambda pair: hashlib.sha256("\n".join(pair).encode()).digest()
+    )
     train = []
     for summary, body in ordered[held_out:][:pairs]:
         train += [Text(summary, Role.QUERY), Text(body, Role.DOCUMENT)]
@@ -75,25 +67,16 @@ def docstring_corpus(
     return DocstringCorpus(train, RetrievalDataset("docstrings", corpus, queries, qrels))
 
 
-def _digest(pair: tuple[str, str]) -> bytes:
-    return hashlib.sha256("\n".join(pair).encode()).digest()
-
-
-def _first_words(text: str) -> str:
-    return " ".join(re.findall(r"[a-z]+", text.lower())[:12])
-
-
 def _library_pairs(library: str) -> Iterator[tuple[str, str]]:
     spec = importlib.util.find_spec(library)  # locates the package without importing it
-    if spec is None or not spec.submodule_search_locations:
+    if spec is None:
         raise DataError(f"library {library!r} is not installed: install it or leave it out")
     root = Path(spec.submodule_search_locations[0])
     for path in sorted(root.rglob("*.py")):
         if {"tests", "test", "testing", "_vendor"} & set(path.relative_to(root).parts):
             continue
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", SyntaxWarning)
+            with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
                 tree = ast.parse(path.read_bytes())
         except (SyntaxError, ValueError):  # templates and files for other Python versions
             continue
@@ -111,13 +94,6 @@ def _definitions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionD
             yield node
         if not is_function:
             yield from _definitions(node)
-
-
-# Doctests, code fences and rules below headings.
-_NO_PROSE = re.compile(r"\s*(>>>|\.\.\.|```|[-=~^`]{3,}\s*$)")
-_FIELD = re.compile(r"^\s*(:\w+[^:]*:|\.\. [\w-]+::.*|@\w+.*)")
-_ROLE_MARKUP = re.compile(r":[\w:+-]+:`~?([^`<]*)(?:<[^>]*>)?`")
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
 
 def _split_docstring(docstring: str, name: str) -> tuple[str, str] | None:

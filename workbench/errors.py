@@ -1,10 +1,8 @@
-"""The errors a user can act on."""
+"""The errors a user can act on. Any other exception is a defect of the package."""
 
 
 class WorkbenchError(Exception):
     """Something the user can correct; the message says what was wrong and what to do.
-
-    Any other exception is a defect of the package.
 
     Example:
         >>> import workbench as wb
@@ -29,10 +27,8 @@ class TeacherError(WorkbenchError):
 class IncompleteError(TeacherError):
     """A teacher that made only some of the targets.
 
-    Attributes:
-        vectors: float32 of shape (n, dimension), NaN where there is none.
-        failed: row to reason, for texts that the teacher refuses.
-        final: whether every further request would fail too.
+    `vectors` is float32 of shape (n, dimension), NaN where there is none, `failed` maps rows to
+    reasons, for texts that the teacher refuses, and `final` says that more requests would fail.
     """
 
     def __init__(self, message: str, vectors, failed: dict[int, str], final: bool = False) -> None:

@@ -29,10 +29,9 @@ from workbench._recipes import (
     find_recipe,
     provenance_of,
 )
-from workbench._stored import hold
 from workbench._util import counted, home
 from workbench.cache import TargetCache, Targets
-from workbench.data import Role, Text
+from workbench.data import Role, Text, hold
 from workbench.errors import TrainingError, WorkbenchError
 from workbench.head import FrozenFeatures, train_head
 from workbench.models import Tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from workbench._util import duration, file_size
+from workbench._util import duration
 from workbench.cache import Plan, Progress, TargetCache
 from workbench.data import Text
 from workbench.errors import WorkbenchError
@@ -99,7 +99,7 @@ class CacheProgress(Job):
             f"{_of(progress.encoded, progress.encoded_total)} encoded in this run",
             f"{progress.hits:,} hits",
             f"{progress.texts_per_second:,.0f} texts/s",
-            f"{file_size(progress.bytes)} stored in this run",
+            f"{progress.bytes / 1e6:,.1f} MB stored in this run",
         ]
         if progress.failed:
             parts.append(f"{progress.failed:,} without a target")

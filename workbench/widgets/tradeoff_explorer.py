@@ -10,7 +10,6 @@ import pandas as pd
 import plotly.express
 
 from workbench import quantize
-from workbench._util import file_size
 from workbench.errors import WorkbenchError
 from workbench.quantize import PRECISIONS, IndexSpec
 from workbench.widgets._html import cut, error_line, hover, shown
@@ -224,8 +223,8 @@ class TradeoffExplorer(Selection, View):
             f"<p><b>{shown(_name(row))}</b>: {row['share_of_teacher']:.1%} of the teacher's "
             f"nDCG@10 in full (95 % interval {row['share_low']:.1%} to {row['share_high']:.1%}), "
             f"{size:,} bytes a document ({full_size:,} with {width} dimensions in float32), "
-            f"{file_size(10**6 * size)} for a million documents, "
-            f"{file_size(10**10 * size)} for ten billion.</p>"
+            f"{size / 1000:.2g} GB for a million documents, "
+            f"{size * 10:,} GB for ten billion.</p>"
             f"<p>A search among {row['documents']:,} documents takes {row['query_ms']:.3f} ms, "
             f"{encoding}. A flat index takes time in proportion to its documents.</p>"
             f'<pre style="white-space:pre-wrap;word-break:normal">{shown(self.code, 2000)}</pre>'
