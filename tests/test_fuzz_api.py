@@ -96,7 +96,7 @@ def test_answers_that_are_nearly_right(teacher, data):
         assert np.isnan(row).all() or np.allclose(row, vector(text), atol=1e-6), text
 
 
-@given(anything | st.fixed_dictionaries({"data": st.lists(anything, min_size=5, max_size=5)}))
+@given(anything)
 @fuzzed
 def test_answers_of_any_shape(teacher, answer):
     vectors = encoded(teacher, lambda texts: httpx.Response(200, content=json.dumps(answer)))
@@ -107,8 +107,6 @@ def test_answers_of_any_shape(teacher, answer):
     st.binary(max_size=200), st.just(200) | st.integers(200, 599), st.text("0123.ens -", max_size=8)
 )
 @example(b"[" * 100_000, 200, "")
-@example(b'{"data":' * 50_000, 200, "")
-@example(b"1" * 5000, 200, "")
 @example(b"", 429, "1" * 4000)
 @fuzzed
 def test_answers_of_any_bytes_status_and_wait(teacher, content, code, after):

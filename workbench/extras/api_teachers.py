@@ -102,7 +102,6 @@ class ApiTeacher(Teacher):
         dimensions: width to ask for; if None, a first request finds the model's own.
         tokenizer: model whose tokenizer counts tokens; without one, four bytes are a token.
         max_tokens: texts are cut to so many of the tokenizer's tokens.
-        requests_per_minute, tokens_per_minute: limits, under which requests are spread evenly.
         price: of a million tokens.
         budget: no request is sent that would make the cost of this run higher.
         attempts: how often a request is tried. A rate limit (HTTP 429) does not count: it is

@@ -49,17 +49,11 @@ def differences(results: Sequence[TaskResult]) -> pd.DataFrame:
         if result.task not in teachers:
             raise BenchmarkError(f"there is no score of the teacher on {result.task}: run it too")
         teacher = teachers[result.task]
-        row = {
-            "task": result.task,
-            "kind": result.kind,
-            "label": result.label,
-            "score": result.score,
-            "teacher": teacher.score,
-            "share_of_teacher": result.score / teacher.score if teacher.score > 0 else np.nan,
-            **dict.fromkeys(("share_low", "share_high", "low", "high"), np.nan),
-            "difference": result.score - teacher.score,
-            "samples": 0,
-        }
+        row = {"task": result.task, "kind": result.kind, "label": result.label}
+        row |= {"score": result.score, "teacher": teacher.score}
+        row["share_of_teacher"] = result.score / teacher.score if teacher.score > 0 else np.nan
+        row |= dict.fromkeys(("share_low", "share_high", "low", "high"), np.nan)
+        row |= {"difference": result.score - teacher.score, "samples": 0}
         samples = [result.per_sample, teacher.per_sample]
         if all(samples) and samples[0]["keys"] == samples[1]["keys"]:
             row["samples"] = len(samples[0]["keys"])

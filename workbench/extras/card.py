@@ -54,13 +54,11 @@ def card(
     Raises:
         ModelError: there is no provenance or there are no results, or one is not as it was written.
     """
-    if not provenance.get("teacher_name") or not provenance.get("base"):
+    if not results or not provenance.get("teacher_name") or not provenance.get("base"):
         raise ModelError(
-            "nothing says how this student was made: save it with student.save(model, folder, "
-            "provenance), as `workbench distill` does"
+            "a card needs results (workbench evaluate) and to know how the student was made: save "
+            "it with student.save(model, folder, provenance), as workbench distill does"
         )
-    if not results:
-        raise ModelError("a card needs results: evaluate the student first (workbench evaluate)")
     try:
         validate_repo_id(name)
         rows = pd.json_normalize(list(results), "rows", ["collection"])

@@ -36,10 +36,9 @@ def fill(
     its texts a second are those of the whole cluster.
 
     Args:
-        root: folder of all caches, which every machine of the cluster sees under this path.
+        root, texts: the folder of all caches, and one of .parquet files with the columns `text` and
+            `role`; every machine of the cluster sees both. Blank texts are left out.
         teacher: makes a teacher; called once in each worker, and here, to open the cache.
-        texts: a folder of .parquet files with the columns `text` and `role`, which every machine
-            sees under this path. Blank texts are left out.
         workers, gpus: parallel workers and the GPUs of each. It also takes one processor.
         on_progress: called after each batch.
         stop: when set, the fill ends after the batches in flight.
@@ -112,10 +111,7 @@ class _Worker:
 
 
 def join_cluster(workers: int, gpus: float):
-    """Join the cluster of RAY_ADDRESS or start one here, and return Ray.
-
-    WorkbenchError if the cluster is too small.
-    """
+    """Join the cluster of RAY_ADDRESS or start one here, and return Ray."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     need("ray.data", "ray")
     import ray

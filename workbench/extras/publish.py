@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,17 +67,12 @@ def save_student(
 
 
 def save_pair(
-    teacher: SentenceTransformer,
-    student: SentenceTransformer,
-    folder: str | Path,
-    *,
-    card: ModelCard | None = None,
-    onnx: bool = False,
+    teacher: SentenceTransformer, student: SentenceTransformer, folder: str | Path, **options
 ) -> Path:
     """Save teacher and student as one model, which plain `SentenceTransformer(folder)` loads.
 
     `encode_query` is the student, `encode_document` the teacher, and so is plain `encode`. The
-    teacher keeps its precision. `folder`, `card` and `onnx` are as for `save_student`.
+    teacher keeps its precision. `folder` and the options are as for `save_student`.
     """
     teacher_width, width = teacher.get_embedding_dimension(), student.get_embedding_dimension()
     if teacher_width != width:
@@ -86,7 +80,7 @@ def save_pair(
     router = Router.for_query_document(
         list(student.children()), list(teacher.children()), default_route="document"
     )
-    return save_student(_like(student, [router]), folder, card=card, onnx=onnx)
+    return save_student(_like(student, [router]), folder, **options)
 
 
 def _like(model: SentenceTransformer, modules: list[torch.nn.Module]) -> SentenceTransformer:
@@ -106,11 +100,7 @@ def truncated(
 
     Unlike with the option `truncate_dim` of sentence-transformers, the new width is saved with the
     model. Truncate teacher and student with the same rotation, and they share a vector space again.
-    The result shares the model's modules.
-
-    Args:
-        dimensions: number of dimensions to keep; all if None.
-        rotation: orthogonal, of shape (d, d), as from `quantize.principal_rotation`; none if None.
+    A rotation is orthogonal, of shape (d, d), as from `quantize.principal_rotation`.
     """
     width = model.get_embedding_dimension()
     dimensions = width if dimensions is None else dimensions
@@ -137,8 +127,7 @@ def save_onnx(model: SentenceTransformer, folder: str | Path, *, int8: bool = Tr
     Args:
         model: a student, or a teacher to compare with; it is not changed.
         folder: new or empty. Gets `model.onnx`, `tokenizer.json` (which truncates and pads),
-            `prompts.json` (put in front of a text) and, if asked for, `model_int8.onnx`.
-        int8: also write the int8 graph.
+            `prompts.json` (put in front of a text) and, if `int8`, `model_int8.onnx`.
 
     Raises:
         WorkbenchError: the model cannot be exported, the graph's vectors differ from the model's,
@@ -157,9 +146,11 @@ def _write_onnx(model: SentenceTransformer, folder: Path, int8: bool) -> None:
     ids = torch.ones((2, 8), dtype=torch.int64)
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
     expected = model.encode(_PROBES, prompt="", normalize_embeddings=True, show_progress_bar=False)
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         backbone.set_attn_implementation("eager")  # its graph runs a tenth faster in onnxruntime
-        with _exporting():
+        with warnings.catch_warnings(action="ignore"):
             torch.onnx.export(
                 _Whole(model.cpu()).eval(),
                 (ids, torch.ones_like(ids)),
@@ -179,7 +170,11 @@ def _write_onnx(model: SentenceTransformer, folder: Path, int8: bool) -> None:
                     weight_type=quantization.QuantType.QUInt8,
                     nodes_to_exclude=_sensitive(folder / FLOAT32),
                 )
+    except Exception as error:  # the exporters' own kinds, with messages of pages
+        message = f"the model cannot be exported to ONNX: {_first_line(error)}"
+        raise ModelError(message) from None
     finally:
+        logging.disable(level)
         backbone.set_attn_implementation(attention)
         model.to(device).train(training)
     tokenizer = Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str())
@@ -234,7 +229,7 @@ class OnnxModel:
 def push(
     folder: str | Path, name: str, *, private: bool = True, dry_run: bool = False
 ) -> pd.DataFrame:
-    """Send a published folder to the hub, or only list what would be sent.
+    """Send a published folder to the hub, or only list what would be sent: `file` and `bytes`.
 
     The hub's client finds your token (`HF_TOKEN` in the environment, or `hf auth login`).
 
@@ -243,9 +238,6 @@ def push(
         name: the model's name on the hub, "owner/name"; it is created if it does not exist.
         private: whether a new model is private.
         dry_run: list the files, without any request to the hub.
-
-    Returns:
-        The files that are sent, one row each: `file` and `bytes`.
 
     Raises:
         ModelError: the folder has no card with results, or a file that is not part of a model; the
@@ -291,21 +283,6 @@ class _Whole(torch.nn.Module):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         features = {"input_ids": input_ids, "attention_mask": attention_mask}
         return self.parts(features)["sentence_embedding"]
-
-
-@contextmanager
-def _exporting() -> Iterator[None]:
-    """Silence the exporters' warnings, and shorten their errors, which are pages long."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    except Exception as error:  # their own kinds, and whatever a model raises on made-up shapes
-        message = f"the model cannot be exported to ONNX: {_first_line(error)}"
-        raise ModelError(message) from None
-    finally:
-        logging.disable(level)
 
 
 def check_folder(folder: str | Path) -> Path:
