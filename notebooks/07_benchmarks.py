@@ -27,7 +27,7 @@ import pandas as pd
 from workbench import data, models, student
 from workbench._util import home
 from workbench.cache import TargetCache
-from workbench.extras import benchmark, benchmark_tables, tasks
+from workbench.extras import benchmark, tasks
 from workbench.pipeline import TOUR, TrainingBar
 from workbench.teachers import LocalTeacher
 from workbench.train import train_student
@@ -140,7 +140,7 @@ outcomes = board.run()
 # have no interval.
 
 # %%
-differences = benchmark_tables.differences(outcomes)
+differences = benchmark.differences(outcomes)
 differences[["task", "label", "score", "teacher", "difference", "low", "high", "samples"]].round(3)
 
 # %% [markdown]
@@ -163,7 +163,7 @@ print(
 # rows. For single tasks, choose *beside published scores* above.
 
 # %%
-published = benchmark_tables.published()
+published = benchmark.published()
 averages = published[published["average"].isin(["by task", "by kind"])]
 averages.pivot_table(
     index=["benchmark", "average", "source"], columns="mode", values="score"
@@ -176,7 +176,7 @@ averages.pivot_table(
 # This table answers the question for the four tasks above.
 
 # %%
-benchmark_tables.by_kind(outcomes).round(3)
+benchmark.by_kind(outcomes).round(3)
 
 # %% [markdown]
 # ## What you learned

@@ -10,7 +10,7 @@ from tests.conftest import HashTeacher, lines
 from workbench import data, evaluate
 from workbench.cache import TargetCache
 from workbench.errors import BenchmarkError
-from workbench.extras import benchmark, benchmark_tables, tasks
+from workbench.extras import benchmark, tasks
 from workbench.models import encode
 
 mteb = pytest.importorskip("mteb")
@@ -46,14 +46,14 @@ def test_every_model_gets_a_score_and_samples_that_mean_it(outcomes, models):
     assert len(results) == 15 and {result.task: result.kind for result in results} == KINDS
     for result in results:
         if result.kind in ("Retrieval", "STS", "PairClassification"):
-            score = benchmark_tables.score_of(**result.per_sample)
+            score = benchmark.score_of(**result.per_sample)
             assert score == pytest.approx(result.score, abs=1e-3)
     (path,) = folder.rglob("workbench__mine/*/search.json")
     (score,) = (r.score for r in results if (r.task, r.label) == ("search", "symmetric"))
     assert mteb.results.TaskResult.from_disk(path).get_score() == score
     encoded = models[2].encoded
     assert len(encoded) == len(set(encoded)), "the teacher encodes each text once"
-    table = benchmark_tables.scores(results)
+    table = benchmark.scores(results)
     alike = table[table["kind"] != "Retrieval"]
     assert (alike["symmetric"] == alike["asymmetric"]).all(), "the pair is the student alone"
     assert table.loc["search", "symmetric"] != table.loc["search", "asymmetric"]
@@ -169,23 +169,23 @@ def test_intervals_and_averages():
         result("c", "STS", "symmetric", [0.5, 0.5]),
         result("d", "STS", "teacher", [0.1, 0.1]),  # not of every label, so in no mean
     ]
-    rows = benchmark_tables.differences(results).set_index("task")
+    rows = benchmark.differences(results).set_index("task")
     shares = rows.loc["a", ["share_low", "share_high"]].astype(float)
     assert shares.to_numpy() == pytest.approx([0.9, 0.9])
     assert rows.loc["a", "low"] < rows.loc["a", "difference"] < rows.loc["a", "high"] < 0
     assert rows.loc["a", "samples"] == 200 and rows.loc["b", "share_of_teacher"] == 0.5
-    means = benchmark_tables.by_kind(results)
+    means = benchmark.by_kind(results)
     by_task, by_kind = (large.mean() + 1.3) / 3, ((large.mean() + 0.8) / 2 + 0.5) / 2
     assert means.loc["mean over tasks", "teacher"] == pytest.approx(by_task)
     assert means.loc["mean over kinds", "teacher"] == pytest.approx(by_kind)
     assert means.loc["Retrieval", "tasks"] == 2 and means.loc["mean over tasks", "tasks"] == 3
     assert means.loc["STS", "symmetric share"] == 1
     with pytest.raises(BenchmarkError, match="no score of the teacher on a"):
-        benchmark_tables.differences(results[1:])
+        benchmark.differences(results[1:])
 
 
 def test_published_figures_agree_with_their_own_averages():
-    table = benchmark_tables.published()
+    table = benchmark.published()
     assert table["source"].notna().all() and table["score"].between(0, 1).all()
     per_task = table[(table["benchmark"] == "BEIR") & table["task"].notna()]
     for model, mode, count in (

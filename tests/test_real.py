@@ -55,11 +55,11 @@ def test_mteb_gives_the_published_score(tmp_path):
     folder = SHARED.parent / "tasks" / "stsb"
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there")
-    from workbench.extras import benchmark, benchmark_tables, tasks
+    from workbench.extras import benchmark, tasks
 
     model = models.load(models.MINILM, device="cpu")
     (outcome,) = benchmark.run([benchmark.of_model(model, "base")], tasks.tasks([folder]), tmp_path)
-    known = benchmark_tables.published()
+    known = benchmark.published()
     known = known[(known["task"] == "STSBenchmark") & (known["model"] == "all-MiniLM-L6-v2")][
         "score"
     ].item()

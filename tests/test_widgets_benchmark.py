@@ -5,7 +5,7 @@ import pytest
 
 from tests.conftest import HashTeacher
 from workbench.errors import WorkbenchError
-from workbench.extras import benchmark, benchmark_tables, tasks
+from workbench.extras import benchmark, tasks
 from workbench.widgets import BenchmarkBoard
 
 pytest.importorskip("mteb")
@@ -40,7 +40,7 @@ def test_runs_what_is_selected_and_shows_it(board, tmp_path):
     assert board.bar.value == 1 and "4 evaluations" in board.status.value
     assert not board.run_button.disabled
     (trace,) = board.chart.figure.data
-    shares = benchmark_tables.differences(board.outcomes).set_index("task")["share_of_teacher"]
+    shares = benchmark.differences(board.outcomes).set_index("task")["share_of_teacher"]
     np.testing.assert_allclose(trace.x, shares)
     board.view.value = "beside published scores"
     names = [trace.name for trace in board.chart.figure.data]

@@ -53,7 +53,6 @@ def evaluate(options: Namespace, stop: threading.Event) -> None:
 def benchmark(options: Namespace, stop: threading.Event) -> None:
     """Run teacher, base, student and pair on tasks of mteb."""
     from workbench.extras import benchmark as running
-    from workbench.extras import benchmark_tables as tables
     from workbench.extras import tasks
 
     chosen = tasks.tasks(options.tasks, options.split)
@@ -75,8 +74,8 @@ def benchmark(options: Namespace, stop: threading.Event) -> None:
             bar.set_postfix_str(f"{progress.label} on {progress.task}, {texts}")
 
         results = running.run(entries, chosen, folder, on_progress=show, stop=stop)
-    scores, by_kind = tables.scores(results), tables.by_kind(results)
-    differences = tables.differences(results)
+    scores, by_kind = running.scores(results), running.by_kind(results)
+    differences = running.differences(results)
     print(f"\n{scores.round(4).to_string()}\n\n{differences.round(4).to_string(index=False)}\n")
     print(by_kind.round(4).to_string())
     report = {

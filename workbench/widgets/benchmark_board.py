@@ -11,7 +11,7 @@ import plotly.express
 
 from workbench._util import counted
 from workbench.errors import WorkbenchError
-from workbench.extras import benchmark, benchmark_tables
+from workbench.extras import benchmark
 from workbench.extras.benchmark import EvalModel, EvalProgress, TaskResult
 from workbench.widgets._html import cut, hover, html_table, shown
 from workbench.widgets._job import Job
@@ -40,7 +40,7 @@ class BenchmarkBoard(Job):
         models: from `benchmark.of_model`, `of_teacher` (labeled "teacher") and `of_pair`.
         tasks: from `workbench.extras.tasks.tasks`.
         folder: for results; those that are there already are not computed again.
-        aliases: name of a task here to its name in `benchmark_tables.published`, where they differ.
+        aliases: name of a task here to its name in `benchmark.published`, where they differ.
 
     Attributes:
         outcomes: what has been run, a list of `benchmark.TaskResult`.
@@ -71,7 +71,7 @@ class BenchmarkBoard(Job):
         self.outcomes: list[TaskResult] = []
         self._progress: EvalProgress | None = None
         self._differences: dict[str, pd.DataFrame] = {}  # by task
-        self._published = benchmark_tables.published().dropna(subset="task")
+        self._published = benchmark.published().dropna(subset="task")
         super().__init__("End soon; finished evaluations are kept")
         self.models, self.tasks = _choices(self._models, "Models"), _choices(self._tasks, "Tasks")
         self.run_button = self._button("Run", "play", "Evaluate what is selected", self.start)
@@ -113,7 +113,7 @@ class BenchmarkBoard(Job):
 
     def summary(self) -> str:
         """Return the scores as a table of HTML."""
-        return html_table(benchmark_tables.scores(self.outcomes).reset_index())
+        return html_table(benchmark.scores(self.outcomes).reset_index())
 
     def _share(self) -> float:
         return self._progress.done / self._progress.total if self._progress else 0.0
@@ -151,13 +151,13 @@ class BenchmarkBoard(Job):
             # A bootstrap of this task alone: of all tasks, it would take longer with each outcome.
             results = [result for result in self.outcomes if result.task == outcome.task]
             if len(results) > 1 and "teacher" in [result.label for result in results]:
-                self._differences[outcome.task] = benchmark_tables.differences(results)
+                self._differences[outcome.task] = benchmark.differences(results)
             self._draw()
 
     def _draw(self) -> None:
         with self._lock:
             self._show()
-            self.rows.show(benchmark_tables.scores(self.outcomes).reset_index())
+            self.rows.show(benchmark.scores(self.outcomes).reset_index())
             self.caption.value = _CAPTIONS[self.view.value]
             with self.chart.edit() as chart:
                 chart.data, chart.layout.shapes = (), ()
@@ -179,7 +179,7 @@ class BenchmarkBoard(Job):
 
     def _draw_published(self) -> None:
         names = {name.lower(): name for name in self._published["task"]}
-        scores = benchmark_tables.scores(self.outcomes).drop(columns=["kind", "metric"])
+        scores = benchmark.scores(self.outcomes).drop(columns=["kind", "metric"])
         scores.index = [names.get(self._aliases.get(task, task).lower()) for task in scores.index]
         scores = scores[scores.index.notna()].rename_axis("task").reset_index()
         here = scores.melt("task", var_name="label", value_name="value").dropna()
