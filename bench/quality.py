@@ -128,7 +128,7 @@ def fill(cache: TargetCache, texts: list) -> dict:
 def in_domain(collections: list) -> list:
     """Return the documents of collections, and pieces of them where they are few."""
     documents = [t for c in collections for t in c.document_texts() if t.text]
-    return data.add_cropped_queries(documents, IN_DOMAIN.texts)
+    return documents + data.crop_queries(documents, -(-IN_DOMAIN.texts // len(documents)) - 1)
 
 
 def trained(name, recipe, texts, cache, collections):

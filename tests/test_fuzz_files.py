@@ -10,8 +10,6 @@ import tempfile
 import warnings
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -119,50 +117,13 @@ def test_every_row_is_read_or_counted(rows, suffix):
 
 
 @EXAMPLES
-@given(st.lists(st.tuples(WORDS, st.sampled_from(list(Role))), min_size=1, max_size=5, unique=True))
-def test_what_is_accepted_comes_back(pairs):
-    texts = [Text(*pair) for pair in pairs]
-    rows = [{"text": text, "role": role.value} for text, role in pairs]
+@given(st.data())
+def test_a_damaged_data_set_is_read_or_an_error(draw):
     with tempfile.TemporaryDirectory() as root:
-        for suffix in (".csv", ".jsonl", ".json"):
-            Path(root, f"t{suffix}").write_bytes(content(rows, suffix))
-        pq.write_table(pa.Table.from_pylist(rows), Path(root, "t.parquet"))
-        for path in Path(root).iterdir():
-            assert read(data.read_texts, path) == (texts, 0), path
-
-
-IDS = st.text(st.characters(categories=("L", "N", "P"), exclude_characters='"'), min_size=1, max_size=4)  # fmt: skip
-
-
-def by_id(texts):
-    lines = [json.dumps({"_id": name, "text": text}) for name, text in texts.items()]
-    return "\n".join(lines).encode()
-
-
-@EXAMPLES
-@given(
-    st.data(),
-    st.dictionaries(IDS, WORDS.map(str.strip), min_size=1, max_size=5),
-    st.dictionaries(IDS, WORDS.map(str.strip), min_size=1, max_size=3),
-    st.sampled_from(["{}\t{}\t{}", "{} Q0 {} {}", '"{}"\t"{}"\t"{}"']),
-    st.booleans(),
-)
-def test_a_data_set_comes_back_or_is_an_error(draw, documents, queries, form, is_damaged):
-    grades = st.dictionaries(st.sampled_from(list(documents)), st.integers(-2, 4), min_size=1)
-    qrels = {query: draw.draw(grades) for query in queries}
-    lines = [
-        form.format(query, document, grade)
-        for query, judged in qrels.items()
-        for document, grade in judged.items()
-    ]
-    parts = {"corpus.jsonl": by_id(documents), "queries.jsonl": by_id(queries)}
-    parts["qrels/test.tsv"] = "\n".join(lines).encode()
-    with tempfile.TemporaryDirectory() as root:
-        Path(root, "qrels").mkdir()
-        for name, raw in parts.items():
-            Path(root, name).write_bytes(draw.draw(damaged(raw)) if is_damaged else raw)
-        collection, _ = read(data.read_dataset, root)
+        for path in (data.DATA / "tutorial").rglob("*.*l*"):
+            copy = Path(root, path.relative_to(data.DATA / "tutorial"))
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_bytes(draw.draw(damaged(path.read_bytes())))
         read(data.read_texts, root)
-    if not is_damaged:
-        assert (collection.corpus, collection.queries) == (documents, queries)
-        assert collection.qrels == qrels
+        collection, _ = read(data.read_dataset, root)
+    assert collection is None or collection.qrels.keys() == collection.queries.keys()

@@ -29,13 +29,9 @@ def test_stored_texts_are_a_sequence_like_the_list(tmp_path):
 
 
 def test_a_stream_that_fails_leaves_the_earlier_file(tmp_path):
-    def broken():
-        yield TEXTS[0]
-        raise DataError("row 2 is damaged")
-
     StoredTexts.write(TEXTS[:3], tmp_path / "texts.arrow")
-    with pytest.raises(DataError, match="row 2"):
-        StoredTexts.write(broken(), tmp_path / "texts.arrow")
+    with pytest.raises(DataError, match="user"):
+        StoredTexts.write((Text("x", role) for role in ("query", "user")), tmp_path / "texts.arrow")
     assert len(list(tmp_path.iterdir())) == 1
     assert list(StoredTexts(tmp_path / "texts.arrow")) == TEXTS[:3]
 

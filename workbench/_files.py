@@ -110,10 +110,8 @@ def hub_rows(
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turn an error of what reads a file into a DataError with its path; so is an empty file."""
+    """Turn an error of what reads a file into a DataError with its path."""
     try:
-        if not path.stat().st_size:
-            raise DataError(f"{path} is empty")
         yield
     except (OSError, EOFError, zlib.error, csv.Error, LookupError, ValueError) as error:
         hint = ". Name its encoding, such as cp1252" if isinstance(error, UnicodeError) else ""
@@ -191,15 +189,8 @@ def read_dataset(source: str | Path | RetrievalDataset, split: str = "test") -> 
 
     Ids are under `_id` or `id`. Judgments have the columns of BEIR (query, document, grade) or of
     TREC (one more in between), with or without a header. Queries without a judgment are left out,
-    and so are judgments of unknown ids, which a warning counts.
-
-    Args:
-        source: the folder, or "tutorial"; a `RetrievalDataset` is returned as it is.
-        split: which judgments to read.
-
-    Raises:
-        DataError: a file is missing, empty or damaged, an id comes twice, or a grade is no whole
-            number.
+    and so are judgments of unknown ids, which a warning counts. "tutorial" is the packaged folder;
+    a `RetrievalDataset` is returned as it is. DataError if a file is missing or damaged.
 
     Example:
         >>> import workbench as wb

@@ -63,10 +63,8 @@ class RetrievalDataset:
         corpus: document id to text (a title, if there is one, in front).
         queries: query id to text.
         qrels: query id to document id to grade, a whole number; 0 means judged and not relevant.
-            Judgments of queries that are not there are ignored.
-
-    Raises:
-        DataError: a judgment has an unknown document.
+            Judgments of queries that are not there are ignored, those of unknown documents an
+            error.
 
     Example:
         >>> import workbench as wb
@@ -88,11 +86,11 @@ class RetrievalDataset:
                 raise DataError(f"the judged document {unknown[0]!r} of {query!r} is not in corpus")
 
     def document_texts(self) -> list[Text]:
-        """Return the documents, in the order of `corpus`."""
+        """Return the documents in their order."""
         return [Text(text, Role.DOCUMENT) for text in self.corpus.values()]
 
     def query_texts(self) -> list[Text]:
-        """Return the queries, in the order of `queries`."""
+        """Return the queries in their order."""
         return [Text(text, Role.QUERY) for text in self.queries.values()]
 
 

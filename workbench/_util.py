@@ -144,9 +144,8 @@ def home() -> Path:
 def write_whole(path: str | Path, content: bytes | Callable[[Path], object]) -> Path:
     """Write bytes, or what a function writes to the path that it gets, completely or not at all.
 
-    A temporary file in the same folder, which is made, is synced to disk and then takes the name,
-    so a reader sees the old file or the new one, also after a crash. Return the path.
-    WorkbenchError if it cannot be written; an earlier file stays as it was.
+    A temporary file in the same folder is synced and then takes the name, so a reader sees the old
+    file or the new one, also after a crash. WorkbenchError if it cannot be written.
     """
     path = Path(path)
     scratch = path.with_name(f"{WRITING}{secrets.token_hex(8)}{path.suffix}")
@@ -176,8 +175,7 @@ def write_json(path: str | Path, content: dict) -> Path:
 def whole_folder(folder: str | Path) -> Iterator[Path]:
     """Write a folder completely or not at all: `with whole_folder(folder) as scratch:` fills it.
 
-    At the end of the block the new folder takes the place of an earlier one. If anything fails, the
-    folder stays as it was. WorkbenchError if it cannot be written.
+    The new folder takes the place of an earlier one at the end, which stays if anything fails.
     """
     folder = Path(folder)
     try:

@@ -23,9 +23,8 @@ from workbench._util import counted, expanded, whole
 from workbench.errors import DataError
 
 __all__ = [
-    "DATA", "RetrievalDataset", "Role", "StoredTexts", "Text", "add_cropped_queries", "as_texts",
-    "crop_queries", "cut", "hold", "hub_rows", "is_dataset", "read_dataset", "read_texts",
-    "stream_texts", "tutorial",
+    "DATA", "RetrievalDataset", "Role", "StoredTexts", "Text", "as_texts", "crop_queries", "cut",
+    "hold", "hub_rows", "is_dataset", "read_dataset", "read_texts", "stream_texts", "tutorial",
 ]  # fmt: skip
 
 IN_MEMORY = 100_000  # texts; more of them go to a file
@@ -295,10 +294,3 @@ def crop_queries(texts: Iterable[Text], count: int = 1) -> list[Text]:
                 first = rng.randint(0, len(words) - most)
             queries[" ".join(words[first : first + most])] = None
     return [Text(query, Role.QUERY) for query in queries]
-
-
-def add_cropped_queries(texts: Sequence[Text], at_least: int) -> Sequence[Text]:
-    """Add cropped queries (see `crop_queries`) until there are about `at_least` texts."""
-    if not texts or len(texts) >= at_least:
-        return texts
-    return [*texts, *crop_queries(texts, -(-at_least // len(texts)) - 1)]

@@ -156,7 +156,8 @@ def prepare(
         return texts, recipe
     enough = texts
     if len(texts) < recipe.texts:
-        enough = data.add_cropped_queries(texts, recipe.texts)
+        per_text = -(-recipe.texts // len(texts)) - 1
+        enough = [*texts, *data.crop_queries(texts, per_text)]
     elif not any(text.role is Role.QUERY for text in texts):
         enough = hold(chain(texts, data.crop_queries(texts[:_CROPPED])), data.IN_MEMORY)
     cropped = len(enough) - len(texts)
