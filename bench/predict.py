@@ -31,7 +31,7 @@ MODES = ("symmetric", "asymmetric")
 WHOLE = {
     "document_cosine": 1, "document_overlap": 1, "document_cka": 1, "document_rank_correlation": 1,
     "document_relative_distance": -1, "document_procrustes": -1, "document_centroid_shift": -1,
-    "document_effective_rank_student": 1, "document_hubness_student": -1,
+    "document_effective_rank_student": 1,
     "query_cosine": 1, "query_centroid_shift": -1,
     "query_overlap_symmetric": 1, "query_nearest_rank_symmetric": -1,
     "query_overlap_asymmetric": 1, "query_nearest_rank_asymmetric": -1,

@@ -138,10 +138,11 @@ def damage(reference: np.ndarray, other: np.ndarray, names: np.ndarray) -> list[
             )
             after = agreement.per_text(reference, damaged, k=0)
             after["change"] = after["cosine"] - before["cosine"]
-            first += regions.compare_regions(after, names, measures=["cosine"]).index[0] == name
-            changed = regions.compare_regions(after, names, measures=["change"])
+            first += regions.compare_regions(after[["cosine"]], names).index[0] == name
+            change = pd.DataFrame({"cosine": after["change"]})
+            changed = regions.compare_regions(change, names)
             by_change += changed.index[0] == name
-            others += (changed["change_high"].drop(name) < 0).any()
+            others += (changed["cosine_high"].drop(name) < 0).any()
         shares = {"first": first, "first by change": by_change, "others accused": others}
         rows.append(
             {"noise": noise, "regions": len(every)}

@@ -60,9 +60,7 @@ t.shape, s.shape
 # `docs/measured.md`).
 
 # %%
-table = agreement.per_text(
-    t, s, columns=pd.DataFrame({"role": [text.role.value for text in texts]})
-)
+table = agreement.per_text(t, s).assign(role=[text.role.value for text in texts])
 table.describe()
 
 # %%

@@ -13,24 +13,26 @@ def cloud(n=400, d=16, seed=0):
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def rotation(d, seed=1):
-    return np.linalg.qr(np.random.default_rng(seed).standard_normal((d, d)))[0].astype(np.float32)
-
-
-def noisy(vectors, amount, seed=2):
-    moved = vectors + amount * np.random.default_rng(seed).standard_normal(vectors.shape).astype(
-        np.float32
-    )
+def noisy(vectors, amount):
+    noise = np.random.default_rng(2).standard_normal(vectors.shape).astype(np.float32)
+    moved = vectors + amount * noise
     return moved / np.linalg.norm(moved, axis=1, keepdims=True)
 
 
-def test_neighbors_are_those_of_a_plain_loop():
-    vectors = cloud(60)
-    found = agreement.neighbors(vectors, 5)
-    for i, row in enumerate(vectors @ vectors.T):
-        row[i] = -2
-        assert set(found.positions[i]) == set(np.argsort(-row)[:5])
-    assert (np.diff(found.cosines, axis=1) <= 0).all()
+def test_neighbors_and_ranks_are_those_of_a_plain_sort():
+    teacher = cloud(80)
+    student = noisy(teacher, 0.3)
+    table = agreement.per_text(teacher, student)
+    neighbors = agreement.neighbors(teacher, 5)
+    for row in range(80):
+        nearest, scores = teacher @ teacher[row], student @ student[row]
+        nearest[row] = scores[row] = -2
+        assert set(neighbors[row]) == set(np.argsort(-nearest)[:5])
+        rank = list(np.argsort(-scores)).index(nearest.argmax()) + 1
+        assert table["nearest_rank"][row] == rank
+    both = agreement.neighbors(teacher), agreement.neighbors(student)
+    again = agreement.per_text(teacher, student, both_neighbors=both)
+    pd.testing.assert_frame_equal(table, again)
 
 
 def test_a_model_agrees_with_itself():
@@ -40,12 +42,13 @@ def test_a_model_agrees_with_itself():
     assert (table["overlap"] == 1).all() and (table["nearest_rank"] == 1).all()
     whole = agreement.summary(vectors, vectors, table)["value"]
     assert np.allclose(whole[["cka", "rank_correlation"]], 1) and abs(whole["procrustes"]) < 1e-6
-    assert whole["centroid_shift"] == 0 and whole["hubness_teacher"] == whole["hubness_student"]
+    assert whole["centroid_shift"] == 0
 
 
 def test_rotated_is_told_from_different():
     vectors = cloud()
-    rotated = agreement.summary(vectors, vectors @ rotation(16))["value"]
+    rotation = np.linalg.qr(np.random.default_rng(1).standard_normal((16, 16)))[0]
+    rotated = agreement.summary(vectors, vectors @ rotation.astype(np.float32))["value"]
     assert rotated["relative_distance"] > 1 and rotated["procrustes"] < 1e-6
     assert np.isclose(rotated["cka"], 1, atol=1e-4) and rotated["overlap"] > 0.99
     other = agreement.summary(vectors, cloud(seed=9))["value"]
@@ -64,8 +67,8 @@ def test_more_noise_means_less_agreement_by_every_measure():
 def test_formulas_against_their_definitions():
     x, y = cloud(50, 6), cloud(50, 6, seed=5)
     xc, yc = x - x.mean(0), y - y.mean(0)
-    gram = lambda a: a @ a.T  # noqa: E731
-    by_hand = (gram(xc) * gram(yc)).sum() / (np.linalg.norm(gram(xc)) * np.linalg.norm(gram(yc)))
+    grams = [centered @ centered.T for centered in (xc, yc)]
+    by_hand = (grams[0] * grams[1]).sum() / np.prod([np.linalg.norm(gram) for gram in grams])
     assert np.isclose(agreement.cka(x, y), by_hand, atol=1e-5)
     values = np.linalg.svd(xc, compute_uv=False)
     assert np.allclose(agreement.spectrum(x), values / values.sum(), atol=1e-4)
@@ -87,28 +90,6 @@ def test_queries_among_documents():
     assert len(table) == 20 and table.attrs["k"] == 5 and table["overlap"].between(0, 1).all()
 
 
-def test_ranks_are_those_of_a_plain_sort():
-    teacher = cloud(80)
-    student = noisy(teacher, 0.3)
-    table = agreement.per_text(teacher, student)
-    nearest = agreement.neighbors(teacher, 1).positions[:, 0]
-    for row, scores in enumerate(student @ student.T):
-        order = [other for other in np.argsort(-scores) if other != row]
-        assert table["nearest_rank"][row] == order.index(nearest[row]) + 1
-
-
-def test_columns_and_known_neighbors_are_taken():
-    vectors = cloud(100)
-    student = noisy(vectors, 0.1)
-    columns = pd.DataFrame({"role": ["query", "document"] * 50}, index=np.arange(100) + 7)
-    table = agreement.per_text(vectors, student, columns=columns)
-    names = ["role", "cosine", "squared_distance", "overlap", "nearest_rank"]
-    assert list(table.columns) == names
-    both = agreement.neighbors(vectors), agreement.neighbors(student)
-    again = agreement.per_text(vectors, student, columns=columns, both_neighbors=both)
-    pd.testing.assert_frame_equal(table, again)
-
-
 def test_identical_vectors_and_a_single_text():
     same = np.full((30, 8), 0.3, dtype=np.float32)
     values = agreement.summary(same, same)["value"]
@@ -120,21 +101,10 @@ def test_identical_vectors_and_a_single_text():
     assert agreement.per_text(np.zeros((5, 3)), np.zeros((5, 3)))["cosine"].eq(0).all()
 
 
-@pytest.mark.parametrize(
-    ("teacher", "student", "message"),
-    [
-        (np.ones((3, 2)), np.ones((4, 2)), "3 vectors"),
-        (np.ones(3), np.ones((3, 2)), "teacher"),
-        (np.ones((3, 2)), np.array([[1, 2], [np.nan, 1], [0, 0]]), "student.*NaN"),
-    ],
-)
-def test_bad_input_is_named(teacher, student, message):
-    for function in (agreement.per_text, agreement.summary):
+def test_bad_input_is_named():
+    for student, message in ((np.ones((4, 2)), "3 vectors"), (np.full((3, 2), np.nan), "NaN")):
         with pytest.raises(WorkbenchError, match=message):
-            function(teacher, student)
-
-
-def test_k_out_of_range():
+            agreement.per_text(np.ones((3, 2)), student)
     for k in (0, 5):
         with pytest.raises(WorkbenchError, match=f"k is {k}"):
             agreement.neighbors(cloud(5), k)

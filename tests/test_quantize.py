@@ -2,47 +2,37 @@ import sys
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from workbench import ranking
 from workbench.data import RetrievalDataset
 from workbench.errors import WorkbenchError
-from workbench.quantize import (
-    PRECISIONS,
-    CompressedIndex,
-    IndexSpec,
-    principal_rotation,
-    sweep,
-    truncate,
-)
+from workbench.quantize import PRECISIONS, CompressedIndex, IndexSpec, principal_rotation, sweep
 
 RNG = np.random.default_rng(0)
-TOPICS = RNG.standard_normal((30, 64))
-DOCUMENTS = (TOPICS[RNG.integers(0, 30, 600)] + 0.5 * RNG.standard_normal((600, 64))).astype(
-    np.float32
-)
+TOPICS = RNG.standard_normal((30, 64))[RNG.integers(0, 30, 600)]
+DOCUMENTS = (TOPICS + 0.5 * RNG.standard_normal((600, 64))).astype(np.float32)
 QUERIES = (DOCUMENTS[:40] + 0.3 * RNG.standard_normal((40, 64))).astype(np.float32)
-QRELS = {f"q{i}": {f"d{i}": 1} for i in range(40)}
 POINTS = [IndexSpec(d, p) for d in (64, 16) for p in PRECISIONS]
 
 
-def dataset(documents, qrels, queries=40):
-    return RetrievalDataset(
-        "d", {f"d{i}": "t" for i in range(documents)}, {f"q{i}": "t" for i in range(queries)}, qrels
-    )
+def dataset(documents, qrels):
+    corpus = {f"d{i}": "text" for i in range(documents)}
+    return RetrievalDataset("d", corpus, dict.fromkeys(qrels, "text"), qrels)
+
+
+DATA = dataset(600, {f"q{i}": {f"d{i}": 1} for i in range(40)})
 
 
 @pytest.mark.parametrize("point", POINTS, ids=lambda p: f"{p.dimensions}-{p.precision}")
 def test_codes_have_their_size_and_survive_the_disk(point, tmp_path):
-    index = CompressedIndex(DOCUMENTS, point, space={"teacher": "t"})
-    found = index.search(QUERIES, 5)
+    index = CompressedIndex(DOCUMENTS, point)
     path = index.save(tmp_path / "index.safetensors")
     bits = {"float32": 32, "float16": 16, "int8": 8, "binary": 1}[point.precision]
     assert point.bytes_per_document == point.dimensions * bits / 8
     assert 0 < path.stat().st_size - len(DOCUMENTS) * point.bytes_per_document < 2000
     again = CompressedIndex.load(path)
-    assert again.spec == point and len(again) == 600 and again.space == {"teacher": "t"}
-    for before, after in zip(found, again.search(QUERIES, 5), strict=True):
+    assert again.spec == point and len(again) == 600
+    for before, after in zip(index.search(QUERIES, 5), again.search(QUERIES, 5), strict=True):
         np.testing.assert_array_equal(before, after)
 
 
@@ -63,41 +53,39 @@ def test_precision_costs_what_it_should_and_rescoring_helps():
 
 
 def test_truncation_is_a_search_of_the_first_dimensions():
-    found = CompressedIndex(DOCUMENTS, IndexSpec(16)).search(QUERIES, 10)
+    result = CompressedIndex(DOCUMENTS, IndexSpec(16)).search(QUERIES, 10)
     scores, positions = ranking.top_k(QUERIES[:, :16], DOCUMENTS[:, :16], 10)
-    np.testing.assert_array_equal(found[1], positions)
-    np.testing.assert_allclose(found[0], scores, atol=1e-5)
+    np.testing.assert_array_equal(result[1], positions)
+    np.testing.assert_allclose(result[0], scores, atol=1e-5)
 
 
 def test_rotation_keeps_distances_and_makes_truncation_good():
     mixed = (DOCUMENTS * np.linspace(2, 0.05, 64, dtype=np.float32))[:, RNG.permutation(64)]
     rotation = principal_rotation(mixed)
+    turned = mixed @ rotation
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(64), atol=1e-5)
-    np.testing.assert_allclose(
-        (mixed @ rotation) @ (mixed @ rotation).T, mixed @ mixed.T, rtol=1e-3, atol=1e-2
-    )
+    np.testing.assert_allclose(turned @ turned.T, mixed @ mixed.T, rtol=1e-3, atol=1e-2)
     exact = ranking.top_k(mixed[:40], mixed, 10)[1]
-    cut, turned = (
+    as_it_is, rotated = (
         hits(exact, ranking.top_k(vectors[:40, :16], vectors[:, :16], 10)[1])
-        for vectors in (mixed, mixed @ rotation)
+        for vectors in (mixed, turned)
     )
-    assert turned > cut + 1
+    assert rotated > as_it_is + 1
 
 
 def test_equal_scores_are_in_the_order_of_the_documents():
     twice = np.repeat(DOCUMENTS[:50], 4, axis=0)
     for precision in PRECISIONS:
         index = CompressedIndex(twice, IndexSpec(16, precision))
-        positions = index.search(DOCUMENTS[:5], 6)[1]
-        for query, found in enumerate(positions):
-            assert list(found[:4]) == [4 * query + i for i in range(4)]
-    data = dataset(200, {f"q{i}": {f"d{4 * i}": 1} for i in range(50)}, 50)
+        for query, positions in enumerate(index.search(DOCUMENTS[:5], 6)[1]):
+            assert list(positions[:4]) == [4 * query + i for i in range(4)]
+    data = dataset(200, {f"q{i}": {f"d{4 * i}": 1} for i in range(50)})
     rows = sweep(data, {"teacher": (DOCUMENTS[:50], twice)}, [IndexSpec()])
     assert rows["share_of_teacher"].iloc[0] == 1
 
 
 def test_a_search_that_names_another_space_is_refused(tmp_path):
-    space = {"pooling": ("mean", 2), 1: None}
+    space = {"pooling": ("mean", 2), "prompt": None}
     index = CompressedIndex(DOCUMENTS, IndexSpec(16), space=space)
     loaded = CompressedIndex.load(index.save(tmp_path / "index"))
     loaded.search(QUERIES, 1, space=space)
@@ -105,44 +93,28 @@ def test_a_search_that_names_another_space_is_refused(tmp_path):
         loaded.search(QUERIES, 1, space={"pooling": "cls"})
 
 
-def test_sweep_refuses_what_would_mislead():
-    data, pair = dataset(600, QRELS), (QUERIES, DOCUMENTS)
-    short = {"teacher": pair, "short": (QUERIES, DOCUMENTS[:500])}
-    for sides, options, message in (
-        ({"student": pair}, {}, "teacher"),
-        (short, {}, "500 vectors of 600 documents"),
-        ({"teacher": pair}, {"timed": 0}, "timed"),
-    ):
-        with pytest.raises(WorkbenchError, match=message):
-            sweep(data, sides, [IndexSpec()], **options)
-    with pytest.raises(WorkbenchError, match="judged"):
-        sweep(dataset(600, {"q0": {"d0": 0}}), {"teacher": pair}, [IndexSpec()])
-
-
-def test_curve_has_a_row_for_each_mode_and_point():
-    data = dataset(600, QRELS)
+def test_sweep_has_a_row_for_each_mode_and_point():
     sides = {"teacher": (DOCUMENTS[:40], DOCUMENTS), "asymmetric": (QUERIES, DOCUMENTS)}
-    rows = sweep(data, sides, POINTS)
+    rows = sweep(DATA, sides, POINTS)
     assert len(rows) == 16 and list(rows["mode"].unique()) == ["teacher", "asymmetric"]
-    whole = rows[
-        (rows["mode"] == "teacher") & (rows["precision"] == "float32") & (rows["dimensions"] == 64)
-    ].iloc[0]
-    assert whole["share_of_teacher"] == 1 and whole["bytes_per_document"] == 256
-    small = rows[(rows["precision"] == "binary") & (rows["dimensions"] == 16)]
-    assert small["share_of_teacher"].iloc[1] < 0.95 and (small["bytes_per_document"] == 2).all()
     assert (rows["share_low"] <= rows["share_of_teacher"]).all() and (rows["query_ms"] > 0).all()
+    rows = rows.set_index(["mode", "precision", "dimensions"])
+    full = rows.loc["teacher", "float32", 64]
+    assert full["share_of_teacher"] == 1 and full["bytes_per_document"] == 256
+    small = rows.loc["asymmetric", "binary", 16]
+    assert small["share_of_teacher"] < 0.95 and small["bytes_per_document"] == 2
+    with pytest.raises(WorkbenchError, match="600 documents"):
+        sweep(DATA, sides | {"short": (QUERIES, DOCUMENTS[:500])}, POINTS)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: IndexSpec(65).of(64), "65 dimensions"),
-        (lambda: CompressedIndex(DOCUMENTS, IndexSpec(20, "binary")), "multiple of 8"),
         (lambda: IndexSpec(0), "dimensions is 0"),
         (lambda: IndexSpec(8, "int4"), "int4"),
         (lambda: CompressedIndex(DOCUMENTS * np.nan), "NaN"),
         (lambda: CompressedIndex(DOCUMENTS).search(QUERIES[:, :8]), "8 wide"),
-        (lambda: CompressedIndex(DOCUMENTS).search(QUERIES, 0), "k is 0"),
     ],
 )
 def test_refuses(make, message):
@@ -158,27 +130,20 @@ def test_a_damaged_file_is_refused(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(WorkbenchError, match="index"):
             CompressedIndex.load(path)
-    save_file({"index": np.zeros((2, 2), np.uint8)}, path)
-    with pytest.raises(WorkbenchError, match="no index"):
-        CompressedIndex.load(path)
     path.unlink()
     with pytest.raises(WorkbenchError, match="no index"):
         CompressedIndex.load(path)
 
 
-def test_more_results_than_documents():
-    for precision in PRECISIONS:
-        scores, positions = CompressedIndex(DOCUMENTS[:3], IndexSpec(precision=precision)).search(
-            QUERIES, 10
-        )
-        assert scores.shape == (40, 3) and all(set(row) == {0, 1, 2} for row in positions)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_more_results_than_documents(precision):
+    index = CompressedIndex(DOCUMENTS[:3], IndexSpec(precision=precision))
+    scores, positions = index.search(QUERIES, 10)
+    assert scores.shape == (40, 3) and all(set(row) == {0, 1, 2} for row in positions)
 
 
 def test_without_faiss_a_sentence_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(WorkbenchError, match="quantize"):
         CompressedIndex(DOCUMENTS)
-    assert IndexSpec(16).of(64).bytes_per_document == 64 and truncate(DOCUMENTS, 16).shape == (
-        600,
-        16,
-    )
+    assert IndexSpec(16).of(64).bytes_per_document == 64

@@ -10,7 +10,7 @@ import pytest
 from workbench import agreement, evaluate, ranking
 from workbench.data import RetrievalDataset
 from workbench.errors import WorkbenchError
-from workbench.failures import CAUSES
+from workbench.evaluate import CAUSES
 from workbench.widgets import ModelComparison, RetrievalExplorer
 
 EVIL = "<script>window.broken = true</script><img src=x onerror=alert(1)>"

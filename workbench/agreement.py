@@ -1,13 +1,10 @@
-"""How far two models agree, text by text and as a whole. Arrays in, dataframes out, no drawing.
+"""How far two models agree, text by text and as a whole.
 
-Every function takes vectors whose rows are the same texts in the same order. `teacher` is the
-reference and `student` the other model; any two models do. Cosines and distances between the two
-need one width. All other measures also compare spaces of different widths.
+Rows of vectors are the same texts in the same order. `teacher` is the reference and `student` any
+other model. Cosines and distances between the two are NaN where their widths differ.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,33 +14,22 @@ from workbench import ranking
 from workbench._util import paired, unit, whole
 from workbench.errors import WorkbenchError
 
-_BLOCK_SCORES = 20_000_000  # similarities held at once, 80 MB
 _BLOCK_ROWS = 8192  # rows that are copied at once
 _PAIRS = 200_000  # pairs of texts whose similarities are compared
 
 
-class Neighbors(NamedTuple):
-    """Nearest neighbors by cosine."""
+def neighbors(vectors: np.ndarray, k: int = 10, *, among: np.ndarray | None = None) -> np.ndarray:
+    """Return the positions of each row's k nearest other rows by cosine, exact and nearest first.
 
-    positions: np.ndarray  # int64 of shape (n, k), nearest first
-    cosines: np.ndarray  # float32 of shape (n, k)
-
-
-def neighbors(vectors: np.ndarray, k: int = 10, *, among: np.ndarray | None = None) -> Neighbors:
-    """Find each row's k nearest rows exactly; equal cosines are in the order of the rows.
-
-    Args:
-        vectors: float of shape (n, d). The time grows with n squared.
-        among: float of shape (m, d); search these rows instead of the other rows of `vectors`.
+    Vectors are float of shape (n, d), positions int64 of shape (n, k). The time grows with n
+    squared. Equal cosines are in the order of the rows. `among`, of shape (m, d), is searched
+    instead of the other rows.
     """
-    vectors = unit(vectors)
+    vectors, exclude_self = unit(vectors), among is None
     pool = vectors if among is None else unit(among, "among")
-    most = len(pool) - (among is None)
-    if whole(k, "k") > most:
-        raise WorkbenchError(f"k is {k}, and {len(pool)} texts have at most {most} neighbors")
-    exclude_self = among is None
-    cosines, positions = ranking.top_k(vectors, pool, k, exclude_self=exclude_self, normalized=True)
-    return Neighbors(positions, cosines)
+    if whole(k, "k") > len(pool) - exclude_self:
+        raise WorkbenchError(f"k is {k}, too many neighbors among {len(pool)} texts")
+    return ranking.top_k(vectors, pool, k, exclude_self=exclude_self, normalized=True)[1]
 
 
 def per_text(
@@ -52,45 +38,38 @@ def per_text(
     *,
     k: int = 10,
     among: tuple[np.ndarray, np.ndarray] | None = None,
-    columns: pd.DataFrame | None = None,
-    both_neighbors: tuple[Neighbors, Neighbors] | None = None,
+    both_neighbors: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> pd.DataFrame:
     """Measure the agreement on every text.
 
     Args:
-        teacher: the reference model's vectors, float of shape (n, d).
-        student: the other model's vectors of the same texts, float of shape (n, e).
-        k: neighbors to compare; fewer where there are fewer texts. 0 compares none.
+        teacher, student: float of shapes (n, d) and (n, e).
+        k: neighbors to compare, at most all; 0 compares none.
         among: both models' vectors of other texts to find neighbors in, such as documents where the
-            texts are queries. For asymmetric retrieval pass the reference's document vectors twice.
-        columns: dataframe of n rows that describe the texts, returned beside the measures.
-        both_neighbors: the neighbors of both models; computed if None.
+            texts are queries. For asymmetric retrieval pass the teacher's document vectors twice.
+        both_neighbors: of both models; computed if None.
 
     Returns:
-        One row per text, after `columns`: `cosine` and `squared_distance` (L2, the training loss),
-        both NaN where the widths differ; `overlap`, the share of the k nearest neighbors that both
-        models find; `nearest_rank`, the rank that the other model gives to the reference's nearest
-        neighbor (1 is best). `attrs["k"]` is the number of neighbors.
+        One row per text: `cosine`; `squared_distance` (L2, the training loss); `overlap`, the share
+        of the k nearest neighbors that both models find; `nearest_rank`, the rank that the student
+        gives to the teacher's nearest neighbor (1 is best). `attrs["k"]` is the number compared.
     """
     teacher, student = paired(teacher, student)
     table = pd.DataFrame(index=pd.RangeIndex(len(teacher)))
-    if columns is not None:
-        table = columns.reset_index(drop=True)
     same_width = teacher.shape[1] == student.shape[1]
     t, s = unit(teacher), unit(student)
     table["cosine"] = (t * s).sum(axis=1) if same_width else np.nan
     table["squared_distance"] = ((teacher - student) ** 2).sum(axis=1) if same_width else np.nan
-    pools = (t, s) if among is None else tuple(map(unit, paired(*among)))
-    k = table.attrs["k"] = min(whole(k, "k", 0), len(pools[1]) - (among is None))
     table["overlap"] = table["nearest_rank"] = np.nan
-    if k == 0:
-        return table
-    if both_neighbors is None:
-        t_pool, s_pool = among or (None, None)
-        both_neighbors = neighbors(t, k, among=t_pool), neighbors(s, k, among=s_pool)
-    first, second = (side.positions for side in both_neighbors)
-    table["overlap"] = overlap(first, second)
-    table["nearest_rank"] = _ranks(s, pools[1], first[:, 0], among is None)
+    pool = s if among is None else unit(among[1])
+    k = table.attrs["k"] = min(k, len(pool) - (among is None))
+    if k > 0:
+        if both_neighbors is None:
+            t_pool, s_pool = among or (None, None)
+            both_neighbors = neighbors(t, k, among=t_pool), neighbors(s, k, among=s_pool)
+        table["overlap"] = overlap(*both_neighbors)
+        nearest = both_neighbors[0][:, 0]
+        table["nearest_rank"] = _ranks(s, pool, nearest, exclude_self=among is None)
     return table
 
 
@@ -110,8 +89,6 @@ READING = {
     "rank_correlation": "good: near 1, similarities are ordered alike; bad: below 0.6 (Spearman)",
     "relative_distance": "good: near 0; bad: 1 or more, as if all texts were at the origin",
     "procrustes": "good: near 0; bad: as relative_distance, no rotation helps (Schönemann 1966)",
-    "hubness_teacher": "good: near 0; bad: above 2, a few texts are everyone's neighbors",
-    "hubness_student": "good: as the teacher's; bad: well above (skewness, Radovanović 2010)",
     "effective_rank_teacher": "good: many dimensions in use; bad: a handful, collapsed",
     "effective_rank_student": "good: as the teacher's; bad: far below (Roy and Vetterli 2007)",
     "centroid_shift": "good: near 0; bad: above 0.2, which hurts asymmetric search first",
@@ -121,16 +98,9 @@ READING = {
 def summary(
     teacher: np.ndarray, student: np.ndarray, table: pd.DataFrame | None = None, *, k: int = 10
 ) -> pd.DataFrame:
-    """Measure the agreement of two models as a whole.
+    """Measure the agreement of two models as a whole; `table` is from `per_text`, if it is there.
 
-    Args:
-        teacher, student: as for `per_text`.
-        table: the result of `per_text` for the same vectors; computed if None.
-        k: neighbors for overlap and hubness.
-
-    Returns:
-        Index: the measures of `READING`. Columns: `value`, NaN where it is not defined (a distance
-        between different widths, a rotation from too few texts), and `reading`.
+    Index: the measures of `READING`. Columns: `value`, NaN where not defined, and `reading`.
     """
     teacher, student = paired(teacher, student)
     if table is None:
@@ -140,10 +110,8 @@ def summary(
         "nearest_rank": table["nearest_rank"].median(),
         "cka": cka(teacher, student),
         "rank_correlation": rank_correlation(teacher, student),
-        "relative_distance": relative_distance(teacher, student),
-        "procrustes": procrustes(teacher, student),
-        "hubness_teacher": hubness(teacher, k=k),
-        "hubness_student": hubness(student, k=k),
+        "relative_distance": _relative_distance(teacher, student),
+        "procrustes": _procrustes(teacher, student),
         "effective_rank_teacher": effective_rank(spectrum(teacher)),
         "effective_rank_student": effective_rank(spectrum(student)),
         "centroid_shift": centroid_shift(teacher, student),
@@ -154,77 +122,49 @@ def summary(
 
 
 def cka(first: np.ndarray, second: np.ndarray) -> float:
-    """Linear centered kernel alignment (Kornblith et al. 2019), 0 to 1.
-
-    Rotation, scale and translation do not change it. NaN if all vectors of a model are the same.
-    """
+    """Linear centered kernel alignment (Kornblith et al. 2019), 0 to 1; NaN for a single point."""
     first, second = paired(first, second)
-    cross = np.linalg.norm(_centered_product(first, second))
-    scale = np.linalg.norm(_centered_product(first, first))
-    scale *= np.linalg.norm(_centered_product(second, second))
-    return float(cross**2 / scale) if scale > 1e-20 else np.nan
+    pairs = (first, second), (first, first), (second, second)
+    cross, *scales = (np.linalg.norm(_centered_product(*pair)) for pair in pairs)
+    return float(cross**2 / np.prod(scales)) if np.prod(scales) > 1e-20 else np.nan
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman correlation of random pairs' cosines in both spaces (Kriegeskorte et al. 2008).
-
-    NaN with fewer than three texts, or if all pairs are equally similar.
-    """
-    first, second = paired(first, second)
+    """Spearman correlation of random pairs' cosines in both spaces (Kriegeskorte et al. 2008)."""
+    first, second = map(unit, paired(first, second))
     if len(first) < 3:
         return np.nan
     rng = np.random.default_rng(0)
     left = rng.integers(0, len(first), _PAIRS)
     right = (left + rng.integers(1, len(first), _PAIRS)) % len(first)
     cosines = np.empty((_PAIRS, 2))
-    for column, vectors in enumerate((unit(first), unit(second))):
-        for start in range(0, _PAIRS, _BLOCK_ROWS):
-            rows = slice(start, start + _BLOCK_ROWS)
-            products = np.einsum("ij,ij->i", vectors[left[rows]], vectors[right[rows]])
-            cosines[rows, column] = products
+    for rows in np.array_split(np.arange(_PAIRS), 25):  # all at once would take a gigabyte
+        for column, v in enumerate((first, second)):
+            cosines[rows, column] = np.einsum("ij,ij->i", v[left[rows]], v[right[rows]])
     if np.ptp(cosines, axis=0).min() < 1e-6:
         return np.nan
     return float(pd.DataFrame(cosines).corr(method="spearman").iloc[0, 1])
 
 
-def relative_distance(teacher: np.ndarray, student: np.ndarray) -> float:
+def _relative_distance(teacher: np.ndarray, student: np.ndarray) -> float:
     """Sum of squared distances over that of the teacher's squared norms; NaN if widths differ."""
-    teacher, student = paired(teacher, student)
     if teacher.shape[1] != student.shape[1]:
         return np.nan
     return float(((teacher - student) ** 2).sum() / (teacher**2).sum())
 
 
-def procrustes(teacher: np.ndarray, student: np.ndarray) -> float:
-    """Return `relative_distance` after the best orthogonal map of the student onto the teacher.
-
-    The map (Schönemann 1966) is fitted on a random half of the texts and measured on the other,
-    since some rotation always fits as many texts as dimensions. The narrower space is padded with
-    zeros. NaN with fewer than four texts per dimension.
-    """
+def _procrustes(teacher: np.ndarray, student: np.ndarray) -> float:
+    """Return the distance after an orthogonal map, fitted on a half of the texts, not measured."""
     from scipy.linalg import orthogonal_procrustes
 
-    teacher, student = paired(teacher, student)
     width = max(teacher.shape[1], student.shape[1])
-    if len(teacher) < 4 * width:
+    if len(teacher) < 4 * width:  # some rotation always fits as many texts as dimensions
         return np.nan
     teacher = np.pad(teacher, ((0, 0), (0, width - teacher.shape[1])))
     student = np.pad(student, ((0, 0), (0, width - student.shape[1])))
     fit, judge = np.array_split(np.random.default_rng(0).permutation(len(teacher)), 2)
     rotation, _ = orthogonal_procrustes(student[fit].astype(np.float64), teacher[fit])
-    return relative_distance(teacher[judge], student[judge] @ rotation)
-
-
-def hubness(vectors: np.ndarray, *, k: int = 10) -> float:
-    """Skewness of how often a text is a k-nearest neighbor of others (Radovanović et al. 2010)."""
-    from scipy.stats import skew
-
-    k = min(k, len(vectors) - 1)
-    if k < 1:
-        return np.nan
-    positions = neighbors(vectors, k).positions
-    counts = np.bincount(positions.ravel(), minlength=len(vectors))
-    return float(skew(counts)) if np.ptp(counts) else 0.0
+    return _relative_distance(teacher[judge], (student[judge] @ rotation).astype(np.float32))
 
 
 def spectrum(vectors: np.ndarray) -> np.ndarray:
@@ -257,11 +197,11 @@ def sample(count: int, most: int, seed: int = 0) -> np.ndarray:
 
 
 def _ranks(
-    vectors: np.ndarray, pool: np.ndarray, targets: np.ndarray, exclude_self: bool
+    vectors: np.ndarray, pool: np.ndarray, targets: np.ndarray, *, exclude_self: bool
 ) -> np.ndarray:
-    """Return the rank of one row of the pool, a target, for each vector; 1 is the best."""
+    """Return the rank, 1 is the best, of one row of the pool, a target, for each vector."""
     ranks = np.empty(len(vectors), dtype=int)
-    size = max(1, _BLOCK_SCORES // len(pool))
+    size = max(1, ranking.BLOCK_SCORES // len(pool))
     for start in range(0, len(vectors), size):
         rows = slice(start, start + size)
         scores = torch.from_numpy(vectors[rows]) @ torch.from_numpy(pool).T

@@ -1,4 +1,4 @@
-"""Scores, and the comparison of any models on any texts. Arrays in, dataframes out."""
+"""Retrieval scores, and the comparison of any models on any texts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 
 from workbench import agreement, ranking
-from workbench._util import checked, home, whole
+from workbench._util import checked, home, unit
 from workbench.cache import TargetCache
 from workbench.data import RetrievalDataset, Text, as_texts, is_dataset, read_dataset, read_texts
 from workbench.errors import WorkbenchError
 from workbench.models import encode, load_model
 from workbench.teachers import Teacher
 
-# The name of ir_measures to ours.
+# Names of ir_measures, and ours.
 MEASURES = {"nDCG@10": "ndcg_at_10", "R@100": "recall_at_100", "RR@10": "mrr_at_10"}
 LABELS = {
     "teacher": "teacher",
@@ -26,25 +26,23 @@ LABELS = {
     "symmetric": "student, symmetric",
     "asymmetric": "student, asymmetric",
 }
+CAUSES = {
+    "query": "the query moved",
+    "relevant": "the relevant documents moved away",
+    "others": "other documents moved closer",
+    "together": "no single cause",
+}
+_LEAST_LOSS = 0.05  # of `nDCG@10`, for a query to count as served worse
 _DEPTH = 100
 _AGREEMENT = ["cosine", "squared_distance", "overlap", "rank_correlation", "cka"]
 
 
 def score(data: RetrievalDataset, queries: np.ndarray, documents: np.ndarray) -> pd.DataFrame:
-    """Search by cosine and score every judged query.
+    """Search by cosine and score every judged query, by `ir_measures`.
 
-    Args:
-        data: ids and judgments.
-        queries: float of shape (q, d), in the order of `data.queries`.
-        documents: float of shape (n, d), in the order of `data.corpus`.
-
-    Returns:
-        One row per query (index: query id) with `ndcg_at_10`, `recall_at_100` and `mrr_at_10`, from
-        0 to 1, computed by `ir_measures` as trec_eval does. Recall and MRR count grades of 1 and
-        more. A vector of zeros stands for none: it is not found, and finds nothing.
-
-    Raises:
-        WorkbenchError: texts and vectors differ in number, or the vectors cannot be searched.
+    Vectors are float of shapes (q, d) and (n, d), in the order of `data`. Zeros stand for no vector,
+    which is not found, and finds nothing. Returns one row per query (index: query id) with
+    `ndcg_at_10`, `recall_at_100` and `mrr_at_10`. The last two count grades of 1 and more.
     """
     queries, documents = checked_pair((queries, documents), data)
     rows = np.flatnonzero(documents.any(axis=1))
@@ -56,7 +54,7 @@ def score(data: RetrievalDataset, queries: np.ndarray, documents: np.ndarray) ->
 def score_ranking(data: RetrievalDataset, positions: np.ndarray) -> pd.DataFrame:
     """Score any search as `score` does.
 
-    `positions` are those of each query's documents, best first, int of shape (q, k); -1 for none.
+    `positions` are each query's documents, best first, int of shape (q, k); -1 stands for none.
     """
     import ir_measures
 
@@ -81,8 +79,8 @@ def bootstrap_means(
 ) -> np.ndarray:
     """Return the means of m columns on the same bootstrap resamples of their rows, (m, resamples).
 
-    The `interval` of a difference or a ratio of two of the means is that of the paired percentile
-    bootstrap (Efron and Tibshirani, 1993). Row i of each column belongs to the same query or text.
+    An `interval` of a difference or ratio of the means is the paired percentile bootstrap's (Efron
+    and Tibshirani 1993).
     """
     columns = np.stack([np.asarray(column, dtype=np.float64) for column in columns])
     rng, count = np.random.default_rng(seed), columns.shape[1]
@@ -98,30 +96,19 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     """Return the 2.5 % and the 97.5 % quantile of values; NaN if one of them is not finite."""
     if not np.isfinite(values).all():
         return np.nan, np.nan
-    low, high = np.quantile(values, (0.025, 0.975))
-    return float(low), float(high)
+    return tuple(np.quantile(values, (0.025, 0.975)).tolist())
 
 
 def summarize(scores: Mapping[str, pd.DataFrame], *, teacher: str = "teacher") -> pd.DataFrame:
     """Average scores per query, and compare them with the teacher's.
 
-    Args:
-        scores: mode to the result of `score`, all on the same queries.
-        teacher: the mode that the others are compared with.
-
-    Returns:
-        One row per mode: the mean of each measure, `share_of_teacher` (ratio of mean `nDCG@10`),
-        and its 95 % interval `share_low` to `share_high` by `bootstrap_means` over queries. All
-        three are NaN if the teacher's mean is 0; the interval also if it is 0 on some resample.
-
-    Raises:
-        WorkbenchError: a mode was scored on other queries than the teacher.
+    `scores` are the results of `score` by mode, all on the same queries. Returns one row per mode:
+    the mean of each measure, `share_of_teacher` (ratio of mean `nDCG@10`; NaN if the teacher's is
+    0), and its 95 % interval `share_low` to `share_high` by a bootstrap over queries.
     """
     reference, rows = scores[teacher]["ndcg_at_10"], []
     for mode, table in scores.items():
         ndcg = table["ndcg_at_10"]
-        if not ndcg.index.equals(reference.index):
-            raise WorkbenchError(f"mode {mode!r} was scored on other queries than {teacher!r}")
         share = ndcg.mean() / reference.mean() if reference.mean() > 0 else np.nan
         low = high = share
         if mode != teacher and len(reference) > 1:
@@ -132,33 +119,26 @@ def summarize(scores: Mapping[str, pd.DataFrame], *, teacher: str = "teacher") -
     return pd.DataFrame(rows)
 
 
-def compare(
-    models: Mapping[str, Any], data: Any, *, reference: str | None = None, k: int = 10
-) -> pd.DataFrame:
+def compare(models: Mapping[str, Any], data: Any, *, k: int = 10) -> pd.DataFrame:
     """Compare models with a reference, on texts or on a retrieval data set.
 
     Args:
-        models: name to model, at least two. A model is a name, a folder or a loaded
-            `SentenceTransformer`; a `Teacher`, whose vectors are kept in a cache; a `TargetCache`;
-            or vectors, an array for texts and a pair (queries, documents) for a data set.
+        models: name to model, at least two: a name, a folder or a loaded `SentenceTransformer`; a
+            `Teacher`, whose vectors are kept in a cache; a `TargetCache`; or vectors, an array for
+            texts and a pair (queries, documents) for a data set. The reference is the one named
+            "teacher", or else the first.
         data: texts, a file or folder of them, a `RetrievalDataset`, or a folder in BEIR's layout.
-            A student looks too good on texts that it was trained on.
-        reference: what the others are compared with: "teacher", or else the first, if None.
         k: neighbors to compare on texts.
 
     Returns:
-        On texts, one row per model: `model`, `dimension`, and its agreement with the reference:
-        `cosine`, `squared_distance`, `overlap`, `rank_correlation` and `cka`. `attrs["reading"]`
-        says how to read each, and `attrs["notes"]` why a value is NaN or a row is missing.
+        On texts, one row per model: `model`, `dimension`, `cosine`, `squared_distance`, `overlap`,
+        `rank_correlation` and `cka`, see `agreement.READING`. Texts that a cache skips are left out
+        for all models.
 
         On a data set, one row per model and mode: `model`, `mode` and the columns of `summarize`.
         The modes are "teacher" (the reference), "symmetric" (the model embeds queries and
-        documents) and "asymmetric" (its queries, the reference's documents, if equally wide). A
-        model named "base" has one row of mode "base".
-
-    Raises:
-        WorkbenchError: there are fewer than two models or texts, a model or the data cannot be
-            read, or vectors and texts differ in number; before anything is embedded.
+        documents), "asymmetric" (its queries, the reference's documents, if equally wide) and
+        "base" (symmetric, of a model with this name).
 
     Example:
         >>> import workbench as wb
@@ -169,36 +149,32 @@ def compare(
         >>> table.attrs["notes"]
         ['small has 384 dimensions and large 768: cosine and squared_distance are NaN']
     """
-    whole(k, "k")
     data = _read(data)
     models = same_models(models, data)
-    if reference is None:
-        reference = "teacher" if "teacher" in models else next(iter(models))
-    if reference not in models:
-        raise WorkbenchError(f"reference {reference!r} is not among {', '.join(models)}")
+    reference = "teacher" if "teacher" in models else next(iter(models))
+    embedded = {name: vectors(model, data) for name, model in models.items()}
     if isinstance(data, RetrievalDataset):
-        return compare_retrieval(models, data, reference)
-    return compare_texts(models, data, reference, k)
+        table = _compare_searches(embedded, data, reference)
+        consequence = "no asymmetric row"
+    else:
+        kept = np.ones(len(data), dtype=bool)
+        for name, model in models.items():
+            if isinstance(model, TargetCache):
+                kept &= embedded[name].any(axis=1)
+        embedded = {name: array[kept] for name, array in embedded.items()}
+        table = _compare_vectors(embedded, reference, k)
+        consequence = "cosine and squared_distance are NaN"
+    widths = {name: rows[0].shape[-1] for name, rows in embedded.items()}  # rows, or a pair
+    expected = f"dimensions and {reference} {widths[reference]}"
+    others = {name: width for name, width in widths.items() if width != widths[reference]}
+    notes = [f"{name} has {width} {expected}: {consequence}" for name, width in others.items()]
+    table.attrs |= {"reference": reference, "notes": notes}
+    return table
 
 
-def compare_texts(
-    models: Mapping[str, Any], texts: Sequence[Text], reference: str, k: int
-) -> pd.DataFrame:
-    """Compare models, as `same_models` returns them, on texts; see `compare`."""
-    if len(texts) < 2:
-        raise WorkbenchError("agreement is about how texts lie to each other: give 2 at least")
-    embedded = {name: vectors(model, texts) for name, model in models.items()}
-    notes = _width_notes(embedded, reference, "cosine and squared_distance are NaN")
-    kept = np.ones(len(texts), dtype=bool)
-    for name, model in models.items():
-        has_vector = embedded[name].any(axis=1)
-        if isinstance(model, TargetCache) and not has_vector.all():
-            missing = f"{name} has no vector of {(~has_vector).sum():,} of the texts"
-            notes.append(f"{missing}: they are left out for all models")
-            kept &= has_vector
-    first, rows = embedded[reference][kept], []
-    for name in models:
-        second = embedded[name][kept]
+def _compare_vectors(embedded: Mapping[str, np.ndarray], reference: str, k: int) -> pd.DataFrame:
+    first, rows = embedded[reference], []
+    for name, second in embedded.items():
         values = dict.fromkeys(_AGREEMENT, 1.0) | {"squared_distance": 0.0}
         if name != reference:
             table = agreement.per_text(first, second, k=k)
@@ -206,50 +182,26 @@ def compare_texts(
             values["rank_correlation"] = agreement.rank_correlation(first, second)
             values["cka"] = agreement.cka(first, second)
         rows.append({"model": name, "dimension": second.shape[1], **values})
-        for measure in ("rank_correlation", "cka"):
-            if np.isnan(values[measure]):
-                notes.append(f"{name}: {measure} is NaN: too few texts, or all are equally similar")
-    reading = {name: agreement.READING[name] for name in _AGREEMENT}
-    counts = {"texts": len(first), "k": min(k, len(first) - 1)}
     table = pd.DataFrame(rows)
-    table.attrs |= {"reference": reference, "notes": notes, "reading": reading, **counts}
+    table.attrs |= {"texts": len(first), "k": min(k, len(first) - 1)}
     return table
 
 
-def compare_retrieval(
-    models: Mapping[str, Any], data: RetrievalDataset, reference: str
+def _compare_searches(
+    embedded: Mapping[str, tuple[np.ndarray, np.ndarray]], data: RetrievalDataset, reference: str
 ) -> pd.DataFrame:
-    """Compare models, as `same_models` returns them, on a data set; see `compare`."""
-    embedded = {name: vectors(model, data) for name, model in models.items()}
-    query_vectors = {name: queries for name, (queries, _) in embedded.items()}
-    notes = _width_notes(query_vectors, reference, "no asymmetric row")
-    reference_documents, sides = embedded[reference][1], {}
+    reference_documents, scores = embedded[reference][1], {}
     for name, (queries, documents) in embedded.items():
         mode = "teacher" if name == reference else "base" if name == "base" else "symmetric"
-        sides[name, mode] = queries, documents
+        scores[name, mode] = score(data, queries, documents)
         if mode == "symmetric" and queries.shape[1] == reference_documents.shape[1]:
-            sides[name, "asymmetric"] = queries, reference_documents
-        for kind, side in (("queries", queries), ("documents", documents)):
-            if missing := (~side.any(axis=1)).sum():
-                notes.append(f"{name} has no vector of {missing:,} of the {kind}: no hits there")
-    scores = {key: score(data, *pair) for key, pair in sides.items()}
+            scores[name, "asymmetric"] = score(data, queries, reference_documents)
     table = summarize(scores, teacher=(reference, "teacher"))
-    if table["share_of_teacher"].isna().all():
-        notes.append(f"the nDCG@10 of {reference} is 0, or nothing is judged: shares are NaN")
-    table["mode"] = [mode for _, mode in sides]
-    table.insert(0, "model", [name for name, _ in sides])
+    table["mode"] = [mode for _, mode in scores]
+    table.insert(0, "model", [name for name, _ in scores])
     counts = {"queries": len(scores[reference, "teacher"]), "documents": len(data.corpus)}
-    table.attrs |= {"reference": reference, "notes": notes, "dataset": data.name, **counts}
+    table.attrs |= {"dataset": data.name, **counts}
     return table
-
-
-def _width_notes(embedded: Mapping[str, np.ndarray], reference: str, consequence: str) -> list[str]:
-    width = embedded[reference].shape[1]
-    return [
-        f"{name} has {array.shape[1]} dimensions and {reference} {width}: {consequence}"
-        for name, array in embedded.items()
-        if array.shape[1] != width
-    ]
 
 
 def same_models(models: object, data: RetrievalDataset | Sequence[Text]) -> dict[str, Any]:
@@ -270,13 +222,9 @@ def vectors(
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """Embed any data that `compare` takes with any model that it takes.
 
-    Args:
-        model, data: as for `compare`.
-        filled: a cache has just been filled with the data, so any number of texts may be missing.
-
-    Returns:
-        float32 of shape (n, d) for texts; a pair for a data set, of its queries and documents. What
-        a cache lacks is encoded and kept; a text that its fill skips has a row of zeros.
+    Returns float32 of shape (n, d) for texts, and a pair for a data set, of its queries and
+    documents. A text that a cache skips has a row of zeros; `filled` says that it has just been
+    filled with the data, so any number of texts may be missing.
     """
     data = _read(data)
     model = prepared(model, data)
@@ -313,49 +261,86 @@ def prepared(model: Any, data: RetrievalDataset | Sequence[Text]) -> Any:
         return model
     if not (isinstance(model, list | tuple) or hasattr(model, "__array__")):
         return load_model(model)
-    if not isinstance(data, RetrievalDataset):
-        return _checked_rows(model, len(data), "texts")
-    return checked_pair(model, data)
+    if isinstance(data, RetrievalDataset):
+        return checked_pair(model, data)
+    array = checked(model, "vectors")
+    if len(array) != len(data):
+        raise WorkbenchError(f"{len(array):,} vectors of {len(data):,} texts: give one for each")
+    return array
 
 
 def checked_pair(pair: Any, data: RetrievalDataset) -> tuple[np.ndarray, np.ndarray]:
     """Return vectors of queries and documents as float32; WorkbenchError if of other data."""
     if not isinstance(pair, list | tuple) or len(pair) != 2:
         raise WorkbenchError("expected a pair for a data set: vectors of queries and of documents")
-    queries = _checked_rows(pair[0], len(data.queries), "queries")
-    documents = _checked_rows(pair[1], len(data.corpus), "documents")
-    if queries.shape[1] != documents.shape[1]:
+    queries, documents = checked(pair[0], "queries"), checked(pair[1], "documents")
+    counts = len(data.queries), len(data.corpus)
+    if (len(queries), len(documents)) != counts or queries.shape[1] != documents.shape[1]:
         raise WorkbenchError(
-            f"queries are {queries.shape[1]} wide and documents {documents.shape[1]}"
+            f"vectors of shapes {queries.shape} and {documents.shape}: expected one width, "
+            f"{counts[0]:,} queries and {counts[1]:,} documents"
         )
     return queries, documents
 
 
-def _checked_rows(array: Any, count: int, what: str) -> np.ndarray:
-    array = checked(array, what)
-    if len(array) != count:
-        raise WorkbenchError(f"{len(array):,} vectors of {count:,} {what}: give one for each")
-    return array
-
-
-def report(
+def failures(
     dataset: RetrievalDataset,
-    rows: pd.DataFrame,
-    curves: pd.DataFrame | None = None,
-    **more: object,
-) -> dict:
-    """Return the results of `compare` and of `quantize.sweep` on a data set as JSON values."""
+    teacher: tuple[np.ndarray, np.ndarray],
+    student: tuple[np.ndarray, np.ndarray],
+    *,
+    scores: tuple[pd.Series, pd.Series] | None = None,
+) -> pd.DataFrame:
+    """Say of each judged query that the student serves worse what went wrong.
+
+    One at a time, the student gets the teacher's vector of the query, those of the relevant
+    documents, and those of all others. What restores most of the `nDCG@10` is the cause;
+    "together" if nothing restores a fifth of the loss.
+
+    Models are vectors of queries and documents, float of shapes (q, d) and (n, d), `scores` their
+    `nDCG@10` by query id. Returns one row a failing query (index: its id), the greatest loss first:
+    `loss`; `query`, `relevant` and `others`, what each restores; `cause`, a key of `CAUSES`; `text`.
+    """
+    teacher, student = checked_pair(teacher, dataset), checked_pair(student, dataset)
+    if scores is None:
+        scores = tuple(score(dataset, *pair)["ndcg_at_10"] for pair in (teacher, student))
+    loss = scores[0] - scores[1]
+    failing = loss[loss >= _LEAST_LOSS].sort_values(ascending=False, kind="stable")
+    (tq, td), (sq, sd) = map(unit, teacher), map(unit, student)
+    query_rows = {name: row for row, name in enumerate(dataset.queries)}
+    restored = {cause: np.full((len(sq), 10), -1) for cause in ("query", "relevant", "others")}
+    for name in failing.index:
+        row, grades = query_rows[name], dataset.qrels[name]
+        relevant = np.array([grades.get(document, 0) > 0 for document in dataset.corpus])
+        by_student, by_teacher = sd @ sq[row], td @ sq[row]
+        variants = {
+            "query": sd @ tq[row],
+            "relevant": np.where(relevant, by_teacher, by_student),
+            "others": np.where(relevant, by_student, by_teacher),
+        }
+        for cause, cosines in variants.items():
+            best = ranking.order(cosines[None], np.arange(len(sd))[None], 10)[1][0]
+            restored[cause][row, : len(best)] = best
+    table = pd.DataFrame({"loss": failing})
+    for cause, positions in restored.items():
+        gain = score_ranking(dataset, positions)["ndcg_at_10"] - scores[1]
+        table[cause] = gain.reindex(failing.index)
+    gains = table[list(restored)]
+    enough = gains.max(axis=1) >= table["loss"] / 5
+    table["cause"] = gains.idxmax(axis=1).where(enough, "together") if len(table) else ""
+    table["text"] = [dataset.queries[name] for name in table.index]
+    return table.rename_axis("query_id")
+
+
+def report(dataset: RetrievalDataset, rows: pd.DataFrame, **more: object) -> dict:
+    """Return the results of `compare` on a data set, and `more`, as JSON values."""
     counts = {"documents": len(dataset.corpus), "queries": len(dataset.queries)}
-    values = {"collection": dataset.name, **counts, **more, "rows": as_rows(rows)}
-    return values if curves is None else values | {"curves": as_rows(curves)}
+    return {"collection": dataset.name, **counts, **more, "rows": as_rows(rows)}
 
 
 def format_table(rows: pd.DataFrame) -> str:
-    """Format rows of `compare` on a data set, or of `summarize`, for a terminal."""
-    labels = rows["mode"].replace(LABELS)
-    if "model" in rows:
-        named = rows["model"].where(rows["mode"] == "teacher", rows["model"] + ", " + rows["mode"])
-        labels = labels.where(rows["mode"] == "base", named)
+    """Format what `compare` returns on a data set for a terminal."""
+    labels = (rows["model"] + ", " + rows["mode"]).mask(rows["mode"] == "teacher", rows["model"])
+    labels = labels.mask(rows["mode"] == "base", LABELS["base"])
     shown = pd.DataFrame({"": labels})
     titles = "nDCG@10", "recall@100", "MRR@10"
     for title, column in zip(titles, MEASURES.values(), strict=True):

@@ -1,8 +1,6 @@
 """A map of one model's texts, and where another model's vectors of them land among them.
 
-The reference lays out the texts. The other model's vector of a text has no place of its own: its
-neighbors say where it lands, so any two models can be compared. A long line is a text whose
-neighbors for the other model lie elsewhere on the map.
+The other model's vector of a text has no place of its own: its neighbors say where it lands.
 """
 
 from __future__ import annotations
@@ -30,28 +28,20 @@ _AXES_FROM = 20_000  # rows that give the principal components; more change them
 
 @dataclass(frozen=True)
 class TextMap:
-    """Points of the reference's texts, and where the other model's land.
-
-    `line_correlation` is the Spearman correlation over the texts between the length of a line, from
-    a text's point to its landing, and the share of neighbors that the other model does not find.
-    """
+    """Points of the reference's texts, and where the other model's land."""
 
     points: np.ndarray  # float32 of shape (n, 2)
     method: str  # "PCA" or "UMAP"
     landings: np.ndarray | None = None  # float32 of shape (n, 2)
+    # Spearman correlation over the texts between the distance from point to landing and the share
+    # of neighbors that the other model does not find
     line_correlation: float = np.nan
 
     def landed(self, first: np.ndarray, second: np.ndarray) -> TextMap:
-        """Return the map with landings.
+        """Return the map with landings, from both models' neighbors, int of shape (n, k).
 
-        A text lands in the mean direction of its neighbors for the other model, as far away as they
-        are in the mean. A neighbor that both models find counts as the text's own place, so with
-        the same neighbors it lands on its point. (The mean of their places would be too near where
-        they lie on several sides, and follow the loss of neighbors less, see docs/measured.md.)
-
-        Args:
-            first: the reference's neighbors, int of shape (n, k).
-            second: the other model's.
+        A text lands in the mean direction of its neighbors for the other model, at their mean
+        distance. A neighbor that both models find counts as the text's own place.
         """
         shared = np.zeros(second.shape, dtype=bool)
         for column in first.T:  # all at once would take k times the memory
@@ -80,22 +70,9 @@ def umap(
 ) -> TextMap | None:
     """Fit a UMAP (McInnes et al. 2018) on vectors, normalized here.
 
-    The fit runs in its own process, so a notebook stays responsive and `stop` ends it at once. It
-    starts from the PCA: the same vectors and seed give the same map on the same machine. The map is
-    stored under the checksum of its input.
-
-    Args:
-        vectors: float of shape (n, d).
-        seed: of the fit.
-        folder: where maps are stored; `maps` in the workbench's folder if None.
-        stop: when set, the fit ends.
-
-    Returns:
-        The map; None if it was stopped. Fewer than 8 texts, or vectors that are all the same, are
-        projected by PCA, and `method` says so.
-
-    Raises:
-        WorkbenchError: the vectors are not a finite (n, d) array, or the fit failed.
+    The fit runs in its own process, which `stop` ends; then None is returned. Maps are stored in
+    the folder, `maps` in the workbench's if None. The same vectors, float of shape (n, d), and seed
+    give the same map on the same machine. Fewer than 8, or equal ones, are projected by PCA.
     """
     components = _components(vectors, 50)  # fewer dimensions are usual before UMAP, for speed
     if len(components) < 8 or components.var(axis=0).sum() < 1e-6:
@@ -109,8 +86,15 @@ def umap(
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fitting-") as scratch:
         save_file({"components": components}, Path(scratch, "input"))
-        if not _run([scratch, options], stop):
-            return None
+        command = [sys.executable, "-W", "ignore", "-m", "workbench.projection", scratch, options]
+        errors = Path(scratch, "errors")
+        with errors.open("w") as file, subprocess.Popen(command, stderr=file) as child:
+            while child.poll() is None:
+                if (stop or threading.Event()).wait(0.2):
+                    child.kill()
+                    return None
+        if child.returncode:
+            raise WorkbenchError(f"UMAP failed: {errors.read_text()[-500:]}")
         write_whole(path, Path(scratch, "output").read_bytes())
     return TextMap(load_file(path)["points"], "UMAP")
 
@@ -128,22 +112,6 @@ def _components(vectors: np.ndarray, count: int) -> np.ndarray:
     return np.ascontiguousarray(np.pad(components, ((0, 0), (0, missing))))
 
 
-def _run(arguments: list[str], stop: threading.Event | None) -> bool:
-    """Fit in a child process; return False if it was stopped."""
-    command = [sys.executable, "-W", "ignore", "-m", "workbench.projection", *arguments]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
-        errors = None
-        while errors is None:
-            if stop is not None and stop.is_set():
-                child.kill()
-                return False
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                _, errors = child.communicate(timeout=0.2)
-    if child.returncode:
-        raise WorkbenchError(f"UMAP failed: {(errors.strip().splitlines() or ['no message'])[-1]}")
-    return True
-
-
 def _fit(scratch: Path, options: str) -> None:
     from umap import UMAP
 
@@ -151,8 +119,6 @@ def _fit(scratch: Path, options: str) -> None:
     start = 10 * components[:, :2] / np.abs(components[:, :2]).max()
     # A seed is only repeatable with one job.
     points = UMAP(**json.loads(options), init=start, n_jobs=1).fit_transform(components)
-    if not np.isfinite(points).all():
-        raise WorkbenchError("UMAP returned NaN or infinity")
     save_file({"points": np.ascontiguousarray(points, dtype=np.float32)}, scratch / "output")
 
 

@@ -6,6 +6,8 @@ import json
 import timeit
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from workbench import evaluate, ranking
-from workbench._util import checked, need, unit, whole, write_whole
+from workbench._util import need, one_of, unit, whole, write_whole
 from workbench.data import RetrievalDataset
 from workbench.errors import WorkbenchError
 
@@ -29,25 +31,18 @@ class IndexSpec:
     """How the vectors of an index are truncated and quantized."""
 
     dimensions: int | None = None  # leading dimensions that are kept; None keeps all
-    # "float32", "float16", "int8" (256 levels between the minimum and the maximum of each dimension
-    # among the documents) or "binary" (signs)
-    precision: str = "float32"
+    precision: str = "float32"  # or float16, int8 (levels between a dimension's extremes), binary
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise WorkbenchError(
-                f"precision {self.precision!r}: choose from {', '.join(PRECISIONS)}"
-            )
+        one_of(self.precision, "precision", list(PRECISIONS))
         if self.dimensions is not None:
-            object.__setattr__(self, "dimensions", whole(self.dimensions, "dimensions"))
+            whole(self.dimensions, "dimensions")
 
     def of(self, width: int) -> IndexSpec:
-        """Return this spec with its dimensions filled in; WorkbenchError if they do not fit."""
+        """Return this spec with its dimensions filled in."""
         dimensions = self.dimensions or width
         if dimensions > width:
             raise WorkbenchError(f"{dimensions} dimensions are asked for and there are {width}")
-        if self.precision == "binary" and dimensions % 8:
-            raise WorkbenchError(f"binary: {dimensions} dimensions are not a multiple of 8")
         return IndexSpec(dimensions, self.precision)
 
     @property
@@ -57,39 +52,26 @@ class IndexSpec:
 
 
 class CompressedIndex:
-    """Truncated and quantized documents in a faiss index.
+    """Truncated and quantized documents, float of shape (n, d), in a faiss index.
 
-    Scores are cosines of the truncated vectors. Queries are quantized with the documents' ranges.
-    Documents may be the teacher's and queries the student's.
-
-    Args:
-        documents: float of shape (n, d).
-        spec: dimensions and precision; all dimensions in float32 if None.
-        space: JSON values that identify the vector space, such as the teacher's identity. They are
-            stored with the index, and a search that names another space is refused.
-
-    Raises:
-        WorkbenchError: the spec does not fit the vectors, or faiss (the extra `quantize`) is not
-            installed.
+    `space` are JSON values that identify the vector space, such as the teacher's identity. A search
+    that names another space is refused.
     """
 
     def __init__(
-        self, documents: np.ndarray, spec: IndexSpec | None = None, *, space: Mapping | None = None
+        self, documents: np.ndarray, spec: IndexSpec = IndexSpec(), *, space: Mapping | None = None
     ) -> None:
         faiss = need("faiss", "quantize")
-        documents = checked(documents, "documents")
         self.width = documents.shape[1]
-        self.spec = (spec or IndexSpec()).of(self.width)
-        self.space = _as_json(space)
-        documents = truncate(documents, self.spec.dimensions)
+        self.spec = spec.of(self.width)
+        self.space = json.dumps(space, sort_keys=True)
+        documents = unit(documents[:, : self.spec.dimensions], "documents")
         if self.spec.precision == "binary":
             self._index = faiss.IndexBinaryFlat(self.spec.dimensions)
             self._index.add(np.packbits(documents > 0, axis=1))
         else:
-            name = _FACTORY[self.spec.precision]
-            self._index = faiss.index_factory(
-                self.spec.dimensions, name, faiss.METRIC_INNER_PRODUCT
-            )
+            name, metric = _FACTORY[self.spec.precision], faiss.METRIC_INNER_PRODUCT
+            self._index = faiss.index_factory(self.spec.dimensions, name, metric)
             self._index.train(documents)  # finds the ranges of int8
             self._index.add(documents)
 
@@ -104,29 +86,18 @@ class CompressedIndex:
         space: Mapping | None = None,
         rescore_multiplier: int = 10,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Find the k best documents for each query.
+        """Find the k best documents for each query, float of shape (q, d) and not truncated.
 
-        Args:
-            queries: float of shape (q, d), not truncated.
-            k: number of results; all documents if there are fewer.
-            space: JSON values that identify the queries' space; not checked if None.
-            rescore_multiplier: candidates for each result with binary codes. They are found by
-                Hamming distance and ordered by the cosine of the float32 query with the documents'
-                signs (the reranking of Yamada et al. 2021, without its training).
-
-        Returns:
-            Scores, float32, and positions, int64, both of shape (q, min(k, n)), best first.
+        Returns cosines (float32) and positions (int64) of shape (q, min(k, n)), best first. With
+        binary codes, `rescore_multiplier` candidates for each result are found by Hamming distance
+        and ordered by the query's cosine with the signs (Yamada et al. 2021, without training).
         """
-        space = self.space if space is None else _as_json(space)
-        if space != self.space:
-            names = {**space, **self.space}
-            differing = [name for name in names if space.get(name) != self.space.get(name)]
-            raise WorkbenchError(f"the index is of another space: {', '.join(differing)} differ")
-        queries = checked(queries, "queries")
+        if space is not None and json.dumps(space, sort_keys=True) != self.space:
+            raise WorkbenchError(f"the index is of another space: {self.space}")
         if queries.shape[1] != self.width:
             raise WorkbenchError(f"queries are {queries.shape[1]} wide, the index is {self.width}")
-        queries = truncate(queries, self.spec.dimensions)
-        k = min(whole(k, "k"), len(self))
+        queries = unit(queries[:, : self.spec.dimensions], "queries")
+        k = min(k, len(self))
         if self.spec.precision != "binary":
             coded = self._index.sa_decode(self._index.sa_encode(queries))
             scores, positions = self._index.search(coded, min(k + _TIES, len(self)))
@@ -145,8 +116,7 @@ class CompressedIndex:
         """Write faiss's index, spec and space into one safetensors file, and return its path."""
         faiss = need("faiss", "quantize")
         binary = self.spec.precision == "binary"
-        serialize = faiss.serialize_index_binary if binary else faiss.serialize_index
-        content = serialize(self._index)
+        content = (faiss.serialize_index_binary if binary else faiss.serialize_index)(self._index)
         about = {"spec": asdict(self.spec), "width": self.width, "space": self.space}
         metadata = {"about": json.dumps(about), "checksum": xxhash.xxh3_128_hexdigest(content)}
         return write_whole(path, lambda scratch: save_file({"index": content}, scratch, metadata))
@@ -164,31 +134,19 @@ class CompressedIndex:
         if checksum != xxhash.xxh3_128_hexdigest(content):  # faiss trusts what it reads
             raise WorkbenchError(f"{path} is damaged: build the index again from the vectors")
         index = cls.__new__(cls)
-        index.spec, index.width, index.space = (
-            IndexSpec(**about["spec"]),
-            about["width"],
-            about["space"],
-        )
+        index.spec = IndexSpec(**about["spec"])
+        index.width, index.space = about["width"], about["space"]
         binary = index.spec.precision == "binary"
         deserialize = faiss.deserialize_index_binary if binary else faiss.deserialize_index
         index._index = deserialize(content)
         return index
 
 
-def truncate(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:
-    """Return the first dimensions of each row, scaled to unit norm, float32; None keeps all."""
-    vectors = checked(vectors, "vectors")
-    dimensions = IndexSpec(dimensions).of(vectors.shape[1]).dimensions
-    return np.ascontiguousarray(unit(vectors[:, :dimensions]))
-
-
 def principal_rotation(vectors: np.ndarray) -> np.ndarray:
     """Return the rotation onto the principal axes, largest first, float32 of shape (d, d).
 
-    `vectors @ rotation` has the same distances and cosines, and its first m dimensions preserve the
-    inner products better than any other m directions (Eckart and Young 1936). Rotated vectors of a
-    teacher that was not trained for truncation can be truncated, and so can those of a student that
-    is trained on the rotated targets. Of vectors of shape (n, d), n should be several times d.
+    The first m dimensions of `vectors @ rotation` preserve the inner products better than any other
+    m directions (Eckart and Young 1936). Of shape (n, d), n should be several times d.
     """
     vectors = unit(vectors).astype(np.float64)
     axes = np.linalg.eigh(vectors.T @ vectors)[1][:, ::-1]
@@ -207,44 +165,26 @@ def sweep(
     """Measure quality, size and query time of each index spec for each mode.
 
     Args:
-        data: ids and judgments.
-        sides: mode to its vectors of all queries and all documents, in the data set's order. Shares
-            refer to "teacher".
-        timed: number of documents to measure search times with: the given ones, repeated or cut.
-            All given ones if None. Times of a small collection do not predict those of a large one.
+        sides: mode, one of them "teacher", to its vectors of all queries and of all documents.
+        timed: documents to measure search times with, repeated or cut; as many as there are if
+            None. Times of a small collection do not predict those of a large one.
 
     Returns:
-        One row per mode and spec: `mode`, `dimensions`, `precision`, the columns of
-        `evaluate.summarize` with the share of the teacher's uncompressed `nDCG@10`,
-        `bytes_per_document`, and `query_ms`: the median milliseconds to search `documents`
-        documents for one query, without encoding it. It is measured once per spec, for all modes.
-
-    Raises:
-        WorkbenchError: `sides` has no "teacher", is not of this data set, does not fit a spec, or
-            the teacher finds no judged document.
+        One row per mode and spec: `mode`, `dimensions`, `precision`, `bytes_per_document`,
+        `documents` and `query_ms` (median milliseconds to search that many for one encoded query),
+        and `evaluate.summarize` with the share of the teacher's uncompressed `nDCG@10`.
     """
-    if "teacher" not in sides:
-        raise WorkbenchError(f'sides has no "teacher", only {", ".join(sides) or "nothing"}')
     sides = {mode: evaluate.checked_pair(pair, data) for mode, pair in sides.items()}
     teacher_queries, teacher_documents = sides["teacher"]
     scores = {"uncompressed": evaluate.score(data, teacher_queries, teacher_documents)}
-    if not scores["uncompressed"]["ndcg_at_10"].sum() > 0:
-        raise WorkbenchError(
-            "the teacher finds nothing that was judged: check the ids of judgments"
-        )
-    asked, points = list(specs), []
-    for mode, (_, documents) in sides.items():
-        fitting = dict.fromkeys(spec.of(documents.shape[1]) for spec in asked)
-        points += [(mode, spec) for spec in fitting]
-    timed = len(teacher_documents) if timed is None else whole(timed, "timed")
+    timed, specs = timed or len(teacher_documents), list(specs)
     repeated = np.resize(teacher_documents, (timed, teacher_documents.shape[1]))
-    query_ms = {}
-    for mode, spec in points:
-        if mode == "teacher":
-            query_ms[spec] = _milliseconds(CompressedIndex(repeated, spec), teacher_queries)
-    rows = []
-    for mode, spec in points:
+    query_ms, rows = {}, []
+    for spec in [spec.of(repeated.shape[1]) for spec in specs]:
+        query_ms[spec] = _milliseconds(CompressedIndex(repeated, spec), teacher_queries)
+    for mode, spec in product(sides, specs):
         queries, documents = sides[mode]
+        spec = spec.of(documents.shape[1])
         positions = CompressedIndex(documents, spec).search(queries)[1]
         # Zeros stand for no vector: they find and are found by nothing.
         exists = documents.any(axis=1)[positions] & queries.any(axis=1, keepdims=True)
@@ -259,21 +199,15 @@ def sweep(
 
 def grid(width: int, least: int = 48) -> list[IndexSpec]:
     """Return specs for a `sweep`: a width and its halves down to `least`, in every precision."""
-    dimensions = [whole(width, "width")]
+    dimensions = [width]
     while dimensions[-1] % 2 == 0 and dimensions[-1] // 2 >= least:
         dimensions.append(dimensions[-1] // 2)
     specs = [IndexSpec(count, precision) for precision in PRECISIONS for count in dimensions]
     return [spec for spec in specs if spec.precision != "binary" or spec.dimensions % 8 == 0]
 
 
-def pareto_mask(
-    rows: pd.DataFrame, costs: Sequence[str] = ("bytes_per_document", "query_ms")
-) -> np.ndarray:
-    """Return which rows are on the Pareto front, bool of shape (n,).
-
-    Another row dominates one if it is at least as good in `share_of_teacher` and in every cost
-    (less is better), and better in one.
-    """
+def pareto_mask(rows: pd.DataFrame, costs: Sequence[str]) -> np.ndarray:
+    """Return which rows are on the Pareto front of `share_of_teacher` and costs, of shape (n,)."""
     values = np.column_stack([-rows["share_of_teacher"], *(rows[cost] for cost in costs)])
     no_worse = (values[:, None] >= values[None]).all(axis=2)
     better = (values[:, None] > values[None]).any(axis=2)
@@ -288,17 +222,10 @@ def format_table(rows: pd.DataFrame) -> str:
 
 
 def _milliseconds(index: CompressedIndex, queries: np.ndarray) -> float:
-    """Return the median over queries of the least milliseconds of three searches.
-
-    The least, because a thread that waits for others can take a hundred times as long.
-    """
+    """Return the median over queries of the milliseconds of a search."""
     seconds = []
     for query in queries[:50]:
-        runs = timeit.repeat(lambda query=query: index.search(query[None], 10), repeat=3, number=1)
-        seconds.append(min(runs))
+        search = partial(index.search, query[None], 10)
+        # The least of three: a thread that waits for others can take a hundred times as long.
+        seconds.append(min(timeit.repeat(search, repeat=3, number=1)))
     return 1000 * float(np.median(seconds))
-
-
-def _as_json(space: Mapping | None) -> dict:
-    """Return a space as it will be read back from a file."""
-    return json.loads(json.dumps(space or {}))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
-from workbench._util import unit, whole
+from workbench._util import unit
 
-_BLOCK_SCORES = 20_000_000  # scores held at once, 80 MB
+BLOCK_SCORES = 20_000_000  # scores held at once, 80 MB
 _DECIMALS = 6  # of scores; float32 products differ by up to 5e-7, which would reorder duplicates
 
 
@@ -20,34 +21,18 @@ def top_k(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the k documents with the highest cosine for each query, exactly.
 
-    Args:
-        queries: float of shape (q, d).
-        documents: float of shape (n, d).
-        k: number of results for each query; all documents if there are fewer.
-        exclude_self: queries and documents are the same rows; no row finds itself.
-        normalized: all are float32 and of norm 1 already; they are not checked or copied.
-
-    Returns:
-        Scores (float32, rounded to 1e-6) and document positions (int64), both of shape
-        (q, min(k, n)), best first. Equal scores are in the order of the documents.
-
-    Raises:
-        WorkbenchError: k is below 1, or an array is empty or contains NaN.
+    Vectors are float of shapes (q, d) and (n, d); `normalized` ones are float32 of norm 1, and not
+    copied. With `exclude_self` they are the same rows, and no row finds itself. Returns scores
+    (float32, rounded to 1e-6) and positions (int64) of shape (q, min(k, n)), best first.
     """
-    import torch
-
     if not normalized:
-        documents = unit(documents, "documents")
-        queries = documents if exclude_self else unit(queries, "queries")
-    k = min(whole(k, "k"), len(documents) - exclude_self)
+        queries, documents = unit(queries, "queries"), unit(documents, "documents")
+    k = min(k, len(documents) - exclude_self)
     scores = np.empty((len(queries), k), dtype=np.float32)
     positions = np.empty((len(queries), k), dtype=np.int64)
-    if k == 0:  # a single row that may not find itself
-        return scores, positions
-    columns = torch.from_numpy(documents).T
-    rows = max(1, _BLOCK_SCORES // len(documents))
+    rows = max(1, BLOCK_SCORES // len(documents))
     for start in range(0, len(queries), rows):
-        products = torch.from_numpy(queries[start : start + rows]) @ columns
+        products = torch.from_numpy(queries[start : start + rows]) @ torch.from_numpy(documents).T
         block = products.round_(decimals=_DECIMALS)
         if exclude_self:
             block[:, start:].fill_diagonal_(-torch.inf)

@@ -2,45 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from workbench._util import unit, whole
+from workbench import evaluate, ranking
+from workbench._util import unit
 from workbench.data import Text, as_texts, read_texts
 from workbench.errors import WorkbenchError
 
-LEAST_TEXTS = 50
+_SAME = 0.95  # cosine of near-duplicates
 _SMALLEST = 5  # texts of a region; of fewer no interval can be said
 _NAMED_FROM = 10_000  # texts that are read for names; reading them keeps Python from other work
-_AT_ONCE = 2_048  # texts of a pool that are embedded together
-# All are better when higher.
-MEASURES = "overlap", "cosine", "ndcg_gain"
+MEASURES = "overlap", "cosine", "ndcg_gain"  # all are better when higher
 
 
 def find_regions(
     vectors: np.ndarray, texts: Sequence[str | Text], *, count: int | None = None, seed: int = 0
 ) -> np.ndarray:
-    """Divide texts into kinds by a model's vectors, and name each kind by its words.
+    """Divide texts into kinds by k-means on a model's vectors, and return each text's kind.
 
-    k-means on the unit vectors' first 50 principal components. A name is the two or three words or
-    pairs of words that set a region's texts apart (c-TF-IDF, Grootendorst 2022, of the number of
-    texts that have the word); its shortest text where it has no words.
-
-    Args:
-        vectors: float of shape (n, d), the reference model's.
-        texts: the n texts.
-        count: number of regions; by default the square root of n / 4, 4 at least and 40 at most.
-        seed: of the k-means; the same input gives the same regions.
-
-    Returns:
-        Name of each text's region, str objects of shape (n,).
-
-    Raises:
-        WorkbenchError: there are fewer than 50 texts, or all have one vector.
+    Its name is the two or three words or pairs of words that set it apart (c-TF-IDF, Grootendorst
+    2022, of the number of texts that have the word), or its shortest text. Vectors are float of
+    shape (n, d), n at least 50. `count` is by default the square root of n / 4, from 4 to 40.
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans
     from sklearn.decomposition import PCA
@@ -48,14 +34,9 @@ def find_regions(
     texts, points = as_texts(texts), unit(vectors)
     if len(points) != len(texts):
         raise WorkbenchError(f"{len(points):,} vectors were given for {len(texts):,} texts")
-    if len(texts) < LEAST_TEXTS:
-        raise WorkbenchError(
-            f"{len(texts)} texts are too few to find regions: give {LEAST_TEXTS} or more"
-        )
-    if points.var(axis=0).sum() < 1e-6:
-        raise WorkbenchError("all texts have the same vector, so there are no regions")
-    if count is None:
-        count = min(40, max(4, round((len(texts) / 4) ** 0.5)))
+    if len(texts) < 50:
+        raise WorkbenchError(f"{len(texts)} texts are too few for regions: give 50 or more")
+    count = count or min(40, max(4, round((len(texts) / 4) ** 0.5)))
     points = PCA(min(50, *points.shape), random_state=seed).fit_transform(points)
     algorithm = KMeans if len(points) <= 20_000 else MiniBatchKMeans
     codes = algorithm(count, n_init=3, random_state=seed).fit_predict(points)
@@ -69,7 +50,6 @@ def _names(texts: list[str], codes: np.ndarray, count: int) -> list[str]:
     """Return a different name for each region."""
     from sklearn.feature_extraction.text import CountVectorizer
 
-    words, inside = np.array([], dtype=object), np.zeros((count, 0))
     vectorizer = CountVectorizer(
         token_pattern=r"(?u)\b[^\W\d_]{3,}\b",
         ngram_range=(1, 2),
@@ -77,88 +57,66 @@ def _names(texts: list[str], codes: np.ndarray, count: int) -> list[str]:
         min_df=2,
         stop_words="english",
     )
-    with contextlib.suppress(ValueError):  # no word is in two texts
+    try:
         counts = vectorizer.fit_transform([text[:2000] for text in texts])
         words = vectorizer.get_feature_names_out()
-        inside = np.stack(
-            [np.asarray(counts[codes == code].sum(axis=0))[0] for code in range(count)]
-        )
-    sizes = np.bincount(codes, minlength=count)
+    except ValueError:  # no word is in two texts
+        counts, words = np.zeros((len(texts), 0)), []
+    inside = np.stack([np.ravel(counts[codes == code].sum(axis=0)) for code in range(count)])
     # A pair of words says more than one word; how much more it counts is by eye.
     pairs = np.array([1.3 if " " in word else 1.0 for word in words])
     rarity = np.log1p(len(texts) / inside.sum(axis=0)) * pairs
     names: list[str] = []
     for code in range(count):
+        members = np.flatnonzero(codes == code)
         chosen: list[str] = []
         stems: set[str] = set()
         for place in np.argsort(-inside[code] * rarity, kind="stable")[:30]:
             new_stems = {word[:4] for word in words[place].split()}
-            common = inside[code, place] >= max(2, 0.05 * sizes[code])
-            if common and len(stems) < 3 and not stems & new_stems:
+            is_common = inside[code, place] >= max(2, 0.05 * len(members))
+            if is_common and len(stems) < 3 and not stems & new_stems:
                 chosen.append(words[place])
                 stems |= new_stems
-        shortest = min((texts[row] for row in np.flatnonzero(codes == code)), key=len, default="")
-        name = ", ".join(chosen) or " ".join(shortest.split())[:40] or "(no words)"
-        names.append(name)
-    # The second region of a name gets a number.
-    return [
-        f"{name} ({names[:code].count(name) + 1})" if name in names[:code] else name
-        for code, name in enumerate(names)
-    ]
+        shortest = min((texts[row] for row in members), key=len, default="")
+        names.append(", ".join(chosen) or " ".join(shortest.split())[:40] or "(no words)")
+    for code in reversed(range(count)):  # the second region of a name gets a number
+        if earlier := names[:code].count(names[code]):
+            names[code] += f" ({earlier + 1})"
+    return names
 
 
-def compare_regions(
-    table: pd.DataFrame,
-    column: str | Sequence = "region",
-    *,
-    measures: Sequence[str] | None = None,
-    bins: int = 5,
-) -> pd.DataFrame:
+def compare_regions(table: pd.DataFrame, column: str | Sequence = "region") -> pd.DataFrame:
     """Compare the texts of each region with all other texts, the worst first.
 
     Intervals are 95 % simultaneous over the regions (Student's t with the larger of the two
-    variances, Bonferroni), so a small region rarely comes first by chance. A region is worse than
-    the rest where `high` is below 0. Measures are not corrected for each other, and overlaps of
-    texts that share neighbors are not independent.
+    variances, Bonferroni). A region is worse than the rest where `high` is below 0.
 
     Args:
-        table: one row a text with measures for which higher is better, such as `overlap` and
-            `cosine` from `agreement.per_text`, or `nDCG@10` less the reference's as `ndcg_gain`;
-            NaN where a text has none.
+        table: one row a text with some of `MEASURES`, the first of which decides the order.
         column: name of the column that says each text's region, or its n values. Floats of more
-            than 10 values, and whole numbers of more than 50, are cut into `bins` equal regions.
-        measures: columns to compare; those of `MEASURES` that are there if None. The first decides
-            the order, by the upper end of its interval.
+            than 10 values, and whole numbers of more than 50, are cut into five equal regions.
 
     Returns:
         One row a region (index: its name): `texts`, their number, and for each measure its mean,
-        and `MEASURE_difference`, the mean less the mean of all other texts, with `MEASURE_low` and
-        `MEASURE_high`, NaN with fewer than 5 values; and `MEASURE_texts`, how many texts have a
-        value, where these are not all.
-
-    Raises:
-        WorkbenchError: there is no such column, or nothing to compare.
+        and `_difference` (the mean less that of all other texts), `_low` and `_high` behind the
+        measure's name; NaN with fewer than 5 values.
     """
-    if measures is None:
-        measures = [name for name in MEASURES if name in table and table[name].notna().any()]
-    needed = [*measures, column] if isinstance(column, str) else measures
-    if not measures or not set(needed) <= set(table.columns):
-        raise WorkbenchError(
-            f"the table has {', '.join(map(str, table.columns))}: "
-            f"nothing to compare by {', '.join(needed) or ', '.join(MEASURES)}"
-        )
+    measures = [name for name in MEASURES if name in table and table[name].notna().any()]
+    if not measures or (isinstance(column, str) and column not in table):
+        present = ", ".join(map(str, table.columns))
+        raise WorkbenchError(f"the table has {present}: nothing to compare by {column}")
     groups = table[column] if isinstance(column, str) else pd.Series(list(column), name="region")
     most = 10 if pd.api.types.is_float_dtype(groups) else 50
     if pd.api.types.is_numeric_dtype(groups) and groups.nunique() > most:
-        groups = pd.qcut(groups, bins, duplicates="drop")
+        groups = pd.qcut(groups, 5, duplicates="drop")
     names = labels(groups)
     result = pd.DataFrame({"texts": pd.Series(names).value_counts().sort_index()})
     for measure in measures:
         values = pd.Series(table[measure].to_numpy(dtype=float)).where(np.isfinite)
-        result = result.join(_against_the_rest(values, names).add_prefix(f"{measure}_"))
-        if values.notna().all():
-            result = result.drop(columns=f"{measure}_texts")
-    result = result.rename(columns={f"{measure}_mean": measure for measure in measures})
+        mean, difference, width = _against_the_rest(values, names)
+        result[measure], result[f"{measure}_difference"] = mean, difference
+        result[f"{measure}_low"] = difference - width
+        result[f"{measure}_high"] = difference + width
     result = result.sort_values([f"{measures[0]}_high", measures[0]], kind="stable")
     return result.rename_axis("region" if groups.name in result else groups.name)
 
@@ -168,73 +126,42 @@ def labels(groups: pd.Series) -> np.ndarray:
     return groups.astype(object).where(groups.notna(), "(none)").astype(str).to_numpy(dtype=object)
 
 
-def _against_the_rest(values: pd.Series, names: np.ndarray) -> pd.DataFrame:
-    """Return mean, difference, interval and number of values of each region."""
+def _against_the_rest(values: pd.Series, names: np.ndarray) -> tuple[pd.Series, ...]:
+    """Return each region's mean, its difference, and half the width of the interval."""
     from scipy.special import stdtrit  # scipy.stats, which has it too, takes two seconds to import
 
-    parts = pd.DataFrame({"texts": values.notna(), "sum": values, "square": values**2})
-    inside = parts.groupby(names).sum()
+    sums = pd.DataFrame({"texts": values.notna(), "sum": values, "square": values**2})
+    inside = sums.groupby(names).sum()
     outside = inside.sum() - inside
-    means, variances = [], []
     for side in (inside, outside):
-        mean = side["sum"] / side["texts"]
-        spread = side["square"] - side["texts"] * mean**2
-        means.append(mean)
-        variances.append(spread.clip(lower=0) / (side["texts"] - 1))
+        side["mean"] = side["sum"] / side["texts"]
+        squares = (side["square"] - side["texts"] * side["mean"] ** 2).clip(lower=0)
+        side["variance"] = squares / (side["texts"] - 1)
     smaller = np.minimum(inside["texts"], outside["texts"])
     tested = smaller >= _SMALLEST
-    error = np.sqrt(np.maximum(*variances) * (1 / inside["texts"] + 1 / outside["texts"]))
+    variance = np.maximum(inside["variance"], outside["variance"])
+    error = np.sqrt(variance * (1 / inside["texts"] + 1 / outside["texts"]))
     quantile = stdtrit(smaller.clip(lower=2) - 1, 1 - 0.025 / max(1, tested.sum()))
-    width = (error * quantile).where(tested)
-    difference = means[0] - means[1]
-    ends = {"low": difference - width, "high": difference + width}
-    columns = {"mean": means[0], "difference": difference, **ends, "texts": inside["texts"]}
-    return pd.DataFrame(columns)
+    difference = inside["mean"] - outside["mean"]
+    return inside["mean"], difference, (error * quantile).where(tested)
 
 
 def more_like(
-    texts: Sequence[str | Text],
-    pool: Any,
-    count: int,
-    model: Any,
-    *,
-    avoid: Sequence[str | Text] = (),
-    same: float = 0.95,
+    texts: Sequence[str | Text], pool: Any, count: int, model: Any, *, avoid: Sequence = ()
 ) -> list[Text]:
-    """Pick texts from a pool that resemble others, without near-duplicates.
+    """Pick texts from a pool by their highest cosine to others, without near-duplicates.
 
-    A text's resemblance is its highest cosine to one of `texts`.
-
-    Args:
-        texts: those to resemble, such as a region's.
-        pool: what `read_texts` takes.
-        count: how many to pick, most alike first; fewer where the pool has no more.
-        model: any model that `wb.compare` takes: a base model is quick; a `Teacher`'s are kept.
-        avoid: texts that are evaluated. Neither they, nor `texts`, nor near-duplicates of them are
-            picked.
-        same: texts of at least this cosine are near-duplicates.
+    `pool` is what `read_texts` takes, and `model` any that `wb.compare` takes: a base model is
+    quick. Near-duplicates of `texts` and of `avoid`, such as what is evaluated, are not picked.
     """
-    from workbench.evaluate import prepared, vectors
-
-    texts, pool = as_texts(texts), read_texts(pool)
-    whole(count, "count")
-    model = prepared(model, texts)
-    targets = unit(vectors(model, texts))
-    taken = targets
-    if len(avoid):
-        taken = np.concatenate([targets, unit(vectors(model, as_texts(avoid)))])
-    best: list[tuple[float, Text, np.ndarray]] = []
-    for start in range(0, len(pool), _AT_ONCE):
-        part = pool[start : start + _AT_ONCE]
-        candidates = unit(vectors(model, part))
-        resemblance = (candidates @ targets.T).max(axis=1)
-        for row in np.flatnonzero((candidates @ taken.T).max(axis=1) < same):
-            best.append((float(resemblance[row]), part[row], candidates[row].copy()))
-        # More are kept than are picked, as some are near-duplicates of each other.
-        best = sorted(best, key=lambda candidate: -candidate[0])[: 4 * count + _AT_ONCE]
+    pool, others = read_texts(pool), as_texts([*texts, *avoid])
+    model = evaluate.prepared(model, others)
+    taken = unit(evaluate.vectors(model, others))
+    candidates = unit(evaluate.vectors(model, pool))
+    resemblance = ranking.top_k(candidates, taken[: len(texts)], 1, normalized=True)[0][:, 0]
     picked: list[Text] = []
-    for _, text, vector in best:
-        if len(picked) < count and (taken @ vector).max() < same:
-            picked.append(text)
-            taken = np.concatenate([taken, vector[None]])
+    for row in np.argsort(-resemblance, kind="stable"):
+        if len(picked) < count and (taken @ candidates[row]).max() < _SAME:
+            picked.append(pool[row])
+            taken = np.concatenate([taken, candidates[row][None]])
     return picked

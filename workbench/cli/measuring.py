@@ -36,7 +36,7 @@ def evaluate(options: Namespace, stop: threading.Event) -> None:
     print(scoring.format_table(rows))
     for note in rows.attrs["notes"]:
         print(f"note: {note}")
-    curves = None
+    about = {"student": options.student, "fingerprint": fingerprint_of(options.student)}
     if options.curves:
         teacher, small = vectors["teacher"], vectors["student"]
         pairs = {"teacher": teacher, "symmetric": small, "asymmetric": (small[0], teacher[1])}
@@ -44,8 +44,8 @@ def evaluate(options: Namespace, stop: threading.Event) -> None:
         curves = quantize.sweep(dataset, pairs, quantize.grid(cache.dimension))
         print("\nShare of the teacher's nDCG@10 in full, by dimensions and precision\n")
         print(quantize.format_table(curves))
-    about = {"student": options.student, "fingerprint": fingerprint_of(options.student)}
-    report = scoring.report(dataset, rows, curves, **about, max_length=student.max_seq_length)
+        about["curves"] = scoring.as_rows(curves)
+    report = scoring.report(dataset, rows, **about, max_length=student.max_seq_length)
     path = options.json or home() / f"evaluate-{dataset.name}.json"
     print(f"\nwritten to {write_json(path, report)}")
 

@@ -222,7 +222,7 @@ class AgreementExplorer(Selection, View):
             self._turn += 1
             self._units = {self.reference: unit(first), self.against.value: unit(second)}
             self.map, self._near = self._base, None
-            table = agreement.per_text(first, second, k=0, columns=self._known)
+            table = self._known.join(agreement.per_text(first, second, k=0))
             measures = [*(_SPACE if first.shape[1] == second.shape[1] else []), *_OF_NEIGHBORS]
             others = [name for name in self._known if name != "text"]
             self.table = table[[*measures, *others, "text"]].set_axis(self._index)
@@ -252,7 +252,7 @@ class AgreementExplorer(Selection, View):
             if turn != self._turn:
                 return
             if near is not None:
-                self._near = [neighbors.positions for neighbors in near]
+                self._near = near
                 self.table[_OF_NEIGHBORS] = measures.set_axis(self._index)
                 self.rows.replace(self.table)
             self._redraw()

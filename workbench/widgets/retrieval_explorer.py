@@ -16,7 +16,6 @@ from workbench._util import one_of, unit, whole
 from workbench.cache import TargetCache
 from workbench.data import RetrievalDataset, Role, Text
 from workbench.errors import WorkbenchError
-from workbench.failures import CAUSES, failures
 from workbench.widgets._html import error_line, hover, html_table, shown
 from workbench.widgets._view import MODES, Selection, View, model_colors, note, search_box, wrapped
 from workbench.widgets.chart import Chart, figure
@@ -59,7 +58,7 @@ class RetrievalExplorer(Selection, View):
             first its difference to the reference, such as `symmetric_gain`; NaN if not judged.
         results: one row a result of the query shown: mode, rank (1 is best), document_id, cosine
             and grade (missing where it was not judged).
-        failures: what `failures.failures` says of the queries that the first other model serves
+        failures: what `evaluate.failures` says of the queries that the first other model serves
             worse than the reference; empty if it has another width, or has too many to look at.
 
     Raises:
@@ -187,7 +186,7 @@ class RetrievalExplorer(Selection, View):
         failing = (scores[1] < scores[0]).sum()
         one_width = pairs[0][0].shape[1] == pairs[1][0].shape[1]
         if one_width and 0 < failing * len(collection.corpus) <= _MOST_COMPARISONS:
-            return failures(collection, *pairs, scores=scores)
+            return evaluate.failures(collection, *pairs, scores=scores)
         return pd.DataFrame()
 
     def _query_table(self) -> pd.DataFrame:
@@ -196,7 +195,7 @@ class RetrievalExplorer(Selection, View):
         table = self.scores.rename(columns=names).rename_axis("id").reset_index()
         table.insert(1, "query", self._query_texts)
         if len(self.failures):
-            causes = self.failures["cause"].map(CAUSES).reindex(self._index)
+            causes = self.failures["cause"].map(evaluate.CAUSES).reindex(self._index)
             table["why"] = causes.fillna("").to_numpy()
         return table
 
@@ -287,7 +286,7 @@ class RetrievalExplorer(Selection, View):
         words = f'<b dir="auto">{shown(text, 600)}</b>'
         if query_id in self.failures.index:
             loss, cause = self.failures.loc[query_id, ["loss", "cause"]]
-            words += f" <i>Loses {loss:.2f} in symmetric search: {CAUSES[cause]}.</i>"
+            words += f" <i>Loses {loss:.2f} in symmetric search: {evaluate.CAUSES[cause]}.</i>"
         name = "typed" if query_id is None else shown(query_id, 60)
         style = "line-height:1.4;overflow-wrap:anywhere"
         self.heading.value = f'<div style="{style}"><code>{name}</code> {words}</div>'
