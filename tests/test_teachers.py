@@ -23,13 +23,19 @@ def embed(texts):
     return np.stack([HASHED.vector(text, "document") for text in texts])
 
 
-class Minimal(Teacher):
+class Returning(Teacher):
+    """A teacher of one's own, which returns what a function makes of texts."""
+
+    def __init__(self, function=embed):
+        super().__init__("minimal", 16, normalize=True)
+        self.function = function
+
     def encode(self, texts, role=Role.DOCUMENT, *, stop=None):
-        return embed(texts)
+        return self.function(texts)
 
 
 def test_an_identity_is_complete_and_nothing_is_written_to_a_teacher(tmp_path, tiny_model, recwarn):
-    teacher = Minimal("minimal", 16, normalize=True)
+    teacher = Returning()
     assert teacher.identity == {"teacher": "minimal", "normalize": True, "dimension": 16}
     assert teacher.prompts == {"query": "", "document": ""}
     assert (teacher.concurrency, teacher.batch_size, teacher.usage) == (1, None, None)
@@ -38,34 +44,24 @@ def test_an_identity_is_complete_and_nothing_is_written_to_a_teacher(tmp_path, t
     cache = TargetCache(tmp_path, teacher)
     cache.fill(sentences(3))
     assert vars(teacher) == before and cache.teacher is teacher and not recwarn
-    TargetCache(tmp_path, Minimal("minimal", 16, normalize=True)).targets(sentences(3))
+    TargetCache(tmp_path, Returning()).targets(sentences(3))
     recipe = replace(TOUR, base=str(tiny_model), max_length=40)
     assert recipe.student(cache).get_embedding_dimension() == 16
-
-
-def test_what_makes_no_teacher_is_refused():
-    with pytest.raises(TypeError, match="normalize"):
-        Minimal("minimal", 16)
-    for name, dimension in (("", 16), (None, 16), ("a", 0)):
-        with pytest.raises(TeacherError):
-            Minimal(name, dimension, normalize=True)
-    for teacher in (Teacher(embed, name="f"), Teacher(np.eye(1), texts=["a"])):
-        with pytest.raises(DataError, match="role 'foo'"):
-            teacher.encode(["a"], "foo")
 
 
 def test_what_a_teacher_can_be_made_of(tiny_model, tmp_path):
     assert isinstance(Teacher(str(tiny_model), device="cpu"), LocalTeacher)
     assert isinstance(Teacher(tiny_model, device="cpu", max_length=20), LocalTeacher)
     assert isinstance(Teacher(embed), FunctionTeacher)
-    assert isinstance(Teacher(embed(["a", "b"]), texts=["a", "b"]), ArrayTeacher)
     listed = Teacher([[1.0, 0.0], [0.0, 1.0]], texts=["a", Text("b", "query")])
-    assert listed.texts == [Text("a"), Text("b", "query")]
+    assert isinstance(listed, ArrayTeacher) and listed.texts == [Text("a"), Text("b", "query")]
     assert isinstance(Teacher("openai:m", url="http://localhost:1", dimensions=4), ApiTeacher)
     assert make_teacher(HASHED) is HASHED
     # A cache takes what a teacher is made of.
     assert TargetCache(tmp_path, embed).fill(sentences(3)).encoded == 3
     assert repr(Teacher(embed, name="mine")) == "FunctionTeacher('mine', dimension=16)"
+    with pytest.raises(DataError, match="role 'foo'"):
+        Teacher(embed).encode(["a"], "foo")
 
 
 @pytest.mark.parametrize(
@@ -73,12 +69,9 @@ def test_what_a_teacher_can_be_made_of(tiny_model, tmp_path):
     [
         (None, "cannot be made of NoneType"),
         (np.eye(3), "texts="),
-        ([[1.0]], "texts="),
         (torch.nn.Linear(2, 2), "Linear"),
         (lambda texts: embed(texts), "give name="),
-        (len, r"shape \(\) for 1 text"),
         ("openal:m", "the providers are openai"),
-        ("", "expected a model's name"),
     ],
 )
 def test_what_a_teacher_cannot_be_made_of(source, words):
@@ -139,20 +132,16 @@ def test_a_function_has_its_own_name_and_width_and_gets_a_role_if_it_names_one()
     "form",
     [
         lambda vectors: vectors.tolist(),
-        lambda vectors: torch.from_numpy(vectors).requires_grad_(),
         lambda vectors: list(torch.from_numpy(vectors)),
-        lambda vectors: torch.from_numpy(vectors).bfloat16(),
+        lambda vectors: torch.from_numpy(vectors).bfloat16().requires_grad_(),
         lambda vectors: (row for row in vectors),
     ],
 )
 def test_vectors_of_every_form_are_targets(tmp_path, form):
-    class Odd(Teacher):
-        def encode(self, texts, role=Role.DOCUMENT, *, stop=None):
-            return form(embed(texts))
-
     texts = sentences(40)
+    own = Returning(lambda texts: form(embed(texts)))
     function = FunctionTeacher(lambda texts: form(embed(texts)), "function")
-    for teacher in (Odd("odd", 16, normalize=True), function):
+    for teacher in (own, function):
         targets = TargetCache(tmp_path, teacher).embed(texts)
         np.testing.assert_allclose(targets[:], embed([t.text for t in texts]), atol=5e-3)
 
@@ -161,20 +150,15 @@ def test_vectors_of_every_form_are_targets(tmp_path, form):
     "returned",
     [
         lambda texts: embed(texts)[:-1],
+        lambda texts: embed(texts)[:, :-1],
         lambda texts: [[1.0], [1.0, 2.0]] * len(texts),
         lambda texts: None,
-        lambda texts: ["a"] * len(texts),
-        lambda texts: embed(texts)[0],
         lambda texts: np.full((len(texts), 16), np.nan),
     ],
 )
 def test_what_is_not_vectors_is_refused(tmp_path, returned):
-    class Odd(Teacher):
-        def encode(self, texts, role=Role.DOCUMENT, *, stop=None):
-            return returned(texts)
-
     with pytest.raises(TeacherError):
-        TargetCache(tmp_path, Odd("odd", 16, normalize=True)).fill(sentences(4))
+        TargetCache(tmp_path, Returning(returned)).fill(sentences(4))
 
 
 def test_zeros_have_no_direction(tmp_path):
@@ -198,6 +182,5 @@ def test_vectors_know_their_texts_and_no_others():
         with pytest.raises(IncompleteError) as caught:
             teacher.encode(["a", text])
         assert [*caught.value.failed] == [1] and np.isfinite(caught.value.vectors[0]).all()
-    for wrong in (np.eye(2), np.ones(3), np.ones((3, 2), dtype=complex)):
-        with pytest.raises(TeacherError, match="one row of real numbers"):
-            ArrayTeacher(wrong, ["a", "b", "c"])
+    with pytest.raises(TeacherError, match="one row of real numbers"):
+        ArrayTeacher(np.eye(2), ["a", "b", "c"])

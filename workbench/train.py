@@ -162,7 +162,8 @@ def train_student(
         unseen_tokens, roles = Tokens(student, unseen), by_role(unseen)
 
         def evaluate() -> dict[str, float]:
-            return figures(forward_batches(student, unseen_tokens), held_out[1], roles)
+            vectors = forward_batches(student, unseen_tokens.batches(), len(unseen))
+            return figures(vectors, held_out[1], roles)
 
     identity = {"config": asdict(config)}
     if checkpoints is not None:
