@@ -58,22 +58,16 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
     assert os.listdir(folder) == ["new"] and set(os.listdir(tmp_path)) == {".writing-new", "folder"}
 
 
-def test_too_little_room_is_an_error(tmp_path):
+def test_room_extras_and_whole_numbers_are_checked(tmp_path):
     check_room(tmp_path, 1, "a byte")
     with pytest.raises(WorkbenchError, match="MB free"):
         check_room(tmp_path, 10**18, "the vectors")
-
-
-def test_whole_numbers_are_checked():
+    with pytest.raises(WorkbenchError, match=r"pip install 'teacher-aligned-workbench\[any\]'"):
+        need("no_such_package.part", "any")
     assert type(whole(np.int64(3), "k")) is int and whole(0, "k", 0) == 0
     for wrong in ("3", 2.5, True, None, 0):
         with pytest.raises(WorkbenchError, match="k is"):
             whole(wrong, "k")
-
-
-def test_a_missing_extra_names_the_command_that_installs_it():
-    with pytest.raises(WorkbenchError, match=r"pip install 'teacher-aligned-workbench\[any\]'"):
-        need("no_such_package.part", "any")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from workbench._texts import RetrievalDataset
-from workbench._util import PROJECT, expanded, need
+from workbench._util import PROJECT, counted, expanded, need
 from workbench.errors import DataError
 
 DATA = PROJECT / "data"
@@ -42,8 +42,8 @@ def file_rows(path: Path, column: str | None, encoding: str | None) -> Iterator[
         yield from record_rows(records, column, path)
 
 
-def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the files of texts in a folder and below, and those that are empty or of other kinds.
+def files_in(folder: Path) -> list[Path]:
+    """Return the files of texts in a folder and below, and warn about empty and other files.
 
     Of a folder in BEIR layout only the corpus is listed, and hidden files are not listed at all.
     """
@@ -57,7 +57,10 @@ def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
         for path in files:
             has_texts = _suffix(path) in SUFFIXES and path.is_file() and path.stat().st_size
             (paths if has_texts else left_out).append(path)
-    return paths, left_out
+    if left_out:
+        count = counted(len(left_out), "empty or other file")
+        warnings.warn(f"{folder}: {count} left out, such as {left_out[0]}", stacklevel=6)
+    return paths
 
 
 def record_rows(

@@ -138,11 +138,7 @@ def _parts(
     elif isinstance(source, str | Path):
         path = expanded(source)
         if os.path.exists(path):
-            paths, left_out = _files.files_in(path) if path.is_dir() else ([path], [])
-            if left_out:
-                count = counted(len(left_out), "empty or other file")
-                warnings.warn(f"{path}: {count} left out, such as {left_out[0]}", stacklevel=5)
-            for file in paths:
+            for file in _files.files_in(path) if path.is_dir() else [path]:
                 yield str(file), _files.file_rows(file, column, encoding)
             return
         source = _named(str(source), column)
@@ -226,16 +222,13 @@ def _sample(stream: Iterable[tuple[str, Text]], size: int) -> list[Text]:
 
     Texts are drawn in the order of their hashes, so a larger sample holds the smaller one.
     """
-
-    def place(text: Text, purpose: str) -> bytes:
-        return hashlib.sha256(f"{purpose}\x000\0{text.role}\0{text.text}".encode()).digest()
-
     groups: dict[tuple[str, Role], dict[bytes, Text]] = defaultdict(dict)
     sizes = Counter()
     for part, text in stream:
         key = part, text.role
         sizes[key] += 1
-        groups[key][place(text, "draw")] = text
+        digest = hashlib.sha256(f"draw\x000\0{text.role}\0{text.text}".encode()).digest()
+        groups[key][digest] = text
         if len(groups[key]) > 2 * size + 1000:  # more than can be drawn from it
             groups[key] = dict(nsmallest(size, groups[key].items()))
     drawn: dict[bytes, Text] = {}
@@ -243,7 +236,8 @@ def _sample(stream: Iterable[tuple[str, Text]], size: int) -> list[Text]:
         group = groups[key]
         share = -(-(size - len(drawn)) // (len(groups) - index))
         drawn |= {digest: group[digest] for digest in sorted(group.keys() - drawn)[:share]}
-    return sorted(drawn.values(), key=lambda text: place(text, "order"))
+    # Shuffled, always in the same way: backwards, the digests are in another order.
+    return [drawn[digest] for digest in sorted(drawn, key=lambda digest: digest[::-1])]
 
 
 # --- texts made of texts ------------------------------------------------------------------------
