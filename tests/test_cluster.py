@@ -34,12 +34,9 @@ class LoggingTeacher(HashTeacher):
             died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         with self.log.open("a") as file:
-            file.write(
-                "".join(
-                    hashlib.md5(f"{role}{text}".encode()).hexdigest() + f" {os.getpid()}\n"
-                    for text in texts
-                )
-            )
+            for text in texts:
+                digest = hashlib.md5(f"{role}{text}".encode()).hexdigest()
+                file.write(f"{digest} {os.getpid()}\n")
         return super().encode(texts, role)
 
 
@@ -81,12 +78,9 @@ def test_a_worker_that_is_killed_costs_the_group_in_flight_and_nothing_else(tmp_
     np.testing.assert_array_equal(cache.targets(TEXTS)[:], wanted.astype(np.float32))
     assert len(_shards.listing(cache.folder)) == 1, "small shards are joined in the end"
     stop = threading.Event()
-    again = cluster.fill(
-        tmp_path, make, folder, workers=1, on_progress=lambda _: stop.set(), stop=stop
-    )
-    assert again.encoded == 0 and 0 < again.hits < len(TEXTS), (
-        "stopped after the first batch, of which all was there"
-    )
+    options = {"on_progress": lambda _: stop.set(), "stop": stop}
+    again = cluster.fill(tmp_path, make, folder, workers=1, **options)
+    assert again.encoded == 0 and 0 < again.hits < len(TEXTS), "stopped after the first batch"
 
 
 def test_a_teacher_that_fails_ends_the_fill_and_what_is_stored_stays(tmp_path, folder):
