@@ -30,7 +30,7 @@ def explore(models: Mapping[str, object], texts: object, **options: object) -> A
         models: two or more names, each with a model: a `Teacher`, a loaded model, a folder, a
             model's name or vectors. The first is the reference.
         texts: a list of texts, a dataframe, or the name of a file or folder that `read_texts` reads.
-        options: of `widgets.AgreementExplorer`: `columns`, `k`, `fit`, ...
+        options: of `widgets.AgreementExplorer`: `k`, `umap`, `most`
 
     Raises:
         WorkbenchError: there are not two models, or the texts cannot be used.

@@ -23,7 +23,7 @@ def hover(text: object, most: int = 120) -> str:
     return html.escape(cut(text, most), quote=False).replace("\n", " ")
 
 
-def error_line(error: BaseException | str, before: str = "") -> str:
+def error_line(error: BaseException, before: str = "") -> str:
     """Return an error as a line of HTML."""
     return f'<span class="error">{before}{shown(error, 1000)}</span>'
 
@@ -37,13 +37,11 @@ def cell(value: object) -> str:
     return f"{value:,}" if pd.api.types.is_integer(value) else cut(value, 200)
 
 
-def html_table(frame: pd.DataFrame, style: str = "") -> str:
+def html_table(frame: pd.DataFrame) -> str:
     """Return the columns of a dataframe as an HTML table, with escaped values."""
-
-    def row(values: list[str], tag: str) -> str:
-        cells = "".join(f'<{tag} dir="auto">{shown(value)}</{tag}>' for value in values)
-        return f"<tr>{cells}</tr>"
-
-    rows = [row(map(cell, values), "td") for values in frame.itertuples(index=False, name=None)]
-    head = f"<thead>{row(frame.columns, 'th')}</thead>"
-    return f'<table style="{style}">{head}<tbody>{"".join(rows)}</tbody></table>'
+    lines = []
+    rows = frame.itertuples(index=False, name=None)
+    for tag, values in [("th", frame.columns), *(("td", row) for row in rows)]:
+        cells = [f'<{tag} dir="auto">{shown(cell(value))}</{tag}>' for value in values]
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return f"<table>{''.join(lines)}</table>"

@@ -22,27 +22,22 @@ _BAR_STYLES = {"done": "success", "failed": "danger", "stopped": "warning"}
 class Job(View):
     """A view of work on another thread, or in a cell that reports to the view.
 
-    The state is one of ready, running, stopped, done and failed. An error in the view never
-    reaches the work. A subclass says in `_headline()` what goes on, in `_share()` how much is
-    done, 0 to 1, and may say more in `_figures()`.
-
-    Attributes:
-        stop: `threading.Event`; when set, the work ends soon and keeps what it has done.
+    A subclass says in `_headline()` what goes on, in `_share()` how much is done, 0 to 1, and may
+    say more in `_figures()`. When `stop`, a `threading.Event`, is set, the work ends soon and keeps
+    what it has done.
     """
 
-    _noun = "job"
     _future: Future | None = None  # the result of the latest work that was started here
+    _work: Callable[[], object] | None = None
     _stopped_by: tuple[type[Exception], ...] = ()  # errors that mean that the work was stopped
+    _error: BaseException | None = None  # of the work
+    _state = "ready"  # or running, stopped, done, failed
+    _drawn = 0.0
 
     def __init__(self, tooltip: str) -> None:
         self.stop = threading.Event()
         # Work reports on one thread while buttons are pressed on another.
         self._lock = threading.RLock()
-        self._state = "ready"
-        self._error: BaseException | None = None  # of the work
-        self._trouble: Exception | None = None  # of the view
-        self._drawn = 0.0
-        self._work: Callable[[], object] | None = None
         self.bar = ipywidgets.FloatProgress(max=1, layout={"flex": "1 1 200px", "width": "auto"})
         self.stop_button = self._button("Stop", "stop", tooltip, self._stop_clicked)
         self.status = note()
@@ -54,35 +49,25 @@ class Job(View):
         Raises:
             WorkbenchError: it is still running.
         """
+        if self._work is not None:
+            self._start(self._work)
+            return
         with self._lock:
-            if self._work is not None:
-                self._start(self._work)
-                return
             self.stop.clear()
-            self._error = None
             if self._state != "running":
-                self._state = "ready"
+                self._state, self._error = "ready", None
             self._show()
 
     def wait(self, timeout: float | None = None) -> object:
         """Wait for work that was started here, and return its result; an interrupt leaves it.
 
-        Args:
-            timeout: seconds; None waits as long as it takes.
-
         Raises:
-            WorkbenchError: nothing was started, or it is still running after `timeout`.
-            Exception: whatever the work raised.
+            WorkbenchError: nothing was started.
+            Exception: whatever the work raised; TimeoutError after `timeout` seconds.
         """
-        future = self._future
-        if future is None:
-            raise WorkbenchError(f"no {self._noun} was started here: call run() first")
-        try:
-            return future.result(timeout)
-        except TimeoutError:
-            if future.done():  # the work's own error
-                raise
-            raise WorkbenchError(f"the {self._noun} is still running after {timeout} s") from None
+        if self._future is None:
+            raise WorkbenchError("nothing was started here: call run() first")
+        return self._future.result(timeout)
 
     def close(self) -> None:
         """Stop what was started here, and close the view."""
@@ -94,9 +79,8 @@ class Job(View):
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        with self._reporting():
-            if not self._in_background:
-                self._end(error)
+        if not self._in_background:
+            self._end(error)
 
     def summary(self) -> str:
         """Return state and figures of the work."""
@@ -104,8 +88,6 @@ class Job(View):
             lines = [self._headline(), *self._figures()]
             if self._state == "failed":
                 lines.append(error_line(self._error, f"{type(self._error).__name__}: "))
-            if self._trouble is not None:
-                lines.append(error_line(self._trouble, "Not all could be shown: "))
         return "<br>".join(lines)
 
     # --- what a view of one kind of work calls or overrides ---
@@ -125,12 +107,8 @@ class Job(View):
     def _button(
         self, name: str, icon: str, tooltip: str, clicked: Callable[[], object]
     ) -> ipywidgets.Button:
-        def click(_: object) -> None:
-            with contextlib.suppress(WorkbenchError):  # the status line says that work is running
-                clicked()
-
         button = ipywidgets.Button(description=name, icon=icon, tooltip=tooltip)
-        button.on_click(click)
+        button.on_click(lambda _: clicked())
         works_while_busy(button)
         return button
 
@@ -141,10 +119,10 @@ class Job(View):
         """Call `work` on a thread of its own."""
         with self._lock:
             if self._in_background:
-                raise WorkbenchError(f"a {self._noun} is running here: stop it, or wait()")
+                raise WorkbenchError("work is running here: stop it, or wait()")
             self.stop.clear()
             self._work, self._future = work, Future()
-            self._state, self._error, self._trouble = "running", None, None
+            self._state, self._error = "running", None
             self._draw()
             # A daemon, since a kernel that shuts down must not wait: what is finished is kept.
             threading.Thread(target=self._run, args=(work, self._future), daemon=True).start()
@@ -156,16 +134,15 @@ class Job(View):
             try:
                 yield
             except Exception as error:
-                self._trouble = error
                 self.status.value = error_line(error, "Not all could be shown: ")
 
     def _end(self, error: BaseException | None) -> None:
-        self._error = error
-        if isinstance(error, self._stopped_by) or (error is None and self._cut_short()):
-            self._state = "stopped"
-        else:
+        with self._reporting():
+            self._error = error
             self._state = "done" if error is None else "failed"
-        self._draw()
+            if isinstance(error, self._stopped_by) or (error is None and self._cut_short()):
+                self._state = "stopped"
+            self._draw()
 
     def _due(self) -> bool:
         """Say whether it is time to draw again."""
@@ -197,8 +174,7 @@ class Job(View):
             error = raised
         # Whoever waits for the end sees it drawn, and whoever sees it drawn may start again.
         with self._lock:
-            with self._reporting():
-                self._end(error)
+            self._end(error)
             if error is None:
                 future.set_result(result)
             else:

@@ -5,28 +5,32 @@ from __future__ import annotations
 import base64
 import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import anywidget
 import ipywidgets
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import traitlets
+from plotly.offline import get_plotlyjs
 
 from workbench._util import write_whole
 from workbench.errors import WorkbenchError
 
 # From Okabe and Ito's palette: the color-blind can tell them apart, on white and on black.
 CATEGORIES = "#3A8FD0 #E69F00 #009E73 #CC79A7 #D55E00 #56B4E9 #B5A642 #8C6BB1".split()
-COLORS = {"teacher": "#D55E00", "student": "#3A8FD0", "asymmetric": "#009E73", "base": "#999999"}
-COLORS["symmetric"] = COLORS["student"]
-MOST_CATEGORIES = 30
-# Low to high: magenta, which is where models agree least, to light blue.
-SCALE = ["#C2185B", "#E07B39", "#E6B84A", "#9CC3A5", "#56B4E9"]
+COLORS = {
+    "teacher": "#D55E00",
+    "student": "#3A8FD0",
+    "symmetric": "#3A8FD0",
+    "asymmetric": "#009E73",
+    "base": "#999999",
+}
 OTHER = "#8A8A8A"  # of what has no color of its own
-
+# After the categories, hues at golden steps.
+_HUES = [f"hsl({step * 222.5 % 360:.0f}, 60%, {(45, 62, 36)[step % 3]}%)" for step in range(30)]
+PALETTE = [*CATEGORIES, *_HUES]
 # Mode of retrieval: whose queries, whose documents.
 MODES = {
     "teacher": ("teacher", "teacher"),
@@ -46,32 +50,23 @@ front.render({ el: document.currentScript.previousElementSibling,
 """
 
 
-def palette(count: int) -> list[str]:
-    """Return `count` colors: those of `CATEGORIES`, then hues at golden steps."""
-    more = range(count - len(CATEGORIES))
-    hues = [f"hsl({step * 222.5 % 360:.0f}, 60%, {(45, 62, 36)[step % 3]}%)" for step in more]
-    return [*CATEGORIES[:count], *hues]
-
-
 def model_colors(names: Sequence[str]) -> dict[str, str]:
     """Return a color for each model or mode: that of `COLORS`, or another one."""
-    taken = {COLORS[name] for name in names if name in COLORS}
-    candidates = dict.fromkeys([*COLORS.values(), *palette(40)])
-    free = iter([color for color in candidates if color not in taken])
+    taken = {COLORS.get(name) for name in names}
+    free = iter([color for color in PALETTE if color not in taken])
     return {name: COLORS.get(name) or next(free, OTHER) for name in names}
 
 
 class Selection(traitlets.HasTraits):
     """A view or table whose rows can be selected; `selected` holds their positions.
 
-    `traitlets.link((one, "selected"), (other, "selected"))` links two views of the same rows. A
-    view of one row shows the first that is selected, and keeps it when nothing is selected.
+    `traitlets.link((one, "selected"), (other, "selected"))` links two views of the same rows.
     """
 
     selected = traitlets.Tuple()
     _index = pd.RangeIndex(0)  # labels of the rows; a view sets its own before any selection
 
-    def select(self, rows: int | str | Iterable | pd.DataFrame | pd.Series = ()) -> None:
+    def select(self, rows: int | str | Sequence | np.ndarray | pd.DataFrame = ()) -> None:
         """Select rows: positions, labels (ids), a boolean mask, or a dataframe's index; () clears.
 
         Raises:
@@ -86,19 +81,14 @@ class Selection(traitlets.HasTraits):
 
 def _positions(rows: object, index: pd.Index) -> np.ndarray:
     """Return the positions of rows in an index, int64, in the order given."""
-    if isinstance(rows, int | str | np.integer):
-        rows = [rows]
-    elif isinstance(rows, pd.DataFrame) or (isinstance(rows, pd.Series) and rows.dtype != bool):
-        rows = rows.index
-    array = rows if isinstance(rows, pd.Index) else np.asarray(list(rows))
-    if not len(array):
+    is_frame = isinstance(rows, pd.DataFrame)
+    array = np.atleast_1d(rows.index if is_frame else np.asarray(rows))
+    if array.size == 0:
         return np.empty(0, dtype=int)
+    if is_frame or array.dtype.kind in "OU":
+        array = index.get_indexer_for(array)
     try:
-        if isinstance(array, pd.Index) or array.dtype.kind in "OU":
-            array = index.get_indexer_for(array)
-        elif array.dtype == bool:
-            array = np.arange(len(index))[array]
-        if (array < 0).any():
+        if array.dtype != bool and (array < 0).any():
             raise IndexError("a position is negative, or a label is not there")
         return np.arange(len(index))[array]
     except IndexError as error:
@@ -106,10 +96,7 @@ def _positions(rows: object, index: pd.Index) -> np.ndarray:
 
 
 class Part(anywidget.AnyWidget):
-    """A part of a view with its own module in the browser. `put` alone changes what it shows.
-
-    A module that starts late asks for what it has missed: see `static/common.js`.
-    """
+    """A part of a view with its own module in the browser. `put` alone changes what it shows."""
 
     _id = traitlets.Unicode().tag(sync=True)
     _revision = traitlets.Int().tag(sync=True)
@@ -129,17 +116,16 @@ class Part(anywidget.AnyWidget):
             self._revision += 1
 
     def to_html(self) -> str:
-        """Return the part for a page without a kernel, where a map still zooms."""
+        """Return the part as HTML that needs no kernel."""
         hidden = {*Part.class_traits(sync=True), "_esm", "_css", "_anywidget_id"}
         state = {name: getattr(self, name) for name in self.keys if name not in hidden}
-        packed = json.dumps(
-            state, default=lambda value: {"base64": base64.b64encode(value).decode()}
-        )
+        packed = json.dumps(state, default=lambda data: {"base64": base64.b64encode(data).decode()})
         packed = packed.replace("<", "\\u003c")  # a text must not end the script
         code = str(self._esm).replace("export default", "const front =")
         return f"<div></div><script>(() => {{{code}{_ALONE.replace('STATE', packed)}}})()</script>"
 
     def _heard(self, _: object, message: dict, buffers: list) -> None:
+        # A module that starts late asks for what it has missed: see `static/common.js`.
         if message.get("kind") != "started":
             self._received(message, buffers)
         elif message.get("revision") != self._revision:
@@ -155,10 +141,7 @@ def module(name: str) -> str:
 
 
 class View(ipywidgets.VBox):
-    """A widget of several parts that follows the page's theme.
-
-    Where no widgets are shown (an exported notebook, a code host), `summary()` is.
-    """
+    """A widget of several parts; `summary()` is shown where no widgets are, as on a code host."""
 
     def __init__(self, *parts: ipywidgets.Widget) -> None:
         style = ipywidgets.HTML(f"<style>{STYLE}</style>", layout={"display": "none"})
@@ -169,30 +152,20 @@ class View(ipywidgets.VBox):
         """Return a few lines of HTML that say what the view shows."""
         raise NotImplementedError
 
-    def introduction(self) -> str:
-        """Return what stands above the parts on a page: less than `summary` where a part has it."""
-        return self.summary()
-
-    def figures(self) -> list[go.Figure]:
-        """Return the figures for a page that stands alone."""
-        return [part.figure for part in _parts(self) if hasattr(part, "figure")]
-
-    def body(self, *, plotlyjs: bool = False) -> str:
-        """Return introduction, maps, tables and figures as HTML, with or without plotly.js."""
-        parts = [part for part in _parts(self) if isinstance(part, Part)]
-        pieces = [part.to_html() for part in parts if not hasattr(part, "figure")]
-        for number, figure in enumerate(self.figures()):
-            script = plotlyjs and number == 0
-            pieces.append(figure.to_html(full_html=False, include_plotlyjs=script))
-        return "".join([self.introduction(), *pieces])
+    def body(self) -> str:
+        """Return summary and parts as HTML that needs no kernel, but plotly.js for charts."""
+        pieces = [part.to_html() for part in _parts(self) if isinstance(part, Part)]
+        return "".join([self.summary(), *pieces])
 
     def to_html(self, path: str | Path | None = None) -> str:
         """Return a page that needs neither kernel nor network; with a path, write it there too."""
+        body = self.body()
+        library = f"<script>{get_plotlyjs()}</script>" if "Plotly.newPlot" in body else ""
         page = (
             '<!doctype html><html lang="en"><meta charset="utf-8">'
             '<meta name="color-scheme" content="light dark">'
-            f"<title>{type(self).__name__}</title><style>{STYLE}</style>"
-            f'<body class="workbench">{self.body(plotlyjs=True)}</body></html>'
+            f"<title>{type(self).__name__}</title><style>{STYLE}</style>{library}"
+            f'<body class="workbench">{body}</body></html>'
         )
         if path is not None:
             write_whole(path, page.encode())
@@ -204,14 +177,12 @@ class View(ipywidgets.VBox):
             part.close()
         super().close()
 
-    def __repr__(self) -> str:
-        return f'<{type(self).__name__}: shown in a notebook; to_html("view.html") writes a page>'
-
     def _repr_mimebundle_(self, **options: object) -> dict:
         return super()._repr_mimebundle_(**options) | {"text/html": self.summary()}
 
 
 def _parts(box: ipywidgets.Widget) -> Iterator[ipywidgets.Widget]:
+    """Return all widgets in a box, the innermost first."""
     for part in box.children if isinstance(box, ipywidgets.Box) else ():
         yield from _parts(part)
         yield part
@@ -240,9 +211,7 @@ def note(text: str = "") -> ipywidgets.HTML:
 
 
 def works_while_busy(widget: ipywidgets.Widget) -> None:
-    """Let clicks reach Python while a cell runs; the one private use of comm.
-
-    ipykernel 7.4 sends them to the shell that used the widget last, which a cell keeps busy.
-    """
-    if widget.comm is not None:  # the subshell that the browser asks for
+    """Let clicks reach Python while a cell runs; the one private use of comm."""
+    # ipykernel 7.4 sends them to the shell that used the widget last, which a cell keeps busy.
+    if widget.comm is not None:
         widget.comm._reply_subshell_for = lambda data, subshell: subshell

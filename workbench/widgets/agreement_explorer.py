@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import ipywidgets
 import numpy as np
 import pandas as pd
+import traitlets
 
-from workbench import agreement, projection, ranking, regions
+from workbench import agreement, projection, regions
 from workbench._util import unit
-from workbench.data import Role, Text, as_texts
+from workbench.data import Text, as_texts
 from workbench.errors import WorkbenchError
 from workbench.evaluate import same_models, vectors
 from workbench.widgets._html import cell, cut, error_line, hover, shown
@@ -42,25 +43,21 @@ class AgreementExplorer(Selection, View):
     Args:
         models: two or more names, each with a model: vectors, float of shape (n, d), or anything
             that `wb.compare` takes. The first is the reference; a list chooses the other one.
-        texts: n texts, `str` or `Text`, or a dataframe with a column "text".
-        columns: n rows of what else is known of the texts, to color, sort and group by;
-            `ndcg_gain` is compared by region. By default the dataframe's other columns.
+        texts: n texts, `str` or `Text`, or a dataframe with a column "text". Its other columns
+            color, sort and group; "region" replaces the regions, "ndcg_gain" is compared by region.
         k: neighbors that `overlap` compares.
         umap: whether to fit a UMAP.
         most: above so many texts a random sample is shown.
-        folder: where maps are kept, see `projection.umap`.
-        seed: of the sample and of the map.
 
     Attributes:
         table: dataframe of the texts with all measures; its index is the position in the input.
         map: the `projection.TextMap` that is shown.
-        regions: what `regions.compare_regions` says of the categories that color the points, or of
-            the regions found; empty where there is nothing to compare.
+        regions: `regions.compare_regions` of the categories that color the points, or of the
+            regions found; empty where there is nothing to compare.
         selected: positions of the selected rows of `table`, a tuple of int; see `select`.
 
     Raises:
-        WorkbenchError: there are not two models, they have not as many vectors as there are texts,
-            or a column has the name of a measure.
+        WorkbenchError: there are not two models of these texts, or a column is named as a measure.
     """
 
     _stop = threading.Event()  # of the class: a view whose arguments were refused is closed too
@@ -70,48 +67,37 @@ class AgreementExplorer(Selection, View):
         models: Mapping[str, object],
         texts: Sequence[str | Text] | pd.DataFrame,
         *,
-        columns: pd.DataFrame | None = None,
         k: int = 10,
         umap: bool = True,
         most: int = 50_000,
-        folder: str | Path | None = None,
-        seed: int = 0,
     ) -> None:
-        # Regions, neighbors and the UMAP are ready in any order, while buttons are pressed.
         self._stop, self._lock = threading.Event(), threading.RLock()
-        self._background: dict[str, threading.Thread] = {}
-        self._problems: list[str] = []
-        self._hits: list[int] = []  # texts of the latest search, nearest first
-        self.regions, self._groups = pd.DataFrame(), np.empty(0, dtype=object)
-        self._k, self._folder, self._seed, self._turn = k, folder, seed, 0
+        self._background: list[threading.Thread] = []
+        self._k, self._turn, self.regions = k, 0, pd.DataFrame()
+        columns = pd.DataFrame(index=range(len(texts)))
         if isinstance(texts, pd.DataFrame):
-            columns = texts.drop(columns="text") if columns is None else columns
-            texts = texts["text"]
+            columns, texts = texts.drop(columns="text"), texts["text"]
         texts = as_texts(texts)
         models = same_models(models, texts)
-        rows = agreement.sample(len(texts), most, seed)
+        rows = agreement.sample(len(texts), most)
         self._index = pd.Index(rows)
         self._about = f"{len(texts):,} texts."
-        if columns is not None:
-            columns = columns.set_axis(range(len(texts))).loc[rows].reset_index(drop=True)
         if len(rows) < len(texts):
             self._about = f"A random sample of {len(rows):,} of {len(texts):,} texts."
-            texts = [texts[row] for row in rows]
-        self._known = _describe(texts, columns)
-        self._vectors, self._searchable = {}, {}
-        for name, model in models.items():
-            if isinstance(model, np.ndarray):
-                self._vectors[name] = model[rows]
-            else:
-                self._vectors[name], self._searchable[name] = vectors(model, texts), model
+        texts = [texts[row] for row in rows]
+        self._known = _describe(texts, columns.iloc[rows].reset_index(drop=True))
+        self._vectors = {
+            name: model[rows] if isinstance(model, np.ndarray) else vectors(model, texts)
+            for name, model in models.items()
+        }
         self.reference = next(iter(models))
         self._base = projection.pca(self._vectors[self.reference])
         self._build()
         self._compare_models()
-        self._start("regions are", self._find_regions)
+        if "region" not in self._known:
+            self._start(self._find_regions)
         if umap:
-            self.give_up.layout.display = ""
-            self._start("the UMAP is", self._fit_map)
+            self._start(self._fit_map)
         self.observe(lambda _: self._selection_changed(), "selected")
 
     @property
@@ -119,12 +105,10 @@ class AgreementExplorer(Selection, View):
         """The selected rows of `table`."""
         return self.table.iloc[list(self.selected)]
 
-    def wait(self, seconds: float | None = None) -> projection.TextMap:
+    def wait(self) -> projection.TextMap:
         """Wait for the UMAP, the neighbors and the regions, and return the map shown then."""
-        for name, thread in list(self._background.items()):
-            thread.join(seconds)
-            if thread.is_alive():
-                raise WorkbenchError(f"{name} not ready after {seconds} s")
+        for thread in self._background:
+            thread.join()
         return self.map
 
     def close(self) -> None:
@@ -134,46 +118,35 @@ class AgreementExplorer(Selection, View):
 
     def summary(self) -> str:
         """Return a few lines that say what is shown."""
-        measure, other = self._measure, shown(self.against.value)
-        values, parts = self.table[measure], [self._about]
+        measure, parts = self._measure, [self._about]
+        values, name = self.table[measure], shown(measure)
         if self.selected:
             mean = self.selection[measure].mean()
-            parts.append(f"{len(self.selected):,} selected, mean {shown(measure)} {mean:.3f}.")
+            parts.append(f"{len(self.selected):,} selected, mean {name} {mean:.3f}.")
         parts.append(
-            f"Of all, mean {shown(measure)} {values.mean():.3f}, {values.min():.3f} to "
-            f"{values.max():.3f}. Map: {self.map.method} of {shown(self.reference)}."
+            f"Of all, mean {name} {values.mean():.3f}, {values.min():.3f} to {values.max():.3f}. "
+            f"Map: {self.map.method} of {shown(self.reference)}."
         )
         if not np.isnan(self.map.line_correlation):
             parts.append(
-                f"A line leads to a text's neighbors for {other}; the loss of neighbors has a rank "
-                f"correlation of {self.map.line_correlation:.2f} with its length."
+                f"A line leads to a text's neighbors for {shown(self.against.value)}; rank "
+                f"correlation of its length and lost neighbors: {self.map.line_correlation:.2f}."
             )
-        first, second = (unit_vectors.shape[1] for unit_vectors in self._units.values())
-        if first != second:
-            parts.append(f"No cosine: no common space ({first} and {second} dimensions).")
-        return " ".join([*parts, *self._problems])
+        return " ".join(parts)
 
     def _build(self) -> None:
         names = list(self._vectors)[1:]
-        style, auto = {"description_width": "initial"}, {"width": "auto"}
-        self.against = ipywidgets.Dropdown(
-            options=names, description=f"{self.reference} and", style=style, layout=auto
-        )
-        self.color = ipywidgets.Dropdown(
-            options=[_MODEL], description="Color", style=style, layout=auto
-        )
-        by = [("words", ""), *((f"meaning, by {name}", name) for name in self._searchable)]
-        self.by = ipywidgets.Dropdown(options=by, layout=auto)
+        narrow = {"style": {"description_width": "initial"}, "layout": {"width": "auto"}}
+        pair = f"{self.reference} and"
+        self.against = ipywidgets.Dropdown(options=names, description=pair, **narrow)
+        self.color = ipywidgets.Dropdown(options=[_MODEL], description="Color", **narrow)
         self.search = search_box("search the texts, then Enter", self._search, "")
         self.search.layout = {"flex": "1 1 160px", "min_width": "120px"}
-        self.give_up = ipywidgets.Button(description="Stop UMAP", tooltip="keep the PCA map")
-        self.give_up.layout.display = "none"
-        self.status, self.points = note(), Map(len(self._known), height=400)
-        chart = figure(height=128, dragmode="select", selectdirection="h", barmode="overlay")
-        chart.update_layout(
-            showlegend=False, bargap=0.05, margin={"l": 40, "r": 6, "t": 6, "b": 34}
-        )
-        self.histogram = Chart(chart, on_brush=self._brushed)
+        self.status, self.points = note(), Map(len(self._known))
+        margin = {"l": 40, "r": 6, "t": 6, "b": 34}
+        chart = figure(height=128, y="texts", showlegend=False, bargap=0.05, barmode="overlay")
+        chart.update_layout(margin=margin, dragmode="select", selectdirection="h")
+        self.histogram = Chart(chart, on_brush=lambda bins: self.select(self._bin.isin(bins)))
         self.text, self.near = ipywidgets.HTML(), Results(lambda row: self.select([row]))
         side = ipywidgets.VBox([self.histogram, self.text, self.near])
         side.layout = {"flex": "2 1 340px", "min_width": "300px", "overflow": "hidden auto"}
@@ -185,33 +158,16 @@ class AgreementExplorer(Selection, View):
         self.listing = ipywidgets.ToggleButtons(
             options=["texts", "regions"], style={"button_width": "auto"}
         )
-        if len(names) == 1:
-            self.against.layout.display = "none"
-        super().__init__(
-            wrapped(self.against, self.color, self.by, self.search, align_items="center"),
-            wrapped(self.give_up, self.status, align_items="center"),
-            wrapped(main, side),
-            self.listing,
-            self.rows,
-            self.region_rows,
-        )
-        self._list()
+        tables = ipywidgets.Stack([self.rows, self.region_rows], selected_index=0)
+        traitlets.link((self.listing, "index"), (tables, "selected_index"))
+        choices = [self.against, self.color] if len(names) > 1 else [self.color]
+        top = wrapped(*choices, self.search, align_items="center")
+        super().__init__(top, self.status, wrapped(main, side), self.listing, tables)
         self.against.observe(lambda _: self._compare_models(), "value")
         self.color.observe(lambda _: self._paint(), "value")
-        self.by.observe(lambda _: self._search(self.search.value), "value")
-        self.give_up.on_click(lambda _: self._stop.set())
-        self.listing.observe(lambda _: self._list(), "value")
         for part in (self.points, self.rows):
             part.observe(lambda change: self.select(change["new"]), "selected")
-        self.region_rows.observe(
-            lambda change: change["new"] and self.select(self._in_region(*change["new"])),
-            "selected",
-        )
-
-    def _list(self) -> None:
-        """Show the table of texts or that of regions."""
-        for table, name in ((self.rows, "texts"), (self.region_rows, "regions")):
-            table.layout.display = "" if name == self.listing.value else "none"
+        self.region_rows.observe(lambda _: self._select_region(), "selected")
 
     # --- comparing ---
 
@@ -227,63 +183,49 @@ class AgreementExplorer(Selection, View):
             others = [name for name in self._known if name != "text"]
             self.table = table[[*measures, *others, "text"]].set_axis(self._index)
             varying = [name for name in others if self.table[name].nunique() > 1]
-            colors = tuple(dict.fromkeys([*measures, *varying, "region", _MODEL]))
-            if colors != self.color.options:
-                before, self.color.options = self.color.value, colors
-                self.color.value = before if before in measures + varying else measures[0]
+            colors = list(dict.fromkeys([*measures, *varying, "region", _MODEL]))
+            before, self.color.options = self.color.value, colors
+            self.color.value = before if before in colors else measures[0]
             selected = self.selected
             self.rows.show(self.table)
             if len(first) > _AT_ONCE:
                 self._redraw()
-                self._start("neighbors are", self._find_neighbors, self._turn, first, second)
+                self._start(self._find_neighbors, self._turn, first, second)
             else:
                 self._find_neighbors(self._turn, first, second)
             self.selected = selected
             self._selection_changed()
 
     def _find_neighbors(self, turn: int, first: np.ndarray, second: np.ndarray) -> None:
-        """Find neighbors and show what comes of them, unless other vectors are shown by then."""
+        """Find neighbors and show what comes of them, unless another model is shown by then."""
         k = min(self._k, len(first) - 1)
-        near = measures = None
-        if k:
-            near = agreement.neighbors(first, k), agreement.neighbors(second, k)
-            measures = agreement.per_text(first, second, k=k, both_neighbors=near)[_OF_NEIGHBORS]
+        near = agreement.neighbors(first, k), agreement.neighbors(second, k)
+        measures = agreement.per_text(first, second, k=k, both_neighbors=near)[_OF_NEIGHBORS]
         with self._lock:
-            if turn != self._turn:
-                return
-            if near is not None:
+            if turn == self._turn:
                 self._near = near
                 self.table[_OF_NEIGHBORS] = measures.set_axis(self._index)
                 self.rows.replace(self.table)
-            self._redraw()
+                self._redraw()
 
     def _find_regions(self) -> None:
         """Divide the texts into regions by the reference, and compare these."""
-        names = self._known.get("region")  # a column of the reader's
-        if names is None:
-            texts = self._known["text"].tolist()
-            names = regions.find_regions(self._vectors[self.reference], texts, seed=self._seed)
+        names = regions.find_regions(self._vectors[self.reference], self._known["text"].tolist())
         with self._lock:
             self._known["region"] = names
-            self.table = self.table.drop(columns="region", errors="ignore")
-            self.table.insert(len(self.table.columns) - 1, "region", np.asarray(names))
+            self.table.insert(len(self.table.columns) - 1, "region", names)
             self.rows.replace(self.table)
             self._redraw()
 
     def _fit_map(self) -> None:
         """Fit a UMAP of the reference, and show it."""
-        try:
-            fitted = projection.umap(
-                self._vectors[self.reference], folder=self._folder, seed=self._seed, stop=self._stop
-            )
-        finally:
-            self.give_up.layout.display = "none"
+        fitted = projection.umap(self._vectors[self.reference], stop=self._stop)
         if fitted is not None:
             with self._lock:
                 self._base = fitted
                 self._redraw()
 
-    def _start(self, name: str, work: Callable, *arguments: object) -> None:
+    def _start(self, work: Callable, *arguments: object) -> None:
         """Work in the background; an error goes to the status line."""
 
         def run() -> None:
@@ -292,24 +234,21 @@ class AgreementExplorer(Selection, View):
             try:
                 work(*arguments)
             except Exception as error:
-                self._problems.append(error_line(error))
-                self.status.value = self.summary()
+                self.status.value = error_line(error)
 
-        self._background[name] = threading.Thread(target=run, daemon=True)
-        self._background[name].start()
+        self._background.append(threading.Thread(target=run, daemon=True))
+        self._background[-1].start()
 
-    # --- drawing; the caller holds the lock ---
+    # --- drawing ---
 
     @property
     def _measure(self) -> str:
         """The measure of the histogram: the one that colors the points, if it is a number."""
-        name = self.color.value
-        return (
-            name if name in self.table and is_numeric(self.table[name]) else self.table.columns[0]
-        )
+        column = self.table.get(self.color.value)
+        return self.table.columns[0] if column is None or not is_numeric(column) else column.name
 
     def _redraw(self) -> None:
-        """Put the points where the map says, and color them."""
+        """Put the points where the map says, and color them; the caller holds the lock."""
         self.map = self._base if self._near is None else self._base.landed(*self._near)
         places = {self.reference: self.map.points}
         if self.map.landings is not None:
@@ -331,72 +270,54 @@ class AgreementExplorer(Selection, View):
                 lambda row: f"{measure} {cell(values[row])}\n{cut(texts[row], 160)}",
             )
             low, high = value_range(values)
-            self._edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
-            bins = np.clip(np.digitize(values, self._edges) - 1, 0, _BINS - 1)
-            self._bin = np.where(np.isfinite(values), bins, -1)
+            edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
+            self._bin = pd.Series(pd.cut(values, edges, labels=False, include_lowest=True))
             with self.histogram.edit() as chart:
                 chart.data = ()
                 for color in ("rgba(128,128,128,.5)", COLORS["student"]):
-                    chart.add_bar(x=(self._edges[1:] + self._edges[:-1]) / 2, marker_color=color)
-                chart.data[0].y = self._counts(slice(None))
-                chart.data[1].y = self._counts(list(self.selected))
+                    chart.add_bar(x=(edges[1:] + edges[:-1]) / 2, marker_color=color)
+                chart.data[0].y = self._counts(range(len(values)))
+                chart.data[1].y = self._counts(self.selected)
                 template = "%{y} texts near %{x:.3f}<extra></extra>"
                 chart.update_traces(unselected={"marker": {"opacity": 1}}, hovertemplate=template)
                 chart.update_xaxes(title_text=hover(measure, 60))
-                chart.update_yaxes(title_text="texts")
             self.status.value = self.summary()
+
+    def _counts(self, rows: Sequence[int]) -> np.ndarray:
+        """Return how many texts of `rows` are in each bin of the histogram."""
+        bins = self._bin.iloc[list(rows)].dropna().astype(int)
+        return np.bincount(bins, minlength=_BINS)
 
     def _compare_regions(self) -> None:
         """Compare the categories that color the points, or the regions found."""
         column = self.color.value
         if column not in self.table or is_numeric(self.table[column]):
             column = "region"
-        measured = [
-            self.table[name].notna().any() for name in regions.MEASURES if name in self.table
-        ]
-        if column in self.table and any(measured):
+        with contextlib.suppress(WorkbenchError):  # no regions yet, or nothing measured
+            self.regions = regions.compare_regions(self.table, column)
             self._groups = regions.labels(self.table[column])
-            self.regions = regions.compare_regions(self.table, self._groups).rename_axis(column)
             self.region_rows.show(_readable(self.regions))
-
-    def _in_region(self, row: int) -> np.ndarray:
-        """Return the positions of the texts of a row of `regions`, int64."""
-        return np.flatnonzero(self._groups == self.regions.index[row])
-
-    def _counts(self, rows: slice | list[int]) -> np.ndarray:
-        bins = self._bin[rows]
-        return np.bincount(bins[bins >= 0], minlength=_BINS)
 
     # --- selection ---
 
-    def _brushed(self, bins: Sequence[int]) -> None:
-        self.select(np.flatnonzero(np.isin(self._bin, bins)))
+    def _select_region(self) -> None:
+        for row in self.region_rows.selected:
+            self.select(self._groups == self.regions.index[row])
 
     def _search(self, words: str) -> None:
-        words, name = words.strip(), self.by.value
-        if not words:
-            self.select()
-        elif name:
-            query = unit(vectors(self._searchable[name], [Text(words, Role.QUERY)]))
-            count = min(20, len(self._known))
-            (cosines,), (rows,) = ranking.top_k(query, self._vectors[name], count)
-            self._hits = rows.tolist()
-            self.select(self._hits)
-            about = f"nearest first, cosine {cosines[0]:.2f} to {cosines[-1]:.2f}"
-            self.status.value = f"The {count} nearest texts for {shown(name)}, {about}."
-        else:
-            contains = self._known["text"].str.contains(words, case=False, regex=False)
-            self.select(contains)
-            if not contains.any():
-                self.status.value = f"No text contains “{shown(words, 80)}”."
+        words = words.strip()
+        contains = self._known["text"].str.contains(words, case=False, regex=False)
+        self.select(contains if words else ())
+        if not contains.any():
+            self.status.value = f"No text contains “{shown(words, 80)}”."
 
     def _selection_changed(self) -> None:
         with self._lock:
-            rows = self._hits if sorted(self._hits) == list(self.selected) else list(self.selected)
+            rows = list(self.selected)
             self.points.selected = self.selected
-            region = self.region_rows.selected
-            if region and list(self.selected) != self._in_region(*region).tolist():
-                self.region_rows.selected = ()
+            for region in self.region_rows.selected:
+                if rows != np.flatnonzero(self._groups == self.regions.index[region]).tolist():
+                    self.region_rows.selected = ()
             if self.selected != self.rows.selected:  # else rows stay where they were clicked
                 self.rows.filter(rows or None)
                 self.rows.selected = self.selected
@@ -406,54 +327,47 @@ class AgreementExplorer(Selection, View):
             self.status.value = self.summary()
 
     def _show_text(self, rows: Sequence[int]) -> None:
-        """Show the first of the selected texts in full, and its neighbors for both models."""
+        """Show the first of some texts in full, and its neighbors for both models."""
         if not rows:
             self.text.value = "Click on a point or a row to read a text here."
             self.near.show([])
             return
-        facts = " · ".join(
-            f"{shown(name)} {shown(cell(value), 60)}"
-            for name, value in self.table.iloc[rows[0]].items()
-            if name != "text" and cell(value)
-        )
-        text = f'<div dir="auto">{shown(self._known["text"].iloc[rows[0]], 100_000)}</div>'
+        row = self.table.iloc[rows[0]]
+        values = row.drop("text").map(cell).items()
+        facts = " · ".join(f"{shown(name)} {shown(value, 60)}" for name, value in values)
+        text = f'<div dir="auto">{shown(row["text"], 100_000)}</div>'
         self.text.value = f'<div class="workbench-detail">{text}{facts}</div>'
         self.near.show(neighbor_lists(self._units, self._known["text"], rows[0], self._k))
 
 
-def _describe(texts: Sequence[Text], columns: pd.DataFrame | None) -> pd.DataFrame:
+def _describe(texts: Sequence[Text], columns: pd.DataFrame) -> pd.DataFrame:
     """Return what is known of the texts before they are measured, one row each."""
     table = pd.DataFrame({"text": [text.text for text in texts]})
     table["length"] = table["text"].str.len()
     if len({text.role for text in texts}) > 1:
         table["role"] = [text.role.value for text in texts]
-    if columns is None:
-        return table
-    taken = {"text", _MODEL, *_SPACE, *_OF_NEIGHBORS} & {*columns}
+    taken = {_MODEL, *_SPACE, *_OF_NEIGHBORS} & {*columns}
     if taken:
         raise WorkbenchError(f"rename the column {taken.pop()!r}: the view has one of that name")
-    for name in columns:  # lists, dicts and arrays cannot be counted or sorted
-        values = columns[name].astype(object)
-        if not values.map(pd.api.types.is_hashable).all():
-            columns[name] = values.map(str, na_action="ignore")
-    return table.drop(columns=[name for name in table if name in columns]).join(columns)
-
-
-def _readable(comparison: pd.DataFrame) -> pd.DataFrame:
-    """Return what `compare_regions` returned with each difference and its interval in one cell."""
-    name = comparison.index.name if comparison.index.name not in comparison else "region"
-    table = pd.DataFrame({name: comparison.index, "texts": comparison["texts"].to_numpy()})
-    for measure in regions.MEASURES:
-        if measure in comparison:
-            table[measure] = comparison[measure].to_numpy()
-            columns = [f"{measure}_{part}" for part in ("difference", "low", "high")]
-            rows = comparison[columns].itertuples(index=False)
-            table[f"{measure}, the rest"] = [_interval(*row) for row in rows]
+    for name, values in columns.items():
+        objects = values.astype(object)
+        if not objects.map(pd.api.types.is_hashable).all():  # lists cannot be counted or sorted
+            values = objects.map(str, na_action="ignore")
+        table[name] = values
     return table
 
 
+def _readable(comparison: pd.DataFrame) -> pd.DataFrame:
+    """Return a comparison of regions with each difference and its interval in one cell."""
+    table = comparison[["texts"]].copy()
+    for measure in comparison.columns.intersection(regions.MEASURES):
+        table[measure] = comparison[measure]
+        columns = [f"{measure}_{part}" for part in ("difference", "low", "high")]
+        rows = comparison[columns].itertuples(index=False)
+        table[f"{measure}, the rest"] = [_interval(*row) for row in rows]
+    return table.reset_index()
+
+
 def _interval(difference: float, low: float, high: float) -> str:
-    if np.isnan(low):
-        return ""
     mark = "▼" if high < 0 else "▲" if low > 0 else " "
-    return f"{mark} {difference:+.3f} ({low:+.3f} to {high:+.3f})"
+    return "" if np.isnan(low) else f"{mark} {difference:+.3f} ({low:+.3f} to {high:+.3f})"

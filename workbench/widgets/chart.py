@@ -34,7 +34,6 @@ class Chart(Part):
     plotly's own widget brings 5 MB of JavaScript for each figure, too much for a busy machine.
 
     Args:
-        figure: a `plotly.graph_objects.Figure`.
         on_click: called with the positions of a trace and of its point.
         on_brush: called with the positions of the first trace's points that were brushed over.
     """
@@ -61,12 +60,16 @@ class Chart(Part):
         yield self.figure
         self.put(_figure=self.figure.to_json())
 
+    def to_html(self) -> str:
+        """Return the figure for a page that has plotly.js."""
+        return self.figure.to_html(full_html=False, include_plotlyjs=False)
+
     def _received(self, message: dict, buffers: list) -> None:
         match message:
             case {"kind": "click", "trace": trace, "point": point} if self._on_click:
                 self._on_click(trace, point)
             case {"kind": "brush", "points": points} if self._on_brush:
-                self._on_brush([point["point"] for point in points if point["trace"] == 0])
+                self._on_brush(points)
 
 
 def figure(*, height: int = 420, x: str = "", y: str = "", **layout: object) -> go.Figure:

@@ -10,37 +10,28 @@ import traitlets
 from plotly.colors import sample_colorscale
 
 from workbench.widgets._html import cut
-from workbench.widgets._view import (
-    MOST_CATEGORIES,
-    OTHER,
-    SCALE,
-    Part,
-    Selection,
-    model_colors,
-    module,
-    palette,
-)
+from workbench.widgets._view import OTHER, PALETTE, Part, Selection, model_colors, module
 
+# Low to high: magenta, which is where models agree least, to light blue.
+_SCALE = ["#C2185B", "#E07B39", "#E6B84A", "#9CC3A5", "#56B4E9"]
 _SHADES = 64
 _TEXTS_AT_ONCE = 3_000  # with more, the text under the pointer is asked for
+_MOST_CATEGORIES = 30
 _MOST_LABELS = 40
 
 
 class Map(Selection, Part):
-    """A map of `count` rows, `height` pixels high. All points of one row are selected together."""
+    """A map of `count` rows. All points of one row are selected together."""
 
     _esm = module("map")
     _sets = traitlets.List().tag(sync=True)  # the points of each model
     _colors = traitlets.Dict().tag(sync=True)
     _labels = traitlets.List().tag(sync=True)
     _selected = traitlets.Bytes().tag(sync=True)
-    _height = traitlets.Int().tag(sync=True)
 
-    def __init__(self, count: int, *, height: int = 400) -> None:
+    def __init__(self, count: int) -> None:
         self._index = pd.RangeIndex(count)
-        self._tip: Callable[[int], str] = str
-        self._codes = np.empty(0, int)
-        super().__init__(_height=height)
+        super().__init__()
         self.observe(
             lambda _: self.put(_selected=np.array(self.selected, np.uint32).tobytes()), "selected"
         )
@@ -52,29 +43,22 @@ class Map(Selection, Part):
         places = {name: ((xy - low) / span).astype(np.float32) for name, xy in points.items()}
         self._places = next(iter(places.values()))
         colors = model_colors([*points])
-        sets = [
-            {"name": name, "color": colors[name], "shape": "circle", "xy": xy.tobytes()}
-            for name, xy in places.items()
-        ]
-        if len(sets) > 1:
-            sets[0]["shape"] = "diamond"
+        sets = []
+        for name, xy in places.items():
+            sets.append({"name": name, "color": colors[name], "xy": xy.tobytes()})
         self.put(_sets=sets)
 
     def label(self, names: np.ndarray) -> None:
         """Write the name of each group, str of shape (n,), into its middle, the largest first."""
-        self.put(
-            _labels=[
-                {"text": cut(name, 40), "at": np.median(self._places[names == name], 0).tolist()}
-                for name in pd.Series(names).value_counts().index[:_MOST_LABELS]
-            ]
-        )
+        labels = []
+        for name in pd.Series(names).value_counts().index[:_MOST_LABELS]:
+            middle = np.median(self._places[names == name], axis=0)
+            labels.append({"text": cut(name, 40), "at": middle.tolist()})
+        self.put(_labels=labels)
 
     def paint(self, values: pd.Series | None, tip: Callable[[int], str]) -> None:
-        """Color the points by a measure or a category, or by model if None.
-
-        `tip` returns the text beside the pointer for a row.
-        """
-        self._tip, self._codes, colors = tip, np.empty(0, int), {}
+        """Color the points by a measure or a category, or by model if None; `tip` describes a row."""
+        self._tip, colors = tip, {}
         if len(self._index) <= _TEXTS_AT_ONCE:
             colors["texts"] = [tip(row) for row in range(len(self._index))]
         if values is not None:
@@ -87,20 +71,20 @@ class Map(Selection, Part):
         low, high = value_range(numbers)
         shade = (numbers - low) / max(high - low, 1e-12) * (_SHADES - 1)
         self._codes = np.nan_to_num(np.clip(shade, 0, _SHADES - 1), nan=_SHADES)
-        shades = sample_colorscale(SCALE, _SHADES)
+        shades = sample_colorscale(_SCALE, _SHADES)
         ramp = {"low": f"{low:.3g}", "high": f"{high:.3g}", "colors": shades[::7]}
         return {"palette": [*shades, OTHER], "ramp": ramp}
 
     def _categories(self, values: pd.Series) -> dict:
         names = values.astype(str).astype(object)
         counts = names.value_counts()
-        largest = counts.index[:MOST_CATEGORIES]
+        largest = counts.index[:_MOST_CATEGORIES]
         self._codes = largest.get_indexer(names)
         self._codes[self._codes < 0] = len(largest)
         labels = [f"{cut(name, 28)} {counts[name]:,}" for name in largest]
         if len(counts) > len(largest):
             labels.append(f"{len(counts) - len(largest):,} others: search for them")
-        return {"palette": [*palette(len(largest)), OTHER], "labels": labels}
+        return {"palette": [*PALETTE[: len(largest)], OTHER], "labels": labels}
 
     def _received(self, message: dict, buffers: list) -> None:
         match message:

@@ -10,9 +10,8 @@ import pandas as pd
 
 from workbench._util import unit
 from workbench.data import Text, as_texts
-from workbench.errors import WorkbenchError
 from workbench.evaluate import same_models, vectors
-from workbench.widgets._html import html_table, shown
+from workbench.widgets._html import shown
 from workbench.widgets._view import Selection, View, note, search_box, wrapped
 from workbench.widgets.results import LINES, Results, neighbor_lists
 from workbench.widgets.table import Table
@@ -34,7 +33,7 @@ class NeighborInspector(Selection, View):
             the reference), text.
 
     Raises:
-        WorkbenchError: there are not two models of these texts, or fewer than two texts.
+        WorkbenchError: there are not two models of these texts.
     """
 
     def __init__(
@@ -42,38 +41,25 @@ class NeighborInspector(Selection, View):
     ) -> None:
         texts = as_texts(texts)
         models = same_models(models, texts)
-        if len(texts) < 2:
-            raise WorkbenchError("one text has no neighbors: at least 2 are needed")
         self._units = {name: unit(vectors(model, texts)) for name, model in models.items()}
         self._texts = pd.DataFrame({"text": [text.text for text in texts]})
-        self._index = self._texts.index
+        self._index, self._k = self._texts.index, k
         self.position: int | None = None
         self._trail: list[int] = []
         self.search = search_box("words in the text, then Enter", self._search)
-        most = len(texts) - 1
-        self.k = ipywidgets.BoundedIntText(min(k, most), min=1, max=most, description="k")
         self.back = ipywidgets.Button(description="Back", disabled=True, tooltip="the text before")
         self.rows = Table(self._texts, page_rows=6, many=False)
         self.query, self.status = ipywidgets.HTML(), note()
         self.lists = Results(lambda row: self.select([row]))
-        controls = wrapped(self.search, self.k, self.back)
+        controls = wrapped(self.search, self.back)
         super().__init__(controls, self.rows, self.query, self.status, self.lists, note(LINES))
-        self.k.observe(lambda _: self._show(), "value")
         self.back.on_click(lambda _: self._go_back())
         self.rows.observe(lambda change: self.select(change["new"]), "selected")
         self.observe(lambda _: self._selection_changed(), "selected")
         self.select(0)
 
     def summary(self) -> str:
-        """Return the lists."""
-        lists = {
-            model: pd.Series([f"{row.cosine:.3f} {row.text}" for row in rows.itertuples()])
-            for model, rows in self.neighbors.groupby("model", sort=False)
-        }
-        return f"{self.introduction()}{html_table(pd.DataFrame(lists))}"
-
-    def introduction(self) -> str:
-        """Return which text's neighbors are below."""
+        """Return the text that is shown, and how many neighbors the models share."""
         return f"{self.query.value}<p>{self.status.value}</p>"
 
     def _selection_changed(self) -> None:
@@ -81,18 +67,16 @@ class NeighborInspector(Selection, View):
         if self.selected and self.position != self.selected[0]:
             if self.position is not None:
                 self._trail.append(self.position)
-            self.position = self.selected[0]
-            self._show()
+            self._show(self.selected[0])
 
     def _go_back(self) -> None:
         if self._trail:
-            self.position = self._trail.pop()
+            self._show(self._trail.pop())
             self.select(self.position)
-            self._show()
 
-    def _show(self) -> None:
-        texts = self._texts["text"]
-        lists = neighbor_lists(self._units, texts, self.position, self.k.value)
+    def _show(self, position: int) -> None:
+        self.position, texts = position, self._texts["text"]
+        lists = neighbor_lists(self._units, texts, position, self._k)
         shared = {row["key"] for row in lists[0]["rows"]}
         self.neighbors = pd.DataFrame(
             [
@@ -103,7 +87,7 @@ class NeighborInspector(Selection, View):
             columns=["model", "rank", "position", "cosine", "shared"],
         )
         self.neighbors["text"] = texts.to_numpy()[self.neighbors["position"]]
-        self.query.value = f'<div dir="auto"><b>{shown(texts[self.position], 600)}</b></div>'
+        self.query.value = f'<div dir="auto"><b>{shown(texts[position], 600)}</b></div>'
         facts = ", ".join(f"{shown(column['title'])}: {column['facts']}" for column in lists[1:])
         self.status.value = f"Neighbors in common with {shown(lists[0]['title'])}: {facts}."
         self.back.disabled = not self._trail

@@ -34,17 +34,17 @@ class Results(Part):
 
     def show(self, columns: Sequence[dict]) -> None:
         """Show lists; lines join the cards of the same key in two neighboring ones."""
-        self.columns = [column | {"follow": self._on_follow is not None} for column in columns]
+        self.columns = columns
         ranks = [{row["key"]: n for n, row in enumerate(column["rows"], 1)} for column in columns]
         links = [
             [(rank, right[key]) for key, rank in left.items() if key in right]
             for left, right in pairwise(ranks)
         ]
-        self.put(_content={"columns": self.columns, "links": links})
+        follow = self._on_follow is not None
+        self.put(_content={"columns": columns, "links": links, "follow": follow})
 
     def _received(self, message: dict, buffers: list) -> None:
-        if message.get("kind") == "follow" and self._on_follow:
-            self._on_follow(message["key"])
+        self._on_follow(message["key"])
 
 
 def card(
@@ -68,21 +68,18 @@ def neighbor_lists(
     units: Mapping[str, np.ndarray], texts: Sequence[str], row: int, k: int
 ) -> list[dict]:
     """Return each model's k nearest texts of one; `units` are vectors of length 1 by name."""
-    reference, colors, columns = next(iter(units)), model_colors([*units]), []
+    colors, columns = model_colors([*units]), []
     first: dict[int, int] = {}  # text to its rank for the reference
     for name, vectors in units.items():
         count = min(k + 1, len(vectors))
         (cosines,), (rows,) = ranking.top_k(vectors[row][None], vectors, count, normalized=True)
         near = [(int(r), c) for r, c in zip(rows, cosines, strict=True) if r != row][:k]
         facts, cards = "nearest by cosine", []
-        if name == reference:
-            first = {text: rank for rank, (text, _) in enumerate(near, 1)}
-        else:
+        if columns:
             facts = f"{sum(text in first for text, _ in near)} of {len(near)} shared"
         for rank, (text, cosine) in enumerate(near, 1):
-            marks = [] if name == reference else [mark(first.get(text), rank, reference)]
+            marks = [mark(first.get(text), rank, columns[0]["title"])] if columns else []
             cards.append(card(text, rank, cosine, texts[text], marks))
-        columns.append(
-            {"title": name, "color": colors[name], "facts": facts, "times": "", "rows": cards}
-        )
+        columns.append({"title": name, "color": colors[name], "facts": facts, "rows": cards})
+        first = first or {card["key"]: card["rank"] for card in cards}
     return columns

@@ -16,7 +16,7 @@ from workbench._util import one_of, unit, whole
 from workbench.cache import TargetCache
 from workbench.data import RetrievalDataset, Role, Text
 from workbench.errors import WorkbenchError
-from workbench.widgets._html import error_line, hover, html_table, shown
+from workbench.widgets._html import error_line, hover, shown
 from workbench.widgets._view import MODES, Selection, View, model_colors, note, search_box, wrapped
 from workbench.widgets.chart import Chart, figure
 from workbench.widgets.results import LINES, Results, card, mark
@@ -156,15 +156,7 @@ class RetrievalExplorer(Selection, View):
             self._show(None, text, vectors, encode_ms)
 
     def summary(self) -> str:
-        """Return the means of the modes and the results of the query shown."""
-        lists = {"rank": pd.Series(range(1, self.k + 1))}
-        for column in self.lists.columns:
-            lines = [f"{row['cosine']} {row['id']}: {row['text']}" for row in column["rows"]]
-            lists[f"{column['title']}: {column['facts']}"] = pd.Series(lines)
-        return f"<p>{self._overview}</p>{self.heading.value}{html_table(pd.DataFrame(lists))}"
-
-    def introduction(self) -> str:
-        """Return the means of the modes, and which query's results are below."""
+        """Return the means of the modes, and the query shown."""
         return f"<p>{self._overview}</p>{self.heading.value}<p>{LINES} {_MARKS}</p>"
 
     def _score(self, collection: RetrievalDataset, vectors: Mapping[str, tuple]) -> pd.DataFrame:

@@ -34,8 +34,8 @@ function onceAFrame(draw) {
 
 // Call `draw` now and when one of the traits changes; return a function that ends it.
 function redraw(model, traits, draw) {
-  const ask = onceAFrame(draw);
-  for (const trait of traits) model.on(`change:${trait}`, ask);
+  const events = traits.map((trait) => `change:${trait}`).join(" "), ask = onceAFrame(draw);
+  model.on(events, ask);
   draw();
-  return () => traits.forEach((trait) => model.off(`change:${trait}`, ask));
+  return () => model.off(events, ask);
 }

@@ -16,12 +16,11 @@ function rgba(names) {
 }
 
 // Return the pixels of a disc or a diamond, each with the share that is covered.
-function stamp(shape, radius, reach) {
+function stamp(isDiamond, radius, reach) {
   const cells = [];
   for (let y = -reach; y <= reach; y++)
     for (let x = -reach; x <= reach; x++) {
-      const sides = 0.8 * (Math.abs(x) + Math.abs(y));
-      const distance = shape === "diamond" ? sides : Math.hypot(x, y);
+      const distance = isDiamond ? 0.8 * (Math.abs(x) + Math.abs(y)) : Math.hypot(x, y);
       const share = Math.min(1, radius + 0.5 - distance);
       if (share > 0) cells.push({ x, y, share });
     }
@@ -38,7 +37,6 @@ function render({ model, el }) {
   const legend = element("div", { className: "workbench-legend" });
   const bar = element("div", { className: "workbench-tools" });
   const frame = element("div", { className: "workbench-frame" }, canvas, over, tip, bar);
-  frame.style.height = `${model.get("_height")}px`;
   el.append(legend, frame);
 
   let sets = [], colors = {}, points = [], codes = null, chosen = new Set();
@@ -51,6 +49,7 @@ function render({ model, el }) {
     [(x - MARGIN) / (width - 2 * MARGIN), 1 - (y - MARGIN) / (height - 2 * MARGIN)];
   const pixel = (xy, i) => [across(xy[2 * i]), down(xy[2 * i + 1])];
   const rowCount = () => points.length ? points[0].length / 2 : 0;
+  const isDiamond = (set) => sets.length > 1 && set === 0;
   const theme = (name) => getComputedStyle(el).getPropertyValue(name);
 
   function cleared(layer) {
@@ -93,7 +92,7 @@ function render({ model, el }) {
     const sum = new Float32Array(4 * w * h), image = context.createImageData(w, h);
     points.forEach((xy, set) => {
       const palette = rgba(codes ? colors.palette : [sets[set].color]);
-      const cells = stamp(sets[set].shape, radius, reach);
+      const cells = stamp(isDiamond(set), radius, reach);
       for (let i = 0; i < rowCount(); i++) {
         const [x, y] = pixel(xy, i).map((place) => Math.round(place * devicePixelRatio));
         const color = codes ? 4 * codes[i] : 0;
@@ -133,24 +132,26 @@ function render({ model, el }) {
 
   // The lasso, and a ring around what the pointer is on.
   function trace() {
-    const context = cleared(over);
+    const context = cleared(over), shape = drag?.path ? outline(drag.path) : new Path2D();
     Object.assign(context, { strokeStyle: theme("--accent"), lineWidth: 2, fillStyle: "#8882" });
-    for (const xy of hovered < 0 ? [] : points) {
-      context.beginPath();
-      context.arc(...pixel(xy, hovered), 8, 0, 7);
-      context.stroke();
-    }
-    if (!drag?.path) return;
-    context.beginPath();
-    for (const corner of drag.path) context.lineTo(...corner);
-    context.closePath();
-    context.stroke();
-    context.fill();
+    if (hovered >= 0)
+      for (const [x, y] of points.map((xy) => pixel(xy, hovered))) {
+        shape.moveTo(x + 8, y);
+        shape.arc(x, y, 8, 0, 7);
+      }
+    context.stroke(shape);
+    context.fill(shape);
+  }
+
+  function outline(path) {
+    const shape = new Path2D();
+    for (const corner of path) shape.lineTo(...corner);
+    shape.closePath();
+    return shape;
   }
 
   function inside(path) {
-    const rows = new Set(), lasso = new Path2D();
-    for (const corner of path) lasso.lineTo(...corner);
+    const rows = new Set(), lasso = outline(path);
     const context = new OffscreenCanvas(1, 1).getContext("2d"); // not scaled, as the map's is
     for (const xy of points)
       for (let i = 0; i < rowCount(); i++)
@@ -175,27 +176,12 @@ function render({ model, el }) {
     draw();
   }
 
-  function look(to) {
-    view = to;
-    draw();
-  }
-  const pan = (x, y) => look({ ...view, x: view.x + x / view.scale, y: view.y + y / view.scale });
+  const look = (change) => { view = { ...view, ...change }; draw(); };
+  const pan = (x, y) => look({ x: view.x + x / view.scale, y: view.y + y / view.scale });
   function zoom(factor, [x, y] = [0.5, 0.5]) {
     const scale = Math.min(500, Math.max(0.5, view.scale * factor));
     const moved = 1 / view.scale - 1 / scale; // what is at that place stays there
     look({ scale, x: view.x + x * moved, y: view.y + y * moved });
-  }
-
-  function zoomToSelection() {
-    let [left, right, low, high] = [Infinity, -Infinity, Infinity, -Infinity];
-    for (const xy of points)
-      for (const i of chosen) {
-        [left, right] = [Math.min(left, xy[2 * i]), Math.max(right, xy[2 * i])];
-        [low, high] = [Math.min(low, xy[2 * i + 1]), Math.max(high, xy[2 * i + 1])];
-      }
-    const span = 1.15 * Math.max(right - left, high - low, 0.02); // some room around it
-    const closer = { scale: 1 / span, x: (left + right - span) / 2, y: (low + high - span) / 2 };
-    look(chosen.size ? closer : ALL);
   }
 
   function hover(i) {
@@ -205,7 +191,7 @@ function render({ model, el }) {
     trace();
     if (i < 0) return;
     const [x, y] = pointer;
-    tip.textContent = colors.texts ? colors.texts[i] : "…";
+    tip.textContent = colors.texts?.[i] ?? "…";
     if (!colors.texts) model.send({ kind: "tip", row: i });
     tip.style.cssText = x < width / 2 ? `left:${x + 14}px` : `right:${width - x + 14}px`;
     tip.style[y < height / 2 ? "top" : "bottom"] = `${Math.min(y, height - y) + 14}px`;
@@ -240,7 +226,6 @@ function render({ model, el }) {
     if (path.some(([x, y]) => Math.hypot(x - startX, y - startY) > 4)) choose(inside(path));
     else choose(hit < 0 ? [] : [hit]);
   };
-  over.onpointercancel = () => { drag = null; trace(); };
   over.onpointerleave = () => { pointer = null; hover(-1); };
   over.onwheel = (event) => {
     event.preventDefault();
@@ -257,33 +242,28 @@ function render({ model, el }) {
     event.preventDefault();
     event.stopPropagation();
   };
-  for (const [textContent, title, onclick] of [
-    ["zoom to selection", "show the selected points, or all", zoomToSelection],
-    ["all", "show all points (0); the wheel zooms, Shift and drag moves the map", () => look(ALL)],
-    ["clear", "select nothing (Esc); drag to select", () => choose([])],
-  ]) bar.append(element("button", { textContent, title, onclick }));
+  for (const [textContent, title, key] of [
+    ["all", "show all points (0); the wheel zooms, Shift and drag moves the map", "0"],
+    ["clear", "select nothing (Esc); drag to select", "Escape"],
+  ]) bar.append(element("button", { textContent, title, onclick: keys[key] }));
 
   function explain() {
     const { title, labels = [], ramp } = colors;
-    const patch = (background, className = "") => {
-      const node = element("i", { className });
-      node.style.background = background;
-      return node;
-    };
-    legend.replaceChildren(...(title ? [element("b", { textContent: title })] : []));
+    const patch = (background, className = "") =>
+      element("i", { className, style: `background: ${background}` });
+    legend.replaceChildren(element("b", { textContent: title ?? "" }));
     if (ramp) legend.append(ramp.low,
       patch(`linear-gradient(90deg, ${ramp.colors.join()})`, "ramp"), ramp.high);
     labels.forEach((label, code) => {
       const onclick = () => model.send({ kind: "category", code });
-      const name = element("button", { dir: "auto", title: "select these", onclick });
-      name.append(patch(colors.palette[code]), label);
-      legend.append(name);
+      legend.append(element("button", { dir: "auto", title: "select these", onclick },
+        patch(colors.palette[code]), label));
     });
-    for (const { name, shape, color } of sets.length > 1 || !ramp ? sets : []) {
-      const mark = element("span", { textContent: shape === "diamond" ? "◆" : "●" });
-      mark.style.color = title ? "" : color;
+    sets.forEach(({ name, color }, set) => {
+      const style = title ? "" : `color: ${color}`, textContent = isDiamond(set) ? "◆" : "●";
+      const mark = element("span", { style, textContent });
       legend.append(element("span", { dir: "auto" }, mark, ` ${name}`));
-    }
+    });
   }
 
   const stop = redraw(model, ["_sets", "_colors", "_selected", "_labels"], () => {

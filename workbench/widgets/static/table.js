@@ -1,4 +1,6 @@
 // A page of a table: headings sort, rows are selected by click or keyboard.
+const LONG = ["text", "query"]; // columns that are read
+
 function render({ model, el }) {
   const table = element("table",
     { className: "workbench-table", role: "grid", ariaMultiSelectable: "true" });
@@ -14,10 +16,9 @@ function render({ model, el }) {
     const button = element("button", { title, onclick });
     button.dataset.column = name;
     for (const part of name.split(/(?<=_)/)) button.append(part, element("wbr")); // may break here
-    const node = element("th", { scope: "col", className: numeric ? "number" : "" }, button);
-    node.ariaSort = name !== sorted ? "none" : descending ? "descending" : "ascending";
     if (name === sorted) button.append(descending ? " ▼" : " ▲");
-    return node;
+    const ariaSort = name !== sorted ? "none" : descending ? "descending" : "ascending";
+    return element("th", { scope: "col", className: numeric ? "number" : "", ariaSort }, button);
   }
 
   function line({ key, selected, cells }, columns) {
@@ -33,7 +34,7 @@ function render({ model, el }) {
     };
     const node = element("tr", { tabIndex: 0, ariaSelected: selected, onclick: pick, onkeydown });
     cells.forEach((text, i) => {
-      const className = columns[i].numeric ? "number" : columns[i].long ? "long" : "";
+      const className = columns[i].numeric ? "number" : LONG.includes(columns[i].name) ? "long" : "";
       node.append(element("td", { textContent: text, title: text, dir: "auto", className }));
     });
     node.dataset.key = key;
