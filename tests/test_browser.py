@@ -87,7 +87,6 @@ view"""
     lit(page, notebook.eventually("len(view.selected)", lambda n: n not in (0, inside)))
     notebook.picture("agreement-explorer-selected")
 
-    page.get_by_role("button", name="zoom to selection").click()
     before = page.locator(".workbench-map").evaluate("e => e.toDataURL().length")
     area.hover()
     page.mouse.wheel(0, -300)
@@ -278,10 +277,9 @@ from workbench.data import RetrievalDataset
 from workbench.quantize import sweep, grid, principal_rotation
 from workbench.widgets import TradeoffExplorer
 rng = np.random.default_rng(0)
-spread = np.linspace(2, .1, 192)[rng.permutation(192)]
-documents = rng.standard_normal((400, 192)) * spread
+documents = rng.standard_normal((400, 192))
 def moved(v, by):
-    return v + by * rng.standard_normal(v.shape) * spread
+    return v + by * rng.standard_normal(v.shape)
 queries = moved(documents[:40], .8)
 sides = {'teacher': (queries, documents), 'asymmetric': (moved(queries, .6), documents),
          'symmetric': (moved(queries, .5), moved(documents, .5))}
@@ -314,11 +312,6 @@ view"""
     # The table has turned to the page of what was picked.
     picked = notebook.python("view.position")
     page.wait_for_selector(f".workbench-table tr[data-key='{picked}'][aria-selected=true]")
-    row = page.locator(".workbench-table tbody tr").nth(2)
-    key = int(row.get_attribute("data-key"))
-    row.click()
-    notebook.eventually("view.position", lambda p: p == key)
-    assert notebook.python("int(view.controls['dimensions'].value == view.choice['dimensions'])")
     nothing_ran(notebook)
 
 
@@ -356,15 +349,11 @@ board"""
     nothing_ran(notebook)
 
 
-EXPLORERS = (
-    DATA.replace("COUNT", "300")
-    + """
+EXPLORERS = f"""{DATA.replace("COUNT", "300")}
 import time
 from workbench.widgets import AgreementExplorer
-models = {'teacher': teacher, 'student': student}
-views = []
+models, views = {{'teacher': teacher, 'student': student}}, []
 """
-)
 VIEW = "views.append(AgreementExplorer(models, texts, umap=False))\nviews[-1]"
 
 
@@ -393,34 +382,6 @@ def test_a_view_is_there_again_after_a_reload(lab):
     a_lasso_is_lit(notebook, 0)
     assert painted(page) == [""]
     nothing_ran(notebook)
-
-
-@pytest.mark.slow
-def test_a_view_is_there_after_its_kernel_was_restarted(lab):
-    """The views of the kernel before are gone; the cells make new ones, on the same page."""
-    notebook, page = shown(lab, "restarted", EXPLORERS, VIEW)
-    session = "window.jupyterapp.shell.currentWidget.sessionContext.session"
-    page.evaluate(f"() => {session}.kernel.restart()")
-    notebook.run_all()
-    notebook.eventually("len(views)", lambda count: count == 1)
-    a_lasso_is_lit(notebook, 0)
-    nothing_ran(notebook)
-
-
-@pytest.mark.slow
-def test_a_part_that_starts_late_hears_what_comes_after(lab):
-    """anywidget gives a module two seconds, and drops what comes for it from then on."""
-    late = (
-        "from workbench.widgets.map import Map\n"
-        "module = Map._esm\n"
-        "Map._esm = 'await new Promise((go) => setTimeout(go, 3000));' + module\n"
-        "views.append(AgreementExplorer(models, texts, umap=False))\nMap._esm = module\nviews[0]"
-    )
-    notebook, _ = shown(lab, "late", EXPLORERS, late, ready=".workbench-map")
-    a_lasso_is_lit(notebook, 0)
-    notebook.python("views[0].select([0, 1]) or 1")
-    lit(notebook.page, 2)
-    assert set(notebook.close()) <= {"[anywidget] Failed to initialize model."}
 
 
 def test_a_starved_browser_paints_every_view_and_lights_every_lasso(lab):

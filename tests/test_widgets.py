@@ -219,6 +219,7 @@ def test_points_fill_the_frame(explorer):
 
 @pytest.mark.parametrize("column", ["cosine", "length", "topic", "(model)"])
 def test_colors(explorer, column):
+    assert explorer.color.value == "cosine"
     explorer.color.value = column
     content = explorer.points._colors
     assert content.get("title", "(model)") == column

@@ -157,7 +157,7 @@ def test_nothing_of_the_collection_becomes_markup(made):
             view.ask(text)
         for page in (view.summary(), view.heading.value, view.status.value):
             assert "<script" not in page and "<img" not in page
-    assert view.summary().count("&lt;script&gt;") > 50 and len(view.summary()) < 500_000
+    assert "&lt;script&gt;" in view.summary() and "<script>window" not in view.to_html()
     assert len(json.dumps(view.lists._content)) < 500_000  # it is sent with every answer
     assert not any("<script" in text for trace in view.chart.figure.data for text in trace.text)
 

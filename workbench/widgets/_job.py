@@ -90,8 +90,6 @@ class Job(View):
                 lines.append(error_line(self._error, f"{type(self._error).__name__}: "))
         return "<br>".join(lines)
 
-    # --- what a view of one kind of work calls or overrides ---
-
     def _figures(self) -> list[str]:
         """Return lines of HTML."""
         return []
@@ -139,9 +137,10 @@ class Job(View):
     def _end(self, error: BaseException | None) -> None:
         with self._reporting():
             self._error = error
-            self._state = "done" if error is None else "failed"
             if isinstance(error, self._stopped_by) or (error is None and self._cut_short()):
                 self._state = "stopped"
+            else:
+                self._state = "done" if error is None else "failed"
             self._draw()
 
     def _due(self) -> bool:

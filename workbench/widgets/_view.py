@@ -148,10 +148,6 @@ class View(ipywidgets.VBox):
         super().__init__([style, *parts])
         self.add_class("workbench")
 
-    def summary(self) -> str:
-        """Return a few lines of HTML that say what the view shows."""
-        raise NotImplementedError
-
     def body(self) -> str:
         """Return summary and parts as HTML that needs no kernel, but plotly.js for charts."""
         pieces = [part.to_html() for part in _parts(self) if isinstance(part, Part)]
@@ -182,7 +178,6 @@ class View(ipywidgets.VBox):
 
 
 def _parts(box: ipywidgets.Widget) -> Iterator[ipywidgets.Widget]:
-    """Return all widgets in a box, the innermost first."""
     for part in box.children if isinstance(box, ipywidgets.Box) else ():
         yield from _parts(part)
         yield part

@@ -30,7 +30,10 @@ _BINS = 40
 _MODEL = "(model)"
 _SPACE = ["cosine", "squared_distance"]  # measures that need one space
 _OF_NEIGHBORS = ["overlap", "nearest_rank"]
-_REST = "less the mean of all other texts (interval for all regions). ▼ surely worse, ▲ better"
+_REST = "mean of the region less the mean of all other texts; low and high: its interval"
+_ENDS = {
+    f"{name}_{end}": _REST for name in regions.MEASURES for end in ("difference", "low", "high")
+}
 
 
 class AgreementExplorer(Selection, View):
@@ -139,7 +142,7 @@ class AgreementExplorer(Selection, View):
         narrow = {"style": {"description_width": "initial"}, "layout": {"width": "auto"}}
         pair = f"{self.reference} and"
         self.against = ipywidgets.Dropdown(options=names, description=pair, **narrow)
-        self.color = ipywidgets.Dropdown(options=[_MODEL], description="Color", **narrow)
+        self.color = ipywidgets.Dropdown(description="Color", **narrow)
         self.search = search_box("search the texts, then Enter", self._search, "")
         self.search.layout = {"flex": "1 1 160px", "min_width": "120px"}
         self.status, self.points = note(), Map(len(self._known))
@@ -152,13 +155,12 @@ class AgreementExplorer(Selection, View):
         side.layout = {"flex": "2 1 340px", "min_width": "300px", "overflow": "hidden auto"}
         side.add_class("workbench-side")
         main = ipywidgets.VBox([self.points], layout={"flex": "3 1 420px", "min_width": "300px"})
-        titles = agreement.READING | {f"{name}, the rest": _REST for name in regions.MEASURES}
-        self.rows = Table(page_rows=8, titles=titles)
-        self.region_rows = Table(page_rows=8, titles=titles, label="regions", many=False)
+        self.rows = Table(page_rows=8, titles=agreement.READING)
+        self.region_rows = Table(page_rows=8, titles=_ENDS, label="regions", many=False)
         self.listing = ipywidgets.ToggleButtons(
             options=["texts", "regions"], style={"button_width": "auto"}
         )
-        tables = ipywidgets.Stack([self.rows, self.region_rows], selected_index=0)
+        tables = ipywidgets.Stack([self.rows, self.region_rows], layout={"flex_flow": "column"})
         traitlets.link((self.listing, "index"), (tables, "selected_index"))
         choices = [self.against, self.color] if len(names) > 1 else [self.color]
         top = wrapped(*choices, self.search, align_items="center")
@@ -296,7 +298,7 @@ class AgreementExplorer(Selection, View):
         with contextlib.suppress(WorkbenchError):  # no regions yet, or nothing measured
             self.regions = regions.compare_regions(self.table, column)
             self._groups = regions.labels(self.table[column])
-            self.region_rows.show(_readable(self.regions))
+            self.region_rows.show(self.regions.reset_index())
 
     # --- selection ---
 
@@ -355,19 +357,3 @@ def _describe(texts: Sequence[Text], columns: pd.DataFrame) -> pd.DataFrame:
             values = objects.map(str, na_action="ignore")
         table[name] = values
     return table
-
-
-def _readable(comparison: pd.DataFrame) -> pd.DataFrame:
-    """Return a comparison of regions with each difference and its interval in one cell."""
-    table = comparison[["texts"]].copy()
-    for measure in comparison.columns.intersection(regions.MEASURES):
-        table[measure] = comparison[measure]
-        columns = [f"{measure}_{part}" for part in ("difference", "low", "high")]
-        rows = comparison[columns].itertuples(index=False)
-        table[f"{measure}, the rest"] = [_interval(*row) for row in rows]
-    return table.reset_index()
-
-
-def _interval(difference: float, low: float, high: float) -> str:
-    mark = "▼" if high < 0 else "▲" if low > 0 else " "
-    return "" if np.isnan(low) else f"{mark} {difference:+.3f} ({low:+.3f} to {high:+.3f})"

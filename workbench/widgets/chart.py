@@ -31,11 +31,8 @@ def _library() -> _Library:
 class Chart(Part):
     """A plotly figure in a view; `with chart.edit() as figure` changes it.
 
-    plotly's own widget brings 5 MB of JavaScript for each figure, too much for a busy machine.
-
-    Args:
-        on_click: called with the positions of a trace and of its point.
-        on_brush: called with the positions of the first trace's points that were brushed over.
+    `on_click` is called with the positions of a trace and of its point, `on_brush` with those of
+    the first trace's points. plotly's own widget would bring 5 MB of JavaScript for each figure.
     """
 
     _esm = module("chart")

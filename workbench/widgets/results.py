@@ -16,14 +16,7 @@ LINES = "Lines join what neighboring lists share: solid it stays or rises, dashe
 
 
 class Results(Part):
-    """Lists of cards. A click on a card shows more of its text.
-
-    Args:
-        on_follow: called with the key of the card whose arrow was clicked; None draws no arrows.
-
-    Attributes:
-        columns: the lists, each with title, color, facts, times and rows, which are `card`s.
-    """
+    """Lists of cards; `on_follow` is called with the key of a card whose arrow was clicked."""
 
     _esm = module("results")
     _content = traitlets.Dict().tag(sync=True)
@@ -33,7 +26,7 @@ class Results(Part):
         super().__init__()
 
     def show(self, columns: Sequence[dict]) -> None:
-        """Show lists; lines join the cards of the same key in two neighboring ones."""
+        """Show lists, each a dict of title, color, facts, times and rows, which are `card`s."""
         self.columns = columns
         ranks = [{row["key"]: n for n, row in enumerate(column["rows"], 1)} for column in columns]
         links = [

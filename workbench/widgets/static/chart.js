@@ -26,11 +26,8 @@ async function render({ model, el }) {
     const { data, layout } = JSON.parse(model.get("_figure"));
     const doubleClick = layout.dragmode === "select" ? false : "reset";
     await Plotly.react(place, data, { ...layout, width }, { displayModeBar: false, doubleClick });
-    if (!drawn) listen();
+    if (drawn) return;
     drawn = true;
-  }
-
-  function listen() {
     const at = ({ curveNumber, pointNumber }) => ({ trace: curveNumber, point: pointNumber });
     place.on("plotly_click", ({ points }) => {
       if (points.length) model.send({ kind: "click", ...at(points[0]) });

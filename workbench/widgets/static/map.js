@@ -45,9 +45,9 @@ function render({ model, el }) {
   // Places are shares of the frame, as Python sends them, from below; pixels are from above.
   const across = (x) => MARGIN + (width - 2 * MARGIN) * ((x - view.x) * view.scale);
   const down = (y) => MARGIN + (height - 2 * MARGIN) * (1 - (y - view.y) * view.scale);
+  const pixel = (xy, i) => [across(xy[2 * i]), down(xy[2 * i + 1])];
   const share = ([x, y]) =>
     [(x - MARGIN) / (width - 2 * MARGIN), 1 - (y - MARGIN) / (height - 2 * MARGIN)];
-  const pixel = (xy, i) => [across(xy[2 * i]), down(xy[2 * i + 1])];
   const rowCount = () => points.length ? points[0].length / 2 : 0;
   const isDiamond = (set) => sets.length > 1 && set === 0;
   const theme = (name) => getComputedStyle(el).getPropertyValue(name);
