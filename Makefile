@@ -15,6 +15,9 @@ APP_ARGS ?= --preheat_kernel=True
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --durations=10
 PIP = $(PY) -m pip --disable-pip-version-check
 
+# Compiled modules are kept: importing torch takes half as long again without them, and every kernel does it.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup models demo test test-all fast lab app docs film bench quality faults audit notebooks fix clean
 

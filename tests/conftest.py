@@ -153,14 +153,21 @@ def task_folders(tmp_path_factory):
     return root
 
 
+def shared_folder(tmp_path_factory) -> Path:
+    """Return a folder that all processes of a test run share."""
+    shared = tmp_path_factory.getbasetemp()
+    return shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+
+
+def make_home(folder: Path, shared: Path) -> Path:
+    """Make a WORKBENCH_HOME that has nothing but targets and unpacked models, which the notebooks of a run share."""
+    folder.mkdir()
+    for name in ("cache", "models"):
+        (shared / name).mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(shared / name, target_is_directory=True)
+    return folder
+
+
 @pytest.fixture
 def notebook_home(tmp_path, tmp_path_factory):
-    """WORKBENCH_HOME of one notebook: nothing but a cache of targets, which all notebooks of a run share."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:  # the two that run the tests share it as well
-        shared = shared.parent
-    (shared / "notebook-cache").mkdir(exist_ok=True)
-    home = tmp_path / "home"
-    home.mkdir()
-    (home / "cache").symlink_to(shared / "notebook-cache", target_is_directory=True)
-    return home
+    return make_home(tmp_path / "home", shared_folder(tmp_path_factory) / "real")

@@ -1,4 +1,4 @@
-"""Every notebook runs from a fresh kernel, top to bottom: in a browser where there is one, else without."""
+"""Every notebook runs from a fresh kernel, top to bottom: with small models, and in a browser with the real ones."""
 
 import os
 import re
@@ -7,8 +7,11 @@ import shutil
 import nbclient
 import nbformat
 import pytest
+from filelock import FileLock
 
+from tests.conftest import make_home, shared_folder
 from tests.lab import Lab, has_chromium
+from tests.small import environment, small_project
 from workbench._util import PROJECT
 
 NOTEBOOKS = [
@@ -17,6 +20,7 @@ NOTEBOOKS = [
     PROJECT / "notebooks" / "improve_by_hand.ipynb",
     *sorted((PROJECT / "notebooks").glob("[0-9]*.ipynb")),
 ]
+SOLUTIONS = PROJECT / "notebooks" / "solutions.ipynb"
 pytestmark = pytest.mark.notebooks
 
 
@@ -182,23 +186,51 @@ ACTS = {
 }
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_notebook(path, tmp_path, notebook_home):
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """Return the folder where notebooks find small models; the processes of a run share it."""
+    shared = shared_folder(tmp_path_factory) / "small"
+    shared.mkdir(exist_ok=True)
+    with FileLock(shared / "lock"):
+        if not (shared / "made").exists():
+            small_project(shared)
+            (shared / "made").touch()
+    return shared / "project" / "notebooks"
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, SOLUTIONS], ids=lambda p: p.stem)
+def test_notebook_with_small_models(path, tmp_path, small):
     for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "code":
+        if cell.cell_type == "code" and path != SOLUTIONS:
             assert len(cell.source.splitlines()) <= 20
-            assert not re.search(r"^# (#|>)", cell.source, re.M), (
-                "text has slipped into a cell of code"
-            )
-    run = in_browser if has_chromium() else without_browser
-    outputs = [output for cell in run(path, tmp_path).cells for output in cell.get("outputs", [])]
-    assert not [output for output in outputs if output.output_type == "error"]
+            assert not re.search(r"^# (#|>)", cell.source, re.M), "text in a cell of code"
+    home = make_home(tmp_path / "home", small.parent.parent / "shared")
+    notebook = without_browser(path, small, environment(small, home))
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert any("text/html" in output.get("data", {}) for output in outputs)
 
 
-def test_solutions(tmp_path, notebook_home):
+@pytest.mark.slow
+@pytest.mark.models
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook(path, tmp_path, notebook_home):
+    if has_chromium():
+        notebook = in_browser(path, tmp_path)
+    else:
+        notebook = without_browser(
+            path, path.parent, os.environ | {"WORKBENCH_HOME": str(notebook_home)}
+        )
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output.output_type == "error"]
+
+
+@pytest.mark.slow
+@pytest.mark.models
+def test_solutions(notebook_home):
     """They are to be read, so they run without a browser."""
-    without_browser(PROJECT / "notebooks" / "solutions.ipynb", tmp_path)
+    without_browser(
+        SOLUTIONS, SOLUTIONS.parent, os.environ | {"WORKBENCH_HOME": str(notebook_home)}
+    )
 
 
 def in_browser(path, folder):
@@ -218,14 +250,11 @@ def in_browser(path, folder):
     return nbformat.read(folder / path.name, as_version=4)
 
 
-def without_browser(path, folder):
-    """Run a notebook without acting in it."""
+def without_browser(path, folder, variables):
+    """Run a notebook in a folder, without acting in it; a cell that fails raises."""
     notebook = nbformat.read(path, as_version=4)
     client = nbclient.NotebookClient(
-        notebook,
-        timeout=1800,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(path.parent)}},
+        notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
-    client.execute(env=os.environ | {"WORKBENCH_HOME": str(folder / "home")})
+    client.execute(env=variables)
     return notebook
