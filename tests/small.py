@@ -15,7 +15,7 @@ from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
 from workbench import data, models, pipeline
 from workbench._util import PROJECT
 from workbench.cache import TargetCache
-from workbench.ready import save_ready
+from bench.ready import save_ready
 
 TEACHER_WIDTH = 768  # as wide as all-mpnet-base-v2, which the notebooks truncate
 
