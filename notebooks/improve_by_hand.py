@@ -107,23 +107,12 @@ from workbench import agreement
 from workbench.evaluate import prepared, vectors
 
 target = vectors(prepared(teacher, texts), texts)
-students = {
-    "before": before,
-    f"{len(more)} more like them": after,
-    f"{len(at_random)} at random": control,
-}
+students = {"before": before, "more like them": after, "at random": control}
 rows = {}
 for name, model in students.items():
     table = agreement.per_text(target, wb.encode(model, texts))
-    for measure in ("cosine", "overlap"):
-        values = table[measure].to_numpy()
-        rows.setdefault(name, {}).update(
-            {
-                (measure, "chosen"): values[chosen].mean(),
-                (measure, "the others"): values[~chosen].mean(),
-            }
-        )
-pd.DataFrame(rows).T.round(3)
+    rows[name] = table.groupby(np.where(chosen, "chosen", "others"))[["cosine", "overlap"]].mean()
+pd.concat(rows).unstack(sort=False).round(3)
 
 # %% [markdown]
 # > **Think first.** Why the control? More texts of any kind may help. What *choosing* has brought is the difference between the
