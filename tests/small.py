@@ -12,10 +12,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
 
+from bench.ready import save_ready
 from workbench import data, models, pipeline
 from workbench._util import PROJECT
 from workbench.cache import TargetCache
-from bench.ready import save_ready
 
 TEACHER_WIDTH = 768  # as wide as all-mpnet-base-v2, which the notebooks truncate
 
