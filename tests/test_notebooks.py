@@ -72,7 +72,9 @@ def by_hand(notebook):
     assert notebook.python(
         "not {t.text for t in [*more, *at_random, *train]} & {t.text for t in texts}"
     )
-    found = notebook.python("{name: float(row.loc['chosen', 'cosine']) for name, row in rows.items()}")
+    found = notebook.python(
+        "{name: float(row.loc['chosen', 'cosine']) for name, row in rows.items()}"
+    )
     assert found["more like them"] > found["before"], found
 
 
