@@ -22,7 +22,7 @@ def plain(queries, documents, exclude_self=False):
     return np.argsort(-scores, axis=1, kind="stable")
 
 
-@pytest.mark.parametrize("k", [1, 9, 13, 62, 100])
+@pytest.mark.parametrize("k", [1, 13, 100])
 @pytest.mark.parametrize("exclude_self", [False, True])
 def test_ties_are_in_document_order_also_at_the_last_place(k, exclude_self, monkeypatch):
     documents = duplicates()
@@ -63,5 +63,7 @@ def test_every_measure_score_and_index_orders_ties_alike():
         # The copies of the query come first; what follows depends on the precision.
         np.testing.assert_array_equal(positions[:, :9], expected[:, :9])
         assert (np.diff(positions[:, 9:]) > 0).all()
+        index = CompressedIndex(documents[:3], IndexSpec(precision=precision))
+        assert set(index.search(queries, k)[1][0]) == {0, 1, 2}  # more results than documents
     others = plain(documents, documents, exclude_self=True)[:, :k]
     np.testing.assert_array_equal(agreement.neighbors(documents, k), others)
