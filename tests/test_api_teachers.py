@@ -329,6 +329,8 @@ def test_no_secret_is_ever_shown(served, monkeypatch, tmp_path):
     teacher, server = served()  # the key of OpenAI's own server is for OpenAI's own server
     teacher.encode(["x"], Role.QUERY)
     assert "Authorization" not in server.headers[0]
+    with pytest.raises(TeacherError, match="unencrypted"):
+        ApiTeacher("openai:small", url="http://example.org/v1", key="MY_KEY", dimensions=4)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

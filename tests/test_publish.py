@@ -145,7 +145,8 @@ def test_push_refuses_what_is_not_published(pair, tmp_path):
     (folder / publish.CARD).write_text("---\nlicense: apache-2.0\n---\n# small\n")
     refused("no results")
     with_card(folder)
-    for name in ("weights.pkl", ".env", ".cache/config.json", models.PROVENANCE):
+    names = "weights.pkl", ".env", ".cache/config.json", "secrets.json", models.PROVENANCE
+    for name in names:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("mine")
         refused("no part of a published model")

@@ -367,6 +367,8 @@ def _client(
     secret = os.environ.get(variable, "").strip() if variable else None
     if variable and not re.fullmatch("[!-~]+", secret):
         raise TeacherError(f"{variable}: expected an environment variable with the server's key")
+    if secret and not re.match(r"https:|http://(localhost|127\.0\.0\.1|\[::1\])([:/]|$)", server):
+        raise TeacherError(f"the key of {variable} would travel to {server} unencrypted: use https")
     headers = {"Authorization": f"Bearer {secret}"} if secret else {}
     server = server.removesuffix(provider.path)
     return httpx.Client(base_url=server, headers=headers, timeout=timeout), secret

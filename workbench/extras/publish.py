@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,14 +21,19 @@ from tokenizers import Tokenizer
 from workbench._util import expanded, need, orthogonal, unit, whole_folder
 from workbench.errors import ModelError
 from workbench.extras.card import ONNX_FOLDER
-from workbench.models import PROVENANCE
 from workbench.student import head_of
 
 FLOAT32, INT8 = "model.onnx", "model_int8.onnx"
 TOKENIZER, PROMPTS = "tokenizer.json", "prompts.json"
 CARD = "README.md"
-# The only kinds of files that are sent.
-_SENT = set(".bpe .jinja .json .md .model .onnx .safetensors .spm .tiktoken .txt".split())
+# The names that the libraries give, so that nothing else is sent by mistake.
+_SENT = re.compile(
+    r"README\.md|LICENSE|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|"
+    r"model(_int8)?\.onnx|(config|config_sentence_transformers|modules|router_config|prompts|"
+    r"sentence_bert_config|((pre)?processor|generation)_config|tokenizer|tokenizer_config|vocab|"
+    r"special_tokens_map|added_tokens|unigram|chat_template)\.json|"
+    r"vocab\.(txt|bpe)|merges\.txt|[\w.-]+\.(model|tiktoken|spm|jinja)"
+)
 _BATCH = 8  # texts a run of onnxruntime; with more, its activations leave the CPU's caches
 _PROBES = [
     "wing",
@@ -247,8 +253,7 @@ def push(
     paths = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     files = [path.relative_to(folder).as_posix() for path in paths]
     for file, path in zip(files, paths, strict=True):
-        is_private = path.is_symlink() or "/." in f"/{file}" or path.name == PROVENANCE
-        if is_private or path.suffix not in _SENT:
+        if path.is_symlink() or "/." in f"/{file}" or not _SENT.fullmatch(path.name):
             raise ModelError(f"{path} is no part of a published model: nothing was sent")
     try:
         card = ModelCard.load(folder / CARD)
