@@ -71,7 +71,6 @@ def test_table_sorts_pages_and_selects():
     [
         pd.Series([Decimal("10"), Decimal("9"), None, Decimal("-1.5")]),
         pd.Series([date(2020, 1, 1), date(999, 1, 1), None, date(99, 1, 1)], dtype=object),
-        pd.Series(pd.Categorical(["c", "b", None, "a"], ["a", "b", "c"], ordered=True)),
         pd.Series([[3], [2], None, [1]]),
         pd.Series(["b", "a", None, 7], dtype=object),  # mixed: as text
     ],
@@ -96,22 +95,6 @@ def test_a_part_that_starts_late_asks_for_what_it_missed(explorer, monkeypatch):
     assert not sent
     explorer.rows._heard(None, {"kind": "started", "revision": explorer.rows._revision - 1}, [])
     assert sent == [()]
-
-
-def test_views_override_nothing_of_ipywidgets_by_accident():
-    intended = {"close", "_repr_mimebundle_", "_esm"}
-    for name in set(widgets.__all__) - {"BenchmarkBoard"}:  # which needs mteb
-        ours, theirs = set(), set()
-        for kind in getattr(widgets, name).__mro__:
-            names = {attribute for attribute in vars(kind) if attribute[:2] != "__"}
-            if kind.__module__.startswith("workbench"):
-                ours |= names
-            elif kind.__module__ != "traitlets.traitlets":
-                theirs |= names
-        bookkeeping = {name for name in theirs if name in vars(traitlets.HasTraits)}
-        generated = {"_descriptors", "_instance_inits", "_traits", "_all_trait_default_generators"}
-        generated |= {"_static_immutable_initial_values", "_trait_default_generators"}
-        assert not (ours & theirs) - intended - bookkeeping - generated, name
 
 
 def test_closing_a_view_closes_its_parts(explorer):
@@ -210,13 +193,6 @@ def test_neighbors_of_many_texts_come_after_the_map(monkeypatch):
     assert list(view.table["overlap"].iloc[view.rows.positions]) == sorted(view.table["overlap"])
 
 
-def test_points_fill_the_frame(explorer):
-    models = [np.frombuffer(points["xy"], np.float32) for points in explorer.points._sets]
-    both = np.concatenate(models).reshape(-1, 2)
-    assert len(models) == 2 and len(both) == 120
-    assert np.allclose(both.min(axis=0), 0) and np.allclose(both.max(axis=0), 1)
-
-
 @pytest.mark.parametrize("column", ["cosine", "length", "topic", "(model)"])
 def test_colors(explorer, column):
     assert explorer.color.value == "cosine"
@@ -229,14 +205,6 @@ def test_colors(explorer, column):
         explorer.points._received({"kind": "category", "code": 1}, [])
         label = content["labels"][1]
         assert len(explorer.selected) == 20 and set(explorer.selection["topic"]) == {label[0]}
-
-
-def test_thirty_categories_have_a_color_and_the_rest_one():
-    view = explore(id=[f"id {i % 40}" for i in range(60)])
-    view.color.value = "id"
-    content = view.points._colors
-    assert len(set(content["palette"])) == 31 and max(view.points._codes) == 30
-    assert content["labels"][-1].startswith("10 others")
 
 
 def test_any_models_of_any_widths():
@@ -276,20 +244,29 @@ def test_regions_are_listed_labeled_and_selected():
     assert few.regions.empty and "too few" in few.status.value
 
 
-def test_regions_of_the_reader_are_those_that_are_compared():
+def test_columns_of_the_reader_are_colors_and_regions():
     region = [f"{i % 3} <b>" for i in range(60)]
-    view = explore(region=region, **{"<img src=x>": np.arange(60.0)})
+    many = [f"id {i % 40}" for i in range(60)]
+    view = explore(region=region, many=many, **{"<img src=x>": np.arange(60.0)})
     assert set(view.regions.index) == set(region)
     view.region_rows.select([1])
     assert {region[row] for row in view.selected} == {view.regions.index[1]}
+    view.color.value = "many"  # thirty categories have a color, and the rest one
+    content = view.points._colors
+    assert len(set(content["palette"])) == 31 and max(view.points._codes) == 30
+    assert content["labels"][-1].startswith("10 others")
     view.color.value = "<img src=x>"
     assert "<img" not in view.status.value and "&lt;img src=x&gt;" in view.status.value
 
 
-def test_a_sample_says_so():
+def test_a_sample_says_so_and_its_points_fill_the_frame():
     view = AgreementExplorer(MODELS, TEXTS, umap=False, most=20)
     assert len(view.table) == 20 and "random sample of 20 of 60" in view.status.value
     assert view.table["text"].iloc[7] == TEXTS[view.table.index[7]].text
+    models = [np.frombuffer(points["xy"], np.float32) for points in view.points._sets]
+    both = np.concatenate(models).reshape(-1, 2)
+    assert len(models) == 2 and len(both) == 40
+    assert np.allclose(both.min(axis=0), 0) and np.allclose(both.max(axis=0), 1)
 
 
 def test_bad_input_is_refused():

@@ -44,11 +44,7 @@ class Job(View):
         super().__init__()
 
     def resume(self) -> None:
-        """Start stopped work again; where it was not started here, its cell can be run again.
-
-        Raises:
-            WorkbenchError: it is still running.
-        """
+        """Start stopped work again; where it was not started here, its cell can be run again."""
         if self._work is not None:
             self._start(self._work)
             return
@@ -59,11 +55,9 @@ class Job(View):
             self._show()
 
     def wait(self, timeout: float | None = None) -> object:
-        """Wait for work that was started here, and return its result; an interrupt leaves it.
+        """Wait for work that was started here, and return its result or raise its error.
 
-        Raises:
-            WorkbenchError: nothing was started.
-            Exception: whatever the work raised; TimeoutError after `timeout` seconds.
+        After `timeout` seconds, or on an interrupt, the work goes on: `TimeoutError`.
         """
         if self._future is None:
             raise WorkbenchError("nothing was started here: call run() first")
@@ -166,17 +160,15 @@ class Job(View):
         self.status.value = Job.summary(self)
 
     def _run(self, work: Callable[[], object], future: Future) -> None:
-        result, error = None, None
+        # Whoever waits for the end sees it drawn, and whoever sees it drawn may start again.
         try:
             result = work()
-        except BaseException as raised:  # whatever it is, wait() must not wait for ever
-            error = raised
-        # Whoever waits for the end sees it drawn, and whoever sees it drawn may start again.
-        with self._lock:
-            self._end(error)
-            if error is None:
+            with self._lock:
+                self._end(None)
                 future.set_result(result)
-            else:
+        except BaseException as error:  # whatever it is, wait() must not wait for ever
+            with self._lock:
+                self._end(error)
                 future.set_exception(error)
 
     def _stop_clicked(self) -> None:

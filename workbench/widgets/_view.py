@@ -20,13 +20,8 @@ from workbench.errors import WorkbenchError
 
 # From Okabe and Ito's palette: the color-blind can tell them apart, on white and on black.
 CATEGORIES = "#3A8FD0 #E69F00 #009E73 #CC79A7 #D55E00 #56B4E9 #B5A642 #8C6BB1".split()
-COLORS = {
-    "teacher": "#D55E00",
-    "student": "#3A8FD0",
-    "symmetric": "#3A8FD0",
-    "asymmetric": "#009E73",
-    "base": "#999999",
-}
+COLORS = {"teacher": "#D55E00", "student": "#3A8FD0", "asymmetric": "#009E73", "base": "#999999"}
+COLORS["symmetric"] = COLORS["student"]
 OTHER = "#8A8A8A"  # of what has no color of its own
 # After the categories, hues at golden steps.
 _HUES = [f"hsl({step * 222.5 % 360:.0f}, 60%, {(45, 62, 36)[step % 3]}%)" for step in range(30)]
@@ -67,11 +62,7 @@ class Selection(traitlets.HasTraits):
     _index = pd.RangeIndex(0)  # labels of the rows; a view sets its own before any selection
 
     def select(self, rows: int | str | Sequence | np.ndarray | pd.DataFrame = ()) -> None:
-        """Select rows: positions, labels (ids), a boolean mask, or a dataframe's index; () clears.
-
-        Raises:
-            WorkbenchError: there are no such rows.
-        """
+        """Select rows: positions, labels (ids), a boolean mask, or a dataframe's index; () clears."""
         self.selected = tuple(np.unique(_positions(rows, self._index)).tolist())
 
     @traitlets.validate("selected")
@@ -82,7 +73,7 @@ class Selection(traitlets.HasTraits):
 def _positions(rows: object, index: pd.Index) -> np.ndarray:
     """Return the positions of rows in an index, int64, in the order given."""
     is_frame = isinstance(rows, pd.DataFrame)
-    array = np.atleast_1d(rows.index if is_frame else np.asarray(rows))
+    array = np.atleast_1d(rows.index if is_frame else rows)
     if array.size == 0:
         return np.empty(0, dtype=int)
     if is_frame or array.dtype.kind in "OU":

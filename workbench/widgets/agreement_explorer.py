@@ -84,9 +84,8 @@ class AgreementExplorer(Selection, View):
         models = same_models(models, texts)
         rows = agreement.sample(len(texts), most)
         self._index = pd.Index(rows)
-        self._about = f"{len(texts):,} texts."
-        if len(rows) < len(texts):
-            self._about = f"A random sample of {len(rows):,} of {len(texts):,} texts."
+        sampled = f"A random sample of {len(rows):,} of " if len(rows) < len(texts) else ""
+        self._about = f"{sampled}{len(texts):,} texts."
         texts = [texts[row] for row in rows]
         self._known = _describe(texts, columns.iloc[rows].reset_index(drop=True))
         self._vectors = {

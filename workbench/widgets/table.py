@@ -16,16 +16,13 @@ class Table(Selection, Part):
     """Rows of a dataframe, a page at a time; only the page travels to the browser, as text.
 
     Click a heading to sort. Click a row to select it, with Ctrl to add it, with Shift to select a
-    range. Enter is a click, and arrow keys move between rows.
+    range. Enter is a click, and arrow keys move between rows. `positions` are the positions of the
+    rows in the order shown, int64, and `order` is the column and whether it falls.
 
     Args:
         label: what a row is, in the plural.
         many: whether several rows can be selected.
         titles: tooltips of the headings, by name of the column.
-
-    Attributes:
-        positions: positions of the rows in the order shown, over all pages, int64.
-        order: column and whether it falls; (None, False) is the order of the dataframe.
     """
 
     _esm = module("table")
@@ -104,9 +101,8 @@ class Table(Selection, Part):
             {"name": name, "numeric": is_number(kind), "title": self._titles.get(name, "")}
             for name, kind in self._frame.dtypes.items()
         ]
-        label = f"{len(self.positions):,} {self._label}"
-        if self.selected:
-            label += f", {len(self.selected):,} selected"
+        chosen = f", {len(self.selected):,} selected" if self.selected else ""
+        label = f"{len(self.positions):,} {self._label}{chosen}"
         content = {"columns": columns, "rows": self._rows, "order": self.order, "label": label}
         self.put(_content=content | {"page": self._page, "pages": pages})
 
