@@ -52,7 +52,6 @@ class BenchmarkBoard(Job):
         WorkbenchError: two models share a label.
     """
 
-    _noun = "run"
     _stopped_by = (benchmark.Stopped,)
 
     def __init__(

@@ -35,7 +35,6 @@ class CacheProgress(Job):
         stop: `threading.Event`; when set, the fill ends after the batch group in flight.
     """
 
-    _noun = "fill"
     _plan: Plan | None = None
     _progress: Progress | None = None
 

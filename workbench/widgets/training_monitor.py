@@ -53,7 +53,6 @@ class TrainingMonitor(Job):
         chart: the figure.
     """
 
-    _noun = "training"
     _last: TrainingStep | None = None  # a resumed run can be behind the last step drawn
     _began = 0.0, 0  # seconds and step, for the time left
 
