@@ -290,23 +290,21 @@ def test_a_full_disk_ends_with_a_clear_error_and_the_rest_intact(tmp_path, hash_
     assert "WorkbenchError" in result.stderr and "cannot be written" in result.stderr
     cache = TargetCache(tmp_path, hash_teacher)
     assert not list(cache.folder.glob(".writing-*"))
-    assert cache.fill(sentences(30)).encoded == 0 and not cache.damaged
+    assert cache.fill(sentences(30)).encoded == 0
+    cache.fill(sentences(900))
+    stored_and_right(cache, sentences(900))
+    assert not cache.damaged
 
 
-def test_too_little_room_is_noticed_before_the_teacher_works(tmp_path, hash_teacher, monkeypatch):
+def test_what_cannot_be_stored_is_noticed_before_the_teacher_works(
+    tmp_path, hash_teacher, monkeypatch
+):
+    (tmp_path / "file").touch()
+    with pytest.raises(WorkbenchError, match="cannot be written"):
+        TargetCache(tmp_path / "file" / "cache", hash_teacher).fill(sentences(10))
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
     with pytest.raises(WorkbenchError, match="make room"):
         TargetCache(tmp_path, hash_teacher).fill(sentences(100))
-    assert not hash_teacher.encoded
-
-
-def test_a_folder_that_cannot_be_written_to_is_noticed_before_the_teacher_works(
-    tmp_path, hash_teacher
-):
-    cache = TargetCache(tmp_path / "file" / "cache", hash_teacher)
-    (tmp_path / "file").touch()
-    with pytest.raises(WorkbenchError, match="cannot be written"):
-        cache.fill(sentences(10))
     assert not hash_teacher.encoded
 
 

@@ -37,7 +37,6 @@ SAME_MODEL = 0.999  # cosine; servers that batch in half precision repeat themse
 class Plan:
     """What a fill has to do."""
 
-    texts: int  # in the list, also repeated
     unique: int  # different targets
     missing: int  # targets that the teacher has yet to make
     bytes: int  # what storing them will take
@@ -135,7 +134,7 @@ class TargetCache(ShardFolder):
         """Return the plan, and the row where each missing key first occurs, sorted by key."""
         unique, first = np.unique(keys, return_index=True)
         missing = first[~self.known(unique)]
-        return Plan(len(keys), len(unique), len(missing), len(missing) * self.row_bytes), missing
+        return Plan(len(unique), len(missing), len(missing) * self.row_bytes), missing
 
     def fill(
         self,
@@ -153,8 +152,7 @@ class TargetCache(ShardFolder):
         in flight, and the next call goes on from there.
 
         Args:
-            texts: a list, or a stream of any length. Processes that fill the same list at the same
-                time share the work.
+            texts: a list, or a stream of any length; processes that fill one list share the work.
             on_plan: called once before the long part; not for a stream.
             on_progress: called after each group.
             stop: when set, the fill ends after the group in flight.
@@ -163,8 +161,7 @@ class TargetCache(ShardFolder):
 
         Raises:
             CacheError: another model answers to the teacher's name.
-            TeacherError: the teacher returned a wrong shape, or no finite target of more texts than
-                `skip` allows; what is good is stored first.
+            TeacherError: a wrong shape, or no finite target of more texts than `skip` allows.
             WorkbenchError: the folder cannot be written to, or the disk is full.
         """
         is_stream = isinstance(texts, Iterable) and not isinstance(texts, Sized)
@@ -190,11 +187,8 @@ class TargetCache(ShardFolder):
 
         Texts that were skipped are left out; `stop` leaves out all that are not made by then.
 
-        Args:
-            texts: a list of texts, or the targets of another cache, whose keys are used again if
-                its prompts are the same.
-            progress: show a bar named `what`, and what an API will cost and has cost.
-            stop, skip: as for `fill`.
+        `texts` may be the targets of another cache, whose keys are used again if its prompts are
+        the same. `progress` shows a bar named `what`, and what an API will cost and has cost.
         """
         keys, teacher = None, self.teacher
         if isinstance(texts, Targets):
@@ -240,10 +234,7 @@ class TargetCache(ShardFolder):
         remove_leftovers(self.folder)
 
     def check_same_model(self, stop: threading.Event) -> None:
-        """Raise CacheError if another model answers to the teacher's name than when it was begun.
-
-        A teacher with a probe embeds one short text, which is compared with the stored vector.
-        """
+        """Compare the vector of a teacher's probe with that of when the cache was begun."""
         probe = self.teacher.probe(stop=stop)
         if probe is None:
             return

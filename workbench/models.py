@@ -64,9 +64,7 @@ class ModelFiles:
 def resolve(name: str | Path) -> ModelFiles:
     """Find a model's files: a folder, verified model packages, the hub's cache, or the hub.
 
-    Raises:
-        ModelError: the model is not found or not whole, has pickled weights only, or is not the
-            published one.
+    ModelError if the model is not found, has no safetensors, or is not the published one.
     """
     folder = expanded(name)
     if folder.is_dir():
@@ -199,12 +197,9 @@ def load_model(
     device: str | None = None,
     trust_remote_code: bool = False,
 ) -> SentenceTransformer:
-    """Return a text-embedding model, loading it in float32 if it is given by name or folder.
+    """Return a text-embedding model, loaded in float32; a loaded one is returned as it is.
 
-    Args:
-        source: a name, a folder, or a loaded model, which is returned as it is.
-        device: torch device to load on; the best one present if None.
-        trust_remote_code: run Python code that comes with the model.
+    `trust_remote_code` runs Python code that comes with the model.
 
     Raises:
         ModelError: the model cannot be found or loaded, or it is not a text-embedding model.
@@ -238,14 +233,10 @@ def _loaded(files: ModelFiles, device: str | None, trust_remote_code: bool) -> S
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # loading is short
+    options = {"device": device, "trust_remote_code": trust_remote_code, "local_files_only": True}
+    kwargs = {"dtype": torch.float32, "use_safetensors": True}
     try:
-        model = SentenceTransformer(
-            str(files.path),
-            device=device,
-            trust_remote_code=trust_remote_code,
-            local_files_only=True,
-            model_kwargs={"dtype": torch.float32, "use_safetensors": True},
-        )
+        model = SentenceTransformer(str(files.path), model_kwargs=kwargs, **options)
     except Exception as error:  # loaders raise every kind, from KeyError to bare OSError
         raise ModelError(
             f"model {files.name} at {files.path} cannot be loaded ({error}). If files are missing "
@@ -284,9 +275,8 @@ def best_dtype(device: torch.device | str) -> torch.dtype:
     if kind == "cuda":
         is_native = torch.cuda.is_bf16_supported(including_emulation=False)
     elif kind == "cpu":
-        capabilities = torch.cpu.get_capabilities()
         names = ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16")
-        is_native = any(capabilities.get(name) for name in names)
+        is_native = any(torch.cpu.get_capabilities().get(name) for name in names)
     return torch.bfloat16 if is_native else torch.float32
 
 
@@ -303,8 +293,7 @@ def best_token_budget(device: torch.device | str) -> int:
 def length_buckets(lengths: Sequence[int], token_budget: int) -> list[np.ndarray]:
     """Split items into batches of similar length, of at most `token_budget` tokens with padding.
 
-    Returns index arrays (int64) that together hold every item once, longest first: what exceeds
-    memory does so at once. An item above the budget is a batch of its own.
+    Longest first: what exceeds memory does so at once. A longer item is a batch of its own.
     """
     order, batches = np.argsort(-np.asarray(lengths), kind="stable"), []
     while len(order):
@@ -315,15 +304,12 @@ def length_buckets(lengths: Sequence[int], token_budget: int) -> list[np.ndarray
 
 
 class Tokens:
-    """The token ids of n texts with a student's prompts, in a temporary file.
-
-    `lengths` are the tokens of each text, int32 of shape (n,).
-    """
+    """The token ids of n texts with a student's prompts, in a temporary file."""
 
     def __init__(self, model: SentenceTransformer, texts: Sequence[Text]) -> None:
         dtype = np.dtype(np.uint16 if len(model.tokenizer) <= 1 << 16 else np.uint32)
         self._device, self._padding = model.device, model.tokenizer.pad_token_id or 0
-        self.lengths = np.empty(len(texts), dtype=np.int32)
+        self.lengths = np.empty(len(texts), dtype=np.int32)  # tokens of each text
         with tempfile.TemporaryFile() as file:
             for start in range(0, len(texts), 8192):
                 chunk = texts[start : start + 8192]
@@ -437,11 +423,6 @@ def encode(
         float32 of shape (n, dimension), in the order of the texts; of unit norm if the model ends
         in Normalize.
 
-    Raises:
-        DataError: something that is not texts, or an unknown role.
-        ModelError: `model` is not a text-embedding model.
-        WorkbenchError: an unknown precision.
-
     Example:
         >>> import workbench as wb
         >>> model = wb.load_model("all-MiniLM-L6-v2")
@@ -491,7 +472,7 @@ def by_role(texts: Sequence[Text]) -> dict[str, np.ndarray]:
 
 
 def autocast(device: torch.device | str, precision: str) -> torch.autocast:
-    """Return the context that a precision of `PRECISIONS` asks for; float32 changes nothing."""
+    """Return the context that a precision asks for; float32 changes nothing."""
     import torch
 
     dtype = best_dtype(device) if precision == "auto" else getattr(torch, precision)

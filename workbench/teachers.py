@@ -51,21 +51,15 @@ class Teacher:
         prompts: role to the prompt in front of each text of that role; none by default.
         settings: everything else that decides the vectors, as JSON values.
 
-    Attributes:
-        identity: everything besides role, prompt and text that decides the vectors.
-        concurrency: how many calls of `encode` may run at the same time.
-        batch_size: texts of one call; None leaves it to the cache.
-        usage: what was asked of an API so far; None for a teacher that costs nothing.
-
     Example:
         >>> import workbench as wb
         >>> wb.Teacher("all-mpnet-base-v2", max_length=40).encode(["bread", "stone"], "query").shape
         (2, 768)
     """
 
-    concurrency: int = 1
-    batch_size: int | None = None
-    usage: object | None = None
+    concurrency: int = 1  # how many calls of `encode` may run at the same time
+    batch_size: int | None = None  # texts of one call; None leaves it to the cache
+    usage: object | None = None  # what was asked of an API; None if the teacher costs nothing
 
     def __new__(cls, source: object = None, *args, **options):
         """Choose the class where none is named; Python then calls its `__init__`."""
@@ -84,6 +78,7 @@ class Teacher:
     ) -> None:
         self.name, self.dimension = name, int(dimension)
         self.prompts = checked_prompts(prompts)
+        # Everything besides role, prompt and text that decides the vectors.
         self.identity = {"teacher": name, "normalize": bool(normalize), "dimension": self.dimension}
         self.identity |= settings
 
@@ -152,10 +147,6 @@ class LocalTeacher(Teacher):
             faster with it and the vectors of a few texts keep a mean cosine of 0.999; a loaded
             model keeps its own.
         device: torch device for a model that is not loaded; the best one present if None.
-
-    Raises:
-        ModelError: the model cannot be found or loaded, or is not a text-embedding model.
-        TeacherError: a setting makes no sense for it.
     """
 
     def __init__(
@@ -322,11 +313,11 @@ class ArrayTeacher(Teacher):
         vectors[rows >= 0] = self._vectors[rows[rows >= 0]]
         if self._normalize:
             vectors = scaled(vectors)
-        missing = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-        if missing.size:
+        missing = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
+        if missing:
             reason = "the array has no vector of it, or one that is zero, NaN or infinite"
             message = f"{self.name}: {texts[missing[0]][:60]!r}: {reason}"
-            raise IncompleteError(message, vectors, dict.fromkeys(missing.tolist(), reason))
+            raise IncompleteError(message, vectors, dict.fromkeys(missing, reason))
         return vectors
 
 
