@@ -346,7 +346,7 @@ class _Fill:
             stored = vectors.astype(self.cache.dtype)
         is_good = np.isfinite(stored).all(axis=1)
         if not incomplete:
-            reason = "its vector is NaN, infinite, or too large for float16 (see dtype='float32')"
+            reason = "its vector is NaN or infinite, or too large for float16 (see dtype='float32')"
             failed = dict.fromkeys(np.flatnonzero(~is_good), reason)
         count = int(is_good.sum())
         if count:
