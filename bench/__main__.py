@@ -20,10 +20,9 @@ from workbench.cache import TargetCache
 from workbench.cli.main import main as workbench
 from workbench.data import Role, Text
 from workbench.docstrings import DocstringCorpus, docstring_corpus
-from workbench.head import FrozenFeatures, train_head
 from workbench.pipeline import BROAD, TOUR
 from workbench.teachers import LocalTeacher, Teacher
-from workbench.train import TrainingConfig, train_student, validate
+from workbench.train import TrainingConfig, train_head, train_student, validate
 
 
 def main() -> int:
@@ -124,7 +123,7 @@ def training_speed(corpus: DocstringCorpus, count: int) -> dict[str, float]:
         tuned, train, np.asarray(targets), tuned=True
     )
     started = time.perf_counter()
-    features = FrozenFeatures(head).encode([text.text for text in train])
+    features = student.FrozenFeatures(head).encode([text.text for text in train])
     student.fit_head(head, train, targets, features=features)
     train_head(head, features, targets, BROAD.config)
     speeds["head"] = len(train) / (time.perf_counter() - started)

@@ -236,6 +236,7 @@ ModelComparison({"teacher": wanted[:]} | students, held_out)
 made = {
     "base": TOUR.base,
     "source": "docstrings",
+    "start": "closed-form",
     "head_fit": warm,
     "config": config,
     "result": result,

@@ -11,10 +11,10 @@ import torch
 from conftest import sentences
 from sentence_transformers import SentenceTransformer
 
-from workbench import models, pipeline, student
-from workbench.data import Role, Text
+from workbench import models, student
+from workbench.data import Text
 from workbench.errors import ModelError, TrainingError
-from workbench.models import Tokens, encode
+from workbench.models import encode
 from workbench.train import TrainingConfig, train_student, validate
 
 TESTS = Path(__file__).parent
@@ -58,33 +58,29 @@ def test_closed_form_start_beats_the_random_start_by_far(tiny_model, lesson, nor
     fit = student.fit_head(model, train, targets)
     after = validate(model, held_out, wanted)
     assert after["loss"] < 0.5 * random["loss"]
-    assert after["loss"] == pytest.approx(fit.held_out_loss, rel=0.4)
+    assert after["loss"] == pytest.approx(fit["held_out_loss"], rel=0.4)
     assert set(after) == {"loss", "cosine", "cosine_query", "cosine_document"}
 
 
-def test_closed_form_start_solves_the_ridge_equation(tiny_model, lesson):
+def test_closed_form_start_solves_the_ridge_equation_on_the_backbones_features(tiny_model, lesson):
     train, targets, *_ = lesson
-    model = build(tiny_model, normalize=False)
-    student.fit_head(model, train, targets, alphas=[0.01])
+    model = build(tiny_model, normalize=False, prompts={"query": "q: ", "document": ""})
+    fit = student.fit_head(model, train, targets)
     features = student.pooled(model, train).astype(np.float64)
     centered = features - features.mean(0)
     gram = centered.T @ centered
-    strength = 0.01 * np.trace(gram) / len(gram)
+    strength = fit["alpha"] * np.trace(gram) / len(gram)
     weight = np.linalg.solve(
         gram + strength * np.eye(len(gram)), centered.T @ (targets - targets.mean(0))
     )
     np.testing.assert_allclose(model[2].linear.weight.detach().numpy(), weight.T, atol=1e-3)
-
-
-def test_closed_form_start_refuses_what_does_not_fit(tiny_model, lesson):
-    train, targets, *_ = lesson
-    for texts, vectors in (
-        (train, targets[:-1]),
-        (train, targets[:, 1:]),
-        (train[:5], targets[:5]),
-    ):
-        with pytest.raises(TrainingError):
-            student.fit_head(build(tiny_model), texts, vectors)
+    backbone = SentenceTransformer(modules=list(model.children())[:2], device="cpu")
+    atol = 2e-2 if models.best_dtype("cpu") == torch.bfloat16 else 1e-5
+    plain = backbone.encode([model.prompts[text.role.value] + text.text for text in train])
+    np.testing.assert_allclose(features, plain, atol=atol)
+    for change in (targets[:-1], targets[:, 1:]):
+        with pytest.raises(TrainingError, match="do not fit"):
+            student.fit_head(model, train, change)
 
 
 def test_saved_students_load_with_plain_sentence_transformers(tiny_model, lesson, tmp_path):
@@ -135,12 +131,10 @@ def test_training_lowers_the_held_out_loss_and_reports(tiny_model, lesson):
 
 
 def test_learning_rate_starts_again_in_each_cycle(tiny_model, lesson):
-    train, targets, *_ = lesson
     config = replace(FAST, restarts=3, epochs=1, batch_size=60)
-    rates = train_student(build(tiny_model), train, targets, config).history["learning_rate"][1:]
-    assert len(rates) == 12
-    assert rates.tolist()[::4] == pytest.approx([2e-3] * 3)
-    assert rates.tolist()[3::4] == pytest.approx([1e-4] * 3)
+    result = train_student(build(tiny_model), *lesson[:2], config)
+    rates = result.history["learning_rate"][1:].tolist()
+    assert rates[::4] == pytest.approx([2e-3] * 3) and rates[3::4] == pytest.approx([1e-4] * 3)
 
 
 def test_the_loop_is_the_method_in_plain_torch(tiny_model, lesson):
@@ -206,34 +200,31 @@ def test_checkpoints_of_another_run_are_refused(tiny_model, lesson, tmp_path):
     train_student(build(tiny_model), train, targets, FAST, checkpoints=tmp_path)
     with pytest.raises(TrainingError, match="different config"):
         train_student(build(tiny_model), train, targets, other, checkpoints=tmp_path)
-    with pytest.raises(TrainingError, match="different texts, targets"):
+    with pytest.raises(TrainingError, match="different texts and targets"):
         train_student(build(tiny_model), train[:-8], targets[:-8], FAST, checkpoints=tmp_path)
     train_student(build(tiny_model), train, targets, other, checkpoints=tmp_path, resume=False)
 
 
-def test_a_damaged_or_half_written_checkpoint(tiny_model, lesson, tmp_path):
+def test_damaged_checkpoints(tiny_model, lesson, tmp_path):
     train, targets, *_ = lesson
     undisturbed = build(tiny_model)
     train_student(undisturbed, train, targets, FAST, checkpoints=tmp_path)
-    earlier, newest = sorted(tmp_path.glob("step-*"))
-    shutil.copytree(newest, tmp_path / ".writing-1" / "new")  # a killed process's scratch folder
-
-    def damage(folder):
-        content = bytearray((folder / "student.safetensors").read_bytes())
-        content[-50] ^= 1
-        (folder / "student.safetensors").write_bytes(content)
-
-    damage(newest)
-    again = build(tiny_model)
-    with pytest.warns(UserWarning, match=f"continues from {earlier.name}"):
-        train_student(again, train, targets, FAST, checkpoints=tmp_path)
-    for name, tensor in undisturbed.state_dict().items():
-        assert torch.equal(tensor, again.state_dict()[name])
-    assert not list(tmp_path.glob(".writing-*"))
-    for folder in tmp_path.glob("step-*"):
-        damage(folder)
-    with pytest.raises(TrainingError, match="damaged"):
-        train_student(build(tiny_model), train, targets, FAST, checkpoints=tmp_path)
+    first_steps = []
+    for damaged in (1, 2):  # the newest, then both
+        for folder in sorted(tmp_path.glob("step-*"))[-damaged:]:
+            content = bytearray((folder / "student.safetensors").read_bytes())
+            content[-50] ^= 1
+            (folder / "student.safetensors").write_bytes(content)
+        again, steps = build(tiny_model), []
+        with pytest.warns(UserWarning, match="damaged"):
+            train_student(
+                again, train, targets, FAST, checkpoints=tmp_path,
+                on_step=lambda event, steps=steps: steps.append(event.step),
+            )  # fmt: skip
+        first_steps.append(steps[0])
+        for name, tensor in undisturbed.state_dict().items():
+            assert torch.equal(tensor, again.state_dict()[name])
+    assert first_steps == [46, 0]  # after the one before, and from the start
 
 
 PROCESS = """
@@ -283,11 +274,9 @@ def test_two_processes_train_the_student_of_one_and_can_be_stopped(tiny_model, l
     ("change", "message"),
     [
         (lambda t, v: (t, v[:-1]), "do not fit"),
-        (lambda t, v: (t, v[:, :-1]), "do not fit"),
         (lambda t, v: (t, np.where(np.arange(len(v))[:, None] == 9, np.nan, v)), "target 9 .*NaN"),
         (lambda t, v: (t, v * 3), "normalize=False"),
         (lambda t, v: (t, v[np.random.default_rng(0).permutation(len(v))]), "out of step"),
-        (lambda t, v: (t, np.roll(v, 1, axis=0)), "out of step"),
         (lambda t, v: (t, np.roll(v, 2, axis=0)), "out of step"),
     ],
 )
@@ -297,31 +286,12 @@ def test_what_would_spoil_a_run_is_found_before_it(tiny_model, lesson, change, m
         train_student(build(tiny_model), *change(train, targets), FAST)
 
 
-def test_texts_of_one_role_are_a_warning(tiny_model, lesson):
-    train, targets, *_ = lesson
-    quick = replace(FAST, epochs=1, batch_size=120)
-    documents = [i for i, text in enumerate(train) if text.role is Role.DOCUMENT]
-    models_of = []
-    for texts in ([train[i] for i in documents], [train[i].text for i in documents]):
-        model = build(tiny_model)
-        with pytest.warns(UserWarning, match="no query .*data.crop_queries"):
-            train_student(model, texts, targets[documents], quick)
-        models_of.append(model.state_dict())
-    for name, tensor in models_of[0].items():  # a plain string is a document
-        assert torch.equal(tensor, models_of[1][name])
-
-
 @pytest.mark.parametrize(
-    "wrong",
-    [
-        {"epochs": 0}, {"epochs": 1.5}, {"restarts": True}, {"seed": -1}, {"dropout": 2.0}, {"learning_rate": "fast"},
-        {"weight_decay": float("nan")}, {"learning_rate": 0}, {"final_learning_rate": 1}, {"precision": "int8"},
-    ],
-)  # fmt: skip
+    "wrong", [{"epochs": 0}, {"restarts": True}, {"learning_rate": 1e-6}, {"precision": "int8"}]
+)
 def test_a_config_that_makes_no_sense(wrong):
     with pytest.raises(TrainingError, match=next(iter(wrong))):
-        replace(FAST, **wrong)
-    assert replace(FAST, epochs=np.int64(2), learning_rate=np.float32(0.5)).epochs == 2
+        TrainingConfig(**wrong)
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tiny_model, lesson):
@@ -331,25 +301,3 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny_model, lesson):
         model[2].linear.weight.fill_(float("nan"))
     with pytest.raises(TrainingError, match="loss is nan"):
         train_student(model, train, targets, FAST)
-
-
-def test_the_default_is_the_tour_and_not_the_papers_thirty_passes():
-    assert TrainingConfig() == pipeline.TOUR.config
-    assert TrainingConfig().epochs * TrainingConfig().restarts == 2
-
-
-def test_pooled_features_are_the_backbones_and_a_text_is_tokenized_once(
-    tiny_model, lesson, monkeypatch
-):
-    train, targets, *_ = lesson
-    model = build(tiny_model, prompts={"query": "q: ", "document": ""})
-    backbone = SentenceTransformer(modules=list(model.children())[:2], device="cpu")
-    wanted = backbone.encode([model.prompts[t.role.value] + t.text for t in train[:50]])
-    tokens, tokenized = Tokens(model, train), []
-    monkeypatch.setattr(Tokens, "__init__", lambda *_: tokenized.append(1))
-    rows = np.arange(50)
-    atol = 2e-2 if models.best_dtype("cpu") == torch.bfloat16 else 1e-5
-    np.testing.assert_allclose(student.pooled(model, train, rows, tokens), wanted, atol=atol)
-    student.fit_head(model, train, targets, tokens=tokens)
-    train_student(model, train, targets, replace(FAST, epochs=1), tokens=tokens)
-    assert not tokenized

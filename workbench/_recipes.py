@@ -13,9 +13,8 @@ from workbench import models, student
 from workbench._util import expanded
 from workbench.cache import TargetCache
 from workbench.errors import TrainingError
-from workbench.head import HEAD
 from workbench.ready import READY, is_ready, load_ready
-from workbench.train import TrainingConfig
+from workbench.train import HEAD, TrainingConfig
 
 HEAD_STARTS = "closed-form", "random"  # how a head can start
 FEW_TEXTS = 5000  # below this many, "in-domain" is the default recipe: many passes, cropped queries

@@ -33,10 +33,8 @@ from workbench._util import counted, home
 from workbench.cache import TargetCache, Targets
 from workbench.data import Role, Text, hold
 from workbench.errors import TrainingError, WorkbenchError
-from workbench.head import FrozenFeatures, train_head
-from workbench.models import Tokens
 from workbench.teachers import ArrayTeacher, Teacher, is_api, make_teacher
-from workbench.train import Result, TrainingStep, provenance, train_student
+from workbench.train import Result, TrainingStep, provenance, train_head, train_student
 
 __all__ = [
     "ADAPT", "BROAD", "IN_DOMAIN", "RECIPES", "TOUR", "Distilled", "Recipe",
@@ -229,23 +227,22 @@ def run(
 
     # Hidden, and named after the output, so that it is found again and never taken for the student.
     checkpoints = output.with_name(f".{output.name}-checkpoints") / run_id[:12]
-    validation = None
+    stored, validation = None, None
     if recipe.frozen:  # the base's output is stored, so that no text goes through it twice
         features = features_of(model, recipe, cache)
-        inputs = {"features": features.embed(targets, what="features", **show)}
+        stored = features.embed(targets, what="features", **show)
         if held_targets:
             validation = features.embed(held_targets, what="features", **show), held_targets
-        train_model = partial(train_head, model, inputs["features"])
+        train_model = partial(train_head, model, stored)
     else:
-        inputs = {"tokens": Tokens(model, targets.texts)}
         if held_targets:
             validation = held_targets.texts, held_targets
         resumable = {"checkpoints": checkpoints, "resume": resume}
-        train_model = partial(train_student, model, targets.texts, **inputs, **resumable)
+        train_model = partial(train_student, model, targets.texts, **resumable)
 
     head_fit = None
     if recipe.start == "closed-form" or not (train or recipe.continues):
-        head_fit = student.fit_head(model, targets.texts, targets, **inputs)
+        head_fit = student.fit_head(model, targets.texts, targets, features=stored)
     about = {"base": started.get("base", base.name), "source": source, "start": recipe.start}
     describe = partial(provenance, cache, targets.texts, **about, head_fit=head_fit)
     if not train:
@@ -275,7 +272,9 @@ def run(
 
 def features_of(model: SentenceTransformer, recipe: Recipe, cache: TargetCache) -> TargetCache:
     """Return the cache of a student's features, what its base gives its head, beside a cache."""
-    return TargetCache(cache.folder.parent, FrozenFeatures(model, recipe.base_files().fingerprint))
+    return TargetCache(
+        cache.folder.parent, student.FrozenFeatures(model, recipe.base_files().fingerprint)
+    )
 
 
 def _digest(cache: TargetCache, texts: Sequence[Text] | Targets) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 
@@ -15,10 +14,10 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
 
 from workbench import models
-from workbench._util import expanded, whole, whole_folder, write_json
-from workbench.data import Text, as_texts
+from workbench._util import expanded, whole_folder, write_json
+from workbench.data import Role, Text, as_texts
 from workbench.errors import ModelError, TrainingError, WorkbenchError
-from workbench.models import Tokens
+from workbench.teachers import Teacher
 
 RIDGE_ALPHAS = tuple(10.0**power for power in range(-6, 2))
 
@@ -36,66 +35,51 @@ def build(
     seed: int = 0,
     device: str | None = None,
 ) -> SentenceTransformer:
-    """Build a student: the base's transformer, pooling, a head at random, Normalize if asked.
+    """Build a student: the base's transformer, pooling, a random head, Normalize if asked.
 
     Args:
-        base: a model with a transformer; a name or a folder, see `models.resolve`.
-        dimension: width of the teacher's vectors.
-        normalize: end in unit norm. Use it if the teacher's vectors have unit norm.
-        bias: whether the head has a bias.
+        base: name or folder of a model with a transformer.
+        normalize: end in unit norm, for a teacher whose vectors have it.
         hidden: 0 for a linear head. Otherwise the head has two layers with a GELU between them:
-            `hidden` units, and two for each feature that carry it through, because
-            GELU(u) - GELU(-u) = u. It can thus start as the linear head.
-        pooling: "mean" follows the paper, which found it better than CLS, last token and max. A
-            head that is trained alone gains by ("mean", "cls"), one beside the other.
+            `hidden` units, and two for each feature, which can carry it through unchanged, because
+            GELU(u) - GELU(-u) = u.
+        pooling: "mean" as in the paper; a head that is trained alone gains by ("mean", "cls").
         max_length: texts are cut to this many tokens.
-        prompts: role to prompt. Use the teacher's, so both models read the same input.
-        seed: of the head's random weights.
-        device: torch device; the best one present if None.
+        prompts: role to prompt; the teacher's, so both models read the same input.
 
     Raises:
         ModelError: the base is not found, has no transformer, or reads fewer tokens.
-        TrainingError: `hidden` is negative, or there is no bias beside it.
+        TrainingError: a head of two layers without a bias.
     """
-    if whole(hidden, "hidden", 0, TrainingError) and not bias:
+    if hidden and not bias:
         raise TrainingError("a head of two layers has a bias: leave out hidden or bias=False")
     loaded = models.load(base, device=device)
     transformer = loaded[0]
     if not isinstance(transformer, Transformer):
         raise ModelError(f"{base} does not start with a transformer, which a student is built from")
-    config = transformer.model.config
-    limit = getattr(config, "max_position_embeddings", max_length)
-    if config.model_type in ("mpnet", "roberta", "xlm-roberta", "camembert"):
-        limit -= config.pad_token_id + 1  # their positions start behind the padding index
+    limit = getattr(transformer.model.config, "max_position_embeddings", max_length)
     if not 3 <= max_length <= limit:
         raise ModelError(f"max_length {max_length}: {base} takes from 3 to {limit} tokens")
     transformer.max_seq_length = max_length
     _drop_pooler(transformer)
     kinds = (pooling,) if isinstance(pooling, str) else tuple(pooling)
     pool = Pooling(transformer.get_embedding_dimension(), pooling_mode=kinds)
-    width, head = pool.pooling_output_dimension, []
+    width, modules = pool.pooling_output_dimension, [transformer, pool]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if hidden:
             units = hidden + 2 * width
-            head.append(Dense(width, units, activation_function=torch.nn.GELU()))
+            modules.append(Dense(width, units, activation_function=torch.nn.GELU()))
             width = units
-        head.append(Dense(width, dimension, bias, activation_function=torch.nn.Identity()))
+        modules.append(Dense(width, dimension, bias, activation_function=torch.nn.Identity()))
+    if normalize:
+        modules.append(Normalize())
     return SentenceTransformer(
-        modules=[transformer, pool, *head] + ([Normalize()] if normalize else []),
+        modules=modules,
         device=str(loaded.device),
         prompts=dict(prompts or {}),
         similarity_fn_name="cosine",
     )
-
-
-@dataclass(frozen=True)
-class HeadFit:
-    """The result of `fit_head`."""
-
-    alpha: float  # the ridge strength that was chosen, as a multiple of the mean variance
-    held_out_loss: float  # mean squared L2 distance to the targets, on a tenth of the texts
-    texts: int  # number of texts in the final fit
 
 
 def fit_head(
@@ -103,51 +87,44 @@ def fit_head(
     texts: Sequence[Text],
     targets: np.ndarray,
     *,
-    alphas: Sequence[float] = RIDGE_ALPHAS,
-    tokens: Tokens | None = None,
     features: np.ndarray | None = None,
-) -> HeadFit:
+) -> dict[str, float]:
     """Set a student's head in place to the ridge regression of targets on its pooled features.
 
     W = (H'H + a n v I)^-1 H'Y on centered features H and targets Y (Hoerl and Kennard, 1970), where
     v is the mean variance of the features; without a bias nothing is centered. A tenth of the texts
-    chooses the strength a by the loss of training, and all of them make the final fit. Of more than
-    20,000 texts a sample is used.
+    chooses the strength a, and all of them, or a sample of 20,000, make the final fit.
 
     Args:
-        student: from `build`.
         texts: n texts; a plain string is a document.
         targets: anything that indexes like an array of shape (n, dimension).
-        alphas: candidates for the ridge strength a.
-        tokens: of the texts, where they exist already.
-        features: of the texts, shape (n, width), where they exist already.
+        features: of shape (n, width), where they exist already.
+
+    Returns:
+        `alpha`, the strength a; `held_out_loss`, the mean squared L2 distance to the targets on the
+        tenth; and `texts`, the number of texts in the final fit.
 
     Raises:
-        TrainingError: fewer than 10 texts, or targets that do not fit texts and student.
+        TrainingError: the targets do not fit.
     """
     texts = as_texts(texts)
-    last = head_of(student)[-1]
     check_shapes(student, len(texts), targets)
-    if len(texts) < 10:
-        raise TrainingError(f"a closed-form start needs at least 10 texts; got {len(texts)}")
+    has_bias = head_of(student)[-1].bias
     rows = np.random.default_rng(0).permutation(len(texts))[:20_000]
-    inputs = pooled(student, texts, rows, tokens) if features is None else features[rows]
+    inputs = pooled(student, [texts[row] for row in rows]) if features is None else features[rows]
     inputs = torch.from_numpy(np.asarray(inputs, dtype=np.float32)).double()
     outputs = torch.from_numpy(np.asarray(targets[rows], dtype=np.float32)).double()
     kept_out = max(1, len(rows) // 10)
-    normalize = models.normalizes(student)
-
-    def loss(alpha: float) -> float:
-        weight, bias = ridge(inputs[kept_out:], outputs[kept_out:], alpha, last.bias)
+    losses = {}
+    for alpha in RIDGE_ALPHAS:
+        weight, bias = ridge(inputs[kept_out:], outputs[kept_out:], alpha, has_bias)
         predicted = inputs[:kept_out] @ weight.T + bias
-        if normalize:
+        if models.normalizes(student):
             predicted = torch.nn.functional.normalize(predicted, dim=1)
-        return float((predicted - outputs[:kept_out]).pow(2).sum(dim=1).mean())
-
-    losses = {alpha: loss(alpha) for alpha in alphas}
+        losses[alpha] = float((predicted - outputs[:kept_out]).pow(2).sum(dim=1).mean())
     best = min(losses, key=losses.get)
-    set_head(student, *ridge(inputs, outputs, best, last.bias), inputs)
-    return HeadFit(best, losses[best], len(rows))
+    set_head(student, *ridge(inputs, outputs, best, has_bias), inputs)
+    return {"alpha": best, "held_out_loss": losses[best], "texts": len(rows)}
 
 
 @torch.no_grad()
@@ -156,8 +133,8 @@ def set_head(
 ) -> None:
     """Make a student's head compute `weight @ x + bias`, of shapes (d, width) and (d,).
 
-    A head of two layers passes each feature through a pair of units, standardized by `features` of
-    shape (n, width). Its other units start at random, without an effect on the output.
+    A head of two layers passes each feature through a pair of units, standardized by `features`
+    (n, width). Its other units start at random, without an effect on the output.
     """
     *inner, last = (module.linear for module in head_of(student))
     if inner:
@@ -201,50 +178,73 @@ def ridge(
     return weight, mean_out - weight @ mean_in
 
 
-def pooled(
-    student: SentenceTransformer,
-    texts: Sequence[Text],
-    rows: np.ndarray | None = None,
-    tokens: Tokens | None = None,
+def pooled(student: SentenceTransformer, texts: Sequence[Text]) -> np.ndarray:
+    """Return the head's input for texts, float32 (n, width)."""
+    tokens = models.Tokens(student, texts)
+    return models.forward_batches(student, tokens.batches(), len(texts), modules=2)
+
+
+class FrozenFeatures(Teacher):
+    """Teacher that returns the pooled features of a student's base, whatever the student's head.
+
+    `weights` is the digest of the base's files; the loaded weights are hashed if None.
+    """
+
+    def __init__(self, student: SentenceTransformer, weights: str | None = None) -> None:
+        self._base = SentenceTransformer(
+            modules=list(student.children())[:2],
+            device=str(student.device),
+            prompts=dict(student.prompts),
+        ).eval()
+        super().__init__(
+            "base-features",
+            self._base[1].pooling_output_dimension,
+            normalize=False,
+            prompts={role.value: student.prompts.get(role.value) or "" for role in Role},
+            kind="features",
+            weights=weights or models.fingerprint(self._base),
+            pooling=self._base[1].pooling_mode,
+            max_length=student.max_seq_length,
+        )
+
+    def encode(self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop=None) -> np.ndarray:
+        """Return the features of texts of one role, float32 of shape (n, width)."""
+        return models.encode_strings(self._base, texts, role)
+
+
+@torch.no_grad()
+def through_head(
+    student: SentenceTransformer, features: np.ndarray, head: torch.nn.Module | None = None
 ) -> np.ndarray:
-    """Return the head's input for the texts in `rows` (all if None), float32 (m, width)."""
-    if tokens is None:
-        tokens = Tokens(student, texts if rows is None else [texts[row] for row in rows])
-        rows = None
-    count = len(tokens if rows is None else rows)
-    return models.forward_batches(student, tokens.batches(rows), count, modules=2)
+    """Return the output of a student's head, or of another, float32 of shape (n, dimension).
+
+    The features are anything that indexes like an array of shape (n, width).
+    """
+    head = (head or torch.nn.Sequential(*list(student.children())[2:])).eval()
+    device, vectors = next(head.parameters()).device, []
+    for start in range(0, len(features), 8192):
+        values = features[np.arange(start, min(start + 8192, len(features)))]
+        values = torch.from_numpy(np.asarray(values, dtype=np.float32)).to(device)
+        vectors.append(head({"sentence_embedding": values})["sentence_embedding"].cpu().numpy())
+    return np.concatenate(vectors)
 
 
 def head_of(student: SentenceTransformer) -> list[Dense]:
     """Return the layers of a student's head, one or two; ModelError if the model is no student."""
-    modules = list(student.children())
-    # A Dense behind a linear layer is no part of the head: it truncates the student.
-    has_hidden = len(modules) > 2 and isinstance(
-        getattr(modules[2], "activation_function", None), torch.nn.GELU
-    )
-    head = modules[2 : 4 if has_hidden else 3]
+    head = list(student.children())[2:4]
+    if head and not isinstance(getattr(head[0], "activation_function", None), torch.nn.GELU):
+        head = head[:1]  # a Dense behind a linear head truncates the student
     if not head or not all(isinstance(module, Dense) for module in head):
-        kinds = ", ".join(type(module).__name__ for module in modules)
+        kinds = ", ".join(type(module).__name__ for module in student.children())
         raise ModelError(f"no student: expected Transformer, Pooling, Dense, got {kinds}")
     return head
 
 
-def check_shapes(
-    student: SentenceTransformer,
-    texts: int,
-    targets: np.ndarray,
-    features: np.ndarray | None = None,
-) -> None:
-    """Raise TrainingError if there is no target, of the right width, for each text (and feature)."""
-    head = head_of(student)
-    fits = tuple(targets.shape) == (texts, head[-1].out_features)
-    if features is not None:
-        fits = fits and tuple(features.shape) == (texts, head[0].in_features)
-    if not fits:
-        raise TrainingError(
-            f"targets of shape {tuple(targets.shape)} do not fit {texts:,} texts and a head from "
-            f"{head[0].in_features} to {head[-1].out_features}: give a row of each for every text"
-        )
+def check_shapes(student: SentenceTransformer, count: int, targets: np.ndarray) -> None:
+    """Raise TrainingError unless there is a target of the head's width for each of `count` texts."""
+    shape, expected = tuple(targets.shape), (count, head_of(student)[-1].out_features)
+    if shape != expected:
+        raise TrainingError(f"targets of shape {shape} do not fit the texts: expected {expected}")
 
 
 def save(
@@ -253,10 +253,9 @@ def save(
     """Save a student as a folder that plain `SentenceTransformer(folder)` loads, or not at all.
 
     Args:
-        student: any student.
         folder: new, empty, or of an earlier student, which is replaced.
-        provenance: what `train.provenance` returned. It is written as `provenance.json`, with
-            checksums of the weights; a model card needs it.
+        provenance: from `train.provenance`, written as `provenance.json` with checksums of the
+            weights; a model card needs it.
 
     Raises:
         ModelError: the folder holds something else, or cannot be written to.
@@ -266,13 +265,11 @@ def save(
         with whole_folder(folder) as scratch:
             student.save_pretrained(str(scratch), create_model_card=False)
             if provenance is not None:
-                weights = sorted(scratch.rglob("*.safetensors"))
-                sums = {
-                    path.relative_to(scratch).as_posix(): models.file_sha256(path)
-                    for path in weights
-                }
+                sums = {}
+                for path in sorted(scratch.rglob("*.safetensors")):
+                    sums[path.relative_to(scratch).as_posix()] = models.file_sha256(path)
                 write_json(scratch / models.PROVENANCE, {**provenance, "sha256": sums})
-    except (OSError, SafetensorError, WorkbenchError) as error:
+    except (SafetensorError, WorkbenchError) as error:
         raise ModelError(f"the student cannot be saved to {folder}: {error}") from None
     return folder
 
@@ -280,12 +277,11 @@ def save(
 def check_folder(folder: str | Path) -> Path:
     """Return the absolute path of a folder that `save` may replace; ModelError for any other."""
     folder = expanded(folder).resolve()
-    if folder.is_file() or folder.is_mount() or folder in (Path.cwd(), *Path.cwd().parents):
-        raise ModelError(f"{folder} cannot be replaced as a folder: choose a folder inside it")
     modules = folder / "modules.json"
-    holds_student = modules.is_file() and ".Dense" in modules.read_text()
-    if folder.exists() and any(folder.iterdir()) and not holds_student:
-        raise ModelError(f"{folder} is not empty and holds no student: choose another folder")
+    is_student = modules.is_file() and ".Dense" in modules.read_text()
+    is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if folder.is_mount() or folder == Path.cwd() or not (is_free or is_student):
+        raise ModelError(f"{folder} is in use and holds no student: choose a new folder")
     return folder
 
 
@@ -295,10 +291,10 @@ def read_provenance(folder: str | Path) -> dict:
     if not path.is_file():
         return {}
     try:
-        provenance = json.loads(path.read_text())
-        provenance.pop("sha256", None)  # of these files: a copy elsewhere has others
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"{path} is damaged ({error}): name --teacher and --base") from None
+        provenance = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is damaged: {error}") from None
+    provenance.pop("sha256", None)  # of these files: a copy elsewhere has others
     return provenance
 
 

@@ -1,19 +1,17 @@
 """Train on the squared L2 distance to cached teacher embeddings.
 
-`train` is the loop: of a whole student (`train_student`), and of its head (`head.train_head`).
+`train` is the loop: of a whole student (`train_student`), and of its head alone (`train_head`).
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import json
 import math
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -21,27 +19,30 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.models import Dropout
+from sklearn.feature_extraction.text import HashingVectorizer
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import permutation_test_score
 
-from workbench import __version__, _checkpoints
-from workbench._checks import check, check_in_step
-from workbench._util import one_of, whole
+from workbench import __version__, _checkpoints, models
+from workbench import student as students
+from workbench._util import one_of, spread, whole
 from workbench.cache import TargetCache
 from workbench.data import Text, as_texts
 from workbench.errors import TrainingError
-from workbench.models import PRECISIONS, Tokens, autocast, by_role, encode, forward_batches
-from workbench.student import HeadFit
 
 # Batches drawn together and sorted by length: random enough, with little padding.
 _POOL_BATCHES = 50
+# The first steps disturb a head that starts as the closed form, and a few more do not mend it.
+_LEAST_HEAD_STEPS = 200
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """How to train. The defaults take minutes on two cores for some thousand texts.
 
-    The learning rate is higher and the batch smaller than the paper's (arXiv 2509.12539): there are
-    hundreds of steps here where the paper has millions. `recipes/redact-ir.toml` has its values.
-    TrainingError if a value is out of range.
+    The learning rate is higher and the batch smaller than the paper's (arXiv 2509.12539), which has
+    millions of steps and not hundreds. TrainingError if a value is out of range.
     """
 
     batch_size: int = 16  # texts of a step, over all processes together
@@ -51,10 +52,8 @@ class TrainingConfig:
     restarts: int = 1  # number of learning-rate cycles
     weight_decay: float = 0.01  # of AdamW
     max_grad_norm: float | None = 1.0  # gradients are clipped to this norm
-    dropout: float | None = 0.0  # in the backbone; None keeps the base's own
-    # "float32", "bfloat16", or "auto": bfloat16 autocast where the hardware is faster with it.
-    # Weights and optimizer stay in float32.
-    precision: str = "auto"
+    dropout: float = 0.0  # in the backbone; of a head trained alone, in its hidden units
+    precision: str = "auto"  # of autocast: float32, bfloat16, or bfloat16 where that is faster
     group_by_length: bool = True  # batches of similar length, which need little padding
     evaluations: int = 2  # held-out evaluations an epoch, each with a checkpoint
     checkpoint_steps: int = 200  # steps between further checkpoints; a kill loses no more
@@ -64,28 +63,20 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "restarts", "evaluations", "checkpoint_steps"):
             whole(getattr(self, name), name, error=TrainingError)
-        whole(self.seed, "seed", 0, TrainingError)
-        one_of(self.precision, "precision", PRECISIONS, TrainingError)
-        limits = {
-            "learning_rate": (1e-12, 1e3),
-            "final_learning_rate": (1e-12, self.learning_rate),
-            "weight_decay": (0, 1e3),
-            "max_grad_norm": (1e-12, math.inf),
-            "dropout": (0, 0.99),
-        }
-        for name, (least, most) in limits.items():
-            value = getattr(self, name)
-            if value is None and name in ("max_grad_norm", "dropout"):
-                continue
-            if not isinstance(value, Real) or not least <= value <= most:
-                raise TrainingError(
-                    f"{name} is {value!r}; expected a number from {least} to {most}"
-                )
+        one_of(self.precision, "precision", models.PRECISIONS, TrainingError)
+        if not 0 < self.final_learning_rate <= self.learning_rate:
+            rates = f"{self.learning_rate} to {self.final_learning_rate}"
+            raise TrainingError(f"the learning_rate goes from {rates}: expected no rise, above 0")
 
     def with_steps(self, least: int, texts: int) -> TrainingConfig:
         """Return the configuration with enough epochs for `least` steps on so many texts."""
-        in_pass = math.ceil(texts / self.batch_size) * self.restarts
-        return replace(self, epochs=max(self.epochs, math.ceil(least / max(1, in_pass))))
+        steps = math.ceil(texts / self.batch_size) * self.restarts
+        return replace(self, epochs=max(self.epochs, math.ceil(least / max(1, steps))))
+
+
+HEAD = TrainingConfig(
+    batch_size=512, learning_rate=1e-3, epochs=10, dropout=0.1, evaluations=1, max_grad_norm=None
+)
 
 
 @dataclass(frozen=True)
@@ -125,57 +116,46 @@ def train_student(
     resume: bool = True,
     on_step: Callable[[TrainingStep], None] | None = None,
     stop: threading.Event | None = None,
-    tokens: Tokens | None = None,
 ) -> Result:
     """Train `student` in place; it ends as the best student by held-out loss.
 
-    Runs unchanged under `torchrun`: every process takes its share of each batch.
+    Under `torchrun` every process takes its share of each batch.
 
     Args:
-        student: from `student.build`, best after `student.fit_head`.
+        student: best after `student.fit_head`.
         texts: n training texts; a plain string is a document.
         targets: anything that indexes like an array of shape (n, dimension), such as `Targets`.
-        config: how to train.
         held_out: texts and targets to choose the best student by; the last one is kept without.
         checkpoints: folder for checkpoints; None keeps nothing on disk.
-        resume: continue from a checkpoint in that folder, if it is of this very run.
+        resume: continue from a checkpoint in that folder.
         on_step: called after every step and evaluation.
         stop: when set, training ends between two steps, with a checkpoint.
-        tokens: of the texts, where they exist already.
 
     Raises:
-        TrainingError: targets do not fit, a checkpoint is of another run or cannot be written, or
-            the loss became NaN or infinite.
+        TrainingError: the targets do not fit, a checkpoint is of another run or cannot be written,
+            or the loss became NaN or infinite.
     """
     texts = as_texts(texts)
-    check(student, texts, targets)
-    tokens = Tokens(student, texts) if tokens is None else tokens
-    if config.check_pairs:
-        check_in_step(student, texts, targets, tokens)
-    for role in {"query", "document"} - set(by_role(texts)):
-        advice = "; data.crop_queries(texts) makes some" if role == "query" else ""
-        warnings.warn(f"no {role} among the training texts: add some{advice}", stacklevel=2)
+    _check(student, texts, targets)
+    if config.check_pairs and len(texts) >= 200:
+        _check_in_step(student, texts, targets)
     evaluate = None
     if held_out is not None:
         unseen = as_texts(held_out[0], "held_out")
-        check(student, unseen, held_out[1])
-        unseen_tokens, roles = Tokens(student, unseen), by_role(unseen)
+        _check(student, unseen, held_out[1])
+        unseen_tokens, roles = models.Tokens(student, unseen), models.by_role(unseen)
 
         def evaluate() -> dict[str, float]:
-            vectors = forward_batches(student, unseen_tokens.batches(), len(unseen))
+            vectors = models.forward_batches(student, unseen_tokens.batches(), len(unseen))
             return figures(vectors, held_out[1], roles)
 
-    identity = {"config": asdict(config)}
-    if checkpoints is not None:
-        if not (digest := getattr(targets, "digest", None)):
-            lines = "\0".join(f"{text.role}:{text.text}" for text in texts)
-            digest = hashlib.sha256(lines.encode()).hexdigest()
-        sample = np.ascontiguousarray(targets[:: max(1, len(texts) // 64)])
-        identity |= {"texts": digest, "targets": hashlib.sha256(sample).hexdigest()}
+    digest = hashlib.sha256(np.ascontiguousarray(targets[:: max(1, len(texts) // 64)]))
+    for text in texts if checkpoints else ():
+        digest.update(f"{text.role}:{text.text}\0".encode())
+    tokens, backbone = models.Tokens(student, texts), student[0].model
     for module in student.modules():
-        if isinstance(module, torch.nn.Dropout) and config.dropout is not None:
+        if isinstance(module, torch.nn.Dropout):
             module.p = config.dropout
-    backbone = student[0].model
     attention = getattr(backbone.config, "_attn_implementation", None)
     # On a CPU the backward pass of fused attention is slower than that of plain products.
     if attention == "sdpa" and student.device.type == "cpu":
@@ -188,13 +168,86 @@ def train_student(
         lengths=tokens.lengths if config.group_by_length else None,
         evaluate=evaluate,
         checkpoints=checkpoints and Path(checkpoints),
-        identity=identity,
+        identity={"config": asdict(config), "texts and targets": digest.hexdigest()},
         resume=resume,
         on_step=on_step,
         stop=stop,
     )
     if attention == "sdpa":
         backbone.set_attn_implementation(attention)
+    return result
+
+
+def train_head(
+    student: SentenceTransformer,
+    features: np.ndarray,
+    targets: np.ndarray,
+    config: TrainingConfig = HEAD,
+    *,
+    held_out: tuple[np.ndarray, np.ndarray] | None = None,
+    on_step: Callable[[TrainingStep], None] | None = None,
+    stop: threading.Event | None = None,
+) -> Result:
+    """Train a student's head on stored features; the transformer stays as it is.
+
+    Args:
+        student: best after `student.fit_head`.
+        features: anything that indexes like an array of shape (n, width), such as the targets of a
+            cache of `FrozenFeatures`.
+        targets: the same of shape (n, dimension).
+        config: batches are smaller where there would be under 200 steps.
+        held_out: features and targets to choose the best step by, best of sources that are not
+            trained on: on others the loss falls while subjects not seen get worse.
+    """
+    students.check_shapes(student, len(features), targets)
+    passes = config.epochs * config.restarts
+    largest_batch = max(8, len(features) // math.ceil(_LEAST_HEAD_STEPS / passes))
+    config = replace(config, batch_size=min(config.batch_size, largest_batch))
+
+    layers = students.head_of(student)
+    head = torch.nn.Sequential(*copy.deepcopy(list(student.children())[2:])).cpu()
+    trained_layers = list(head)[: len(layers)]
+    first = trained_layers[0].linear
+    sample = np.asarray(features[np.array(spread(len(features), 20_000))], dtype=np.float32)
+    mean, deviation = students.mean_and_deviation(torch.from_numpy(sample))
+    # Features are standardized, because Adam's steps are then as large for one feature as for
+    # another. The first layer takes that in here, and is folded back in the end.
+    with torch.no_grad():
+        if first.bias is None:
+            mean = torch.zeros_like(mean)
+        else:
+            first.bias.add_(first.weight @ mean)
+        first.weight.mul_(deviation)
+    if len(layers) == 2:
+        head.insert(1, Dropout(config.dropout))
+
+    def standardized(values: np.ndarray) -> np.ndarray:
+        return (np.asarray(values, dtype=np.float32) - mean.numpy()) / deviation.numpy()
+
+    evaluate = None
+    if held_out is not None:
+        unseen = standardized(held_out[0])
+
+        def evaluate() -> dict[str, float]:
+            return figures(students.through_head(student, unseen, head), held_out[1], {})
+
+    result = train(
+        head.to(student.device),
+        lambda rows: {"sentence_embedding": torch.from_numpy(standardized(features[rows]))},
+        targets,
+        config,
+        evaluate=evaluate,
+        on_step=on_step,
+        stop=stop,
+    )
+    if result.best_step > 0:  # else the head stays exactly as it is
+        head.cpu()
+        with torch.no_grad():
+            first.weight.div_(deviation)
+            if first.bias is not None:
+                first.bias.sub_(first.weight @ mean)
+        for layer, trained in zip(layers, trained_layers, strict=True):
+            layer.load_state_dict(trained.state_dict())
     return result
 
 
@@ -214,13 +267,12 @@ def train(
 ) -> Result:
     """Train a model in place, from the first step to the last; it ends as the best one.
 
-    Args:
+    Args, besides those of `train_student`:
         model: turns inputs into a dictionary with "sentence_embedding", of shape (m, dimension).
-        inputs: returns the model's input for some rows, int of shape (m,).
-        lengths: of the n texts, to group them by; None draws batches at random.
+        inputs: returns the model's input for some rows.
+        lengths: of the texts, to group them by; None draws batches at random.
         evaluate: returns the held-out figures; the model with the least "loss" is kept.
         identity: of the run, JSON values: a checkpoint of another one is refused.
-        targets, config, checkpoints, resume, on_step, stop: as for `train_student`.
     """
     accelerator = Accelerator(cpu=next(model.parameters()).device.type == "cpu")
     device, process = accelerator.device, accelerator.process_index
@@ -235,12 +287,12 @@ def train(
     )
     parallel_model, optimizer = accelerator.prepare(model, optimizer)
 
-    identity = {**(identity or {}), "processes": processes}
+    identity = {**(identity or {}), "processes": processes, "device": device.type}
     state = {"step": -1, "best_step": 0, "best_loss": None, "history": [], "identity": identity}
-    best = None
+    best = {}  # weights
     if checkpoints and resume:
-        restored = _checkpoints.restore(checkpoints, identity, model, optimizer, accelerator)
-        state, best = restored or (state, None)
+        saved, best = _checkpoints.restore(checkpoints, identity, model, optimizer, accelerator)
+        state |= saved
 
     model.train()
     batches = _batches(len(targets), lengths, config, first=max(0, state["step"]))
@@ -261,7 +313,7 @@ def train(
             rows = rows if len(rows) else batch[:1]
             tensors = {name: tensor.to(device) for name, tensor in inputs(rows).items()}
             target = torch.from_numpy(np.asarray(targets[rows], dtype=np.float32)).to(device)
-            with autocast(device, config.precision):
+            with models.autocast(device, config.precision):
                 output = parallel_model(tensors)["sentence_embedding"]
             loss = (output.float() - target).pow(2).sum() * weight
             optimizer.zero_grad()
@@ -292,17 +344,9 @@ def train(
             if state["best_loss"] is None or measured["loss"] < state["best_loss"]:
                 state |= {"best_loss": measured["loss"], "best_step": step}
                 best = {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
-        event = TrainingStep(
-            step,
-            steps,
-            step / steps_per_epoch,
-            loss,
-            learning_rate,
-            speed,
-            held_out_loss=measured.get("loss"),
-            cosine_query=measured.get("cosine_query"),
-            cosine_document=measured.get("cosine_document"),
-        )
+        held_out = [measured.get(name) for name in ("loss", "cosine_query", "cosine_document")]
+        epoch = step / steps_per_epoch
+        event = TrainingStep(step, steps, epoch, loss, learning_rate, speed, *held_out)
         state["step"] = step
         state["history"].append(asdict(event))
         if on_step is not None and is_main:  # a tqdm bar has no truth value
@@ -316,7 +360,7 @@ def train(
             _checkpoints.write(checkpoints, state, best, model, optimizer, accelerator)
         if stopped:
             break
-    if best is not None:
+    if best:
         model.load_state_dict(best)
     model.eval()
     history = pd.DataFrame(state["history"])
@@ -346,6 +390,49 @@ def _batches(
         first = 0
 
 
+def _check(student: SentenceTransformer, texts: Sequence[Text], targets: np.ndarray) -> None:
+    """Raise TrainingError for targets that do not fit the texts or the student."""
+    students.check_shapes(student, len(texts), targets)
+    for start in range(0, len(texts), 8192):
+        norms = np.linalg.norm(targets[start : start + 8192], axis=1)
+        if not np.isfinite(norms).all():
+            row = start + int(np.argmin(np.isfinite(norms)))
+            raise TrainingError(f"target {row:,} has NaN or infinity ({texts[row].text[:60]!r})")
+        if models.normalizes(student) and np.abs(norms - 1).max() > 0.01:
+            raise TrainingError("the targets have no unit norm: build with normalize=False")
+
+
+def _check_in_step(
+    student: SentenceTransformer, texts: Sequence[Text], targets: np.ndarray
+) -> None:
+    """Raise TrainingError if texts say nothing about their targets: rows are shifted or shuffled.
+
+    In a permutation test on a sample, a ridge regression has to predict unseen targets better than
+    it does after the targets were shuffled within each role.
+    """
+    rows = np.random.default_rng(0).choice(len(texts), size=min(400, len(texts)), replace=False)
+    sample, fitted = [texts[row] for row in rows], len(rows) * 3 // 4
+    options = {
+        "groups": np.array([text.role for text in sample]),
+        "cv": [np.split(np.arange(len(rows)), [fitted])],
+        "scoring": "neg_mean_squared_error",
+    }
+    # The features of a weak base can fail although all is well, so letters get a chance too.
+    letters = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 5), n_features=512)
+    letters = letters.transform([text.text for text in sample]).toarray()
+    for features in (students.pooled(student, sample), letters):
+        ridge = Ridge(0.1 * fitted * features[:fitted].var(axis=0).mean())
+        score, by_chance, _ = permutation_test_score(
+            ridge, features, targets[rows], n_permutations=20, random_state=0, **options
+        )
+        if score >= by_chance.mean() + 3 * by_chance.std():
+            return
+    raise TrainingError(
+        "texts and targets look out of step. Check that row i of the targets belongs to text i; if "
+        "it does, check_pairs=False (--unchecked) trains all the same"
+    )
+
+
 def figures(
     vectors: np.ndarray, targets: np.ndarray, roles: dict[str, np.ndarray]
 ) -> dict[str, float]:
@@ -365,45 +452,35 @@ def validate(
     student: SentenceTransformer, texts: Sequence[Text], targets: np.ndarray
 ) -> dict[str, float]:
     """Return a student's `figures` on texts and their targets."""
-    return figures(encode(student, texts), targets, by_role(texts))
+    return figures(models.encode(student, texts), targets, models.by_role(texts))
 
 
 def provenance(
     cache: TargetCache,
     texts: Sequence[Text],
     *,
-    base: str,
     source: str,
-    start: str = "closed-form",
     config: TrainingConfig | None = None,
     result: Result | None = None,
-    head_fit: HeadFit | None = None,
-    rotated: bool = False,
+    **more: object,
 ) -> dict:
     """Describe how a student was made, as JSON values for `student.save` and the model card.
 
-    The texts are those trained on, `source` says where they are from. Without a configuration the
-    student is a closed-form head; `rotated` targets (`Targets.rotated`) have a space of their own.
+    The texts are those trained on, and `source` says where they are from. `more` are further
+    entries: `base`, `start`, `head_fit`, and `rotated=True` for targets of `Targets.rotated`.
     """
-    evaluations = "[]"
-    if result is not None:
-        evaluations = result.history.dropna(subset=["held_out_loss"]).to_json(orient="records")
     return {
         "teacher": cache.identity,
         "teacher_name": cache.teacher.name,
         "fingerprint": cache.identity.get("fingerprint"),
         "prompts": dict(cache.prompts),
-        "base": base,
         "texts": source,
-        "texts_by_role": {role: len(rows) for role, rows in by_role(texts).items()},
-        "start": start,
-        "head_fit": head_fit and asdict(head_fit),
-        "rotated": rotated,
+        "texts_by_role": {role: len(rows) for role, rows in models.by_role(texts).items()},
         "settings": config and asdict(config),
         "held_out_loss": result and result.best_loss,
         "best_step": result and result.best_step,
         "texts_per_second": result and round(result.texts_per_second, 1),
-        "evaluations": json.loads(evaluations),
         "finished": result is None or not result.stopped,
         "workbench": __version__,
+        **more,
     }

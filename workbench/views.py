@@ -12,10 +12,10 @@ from workbench._util import home, spread
 from workbench.cache import TargetCache
 from workbench.data import RetrievalDataset, Role, Text
 from workbench.errors import DataError
-from workbench.head import through_head
 from workbench.models import encode
 from workbench.pipeline import ADAPT
 from workbench.ready import load_ready
+from workbench.student import through_head
 from workbench.widgets import AgreementExplorer, RetrievalExplorer
 
 EXAMPLE_QUERIES = 50
