@@ -84,6 +84,17 @@ def sentences(count: int, seed: int = 0) -> list[Text]:
     return texts
 
 
+@pytest.fixture(scope="session")
+def lesson(other_tiny_model):
+    """Training texts and held-out texts with targets of a random 48-wide teacher."""
+    from workbench import models
+
+    teacher = models.load(other_tiny_model, device="cpu")
+    train, held_out = sentences(240, seed=3), sentences(60, seed=4)
+    targets, wanted = (teacher.encode([t.text for t in texts]) for texts in (train, held_out))
+    return train, targets, held_out, wanted
+
+
 class HashTeacher(Teacher):
     """A teacher whose vectors are a function of prompt, role and text; it counts what it encodes."""
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import sentences
 from sentence_transformers import SentenceTransformer
-from test_train import build, lesson  # noqa: F401
+from test_train import build
 
 from workbench import student
 from workbench.cache import TargetCache
@@ -22,7 +22,7 @@ EIGHT = replace(HEAD, epochs=8, batch_size=32)
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_two_layers_start_as_the_closed_form(tiny_model, lesson, normalize):  # noqa: F811
+def test_two_layers_start_as_the_closed_form(tiny_model, lesson, normalize):
     train, targets, held_out, _ = lesson
     one, two = (build(tiny_model, normalize=normalize, hidden=hidden) for hidden in (0, 64))
     assert student.fit_head(one, train, targets) == student.fit_head(two, train, targets)
@@ -63,10 +63,7 @@ def test_features_are_kept_and_a_text_goes_through_the_base_once(
 
 @pytest.mark.parametrize("hidden", [0, 64])
 def test_the_head_learns_on_features_and_the_transformer_stays(
-    tiny_model,
-    lesson,
-    hidden,
-    monkeypatch,  # noqa: F811
+    tiny_model, lesson, hidden, monkeypatch
 ):
     monkeypatch.setattr(student, "RIDGE_ALPHAS", (10.0,))  # far from the best
     train, targets, held_out, wanted = lesson
@@ -87,7 +84,7 @@ def test_the_head_learns_on_features_and_the_transformer_stays(
     assert torch.equal(*(student.head_of(model)[-1].linear.weight for model in students))
 
 
-def test_a_head_that_only_gets_worse_is_not_kept(tiny_model, lesson):  # noqa: F811
+def test_a_head_that_only_gets_worse_is_not_kept(tiny_model, lesson):
     train, targets, held_out, wanted = lesson
     model = build(tiny_model, hidden=16)
     student.fit_head(model, train, targets)
@@ -101,7 +98,7 @@ def test_a_head_that_only_gets_worse_is_not_kept(tiny_model, lesson):  # noqa: F
 
 
 @pytest.mark.parametrize("pooling", ["mean", ("mean", "cls")])
-def test_two_layers_are_saved_trained_truncated_and_exported(tiny_model, lesson, tmp_path, pooling):  # noqa: F811
+def test_two_layers_are_saved_trained_truncated_and_exported(tiny_model, lesson, tmp_path, pooling):
     train, targets, held_out, wanted = lesson
     model = build(tiny_model, hidden=16, pooling=pooling)
     assert student.head_of(model)[0].in_features == (32 if pooling == "mean" else 64)

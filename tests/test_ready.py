@@ -1,7 +1,6 @@
 """The student that comes with the package: whole or refused, and the start of a student of one's own texts."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -36,34 +35,24 @@ def small(tiny_model, other_tiny_model, tmp_path, monkeypatch):
     return model, bench.save_ready(model, tmp_path / "ready", about), cache
 
 
-def test_what_is_written_is_what_is_read(small):
+def test_what_is_written_is_read_and_what_was_altered_is_refused(small, other_tiny_model):
     model, folder, _ = small
     assert sorted(path.name for path in folder.iterdir()) == ["head.safetensors", "provenance.json"]
     loaded, texts = ready.load_ready(folder, device="cpu"), sentences(20)
     vectors = [encode(one, texts, precision="float32") for one in (model, loaded)]
     assert (vectors[0] * vectors[1]).sum(axis=1).min() > 0.9999  # the head is kept in int8
     assert bench.build_options(loaded) == bench.build_options(model)
-
-
-def test_what_was_altered_or_is_missing_is_refused(small, other_tiny_model):
-    _, folder, _ = small
     head, about = folder / "head.safetensors", folder / "provenance.json"
     content, statement = head.read_bytes(), json.loads(about.read_text())
     head.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
     with pytest.raises(ModelError, match="altered"):
         ready.load_ready(folder)
     head.write_bytes(content)
-    for change in (
-        {"base": "no-such-model"},
-        {"base": str(other_tiny_model)},
-        {"build": statement["build"] | {"normalize": False}},
-    ):
+    changed_build = statement["build"] | {"normalize": False}
+    for change in ({"base": str(other_tiny_model)}, {"build": changed_build}):
         about.write_text(json.dumps(statement | change))
         with pytest.raises(ModelError):
             ready.load_ready(folder)
-    about.write_text("{}")
-    with pytest.raises(ModelError, match="provenance.json"):
-        ready.load_ready(folder)
     about.write_text(json.dumps(statement))
     head.unlink()
     with pytest.raises(ModelError, match="head.safetensors"):
@@ -80,10 +69,8 @@ def test_a_frozen_recipe_learns_the_head_alone_and_is_found_again(
         batch_size=32,
     )  # fmt: skip
     made = pipeline.run(texts, cache, recipe, progress=False)
-    assert (
-        made.provenance["settings"]["epochs"] == 3
-        and len(made.result.history.held_out_loss.dropna()) == 4
-    )
+    assert made.provenance["settings"]["epochs"] == 3
+    assert made.result.history.held_out_loss.notna().sum() == 4
     base = models.load(tiny_model, device="cpu")[0].state_dict()
     for name, tensor in made.student[0].state_dict().items():
         assert np.array_equal(base[name], tensor.cpu())
@@ -102,9 +89,6 @@ def test_a_student_goes_on_from_another_one(small, tiny_model, tmp_path):
         assert losses[-10:].mean() < losses[1:11].mean()
     with pytest.raises(TrainingError):  # of another teacher
         pipeline.run(texts, TargetCache(tmp_path, Teacher(tiny_model)), recipe, progress=False)
-    shutil.copytree(tiny_model, tmp_path / "bare")
-    with pytest.raises(TrainingError, match="teacher"):
-        pipeline.run(texts, cache, ADAPT.change(start=str(tmp_path / "bare")), progress=False)
     with pytest.raises(TrainingError, match="hidden, max_length"):
         ADAPT.change(hidden=16, max_length=48)
 

@@ -23,15 +23,6 @@ FAST = TrainingConfig(
 )
 
 
-@pytest.fixture(scope="module")
-def lesson(tiny_model, other_tiny_model):
-    """Training texts and held-out texts with targets of a random 48-wide teacher."""
-    teacher = models.load(other_tiny_model, device="cpu")
-    train, held_out = sentences(240, seed=3), sentences(60, seed=4)
-    targets, wanted = (teacher.encode([t.text for t in texts]) for texts in (train, held_out))
-    return train, targets, held_out, wanted
-
-
 def build(tiny_model, **options):
     return student.build(tiny_model, 48, max_length=40, device="cpu", **options)
 

@@ -28,10 +28,7 @@ def write(
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
 ) -> None:
-    """Write a checkpoint, and keep the newest two; every process of the run has to call this.
-
-    `state` has JSON values, `step` and `identity` among them.
-    """
+    """Write a checkpoint and keep the newest two; every process has to call this."""
     # Every process draws its own dropout, so every process has a random state to keep.
     is_cuda = accelerator.device.type == "cuda"
     generator = torch.cuda.get_rng_state() if is_cuda else torch.get_rng_state()
@@ -52,7 +49,8 @@ def write(
             (scratch / "state.json").write_text(json.dumps({**state, "files": sums}))
     except (WorkbenchError, SafetensorError) as error:
         raise TrainingError(
-            f"{error}. The checkpoint before is intact: make room and run again to go on from it"
+            f"{checkpoint} cannot be written ({error}). The one before is intact: make room and "
+            "run again to go on from it"
         ) from None
     # A later step is of a run that was started over.
     kept = [path for path in _complete(folder) if path.name <= checkpoint.name][-2:]
@@ -67,10 +65,7 @@ def restore(
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
 ) -> tuple[dict, dict[str, torch.Tensor]]:
-    """Load the newest intact checkpoint; return its `state` and best weights, both {} without one.
-
-    TrainingError if it is of another run.
-    """
+    """Load the newest intact checkpoint; return its `state` and best weights, {} without one."""
     for checkpoint in reversed(_complete(folder)):
         try:
             state = read_state(checkpoint)

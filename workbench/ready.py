@@ -26,10 +26,6 @@ def load_ready(folder: str | Path = READY, *, device: str | None = None) -> Sent
     `data/ready/README.md` says what it was trained on and how good it is. Nothing is trained here;
     `distill(..., recipe="adapt")` makes it better on your texts in seconds.
 
-    Args:
-        folder: of the ready student.
-        device: torch device; the best one present if None.
-
     Raises:
         ModelError: a file is missing or was altered, or the base is missing or has other weights.
 
@@ -39,13 +35,13 @@ def load_ready(folder: str | Path = READY, *, device: str | None = None) -> Sent
         >>> vectors.dtype
         dtype('float32')
     """
-    about = statement(folder)
-    try:
-        content = (expanded(folder) / HEAD_FILE).read_bytes()
-    except OSError as error:
-        raise ModelError(f"the ready student cannot be read: {error}. Restore it") from None
+    about = student.read_provenance(folder)
+    if "head_sha256" not in about:
+        raise ModelError(f"{folder} holds no ready student: restore its {models.PROVENANCE}")
+    path = expanded(folder) / HEAD_FILE
+    content = path.read_bytes() if path.is_file() else b""
     if digest(content, about["build"]) != about["head_sha256"]:
-        raise ModelError(f"the ready student in {folder} was altered: restore its files")
+        raise ModelError(f"{path} is missing or was altered: restore the ready student's files")
     if models.resolve(about["base"]).fingerprint != about["base_fingerprint"]:
         raise ModelError(f"the ready student was made with other weights of {about['base']}")
     model, parts = student.build(about["base"], device=device, **about["build"]), load(content)
@@ -66,14 +62,6 @@ def load_ready(folder: str | Path = READY, *, device: str | None = None) -> Sent
 def is_ready(folder: str | Path) -> bool:
     """Say whether a folder holds the ready student, or another one in its format."""
     return Path(folder) == READY or (expanded(folder) / HEAD_FILE).is_file()
-
-
-def statement(folder: str | Path = READY) -> dict:
-    """Return the ready student's provenance; ModelError if it cannot be read."""
-    about = student.read_provenance(folder)
-    if "head_sha256" not in about:
-        raise ModelError(f"{folder} holds no ready student: restore its {models.PROVENANCE}")
-    return about
 
 
 def digest(head: bytes, build: Mapping[str, object]) -> str:

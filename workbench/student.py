@@ -38,7 +38,6 @@ def build(
     """Build a student: the base's transformer, pooling, a random head, Normalize if asked.
 
     Args:
-        base: name or folder of a model with a transformer.
         normalize: end in unit norm, for a teacher whose vectors have it.
         hidden: 0 for a linear head. Otherwise the head has two layers with a GELU between them:
             `hidden` units, and two for each feature, which can carry it through unchanged, because
@@ -49,7 +48,6 @@ def build(
 
     Raises:
         ModelError: the base is not found, has no transformer, or reads fewer tokens.
-        TrainingError: a head of two layers without a bias.
     """
     if hidden and not bias:
         raise TrainingError("a head of two layers has a bias: leave out hidden or bias=False")
@@ -62,8 +60,7 @@ def build(
         raise ModelError(f"max_length {max_length}: {base} takes from 3 to {limit} tokens")
     transformer.max_seq_length = max_length
     _drop_pooler(transformer)
-    kinds = (pooling,) if isinstance(pooling, str) else tuple(pooling)
-    pool = Pooling(transformer.get_embedding_dimension(), pooling_mode=kinds)
+    pool = Pooling(transformer.get_embedding_dimension(), pooling_mode=pooling)
     width, modules = pool.pooling_output_dimension, [transformer, pool]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -103,9 +100,6 @@ def fit_head(
     Returns:
         `alpha`, the strength a; `held_out_loss`, the mean squared L2 distance to the targets on the
         tenth; and `texts`, the number of texts in the final fit.
-
-    Raises:
-        TrainingError: the targets do not fit.
     """
     texts = as_texts(texts)
     check_shapes(student, len(texts), targets)
@@ -133,8 +127,8 @@ def set_head(
 ) -> None:
     """Make a student's head compute `weight @ x + bias`, of shapes (d, width) and (d,).
 
-    A head of two layers passes each feature through a pair of units, standardized by `features`
-    (n, width). Its other units start at random, without an effect on the output.
+    A head of two layers passes each feature through a pair of units, standardized by `features` of
+    shape (n, width). Its other units start at random, without an effect on the output.
     """
     *inner, last = (module.linear for module in head_of(student))
     if inner:
@@ -185,7 +179,7 @@ def pooled(student: SentenceTransformer, texts: Sequence[Text]) -> np.ndarray:
 
 
 class FrozenFeatures(Teacher):
-    """Teacher that returns the pooled features of a student's base, whatever the student's head.
+    """Teacher that returns what a student's base gives its head, whatever the head.
 
     `weights` is the digest of the base's files; the loaded weights are hashed if None.
     """
@@ -216,10 +210,7 @@ class FrozenFeatures(Teacher):
 def through_head(
     student: SentenceTransformer, features: np.ndarray, head: torch.nn.Module | None = None
 ) -> np.ndarray:
-    """Return the output of a student's head, or of another, float32 of shape (n, dimension).
-
-    The features are anything that indexes like an array of shape (n, width).
-    """
+    """Return a head's output (the student's if None) for features (n, width), float32 (n, d)."""
     head = (head or torch.nn.Sequential(*list(student.children())[2:])).eval()
     device, vectors = next(head.parameters()).device, []
     for start in range(0, len(features), 8192):
@@ -241,7 +232,7 @@ def head_of(student: SentenceTransformer) -> list[Dense]:
 
 
 def check_shapes(student: SentenceTransformer, count: int, targets: np.ndarray) -> None:
-    """Raise TrainingError unless there is a target of the head's width for each of `count` texts."""
+    """Raise TrainingError unless `count` texts have one target each, of the head's width."""
     shape, expected = tuple(targets.shape), (count, head_of(student)[-1].out_features)
     if shape != expected:
         raise TrainingError(f"targets of shape {shape} do not fit the texts: expected {expected}")
@@ -252,13 +243,9 @@ def save(
 ) -> Path:
     """Save a student as a folder that plain `SentenceTransformer(folder)` loads, or not at all.
 
-    Args:
-        folder: new, empty, or of an earlier student, which is replaced.
-        provenance: from `train.provenance`, written as `provenance.json` with checksums of the
-            weights; a model card needs it.
-
-    Raises:
-        ModelError: the folder holds something else, or cannot be written to.
+    An earlier student is replaced. The provenance, from `train.provenance`, is written beside it
+    with checksums of the weights; a model card needs it. ModelError if the folder holds something
+    else, or cannot be written to.
     """
     folder = check_folder(folder)
     try:

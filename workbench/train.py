@@ -31,17 +31,12 @@ from workbench.cache import TargetCache
 from workbench.data import Text, as_texts
 from workbench.errors import TrainingError
 
-# Batches drawn together and sorted by length: random enough, with little padding.
-_POOL_BATCHES = 50
-# The first steps disturb a head that starts as the closed form, and a few more do not mend it.
-_LEAST_HEAD_STEPS = 200
-
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """How to train. The defaults take minutes on two cores for some thousand texts.
 
-    The learning rate is higher and the batch smaller than the paper's (arXiv 2509.12539), which has
+    The rate is higher and the batch smaller than in the paper (arXiv 2509.12539), where there are
     millions of steps and not hundreds. TrainingError if a value is out of range.
     """
 
@@ -53,7 +48,7 @@ class TrainingConfig:
     weight_decay: float = 0.01  # of AdamW
     max_grad_norm: float | None = 1.0  # gradients are clipped to this norm
     dropout: float = 0.0  # in the backbone; of a head trained alone, in its hidden units
-    precision: str = "auto"  # of autocast: float32, bfloat16, or bfloat16 where that is faster
+    precision: str = "auto"  # bfloat16 autocast where it is faster; or "bfloat16", "float32"
     group_by_length: bool = True  # batches of similar length, which need little padding
     evaluations: int = 2  # held-out evaluations an epoch, each with a checkpoint
     checkpoint_steps: int = 200  # steps between further checkpoints; a kill loses no more
@@ -132,8 +127,7 @@ def train_student(
         stop: when set, training ends between two steps, with a checkpoint.
 
     Raises:
-        TrainingError: the targets do not fit, a checkpoint is of another run or cannot be written,
-            or the loss became NaN or infinite.
+        TrainingError: the targets do not fit, a checkpoint is of another run, or the loss is NaN.
     """
     texts = as_texts(texts)
     _check(student, texts, targets)
@@ -194,14 +188,14 @@ def train_head(
         student: best after `student.fit_head`.
         features: anything that indexes like an array of shape (n, width), such as the targets of a
             cache of `FrozenFeatures`.
-        targets: the same of shape (n, dimension).
         config: batches are smaller where there would be under 200 steps.
         held_out: features and targets to choose the best step by, best of sources that are not
             trained on: on others the loss falls while subjects not seen get worse.
     """
     students.check_shapes(student, len(features), targets)
-    passes = config.epochs * config.restarts
-    largest_batch = max(8, len(features) // math.ceil(_LEAST_HEAD_STEPS / passes))
+    # The first steps disturb a head that starts as the closed form, and a few more do not mend it.
+    least_steps_per_epoch = math.ceil(200 / (config.epochs * config.restarts))
+    largest_batch = max(8, len(features) // least_steps_per_epoch)
     config = replace(config, batch_size=min(config.batch_size, largest_batch))
 
     layers = students.head_of(student)
@@ -224,19 +218,16 @@ def train_head(
     def standardized(values: np.ndarray) -> np.ndarray:
         return (np.asarray(values, dtype=np.float32) - mean.numpy()) / deviation.numpy()
 
-    evaluate = None
-    if held_out is not None:
-        unseen = standardized(held_out[0])
-
-        def evaluate() -> dict[str, float]:
-            return figures(students.through_head(student, unseen, head), held_out[1], {})
+    def evaluate() -> dict[str, float]:
+        vectors = students.through_head(student, standardized(held_out[0]), head)
+        return figures(vectors, held_out[1], {})
 
     result = train(
         head.to(student.device),
         lambda rows: {"sentence_embedding": torch.from_numpy(standardized(features[rows]))},
         targets,
         config,
-        evaluate=evaluate,
+        evaluate=held_out and evaluate,
         on_step=on_step,
         stop=stop,
     )
@@ -352,10 +343,9 @@ def train(
         if on_step is not None and is_main:  # a tqdm bar has no truth value
             on_step(event)
 
-        stopped = stop is not None and stop.is_set()
-        if processes > 1:  # all of them have to end at the same step
-            stopped = bool(accelerator.reduce(torch.tensor(float(stopped), device=device)))
-        stopped = stopped and step < steps
+        # All processes have to end at the same step.
+        stops = torch.tensor(float(stop is not None and stop.is_set()), device=device)
+        stopped = bool(accelerator.reduce(stops)) and step < steps
         if checkpoints and step and (due or stopped or step % config.checkpoint_steps == 0):
             _checkpoints.write(checkpoints, state, best, model, optimizer, accelerator)
         if stopped:
@@ -370,18 +360,16 @@ def train(
 def _batches(
     count: int, lengths: np.ndarray | None, config: TrainingConfig, first: int
 ) -> Iterator[np.ndarray]:
-    """Yield the rows of each batch, from the batch number `first` on.
-
-    They depend on seed and epoch alone, so a resumed run draws the same ones.
-    """
+    """Yield the rows of each batch from number `first` on; they depend on seed and epoch alone."""
     size = config.batch_size
+    pool_size = 50 * size  # sorted by length together: random enough, with little padding
     steps_per_epoch = math.ceil(count / size)
     for epoch in range(first // steps_per_epoch, config.epochs * config.restarts):
         rng = np.random.default_rng([config.seed, epoch])
         order = rng.permutation(count)
         if lengths is not None:
-            for start in range(0, count, size * _POOL_BATCHES):
-                pool = order[start : start + size * _POOL_BATCHES]
+            for start in range(0, count, pool_size):
+                pool = order[start : start + pool_size]
                 pool[:] = pool[np.argsort(lengths[pool], kind="stable")]
         batches = [order[start : start + size] for start in range(0, count, size)]
         if lengths is not None:
@@ -436,10 +424,7 @@ def _check_in_step(
 def figures(
     vectors: np.ndarray, targets: np.ndarray, roles: dict[str, np.ndarray]
 ) -> dict[str, float]:
-    """Return the mean squared L2 distance, `loss`, and the mean cosine, also over each role's rows.
-
-    Vectors and targets have shape (n, d).
-    """
+    """Return the mean squared L2 distance, `loss`, and the mean cosine, and that of each role."""
     targets = np.asarray(targets, dtype=np.float32)
     norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(targets, axis=1)
     cosines = (vectors * targets).sum(axis=1) / np.maximum(norms, 1e-12)
