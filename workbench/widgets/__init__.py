@@ -24,3 +24,7 @@ def __getattr__(name: str) -> type:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     file = re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower()
     return getattr(import_module(f"{__name__}.{file}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
