@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import ipywidgets
@@ -10,7 +10,6 @@ import pandas as pd
 import plotly.express
 
 from workbench._util import counted
-from workbench.errors import WorkbenchError
 from workbench.extras import benchmark
 from workbench.extras.benchmark import EvalModel, EvalProgress, TaskResult
 from workbench.widgets._html import cut, hover, html_table, shown
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 _SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross", "star"]
 _SHARES, _PUBLISHED = "share of the teacher", "beside published scores"
 _CAPTIONS = {
-    _SHARES: ("Intervals: paired bootstrap over queries or pairs of sentences."),
+    _SHARES: "Intervals: paired bootstrap over queries or pairs of sentences.",
     _PUBLISHED: (
         "Hollow: published, each with its source. Filled: run here, with the length and precision "
         "of these models. Tasks without a published score are left out."
@@ -36,6 +35,8 @@ _CAPTIONS = {
 class BenchmarkBoard(Job):
     """Run models on tasks and compare them with their teacher and with published scores.
 
+    When `stop`, a `threading.Event`, is set, a run ends soon, and what it finished is kept.
+
     Args:
         models: from `benchmark.of_model`, `of_teacher` (labeled "teacher") and `of_pair`.
         tasks: from `workbench.extras.tasks.tasks`.
@@ -43,16 +44,11 @@ class BenchmarkBoard(Job):
         aliases: name of a task here to its name in `benchmark.published`, where they differ.
 
     Attributes:
-        outcomes: what has been run, a list of `benchmark.TaskResult`.
-        stop: `threading.Event`; when set, a run ends soon, and what it finished is kept.
-        rows: the table of scores.
-        chart: the figure.
-
-    Raises:
-        WorkbenchError: two models share a label.
+        outcomes: what has been run, task and label of the model to a `benchmark.TaskResult`.
     """
 
     _stopped_by = (benchmark.Stopped,)
+    _progress: EvalProgress | None = None
 
     def __init__(
         self,
@@ -62,24 +58,19 @@ class BenchmarkBoard(Job):
         *,
         aliases: Mapping[str, str] | None = None,
     ) -> None:
-        self._models = {model.label: model for model in models}
-        self._tasks = {task.metadata.name: task for task in tasks}
-        if len(self._models) < len(models):
-            raise WorkbenchError("two models share a label: give each its own")
         self.folder, self._aliases = folder, aliases or {}
-        self.outcomes: list[TaskResult] = []
-        self._progress: EvalProgress | None = None
+        self.outcomes: dict[tuple[str, str], TaskResult] = {}
         self._differences: dict[str, pd.DataFrame] = {}  # by task
         self._published = benchmark.published().dropna(subset="task")
         super().__init__("End soon; finished evaluations are kept")
-        self.models, self.tasks = _choices(self._models, "Models"), _choices(self._tasks, "Tasks")
+        self.models = _choices([(model.label, model) for model in models], "Models")
+        self.tasks = _choices([(task.metadata.name, task) for task in tasks], "Tasks")
         self.run_button = self._button("Run", "play", "Evaluate what is selected", self.start)
         self.rows = Table(label="tasks")
-        self.view = ipywidgets.ToggleButtons(
-            options=list(_CAPTIONS), description="Show", style={"button_width": "auto"}
-        )
+        style = {"button_width": "auto"}
+        self.view = ipywidgets.ToggleButtons(options=_CAPTIONS, description="Show", style=style)
         self.view.observe(lambda _: self._draw(), "value")
-        self.chart = Chart(figure(height=190 + 40 * max(6, len(self._tasks))))
+        self.chart = Chart(figure(height=190 + 40 * max(6, len(tasks))))
         self.caption = note()
         choices = self._row(self.models, self.tasks)
         controls = self._row(self.run_button, self.stop_button, self.bar)
@@ -88,10 +79,7 @@ class BenchmarkBoard(Job):
         self._draw()
 
     def run(self) -> list[TaskResult]:
-        """Run what is selected and wait for the end; interrupting this stops the run.
-
-        Returns:
-            The outcomes of this run; `outcomes` keeps those of earlier ones too.
+        """Run what is selected and wait for its outcomes; interrupting this stops the run.
 
         Raises:
             WorkbenchError: as `benchmark.run`, or a run is going on.
@@ -105,14 +93,13 @@ class BenchmarkBoard(Job):
 
     def start(self) -> None:
         """Run what is selected in the background; `wait` returns the outcomes."""
-        models = [self._models[label] for label in self.models.value]
-        tasks = [self._tasks[name] for name in self.tasks.value]
+        selected = self.models.value, self.tasks.value
         reports = {"on_progress": self._report, "on_outcome": self._put, "stop": self.stop}
-        self._start(lambda: benchmark.run(models, tasks, self.folder, **reports))
+        self._start(lambda: benchmark.run(*selected, self.folder, **reports))
 
     def summary(self) -> str:
-        """Return the scores as a table of HTML."""
-        return html_table(benchmark.scores(self.outcomes).reset_index())
+        """Return the scores as HTML."""
+        return html_table(self._table)
 
     def _share(self) -> float:
         return self._progress.done / self._progress.total if self._progress else 0.0
@@ -144,25 +131,24 @@ class BenchmarkBoard(Job):
 
     def _put(self, outcome: TaskResult) -> None:
         with self._reporting():
-            key = outcome.task, outcome.label
-            others = [result for result in self.outcomes if (result.task, result.label) != key]
-            self.outcomes = [*others, outcome]
+            self.outcomes[outcome.task, outcome.label] = outcome
             # A bootstrap of this task alone: of all tasks, it would take longer with each outcome.
-            results = [result for result in self.outcomes if result.task == outcome.task]
-            if len(results) > 1 and "teacher" in [result.label for result in results]:
+            results = [r for (task, _), r in self.outcomes.items() if task == outcome.task]
+            if len(results) > 1 and (outcome.task, "teacher") in self.outcomes:
                 self._differences[outcome.task] = benchmark.differences(results)
             self._draw()
 
     def _draw(self) -> None:
         with self._lock:
             self._show()
-            self.rows.show(benchmark.scores(self.outcomes).reset_index())
-            self.caption.value = _CAPTIONS[self.view.value]
+            self._table = benchmark.scores(self.outcomes.values()).reset_index()
+            self.rows.show(self._table)
+            self.caption.value = self.view.value
             with self.chart.edit() as chart:
                 chart.data, chart.layout.shapes = (), ()
-                if self.view.value == _SHARES and self._differences:
+                if self.view.label == _SHARES and self._differences:
                     self._draw_shares()
-                if self.view.value == _PUBLISHED and self.outcomes:
+                if self.view.label == _PUBLISHED and self.outcomes:
                     self._draw_published()
 
     def _draw_shares(self) -> None:
@@ -172,33 +158,26 @@ class BenchmarkBoard(Job):
         rows["below"] = (rows["value"] - rows["share_low"]).fillna(0)
         tasks, spread = rows["task"].unique().tolist(), 0.6 / rows["label"].nunique()
         errors = {"error_x": "above", "error_x_minus": "below"}
-        self._points(rows, tasks, 9, min(0.2, spread), hover_data=["task"], **errors)
+        self._points(rows, tasks, 9, min(0.2, spread), **errors)
         self.chart.figure.add_vline(1, line_color="rgba(128,128,128,.7)", line_dash="dot")
         self.chart.figure.update_xaxes(title_text="share of the teacher's score, 95 % interval")
 
     def _draw_published(self) -> None:
-        names = {name.lower(): name for name in self._published["task"]}
-        scores = benchmark.scores(self.outcomes).drop(columns=["kind", "metric"])
-        scores.index = [names.get(self._aliases.get(task, task).lower()) for task in scores.index]
-        scores = scores[scores.index.notna()].rename_axis("task").reset_index()
+        scores = self._table.drop(columns=["kind", "metric"]).replace({"task": self._aliases})
         here = scores.melt("task", var_name="label", value_name="value").dropna()
-        here["label"] += " (here)"
+        here = here[here["task"].isin(self._published["task"])]
+        here = here.assign(label=here["label"] + " (here)")
         tasks = here["task"].unique().tolist()
         published = self._published[self._published["task"].isin(tasks)]
         modes = (", " + published["mode"]).where(published["mode"] != "symmetric", "")
         published = published.assign(label=published["model"] + modes, value=published["score"])
         hollow = [f"{symbol}-open" for symbol in _SYMBOLS]
         self._points(published, tasks, 8, symbol_sequence=hollow, hover_name="source")
-        self._points(here, tasks, 13, hover_data=["task"])
+        self._points(here, tasks, 13)
         self.chart.figure.update_xaxes(title_text="score")
 
     def _points(
-        self,
-        rows: pd.DataFrame,
-        tasks: list[str],
-        size: int,
-        spread: float = 0.0,
-        **options: object,
+        self, rows: pd.DataFrame, tasks: list, size: int, spread: float = 0, **options: object
     ) -> None:
         """Add a point for each row's `task`, `label` and `value`, with `spread` between labels."""
         labels = rows["label"].unique().tolist()
@@ -207,19 +186,18 @@ class BenchmarkBoard(Job):
         rows = rows.assign(label=rows["label"].map(hover), place=place)
         axes = {"x": "value", "y": "place", "color": "label", "symbol": "label"}
         style = {"symbol_sequence": _SYMBOLS, "color_discrete_sequence": CATEGORIES}
-        drawing = plotly.express.scatter(rows, **axes, **style | options)
-        drawing.update_traces(marker_size=size)
-        self.chart.figure.add_traces(drawing.data)
+        drawing = plotly.express.scatter(rows, **axes, **style | options, hover_data=["task"])
+        self.chart.figure.add_traces(drawing.update_traces(marker_size=size).data)
         names, ends = [hover(task, 34) for task in tasks], [len(tasks) - 0.5, -0.5]
         places = list(range(len(tasks)))
         self.chart.figure.update_yaxes(tickvals=places, ticktext=names, range=ends)
 
 
-def _choices(names: Mapping[str, object], title: str) -> ipywidgets.SelectMultiple:
+def _choices(options: Iterable[tuple[str, object]], title: str) -> ipywidgets.SelectMultiple:
     return ipywidgets.SelectMultiple(
-        options=[(cut(name, 60), name) for name in names],
-        value=tuple(names),
+        options=[(cut(label, 60), value) for label, value in options],
+        value=[value for _, value in options],
         description=title,
-        rows=min(8, max(3, len(names))),
+        rows=8,
         layout={"flex": "1 1 260px", "width": "auto"},
     )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 
 from workbench._util import duration
 from workbench.cache import Plan, Progress, TargetCache
 from workbench.data import Text
-from workbench.errors import WorkbenchError
-from workbench.widgets._html import shown
 from workbench.widgets._job import Job
 
 _MESSAGES = {
@@ -22,80 +20,59 @@ _MESSAGES = {
 
 
 class CacheProgress(Job):
-    """Show a `TargetCache.fill`, stop it and resume it.
+    """Fill a `TargetCache` in the background, show how far it is, and stop and resume it.
 
-    `view.run(cache, texts)` fills in the background. Or report a fill of your own to the view:
-    `with view: cache.fill(texts, on_plan=view.plan, on_progress=view.progress, stop=view.stop)`.
-    Resume then takes back the stop, and you run the cell again.
-
-    Args:
-        what: a name for what makes the targets.
-
-    Attributes:
-        stop: `threading.Event`; when set, the fill ends after the batch group in flight.
+    When `stop`, a `threading.Event`, is set, the fill ends after the batch group in flight.
     """
 
     _plan: Plan | None = None
     _progress: Progress | None = None
 
-    def __init__(self, what: str = "teacher") -> None:
-        self.what = what
+    def __init__(self) -> None:
         super().__init__("End the fill after the batch group in flight; nothing is lost")
         self.resume_button = self._button("Resume", "play", "Go on from there", self.resume)
         row = self._row(self.bar, self.stop_button, self.resume_button)
         self.children = (*self.children, row, self.status)
         self._draw()
 
-    def plan(self, plan: Plan) -> None:
-        """Take the plan of a fill, as its `on_plan`."""
-        with self._reporting():
-            self._plan, self._progress, self._state = plan, None, "running"
-            self._draw()
-
-    def progress(self, progress: Progress) -> None:
-        """Take the progress of a fill, as its `on_progress`."""
-        with self._reporting():
-            self._progress, self._state = progress, "running"
-            if self._due():
-                self._draw()
-
-    def run(self, cache: TargetCache, texts: Iterable[Text]) -> None:
-        """Fill `cache` in a background thread; `wait` returns the last `Progress`.
-
-        Args:
-            cache: its teacher makes the targets that are missing; leave both alone until the end.
-            texts: a list, or anything else that can be iterated again, which Resume has to do.
+    def run(self, cache: TargetCache, texts: Sequence[Text]) -> None:
+        """Fill `cache`, which is not to be used until the end; `wait` returns the last `Progress`.
 
         Raises:
-            WorkbenchError: a fill is running, or `texts` can be iterated only once.
+            WorkbenchError: a fill is running.
         """
-        if isinstance(texts, Iterator):
-            raise WorkbenchError("texts can be iterated only once: give a list, for Resume")
+        reports = {"on_plan": self._planned, "on_progress": self._progressed}
+        self._start(lambda: cache.fill(texts, stop=self.stop, **reports))
 
-        def fill() -> Progress:
-            return cache.fill(texts, on_plan=self.plan, on_progress=self.progress, stop=self.stop)
+    def _planned(self, plan: Plan) -> None:
+        with self._reporting():
+            self._plan, self._progress = plan, None
+            self._draw()
 
-        self._start(fill)
+    def _progressed(self, progress: Progress) -> None:
+        with self._reporting():
+            self._progress = progress
+            if self._due():
+                self._draw()
 
     def _cut_short(self) -> bool:
         return self.stop.is_set() and self._share() < 1
 
     def _share(self) -> float:
-        progress = self._progress
-        if self._state == "done":
-            return 1.0
-        return progress.done / progress.total if progress and progress.total else 0.0
+        if self._progress is None:
+            return float(self._state == "done")
+        return self._progress.done / max(1, self._progress.total)
 
     def _headline(self) -> str:
-        return f"<b>{shown(self.what)}</b>: {_MESSAGES[self._now]}"
+        return _MESSAGES[self._now]
 
     def _figures(self) -> list[str]:
         progress = self._progress
         if progress is None:
             return [] if self._plan is None else [str(self._plan)]
         parts = [
-            f"{_of(progress.done, progress.total)} texts",
-            f"{_of(progress.encoded, progress.encoded_total)} encoded in this run",
+            f"{progress.done:,} of {progress.total:,} texts",
+            f"{progress.encoded:,} of {progress.encoded_total:,} encoded in this run",
             f"{progress.hits:,} hits",
             f"{progress.texts_per_second:,.0f} texts/s",
             f"{progress.bytes / 1e6:,.1f} MB stored in this run",
@@ -108,12 +85,4 @@ class CacheProgress(Job):
 
     def _show(self) -> None:
         super()._show()
-        # A fill in a cell that was asked to stop may be run again at once.
-        can_resume = (
-            ("stopped", "failed") if self._in_background else ("stopping", "stopped", "failed")
-        )
-        self.resume_button.disabled = self._now not in can_resume
-
-
-def _of(count: int, total: int | None) -> str:
-    return f"{count:,}" if total is None else f"{count:,} of {total:,}"
+        self.resume_button.disabled = self._now not in ("stopped", "failed")

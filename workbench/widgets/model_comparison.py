@@ -10,7 +10,6 @@ import pandas as pd
 import traitlets
 
 from workbench import agreement
-from workbench._util import one_of
 from workbench.data import Text, as_texts
 from workbench.evaluate import bootstrap_means, interval, same_models, vectors
 from workbench.widgets._html import cut, hover, html_table, shown
@@ -28,25 +27,19 @@ class ModelComparison(Selection, View):
             to it, and is compared by the overlap of neighbors.
         texts: the n texts, `str` or `Text`.
         k: neighbors for the measures of agreement.
-        seed: of the bootstraps.
 
     Attributes:
         table: one row a model but the reference (index: its name): the measures of
             `agreement.summary`, `cosine` and `overlap` with 95 % intervals (`cosine_low`, ...).
-        measure: what the chart shows, "cosine" or, where no model has one, "overlap".
-        selected: positions of the selected texts; to be set and observed, see `select`.
+        differences: one row a text (index: its position): the cosine to the reference (or overlap)
+            of the `first` and the `second` of the models chosen, and its `difference`.
 
     Raises:
         WorkbenchError: there are not two models of the same texts.
     """
 
     def __init__(
-        self,
-        models: Mapping[str, object],
-        texts: Sequence[str | Text],
-        *,
-        k: int = 10,
-        seed: int = 0,
+        self, models: Mapping[str, object], texts: Sequence[str | Text], *, k: int = 10
     ) -> None:
         texts = as_texts(texts)
         models = same_models(models, texts)
@@ -54,7 +47,6 @@ class ModelComparison(Selection, View):
         self._texts = [text.text for text in texts]
         self._index = pd.RangeIndex(len(texts))
         self._reference, *others = embedded
-        self._seed = seed
         self._per_text: dict[str, pd.DataFrame] = {}
         reference, rows = embedded[self._reference], {}
         for name in others:
@@ -62,19 +54,13 @@ class ModelComparison(Selection, View):
             summary = agreement.summary(reference, embedded[name], measures, k=k)
             rows[name] = summary["value"].to_dict()
             for measure in ("cosine", "overlap"):
-                low, high = self._interval(measures[measure])
+                low, high = _interval(measures[measure])
                 rows[name] |= {f"{measure}_low": low, f"{measure}_high": high}
             self._per_text[name] = measures
         self.table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
-        self.measure = "cosine" if self.table["cosine"].notna().any() else "overlap"
-
         columns = [name for name in self.table if not name.endswith(("_low", "_high"))]
-        self.rows = Table(
-            self.table[columns].dropna(axis="columns", how="all").reset_index(),
-            label="models",
-            many=False,
-            titles=agreement.READING,
-        )
+        rows = self.table[columns].dropna(axis="columns", how="all").reset_index()
+        self.rows = Table(rows, label="models", many=False, titles=agreement.READING)
         self.chart = self._interval_chart()
         names = [(cut(name, 80), name) for name in others]
         self.first = ipywidgets.Dropdown(options=names, value=others[0], description="Model")
@@ -88,47 +74,17 @@ class ModelComparison(Selection, View):
         self.texts.sort("difference", descending=True)
         traitlets.link((self, "selected"), (self.texts, "selected"))
 
-    def differences(self, first: str, second: str) -> pd.DataFrame:
-        """Return the texts on which two models differ, the greatest difference first.
-
-        Returns:
-            One row a text (index: its position): `difference` (the first model's cosine to the
-            reference less the second's; overlap where one of them has no cosine), `first`,
-            `second` and `text`. `attrs` has `measure`, and the `mean` difference with `low` and
-            `high`, its 95 % interval by the paired percentile bootstrap over texts.
-
-        Raises:
-            WorkbenchError: there is no such model.
-        """
-        for name in (first, second):
-            one_of(name, "model", list(self._per_text))
-        has_cosine = self.table.loc[[first, second], "cosine"].notna().all()
-        measure = "cosine" if has_cosine else "overlap"
-        values = {"first": self._per_text[first], "second": self._per_text[second]}
-        table = pd.DataFrame({place: rows[measure] for place, rows in values.items()})
-        table.insert(0, "difference", table["first"] - table["second"])
-        table["text"] = self._texts
-        # The mean of resampled differences is the paired bootstrap of the difference of means.
-        mean, (low, high) = table["difference"].mean(), self._interval(table["difference"])
-        table.attrs |= {"measure": measure, "mean": mean, "low": low, "high": high}
-        return table.sort_values("difference", key=np.abs, ascending=False, kind="stable")
-
     def summary(self) -> str:
         """Return the main columns of the table and the difference that is shown."""
         columns = ["cosine", "overlap", "nearest_rank", "cka"]
         return f"{html_table(self.table[columns].reset_index())}<p>{self.status.value}</p>"
 
-    def _interval(self, values: pd.Series) -> tuple[float, float]:
-        """Return the 95 % interval of a mean by the percentile bootstrap; NaN where a value is."""
-        if values.isna().any():
-            return np.nan, np.nan
-        return interval(bootstrap_means([values], seed=self._seed)[0])
-
     def _interval_chart(self) -> Chart:
-        rows = self.table[self.table[self.measure].notna()]
-        value, low, high = (rows[f"{self.measure}{end}"] for end in ("", "_low", "_high"))
+        measure = "cosine" if self.table["cosine"].notna().any() else "overlap"
+        rows = self.table[self.table[measure].notna()]
+        value, low, high = (rows[f"{measure}{end}"] for end in ("", "_low", "_high"))
         places = np.arange(len(rows))
-        title = f"mean {self.measure} to {hover(self._reference, 30)}, 95 % interval"
+        title = f"mean {measure} to {hover(self._reference, 30)}, 95 % interval"
         chart = figure(height=120 + 32 * len(rows), x=title, y="model")
         errors = {"symmetric": False, "array": high - value, "arrayminus": value - low}
         style = {"mode": "markers", "marker_size": 9, "marker_color": COLORS["student"]}
@@ -139,15 +95,27 @@ class ModelComparison(Selection, View):
         return Chart(chart)
 
     def _show_difference(self) -> None:
-        first, second = self.first.value, self.second.value
-        table = self.differences(first, second).sort_index()
-        mean, low, high = (table.attrs[name] for name in ("mean", "low", "high"))
-        measure = table.attrs["measure"]
+        names = [self.first.value, self.second.value]
+        has_cosine = self.table.loc[names, "cosine"].notna().all()
+        measure = "cosine" if has_cosine else "overlap"
+        first, second = (self._per_text[name][measure] for name in names)
+        columns = {"difference": first - second, "first": first, "second": second}
+        self.differences = pd.DataFrame(columns | {"text": self._texts})
+        # The mean of resampled differences is the paired bootstrap of the difference of means.
+        low, high = _interval(self.differences["difference"])
         self.status.value = (
-            f'<b dir="auto">{shown(first, 80)}</b> less <b dir="auto">{shown(second, 80)}</b>: '
-            f"mean {measure} {mean:+.4f} (95 % interval {low:+.4f} to {high:+.4f})."
+            f'<b dir="auto">{shown(names[0], 80)}</b> less <b dir="auto">{shown(names[1], 80)}</b>: '
+            f"mean {measure} {self.differences['difference'].mean():+.4f} "
+            f"(95 % interval {low:+.4f} to {high:+.4f})."
         )
-        columns = {"first": f"{measure} of {first}", "second": f"{measure} of {second}"}
+        titles = {"first": f"{measure} of {names[0]}", "second": f"{measure} of {names[1]}"}
         selected = self.selected  # showing another table clears it
-        self.texts.show(table.rename(columns=columns).rename_axis("position").reset_index())
+        self.texts.show(
+            self.differences.rename(columns=titles).rename_axis("position").reset_index()
+        )
         self.select(selected)
+
+
+def _interval(values: pd.Series) -> tuple[float, float]:
+    """Return the 95 % interval of a mean by the percentile bootstrap; NaN where a value is."""
+    return interval(bootstrap_means([values])[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import ipywidgets
 import numpy as np
@@ -15,9 +15,8 @@ from workbench import evaluate, ranking
 from workbench._util import one_of, unit, whole
 from workbench.cache import TargetCache
 from workbench.data import RetrievalDataset, Role, Text
-from workbench.errors import WorkbenchError
 from workbench.widgets._html import error_line, hover, shown
-from workbench.widgets._view import MODES, Selection, View, model_colors, note, search_box, wrapped
+from workbench.widgets._view import MODES, Selection, View, model_colors, note, search_box
 from workbench.widgets.chart import Chart, figure
 from workbench.widgets.results import LINES, Results, card, mark
 from workbench.widgets.table import Table
@@ -28,38 +27,35 @@ _MARKS = (
 )
 _MOST_LISTS = 4
 _MOST_COMPARISONS = 3_000_000  # failing queries times documents; each is searched three times
-_SYMBOLS = ("circle", "diamond", "square", "triangle-up")
+_SYMBOLS = ("circle", "diamond", "square")
 
 
 class RetrievalExplorer(Selection, View):
     """Select or type a query, and see what two or more models find.
 
     The first model is the reference. Each other model is shown on both sides ("symmetric") and,
-    if it is as wide, with its query on the reference's documents ("asymmetric").
+    if it is as wide, with its query on the reference's documents ("asymmetric"). Of these modes,
+    the first four are shown.
 
     Args:
         collection: documents, queries and judgments.
         models: two or more by name: pairs of vectors of queries and documents, float of shape
             (q, d) and (n, d), or anything that `wb.compare` takes.
-        encode: for models given as vectors, name to a function from a typed query to its vector,
-            float of shape (d,).
-        k: results to show in each list.
-        modes: which lists to show, names as in `scores`; by default the first four.
+        encode: for models given as vectors, name to what embeds a typed query, float of shape (d,).
+        k: results in each list.
         about: a sentence on the collection, shown with the figures.
         answers_first: show the results above the table of queries.
 
     Attributes:
-        selected: positions of the selected queries, of which the first is shown.
         query, text: id (None for a typed one) and text of the query shown; to be observed.
-        modes: mode to the names of the models that embed the query and the documents. Modes are
-            the reference's name, "symmetric" and "asymmetric", or "NAME, symmetric" and so on
-            with several other models.
+        modes: mode to the models that embed the query and the documents. Modes are the reference's
+            name, "symmetric" and "asymmetric"; "NAME, symmetric" and so on of several other models.
         scores: one row a query (index: its id) with `nDCG@10` of each mode, and for each but the
             first its difference to the reference, such as `symmetric_gain`; NaN if not judged.
         results: one row a result of the query shown: mode, rank (1 is best), document_id, cosine
             and grade (missing where it was not judged).
-        failures: what `evaluate.failures` says of the queries that the first other model serves
-            worse than the reference; empty if it has another width, or has too many to look at.
+        failures: what `evaluate.failures` says of the first two models; empty if they differ in
+            width, or have too many texts.
 
     Raises:
         WorkbenchError: a model has not as many vectors as the collection has texts.
@@ -75,7 +71,6 @@ class RetrievalExplorer(Selection, View):
         *,
         encode: Mapping[str, Callable[[str], np.ndarray]] | None = None,
         k: int = 10,
-        modes: Sequence[str] | None = None,
         about: str = "",
         answers_first: bool = False,
     ) -> None:
@@ -87,72 +82,58 @@ class RetrievalExplorer(Selection, View):
         for name in self._encode:
             one_of(name, "encode: model", list(models))
         vectors = {name: evaluate.vectors(model, collection) for name, model in models.items()}
-        all_modes = _modes({name: queries.shape[1] for name, (queries, _) in vectors.items()})
-        for mode in modes or ():
-            one_of(mode, "mode", list(all_modes))
-        names = list(modes or all_modes)[:_MOST_LISTS]
-        self.modes = {mode: all_modes[mode] for mode in names}
+        self.modes = _modes({name: queries.shape[1] for name, (queries, _) in vectors.items()})
         self._first, *self._others = self.modes
-        self._colors = model_colors(names)
-        self._titles = {}
-        for mode, (asking, _) in self.modes.items():
-            self._titles[mode] = f"{asking}, {mode}" if mode in MODES and mode != asking else mode
-        self._query_ids, self._query_texts = zip(*collection.queries.items(), strict=True)
-        self._document_ids, self._document_texts = zip(*collection.corpus.items(), strict=True)
-        self._index = pd.Index(self._query_ids, name="query")
+        self._colors = model_colors(list(self.modes))
+        self._titles = {
+            mode: f"{asking}, {mode}" if mode in MODES and mode != asking else mode
+            for mode, (asking, _) in self.modes.items()
+        }
+        self._query_texts = list(collection.queries.values())
+        self._documents = list(collection.corpus.items())
+        self._index = pd.Index(collection.queries, name="query")
         self._qrels = collection.qrels
         self.scores = self._score(collection, vectors)
         self.failures = self._explain_failures(collection, vectors)
         # Once for all searches: the norm of every document takes longer than a search.
-        self._queries = {name: unit(queries) for name, (queries, _) in vectors.items()}
-        self._documents = {name: unit(documents) for name, (_, documents) in vectors.items()}
+        self._units = {name: tuple(map(unit, pair)) for name, pair in vectors.items()}
         self._lock = threading.RLock()  # callbacks may come on several threads
-        self._position: int | None = None
+        self._row: int | None = None  # of the query shown
         typing = "type a query, then Enter" if self._encode else "needs encode={name: function}"
-        self.box = search_box(typing, self._ask_typed, "Ask")
+        self.box = search_box(typing, self.ask, "Ask")
         self.box.disabled = not self._encode
-        self.find = search_box("words in a query of the collection, then Enter", self._find, "Find")
-        for field in (self.box, self.find):
-            field.layout = {"flex": "1 1 320px", "max_width": "560px"}
+        self.box.layout = {"width": "100%", "max_width": "560px"}
         self.rows = Table(self._query_table(), label="queries", page_rows=6, many=False)
         self.chart = self._gain_chart()
-        judged = self.scores[self._first].notna().sum()
-        means = [
-            f"{shown(self._titles[mode])} {self.scores[mode].mean():.3f}" for mode in self.modes
-        ]
+        judged = self.scores[self._first].count()
+        means = [f"{shown(title)} {self.scores[m].mean():.3f}" for m, title in self._titles.items()]
         self._overview = (
             f"Mean nDCG@10 of {judged:,} judged queries: {'; '.join(means) if judged else 'none'}. "
-            f"{len(self._document_ids):,} documents. {shown(about)}"
+            f"{len(self._documents):,} documents. {shown(about)}"
         )
         self.status, self.heading, self.lists = note(), ipywidgets.HTML(), Results()
         queries = [self.rows, self.chart]
         answers = [self.heading, self.lists, note(f"{LINES} {_MARKS}")]
         order = [*answers, *queries] if answers_first else [*queries, *answers]
-        super().__init__(wrapped(self.box, self.find), self.status, *order)
+        super().__init__(self.box, self.status, *order)
         self.rows.observe(lambda change: self.select(change["new"]), "selected")
         self.observe(lambda _: self._show_selected(), "selected")
         self.select(0)
 
     def ask(self, text: str) -> None:
-        """Encode a text and show what it finds.
-
-        Raises:
-            WorkbenchError: the text is empty or unusable, or there is no way to encode it.
-        """
+        """Encode a text and show what it finds; an error is shown below the field."""
         if not text.strip():
-            raise WorkbenchError("the query is empty: type some words")
-        if not self._encode:
-            raise WorkbenchError("no query can be encoded: give encode={name: function, ...}")
+            return
         with self._lock:
             vectors, encode_ms = {}, {}
             for name, encode in self._encode.items():
-                start, width = time.perf_counter(), self._documents[name].shape[1]
+                start, width = time.perf_counter(), self._units[name][1].shape[1]
                 try:
-                    vector = np.asarray(encode(text)).reshape(1, width)
+                    vectors[name] = unit(np.asarray(encode(text)).reshape(1, width))
                 except Exception as error:  # whatever a model or a function raises
-                    raise WorkbenchError(f"{name} could not encode the query: {error}") from error
+                    self.status.value = error_line(error, f"{shown(name)} cannot encode it: ")
+                    return
                 encode_ms[name] = 1000 * (time.perf_counter() - start)
-                vectors[name] = unit(vector, f"{name}'s vector of the query")
             self._show(None, text, vectors, encode_ms)
 
     def summary(self) -> str:
@@ -161,7 +142,7 @@ class RetrievalExplorer(Selection, View):
 
     def _score(self, collection: RetrievalDataset, vectors: Mapping[str, tuple]) -> pd.DataFrame:
         scores = pd.DataFrame(np.nan, index=self._index, columns=list(self.modes))
-        if not self._qrels.keys().isdisjoint(self._query_ids):
+        if any(query in self._qrels for query in self._index):
             for mode, (asking, answering) in self.modes.items():
                 queries, documents = vectors[asking][0], vectors[answering][1]
                 scores[mode] = evaluate.score(collection, queries, documents)["ndcg_at_10"]
@@ -171,68 +152,52 @@ class RetrievalExplorer(Selection, View):
 
     def _explain_failures(self, collection: RetrievalDataset, vectors: dict) -> pd.DataFrame:
         """Say why queries lose with the first other model, where that is quickly found out."""
-        if not self._others:
-            return pd.DataFrame()
-        scores = self.scores[self._first], self.scores[self._others[0]]
-        pairs = [vectors[self.modes[mode][0]] for mode in (self._first, self._others[0])]
-        failing = (scores[1] < scores[0]).sum()
+        modes = self._first, self._others[0]
+        scores = tuple(self.scores[mode] for mode in modes)
+        pairs = [vectors[self.modes[mode][0]] for mode in modes]
         one_width = pairs[0][0].shape[1] == pairs[1][0].shape[1]
-        if one_width and 0 < failing * len(collection.corpus) <= _MOST_COMPARISONS:
+        comparisons = (scores[1] < scores[0]).sum() * len(collection.corpus)
+        if one_width and 0 < comparisons <= _MOST_COMPARISONS:
             return evaluate.failures(collection, *pairs, scores=scores)
         return pd.DataFrame()
 
     def _query_table(self) -> pd.DataFrame:
         names = {mode: f"nDCG@10 {mode}" for mode in self.modes}
         names |= {f"{mode}_gain": f"{mode} − {self._first}" for mode in self._others}
-        table = self.scores.rename(columns=names).rename_axis("id").reset_index()
-        table.insert(1, "query", self._query_texts)
+        table = self.scores.rename(columns=names)
+        table.insert(0, "query", self._query_texts)
         if len(self.failures):
-            causes = self.failures["cause"].map(evaluate.CAUSES).reindex(self._index)
-            table["why"] = causes.fillna("").to_numpy()
-        return table
+            table["why"] = self.failures["cause"].map(evaluate.CAUSES)
+        return table.rename_axis("id").reset_index()
 
     def _gain_chart(self) -> Chart:
         """Draw each query's gains one above the other, in the order of the last mode's."""
         y = f"nDCG@10 − {hover(self._first, 20)}"
         chart = figure(height=200, x="judged queries, from greatest loss to gain", y=y)
-        self._order = np.arange(0)
-        if self._others:
-            judged = self.scores[f"{self._others[-1]}_gain"].reset_index(drop=True).dropna()
-            self._order = judged.sort_values(kind="stable").index.to_numpy()
+        judged = self.scores[f"{self._others[-1]}_gain"].reset_index(drop=True).dropna()
+        order = judged.sort_values(kind="stable").index.to_numpy()
         for mode, symbol in zip(self._others, _SYMBOLS, strict=False):
             chart.add_scatter(
-                x=np.arange(1, len(self._order) + 1),
-                y=self.scores[f"{mode}_gain"].to_numpy()[self._order],
+                x=np.arange(1, len(order) + 1),
+                y=self.scores[f"{mode}_gain"].to_numpy()[order],
                 mode="markers",
                 name=hover(self._titles[mode], 60),
-                text=[hover(self._query_texts[row]) for row in self._order],
+                text=[hover(self._query_texts[row]) for row in order],
                 marker={"color": self._colors[mode], "symbol": symbol, "size": 7},
                 hovertemplate="%{text}<br>%{y:+.3f}<extra></extra>",
             )
-        return Chart(chart, on_click=lambda _, point: self.select([self._order[point]]))
-
-    def _ask_typed(self, text: str) -> None:
-        try:
-            if text:
-                self.ask(text)
-        except WorkbenchError as error:
-            self.status.value = error_line(error)
-
-    def _find(self, words: str) -> None:
-        words = words.strip().lower()
-        rows = [row for row, text in enumerate(self._query_texts) if words in text.lower()]
-        self.rows.filter(rows if words else None)
+        return Chart(chart, on_click=lambda _, point: self.select(order[point]))
 
     def _show_selected(self) -> None:
         with self._lock:
-            if self.selected and self.selected[0] != self._position:
+            if self.selected and self.selected[0] != self._row:
                 row = self.selected[0]
-                vectors = {name: queries[row][None] for name, queries in self._queries.items()}
+                vectors = {name: queries[[row]] for name, (queries, _) in self._units.items()}
                 self._show(row, self._query_texts[row], vectors, {})
 
-    def _show(self, position: int | None, text: str, vectors: dict, encode_ms: dict) -> None:
+    def _show(self, row: int | None, text: str, vectors: dict, encode_ms: dict) -> None:
         """Search with each model's vector of the query, (1, d), and show the results."""
-        query_id = None if position is None else self._query_ids[position]
+        query_id = None if row is None else self._index[row]
         grades = self._qrels.get(query_id, {})
         columns, results, first_ranks = [], [], {}
         for mode, (asking, answering) in self.modes.items():
@@ -240,22 +205,20 @@ class RetrievalExplorer(Selection, View):
             columns.append(column | {"facts": "no encoder for this query", "times": ""})
             if asking not in vectors:
                 continue
-            start = time.perf_counter()
-            (cosines,), (documents,) = ranking.top_k(
-                vectors[asking], self._documents[answering], self.k, normalized=True
-            )
-            times = [f"search {1000 * (time.perf_counter() - start):.1f} ms"]
+            start, documents = time.perf_counter(), self._units[answering][1]
+            (cosines,), (near,) = ranking.top_k(vectors[asking], documents, self.k, normalized=True)
+            times = f"search {1000 * (time.perf_counter() - start):.1f} ms"
             if asking in encode_ms:
-                times.insert(0, f"encode {encode_ms[asking]:.1f} ms")
+                times = f"encode {encode_ms[asking]:.1f} ms, {times}"
             facts = []
-            if position is not None and pd.notna(self.scores[mode].iloc[position]):
-                facts.append(f"nDCG@10 {self.scores[mode].iloc[position]:.3f}")
+            if row is not None and pd.notna(self.scores[mode].iloc[row]):
+                facts.append(f"nDCG@10 {self.scores[mode].iloc[row]:.3f}")
             if first_ranks:
-                shared = len(first_ranks.keys() & set(documents))
+                shared = len(first_ranks.keys() & set(near))
                 facts.append(f"{shared} of {self.k} as in the first list")
-            columns[-1] |= {"facts": " · ".join(facts), "times": ", ".join(times)}
-            for rank, (document, cosine) in enumerate(zip(documents, cosines, strict=True), 1):
-                name, marks = self._document_ids[document], []
+            columns[-1] |= {"facts": " · ".join(facts), "times": times}
+            for rank, (document, cosine) in enumerate(zip(near, cosines, strict=True), 1):
+                (name, body), marks = self._documents[document], []
                 grade = grades.get(name)
                 results.append((mode, rank, name, cosine, grade))
                 if first_ranks:
@@ -263,14 +226,13 @@ class RetrievalExplorer(Selection, View):
                 if grade is not None:
                     star = "★" if grade > 0 else "☆"
                     marks.append({"text": f"{star} grade {grade}", "kind": "b"})
-                body = self._document_texts[document]
                 column["rows"].append(card(int(document), rank, cosine, body, marks, name))
             if mode == self._first:
-                first_ranks = {document: rank for rank, document in enumerate(documents, 1)}
+                first_ranks = {document: rank for rank, document in enumerate(near, 1)}
         names = ["mode", "rank", "document_id", "cosine", "grade"]
         self.results = pd.DataFrame(results, columns=names).astype({"grade": "Int64"})
-        self._position = position
-        if position is None:
+        self._row = row
+        if row is None:
             self.selected = ()
         else:
             self.box.value = ""
@@ -303,4 +265,4 @@ def _modes(widths: Mapping[str, int]) -> dict[str, tuple[str, str]]:
         modes[f"{prefix}symmetric"] = name, name
         if widths[name] == widths[reference]:
             modes[f"{prefix}asymmetric"] = name, reference
-    return modes
+    return dict(list(modes.items())[:_MOST_LISTS])

@@ -29,7 +29,6 @@ _LEGEND = (
     "Lines: the Pareto front (no cheaper setting scores higher)."
 )
 _CONTROLS = ["dimensions", "precision", "mode", "space"]
-_NUMBERS = ["share_of_teacher", "share_low", "share_high", *_COSTS.values(), "query_ms"]
 _CODE = """from workbench.quantize import CompressedIndex, IndexSpec
 
 # documents: vectors of {documents}, queries: of {queries}{space}
@@ -48,9 +47,7 @@ class TradeoffExplorer(Selection, View):
 
     Attributes:
         table: one row a point: the columns of `curves`, `space`, and `total_ms` with encoding.
-        selected: positions of the selected points, of which the first is shown; to be set and
-            observed, see `select`.
-        position: row of the point that is shown.
+        position: row of the point that is shown, the first of those selected.
 
     Raises:
         WorkbenchError: the time of a mode is missing.
@@ -66,15 +63,34 @@ class TradeoffExplorer(Selection, View):
         rows = [rows.assign(space=space) for space, rows in spaces.items()]
         self.table = table = pd.concat(rows, ignore_index=True)
         modes = table["mode"].unique().tolist()
-        if encode_ms is not None and set(encode_ms) != set(modes):
+        self._encode_ms = encode_ms or {}
+        if self._encode_ms and set(modes) - set(self._encode_ms):
             raise WorkbenchError(f"encode_ms needs a time for each of {', '.join(modes)}")
-        self._encode_ms = encode_ms
-        encoding = encode_ms or dict.fromkeys(modes, 0.0)
-        table["total_ms"] = table["query_ms"] + table["mode"].map(encoding)
+        encoding = [self._encode_ms.get(mode, 0.0) for mode in table["mode"]]
+        table["total_ms"] = table["query_ms"] + encoding
         self._index = table.index
         self._colors = {hover(mode): color for mode, color in model_colors(modes).items()}
-        self.position = -1
-        self._build()
+        names = [name for name in _CONTROLS if table[name].nunique() > 1]
+        self.controls = {name: self._control(name) for name in names}
+        self.cost = ipywidgets.Dropdown(options=_COSTS, description="Against")
+        self.status, self.answer = note(), ipywidgets.HTML()
+        axes = {"y": _LABELS["share_of_teacher"], "yaxis_tickformat": ".0%", "xaxis_type": "log"}
+        ticks = {"xaxis_nticks": 8, "xaxis_tickformat": ",~r"}
+        self.front = Chart(figure(height=380, **axes, **ticks), on_click=self._point_clicked)
+        ticks = {"xaxis_tickvals": table["dimensions"].unique()}
+        self.curves = Chart(figure(height=330, x="dimensions", **axes, **ticks))
+        numbers = ["share_of_teacher", "share_low", "share_high", *_COSTS.values(), "query_ms"]
+        points = table[[*self.controls, *numbers]]
+        self.rows = Table(points, label="points", page_rows=8, many=False)
+        left = ipywidgets.VBox([*self.controls.values(), self.cost, note(_LEGEND), self.status])
+        left.layout = self.answer.layout = {"flex": "1 1 340px", "min_width": "300px"}
+        for chart in (self.front, self.curves):
+            chart.layout = {"flex": "2 1 440px", "min_width": "300px"}
+        rows = wrapped(left, self.front), wrapped(self.answer, self.curves)
+        super().__init__(*rows, self.rows)
+        self.observe(lambda _: self._show_selected(), "selected")
+        self.cost.observe(lambda _: self._draw(), "value")
+        self.rows.observe(lambda change: self.select(change["new"]), "selected")
         self.select(int((table["mode"] == modes[-1]).argmax()))
 
     @property
@@ -108,50 +124,24 @@ class TradeoffExplorer(Selection, View):
         """Return what is said of the point shown."""
         return self.answer.value
 
-    def _build(self) -> None:
-        self.controls, self.status, self.answer = {}, note(), ipywidgets.HTML()
-        for name in _CONTROLS:
-            options = self.table[name].unique().tolist()
-            kind = ipywidgets.ToggleButtons
-            if name == "dimensions":
-                kind, options = ipywidgets.SelectionSlider, sorted(options)
-            if len(options) > 1:
-                self.controls[name] = kind(
-                    options=[(cut(option, 30), option) for option in options],
-                    description=name.capitalize(),
-                    style={"description_width": "76px", "button_width": "max-content"},
-                    layout={"width": "auto"},
-                )
-        self.cost = ipywidgets.Dropdown(options=_COSTS, description="Against")
-        share = _LABELS["share_of_teacher"]
-        self.front = Chart(figure(height=380, y=share), on_click=self._point_clicked)
-        self.curves = Chart(figure(height=330, x="dimensions", y=share))
-        axis = {"type": "log", "nticks": 8, "tickformat": ",~r"}
-        self.front.figure.update_xaxes(axis, minor_ticks="", exponentformat="none")
-        self.curves.figure.update_xaxes(axis, tickvals=self.table["dimensions"].unique())
-        for chart in (self.front, self.curves):
-            chart.figure.update_yaxes(tickformat=".0%")
-        columns = [*self.controls, *_NUMBERS]
-        self.rows = Table(self.table[columns], label="points", page_rows=8, many=False)
-        settings = [*self.controls.values(), self.cost, note(_LEGEND), self.status]
-        narrow = {"flex": "1 1 300px", "min_width": "280px", "max_width": "420px"}
-        left = ipywidgets.VBox(settings, layout=narrow)
-        self.answer.layout = {"flex": "1 1 380px", "min_width": "300px"}
-        wide = {"flex": "2 1 440px", "min_width": "300px"}
-        front = ipywidgets.VBox([self.front], layout=wide)
-        curves = ipywidgets.VBox([self.curves], layout=wide)
-        super().__init__(wrapped(left, front), wrapped(self.answer, curves), self.rows)
-        self.observe(lambda _: self._show_selected(), "selected")
-        for name, control in self.controls.items():
-            control.observe(lambda change, name=name: self._set(name, change["new"]), "value")
-        self.cost.observe(lambda _: self._draw(), "value")
-        self.rows.observe(lambda change: self.select(change["new"]), "selected")
+    def _control(self, name: str) -> ipywidgets.DOMWidget:
+        options = self.table[name].unique().tolist()
+        kind = ipywidgets.ToggleButtons
+        if name == "dimensions":
+            kind, options = ipywidgets.SelectionSlider, sorted(options)
+        control = kind(
+            options=[(cut(option, 30), option) for option in options],
+            description=name.capitalize(),
+            style={"description_width": "76px", "button_width": "max-content"},
+            layout={"width": "auto"},
+        )
+        control.observe(lambda change: self._set(name, change["new"]), "value")
+        return control
 
     def _set(self, name: str, value: object) -> None:
-        if value == self.choice[name]:  # the view itself has set the control
-            return
         try:
-            self.select(**{name: value})
+            if value != self.choice[name]:  # the view itself has not set the control
+                self.select(**{name: value})
         except WorkbenchError as error:
             self._set_controls()
             self.status.value = error_line(error)
@@ -173,28 +163,23 @@ class TradeoffExplorer(Selection, View):
         """Draw the points of the space shown, and the curves of the precision shown."""
         cost, share = self.cost.value, "share_of_teacher"
         points = self._alike("space").reset_index(names="row")
-        for _, group in points.groupby("mode"):
-            points.loc[group.index, "best"] = quantize.pareto_mask(group, [cost])
-        points["mode"] = points["mode"].map(hover)
+        fronts = [rows[quantize.pareto_mask(rows, [cost])] for _, rows in points.groupby("mode")]
         style = {"y": share, "color": "mode", "color_discrete_map": self._colors}
         style |= {"labels": _LABELS, "template": "none"}  # plotly's own template takes long
-        best = points[points["best"]].sort_values(cost)
+        best = pd.concat(fronts).sort_values(cost)
         lines = plotly.express.line(best, x=cost, line_shape="hv", **style)
         marks = {"symbol": "precision", "symbol_map": _SYMBOLS, "custom_data": ["row"]}
         marks["hover_data"] = {share: ":.1%", "dimensions": True, "row": False}
+        markers = plotly.express.scatter(points, x=cost, **marks, **style)
         with self.front.edit() as chart:
             chart.data = ()
             chart.add_traces(lines.update_traces(hoverinfo="skip").data)
-            for is_best, group in points.groupby("best"):
-                opacity = 1 if is_best else 0.4
-                markers = plotly.express.scatter(group, x=cost, opacity=opacity, **marks, **style)
-                chart.add_traces(markers.update_traces(marker_size=8, showlegend=False).data)
+            chart.add_traces(markers.update_traces(marker_size=8, showlegend=False).data)
             ring = {"size": 17, "color": "rgba(0,0,0,0)", "line": {"color": "#CC79A7", "width": 3}}
             x, y = [self.choice[cost]], [self.choice[share]]
             chart.add_scatter(x=x, y=y, mode="markers", name="shown", hoverinfo="skip", marker=ring)
             chart.update_xaxes(title_text=_LABELS[cost])
         rows = self._alike("space", "precision").sort_values("dimensions")
-        rows["mode"] = rows["mode"].map(hover)
         rows["above"] = rows["share_high"] - rows[share]
         rows["below"] = rows[share] - rows["share_low"]
         errors = {"error_y": "above", "error_y_minus": "below"}
@@ -203,27 +188,26 @@ class TradeoffExplorer(Selection, View):
             chart.data = ()
             chart.add_traces(lines.data)
 
+    def _alike(self, *names: str) -> pd.DataFrame:
+        """Return the points that share these values with the one shown, with modes for labels."""
+        points = self.table[(self.table[[*names]] == self.choice[[*names]]).all(axis=1)]
+        return points.assign(mode=points["mode"].map(hover))
+
     def _point_clicked(self, trace: int, point: int) -> None:
         rows = self.front.figure.data[trace].customdata
         if rows is not None:
             self.select([int(rows[point][0])])
 
-    def _alike(self, *names: str) -> pd.DataFrame:
-        """Return the points that share these values with the one shown."""
-        names = list(names)
-        return self.table[(self.table[names] == self.choice[names]).all(axis=1)].copy()
-
     def _answer(self) -> str:
         row, width = self.choice, int(self.table["dimensions"].max())
         size, full_size = row["bytes_per_document"], IndexSpec(width).bytes_per_document
         encoding = "encoding the query not included"
-        if self._encode_ms is not None:
+        if self._encode_ms:
             encoding = f"{self._encode_ms[row['mode']]:.1f} ms to encode the query"
         return (
             f"<p><b>{shown(_name(row))}</b>: {row['share_of_teacher']:.1%} of the teacher's "
             f"nDCG@10 in full (95 % interval {row['share_low']:.1%} to {row['share_high']:.1%}), "
             f"{size:,} bytes a document ({full_size:,} with {width} dimensions in float32), "
-            f"{size / 1000:.2g} GB for a million documents, "
             f"{size * 10:,} GB for ten billion.</p>"
             f"<p>A search among {row['documents']:,} documents takes {row['query_ms']:.3f} ms, "
             f"{encoding}. A flat index takes time in proportion to its documents.</p>"

@@ -1,17 +1,16 @@
-"""A training run as it goes on: losses, cosines, learning rate, and a Stop button."""
+"""A training run as it goes on: losses and cosines, and a Stop button."""
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import fields
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench._util import duration
+from workbench._util import duration, spread
 from workbench.train import TrainingStep
 from workbench.widgets._html import hover, shown
 from workbench.widgets._job import Job
@@ -20,13 +19,12 @@ from workbench.widgets.chart import Chart, figure
 
 _MOST_POINTS = 500  # of a curve
 _DOTTED = {"mode": "lines+markers"}
-_CURVES = {  # field of a step: name, color, row and column of the panel, style
-    "loss": ("training loss, each step", COLORS["student"], (1, 1), {"opacity": 0.45}),
-    "smoothed": ("training loss, smoothed", COLORS["student"], (1, 1), {}),
-    "held_out_loss": ("held-out loss", CATEGORIES[1], (1, 1), _DOTTED),
-    "cosine_query": ("cosine, queries", CATEGORIES[3], (1, 2), _DOTTED),
-    "cosine_document": ("cosine, documents", CATEGORIES[2], (1, 2), _DOTTED),
-    "learning_rate": ("learning rate", COLORS["base"], (2, 2), {"showlegend": False}),
+_CURVES = {  # name, color, column of the panel, style
+    "loss": ("training loss, each step", COLORS["student"], 1, {"opacity": 0.45}),
+    "smoothed": ("training loss, smoothed", COLORS["student"], 1, {}),
+    "held_out_loss": ("held-out loss", CATEGORIES[1], 1, _DOTTED),
+    "cosine_query": ("cosine, queries", CATEGORIES[3], 2, _DOTTED),
+    "cosine_document": ("cosine, documents", CATEGORIES[2], 2, _DOTTED),
 }
 _MESSAGES = {
     "ready": "No step yet: training has not begun, or its start is being measured.",
@@ -47,17 +45,13 @@ class TrainingMonitor(Job):
 
     Args:
         lines: held-out losses to beat by name, mean squared L2 distance, drawn as lines.
-
-    Attributes:
-        stop: `threading.Event`; when set, training ends and keeps the best student.
-        chart: the figure.
     """
 
     _last: TrainingStep | None = None  # a resumed run can be behind the last step drawn
     _began = 0.0, 0  # seconds and step, for the time left
 
     def __init__(self, lines: Mapping[str, float] | None = None) -> None:
-        self.lines = dict(lines or {})
+        self.lines = lines or {}
         self._values: dict[str, dict[int, float]] = defaultdict(dict)  # by field and step
         super().__init__("End training after this step and keep the best student so far")
         self.chart = Chart(self._empty_chart())
@@ -75,23 +69,10 @@ class TrainingMonitor(Job):
             for name, value in vars(event).items():
                 if value is not None:
                     self._values[name][event.step] = value
-            if event.loss is not None:
-                smoothed = self._values["smoothed"]
-                before = smoothed.get(event.step - 1, event.loss)
-                # A plain mean at first, or the first steps would weigh too much.
-                span = min(len(smoothed) + 1, max(5, event.steps // 50), 50)
-                smoothed[event.step] = before + (event.loss - before) / span
             self._last = event
             self._state = "done" if event.step >= event.steps else "running"
             if self._due():
                 self._draw()
-
-    @property
-    def history(self) -> pd.DataFrame:
-        """All events, one row each by step; the columns are the fields of `TrainingStep`."""
-        with self._lock:
-            names = [field.name for field in fields(TrainingStep)]
-            return pd.DataFrame(self._values, columns=names).sort_index()
 
     def _cut_short(self) -> bool:
         return self._share() < 1
@@ -102,67 +83,63 @@ class TrainingMonitor(Job):
     def _headline(self) -> str:
         return _MESSAGES[self._now]
 
+    def _curve(self, name: str) -> pd.Series:
+        """Return a curve's values by step."""
+        curve = pd.Series(self._values[name.replace("smoothed", "loss")], dtype=float).sort_index()
+        if name == "smoothed" and self._last:
+            curve = curve.ewm(alpha=np.clip(50 / self._last.steps, 0.02, 0.2)).mean()
+        return curve
+
     def _figures(self) -> list[str]:
-        event, losses = self._last, self._values["held_out_loss"]
+        event, losses = self._last, self._curve("held_out_loss")
         if event is None:
             return []
         now = [f"step {event.step:,} of {event.steps:,}", f"epoch {event.epoch:.2f}"]
         if event.loss is not None:
-            now.append(f"training loss {self._values['smoothed'][event.step]:.4f}")
+            now.append(f"training loss {self._curve('smoothed')[event.step]:.4f}")
             now.append(f"learning rate {event.learning_rate:.2e}")
             now.append(f"{event.texts_per_second:,.0f} texts/s")
-        seconds, first = self._began
+        began, first = self._began
         if self._state == "running" and event.step > first:
-            step_seconds = (time.monotonic() - seconds) / (event.step - first)
+            step_seconds = (time.monotonic() - began) / (event.step - first)
             now.append(f"{duration(step_seconds * (event.steps - event.step))} left")
         held_out = []
         for field in ("held_out_loss", "cosine_query", "cosine_document"):
-            if values := self._values[field]:
-                held_out.append(f"{_CURVES[field][0]} {values[max(values)]:.4f}")
-        best = min(losses, key=losses.get, default=None)
-        if best is not None:
-            held_out.append(f"best {losses[best]:.4f} at step {best:,}")
+            if self._values[field]:
+                held_out.append(f"{_CURVES[field][0]} {self._curve(field).iloc[-1]:.4f}")
+        if len(losses):
+            held_out.append(f"best {losses.min():.4f} at step {losses.idxmin():,}")
         for name, value in self.lines.items():
-            beaten = " (beaten)" if best is not None and losses[best] < value else ""
+            beaten = " (beaten)" if losses.min() < value else ""
             held_out.append(f"{shown(name, 60)} {value:.4f}{beaten}")
         return [" · ".join(now), " · ".join(held_out)]
 
     def _empty_chart(self) -> go.Figure:
-        chart = figure(height=460, x="training step", y="squared L2 distance, mean over texts")
-        names = ("gridcolor", "zerolinecolor", "automargin")
-        grid = {name: chart.layout.xaxis[name] for name in names}
-        panels, widths = [[{"rowspan": 2}, {}], [None, {}]], [0.62, 0.38]
-        chart.set_subplots(2, 2, specs=panels, column_widths=widths, horizontal_spacing=0.1)
-        chart.update_xaxes(**grid, matches="x")
-        chart.update_yaxes(**grid)
+        chart = figure(height=400, x="training step", y="squared L2 distance, mean over texts")
+        axis = chart.layout.xaxis.to_plotly_json()
+        chart.set_subplots(1, 2, column_widths=[0.62, 0.38], horizontal_spacing=0.1)
+        chart.update_xaxes(axis, matches="x")
         chart.update_yaxes(rangemode="tozero", col=1)
-        chart.update_yaxes(title_text="cosine to target, mean", row=1, col=2)
-        scale = {"title_text": "learning rate", "rangemode": "tozero", "exponentformat": "e"}
-        chart.update_yaxes(**scale, row=2, col=2)
-        chart.update_xaxes(title_text="training step", row=2, col=2)
-        for name, color, (row, column), style in _CURVES.values():
+        chart.update_yaxes(axis | {"title_text": "cosine to target, mean"}, col=2)
+        for name, color, column, style in _CURVES.values():
             style = {"mode": "lines", "hovertemplate": "step %{x:,}: %{y:.4g}"} | style
-            chart.add_scatter(name=name, line_color=color, row=row, col=column, **style)
+            chart.add_scatter(name=name, line_color=color, row=1, col=column, **style)
         dashed = {"color": COLORS["base"], "dash": "dash"}
         style = {"mode": "lines+text", "line": dashed, "showlegend": False, "cliponaxis": False}
         for number, (name, value) in enumerate(self.lines.items()):
             label = f"{hover(name, 40)} {value:.4f}"
             # Labels are at either end in turn, so lines close to each other can be told apart.
             text, side = ([label, ""], "top right") if number % 2 else (["", label], "top left")
-            chart.add_scatter(
-                name=hover(name), y=[value] * 2, text=text, textposition=side, **style
-            )
+            style |= {"name": hover(name), "text": text, "textposition": side}
+            chart.add_scatter(y=[value] * 2, **style)
         return chart
 
     def _draw(self) -> None:
         self._show()
         with self.chart.edit() as chart:
-            for trace, field in zip(chart.data, _CURVES, strict=False):
-                values = self._values[field]
-                steps = sorted(values)
-                # Evenly spread, with the first and the last step among them.
-                places = np.linspace(0, len(steps) - 1, min(len(steps), _MOST_POINTS)).astype(int)
-                trace.x = [steps[place] for place in places]
-                trace.y = [values[step] for step in trace.x]
+            for trace, name in zip(chart.data, _CURVES, strict=False):
+                curve = self._curve(name)
+                curve = curve.iloc[spread(len(curve), _MOST_POINTS)]
+                trace.x, trace.y = curve.index.tolist(), curve.tolist()
             for trace in chart.data[len(_CURVES) :]:
                 trace.x = [0, max(self._values["step"], default=1)]
