@@ -26,8 +26,8 @@ _SHARES, _PUBLISHED = "share of the teacher", "beside published scores"
 _CAPTIONS = {
     _SHARES: "Intervals: paired bootstrap over queries or pairs of sentences.",
     _PUBLISHED: (
-        "Hollow: published, each with its source. Filled: run here, with the length and precision "
-        "of these models. Tasks without a published score are left out."
+        "Hollow: published, each with its source. Filled: run here. "
+        "Tasks without a published score are left out."
     ),
 }
 
@@ -79,11 +79,7 @@ class BenchmarkBoard(Job):
         self._draw()
 
     def run(self) -> list[TaskResult]:
-        """Run what is selected and wait for its outcomes; interrupting this stops the run.
-
-        Raises:
-            WorkbenchError: as `benchmark.run`, or a run is going on.
-        """
+        """Run what is selected and wait for its outcomes; interrupting this stops the run."""
         self.start()
         try:
             return self.wait()

@@ -12,35 +12,31 @@ from workbench.widgets._job import Job
 _MESSAGES = {
     "ready": "Nothing is being filled.",
     "running": "Filling.",
-    "stopping": "Stopping: the batch group in flight is still stored.",
-    "stopped": "Stopped. What is done is stored; Resume goes on from there.",
+    "stopping": "Stopping after the group in flight.",
+    "stopped": "Stopped. Resume goes on from what is stored.",
     "done": "Done.",
-    "failed": "Failed. What was done before is stored; Resume goes on from there.",
+    "failed": "Failed. Resume goes on from what is stored.",
 }
 
 
 class CacheProgress(Job):
     """Fill a `TargetCache` in the background, show how far it is, and stop and resume it.
 
-    When `stop`, a `threading.Event`, is set, the fill ends after the batch group in flight.
+    When `stop`, a `threading.Event`, is set, the fill ends after the group in flight.
     """
 
     _plan: Plan | None = None
     _progress: Progress | None = None
 
     def __init__(self) -> None:
-        super().__init__("End the fill after the batch group in flight; nothing is lost")
+        super().__init__("End the fill after the group in flight; nothing is lost")
         self.resume_button = self._button("Resume", "play", "Go on from there", self.resume)
         row = self._row(self.bar, self.stop_button, self.resume_button)
         self.children = (*self.children, row, self.status)
         self._draw()
 
     def run(self, cache: TargetCache, texts: Sequence[Text]) -> None:
-        """Fill `cache`, which is not to be used until the end; `wait` returns the last `Progress`.
-
-        Raises:
-            WorkbenchError: a fill is running.
-        """
+        """Fill `cache`, which is not to be used until the end; `wait` returns the last `Progress`."""
         reports = {"on_plan": self._planned, "on_progress": self._progressed}
         self._start(lambda: cache.fill(texts, stop=self.stop, **reports))
 

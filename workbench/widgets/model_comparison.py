@@ -33,9 +33,6 @@ class ModelComparison(Selection, View):
             `agreement.summary`, `cosine` and `overlap` with 95 % intervals (`cosine_low`, ...).
         differences: one row a text (index: its position): the cosine to the reference (or overlap)
             of the `first` and the `second` of the models chosen, and its `difference`.
-
-    Raises:
-        WorkbenchError: there are not two models of the same texts.
     """
 
     def __init__(
@@ -103,9 +100,10 @@ class ModelComparison(Selection, View):
         self.differences = pd.DataFrame(columns | {"text": self._texts})
         # The mean of resampled differences is the paired bootstrap of the difference of means.
         low, high = _interval(self.differences["difference"])
+        shown_names = [f'<b dir="auto">{shown(name, 80)}</b>' for name in names]
+        mean = self.differences["difference"].mean()
         self.status.value = (
-            f'<b dir="auto">{shown(names[0], 80)}</b> less <b dir="auto">{shown(names[1], 80)}</b>: '
-            f"mean {measure} {self.differences['difference'].mean():+.4f} "
+            f"{' less '.join(shown_names)}: mean {measure} {mean:+.4f} "
             f"(95 % interval {low:+.4f} to {high:+.4f})."
         )
         titles = {"first": f"{measure} of {names[0]}", "second": f"{measure} of {names[1]}"}

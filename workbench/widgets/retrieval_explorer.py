@@ -12,7 +12,7 @@ import pandas as pd
 import traitlets
 
 from workbench import evaluate, ranking
-from workbench._util import one_of, unit, whole
+from workbench._util import unit, whole
 from workbench.cache import TargetCache
 from workbench.data import RetrievalDataset, Role, Text
 from workbench.widgets._html import error_line, hover, shown
@@ -21,13 +21,12 @@ from workbench.widgets.chart import Chart, figure
 from workbench.widgets.results import LINES, Results, card, mark
 from workbench.widgets.table import Table
 
-_MARKS = (
-    "Against the first list: ↑ ↓ places gained and lost, = same place, + new. "
+_LEGEND = (
+    f"{LINES} Against the first list: ↑ ↓ places gained and lost, = same place, + new. "
     "★ judged relevant, ☆ judged not relevant. A click opens a card."
 )
 _MOST_LISTS = 4
 _MOST_COMPARISONS = 3_000_000  # failing queries times documents; each is searched three times
-_SYMBOLS = ("circle", "diamond", "square")
 
 
 class RetrievalExplorer(Selection, View):
@@ -54,11 +53,8 @@ class RetrievalExplorer(Selection, View):
             first its difference to the reference, such as `symmetric_gain`; NaN if not judged.
         results: one row a result of the query shown: mode, rank (1 is best), document_id, cosine
             and grade (missing where it was not judged).
-        failures: what `evaluate.failures` says of the first two models; empty if they differ in
-            width, or have too many texts.
-
-    Raises:
-        WorkbenchError: a model has not as many vectors as the collection has texts.
+        failures: what `evaluate.failures` says of the first two models, if they are equally wide
+            and it does not take long.
     """
 
     query = traitlets.Unicode(None, allow_none=True)
@@ -79,8 +75,6 @@ class RetrievalExplorer(Selection, View):
         self._encode = {
             name: _encoder(model) for name, model in models.items() if not isinstance(model, tuple)
         } | dict(encode or {})
-        for name in self._encode:
-            one_of(name, "encode: model", list(models))
         vectors = {name: evaluate.vectors(model, collection) for name, model in models.items()}
         self.modes = _modes({name: queries.shape[1] for name, (queries, _) in vectors.items()})
         self._first, *self._others = self.modes
@@ -113,7 +107,7 @@ class RetrievalExplorer(Selection, View):
         )
         self.status, self.heading, self.lists = note(), ipywidgets.HTML(), Results()
         queries = [self.rows, self.chart]
-        answers = [self.heading, self.lists, note(f"{LINES} {_MARKS}")]
+        answers = [self.heading, self.lists, note(_LEGEND)]
         order = [*answers, *queries] if answers_first else [*queries, *answers]
         super().__init__(self.box, self.status, *order)
         self.rows.observe(lambda change: self.select(change["new"]), "selected")
@@ -127,8 +121,9 @@ class RetrievalExplorer(Selection, View):
         with self._lock:
             vectors, encode_ms = {}, {}
             for name, encode in self._encode.items():
-                start, width = time.perf_counter(), self._units[name][1].shape[1]
+                start = time.perf_counter()
                 try:
+                    width = self._units[name][1].shape[1]
                     vectors[name] = unit(np.asarray(encode(text)).reshape(1, width))
                 except Exception as error:  # whatever a model or a function raises
                     self.status.value = error_line(error, f"{shown(name)} cannot encode it: ")
@@ -138,7 +133,7 @@ class RetrievalExplorer(Selection, View):
 
     def summary(self) -> str:
         """Return the means of the modes, and the query shown."""
-        return f"<p>{self._overview}</p>{self.heading.value}<p>{LINES} {_MARKS}</p>"
+        return f"<p>{self._overview}</p>{self.heading.value}<p>{_LEGEND}</p>"
 
     def _score(self, collection: RetrievalDataset, vectors: Mapping[str, tuple]) -> pd.DataFrame:
         scores = pd.DataFrame(np.nan, index=self._index, columns=list(self.modes))
@@ -152,9 +147,8 @@ class RetrievalExplorer(Selection, View):
 
     def _explain_failures(self, collection: RetrievalDataset, vectors: dict) -> pd.DataFrame:
         """Say why queries lose with the first other model, where that is quickly found out."""
-        modes = self._first, self._others[0]
-        scores = tuple(self.scores[mode] for mode in modes)
-        pairs = [vectors[self.modes[mode][0]] for mode in modes]
+        pairs = [vectors[self.modes[mode][0]] for mode in (self._first, self._others[0])]
+        scores = self.scores[self._first], self.scores[self._others[0]]
         one_width = pairs[0][0].shape[1] == pairs[1][0].shape[1]
         comparisons = (scores[1] < scores[0]).sum() * len(collection.corpus)
         if one_width and 0 < comparisons <= _MOST_COMPARISONS:
@@ -176,14 +170,14 @@ class RetrievalExplorer(Selection, View):
         chart = figure(height=200, x="judged queries, from greatest loss to gain", y=y)
         judged = self.scores[f"{self._others[-1]}_gain"].reset_index(drop=True).dropna()
         order = judged.sort_values(kind="stable").index.to_numpy()
-        for mode, symbol in zip(self._others, _SYMBOLS, strict=False):
+        for mode in self._others:
             chart.add_scatter(
                 x=np.arange(1, len(order) + 1),
                 y=self.scores[f"{mode}_gain"].to_numpy()[order],
                 mode="markers",
                 name=hover(self._titles[mode], 60),
                 text=[hover(self._query_texts[row]) for row in order],
-                marker={"color": self._colors[mode], "symbol": symbol, "size": 7},
+                marker={"color": self._colors[mode], "size": 7},
                 hovertemplate="%{text}<br>%{y:+.3f}<extra></extra>",
             )
         return Chart(chart, on_click=lambda _, point: self.select(order[point]))
@@ -242,8 +236,8 @@ class RetrievalExplorer(Selection, View):
             loss, cause = self.failures.loc[query_id, ["loss", "cause"]]
             words += f" <i>Loses {loss:.2f} in symmetric search: {evaluate.CAUSES[cause]}.</i>"
         name = "typed" if query_id is None else shown(query_id, 60)
-        style = "line-height:1.4;overflow-wrap:anywhere"
-        self.heading.value = f'<div style="{style}"><code>{name}</code> {words}</div>'
+        line = f"<code>{name}</code> {words}"
+        self.heading.value = f'<div style="overflow-wrap:anywhere">{line}</div>'
         self.lists.show(columns)
         self.status.value = self._overview
         self.query, self.text = query_id, text

@@ -48,9 +48,6 @@ class TradeoffExplorer(Selection, View):
     Attributes:
         table: one row a point: the columns of `curves`, `space`, and `total_ms` with encoding.
         position: row of the point that is shown, the first of those selected.
-
-    Raises:
-        WorkbenchError: the time of a mode is missing.
     """
 
     def __init__(
@@ -108,11 +105,7 @@ class TradeoffExplorer(Selection, View):
         return _CODE.format(**names, **row[["dimensions", "precision"]])
 
     def select(self, rows: object = (), **values: object) -> None:
-        """Show a row of `table`, or the one with a new dimensions=, precision=, mode= or space=.
-
-        Raises:
-            WorkbenchError: it was not measured.
-        """
+        """Show a row of `table`, or the one with a new dimensions=, precision=, mode= or space=."""
         if values:
             values = self.choice[_CONTROLS].to_dict() | values
             rows = np.flatnonzero((self.table[list(values)] == values).all(axis=1))
@@ -210,7 +203,7 @@ class TradeoffExplorer(Selection, View):
             f"{size:,} bytes a document ({full_size:,} with {width} dimensions in float32), "
             f"{size * 10:,} GB for ten billion.</p>"
             f"<p>A search among {row['documents']:,} documents takes {row['query_ms']:.3f} ms, "
-            f"{encoding}. A flat index takes time in proportion to its documents.</p>"
+            f"{encoding}.</p>"
             f'<pre style="white-space:pre-wrap;word-break:normal">{shown(self.code, 2000)}</pre>'
         )
 

@@ -39,8 +39,7 @@ _MESSAGES = {
 class TrainingMonitor(Job):
     """Show a training: pass the monitor itself as `on_step` and `monitor.stop` as `stop`.
 
-    Train in a `with monitor:` block, which sees a stop and an error. A run that starts at step 0
-    replaces what is drawn; one that is resumed from a checkpoint continues it. After a stop, call
+    Train in a `with monitor:` block, which sees a stop and an error. After a stop, call
     `monitor.resume()` before the next run.
 
     Args:
