@@ -30,10 +30,7 @@ class DamagedShard(Exception):
 
 
 class Shard:
-    """A shard opened for reading, memory-mapped; it stays readable after its file is removed.
-
-    DamagedShard if the header cannot be read, or does not fit the file.
-    """
+    """A shard opened for reading, memory-mapped; it stays readable after its file is removed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -126,22 +123,14 @@ class ShardFolder:
         return vectors, shard_of[place], row_of[place]
 
     def write(self, keys: np.ndarray, vectors: np.ndarray) -> Path:
-        """Write one shard and return its path; it is on disk before it is visible.
-
-        Keys are unique S16 of shape (n,), in any order, and vectors of shape (n, dimension).
-        WorkbenchError if the folder cannot be written to or the disk is full.
-        """
+        """Write one shard, of unique keys in any order; it is on disk before it is visible."""
         order = np.argsort(keys)
         key_bytes = keys[order].view(np.uint8).reshape(-1, KEY.itemsize)
         content = save({"keys": key_bytes, "vectors": vectors[order]})
         return write_whole(self.folder / (xxhash.xxh3_128_hexdigest(content) + _SUFFIX), content)
 
     def merge(self) -> None:
-        """Join small shards into large ones, so that opening and reading stay quick.
-
-        Safe beside other processes: the joined shard is durable before the small ones go, and a
-        key in two shards has the same vector in both.
-        """
+        """Join small shards into large ones, so that opening and reading stay quick."""
         with self._lock:
             while True:
                 self._refresh()
@@ -161,6 +150,7 @@ class ShardFolder:
                     merged = self.write(keys, vectors[first])
                 except WorkbenchError:
                     return  # there is no room for a second copy, and small shards are only slower
+                # The joined shard is durable by now, so other processes always find every key.
                 for shard in chosen:
                     if shard.path != merged:
                         shard.path.unlink(missing_ok=True)

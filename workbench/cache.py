@@ -76,8 +76,8 @@ class Progress:
 class TargetCache(ShardFolder):
     """The target embeddings of one teacher, in a folder of their own below `root`.
 
-    The folder is named after the teacher's identity, which `identity.json` states. A target's key
-    is a hash of role, prompt and exact text. Several processes may read and fill one cache.
+    The folder is named after the teacher's identity. A target's key is a hash of role, prompt and
+    exact text. Several processes may read and fill one cache.
 
     Args:
         root: folder of all caches.
@@ -185,10 +185,9 @@ class TargetCache(ShardFolder):
     ) -> Targets:
         """Fill what is missing of a list of texts, and return their targets.
 
-        Texts that were skipped are left out; `stop` leaves out all that are not made by then.
-
-        `texts` may be the targets of another cache, whose keys are used again if its prompts are
-        the same. `progress` shows a bar named `what`, and what an API will cost and has cost.
+        Texts that were skipped, or not made before a `stop`, are left out. `texts` may be the
+        targets of another cache, whose keys are used again if its prompts are the same. `progress`
+        shows a bar named `what`, and what an API will cost and has cost.
         """
         keys, teacher = None, self.teacher
         if isinstance(texts, Targets):

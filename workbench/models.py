@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     Batch = tuple[np.ndarray, dict[str, torch.Tensor]]
 
 PRECISIONS = ("auto", "float32", "bfloat16")
-BAR_AFTER = 3  # seconds that work takes without a bar
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MPNET = "sentence-transformers/all-mpnet-base-v2"
@@ -376,10 +375,9 @@ def forward_batches(
     bar: tqdm | None = None,
     **options,
 ) -> np.ndarray:
-    """Run a model in evaluation mode on batches of `count` texts; every encoding comes here.
+    """Run a model, or its first `modules`, on batches of `count` texts; all encoding comes here.
 
-    `modules` runs only so many modules, such as 2 for the features that a head gets, and `options`
-    are for the model's `forward`. Returns float32 of shape (count, width).
+    `options` are for the model's `forward`. Returns float32 of shape (count, width).
     """
     import torch
     from sentence_transformers.util import batch_to_device
@@ -404,7 +402,6 @@ def encode(
     texts: Sequence[str | Text],
     role: str | None = None,
     *,
-    prompt: str | None = None,
     precision: str = "auto",
     progress: bool = False,
 ) -> np.ndarray:
@@ -414,7 +411,6 @@ def encode(
         model: whatever `load_model` takes; a Router is asked for the role's side.
         texts: n strings and `Text` objects; a plain string is a document.
         role: of all texts, "query" or "document"; None takes each text's own.
-        prompt: put in front of each text; None takes the model's own prompt for the role.
         precision: "auto" runs under bfloat16 autocast where the hardware is faster with it,
             "bfloat16" always; "float32" computes in the dtype of the model's weights.
         progress: show a bar once it has taken some seconds.
@@ -435,11 +431,11 @@ def encode(
     texts = [] if isinstance(texts, list | tuple) and not texts else as_texts(texts)
     vectors = np.empty((len(texts), model.get_embedding_dimension()), dtype=np.float32)
     rows_of = by_role(texts) if role is None else {role: np.arange(len(texts))}
-    show = {"unit": " texts", "delay": BAR_AFTER, "leave": False, "disable": not progress}
+    show = {"unit": " texts", "delay": 3, "leave": False, "disable": not progress}
     with tqdm(total=len(texts), desc="embedding", **show) as bar:
         for side, rows in rows_of.items():
             strings = [texts[row].text for row in rows]
-            vectors[rows] = encode_strings(model, strings, side, prompt, precision, bar)
+            vectors[rows] = encode_strings(model, strings, side, None, precision, bar)
     return vectors
 
 

@@ -104,9 +104,9 @@ class Teacher:
         return None
 
 
-def make_teacher(source: object, **options) -> Teacher:
-    """Return a teacher as it is, or the teacher that `Teacher(source, **options)` makes."""
-    return source if isinstance(source, Teacher) and not options else Teacher(source, **options)
+def make_teacher(source: object) -> Teacher:
+    """Return a teacher as it is, or the teacher that `Teacher(source)` makes."""
+    return source if isinstance(source, Teacher) else Teacher(source)
 
 
 def is_api(source: object) -> bool:
@@ -143,10 +143,9 @@ class LocalTeacher(Teacher):
         name: what the cache calls a loaded model; by default, where it was loaded from.
         max_length: texts are cut to this many tokens; the model's own limit if None.
         prompts: role to prompt; the model's own prompts if None, `{}` for none at all.
-        precision: "auto", "float32" or "bfloat16". "auto" takes bfloat16 where the hardware is
-            faster with it and the vectors of a few texts keep a mean cosine of 0.999; a loaded
-            model keeps its own.
-        device: torch device for a model that is not loaded; the best one present if None.
+        precision: "float32", "bfloat16", or "auto": bfloat16 where the hardware is faster with it
+            and a few vectors keep a mean cosine of 0.999; a loaded model keeps its own.
+        device: torch device for a model that is not loaded.
     """
 
     def __init__(
@@ -210,9 +209,11 @@ class LocalTeacher(Teacher):
         fast = models.best_dtype(self.model.device)
         if fast == torch.float32:
             return fast
-        exact = models.encode(self.model, _PROBES, prompt="", precision="float32")
         copied = copy.deepcopy(self.model).to(fast)
-        rounded = models.encode(copied, _PROBES, prompt="", precision="float32")
+        exact, rounded = (
+            models.encode_strings(model, _PROBES, Role.DOCUMENT, "", "float32")
+            for model in (self.model, copied)
+        )
         norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(rounded, axis=1)
         cosine = float(((exact * rounded).sum(axis=1) / norms).mean())
         return fast if cosine >= LEAST_COSINE else torch.float32
@@ -223,10 +224,9 @@ class FunctionTeacher(Teacher):
 
     Args:
         function: from a list of texts (with their prompt in front) to vectors of shape
-            (n, dimension): an array, a tensor or lists. It gets the role too if it has an argument
-            `role`.
-        name: what the cache calls it; its module and name if None, which a lambda has not. Change
-            it with the function.
+            (n, dimension): an array, a tensor or lists. It gets the role too if it takes `role`.
+        name: what the cache calls it; by default its own, which a lambda has not. Change it with
+            the function.
         dimension: of its vectors; if None, the function is called with one short text.
         normalize: scale vectors to length 1; one of zeros becomes NaN, which no cache stores.
     """
