@@ -185,21 +185,14 @@ def test_a_stopped_run_keeps_the_best_student(tiny_model, lesson):
     assert validate(model, held_out, wanted)["loss"] == pytest.approx(before, rel=1e-3)
 
 
-def test_checkpoints_of_another_run_are_refused(tiny_model, lesson, tmp_path):
+def test_checkpoints_that_are_damaged_or_of_another_run(tiny_model, lesson, tmp_path):
     train, targets, *_ = lesson
-    other = replace(FAST, seed=1)
-    train_student(build(tiny_model), train, targets, FAST, checkpoints=tmp_path)
+    undisturbed, other = build(tiny_model), replace(FAST, seed=1)
+    train_student(undisturbed, train, targets, FAST, checkpoints=tmp_path)
     with pytest.raises(TrainingError, match="different config"):
         train_student(build(tiny_model), train, targets, other, checkpoints=tmp_path)
     with pytest.raises(TrainingError, match="different texts and targets"):
         train_student(build(tiny_model), train[:-8], targets[:-8], FAST, checkpoints=tmp_path)
-    train_student(build(tiny_model), train, targets, other, checkpoints=tmp_path, resume=False)
-
-
-def test_damaged_checkpoints(tiny_model, lesson, tmp_path):
-    train, targets, *_ = lesson
-    undisturbed = build(tiny_model)
-    train_student(undisturbed, train, targets, FAST, checkpoints=tmp_path)
     first_steps = []
     for damaged in (1, 2):  # the newest, then both
         for folder in sorted(tmp_path.glob("step-*"))[-damaged:]:
@@ -216,6 +209,7 @@ def test_damaged_checkpoints(tiny_model, lesson, tmp_path):
         for name, tensor in undisturbed.state_dict().items():
             assert torch.equal(tensor, again.state_dict()[name])
     assert first_steps == [46, 0]  # after the one before, and from the start
+    train_student(build(tiny_model), train, targets, other, checkpoints=tmp_path, resume=False)
 
 
 PROCESS = """
@@ -246,14 +240,7 @@ def test_two_processes_train_the_student_of_one_and_can_be_stopped(tiny_model, l
     np.save(tmp_path / "wanted.npy", wanted)
     (tmp_path / "process.py").write_text(PROCESS.format(tests=str(TESTS), base=str(tiny_model)))
     command = "-m torch.distributed.run --standalone --nproc-per-node=2 process.py"
-    done = subprocess.run(
-        [sys.executable, *command.split()],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    subprocess.run([sys.executable, *command.split()], cwd=tmp_path, check=True, timeout=300)
     alone = build(tiny_model)
     train_student(alone, train[:235], targets, FAST, held_out=(held_out, wanted))
     both = student.load(tmp_path / "student", device="cpu")

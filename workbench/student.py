@@ -102,7 +102,7 @@ def fit_head(
         tenth; and `texts`, the number of texts in the final fit.
     """
     texts = as_texts(texts)
-    check_shapes(student, len(texts), targets)
+    check_targets(student, len(texts), targets)
     has_bias = head_of(student)[-1].bias
     rows = np.random.default_rng(0).permutation(len(texts))[:20_000]
     inputs = pooled(student, [texts[row] for row in rows]) if features is None else features[rows]
@@ -231,11 +231,18 @@ def head_of(student: SentenceTransformer) -> list[Dense]:
     return head
 
 
-def check_shapes(student: SentenceTransformer, count: int, targets: np.ndarray) -> None:
-    """Raise TrainingError unless `count` texts have one target each, of the head's width."""
+def check_targets(student: SentenceTransformer, count: int, targets: np.ndarray) -> None:
+    """Raise TrainingError unless `count` texts have one target each that the student can reach."""
     shape, expected = tuple(targets.shape), (count, head_of(student)[-1].out_features)
     if shape != expected:
         raise TrainingError(f"targets of shape {shape} do not fit the texts: expected {expected}")
+    for start in range(0, count, 8192):
+        norms = np.linalg.norm(targets[start : start + 8192], axis=1)
+        if not np.isfinite(norms).all():
+            row = start + int(np.argmin(np.isfinite(norms)))
+            raise TrainingError(f"target {row:,} has NaN or infinity")
+        if models.normalizes(student) and np.abs(norms - 1).max() > 0.01:
+            raise TrainingError("the targets have no unit norm: build with normalize=False")
 
 
 def save(

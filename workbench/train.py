@@ -130,13 +130,13 @@ def train_student(
         TrainingError: the targets do not fit, a checkpoint is of another run, or the loss is NaN.
     """
     texts = as_texts(texts)
-    _check(student, texts, targets)
+    students.check_targets(student, len(texts), targets)
     if config.check_pairs and len(texts) >= 200:
         _check_in_step(student, texts, targets)
     evaluate = None
     if held_out is not None:
         unseen = as_texts(held_out[0], "held_out")
-        _check(student, unseen, held_out[1])
+        students.check_targets(student, len(unseen), held_out[1])
         unseen_tokens, roles = models.Tokens(student, unseen), models.by_role(unseen)
 
         def evaluate() -> dict[str, float]:
@@ -144,8 +144,9 @@ def train_student(
             return figures(vectors, held_out[1], roles)
 
     digest = hashlib.sha256(np.ascontiguousarray(targets[:: max(1, len(texts) // 64)]))
-    for text in texts if checkpoints else ():
-        digest.update(f"{text.role}:{text.text}\0".encode())
+    if checkpoints is not None:
+        for text in texts:
+            digest.update(f"{text.role}:{text.text}\0".encode())
     tokens, backbone = models.Tokens(student, texts), student[0].model
     for module in student.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -192,7 +193,7 @@ def train_head(
         held_out: features and targets to choose the best step by, best of sources that are not
             trained on: on others the loss falls while subjects not seen get worse.
     """
-    students.check_shapes(student, len(features), targets)
+    students.check_targets(student, len(features), targets)
     # The first steps disturb a head that starts as the closed form, and a few more do not mend it.
     least_steps_per_epoch = math.ceil(200 / (config.epochs * config.restarts))
     largest_batch = max(8, len(features) // least_steps_per_epoch)
@@ -376,18 +377,6 @@ def _batches(
             batches = [batches[i] for i in rng.permutation(len(batches))]
         yield from batches[first % steps_per_epoch :]
         first = 0
-
-
-def _check(student: SentenceTransformer, texts: Sequence[Text], targets: np.ndarray) -> None:
-    """Raise TrainingError for targets that do not fit the texts or the student."""
-    students.check_shapes(student, len(texts), targets)
-    for start in range(0, len(texts), 8192):
-        norms = np.linalg.norm(targets[start : start + 8192], axis=1)
-        if not np.isfinite(norms).all():
-            row = start + int(np.argmin(np.isfinite(norms)))
-            raise TrainingError(f"target {row:,} has NaN or infinity ({texts[row].text[:60]!r})")
-        if models.normalizes(student) and np.abs(norms - 1).max() > 0.01:
-            raise TrainingError("the targets have no unit norm: build with normalize=False")
 
 
 def _check_in_step(
