@@ -2,7 +2,7 @@
 #   make demo PYTHON=python3.12        choose the Python that makes the environment
 #   make demo PY=python                use the environment that is active (conda), make none
 #   make quality DATA=FOLDER          where retrieval/ (BEIR folders) and texts/ (parquet files) are
-#   make lab LAB_ARGS="--port 9999"   options of `workbench lab`; what follows -- goes to JupyterLab
+#   make lab LAB_ARGS="--port 9999"   options of JupyterLab
 #   make app APP_ARGS="--port=9999"    options of Voilà, in place of a warm process for each app
 #   make demo TORCH_ARGS="..."         pip arguments for torch alone, to choose a GPU or CPU build
 PYTHON ?= python3

@@ -392,7 +392,7 @@ def test_the_student_of_an_api_is_the_models_own(
     local = LocalTeacher(str(tiny_model), max_length=32, precision="float32")
     lines(tmp_path / "texts.jsonl", [{"text": t.text, "role": t.role.value} for t in sentences(80)])
     command = f"distill --texts {tmp_path}/texts.jsonl --base {other_tiny_model} --epochs 1"
-    command += f" --max-length 32 --recipe {PROJECT}/recipes/redact-ir-fast.toml --batch-size 8 --precision float32"
+    command += f" --max-length 32 --recipe {PROJECT}/recipes/redact-ir-fast.toml --batch-size 8"
     requests = []
 
     class Counting(Server):

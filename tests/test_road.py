@@ -1,5 +1,6 @@
 """One search and one distillation read, hash, tokenize and load everything about once."""
 
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -77,8 +78,13 @@ def documents(tmp_path):
 def test_one_search(recipe, documents, counts, tmp_path, monkeypatch):
     monkeypatch.setattr(views, "ADAPT", recipe)
     view = views.search(tmp_path / "notes", progress=False)
-    assert "The student has learned these documents" in view.status.value
     check(counts, documents, recipe.start)
+    gained = re.search(
+        r"learned these documents: .* finds (\d+)% .* and (\d+)% before", view.status.value
+    )
+    assert int(gained[1]) > int(gained[2])
+    again = views.search(tmp_path / "notes", progress=False)  # which finds the student made
+    assert again.status.value == view.status.value
     view.ask("the river and the garden")
     assert view.text == "the river and the garden"
 

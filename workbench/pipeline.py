@@ -1,4 +1,4 @@
-"""The one road from texts to a student: fill the cache, fit the head, train, save."""
+"""The one road from texts to a student: a recipe, and the run that fills, fits, trains and saves."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import json
 import os
 import shutil
 import threading
+import tomllib
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -17,33 +18,165 @@ from pathlib import Path
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
-from workbench import data, student
-from workbench._recipes import (
-    ADAPT,
-    BROAD,
-    HEAD_STARTS,
-    IN_DOMAIN,
-    RECIPES,
-    TOUR,
-    Recipe,
-    find_recipe,
-    provenance_of,
-)
-from workbench._util import counted, home
+from workbench import data, models, student
+from workbench._util import counted, expanded, home
 from workbench.cache import TargetCache, Targets
 from workbench.data import Role, Text, hold
 from workbench.errors import TrainingError, WorkbenchError
+from workbench.ready import READY, is_ready, load_ready
 from workbench.teachers import ArrayTeacher, Teacher, is_api, make_teacher
-from workbench.train import Result, TrainingStep, provenance, train_head, train_student
-
-__all__ = [
-    "ADAPT", "BROAD", "IN_DOMAIN", "RECIPES", "TOUR", "Distilled", "Recipe",
-    "TrainingBar", "distill", "features_of", "find_recipe", "prepare", "run", "teacher_of",
-]  # fmt: skip
+from workbench.train import (
+    HEAD,
+    Result,
+    TrainingConfig,
+    TrainingStep,
+    provenance,
+    train_head,
+    train_student,
+)
 
 LEAST_TEXTS = 20  # different texts that a student can be made of
 STOPPED = "stopped; what is finished is kept, and the same command goes on from here"
-_CROPPED = 1000  # documents that queries are cropped from, where there are no queries
+_HEAD_STARTS = "closed-form", "random"
+_FEW_TEXTS = 5000  # fewer are passed over more often by default
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a student besides its texts.
+
+    Example:
+        >>> from workbench.pipeline import TOUR
+        >>> recipe = TOUR.change(base="all-MiniLM-L6-v2", epochs=1, seed=7)
+        >>> recipe.config.epochs
+        1
+    """
+
+    name: str  # what reports call it
+    teacher: str = models.MPNET  # makes the targets
+    base: str = models.MINILM  # the student starts from its transformer
+    max_length: int = 128  # tokens that teacher and student read of a text
+    bias: bool = True  # whether the head has a bias
+    hidden: int = 0  # units of the head's hidden layer, see `student.build`; 0 for a linear head
+    pooling: str | tuple[str, ...] = "mean"  # of token vectors into the head's features
+    frozen: bool = False  # whether the head alone is trained, on stored features of the base
+    prompts: dict[str, str] | None = None  # role to the teacher's prompt; None for its own ones
+    # Of the head, "closed-form" or "random"; or the student to go on from, "ready" or a folder. It
+    # has the same teacher, and its base, head and length count.
+    start: str = "closed-form"
+    config: TrainingConfig = field(default_factory=TrainingConfig)  # how to train
+    steps: int = 0  # least number of training steps: few texts are passed over more often
+    texts: int = 0  # least number of texts: cropped queries make up for missing ones
+
+    @property
+    def continues(self) -> bool:
+        """Whether training goes on from another student."""
+        return self.start not in _HEAD_STARTS
+
+    def change(self, **changes: object) -> Recipe:
+        """Return the recipe with other values, of its fields or of those of its `config`.
+
+        None leaves a value as it is. TrainingError for an unknown name, or a value out of range.
+        """
+        changes = {name: value for name, value in changes.items() if value is not None}
+        if "epochs" in changes:
+            changes.setdefault("steps", 0)  # or they would be raised
+        if "learning_rate" in changes:
+            final = min(self.config.final_learning_rate, changes["learning_rate"])
+            changes.setdefault("final_learning_rate", final)
+        of_training = {item.name for item in fields(TrainingConfig)} & changes.keys()
+        training = {name: changes.pop(name) for name in of_training}
+        try:
+            changed = replace(self, **{"config": replace(self.config, **training)} | changes)
+        except TypeError as error:
+            raise TrainingError(f"recipe {self.name} cannot be changed: {error}") from None
+        fixed = {"base", "bias", "hidden", "max_length", "pooling", "prompts"} & changes.keys()
+        if fixed and changed.continues:
+            names = ", ".join(sorted(fixed))
+            raise TrainingError(f"{names}: decided by the student to start from; leave it out")
+        return changed
+
+    def student(self, cache: TargetCache) -> SentenceTransformer:
+        """Return the untrained student for a cache's targets; a closed form is yet to be fitted."""
+        if self.continues:
+            self.check_teacher(cache)
+            return load_student(self.start)
+        return student.build(
+            self.base,
+            cache.dimension,
+            normalize=cache.identity["normalize"],
+            bias=self.bias,
+            hidden=self.hidden,
+            pooling=self.pooling,
+            max_length=self.max_length,
+            prompts=cache.prompts,
+            seed=self.config.seed,
+        )
+
+    def check_teacher(self, cache: TargetCache) -> None:
+        """Raise TrainingError if the student to go on from has another teacher than the cache."""
+        about = provenance_of(self.start)
+        teacher = about.get("teacher") or {"teacher": None}
+        # A local model is known by its weights, any other teacher by its name.
+        key = "fingerprint" if "fingerprint" in teacher else "teacher"
+        if teacher[key] != cache.identity.get(key):
+            raise TrainingError(
+                f"the student to start from learned from {about.get('teacher_name')}, not from "
+                f"{cache.teacher.name}: name its teacher (a loaded model counts as another)"
+            )
+
+    def base_files(self) -> models.ModelFiles:
+        """Return the files that have the transformer's weights."""
+        if not self.continues:
+            return models.resolve(self.base)
+        folder = _folder(self.start)
+        return models.resolve(provenance_of(folder)["base"] if is_ready(folder) else folder)
+
+
+def provenance_of(name: str | Path) -> dict:
+    """Return the provenance of a student, which is "ready" or a folder."""
+    return student.read_provenance(_folder(name))
+
+
+def load_student(name: str | Path) -> SentenceTransformer:
+    """Load a student, which is "ready" or a folder."""
+    folder = _folder(name)
+    return load_ready(folder) if is_ready(folder) else student.load(folder)
+
+
+def _folder(name: str | Path) -> Path:
+    return READY if name == "ready" else expanded(name)
+
+
+# Minutes on two cores.
+TOUR = Recipe("tour", max_length=96)
+# For the documents of one subject, within half an hour on two cores.
+IN_DOMAIN = TOUR.change(name="in-domain", epochs=4, evaluations=1, steps=1200, texts=1000)
+# For any subject, from many texts of many sources: seconds once the teacher's vectors are there.
+BROAD = replace(TOUR, name="broad", hidden=1536, pooling=("mean", "cls"), frozen=True, config=HEAD)
+# For the documents of an index, from the student that knows a little of everything: seconds.
+ADAPT = BROAD.change(name="adapt", start="ready", batch_size=256, epochs=20)
+RECIPES = {recipe.name: recipe for recipe in (TOUR, IN_DOMAIN, BROAD, ADAPT)}
+
+
+def find_recipe(name: str | Path | Recipe | None, texts: int = 0) -> Recipe:
+    """Return a recipe by its name, or from a TOML file of fields of `Recipe` and `TrainingConfig`.
+
+    None chooses "in-domain" for fewer than 5,000 texts, and "tour" for more.
+    """
+    if isinstance(name, Recipe):
+        return name
+    if name is None:
+        return IN_DOMAIN if texts < _FEW_TEXTS else TOUR
+    if name in RECIPES:
+        return RECIPES[name]
+    try:
+        values = tomllib.loads(expanded(name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        names = ", ".join(RECIPES)
+        message = f"no recipe {str(name)!r}: expected {names} or a TOML file ({error})"
+        raise TrainingError(message) from None
+    return Recipe(values.pop("name", Path(name).stem)).change(**values)
 
 
 @dataclass(frozen=True)
@@ -60,40 +193,28 @@ def distill(
     texts: object,
     teacher: object = None,
     *,
-    base: str | None = None,
     recipe: str | Recipe | None = None,
     output: str | Path | None = None,
-    held_out: Sequence[Text | str] | None = None,
     progress: bool = True,
-    stop: threading.Event | None = None,
-    resume: bool = True,
     skip: float = 0.01,
     **changes: object,
 ) -> SentenceTransformer:
     """Train a small model to embed texts where a large one does, and return it.
 
-    Targets are cached and training writes checkpoints: the same call continues where an earlier one
-    was stopped, and returns a finished student at once.
+    The same call continues where an earlier one was stopped, and returns a finished student at once.
 
     Args:
-        texts: what `data.read_texts` takes, at least 20 different texts. Plain strings are
-            documents. Without any query, queries are cropped from them.
-        teacher: what `Teacher` takes, such as a model's name; the recipe's if None.
-        base: the small model to start from; the recipe's if None.
+        texts: what `read_texts` takes, at least 20 different texts. Plain strings are documents.
+            Without any query, queries are cropped from them.
+        teacher: what `Teacher` takes; the recipe's if None.
         recipe: one of `RECIPES`, a TOML file, or a `Recipe`. By default in-domain (many passes) for
             fewer than 5,000 texts, and tour (two passes) for more.
         output: folder for the student; by default one below `students/` in the workbench's folder.
-        held_out: texts to choose the best student by, which it does not learn from; a twentieth of
-            `texts`, 500 at most, if None.
-        progress: show bars.
-        stop: when set, the run ends at the next safe point.
-        resume: use what an earlier call of the same identity made; False starts over.
         skip: share of the texts that may get no target, see `TargetCache`; they are left out.
-        **changes: values of the recipe to change, such as `max_length=64`, `epochs=1` or `seed=7`.
+        **changes: values of the recipe to change, such as `base`, `max_length`, `epochs` or `seed`.
 
     Raises:
-        TrainingError: too few texts, a value that makes no sense, or stopped before training.
-        WorkbenchError: the texts, the teacher or the base cannot be used.
+        WorkbenchError: the texts, the teacher, the base or a value cannot be used.
 
     Example:
         >>> import workbench as wb
@@ -104,17 +225,11 @@ def distill(
         (768,)
     """
     source = str(texts) if isinstance(texts, str | Path) else "a list of texts"
-    texts = data.read_texts(texts)
-    if held_out is not None:
-        held_out = data.as_texts(held_out, "held_out")
-        unseen = {text.text for text in held_out}  # whatever their role
-        texts = hold((text for text in texts if text.text not in unseen), data.IN_MEMORY)
     # A teacher of stored vectors has none of a query that is cropped here.
     crop = not isinstance(teacher, ArrayTeacher)
-    texts, recipe = prepare(texts, recipe, crop=crop, progress=progress, base=base, **changes)
+    texts, recipe = prepare(data.read_texts(texts), recipe, crop=crop, **changes)
     cache = TargetCache(home() / "cache", teacher_of(teacher, recipe), skip=skip)
-    options = {"held_out": held_out, "progress": progress, "resume": resume, "stop": stop}
-    return run(texts, cache, recipe, output, source=source, **options).student
+    return run(texts, cache, recipe, output, source=source, progress=progress).student
 
 
 def teacher_of(source: object, recipe: Recipe, **options: object) -> Teacher:
@@ -123,7 +238,7 @@ def teacher_of(source: object, recipe: Recipe, **options: object) -> Teacher:
     if not isinstance(source, str | Path):
         return make_teacher(source)
     if not is_api(source):
-        return Teacher(source, prompts=recipe.prompts, max_length=recipe.max_length, **options)
+        return Teacher(source, prompts=recipe.prompts, max_length=recipe.max_length)
     teacher = Teacher(source, prompts=recipe.prompts, **options)
     teacher.name = str(source)  # with its provider, which a later command needs
     return teacher
@@ -134,34 +249,26 @@ def prepare(
     recipe: str | Recipe | None = None,
     *,
     crop: bool = True,
-    progress: bool = False,
     **changes: object,
 ) -> tuple[Sequence[Text], Recipe]:
     """Return the texts that a student learns from, and the recipe with changes.
 
     Queries are cropped from documents if there are fewer texts than the recipe wants, or no query.
-    TrainingError for fewer than 20 texts, or a value of the recipe that makes no sense.
     """
-    if recipe is None and changes.get("start") not in (None, *HEAD_STARTS):
+    if recipe is None and changes.get("start") not in (None, *_HEAD_STARTS):
         recipe = ADAPT
     recipe = find_recipe(recipe, len(texts)).change(**changes)
     if len(texts) < LEAST_TEXTS:
-        raise TrainingError(
-            f"{counted(len(texts), 'different text')} are too few to distill from: at least "
-            f"{LEAST_TEXTS} are needed, and some hundreds make a useful student"
-        )
+        count = counted(len(texts), "different text")
+        raise TrainingError(f"{count}: expected {LEAST_TEXTS}, and hundreds for a useful student")
     if not crop or recipe.continues:  # such a student knows queries
         return texts, recipe
-    enough = texts
     if len(texts) < recipe.texts:
         per_text = -(-recipe.texts // len(texts)) - 1
-        enough = [*texts, *data.crop_queries(texts, per_text)]
+        texts = [*texts, *data.crop_queries(texts, per_text)]
     elif not any(text.role is Role.QUERY for text in texts):
-        enough = hold(chain(texts, data.crop_queries(texts[:_CROPPED])), data.IN_MEMORY)
-    cropped = len(enough) - len(texts)
-    if progress and cropped:
-        tqdm.write(f"{len(texts):,} texts and {cropped:,} queries cropped from them")
-    return enough, recipe
+        texts = hold(chain(texts, data.crop_queries(texts[:1000])), data.IN_MEMORY)
+    return texts, recipe
 
 
 def run(
@@ -179,30 +286,27 @@ def run(
     on_step: Callable[[TrainingStep], None] | None = None,
     stop: threading.Event | None = None,
 ) -> Distilled:
-    """Make the student of a recipe, or load the one that an earlier call of the same identity made.
-
-    The identity covers recipe, teacher, base and the exact texts. Under `torchrun` the first process
-    writes. Errors, and what is not listed here, are as for `distill`.
+    """Make the student of a recipe, or load what the same recipe, teacher, base and texts made.
 
     Args:
         texts: to learn from, see `prepare`; or their targets, from `cache.embed`.
-        cache: of the teacher's targets; missing ones are made.
-        recipe: how to make the student.
         source: where the texts are from, for the provenance.
-        held_out: as for `distill`; no text is held out if it is empty.
+        held_out: texts to choose the best student by; a twentieth of `texts`, 500 at most, if None.
         train: False leaves the student at the closed-form head.
+        resume: use what an earlier call made; False starts over.
         on_start: called before training with the student, which training changes in place.
         on_step: called after every training step and evaluation.
+        stop: when set, the run ends at the next safe point.
     """
     if held_out is None and recipe.continues:
-        # It is to know these very documents, and a loss on others does not show that.
-        held_out = []
+        held_out = []  # it is to know these very documents, which a loss on others does not show
     config = recipe.config.with_steps(recipe.steps, len(texts))
-    recipe = replace(recipe, config=config, teacher=cache.teacher.name, base=str(recipe.base))
+    names = {"teacher": cache.teacher.name, "base": str(recipe.base), "start": str(recipe.start)}
+    recipe = replace(recipe, config=config, **names)
     started = provenance_of(recipe.start) if recipe.continues else {}
     base = recipe.base_files()
     identity = {
-        "recipe": recipe.as_dict(),
+        "recipe": asdict(recipe),
         "teacher": cache.identity,
         "base": base.fingerprint,
         "head": started.get("head_sha256"),
@@ -240,41 +344,30 @@ def run(
         resumable = {"checkpoints": checkpoints, "resume": resume}
         train_model = partial(train_student, model, targets.texts, **resumable)
 
-    head_fit = None
-    if recipe.start == "closed-form" or not (train or recipe.continues):
-        head_fit = student.fit_head(model, targets.texts, targets, features=stored)
     about = {"base": started.get("base", base.name), "source": source, "start": recipe.start}
-    describe = partial(provenance, cache, targets.texts, **about, head_fit=head_fit)
-    if not train:
-        made = describe() | {"run": run_id}
-        return Distilled(model.eval(), student.save(model, output, made), made)
-
-    if on_start is not None:
-        on_start(model)
-    with TrainingBar(disable=not progress) as bar:
-
-        def report(step: TrainingStep) -> None:
-            bar(step)
-            if on_step is not None:
-                on_step(step)
-
-        result = train_model(targets, config, held_out=validation, on_step=report, stop=stop)
-    model.eval()
-    made = describe(config=config, result=result) | {"run": run_id}
+    if recipe.start == "closed-form" or not (train or recipe.continues):
+        about["head_fit"] = student.fit_head(model, targets.texts, targets, features=stored)
+    result = None
+    if train:
+        if on_start is not None:
+            on_start(model)
+        with TrainingBar(on_step, disable=not progress) as bar:
+            result = train_model(targets, config, held_out=validation, on_step=bar, stop=stop)
+        about |= {"config": config, "result": result}
+    statement = provenance(cache, targets.texts, **about) | {"run": run_id}
     if int(os.environ.get("RANK", "0")) == 0:
-        student.save(model, output, made)
-        if progress and result.best_step == 0 and not result.stopped:
-            tqdm.write("Training did not improve on its start: the student of step 0 is kept")
-        if not result.stopped:
+        student.save(model.eval(), output, statement)
+        if result is not None and not result.stopped:
             shutil.rmtree(checkpoints.parent, ignore_errors=True)
-    return Distilled(model, output, made, result)
+            if progress and result.best_step == 0:
+                tqdm.write("Training did not improve on its start: the student of step 0 is kept")
+    return Distilled(model.eval(), output, statement, result)
 
 
 def features_of(model: SentenceTransformer, recipe: Recipe, cache: TargetCache) -> TargetCache:
     """Return the cache of a student's features, what its base gives its head, beside a cache."""
-    return TargetCache(
-        cache.folder.parent, student.FrozenFeatures(model, recipe.base_files().fingerprint)
-    )
+    weights = recipe.base_files().fingerprint
+    return TargetCache(cache.folder.parent, student.FrozenFeatures(model, weights))
 
 
 def _digest(cache: TargetCache, texts: Sequence[Text] | Targets) -> str:
@@ -287,9 +380,9 @@ def _digest(cache: TargetCache, texts: Sequence[Text] | Targets) -> str:
 def _finished(folder: Path, run_id: str) -> Distilled | None:
     """Return the student of this very run, if it is there and whole."""
     try:
-        made = student.read_provenance(folder)
-        if made.get("run") == run_id and made.get("finished"):
-            return Distilled(student.load(folder).eval(), folder, made)
+        statement = student.read_provenance(folder)
+        if statement.get("run") == run_id and statement.get("finished"):
+            return Distilled(student.load(folder).eval(), folder, statement)
     except WorkbenchError as error:
         warnings.warn(f"{folder} is made again: {error}", stacklevel=3)
     return None
@@ -298,11 +391,12 @@ def _finished(folder: Path, run_id: str) -> Distilled | None:
 class TrainingBar(tqdm):
     """A bar for training: give it as `on_step`. It prints a line for each held-out evaluation."""
 
-    def __init__(self, **options: object) -> None:
+    def __init__(self, on_step: Callable[[TrainingStep], None] | None = None, **options) -> None:
         super().__init__(desc="student", unit=" steps", **options)
+        self._on_step = on_step
 
     def __call__(self, step: TrainingStep) -> None:
-        """Show a step."""
+        """Show a step, and hand it on to another `on_step`."""
         if self.total is None:
             self.reset(step.steps)
             self.initial = self.n = step.step  # what an earlier run did is not in the rate
@@ -312,3 +406,5 @@ class TrainingBar(tqdm):
             self.set_postfix_str(f"loss {step.loss:.3f}, {speed}", refresh=False)
         if step.held_out_loss is not None and not self.disable:
             self.write(f"epoch {step.epoch:4.2f}: held-out loss {step.held_out_loss:.4f}")
+        if self._on_step is not None:
+            self._on_step(step)

@@ -406,7 +406,7 @@ def _check_in_step(
             return
     raise TrainingError(
         "texts and targets look out of step. Check that row i of the targets belongs to text i; if "
-        "it does, check_pairs=False (--unchecked) trains all the same"
+        "it does, check_pairs=False trains all the same"
     )
 
 

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from sentence_transformers import SentenceTransformer
 
 from workbench import agreement, data, pipeline, ranking
 from workbench._util import home, spread
-from workbench.cache import TargetCache
+from workbench.cache import TargetCache, Targets
 from workbench.data import RetrievalDataset, Role, Text
 from workbench.errors import DataError
 from workbench.models import encode
 from workbench.pipeline import ADAPT
-from workbench.ready import load_ready
 from workbench.student import through_head
 from workbench.widgets import AgreementExplorer, RetrievalExplorer
 
@@ -24,16 +24,11 @@ EXAMPLE_QUERIES = 50
 def explore(models: Mapping[str, object], texts: object, **options: object) -> AgreementExplorer:
     """Show where models agree on texts: a map, the text with its neighbors, and a table, linked.
 
-    Models of different widths share no map and no cosine; their neighbors are compared.
-
     Args:
         models: two or more names, each with a model: a `Teacher`, a loaded model, a folder, a
             model's name or vectors. The first is the reference.
         texts: a list of texts, a dataframe, or the name of a file or folder that `read_texts` reads.
         options: of `widgets.AgreementExplorer`: `k`, `umap`, `most`
-
-    Raises:
-        WorkbenchError: there are not two models, or the texts cannot be used.
 
     Example:
         >>> import workbench as wb
@@ -64,10 +59,9 @@ def search(
         source: a retrieval data set, or what `read_texts` takes.
         documents: the model that embeds documents: a `Teacher`, a loaded model, a folder or a
             model's name; all-mpnet-base-v2 if None.
-        queries: the model that embeds queries; of another width, each model searches its own
-            documents alone. None: the ready student, which learns these documents first.
+        queries: the model that embeds queries. None: the ready student, which learns these
+            documents first.
         k: results to show.
-        progress: show bars.
         options: of `read_texts`, such as `column="body"` for a CSV or `passages=200`.
 
     Raises:
@@ -79,51 +73,64 @@ def search(
         >>> view = wb.search(texts, documents="all-mpnet-base-v2", queries="all-MiniLM-L6-v2")
     """
     dataset, texts, about = _dataset(source, options)
-    judged = bool(dataset.qrels) and not about
+    judged = dataset.qrels and not about
     names = _label(documents, "teacher"), _label(queries, "student")
     if names[0] == names[1]:
         names = "documents", "queries"
-    if documents is None:
-        documents = pipeline.teacher_of(None, ADAPT)
-    models, encoders = (documents, queries), ()
     if queries is None:
-        models, encoders, learned = _adapted(dataset, texts, documents, progress)
-        about = f"{about} {learned}".strip()
-    models = dict(zip(names, models, strict=True))
-    encoders = dict(zip(names, encoders, strict=False))
-    return RetrievalExplorer(
-        dataset, models, encode=encoders, k=k, about=about, answers_first=not judged
-    )
+        vectors, encoders, learned = _adapted(dataset, texts, documents, progress)
+        models = dict(zip(names, vectors, strict=True))
+        encoders, about = dict(zip(names, encoders, strict=True)), f"{about} {learned}".strip()
+    else:
+        if documents is None:
+            documents = pipeline.teacher_of(None, ADAPT)
+        models, encoders = {names[0]: documents, names[1]: queries}, {}
+    options = {"encode": encoders, "k": k, "about": about, "answers_first": not judged}
+    return RetrievalExplorer(dataset, models, **options)
 
 
-def _adapted(dataset: RetrievalDataset, texts: list[Text], teacher: object, progress: bool):
-    """Let the ready student learn a data set's documents.
+def _adapted(
+    dataset: RetrievalDataset, texts: list[Text], teacher: object, progress: bool
+) -> tuple:
+    """Let the ready student learn documents.
 
-    Returns:
-        Of teacher and student, their vectors of queries and documents, and what embeds a typed
-        query; and a sentence on what the student has learned.
+    Returns: of teacher and student the vectors of queries and documents, and what embeds a typed
+    query; and a sentence on what the student gained.
     """
     cache = TargetCache(home() / "cache", pipeline.teacher_of(teacher, ADAPT))
     ADAPT.check_teacher(cache)
     index = cache.embed(texts, progress=progress)
     asked = cache.embed(dataset.query_texts(), progress=progress)
-    if len(index) < pipeline.LEAST_TEXTS:
-        student, learned = load_ready(), "The ready student has not learned so few documents"
-    else:
-        run = pipeline.run(index, cache, ADAPT, source=dataset.name, progress=progress)
-        student, learned = run.student, "The student has learned these documents"
-    features = pipeline.features_of(student, ADAPT, cache)
-    vectors = [through_head(student, features.embed(targets)) for targets in (asked, index)]
     k = min(10, len(index))
-    nearest = [ranking.top_k(queries, index, k)[1] for queries in (asked, vectors[0])]
-    share = agreement.overlap(*nearest).mean()
-    learned += f": for {len(asked):,} queries it finds {share:.0%} of the teacher's {k} nearest."
-    pairs = (np.asarray(asked), np.asarray(index)), tuple(vectors)
+    nearest = ranking.top_k(asked, index, k)[1]
+
+    def embedded(student: SentenceTransformer, targets: Targets) -> np.ndarray:
+        return through_head(student, pipeline.features_of(student, ADAPT, cache).embed(targets))
+
+    def share(student: SentenceTransformer) -> float:
+        """Return the share of the teacher's nearest documents that a student's queries find."""
+        hits = ranking.top_k(embedded(student, asked), index, k)[1]
+        return agreement.overlap(nearest, hits).mean()
+
+    if len(index) < pipeline.LEAST_TEXTS:
+        student = pipeline.load_student(ADAPT.start)
+        learned = "The ready student has not learned so few documents."
+    else:
+        before = []
+        options = {"progress": progress, "on_start": lambda start: before.append(share(start))}
+        student = pipeline.run(index, cache, ADAPT, source=dataset.name, **options).student
+        if not before:  # an earlier search has made this student
+            before.append(share(pipeline.load_student(ADAPT.start)))
+        learned = (
+            f"The student has learned these documents: for {len(asked):,} queries it finds "
+            f"{share(student):.0%} of the teacher's {k} nearest, and {before[0]:.0%} before."
+        )
+    vectors = embedded(student, asked), embedded(student, index)
     encoders = (
         lambda text: cache.teacher.encode([text], Role.QUERY)[0],
         lambda text: encode(student, [text], Role.QUERY)[0],
     )
-    return pairs, encoders, learned
+    return ((np.asarray(asked), np.asarray(index)), vectors), encoders, learned
 
 
 def _label(model: object, otherwise: str) -> str:

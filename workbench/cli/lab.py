@@ -14,18 +14,16 @@ from workbench.errors import WorkbenchError
 
 
 def lab(options: Namespace, stop: threading.Event) -> None:
-    """Replace this process by a JupyterLab that shows the notebooks."""
+    """Replace this process by a JupyterLab that shows copies of the notebooks."""
     notebooks = PROJECT / "notebooks"
     if not notebooks.is_dir():
         raise WorkbenchError(f"no notebooks at {notebooks}: run this from a checkout")
-    folder = notebooks if options.originals else copies(notebooks, home() / "lab")
-    command = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", f"--port={options.port}"]
-    command += [f"--ServerApp.root_dir={folder}", "--LabApp.news_url=None"]  # asks no network
-    if options.no_browser:
-        command.append("--no-browser")
+    folder = copies(notebooks, home() / "lab")
+    command = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1"]
+    command += [f"--ServerApp.root_dir={folder}", "--LabApp.default_url=/lab/tree/your_texts.ipynb"]
+    command += ["--LabApp.news_url=None", *options.jupyter_options]  # asks no network
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container
         command.append("--allow-root")
-    command += [*options.jupyter_options, "--LabApp.default_url=/lab/tree/your_texts.ipynb"]
     paths = [str(notebooks), str(PROJECT / "examples"), os.environ.get("PYTHONPATH", "")]
     python_path = os.pathsep.join(filter(None, paths))
     os.execve(sys.executable, command, os.environ | {"PYTHONPATH": python_path})
