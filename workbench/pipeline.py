@@ -331,22 +331,23 @@ def run(
 
     # Hidden, and named after the output, so that it is found again and never taken for the student.
     checkpoints = output.with_name(f".{output.name}-checkpoints") / run_id[:12]
-    stored, validation = None, None
+    inputs, validation = {}, None
     if recipe.frozen:  # the base's output is stored, so that no text goes through it twice
         features = features_of(model, recipe, cache)
-        stored = features.embed(targets, what="features", **show)
+        inputs = {"features": features.embed(targets, what="features", **show)}
         if held_targets:
             validation = features.embed(held_targets, what="features", **show), held_targets
-        train_model = partial(train_head, model, stored)
+        train_model = partial(train_head, model, inputs["features"])
     else:
+        inputs = {"tokens": models.Tokens(model, targets.texts)}
         if held_targets:
             validation = held_targets.texts, held_targets
         resumable = {"checkpoints": checkpoints, "resume": resume}
-        train_model = partial(train_student, model, targets.texts, **resumable)
+        train_model = partial(train_student, model, targets.texts, **inputs, **resumable)
 
     about = {"base": started.get("base", base.name), "source": source, "start": recipe.start}
     if recipe.start == "closed-form" or not (train or recipe.continues):
-        about["head_fit"] = student.fit_head(model, targets.texts, targets, features=stored)
+        about["head_fit"] = student.fit_head(model, targets.texts, targets, **inputs)
     result = None
     if train:
         if on_start is not None:

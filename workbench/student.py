@@ -85,6 +85,7 @@ def fit_head(
     targets: np.ndarray,
     *,
     features: np.ndarray | None = None,
+    tokens: models.Tokens | None = None,
 ) -> dict[str, float]:
     """Set a student's head in place to the ridge regression of targets on its pooled features.
 
@@ -95,7 +96,7 @@ def fit_head(
     Args:
         texts: n texts; a plain string is a document.
         targets: anything that indexes like an array of shape (n, dimension).
-        features: of shape (n, width), where they exist already.
+        features, tokens: of the texts, where they exist already; features of shape (n, width).
 
     Returns:
         `alpha`, the strength a; `held_out_loss`, the mean squared L2 distance to the targets on the
@@ -105,7 +106,11 @@ def fit_head(
     check_targets(student, len(texts), targets)
     has_bias = head_of(student)[-1].bias
     rows = np.random.default_rng(0).permutation(len(texts))[:20_000]
-    inputs = pooled(student, [texts[row] for row in rows]) if features is None else features[rows]
+    if features is None:
+        batches = (tokens or models.Tokens(student, texts)).batches(rows)
+        inputs = models.forward_batches(student, batches, len(rows), modules=2)
+    else:
+        inputs = features[rows]
     inputs = torch.from_numpy(np.asarray(inputs, dtype=np.float32)).double()
     outputs = torch.from_numpy(np.asarray(targets[rows], dtype=np.float32)).double()
     kept_out = max(1, len(rows) // 10)

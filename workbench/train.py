@@ -111,6 +111,7 @@ def train_student(
     resume: bool = True,
     on_step: Callable[[TrainingStep], None] | None = None,
     stop: threading.Event | None = None,
+    tokens: models.Tokens | None = None,
 ) -> Result:
     """Train `student` in place; it ends as the best student by held-out loss.
 
@@ -125,6 +126,7 @@ def train_student(
         resume: continue from a checkpoint in that folder.
         on_step: called after every step and evaluation.
         stop: when set, training ends between two steps, with a checkpoint.
+        tokens: of the texts, where they exist already.
 
     Raises:
         TrainingError: the targets do not fit, a checkpoint is of another run, or the loss is NaN.
@@ -147,7 +149,7 @@ def train_student(
     if checkpoints is not None:
         for text in texts:
             digest.update(f"{text.role}:{text.text}\0".encode())
-    tokens, backbone = models.Tokens(student, texts), student[0].model
+    tokens, backbone = tokens or models.Tokens(student, texts), student[0].model
     for module in student.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = config.dropout
