@@ -14,21 +14,18 @@ NASTY = "<img src=x onerror=alert(1)>"
 
 def model(label: str, name: str) -> benchmark.EvalModel:
     teacher = HashTeacher(16, name)
-    return benchmark.EvalModel(
-        label, name, name, 16, lambda texts, role: teacher.encode(list(texts), role or "document")
-    )
+
+    def embed(texts, role):
+        return teacher.encode(list(texts), role or "document")
+
+    return benchmark.EvalModel(label, name, name, 16, embed)
 
 
 @pytest.fixture
 def board(task_folders, tmp_path):
-    board = BenchmarkBoard(
-        [model("teacher", "large"), model(NASTY, "small")],
-        tasks.tasks([task_folders / "search", task_folders / "alike"]),
-        tmp_path,
-        aliases={"search": "SciFact"},
-    )
-    yield board
-    board.close()
+    models = [model("teacher", "large"), model(NASTY, "small")]
+    folders = [task_folders / "search", task_folders / "alike"]
+    return BenchmarkBoard(models, tasks.tasks(folders), tmp_path, aliases={"search": "SciFact"})
 
 
 def test_runs_what_is_selected_and_shows_it(board):

@@ -23,11 +23,6 @@ def rows():
     return sweep(DATASET, SIDES, grid(32, least=8))
 
 
-@pytest.fixture
-def view(rows):
-    return TradeoffExplorer({"as it is": rows, "rotated": rows}, encode_ms=ENCODE_MS)
-
-
 def test_the_front_is_what_nothing_dominates():
     table = pd.DataFrame(
         {"share_of_teacher": [1.0, 0.9, 0.9, 0.95], "bytes": [10, 5, 6, 10], "ms": [1, 1, 1, 0.5]}
@@ -37,7 +32,8 @@ def test_the_front_is_what_nothing_dominates():
     assert pareto_mask(table.iloc[[0, 0]], ["bytes"]).all()  # equals do not dominate each other
 
 
-def test_controls_charts_and_table_follow_each_other(view):
+def test_controls_charts_table_and_code_follow_each_other(rows):
+    view = TradeoffExplorer({"as it is": rows, "rotated": rows}, encode_ms=ENCODE_MS)
     encoding = view.table["mode"].map(ENCODE_MS)
     np.testing.assert_allclose(view.table["total_ms"] - view.table["query_ms"], encoding)
     assert view.choice["dimensions"] == 32 and view.choice["mode"] == "asymmetric"
@@ -49,20 +45,11 @@ def test_controls_charts_and_table_follow_each_other(view):
     view.controls["mode"].value = "teacher"
     view.controls["space"].value = "rotated"
     assert list(view.choice[["mode", "space"]]) == ["teacher", "rotated"]
-    view.rows._received({"kind": "pick", "key": 0}, [])
-    assert view.position == 0
-    assert view.controls["dimensions"].value == view.choice["dimensions"]
     view.cost.value = "total_ms"
     assert list(view.front.figure.data[-1].x) == [view.choice["total_ms"]]
     view.select(dimensions=8, precision="binary", mode="asymmetric", space="as it is")
     assert view.controls["precision"].value == "binary" and len(view.curves.figure.data) == 2
     assert list(view.curves.figure.data[0].x) == [8, 16, 32]
-    marker = next(i for i, trace in enumerate(view.front.figure.data) if trace.mode == "markers")
-    view.front._received({"kind": "click", "trace": marker, "point": 0}, [])
-    assert view.position == view.front.figure.data[marker].customdata[0][0]
-
-
-def test_its_code_runs(view):
     view.select(dimensions=16, precision="int8")
     names = {"documents": DOCUMENTS, "queries": QUERIES}
     exec(view.code, names)

@@ -84,9 +84,10 @@ class TrainingMonitor(Job):
 
     def _curve(self, name: str) -> pd.Series:
         """Return a curve's values by step."""
-        curve = pd.Series(self._values[name.replace("smoothed", "loss")], dtype=float).sort_index()
+        values = self._values["loss" if name == "smoothed" else name]
+        curve = pd.Series(values, dtype=float).sort_index()
         if name == "smoothed" and self._last:
-            curve = curve.ewm(alpha=np.clip(50 / self._last.steps, 0.02, 0.2)).mean()
+            curve = curve.ewm(alpha=np.clip(50 / self._last.steps, 0.05, 0.2)).mean()
         return curve
 
     def _figures(self) -> list[str]:
