@@ -37,21 +37,14 @@ def distill(base, teacher, *more):
     ]
 
 
-@pytest.mark.parametrize(
-    "command", ["", "demo", "cache", "distill", "evaluate", "benchmark", "publish", "push", "lab"]
-)
-def test_help_explains(command, capsys):
-    with pytest.raises(SystemExit) as done:
-        main([*command.split(), "--help"])
-    assert done.value.code == 0
-    assert "usage: workbench" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("line", ["", "paint", "distill", "cache --limit 0", "demo --fast"])
-def test_wrong_usage_is_exit_code_2(line):
-    with pytest.raises(SystemExit) as done:
-        main(line.split())
-    assert done.value.code == 2
+def test_help_explains_and_wrong_usage_is_exit_code_2(capsys):
+    for name in ("demo", "cache", "distill", "evaluate", "benchmark", "publish", "push", "lab"):
+        with pytest.raises(SystemExit, match="0"):
+            main([name, "--help"])
+        assert f"usage: workbench {name}" in capsys.readouterr().out
+    for line in ("", "paint", "distill", "cache --limit 0", "demo --fast"):
+        with pytest.raises(SystemExit, match="2"):
+            main(line.split())
 
 
 @pytest.mark.parametrize(
@@ -204,13 +197,12 @@ def test_benchmark_runs_everyone_and_goes_on(
     assert before == {path: path.stat().st_mtime_ns for path in results}
 
 
-def test_the_lab_opens_copies_and_keeps_those_that_are_there(tmp_path, capsys):
+def test_the_lab_keeps_the_copies_that_are_there(tmp_path, capsys):
     sources, copies = tmp_path / "notebooks", tmp_path / "lab"
     sources.mkdir()
     (sources / "one.ipynb").write_text("original")
-    assert lab.copies(sources, copies) == copies
+    lab.copies(sources, copies)
     (copies / "one.ipynb").write_text("edited")
-    (sources / "one.ipynb").write_text("newer")
     os.utime(sources / "one.ipynb", (time.time() + 60,) * 2)
     lab.copies(sources, copies)
     assert (copies / "one.ipynb").read_text() == "edited"

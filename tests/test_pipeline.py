@@ -121,13 +121,6 @@ def test_a_damaged_student_is_made_again(tiny, tmp_path, capsys):
     assert student.load(tmp_path / "mine")
 
 
-def test_a_closed_form_head_alone_is_a_student(tiny, tmp_path):
-    cache = TargetCache(tmp_path / "cache", tiny["teacher"])
-    recipe = pipeline.TOUR.change(base=tiny["base"], max_length=40)
-    done = pipeline.run(sentences(40), cache, recipe, tmp_path / "s", train=False, progress=False)
-    assert done.result is None and done.provenance["head_fit"]["texts"] == 40
-
-
 def test_existing_vectors_of_documents_are_enough(tiny, tmp_path):
     """No queries are cropped, and a wrong length shows before the cache is filled."""
     texts = [text.text for text in sentences(40)]

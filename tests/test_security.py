@@ -12,7 +12,6 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.lab import free_port
@@ -22,15 +21,15 @@ from workbench.errors import DataError, ModelError, WorkbenchError
 
 
 @pytest.fixture
-def trap(tmp_path, monkeypatch):
-    """Return where code that was run leaves a mark, and objects that run some when loaded."""
+def trap(tmp_path):
+    """Return code and a pickle that would leave a mark, which is not there in the end."""
     mark = tmp_path / "code-was-run"
 
     class Pickled:
         def __reduce__(self):
             return (os.mkdir, (str(mark),))
 
-    yield mark, Pickled()
+    yield f"import os\nos.mkdir({str(mark)!r})\nclass Evil: pass\n", pickle.dumps(Pickled())
     assert not mark.exists()
 
 
@@ -48,97 +47,75 @@ def edit(path, change):
 
 
 def test_a_module_of_the_models_own_is_not_imported(saved, trap):
-    mark, _ = trap
-    (saved / "modeling_evil.py").write_text(
-        f"import os\nos.mkdir({str(mark)!r})\nclass Evil: pass\n"
-    )
+    (saved / "modeling_evil.py").write_text(trap[0])
     edit(saved / "modules.json", lambda modules: modules[1].update(type="modeling_evil.Evil"))
     with pytest.raises(ModelError, match="executes third-party code"):
         models.load(saved)
 
 
 def test_an_architecture_of_the_models_own_is_not_imported(saved, trap):
-    mark, _ = trap
-    code = f"import os\nos.mkdir({str(mark)!r})\nclass Evil: pass\n"
     for name in ("configuration_evil.py", "modeling_evil.py", "tokenization_evil.py"):
-        (saved / name).write_text(code)
+        (saved / name).write_text(trap[0])
     mapped = {"AutoConfig": "configuration_evil.Evil", "AutoModel": "modeling_evil.Evil"}
     edit(saved / "config.json", lambda config: config.update(model_type="evil", auto_map=mapped))
-    edit(
-        saved / "tokenizer_config.json",
-        lambda c: c.update(auto_map={"AutoTokenizer": [None, "tokenization_evil.Evil"]}),
-    )
+    mapped = {"AutoTokenizer": [None, "tokenization_evil.Evil"]}
+    edit(saved / "tokenizer_config.json", lambda config: config.update(auto_map=mapped))
     with pytest.raises(ModelError):
         models.load(saved)
 
 
 def test_an_activation_is_no_way_to_call_a_function(saved, trap, monkeypatch):
-    mark, _ = trap
-    (saved / "evil.py").write_text(
-        f"import os\nclass Evil:\n def __init__(self): os.mkdir({str(mark)!r})\n"
-    )
+    (saved / "evil.py").write_text(trap[0])
     monkeypatch.syspath_prepend(saved)
-    edit(
-        saved / "2_Dense" / "config.json",
-        lambda config: config.update(activation_function="evil.Evil"),
-    )
+    evil = {"activation_function": "evil.Evil"}
+    edit(saved / "2_Dense" / "config.json", lambda config: config.update(evil))
     models.load(saved)  # sentence-transformers warns, and takes another
 
 
 @pytest.mark.parametrize("where", ["", "2_Dense"])
 def test_pickled_weights_are_not_loaded(saved, trap, where):
     (saved / where / "model.safetensors").unlink()
-    (saved / where / "pytorch_model.bin").write_bytes(pickle.dumps(trap[1]))
+    (saved / where / "pytorch_model.bin").write_bytes(trap[1])
     with pytest.raises(ModelError):
         models.load(saved)
 
 
 def test_pickles_in_the_place_of_other_files_are_not_loaded(tmp_path, trap, hash_teacher):
-    content = pickle.dumps(trap[1])
     cache = TargetCache(tmp_path / "cache", hash_teacher)
     cache.check_writable()
-    (cache.folder / "0123.safetensors").write_bytes(content)
-    (cache.folder / "identity.json").write_bytes(content)
+    texts = [tmp_path / "texts.parquet", tmp_path / "texts.jsonl"]
+    shards = [cache.folder / name for name in ("0123.safetensors", "identity.json")]
+    state = [tmp_path / "step-1" / name for name in ("student.safetensors", "state.json")]
+    state[0].parent.mkdir()
+    for path in texts + shards + state:
+        path.write_bytes(trap[1])
     with pytest.warns(UserWarning):
         assert len(TargetCache(tmp_path / "cache", hash_teacher)) == 0
     with pytest.raises(_shards.DamagedShard):
-        (tmp_path / "x.safetensors").write_bytes(content)
+        (tmp_path / "x.safetensors").write_bytes(trap[1])
         _shards.Shard(tmp_path / "x.safetensors")
-    for name in ("texts.parquet", "texts.jsonl"):
-        (tmp_path / name).write_bytes(content)
+    for path in texts:
         with pytest.raises(DataError):
-            list(data.read_texts(tmp_path / name))
-    step = tmp_path / "step-1"
-    step.mkdir()
-    for name in ("student.safetensors", "optimizer.safetensors", "state.json"):
-        (step / name).write_bytes(content)
+            data.read_texts(path)
     with pytest.raises((WorkbenchError, ValueError)):
-        _checkpoints.read_state(step)
-    np.save(tmp_path / "vectors.npy", np.array([trap[1]], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError):
-        np.load(tmp_path / "vectors.npy", allow_pickle=False)
+        _checkpoints.read_state(state[0].parent)
 
 
 def test_a_data_set_with_a_script_does_not_run_it(tmp_path, trap):
-    folder = tmp_path / "data"
-    folder.mkdir()
-    (folder / "data.py").write_text(f"import os\nos.mkdir({str(trap[0])!r})\n")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "data.py").write_text(trap[0])
     with pytest.raises(DataError):
-        list(data.stream_texts(f"hub:{folder}"))
+        list(data.stream_texts(f"hub:{tmp_path / 'data'}"))
 
 
 def test_the_lab_listens_on_this_machine_only_and_asks_for_its_token(tmp_path):
-    port, log = free_port(), tmp_path / "log"
-    folders = {
-        f"JUPYTER_{name}_DIR": str(tmp_path / name) for name in ("CONFIG", "DATA", "RUNTIME")
-    }
-    environment = os.environ | folders | {"WORKBENCH_HOME": str(tmp_path)}
+    port, log, environment = free_port(), tmp_path / "log", dict(os.environ)
     environment.pop("JUPYTER_TOKEN", None)
+    for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "WORKBENCH_HOME"):
+        environment[name] = str(tmp_path / name)
     command = [sys.executable, "-m", "workbench", "lab", "--no-browser", "--port", str(port)]
     with log.open("w") as output:
-        lab = subprocess.Popen(
-            [*command, "--", "--allow-root"], env=environment, stdout=output, stderr=output
-        )
+        lab = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
     try:
         deadline, token = time.monotonic() + 120, None
         while token is None and time.monotonic() < deadline and lab.poll() is None:

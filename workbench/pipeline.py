@@ -19,21 +19,14 @@ from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
 from workbench import data, models, student
+from workbench import train as training
 from workbench._util import counted, expanded, home
 from workbench.cache import TargetCache, Targets
 from workbench.data import Role, Text, hold
 from workbench.errors import TrainingError, WorkbenchError
 from workbench.ready import READY, is_ready, load_ready
 from workbench.teachers import ArrayTeacher, Teacher, is_api, make_teacher
-from workbench.train import (
-    HEAD,
-    Result,
-    TrainingConfig,
-    TrainingStep,
-    provenance,
-    train_head,
-    train_student,
-)
+from workbench.train import HEAD, Result, TrainingConfig, TrainingStep, provenance
 
 LEAST_TEXTS = 20  # different texts that a student can be made of
 STOPPED = "stopped; what is finished is kept, and the same command goes on from here"
@@ -85,9 +78,9 @@ class Recipe:
             final = min(self.config.final_learning_rate, changes["learning_rate"])
             changes.setdefault("final_learning_rate", final)
         of_training = {item.name for item in fields(TrainingConfig)} & changes.keys()
-        training = {name: changes.pop(name) for name in of_training}
+        config = replace(self.config, **{name: changes.pop(name) for name in of_training})
         try:
-            changed = replace(self, **{"config": replace(self.config, **training)} | changes)
+            changed = replace(self, **{"config": config} | changes)
         except TypeError as error:
             raise TrainingError(f"recipe {self.name} cannot be changed: {error}") from None
         fixed = {"base", "bias", "hidden", "max_length", "pooling", "prompts"} & changes.keys()
@@ -120,10 +113,8 @@ class Recipe:
         # A local model is known by its weights, any other teacher by its name.
         key = "fingerprint" if "fingerprint" in teacher else "teacher"
         if teacher[key] != cache.identity.get(key):
-            raise TrainingError(
-                f"the student to start from learned from {about.get('teacher_name')}, not from "
-                f"{cache.teacher.name}: name its teacher (a loaded model counts as another)"
-            )
+            message = f"the teacher of the student to start from is {about.get('teacher_name')}"
+            raise TrainingError(f"{message}, not {cache.teacher.name}: name it, not a loaded model")
 
     def base_files(self) -> models.ModelFiles:
         """Return the files that have the transformer's weights."""
@@ -245,16 +236,9 @@ def teacher_of(source: object, recipe: Recipe, **options: object) -> Teacher:
 
 
 def prepare(
-    texts: Sequence[Text],
-    recipe: str | Recipe | None = None,
-    *,
-    crop: bool = True,
-    **changes: object,
+    texts: Sequence[Text], recipe: str | Recipe | None = None, *, crop: bool = True, **changes
 ) -> tuple[Sequence[Text], Recipe]:
-    """Return the texts that a student learns from, and the recipe with changes.
-
-    Queries are cropped from documents if there are fewer texts than the recipe wants, or no query.
-    """
+    """Return the recipe with changes, and its texts: with cropped queries if they are few."""
     if recipe is None and changes.get("start") not in (None, *_HEAD_STARTS):
         recipe = ADAPT
     recipe = find_recipe(recipe, len(texts)).change(**changes)
@@ -293,10 +277,9 @@ def run(
         source: where the texts are from, for the provenance.
         held_out: texts to choose the best student by; a twentieth of `texts`, 500 at most, if None.
         train: False leaves the student at the closed-form head.
-        resume: use what an earlier call made; False starts over.
+        resume: False starts over.
         on_start: called before training with the student, which training changes in place.
-        on_step: called after every training step and evaluation.
-        stop: when set, the run ends at the next safe point.
+        on_step, stop: as for `train.train_student`.
     """
     if held_out is None and recipe.continues:
         held_out = []  # it is to know these very documents, which a loss on others does not show
@@ -337,13 +320,13 @@ def run(
         inputs = {"features": features.embed(targets, what="features", **show)}
         if held_targets:
             validation = features.embed(held_targets, what="features", **show), held_targets
-        train_model = partial(train_head, model, inputs["features"])
+        train_model = partial(training.train_head, model, inputs["features"])
     else:
         inputs = {"tokens": models.Tokens(model, targets.texts)}
         if held_targets:
             validation = held_targets.texts, held_targets
         resumable = {"checkpoints": checkpoints, "resume": resume}
-        train_model = partial(train_student, model, targets.texts, **inputs, **resumable)
+        train_model = partial(training.train_student, model, targets.texts, **inputs, **resumable)
 
     about = {"base": started.get("base", base.name), "source": source, "start": recipe.start}
     if recipe.start == "closed-form" or not (train or recipe.continues):

@@ -25,10 +25,9 @@ def explore(models: Mapping[str, object], texts: object, **options: object) -> A
     """Show where models agree on texts: a map, the text with its neighbors, and a table, linked.
 
     Args:
-        models: two or more names, each with a model: a `Teacher`, a loaded model, a folder, a
-            model's name or vectors. The first is the reference.
+        models: two or more by name: anything that `wb.compare` takes. The first is the reference.
         texts: a list of texts, a dataframe, or the name of a file or folder that `read_texts` reads.
-        options: of `widgets.AgreementExplorer`: `k`, `umap`, `most`
+        options: of `widgets.AgreementExplorer`: `k`, `umap`, `most`.
 
     Example:
         >>> import workbench as wb
@@ -45,23 +44,18 @@ def search(
     documents: object = None,
     queries: object = None,
     *,
-    k: int = 10,
     progress: bool = True,
     **options: object,
 ) -> RetrievalExplorer:
     """Search texts with two models side by side; type a query, or pick one.
 
     One model embeds the documents and the other the queries (asymmetric search). Each model on both
-    sides is shown beside it. Of texts without queries, pieces become example queries, and each is
-    judged relevant to the text that it is from.
+    sides is shown beside it. Of texts without queries, pieces become example queries.
 
     Args:
         source: a retrieval data set, or what `read_texts` takes.
-        documents: the model that embeds documents: a `Teacher`, a loaded model, a folder or a
-            model's name; all-mpnet-base-v2 if None.
-        queries: the model that embeds queries. None: the ready student, which learns these
-            documents first.
-        k: results to show.
+        documents: a `Teacher`, a loaded model, a folder or a model's name; all-mpnet-base-v2 if None.
+        queries: the same; the ready student, which learns these documents first, if None.
         options: of `read_texts`, such as `column="body"` for a CSV or `passages=200`.
 
     Raises:
@@ -73,7 +67,7 @@ def search(
         >>> view = wb.search(texts, documents="all-mpnet-base-v2", queries="all-MiniLM-L6-v2")
     """
     dataset, texts, about = _dataset(source, options)
-    judged = dataset.qrels and not about
+    answers_first = bool(about) or not dataset.qrels  # nobody has judged the queries
     names = _label(documents, "teacher"), _label(queries, "student")
     if names[0] == names[1]:
         names = "documents", "queries"
@@ -85,16 +79,14 @@ def search(
         if documents is None:
             documents = pipeline.teacher_of(None, ADAPT)
         models, encoders = {names[0]: documents, names[1]: queries}, {}
-    options = {"encode": encoders, "k": k, "about": about, "answers_first": not judged}
-    return RetrievalExplorer(dataset, models, **options)
+    options = {"about": about, "answers_first": answers_first}
+    return RetrievalExplorer(dataset, models, encode=encoders, **options)
 
 
-def _adapted(
-    dataset: RetrievalDataset, texts: list[Text], teacher: object, progress: bool
-) -> tuple:
+def _adapted(dataset: RetrievalDataset, texts: list, teacher: object, progress: bool) -> tuple:
     """Let the ready student learn documents.
 
-    Returns: of teacher and student the vectors of queries and documents, and what embeds a typed
+    Returns of teacher and student the vectors of queries and documents, and what embeds a typed
     query; and a sentence on what the student gained.
     """
     cache = TargetCache(home() / "cache", pipeline.teacher_of(teacher, ADAPT))

@@ -157,17 +157,15 @@ def benchmark(options: Namespace, stop: threading.Event) -> None:
             bar.set_postfix_str(f"{progress.label} on {progress.task}, {texts}")
 
         results = running.run(entries, members, folder, on_progress=show, stop=stop)
-    scores, by_kind = running.scores(results), running.by_kind(results)
-    differences = running.differences(results)
-    print(f"\n{scores.round(4).to_string()}\n\n{differences.round(4).to_string(index=False)}\n")
-    print(by_kind.round(4).to_string())
-    report = {
-        "student": options.student,
-        "max_length": length,
-        "scores": scoring.as_rows(scores.reset_index()),
-        "differences": scoring.as_rows(differences),
-        "by_kind": scoring.as_rows(by_kind.rename_axis("kind").reset_index()),
+    tables = {
+        "scores": running.scores(results).reset_index(),
+        "differences": running.differences(results),
+        "by_kind": running.by_kind(results).rename_axis("kind").reset_index(),
     }
+    report = {"student": options.student, "max_length": length}
+    for name, table in tables.items():
+        print(f"\n{table.round(4).to_string(index=False)}")
+        report[name] = scoring.as_rows(table)
     path = write_json(options.json or home() / "benchmark.json", report)
     print(f"\nwritten to {path}; results in mteb's format are in {folder}")
 
