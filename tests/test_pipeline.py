@@ -62,7 +62,7 @@ def test_texts_become_a_student_and_the_same_call_returns_it(tiny, monkeypatch):
     first = pipeline.distill(texts, **tiny)
     assert isinstance(first, SentenceTransformer) and not first.training
     assert first.get_embedding_dimension() == 48
-    for name in ("workbench.pipeline.train_student", "workbench.student.fit_head"):
+    for name in ("workbench.train.train_student", "workbench.student.fit_head"):
         monkeypatch.setattr(name, lambda *_, **__: pytest.fail("made again"))
     again = pipeline.distill(texts, **tiny)
     for name, tensor in first.state_dict().items():
