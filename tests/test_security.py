@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import free_port
+from tests.lab import answers, free_port
 from workbench import _checkpoints, _shards, data, models, student
 from workbench.cache import TargetCache
 from workbench.errors import DataError, ModelError, WorkbenchError
@@ -122,6 +122,8 @@ def test_the_lab_listens_on_this_machine_only_and_asks_for_its_token(tmp_path):
             time.sleep(0.2)
             token = re.search(r"token=([0-9a-f]{32,})", log.read_text())
         assert token, log.read_text()
+        # It names its token before it listens.
+        assert answers(f"http://127.0.0.1:{port}/api/status?token={token.group(1)}", lab)
         address = f"http://127.0.0.1:{port}/api/contents"
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(address, timeout=30)
