@@ -68,9 +68,10 @@ def search(
     """
     dataset, texts, about = _dataset(source, options)
     answers_first = bool(about) or not dataset.qrels  # nobody has judged the queries
-    names = _label(documents, "teacher"), _label(queries, "student")
-    if names[0] == names[1]:
-        names = "documents", "queries"
+    names = ["teacher", "student"]
+    for place, model in enumerate([documents, queries]):
+        if isinstance(model, str | Path) and Path(model).name not in names:
+            names[place] = Path(model).name
     if queries is None:
         vectors, encoders, learned = _adapted(dataset, texts, documents, progress)
         models = dict(zip(names, vectors, strict=True))
@@ -123,10 +124,6 @@ def _adapted(dataset: RetrievalDataset, texts: list, teacher: object, progress: 
         lambda text: encode(student, [text], Role.QUERY)[0],
     )
     return ((np.asarray(asked), np.asarray(index)), vectors), encoders, learned
-
-
-def _label(model: object, otherwise: str) -> str:
-    return Path(model).name if isinstance(model, str | Path) else otherwise
 
 
 def _dataset(source: object, options: dict) -> tuple[RetrievalDataset, list[Text], str]:

@@ -119,11 +119,13 @@ def evaluate(options: Namespace, stop: threading.Event) -> None:
     documents, queries = len(dataset.corpus), len(dataset.queries)
     print(f"{dataset.name}: {documents:,} documents, {queries:,} judged queries\n")
     print("\n".join([scoring.format_table(rows), *rows.attrs["notes"]]))
-    about = {"student": options.student, "fingerprint": _fingerprint(options.student)}
+    # The weights of a ready student are those of its head.
+    fingerprint = provenance_of(options.student).get("head_sha256")
+    fingerprint = fingerprint or models.resolve(options.student).fingerprint
+    about = {"student": options.student, "fingerprint": fingerprint}
     if options.curves:
         teacher, small = vectors["teacher"], vectors["student"]
         pairs = {"teacher": teacher, "symmetric": small, "asymmetric": (small[0], teacher[1])}
-        print("Measuring truncated and quantized vectors ...", flush=True)
         curves = quantize.sweep(dataset, pairs, quantize.grid(cache.dimension))
         print("\nShare of the teacher's nDCG@10 in full, by dimensions and precision\n")
         print(quantize.format_table(curves))
@@ -181,7 +183,7 @@ def publish(options: Namespace, stop: threading.Event) -> None:
     moved = bool(provenance.get("rotated")) or publishing.is_truncated(model)
     if options.pair and moved:
         raise WorkbenchError("the student was rotated or truncated: leave out --pair")
-    fingerprint = _fingerprint(options.student)
+    fingerprint = models.resolve(options.student).fingerprint
     words = card(
         provenance,
         [_report(path, fingerprint) for path in options.results],
@@ -246,9 +248,7 @@ def _print_plan(targets: TargetCache, texts: object) -> None:
         print(targets.teacher.estimate(targets.missing(texts)))
 
 
-def _models(
-    options: Namespace,
-) -> tuple[TargetCache, SentenceTransformer, SentenceTransformer, str]:
+def _models(options: Namespace) -> tuple:
     """Return a student's teacher, the student, its untrained base and the base's name.
 
     All read the same number of tokens. What no option names is in the student's provenance.
@@ -274,11 +274,6 @@ def _cut(model: SentenceTransformer, name: str, length: int) -> SentenceTransfor
     most = getattr(config, "max_position_embeddings", length)
     models.shorten(model, length, name, most=most)
     return model
-
-
-def _fingerprint(student: str) -> str:
-    """Return the digest of a student's weights; of the ready student, of its head's."""
-    return provenance_of(student).get("head_sha256") or models.resolve(student).fingerprint
 
 
 def _report(path: str, fingerprint: str) -> dict:

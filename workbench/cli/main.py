@@ -35,8 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stop.set()
         print("\nStopping at the next safe point; Ctrl-C again stops at once.", file=sys.stderr)
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, ask_to_stop)
+    signal.signal(signal.SIGINT, ask_to_stop)
     try:
         # Imported now, because torch takes seconds that --help should not wait for.
         module = "lab" if options.command == "lab" else "commands"
@@ -59,7 +58,41 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"workbench {__version__}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    texts, teacher, student = _text_options(), _teacher_options(), _student_options()
+
+    texts = argparse.ArgumentParser(add_help=False)
+    add = texts.add_argument_group("texts").add_argument
+    add("--texts", default="docstrings", help="docstrings (the default), tutorial, a file, a folder "
+        "of files or in BEIR layout (its documents), or hub:OWNER/NAME")  # fmt: skip
+    add("--column", help="the column with the texts (default: text, or the only one of strings)")
+    add("--role", choices=["query", "document"], help="of all texts (default: the column `role`)")
+    add("--encoding", help="of files that are not UTF-8, such as cp1252")
+    add("--passages", type=_count, metavar="WORDS", help="cut long texts into so many words")
+    add("--limit", type=_count, help="use only the first so many texts")
+    add("--sample", type=_count, help="draw so many texts, evenly from each file and role")
+    add("--dry-run", action="store_true", help="only print how much is to be done")
+
+    teacher = argparse.ArgumentParser(add_help=False)
+    add = teacher.add_argument_group("teacher").add_argument
+    add("--teacher", help="the large model: a folder, a name on the hub, or PROVIDER:MODEL behind "
+        "an API (openai, which most servers speak, cohere, voyage, jina)")  # fmt: skip
+    add("--max-length", type=_count, help="tokens read of each text (default: the recipe's)")
+    add("--cache", default=home() / "cache", help="folder of the target caches")
+    add("--skip", type=float, default=0.01, metavar="SHARE",
+        help="share of the texts that may get no target (default: 0.01)")  # fmt: skip
+    add = teacher.add_argument_group("a teacher behind an API").add_argument
+    add("--url", help="of the server, such as http://localhost:8000/v1")
+    add("--key", metavar="NAME", help="environment variable with the key")
+    add("--name", help="what the cache calls it; another name begins another cache")
+    add("--tokenizer", help="model whose tokenizer counts tokens and cuts texts to --max-length")
+    add("--price", type=float, help="of a million tokens")
+    add("--budget", type=float, help="stop before the total price exceeds this")
+    add("--requests-per-minute", type=float, help="at most")
+    add("--tokens-per-minute", type=float, help="at most")
+
+    student = argparse.ArgumentParser(add_help=False)
+    add = student.add_argument_group("student").add_argument
+    add("--student", required=True, help="folder of the student, or ready")
+    add("--json", help="file for the tables (default: in build/)")
 
     def command(name: str, summary: str, *shared: argparse.ArgumentParser):
         """Add a command, and return the function that adds options to it."""
@@ -109,50 +142,6 @@ def parser() -> argparse.ArgumentParser:
 
     command("lab", "Open the notebooks in JupyterLab, which takes all other options")
     return top
-
-
-def _text_options() -> argparse.ArgumentParser:
-    shared = argparse.ArgumentParser(add_help=False)
-    add = shared.add_argument_group("texts").add_argument
-    add("--texts", default="docstrings", help="docstrings (the default), tutorial, a file, a folder "
-        "of files or in BEIR layout (its documents), or hub:OWNER/NAME")  # fmt: skip
-    add("--column", help="the column with the texts (default: text, or the only one of strings)")
-    add("--role", choices=["query", "document"], help="of all texts (default: the column `role`)")
-    add("--encoding", help="of files that are not UTF-8, such as cp1252")
-    add("--passages", type=_count, metavar="WORDS", help="cut long texts into so many words")
-    add("--limit", type=_count, help="use only the first so many texts")
-    add("--sample", type=_count, help="draw so many texts, evenly from each file and role")
-    add("--dry-run", action="store_true", help="only print how much is to be done")
-    return shared
-
-
-def _teacher_options() -> argparse.ArgumentParser:
-    shared = argparse.ArgumentParser(add_help=False)
-    add = shared.add_argument_group("teacher").add_argument
-    add("--teacher", help="the large model: a folder, a name on the hub, or PROVIDER:MODEL behind "
-        "an API (openai, which most servers speak, cohere, voyage, jina)")  # fmt: skip
-    add("--max-length", type=_count, help="tokens read of each text (default: the recipe's)")
-    add("--cache", default=home() / "cache", help="folder of the target caches")
-    add("--skip", type=float, default=0.01, metavar="SHARE",
-        help="share of the texts that may get no target (default: 0.01)")  # fmt: skip
-    add = shared.add_argument_group("a teacher behind an API").add_argument
-    add("--url", help="of the server, such as http://localhost:8000/v1")
-    add("--key", metavar="NAME", help="environment variable with the key")
-    add("--name", help="what the cache calls it; another name begins another cache")
-    add("--tokenizer", help="model whose tokenizer counts tokens and cuts texts to --max-length")
-    add("--price", type=float, help="of a million tokens")
-    add("--budget", type=float, help="stop before the total price exceeds this")
-    add("--requests-per-minute", type=float, help="at most")
-    add("--tokens-per-minute", type=float, help="at most")
-    return shared
-
-
-def _student_options() -> argparse.ArgumentParser:
-    shared = argparse.ArgumentParser(add_help=False)
-    add = shared.add_argument_group("student").add_argument
-    add("--student", required=True, help="folder of the student, or ready")
-    add("--json", help="file for the tables (default: in build/)")
-    return shared
 
 
 def _count(text: str) -> int:
