@@ -271,7 +271,7 @@ def test_a_search_reads_the_column_of_a_csv(tmp_path, tiny_model, other_tiny_mod
     path = write(tmp_path / "tickets.csv", "id,body\na,The pump leaks.\nb,The lamp is dark.\n")
     models = {"documents": str(tiny_model), "queries": str(other_tiny_model)}
     view = views.search(path, **models, column="body", progress=False)
-    assert sorted(view._document_texts) == ["The lamp is dark.", "The pump leaks."]
+    assert sorted(dict(view._documents).values()) == ["The lamp is dark.", "The pump leaks."]
 
 
 # --- retrieval data sets ------------------------------------------------------------------------
