@@ -95,8 +95,8 @@ def test_sweep_has_a_row_for_each_mode_and_point():
     ("make", "message"),
     [
         (lambda: IndexSpec(65).of(64), "65 dimensions"),
-        (lambda: IndexSpec(0), "dimensions is 0"),
-        (lambda: IndexSpec(8, "int4"), "int4"),
+        (lambda: IndexSpec(0).of(64), "0 dimensions"),
+        (lambda: IndexSpec(8, "int4").of(64), "int4"),
         (lambda: CompressedIndex(DOCUMENTS * np.nan), "NaN"),
         (lambda: CompressedIndex(DOCUMENTS).search(QUERIES[:, :8]), "8 wide"),
     ],

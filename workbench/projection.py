@@ -1,7 +1,4 @@
-"""A map of one model's texts, and where another model's vectors of them land among them.
-
-The other model's vector of a text has no place of its own: its neighbors say where it lands.
-"""
+"""A map of one model's texts, and where another model's vectors of them land among them."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from workbench._util import home, unit, write_whole
 from workbench.errors import WorkbenchError
 
-_AXES_FROM = 20_000  # rows that give the principal components; more change them invisibly
+_AXES_FROM = 20_000  # rows that give the principal components
 
 
 @dataclass(frozen=True)
@@ -33,15 +30,13 @@ class TextMap:
     points: np.ndarray  # float32 of shape (n, 2)
     method: str  # "PCA" or "UMAP"
     landings: np.ndarray | None = None  # float32 of shape (n, 2)
-    # Spearman correlation over the texts between the distance from point to landing and the share
-    # of neighbors that the other model does not find
-    line_correlation: float = np.nan
+    line_correlation: float = np.nan  # Spearman's, of the way to the landing and lost neighbors
 
     def landed(self, first: np.ndarray, second: np.ndarray) -> TextMap:
         """Return the map with landings, from both models' neighbors, int of shape (n, k).
 
         A text lands in the mean direction of its neighbors for the other model, at their mean
-        distance. A neighbor that both models find counts as the text's own place.
+        distance. A shared neighbor counts as the text's own place.
         """
         shared = np.zeros(second.shape, dtype=bool)
         for column in first.T:  # all at once would take k times the memory
@@ -62,22 +57,17 @@ def pca(vectors: np.ndarray) -> TextMap:
 
 
 def umap(
-    vectors: np.ndarray,
-    *,
-    seed: int = 0,
-    folder: str | Path | None = None,
-    stop: threading.Event | None = None,
+    vectors: np.ndarray, *, folder: str | Path | None = None, stop: threading.Event | None = None
 ) -> TextMap | None:
     """Fit a UMAP (McInnes et al. 2018) on vectors, normalized here.
 
     The fit runs in its own process, which `stop` ends; then None is returned. Maps are stored in
-    the folder, `maps` in the workbench's if None. The same vectors, float of shape (n, d), and seed
-    give the same map on the same machine. Fewer than 8, or equal ones, are projected by PCA.
+    the folder, `maps` in the workbench's if None. Fewer than 8, or equal vectors, go through PCA.
     """
     components = _components(vectors, 50)  # fewer dimensions are usual before UMAP, for speed
     if len(components) < 8 or components.var(axis=0).sum() < 1e-6:
         return pca(vectors)
-    options = json.dumps({"n_neighbors": min(15, len(components) - 1), "random_state": seed})
+    options = json.dumps({"n_neighbors": min(15, len(components) - 1), "random_state": 0})
     key = xxhash.xxh3_128_hexdigest(options.encode() + components.tobytes())
     folder = Path(folder or home() / "maps")
     path = folder / f"{key}.safetensors"
@@ -100,7 +90,7 @@ def umap(
 
 
 def _components(vectors: np.ndarray, count: int) -> np.ndarray:
-    """Project vectors onto `count` principal components, or as many as there are but 2 at least."""
+    """Project vectors onto `count` principal components, or as many as there are, at least 2."""
     from workbench.agreement import sample  # not in the process that fits: it imports torch
 
     points = unit(vectors)
@@ -112,15 +102,12 @@ def _components(vectors: np.ndarray, count: int) -> np.ndarray:
     return np.ascontiguousarray(np.pad(components, ((0, 0), (0, missing))))
 
 
-def _fit(scratch: Path, options: str) -> None:
+if __name__ == "__main__":  # the process of a fit
     from umap import UMAP
 
+    scratch, options = Path(sys.argv[1]), json.loads(sys.argv[2])
     components = load_file(scratch / "input")["components"]
     start = 10 * components[:, :2] / np.abs(components[:, :2]).max()
     # A seed is only repeatable with one job.
-    points = UMAP(**json.loads(options), init=start, n_jobs=1).fit_transform(components)
+    points = UMAP(**options, init=start, n_jobs=1).fit_transform(components)
     save_file({"points": np.ascontiguousarray(points, dtype=np.float32)}, scratch / "output")
-
-
-if __name__ == "__main__":
-    _fit(Path(sys.argv[1]), sys.argv[2])

@@ -1,4 +1,4 @@
-"""Smaller vectors: truncation, float16, int8 and binary, as indexes that really are that small."""
+"""Smaller vectors in smaller indexes: truncation, float16, int8 and binary."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from workbench import evaluate, ranking
-from workbench._util import need, one_of, unit, whole, write_whole
+from workbench._util import need, one_of, unit, write_whole
 from workbench.data import RetrievalDataset
 from workbench.errors import WorkbenchError
 
@@ -31,31 +31,26 @@ class IndexSpec:
     """How the vectors of an index are truncated and quantized."""
 
     dimensions: int | None = None  # leading dimensions that are kept; None keeps all
-    precision: str = "float32"  # or float16, int8 (levels between a dimension's extremes), binary
-
-    def __post_init__(self) -> None:
-        one_of(self.precision, "precision", list(PRECISIONS))
-        if self.dimensions is not None:
-            whole(self.dimensions, "dimensions")
+    precision: str = "float32"  # a key of `PRECISIONS`
 
     def of(self, width: int) -> IndexSpec:
-        """Return this spec with its dimensions filled in."""
-        dimensions = self.dimensions or width
-        if dimensions > width:
-            raise WorkbenchError(f"{dimensions} dimensions are asked for and there are {width}")
+        """Return this spec with its dimensions filled in; WorkbenchError if it does not fit."""
+        one_of(self.precision, "precision", list(PRECISIONS))
+        dimensions = width if self.dimensions is None else self.dimensions
+        if not 1 <= dimensions <= width:
+            raise WorkbenchError(f"{dimensions} dimensions: expected 1 to {width}")
         return IndexSpec(dimensions, self.precision)
 
     @property
     def bytes_per_document(self) -> int:
-        """Bytes of one document's code; `dimensions` must not be None."""
+        """Bytes of one document's code, once `dimensions` is filled in."""
         return self.dimensions * PRECISIONS[self.precision] // 8
 
 
 class CompressedIndex:
     """Truncated and quantized documents, float of shape (n, d), in a faiss index.
 
-    `space` are JSON values that identify the vector space, such as the teacher's identity. A search
-    that names another space is refused.
+    `space`, JSON values such as the teacher's identity, has to be that of a search that names one.
     """
 
     def __init__(
@@ -88,9 +83,8 @@ class CompressedIndex:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find the k best documents for each query, float of shape (q, d) and not truncated.
 
-        Returns cosines (float32) and positions (int64) of shape (q, min(k, n)), best first. With
-        binary codes, `rescore_multiplier` candidates for each result are found by Hamming distance
-        and ordered by the query's cosine with the signs (Yamada et al. 2021, without training).
+        Returns cosines (float32) and positions (int64) of shape (q, min(k, n)), best first. Binary
+        search orders `rescore_multiplier` candidates for each result by cosine (Yamada et al. 2021).
         """
         if space is not None and json.dumps(space, sort_keys=True) != self.space:
             raise WorkbenchError(f"the index is of another space: {self.space}")
@@ -103,8 +97,7 @@ class CompressedIndex:
             scores, positions = self._index.search(coded, min(k + _TIES, len(self)))
             return ranking.order(scores, positions, k)
         depth = min(k * rescore_multiplier, len(self))
-        _, positions = self._index.search(np.packbits(queries > 0, axis=1), depth)
-        positions = positions.astype(np.int64)
+        positions = self._index.search(np.packbits(queries > 0, axis=1), depth)[1].astype(np.int64)
         codes = need("faiss", "quantize").vector_to_array(self._index.xb).reshape(len(self), -1)
         cosines = np.empty(positions.shape, dtype=np.float32)
         for row, query in enumerate(queries):
@@ -113,7 +106,7 @@ class CompressedIndex:
         return ranking.order(cosines / self.spec.dimensions**0.5, positions, k)
 
     def save(self, path: str | Path) -> Path:
-        """Write faiss's index, spec and space into one safetensors file, and return its path."""
+        """Write the index into one safetensors file, and return its path."""
         faiss = need("faiss", "quantize")
         binary = self.spec.precision == "binary"
         content = (faiss.serialize_index_binary if binary else faiss.serialize_index)(self._index)
@@ -123,7 +116,7 @@ class CompressedIndex:
 
     @classmethod
     def load(cls, path: str | Path) -> CompressedIndex:
-        """Read an index that `save` wrote; WorkbenchError if the file is damaged or another."""
+        """Read an index that `save` wrote; WorkbenchError for any other file."""
         faiss = need("faiss", "quantize")
         try:
             with safe_open(path, "numpy") as file:
@@ -145,8 +138,7 @@ class CompressedIndex:
 def principal_rotation(vectors: np.ndarray) -> np.ndarray:
     """Return the rotation onto the principal axes, largest first, float32 of shape (d, d).
 
-    The first m dimensions of `vectors @ rotation` preserve the inner products better than any other
-    m directions (Eckart and Young 1936). Of shape (n, d), n should be several times d.
+    The first m dimensions of `vectors @ rotation` keep inner products best (Eckart and Young 1936).
     """
     vectors = unit(vectors).astype(np.float64)
     axes = np.linalg.eigh(vectors.T @ vectors)[1][:, ::-1]
@@ -165,14 +157,12 @@ def sweep(
     """Measure quality, size and query time of each index spec for each mode.
 
     Args:
-        sides: mode, one of them "teacher", to its vectors of all queries and of all documents.
-        timed: documents to measure search times with, repeated or cut; as many as there are if
-            None. Times of a small collection do not predict those of a large one.
+        sides: mode, one of them "teacher", to vectors of all queries and of all documents.
+        timed: number of documents to measure search times with, repeated or cut; None: as given.
 
     Returns:
         One row per mode and spec: `mode`, `dimensions`, `precision`, `bytes_per_document`,
-        `documents` and `query_ms` (median milliseconds to search that many for one encoded query),
-        and `evaluate.summarize` with the share of the teacher's uncompressed `nDCG@10`.
+        `documents` and `query_ms` (median for one encoded query), and `evaluate.summarize`.
     """
     sides = {mode: evaluate.checked_pair(pair, data) for mode, pair in sides.items()}
     teacher_queries, teacher_documents = sides["teacher"]
@@ -198,7 +188,7 @@ def sweep(
 
 
 def grid(width: int, least: int = 48) -> list[IndexSpec]:
-    """Return specs for a `sweep`: a width and its halves down to `least`, in every precision."""
+    """Return specs: a width and its halves down to `least`, in every precision."""
     dimensions = [width]
     while dimensions[-1] % 2 == 0 and dimensions[-1] // 2 >= least:
         dimensions.append(dimensions[-1] // 2)
@@ -215,17 +205,17 @@ def pareto_mask(rows: pd.DataFrame, costs: Sequence[str]) -> np.ndarray:
 
 
 def format_table(rows: pd.DataFrame) -> str:
-    """Format the rows of `sweep` for a terminal: a line per spec, the modes side by side."""
+    """Format the rows of `sweep` for a terminal, with the modes side by side."""
     index = ["dimensions", "precision", "bytes_per_document"]
     wide = rows.pivot_table(index=index, columns="mode", values="share_of_teacher", sort=False)
     return wide.map("{:.1%}".format).reset_index().rename_axis(columns=None).to_string(index=False)
 
 
 def _milliseconds(index: CompressedIndex, queries: np.ndarray) -> float:
-    """Return the median over queries of the milliseconds of a search."""
+    """Return the median milliseconds of a search."""
     seconds = []
     for query in queries[:50]:
         search = partial(index.search, query[None], 10)
-        # The least of three: a thread that waits for others can take a hundred times as long.
+        # The least of three: a thread that waits for others takes a hundred times as long.
         seconds.append(min(timeit.repeat(search, repeat=3, number=1)))
     return 1000 * float(np.median(seconds))

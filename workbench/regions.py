@@ -14,8 +14,8 @@ from workbench.data import Text, as_texts, read_texts
 from workbench.errors import WorkbenchError
 
 _SAME = 0.95  # cosine of near-duplicates
-_SMALLEST = 5  # texts of a region; of fewer no interval can be said
-_NAMED_FROM = 10_000  # texts that are read for names; reading them keeps Python from other work
+_SMALLEST = 5  # texts of a region that gets an interval
+_NAMED_FROM = 10_000  # texts that are read for names
 MEASURES = "overlap", "cosine", "ndcg_gain"  # all are better when higher
 
 
@@ -24,16 +24,15 @@ def find_regions(
 ) -> np.ndarray:
     """Divide texts into kinds by k-means on a model's vectors, and return each text's kind.
 
-    Its name is the two or three words or pairs of words that set it apart (c-TF-IDF, Grootendorst
-    2022, of the number of texts that have the word), or its shortest text. Vectors are float of
-    shape (n, d), n at least 50. `count` is by default the square root of n / 4, from 4 to 40.
+    Its name is the words that set it apart (c-TF-IDF, Grootendorst 2022) or its shortest text.
+    Vectors are float of shape (n, d), n at least 50; `count` is by default from 4 to 40.
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans
     from sklearn.decomposition import PCA
 
     texts, points = as_texts(texts), unit(vectors)
     if len(points) != len(texts):
-        raise WorkbenchError(f"{len(points):,} vectors were given for {len(texts):,} texts")
+        raise WorkbenchError(f"{len(points):,} vectors for {len(texts):,} texts")
     if len(texts) < 50:
         raise WorkbenchError(f"{len(texts)} texts are too few for regions: give 50 or more")
     count = count or min(40, max(4, round((len(texts) / 4) ** 0.5)))
@@ -63,14 +62,13 @@ def _names(texts: list[str], codes: np.ndarray, count: int) -> list[str]:
     except ValueError:  # no word is in two texts
         counts, words = np.zeros((len(texts), 0)), []
     inside = np.stack([np.ravel(counts[codes == code].sum(axis=0)) for code in range(count)])
-    # A pair of words says more than one word; how much more it counts is by eye.
+    # A pair of words says more than one word; how much more is by eye.
     pairs = np.array([1.3 if " " in word else 1.0 for word in words])
     rarity = np.log1p(len(texts) / inside.sum(axis=0)) * pairs
-    names: list[str] = []
+    names = []
     for code in range(count):
         members = np.flatnonzero(codes == code)
-        chosen: list[str] = []
-        stems: set[str] = set()
+        chosen, stems = [], set()
         for place in np.argsort(-inside[code] * rarity, kind="stable")[:30]:
             new_stems = {word[:4] for word in words[place].split()}
             is_common = inside[code, place] >= max(2, 0.05 * len(members))
@@ -88,23 +86,20 @@ def _names(texts: list[str], codes: np.ndarray, count: int) -> list[str]:
 def compare_regions(table: pd.DataFrame, column: str | Sequence = "region") -> pd.DataFrame:
     """Compare the texts of each region with all other texts, the worst first.
 
-    Intervals are 95 % simultaneous over the regions (Student's t with the larger of the two
-    variances, Bonferroni). A region is worse than the rest where `high` is below 0.
+    Intervals are 95 % over all regions together (Student's t with the larger variance, Bonferroni).
+    A region is worse than the rest where `high` is below 0.
 
     Args:
         table: one row a text with some of `MEASURES`, the first of which decides the order.
-        column: name of the column that says each text's region, or its n values. Floats of more
-            than 10 values, and whole numbers of more than 50, are cut into five equal regions.
+        column: name of the column of regions, or its n values; many numbers are cut into fifths.
 
     Returns:
-        One row a region (index: its name): `texts`, their number, and for each measure its mean,
-        and `_difference` (the mean less that of all other texts), `_low` and `_high` behind the
-        measure's name; NaN with fewer than 5 values.
+        One row a region (index: its name): `texts`, their number, and each measure's mean, its
+        `_difference` from all other texts, `_low` and `_high`; NaN with fewer than 5 values.
     """
     measures = [name for name in MEASURES if name in table and table[name].notna().any()]
     if not measures or (isinstance(column, str) and column not in table):
-        present = ", ".join(map(str, table.columns))
-        raise WorkbenchError(f"the table has {present}: nothing to compare by {column}")
+        raise WorkbenchError(f"the table has {list(table)}: nothing to compare by {column}")
     groups = table[column] if isinstance(column, str) else pd.Series(list(column), name="region")
     most = 10 if pd.api.types.is_float_dtype(groups) else 50
     if pd.api.types.is_numeric_dtype(groups) and groups.nunique() > most:
@@ -122,7 +117,7 @@ def compare_regions(table: pd.DataFrame, column: str | Sequence = "region") -> p
 
 
 def labels(groups: pd.Series) -> np.ndarray:
-    """Return the name of each row's region, str objects of shape (n,)."""
+    """Return each row's region as str, objects of shape (n,)."""
     return groups.astype(object).where(groups.notna(), "(none)").astype(str).to_numpy(dtype=object)
 
 
@@ -151,15 +146,14 @@ def more_like(
 ) -> list[Text]:
     """Pick texts from a pool by their highest cosine to others, without near-duplicates.
 
-    `pool` is what `read_texts` takes, and `model` any that `wb.compare` takes: a base model is
-    quick. Near-duplicates of `texts` and of `avoid`, such as what is evaluated, are not picked.
+    `pool` and `model` are what `read_texts` and `wb.compare` take. Nothing too like `avoid` is picked.
     """
     pool, others = read_texts(pool), as_texts([*texts, *avoid])
     model = evaluate.prepared(model, others)
     taken = unit(evaluate.vectors(model, others))
     candidates = unit(evaluate.vectors(model, pool))
     resemblance = ranking.top_k(candidates, taken[: len(texts)], 1, normalized=True)[0][:, 0]
-    picked: list[Text] = []
+    picked = []
     for row in np.argsort(-resemblance, kind="stable"):
         if len(picked) < count and (taken @ candidates[row]).max() < _SAME:
             picked.append(pool[row])
