@@ -1,7 +1,4 @@
-"""The model card: what a student is, how good it was measured to be, and how to load it.
-
-The words are in card.md.
-"""
+"""The model card, in the words of card.md: what a student is, how good, and how to load it."""
 
 from __future__ import annotations
 
@@ -21,7 +18,6 @@ from workbench.errors import ModelError
 from workbench.evaluate import LABELS
 
 ONNX_FOLDER = "onnx_whole"  # not "onnx", where libraries look for a graph without pooling
-_PACKAGES = ("torch", "transformers", "sentence-transformers")
 _TAGS = ["sentence-transformers", "feature-extraction", "knowledge-distillation", "retrieval"]
 
 
@@ -45,20 +41,14 @@ def card(
         provenance: of the student, from `student.read_provenance`.
         results: a report of `evaluate.report` for each data set; the card states its `curves` too.
         name: the model's name on the hub, such as "me/my-student".
-        max_length: tokens after which the student cuts a text; the teacher's if None.
+        max_length: tokens that the student reads; as many as the teacher if None.
         pair, onnx: whether the folder has the teacher too, and the whole student as ONNX.
         latency: report of `bench.latency`.
         license, language: as the hub writes them: "mit"; "pt-BR", ["en", "fr"], "multilingual".
         truncated: whether the vectors were rotated or cut after they were learned and measured.
-
-    Raises:
-        ModelError: there is no provenance or there are no results, or one is not as it was written.
     """
     if not results or not provenance.get("teacher_name") or not provenance.get("base"):
-        raise ModelError(
-            "a card needs results (workbench evaluate) and to know how the student was made: save "
-            "it with student.save(model, folder, provenance), as workbench distill does"
-        )
+        raise ModelError("a card needs results and to know how the student was made (provenance)")
     try:
         validate_repo_id(name)
         rows = pd.json_normalize(list(results), "rows", ["collection"])
@@ -67,7 +57,7 @@ def card(
         teacher_length = provenance["teacher"].get("max_length")
         if isinstance(teacher_length, list):  # a teacher behind an API has its tokenizer too
             teacher_length = teacher_length[0]
-        bases = [base, teacher] if pair else [base]
+        bases, mode = ([base, teacher], "asymmetric") if pair else ([base], "symmetric")
         data = ModelCardData(
             language=language,
             license=license,
@@ -77,10 +67,11 @@ def card(
             base_model=[model for model in bases if _on_hub(model)] or None,
             datasets=[_public(texts)] if texts.startswith("hub:") else None,
             model_name=name.rpartition("/")[2],
-            eval_results=_eval_results(rows, "asymmetric" if pair else "symmetric"),
+            eval_results=[_eval_result(row) for row in rows[rows["mode"] == mode].itertuples()],
             metrics=["ndcg"],
         )
-        versions = [f"{package} {version(package)}" for package in _PACKAGES]
+        packages = ("torch", "transformers", "sentence-transformers")
+        versions = [f"{package} {version(package)}" for package in packages]
         asymmetric = rows[rows["mode"] == "asymmetric"].dropna(subset="share_of_teacher")
         shares = asymmetric[["share_of_teacher", "collection"]].values.tolist()
         names = {"name": name, "teacher": teacher, "base": base, "texts": _public(texts)}
@@ -104,17 +95,13 @@ def card(
             **names | kind | lengths,
         )
     except (AttributeError, KeyError, TypeError, ValueError, TemplateError) as error:
-        raise ModelError(
-            "the name, the provenance, a report or the latency is not as it was written "
-            f"({type(error).__name__}: {error})"
-        ) from None
+        message = f"the name, provenance or a report is not as it was written: {error!r}"
+        raise ModelError(message) from None
 
 
 def _public(name: str) -> str:
     """Return a model's or data set's name; of a path only the last part: the rest is private."""
-    name = models.full_name(name)
-    if name.startswith("hub:"):  # as `read_texts` names a data set of the hub
-        return name.removeprefix("hub:")
+    name = models.full_name(name).removeprefix("hub:")  # of a data set, for `read_texts`
     return name if _on_hub(name) else re.split(r"[\\/]", name.rstrip("/\\"))[-1]
 
 
@@ -122,24 +109,19 @@ def _on_hub(name: str) -> bool:
     return bool(re.fullmatch(r"\w[\w.-]*/[\w.-]+", name)) and not Path(name).exists()
 
 
-def _eval_results(rows: pd.DataFrame, mode: str) -> list[EvalResult]:
-    results = []
-    for row in rows[rows["mode"] == mode].itertuples():
-        result = EvalResult(
-            task_type="information-retrieval",
-            task_name="Information Retrieval",
-            dataset_type=row.collection,
-            dataset_name=row.collection,
-            metric_type="ndcg_at_10",
-            metric_name=f"nDCG@10, {mode}",
-            metric_value=round(row.ndcg_at_10, 4),
-        )
-        results.append(result)
-    return results
+def _eval_result(row) -> EvalResult:
+    return EvalResult(
+        task_type="information-retrieval",
+        dataset_type=row.collection,
+        dataset_name=row.collection,
+        metric_type="ndcg_at_10",
+        metric_name=f"nDCG@10, {row.mode}",
+        metric_value=round(row.ndcg_at_10, 4),
+    )
 
 
 def _curves(report: Mapping) -> dict[str, object]:
-    """Return the table of a report's curves: a row for each index, a column for each mode."""
+    """Return a table of a report's curves, with a column for each mode."""
     index = ["dimensions", "precision", "bytes_per_document"]
     shares = pd.DataFrame(report["curves"]).pivot_table(
         index=index, columns="mode", values="share_of_teacher", sort=False

@@ -35,11 +35,7 @@ _SENT = re.compile(
     r"vocab\.(txt|bpe)|merges\.txt|[\w.-]+\.(model|tiktoken|spm|jinja)"
 )
 _BATCH = 8  # texts a run of onnxruntime; with more, its activations leave the CPU's caches
-_PROBES = [
-    "wing",
-    "How long should bread dough rest before it is baked?",
-    "Interest is paid each month. " * 40,
-]
+_PROBES = ["wing", "How long should bread dough rest?", "Interest is paid each month. " * 40]
 
 
 def save_student(
@@ -52,13 +48,9 @@ def save_student(
     """Save a student to be published; plain `SentenceTransformer(folder)` loads it.
 
     Args:
-        student: any student, truncated or not.
         folder: new or empty.
         card: from `card.card`; becomes README.md.
         onnx: also write the whole student as ONNX, in the subfolder `onnx_whole`.
-
-    Raises:
-        WorkbenchError: the folder is not empty or cannot be written, or the export failed.
     """
     with whole_folder(check_folder(folder)) as scratch:
         student.save_pretrained(str(scratch), create_model_card=False)
@@ -77,8 +69,8 @@ def save_pair(
 ) -> Path:
     """Save teacher and student as one model, which plain `SentenceTransformer(folder)` loads.
 
-    `encode_query` is the student, `encode_document` the teacher, and so is plain `encode`. The
-    teacher keeps its precision. `folder` and the options are as for `save_student`.
+    `encode_query` is the student; `encode_document` and plain `encode` are the teacher. `folder`
+    and the options are as for `save_student`.
     """
     teacher_width, width = teacher.get_embedding_dimension(), student.get_embedding_dimension()
     if teacher_width != width:
@@ -104,9 +96,7 @@ def truncated(
 ) -> SentenceTransformer:
     """Return a model whose vectors are rotated, cut to their first dimensions, and of unit norm.
 
-    Unlike with the option `truncate_dim` of sentence-transformers, the new width is saved with the
-    model. Truncate teacher and student with the same rotation, and they share a vector space again.
-    A rotation is orthogonal, of shape (d, d), as from `quantize.principal_rotation`.
+    Teacher and student need the same orthogonal rotation, as from `quantize.principal_rotation`.
     """
     width = model.get_embedding_dimension()
     dimensions = width if dimensions is None else dimensions
@@ -120,7 +110,7 @@ def truncated(
 
 
 def is_truncated(student: SentenceTransformer) -> bool:
-    """Return whether `truncated` made this student: it has modules after the head and Normalize."""
+    """Return whether `truncated` made this student, with modules after the head and Normalize."""
     return len(student) > 3 + len(head_of(student))
 
 
@@ -130,14 +120,9 @@ def save_onnx(model: SentenceTransformer, folder: str | Path, *, int8: bool = Tr
     The graphs take `input_ids` and `attention_mask`, int64 of shape (batch, tokens), and return
     `sentence_embedding`, float32 of shape (batch, dimension).
 
-    Args:
-        model: a student, or a teacher to compare with; it is not changed.
-        folder: new or empty. Gets `model.onnx`, `tokenizer.json` (which truncates and pads),
-            `prompts.json` (put in front of a text) and, if `int8`, `model_int8.onnx`.
-
-    Raises:
-        WorkbenchError: the model cannot be exported, the graph's vectors differ from the model's,
-            the folder is not empty, or the onnx extra is missing.
+    The new folder gets `model.onnx`, `tokenizer.json` (which truncates and pads), `prompts.json`
+    (put in front of a text) and, if `int8`, `model_int8.onnx`. ModelError if a model cannot be
+    exported, or the graph's vectors differ from the model's.
     """
     with whole_folder(check_folder(folder)) as scratch:
         _write_onnx(model, scratch, int8)
@@ -177,8 +162,7 @@ def _write_onnx(model: SentenceTransformer, folder: Path, int8: bool) -> None:
                     nodes_to_exclude=_sensitive(folder / FLOAT32),
                 )
     except Exception as error:  # the exporters' own kinds, with messages of pages
-        message = f"the model cannot be exported to ONNX: {_first_line(error)}"
-        raise ModelError(message) from None
+        raise ModelError(f"the model cannot be exported to ONNX: {_first_line(error)}") from None
     finally:
         logging.disable(level)
         backbone.set_attn_implementation(attention)
@@ -237,17 +221,15 @@ def push(
 ) -> pd.DataFrame:
     """Send a published folder to the hub, or only list what would be sent: `file` and `bytes`.
 
-    The hub's client finds your token (`HF_TOKEN` in the environment, or `hf auth login`).
+    The hub's client finds your token (`HF_TOKEN`, or `hf auth login`).
 
     Args:
-        folder: written by `save_student` or `save_pair`, with a card.
-        name: the model's name on the hub, "owner/name"; it is created if it does not exist.
-        private: whether a new model is private.
+        folder: written by `save_student` or `save_pair`, with a card of results.
+        name: "owner/name" on the hub; created there, `private` or not, if it does not exist.
         dry_run: list the files, without any request to the hub.
 
     Raises:
-        ModelError: the folder has no card with results, or a file that is not part of a model; the
-            hub cannot be reached or refuses.
+        ModelError: a file is not part of a model, or the hub cannot be reached or refuses.
     """
     folder = expanded(folder).resolve()
     paths = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
@@ -260,7 +242,7 @@ def push(
     except Exception as error:  # YAML has errors of its own
         raise ModelError(f"{folder / CARD} is no model card: {error}") from None
     if not card.data.eval_results:
-        raise ModelError(f"{folder / CARD} has no results: publish with reports of an evaluation")
+        raise ModelError(f"{folder / CARD} has no results of an evaluation")
     if f'SentenceTransformer("{name}")' not in card.content:
         warnings.warn(f"the code of the card loads another name than {name}", stacklevel=2)
     if not dry_run:
@@ -275,7 +257,7 @@ def push(
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return str(error).strip().partition("\n")[0][:200]
 
 
 class _Whole(torch.nn.Module):
@@ -291,7 +273,7 @@ class _Whole(torch.nn.Module):
 
 
 def check_folder(folder: str | Path) -> Path:
-    """Return the absolute folder if it is new or empty; ModelError if it is not."""
+    """Return the absolute folder; ModelError if it is not new or empty."""
     folder = expanded(folder).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"{folder} is not empty: choose a new folder")
