@@ -1,7 +1,4 @@
-"""Interactive views, one a file. They take arrays and results, and load no model themselves.
-
-Each view is imported when it is first named: `from workbench.widgets import AgreementExplorer`.
-"""
+"""Interactive views of arrays and results, one a file; each is imported when first named."""
 
 import re
 from importlib import import_module
@@ -24,7 +21,3 @@ def __getattr__(name: str) -> type:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     file = re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower()
     return getattr(import_module(f"{__name__}.{file}"), name)
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]

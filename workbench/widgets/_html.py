@@ -8,7 +8,6 @@ import pandas as pd
 
 
 def cut(text: object, most: int = 300) -> str:
-    """Cut a long text."""
     text = str(text)
     return text if len(text) <= most else text[:most] + " …"
 

@@ -13,7 +13,7 @@ import ipywidgets
 
 from workbench.errors import WorkbenchError
 from workbench.widgets._html import error_line
-from workbench.widgets._view import View, note, works_while_busy, wrapped
+from workbench.widgets._view import View, note, works_while_busy
 
 REDRAW_SECONDS = 0.35
 _BAR_STYLES = {"done": "success", "failed": "danger", "stopped": "warning"}
@@ -22,9 +22,8 @@ _BAR_STYLES = {"done": "success", "failed": "danger", "stopped": "warning"}
 class Job(View):
     """A view of work on another thread, or in a cell that reports to the view.
 
-    A subclass says in `_headline()` what goes on, in `_share()` how much is done, 0 to 1, and may
-    say more in `_figures()`. When `stop`, a `threading.Event`, is set, the work ends soon and keeps
-    what it has done.
+    A subclass says in `_headline()` what goes on, in `_share()` how much is done, 0 to 1, and more
+    in `_figures()`. When `stop`, a `threading.Event`, is set, the work ends soon.
     """
 
     _future: Future | None = None  # the result of the latest work that was started here
@@ -47,18 +46,13 @@ class Job(View):
         """Start stopped work again; where it was not started here, its cell can be run again."""
         if self._work is not None:
             self._start(self._work)
-            return
-        with self._lock:
+        elif self._state != "running":
             self.stop.clear()
-            if self._state != "running":
-                self._state, self._error = "ready", None
+            self._state, self._error = "ready", None
             self._show()
 
     def wait(self, timeout: float | None = None) -> object:
-        """Wait for work that was started here, and return its result or raise its error.
-
-        After `timeout` seconds, or on an interrupt, the work goes on: `TimeoutError`.
-        """
+        """Wait for work that was started here, and return its result or raise its error."""
         if self._future is None:
             raise WorkbenchError("nothing was started here: call run() first")
         return self._future.result(timeout)
@@ -77,7 +71,7 @@ class Job(View):
             self._end(error)
 
     def summary(self) -> str:
-        """Return state and figures of the work."""
+        """Return state and figures of the work as HTML."""
         with self._lock:
             lines = [self._headline(), *self._figures()]
             if self._state == "failed":
@@ -85,30 +79,18 @@ class Job(View):
         return "<br>".join(lines)
 
     def _figures(self) -> list[str]:
-        """Return lines of HTML."""
         return []
 
-    def _cut_short(self) -> bool:
-        """Say whether work that ended without an error was stopped."""
-        return self.stop.is_set()
-
     def _draw(self) -> None:
-        """Draw all; the caller holds the lock."""
         self._show()
 
-    def _button(
-        self, name: str, icon: str, tooltip: str, clicked: Callable[[], object]
-    ) -> ipywidgets.Button:
+    def _button(self, name: str, icon: str, tooltip: str, clicked: Callable) -> ipywidgets.Button:
         button = ipywidgets.Button(description=name, icon=icon, tooltip=tooltip)
         button.on_click(lambda _: clicked())
         works_while_busy(button)
         return button
 
-    def _row(self, *parts: ipywidgets.Widget) -> ipywidgets.HBox:
-        return wrapped(*parts, align_items="center", width="100%")
-
     def _start(self, work: Callable[[], object]) -> None:
-        """Call `work` on a thread of its own."""
         with self._lock:
             if self._in_background:
                 raise WorkbenchError("work is running here: stop it, or wait()")
@@ -131,7 +113,8 @@ class Job(View):
     def _end(self, error: BaseException | None) -> None:
         with self._reporting():
             self._error = error
-            if isinstance(error, self._stopped_by) or (error is None and self._cut_short()):
+            stopped = self.stop.is_set() and self._share() < 1
+            if isinstance(error, self._stopped_by) or (error is None and stopped):
                 self._state = "stopped"
             else:
                 self._state = "done" if error is None else "failed"

@@ -53,10 +53,7 @@ def model_colors(names: Sequence[str]) -> dict[str, str]:
 
 
 class Selection(traitlets.HasTraits):
-    """A view or table whose rows can be selected; `selected` holds their positions.
-
-    `traitlets.link((one, "selected"), (other, "selected"))` links two views of the same rows.
-    """
+    """A view or table whose rows can be selected; `selected` holds their positions."""
 
     selected = traitlets.Tuple()
     _index = pd.RangeIndex(0)  # labels of the rows; a view sets its own before any selection
@@ -71,7 +68,7 @@ class Selection(traitlets.HasTraits):
 
 
 def _positions(rows: object, index: pd.Index) -> np.ndarray:
-    """Return the positions of rows in an index, int64, in the order given."""
+    """Return the positions of rows in an index, int64."""
     is_frame = isinstance(rows, pd.DataFrame)
     array = np.atleast_1d(rows.index if is_frame else rows)
     if array.size == 0:
@@ -123,7 +120,7 @@ class Part(anywidget.AnyWidget):
             self.send_state()
 
     def _received(self, message: dict, buffers: list) -> None:
-        """Take what the user has done in the browser."""
+        """Take what was done in the browser."""
 
 
 def module(name: str) -> str:
@@ -174,9 +171,9 @@ def _parts(box: ipywidgets.Widget) -> Iterator[ipywidgets.Widget]:
         yield part
 
 
-def wrapped(*parts: ipywidgets.Widget, **layout: object) -> ipywidgets.HBox:
+def wrapped(*parts: ipywidgets.Widget, align_items: str = "center") -> ipywidgets.HBox:
     """Return a row of widgets that breaks where the page is too narrow."""
-    return ipywidgets.HBox(parts, layout={"flex_flow": "row wrap"} | layout)
+    return ipywidgets.HBox(parts, layout={"flex_flow": "row wrap", "align_items": align_items})
 
 
 def search_box(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
@@ -30,37 +28,28 @@ _BINS = 40
 _MODEL = "(model)"
 _SPACE = ["cosine", "squared_distance"]  # measures that need one space
 _OF_NEIGHBORS = ["overlap", "nearest_rank"]
-_REST = "mean of the region less the mean of all other texts; low and high: its interval"
-_ENDS = {
-    f"{name}_{end}": _REST for name in regions.MEASURES for end in ("difference", "low", "high")
-}
 
 
 class AgreementExplorer(Selection, View):
     """Show on which texts two models agree; select on the map, in a table or by a search.
 
-    The map is the reference's. A line leads from a text to where its neighbors for the other model
-    are, so widths may differ (without a cosine). A PCA map is there at once; regions, a UMAP and,
-    above 5,000 texts, neighbors come from the background.
+    The map is the reference's. A line leads from a text to its neighbors for the other model, which
+    may be of another width. Regions, a UMAP and neighbors of many texts come from the background.
 
     Args:
-        models: two or more names, each with a model: vectors, float of shape (n, d), or anything
-            that `wb.compare` takes. The first is the reference; a list chooses the other one.
+        models: two or more by name: vectors, float of shape (n, d), or anything that `wb.compare`
+            takes. The first is the reference; a list chooses the other one.
         texts: n texts, `str` or `Text`, or a dataframe with a column "text". Its other columns
             color, sort and group; "region" replaces the regions, "ndcg_gain" is compared by region.
         k: neighbors that `overlap` compares.
-        umap: whether to fit a UMAP.
         most: above so many texts a random sample is shown.
 
     Attributes:
         table: dataframe of the texts with all measures; its index is the position in the input.
         map: the `projection.TextMap` that is shown.
-        regions: `regions.compare_regions` of the categories that color the points, or of the
-            regions found; empty where there is nothing to compare.
+        regions: `regions.compare_regions` of the categories that color the points, or else of the
+            regions found.
         selected: positions of the selected rows of `table`, a tuple of int; see `select`.
-
-    Raises:
-        WorkbenchError: there are not two models of these texts, or a column is named as a measure.
     """
 
     _stop = threading.Event()  # of the class: a view whose arguments were refused is closed too
@@ -119,22 +108,17 @@ class AgreementExplorer(Selection, View):
         super().close()
 
     def summary(self) -> str:
-        """Return a few lines that say what is shown."""
-        measure, parts = self._measure, [self._about]
+        """Return a few sentences that say what is shown."""
+        measure, selected = self._measure, ""
         values, name = self.table[measure], shown(measure)
         if self.selected:
             mean = self.selection[measure].mean()
-            parts.append(f"{len(self.selected):,} selected, mean {name} {mean:.3f}.")
-        parts.append(
-            f"Of all, mean {name} {values.mean():.3f}, {values.min():.3f} to {values.max():.3f}. "
-            f"Map: {self.map.method} of {shown(self.reference)}."
+            selected = f"{len(self.selected):,} selected, mean {name} {mean:.3f}. "
+        return (
+            f"{self._about} {selected}Of all, mean {name} {values.mean():.3f}, "
+            f"{values.min():.3f} to {values.max():.3f}. Map: {self.map.method} of "
+            f"{shown(self.reference)}, with lines to neighbors for {shown(self.against.value)}."
         )
-        if not np.isnan(self.map.line_correlation):
-            parts.append(
-                f"A line leads to a text's neighbors for {shown(self.against.value)}; rank "
-                f"correlation of its length and lost neighbors: {self.map.line_correlation:.2f}."
-            )
-        return " ".join(parts)
 
     def _build(self) -> None:
         names = list(self._vectors)[1:]
@@ -155,22 +139,18 @@ class AgreementExplorer(Selection, View):
         side.add_class("workbench-side")
         main = ipywidgets.VBox([self.points], layout={"flex": "3 1 420px", "min_width": "300px"})
         self.rows = Table(page_rows=8, titles=agreement.READING)
-        self.region_rows = Table(page_rows=8, titles=_ENDS, label="regions", many=False)
-        self.listing = ipywidgets.ToggleButtons(
-            options=["texts", "regions"], style={"button_width": "auto"}
-        )
+        self.region_rows = Table(page_rows=8, label="regions", many=False)
+        self.listing = ipywidgets.ToggleButtons(options=["texts", "regions"])
         tables = ipywidgets.Stack([self.rows, self.region_rows], layout={"flex_flow": "column"})
         traitlets.link((self.listing, "index"), (tables, "selected_index"))
         choices = [self.against, self.color] if len(names) > 1 else [self.color]
-        top = wrapped(*choices, self.search, align_items="center")
-        super().__init__(top, self.status, wrapped(main, side), self.listing, tables)
+        middle = wrapped(main, side, align_items="stretch")
+        super().__init__(wrapped(*choices, self.search), self.status, middle, self.listing, tables)
         self.against.observe(lambda _: self._compare_models(), "value")
         self.color.observe(lambda _: self._paint(), "value")
         for part in (self.points, self.rows):
             part.observe(lambda change: self.select(change["new"]), "selected")
         self.region_rows.observe(lambda _: self._select_region(), "selected")
-
-    # --- comparing ---
 
     def _compare_models(self) -> None:
         """Compare the reference with the model that is chosen."""
@@ -198,7 +178,7 @@ class AgreementExplorer(Selection, View):
             self._selection_changed()
 
     def _find_neighbors(self, turn: int, first: np.ndarray, second: np.ndarray) -> None:
-        """Find neighbors and show what comes of them, unless another model is shown by then."""
+        """Find and show neighbors, unless another model is shown by then."""
         k = min(self._k, len(first) - 1)
         near = agreement.neighbors(first, k), agreement.neighbors(second, k)
         measures = agreement.per_text(first, second, k=k, both_neighbors=near)[_OF_NEIGHBORS]
@@ -210,7 +190,7 @@ class AgreementExplorer(Selection, View):
                 self._redraw()
 
     def _find_regions(self) -> None:
-        """Divide the texts into regions by the reference, and compare these."""
+        """Divide the texts into regions by the reference."""
         names = regions.find_regions(self._vectors[self.reference], self._known["text"].tolist())
         with self._lock:
             self._known["region"] = names
@@ -219,7 +199,6 @@ class AgreementExplorer(Selection, View):
             self._redraw()
 
     def _fit_map(self) -> None:
-        """Fit a UMAP of the reference, and show it."""
         fitted = projection.umap(self._vectors[self.reference], stop=self._stop)
         if fitted is not None:
             with self._lock:
@@ -230,17 +209,13 @@ class AgreementExplorer(Selection, View):
         """Work in the background; an error goes to the status line."""
 
         def run() -> None:
-            if sys.platform == "linux":  # where a thread has its own priority: clicks come first
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
             try:
                 work(*arguments)
             except Exception as error:
-                self.status.value = error_line(error)
+                self.status.value = f"{self.summary()} {error_line(error)}"
 
         self._background.append(threading.Thread(target=run, daemon=True))
         self._background[-1].start()
-
-    # --- drawing ---
 
     @property
     def _measure(self) -> str:
@@ -249,7 +224,7 @@ class AgreementExplorer(Selection, View):
         return self.table.columns[0] if column is None or not is_numeric(column) else column.name
 
     def _redraw(self) -> None:
-        """Put the points where the map says, and color them; the caller holds the lock."""
+        """Place and color the points; the caller holds the lock."""
         self.map = self._base if self._near is None else self._base.landed(*self._near)
         places = {self.reference: self.map.points}
         if self.map.landings is not None:
@@ -261,7 +236,7 @@ class AgreementExplorer(Selection, View):
             self._paint()
 
     def _paint(self) -> None:
-        """Color the points by what is chosen, and draw the histogram of it."""
+        """Color the points by what is chosen, and draw its histogram."""
         with self._lock:
             self._compare_regions()
             measure, texts = self._measure, self._known["text"].tolist()
@@ -279,13 +254,12 @@ class AgreementExplorer(Selection, View):
                     chart.add_bar(x=(edges[1:] + edges[:-1]) / 2, marker_color=color)
                 chart.data[0].y = self._counts(range(len(values)))
                 chart.data[1].y = self._counts(self.selected)
-                template = "%{y} texts near %{x:.3f}<extra></extra>"
-                chart.update_traces(unselected={"marker": {"opacity": 1}}, hovertemplate=template)
+                chart.update_traces(unselected={"marker": {"opacity": 1}}, hoverinfo="x+y")
                 chart.update_xaxes(title_text=hover(measure, 60))
             self.status.value = self.summary()
 
     def _counts(self, rows: Sequence[int]) -> np.ndarray:
-        """Return how many texts of `rows` are in each bin of the histogram."""
+        """Return the number of texts in each bin of the histogram."""
         bins = self._bin.iloc[list(rows)].dropna().astype(int)
         return np.bincount(bins, minlength=_BINS)
 
@@ -298,8 +272,6 @@ class AgreementExplorer(Selection, View):
             self.regions = regions.compare_regions(self.table, column)
             self._groups = regions.labels(self.table[column])
             self.region_rows.show(self.regions.reset_index())
-
-    # --- selection ---
 
     def _select_region(self) -> None:
         for row in self.region_rows.selected:
@@ -328,7 +300,7 @@ class AgreementExplorer(Selection, View):
             self.status.value = self.summary()
 
     def _show_text(self, rows: Sequence[int]) -> None:
-        """Show the first of some texts in full, and its neighbors for both models."""
+        """Show the first of these texts in full, and its neighbors."""
         if not rows:
             self.text.value = "Click on a point or a row to read a text here."
             self.near.show([])
@@ -342,7 +314,6 @@ class AgreementExplorer(Selection, View):
 
 
 def _describe(texts: Sequence[Text], columns: pd.DataFrame) -> pd.DataFrame:
-    """Return what is known of the texts before they are measured, one row each."""
     table = pd.DataFrame({"text": [text.text for text in texts]})
     table["length"] = table["text"].str.len()
     if len({text.role for text in texts}) > 1:
@@ -352,7 +323,6 @@ def _describe(texts: Sequence[Text], columns: pd.DataFrame) -> pd.DataFrame:
         raise WorkbenchError(f"rename the column {taken.pop()!r}: the view has one of that name")
     for name, values in columns.items():
         objects = values.astype(object)
-        if not objects.map(pd.api.types.is_hashable).all():  # lists cannot be counted or sorted
-            values = objects.map(str, na_action="ignore")
-        table[name] = values
+        countable = objects.map(pd.api.types.is_hashable).all()  # lists are not
+        table[name] = values if countable else objects.map(str, na_action="ignore")
     return table

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import ipywidgets
 import pandas as pd
@@ -14,28 +13,20 @@ from workbench.extras import benchmark
 from workbench.extras.benchmark import EvalModel, EvalProgress, TaskResult
 from workbench.widgets._html import cut, hover, html_table, shown
 from workbench.widgets._job import Job
-from workbench.widgets._view import CATEGORIES, note
+from workbench.widgets._view import CATEGORIES, note, wrapped
 from workbench.widgets.chart import Chart, figure
 from workbench.widgets.table import Table
-
-if TYPE_CHECKING:
-    from mteb import AbsTask
 
 _SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross", "star"]
 _SHARES, _PUBLISHED = "share of the teacher", "beside published scores"
 _CAPTIONS = {
     _SHARES: "Intervals: paired bootstrap over queries or pairs of sentences.",
-    _PUBLISHED: (
-        "Hollow: published, each with its source. Filled: run here. "
-        "Tasks without a published score are left out."
-    ),
+    _PUBLISHED: "Hollow: published, each with its source. Filled: run here.",
 }
 
 
 class BenchmarkBoard(Job):
     """Run models on tasks and compare them with their teacher and with published scores.
-
-    When `stop`, a `threading.Event`, is set, a run ends soon, and what it finished is kept.
 
     Args:
         models: from `benchmark.of_model`, `of_teacher` (labeled "teacher") and `of_pair`.
@@ -44,7 +35,7 @@ class BenchmarkBoard(Job):
         aliases: name of a task here to its name in `benchmark.published`, where they differ.
 
     Attributes:
-        outcomes: what has been run, task and label of the model to a `benchmark.TaskResult`.
+        outcomes: task and label of the model to a `benchmark.TaskResult`.
     """
 
     _stopped_by = (benchmark.Stopped,)
@@ -53,7 +44,7 @@ class BenchmarkBoard(Job):
     def __init__(
         self,
         models: Sequence[EvalModel],
-        tasks: Sequence[AbsTask],
+        tasks: Sequence,
         folder: str,
         *,
         aliases: Mapping[str, str] | None = None,
@@ -67,19 +58,18 @@ class BenchmarkBoard(Job):
         self.tasks = _choices([(task.metadata.name, task) for task in tasks], "Tasks")
         self.run_button = self._button("Run", "play", "Evaluate what is selected", self.start)
         self.rows = Table(label="tasks")
-        style = {"button_width": "auto"}
-        self.view = ipywidgets.ToggleButtons(options=_CAPTIONS, description="Show", style=style)
+        self.view = ipywidgets.ToggleButtons(options=_CAPTIONS, style={"button_width": "auto"})
         self.view.observe(lambda _: self._draw(), "value")
         self.chart = Chart(figure(height=190 + 40 * max(6, len(tasks))))
         self.caption = note()
-        choices = self._row(self.models, self.tasks)
-        controls = self._row(self.run_button, self.stop_button, self.bar)
+        choices = wrapped(self.models, self.tasks)
+        controls = wrapped(self.run_button, self.stop_button, self.bar)
         results = self.rows, self.view, self.chart, self.caption
         self.children = (*self.children, choices, controls, self.status, *results)
         self._draw()
 
     def run(self) -> list[TaskResult]:
-        """Run what is selected and wait for its outcomes; interrupting this stops the run."""
+        """Run what is selected and wait for its outcomes; an interrupt stops the run."""
         self.start()
         try:
             return self.wait()
@@ -94,7 +84,7 @@ class BenchmarkBoard(Job):
         self._start(lambda: benchmark.run(*selected, self.folder, **reports))
 
     def summary(self) -> str:
-        """Return the scores as HTML."""
+        """Return what is shown, as HTML."""
         return html_table(self._table)
 
     def _share(self) -> float:
@@ -149,12 +139,11 @@ class BenchmarkBoard(Job):
 
     def _draw_shares(self) -> None:
         rows = pd.concat(self._differences.values(), ignore_index=True)
-        rows = rows.rename(columns={"share_of_teacher": "value"})
-        rows["above"] = (rows["share_high"] - rows["value"]).fillna(0)
-        rows["below"] = (rows["value"] - rows["share_low"]).fillna(0)
-        tasks, spread = rows["task"].unique().tolist(), 0.6 / rows["label"].nunique()
-        errors = {"error_x": "above", "error_x_minus": "below"}
-        self._points(rows, tasks, 9, min(0.2, spread), **errors)
+        value = rows["value"] = rows["share_of_teacher"]
+        rows["above"] = (rows["share_high"] - value).fillna(0)
+        rows["below"] = (value - rows["share_low"]).fillna(0)
+        tasks = rows["task"].unique().tolist()
+        self._points(rows, tasks, 9, 0.12, error_x="above", error_x_minus="below")
         self.chart.figure.add_vline(1, line_color="rgba(128,128,128,.7)", line_dash="dot")
         self.chart.figure.update_xaxes(title_text="share of the teacher's score, 95 % interval")
 
@@ -175,7 +164,7 @@ class BenchmarkBoard(Job):
     def _points(
         self, rows: pd.DataFrame, tasks: list, size: int, spread: float = 0, **options: object
     ) -> None:
-        """Add a point for each row's `task`, `label` and `value`, with `spread` between labels."""
+        """Draw rows of `task`, `label` and `value`, with `spread` between labels."""
         labels = rows["label"].unique().tolist()
         shift = rows["label"].map(labels.index) - (len(labels) - 1) / 2
         place = rows["task"].map(tasks.index) + spread * shift
@@ -194,6 +183,5 @@ def _choices(options: Iterable[tuple[str, object]], title: str) -> ipywidgets.Se
         options=[(cut(label, 60), value) for label, value in options],
         value=[value for _, value in options],
         description=title,
-        rows=8,
         layout={"flex": "1 1 260px", "width": "auto"},
     )

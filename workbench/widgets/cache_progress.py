@@ -8,6 +8,7 @@ from workbench._util import duration
 from workbench.cache import Plan, Progress, TargetCache
 from workbench.data import Text
 from workbench.widgets._job import Job
+from workbench.widgets._view import wrapped
 
 _MESSAGES = {
     "ready": "Nothing is being filled.",
@@ -20,10 +21,7 @@ _MESSAGES = {
 
 
 class CacheProgress(Job):
-    """Fill a `TargetCache` in the background, show how far it is, and stop and resume it.
-
-    When `stop`, a `threading.Event`, is set, the fill ends after the group in flight.
-    """
+    """Fill a `TargetCache` in the background, show how far it is, and stop and resume it."""
 
     _plan: Plan | None = None
     _progress: Progress | None = None
@@ -31,7 +29,7 @@ class CacheProgress(Job):
     def __init__(self) -> None:
         super().__init__("End the fill after the group in flight; nothing is lost")
         self.resume_button = self._button("Resume", "play", "Go on from there", self.resume)
-        row = self._row(self.bar, self.stop_button, self.resume_button)
+        row = wrapped(self.bar, self.stop_button, self.resume_button)
         self.children = (*self.children, row, self.status)
         self._draw()
 
@@ -50,9 +48,6 @@ class CacheProgress(Job):
             self._progress = progress
             if self._due():
                 self._draw()
-
-    def _cut_short(self) -> bool:
-        return self.stop.is_set() and self._share() < 1
 
     def _share(self) -> float:
         if self._progress is None:

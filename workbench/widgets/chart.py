@@ -43,13 +43,12 @@ class Chart(Part):
         self,
         figure: go.Figure,
         *,
-        on_click: Callable[[int, int], object] | None = None,
-        on_brush: Callable[[list[int]], object] | None = None,
+        on_click: Callable[[int, int], object] = lambda trace, point: None,
+        on_brush: Callable[[list[int]], object] = lambda points: None,
     ) -> None:
         self.figure, self._on_click, self._on_brush = figure, on_click, on_brush
-        super().__init__(
-            _figure=figure.to_json(), _library=_library().model_id, layout={"min_width": "0"}
-        )
+        super().__init__(_figure=figure.to_json(), _library=_library().model_id)
+        self.layout.min_width = "0"
 
     @contextlib.contextmanager
     def edit(self) -> Iterator[go.Figure]:
@@ -62,18 +61,17 @@ class Chart(Part):
         return self.figure.to_html(full_html=False, include_plotlyjs=False)
 
     def _received(self, message: dict, buffers: list) -> None:
-        match message:
-            case {"kind": "click", "trace": trace, "point": point} if self._on_click:
-                self._on_click(trace, point)
-            case {"kind": "brush", "points": points} if self._on_brush:
-                self._on_brush(points)
+        if message["kind"] == "click":
+            self._on_click(message["trace"], message["point"])
+        else:
+            self._on_brush(message["points"])
 
 
 def figure(*, height: int = 420, x: str = "", y: str = "", **layout: object) -> go.Figure:
     """Return an empty figure for light and dark pages; `layout` goes to `update_layout`."""
     grid = {"gridcolor": "rgba(128,128,128,.25)", "zerolinecolor": "rgba(128,128,128,.4)"}
     chart = go.Figure(layout={"template": "none", "height": height, "uirevision": "kept"})
-    chart.update_layout(
+    return chart.update_layout(
         margin={"l": 50, "r": 10, "t": 34, "b": 40},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
@@ -82,5 +80,5 @@ def figure(*, height: int = 420, x: str = "", y: str = "", **layout: object) -> 
         yaxis={"title": {"text": y}, "automargin": True, **grid},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         hoverlabel={"align": "left"},
+        **layout,
     )
-    return chart.update_layout(**layout)

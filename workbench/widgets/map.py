@@ -32,20 +32,16 @@ class Map(Selection, Part):
     def __init__(self, count: int) -> None:
         self._index = pd.RangeIndex(count)
         super().__init__()
-        self.observe(
-            lambda _: self.put(_selected=np.array(self.selected, np.uint32).tobytes()), "selected"
-        )
+        self.observe(lambda _: self.put(_selected=np.uint32(self.selected).tobytes()), "selected")
 
     def place(self, points: Mapping[str, np.ndarray]) -> None:
         """Show points, float of shape (n, 2) for each model; together they fill the frame."""
         both = np.concatenate(list(points.values()))
         low, span = both.min(axis=0), np.maximum(np.ptp(both, axis=0), 1e-9)
-        places = {name: ((xy - low) / span).astype(np.float32) for name, xy in points.items()}
-        self._places = next(iter(places.values()))
-        colors = model_colors([*points])
-        sets = []
-        for name, xy in places.items():
-            sets.append({"name": name, "color": colors[name], "xy": xy.tobytes()})
+        places = [((xy - low) / span).astype(np.float32) for xy in points.values()]
+        self._places, sets = places[0], []
+        for (name, color), xy in zip(model_colors([*points]).items(), places, strict=True):
+            sets.append({"name": name, "color": color, "xy": xy.tobytes()})
         self.put(_sets=sets)
 
     def label(self, names: np.ndarray) -> None:

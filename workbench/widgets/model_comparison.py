@@ -22,17 +22,16 @@ class ModelComparison(Selection, View):
     """Compare models, or a student at several stages, with a reference and with each other.
 
     Args:
-        models: two or more by name: vectors of the texts, float of shape (n, d), or anything that
-            `wb.compare` takes. The first is the reference. A model of another width has no cosine
-            to it, and is compared by the overlap of neighbors.
-        texts: the n texts, `str` or `Text`.
+        models: two or more by name: vectors, float of shape (n, d), or anything that `wb.compare`
+            takes. The first is the reference. Models of other widths are compared by overlap.
+        texts: n texts, `str` or `Text`.
         k: neighbors for the measures of agreement.
 
     Attributes:
         table: one row a model but the reference (index: its name): the measures of
             `agreement.summary`, `cosine` and `overlap` with 95 % intervals (`cosine_low`, ...).
-        differences: one row a text (index: its position): the cosine to the reference (or overlap)
-            of the `first` and the `second` of the models chosen, and its `difference`.
+        differences: one row a text: the cosine to the reference (or overlap) of the `first` and the
+            `second` of the models chosen, and its `difference`.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class ModelComparison(Selection, View):
         traitlets.link((self, "selected"), (self.texts, "selected"))
 
     def summary(self) -> str:
-        """Return the main columns of the table and the difference that is shown."""
+        """Return what is shown, as HTML."""
         columns = ["cosine", "overlap", "nearest_rank", "cka"]
         return f"{html_table(self.table[columns].reset_index())}<p>{self.status.value}</p>"
 
@@ -108,9 +107,7 @@ class ModelComparison(Selection, View):
         )
         titles = {"first": f"{measure} of {names[0]}", "second": f"{measure} of {names[1]}"}
         selected = self.selected  # showing another table clears it
-        self.texts.show(
-            self.differences.rename(columns=titles).rename_axis("position").reset_index()
-        )
+        self.texts.show(self.differences.rename(columns=titles).reset_index(names="position"))
         self.select(selected)
 
 

@@ -21,19 +21,15 @@ class NeighborInspector(Selection, View):
     """Select a text, see what each model finds nearest to it, and follow a neighbor to its own.
 
     Args:
-        models: two or more names, each with a model: vectors, float of shape (n, d), or anything
-            that `wb.compare` takes. Widths may differ. The first is the reference.
+        models: two or more by name: vectors, float of shape (n, d), or anything that `wb.compare`
+            takes. Widths may differ. The first is the reference.
         texts: n texts, `str` or `Text`.
         k: neighbors to show.
 
     Attributes:
-        selected: positions of the selected texts, of which the first is shown; see `select`.
-        position: position of the text that is shown.
+        position: position of the text that is shown, the first of those selected.
         neighbors: one row a neighbor: model, rank (1 is nearest), position, cosine, shared (with
             the reference), text.
-
-    Raises:
-        WorkbenchError: there are not two models of these texts.
     """
 
     def __init__(
@@ -59,7 +55,7 @@ class NeighborInspector(Selection, View):
         self.select(0)
 
     def summary(self) -> str:
-        """Return the text that is shown, and how many neighbors the models share."""
+        """Return what is shown, as HTML."""
         return f"{self.query.value}<p>{self.status.value}</p>"
 
     def _selection_changed(self) -> None:
@@ -78,14 +74,13 @@ class NeighborInspector(Selection, View):
         self.position, texts = position, self._texts["text"]
         lists = neighbor_lists(self._units, texts, position, self._k)
         shared = {row["key"] for row in lists[0]["rows"]}
-        self.neighbors = pd.DataFrame(
-            [
-                (column["title"], row["rank"], row["key"], row["value"], row["key"] in shared)
-                for column in lists
-                for row in column["rows"]
-            ],
-            columns=["model", "rank", "position", "cosine", "shared"],
-        )
+        rows = []
+        for column in lists:
+            for row in column["rows"]:
+                key = row["key"]
+                rows.append([column["title"], row["rank"], key, row["value"], key in shared])
+        names = ["model", "rank", "position", "cosine", "shared"]
+        self.neighbors = pd.DataFrame(rows, columns=names)
         self.neighbors["text"] = texts.to_numpy()[self.neighbors["position"]]
         self.query.value = f'<div dir="auto"><b>{shown(texts[position], 600)}</b></div>'
         facts = ", ".join(f"{shown(column['title'])}: {column['facts']}" for column in lists[1:])

@@ -57,9 +57,7 @@ def mark(before: int | None, rank: int, first: str) -> dict:
     return {"text": arrow, "kind": "span", "title": f"rank {before} for {first}"}
 
 
-def neighbor_lists(
-    units: Mapping[str, np.ndarray], texts: Sequence[str], row: int, k: int
-) -> list[dict]:
+def neighbor_lists(units: Mapping[str, np.ndarray], texts: Sequence, row: int, k: int) -> list:
     """Return each model's k nearest texts of one; `units` are vectors of length 1 by name."""
     colors, columns = model_colors([*units]), []
     first: dict[int, int] = {}  # text to its rank for the reference

@@ -21,23 +21,17 @@ from workbench.widgets.chart import Chart, figure
 from workbench.widgets.results import LINES, Results, card, mark
 from workbench.widgets.table import Table
 
-_LEGEND = (
-    f"{LINES} Against the first list: ↑ ↓ places gained and lost, = same place, + new. "
-    "★ judged relevant, ☆ judged not relevant. A click opens a card."
-)
-_MOST_LISTS = 4
+_LEGEND = f"{LINES} Against the first list: ↑ ↓ moved, = same place, + new. ★ judged relevant."
 _MOST_COMPARISONS = 3_000_000  # failing queries times documents; each is searched three times
 
 
 class RetrievalExplorer(Selection, View):
     """Select or type a query, and see what two or more models find.
 
-    The first model is the reference. Each other model is shown on both sides ("symmetric") and,
-    if it is as wide, with its query on the reference's documents ("asymmetric"). Of these modes,
-    the first four are shown.
+    Each model but the first, the reference, is shown on both sides ("symmetric") and, if it is as
+    wide, with its query on the reference's documents ("asymmetric"); four lists at most.
 
     Args:
-        collection: documents, queries and judgments.
         models: two or more by name: pairs of vectors of queries and documents, float of shape
             (q, d) and (n, d), or anything that `wb.compare` takes.
         encode: for models given as vectors, name to what embeds a typed query, float of shape (d,).
@@ -47,14 +41,13 @@ class RetrievalExplorer(Selection, View):
 
     Attributes:
         query, text: id (None for a typed one) and text of the query shown; to be observed.
-        modes: mode to the models that embed the query and the documents. Modes are the reference's
-            name, "symmetric" and "asymmetric"; "NAME, symmetric" and so on of several other models.
+        modes: the reference's name, "symmetric" and "asymmetric" ("NAME, symmetric" and so on of
+            several other models) to the models that embed the query and the documents.
         scores: one row a query (index: its id) with `nDCG@10` of each mode, and for each but the
             first its difference to the reference, such as `symmetric_gain`; NaN if not judged.
         results: one row a result of the query shown: mode, rank (1 is best), document_id, cosine
             and grade (missing where it was not judged).
-        failures: what `evaluate.failures` says of the first two models, if they are equally wide
-            and it does not take long.
+        failures: `evaluate.failures` of the first two models, where this is quickly found out.
     """
 
     query = traitlets.Unicode(None, allow_none=True)
@@ -132,7 +125,7 @@ class RetrievalExplorer(Selection, View):
             self._show(None, text, vectors, encode_ms)
 
     def summary(self) -> str:
-        """Return the means of the modes, and the query shown."""
+        """Return what is shown, as HTML."""
         return f"<p>{self._overview}</p>{self.heading.value}<p>{_LEGEND}</p>"
 
     def _score(self, collection: RetrievalDataset, vectors: Mapping[str, tuple]) -> pd.DataFrame:
@@ -146,7 +139,6 @@ class RetrievalExplorer(Selection, View):
         return scores
 
     def _explain_failures(self, collection: RetrievalDataset, vectors: dict) -> pd.DataFrame:
-        """Say why queries lose with the first other model, where that is quickly found out."""
         pairs = [vectors[self.modes[mode][0]] for mode in (self._first, self._others[0])]
         scores = self.scores[self._first], self.scores[self._others[0]]
         one_width = pairs[0][0].shape[1] == pairs[1][0].shape[1]
@@ -190,7 +182,7 @@ class RetrievalExplorer(Selection, View):
                 self._show(row, self._query_texts[row], vectors, {})
 
     def _show(self, row: int | None, text: str, vectors: dict, encode_ms: dict) -> None:
-        """Search with each model's vector of the query, (1, d), and show the results."""
+        """Search with each model's vector of the query, (1, d)."""
         query_id = None if row is None else self._index[row]
         grades = self._qrels.get(query_id, {})
         columns, results, first_ranks = [], [], {}
@@ -236,8 +228,7 @@ class RetrievalExplorer(Selection, View):
             loss, cause = self.failures.loc[query_id, ["loss", "cause"]]
             words += f" <i>Loses {loss:.2f} in symmetric search: {evaluate.CAUSES[cause]}.</i>"
         name = "typed" if query_id is None else shown(query_id, 60)
-        line = f"<code>{name}</code> {words}"
-        self.heading.value = f'<div style="overflow-wrap:anywhere">{line}</div>'
+        self.heading.value = f"<code>{name}</code> {words}"
         self.lists.show(columns)
         self.status.value = self._overview
         self.query, self.text = query_id, text
@@ -251,7 +242,6 @@ def _encoder(model: object) -> Callable[[str], np.ndarray]:
 
 
 def _modes(widths: Mapping[str, int]) -> dict[str, tuple[str, str]]:
-    """Return mode to whose query and whose documents, from the widths of the models."""
     reference, *others = widths
     modes = {reference: (reference, reference)}
     for name in others:
@@ -259,4 +249,4 @@ def _modes(widths: Mapping[str, int]) -> dict[str, tuple[str, str]]:
         modes[f"{prefix}symmetric"] = name, name
         if widths[name] == widths[reference]:
             modes[f"{prefix}asymmetric"] = name, reference
-    return dict(list(modes.items())[:_MOST_LISTS])
+    return dict(list(modes.items())[:4])

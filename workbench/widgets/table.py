@@ -16,13 +16,8 @@ class Table(Selection, Part):
     """Rows of a dataframe, a page at a time; only the page travels to the browser, as text.
 
     Click a heading to sort. Click a row to select it, with Ctrl to add it, with Shift to select a
-    range. Enter is a click, and arrow keys move between rows. `positions` are the positions of the
-    rows in the order shown, int64, and `order` is the column and whether it falls.
-
-    Args:
-        label: what a row is, in the plural.
-        many: whether several rows can be selected.
-        titles: tooltips of the headings, by name of the column.
+    range. Enter is a click, and arrow keys move between rows. `positions` are those of the rows in
+    the order shown, int64; `order` is the column and whether it falls; `titles` are tooltips.
     """
 
     _esm = module("table")
@@ -45,7 +40,7 @@ class Table(Selection, Part):
         self.observe(lambda _: self._fill(self._page), "selected")
 
     def show(self, frame: pd.DataFrame) -> None:
-        """Show another dataframe from its first page, with nothing selected."""
+        """Show another dataframe, with nothing selected."""
         self._frame, self._index = frame.rename(columns=str), frame.index
         self.positions, self._page, self.selected = np.arange(0), 0, ()
         if self.order[0] not in self._frame:

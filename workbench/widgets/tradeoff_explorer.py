@@ -11,7 +11,7 @@ import plotly.express
 
 from workbench import quantize
 from workbench.errors import WorkbenchError
-from workbench.quantize import PRECISIONS, IndexSpec
+from workbench.quantize import PRECISIONS
 from workbench.widgets._html import cut, error_line, hover, shown
 from workbench.widgets._view import MODES, Selection, View, model_colors, note, wrapped
 from workbench.widgets.chart import Chart, figure
@@ -24,10 +24,7 @@ _LABELS = {
     "total_ms": "milliseconds a query",
 }
 _SYMBOLS = dict(zip(PRECISIONS, ("circle", "diamond", "square", "triangle-up"), strict=True))
-_LEGEND = (
-    "● float32 &nbsp;◆ float16 &nbsp;■ int8 &nbsp;▲ binary. "
-    "Lines: the Pareto front (no cheaper setting scores higher)."
-)
+_LEGEND = "● float32 &nbsp;◆ float16 &nbsp;■ int8 &nbsp;▲ binary. Lines: the Pareto front."
 _CONTROLS = ["dimensions", "precision", "mode", "space"]
 _CODE = """from workbench.quantize import CompressedIndex, IndexSpec
 
@@ -41,8 +38,7 @@ class TradeoffExplorer(Selection, View):
     """Choose a point on the curves of quality, size and query time.
 
     Args:
-        curves: what `quantize.sweep` returned, or several such tables by the name of their space,
-            such as `{"as it is": rows, "rotated": other_rows}`.
+        curves: what `quantize.sweep` returned, or several such tables by the name of their space.
         encode_ms: mode to the milliseconds that encoding one query takes; added to the search.
 
     Attributes:
@@ -60,10 +56,8 @@ class TradeoffExplorer(Selection, View):
         rows = [rows.assign(space=space) for space, rows in spaces.items()]
         self.table = table = pd.concat(rows, ignore_index=True)
         modes = table["mode"].unique().tolist()
-        self._encode_ms = encode_ms or {}
-        if self._encode_ms and set(modes) - set(self._encode_ms):
-            raise WorkbenchError(f"encode_ms needs a time for each of {', '.join(modes)}")
-        encoding = [self._encode_ms.get(mode, 0.0) for mode in table["mode"]]
+        self._encode_ms = encode_ms
+        encoding = [encode_ms[mode] if encode_ms else 0.0 for mode in table["mode"]]
         table["total_ms"] = table["query_ms"] + encoding
         self._index = table.index
         self._colors = {hover(mode): color for mode, color in model_colors(modes).items()}
@@ -114,7 +108,7 @@ class TradeoffExplorer(Selection, View):
         super().select(rows)
 
     def summary(self) -> str:
-        """Return what is said of the point shown."""
+        """Return what is shown, as HTML."""
         return self.answer.value
 
     def _control(self, name: str) -> ipywidgets.DOMWidget:
@@ -153,7 +147,6 @@ class TradeoffExplorer(Selection, View):
             control.value = self.choice[name]
 
     def _draw(self) -> None:
-        """Draw the points of the space shown, and the curves of the precision shown."""
         cost, share = self.cost.value, "share_of_teacher"
         points = self._alike("space").reset_index(names="row")
         fronts = [rows[quantize.pareto_mask(rows, [cost])] for _, rows in points.groupby("mode")]
@@ -182,7 +175,7 @@ class TradeoffExplorer(Selection, View):
             chart.add_traces(lines.data)
 
     def _alike(self, *names: str) -> pd.DataFrame:
-        """Return the points that share these values with the one shown, with modes for labels."""
+        """Return the points that share these values with the one shown."""
         points = self.table[(self.table[[*names]] == self.choice[[*names]]).all(axis=1)]
         return points.assign(mode=points["mode"].map(hover))
 
@@ -192,16 +185,14 @@ class TradeoffExplorer(Selection, View):
             self.select([int(rows[point][0])])
 
     def _answer(self) -> str:
-        row, width = self.choice, int(self.table["dimensions"].max())
-        size, full_size = row["bytes_per_document"], IndexSpec(width).bytes_per_document
+        row, size = self.choice, self.choice["bytes_per_document"]
         encoding = "encoding the query not included"
         if self._encode_ms:
             encoding = f"{self._encode_ms[row['mode']]:.1f} ms to encode the query"
         return (
             f"<p><b>{shown(_name(row))}</b>: {row['share_of_teacher']:.1%} of the teacher's "
             f"nDCG@10 in full (95 % interval {row['share_low']:.1%} to {row['share_high']:.1%}), "
-            f"{size:,} bytes a document ({full_size:,} with {width} dimensions in float32), "
-            f"{size * 10:,} GB for ten billion.</p>"
+            f"{size:,} bytes a document, {size * 10:,} GB for ten billion.</p>"
             f"<p>A search among {row['documents']:,} documents takes {row['query_ms']:.3f} ms, "
             f"{encoding}.</p>"
             f'<pre style="white-space:pre-wrap;word-break:normal">{shown(self.code, 2000)}</pre>'

@@ -14,7 +14,7 @@ from workbench._util import duration, spread
 from workbench.train import TrainingStep
 from workbench.widgets._html import hover, shown
 from workbench.widgets._job import Job
-from workbench.widgets._view import CATEGORIES, COLORS
+from workbench.widgets._view import CATEGORIES, COLORS, wrapped
 from workbench.widgets.chart import Chart, figure
 
 _MOST_POINTS = 500  # of a curve
@@ -40,10 +40,8 @@ class TrainingMonitor(Job):
     """Show a training: pass the monitor itself as `on_step` and `monitor.stop` as `stop`.
 
     Train in a `with monitor:` block, which sees a stop and an error. After a stop, call
-    `monitor.resume()` before the next run.
-
-    Args:
-        lines: held-out losses to beat by name, mean squared L2 distance, drawn as lines.
+    `monitor.resume()` before the next run. `lines` are held-out losses to beat by name, mean
+    squared L2 distance.
     """
 
     _last: TrainingStep | None = None  # a resumed run can be behind the last step drawn
@@ -54,12 +52,12 @@ class TrainingMonitor(Job):
         self._values: dict[str, dict[int, float]] = defaultdict(dict)  # by field and step
         super().__init__("End training after this step and keep the best student so far")
         self.chart = Chart(self._empty_chart())
-        row = self._row(self.bar, self.stop_button)
+        row = wrapped(self.bar, self.stop_button)
         self.children = (*self.children, row, self.status, self.chart)
         self._draw()
 
     def __call__(self, event: TrainingStep) -> None:
-        """Take one event; an error in here does not reach the training."""
+        """Take one event."""
         with self._reporting():
             if event.step == 0:
                 self._values.clear()
@@ -73,9 +71,6 @@ class TrainingMonitor(Job):
             if self._due():
                 self._draw()
 
-    def _cut_short(self) -> bool:
-        return self._share() < 1
-
     def _share(self) -> float:
         return self._last.step / self._last.steps if self._last else 0.0
 
@@ -83,7 +78,6 @@ class TrainingMonitor(Job):
         return _MESSAGES[self._now]
 
     def _curve(self, name: str) -> pd.Series:
-        """Return a curve's values by step."""
         values = self._values["loss" if name == "smoothed" else name]
         curve = pd.Series(values, dtype=float).sort_index()
         if name == "smoothed" and self._last:
