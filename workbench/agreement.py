@@ -1,7 +1,7 @@
 """How far two models agree, text by text and as a whole.
 
-Rows of vectors are the same texts in the same order. `teacher` is the reference and `student` any
-other model. Cosines and distances between the two are NaN where their widths differ.
+Rows are the same texts in the same order. Cosines and distances between two models are NaN where
+their widths differ.
 """
 
 from __future__ import annotations
@@ -14,16 +14,13 @@ from workbench import ranking
 from workbench._util import paired, unit, whole
 from workbench.errors import WorkbenchError
 
-_BLOCK_ROWS = 8192  # rows that are copied at once
 _PAIRS = 200_000  # pairs of texts whose similarities are compared
 
 
 def neighbors(vectors: np.ndarray, k: int = 10, *, among: np.ndarray | None = None) -> np.ndarray:
-    """Return the positions of each row's k nearest other rows by cosine, exact and nearest first.
+    """Return the positions of each row's k nearest other rows by cosine, int64 of shape (n, k).
 
-    Vectors are float of shape (n, d), positions int64 of shape (n, k). The time grows with n
-    squared. Equal cosines are in the order of the rows. `among`, of shape (m, d), is searched
-    instead of the other rows.
+    The search is exact. `among`, of shape (m, d), is searched instead of the other rows.
     """
     vectors, exclude_self = unit(vectors), among is None
     pool = vectors if among is None else unit(among, "among")
@@ -43,24 +40,22 @@ def per_text(
     """Measure the agreement on every text.
 
     Args:
-        teacher, student: float of shapes (n, d) and (n, e).
         k: neighbors to compare, at most all; 0 compares none.
         among: both models' vectors of other texts to find neighbors in, such as documents where the
             texts are queries. For asymmetric retrieval pass the teacher's document vectors twice.
-        both_neighbors: of both models; computed if None.
 
     Returns:
-        One row per text: `cosine`; `squared_distance` (L2, the training loss); `overlap`, the share
-        of the k nearest neighbors that both models find; `nearest_rank`, the rank that the student
-        gives to the teacher's nearest neighbor (1 is best). `attrs["k"]` is the number compared.
+        One row per text: `cosine`; `squared_distance` (L2); `overlap`, the share of neighbors that
+        both models find; `nearest_rank`, the student's rank of the teacher's nearest neighbor (1 is
+        best). `attrs["k"]` is the number compared.
     """
     teacher, student = paired(teacher, student)
     table = pd.DataFrame(index=pd.RangeIndex(len(teacher)))
-    same_width = teacher.shape[1] == student.shape[1]
     t, s = unit(teacher), unit(student)
-    table["cosine"] = (t * s).sum(axis=1) if same_width else np.nan
-    table["squared_distance"] = ((teacher - student) ** 2).sum(axis=1) if same_width else np.nan
-    table["overlap"] = table["nearest_rank"] = np.nan
+    table[["cosine", "squared_distance", "overlap", "nearest_rank"]] = np.nan
+    if t.shape == s.shape:
+        table["cosine"] = (t * s).sum(axis=1)
+        table["squared_distance"] = ((teacher - student) ** 2).sum(axis=1)
     pool = s if among is None else unit(among[1])
     k = table.attrs["k"] = min(k, len(pool) - (among is None))
     if k > 0:
@@ -74,12 +69,12 @@ def per_text(
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the share of entries that the rows of two integer arrays of shape (n, k) share."""
+    """Return the share of entries that the rows of two arrays of shape (n, k) have in common."""
     both = np.sort(np.concatenate([first, second], axis=1), axis=1)
     return (both[:, 1:] == both[:, :-1]).sum(axis=1) / first.shape[1]
 
 
-# Measure to how to read it: good values; bad values; how it is averaged, or its source.
+# How to read the measures.
 READING = {
     "cosine": "good: near 1, the same directions; bad: below 0.7 (mean)",
     "squared_distance": "good: near 0; bad: near 2, as far as unrelated texts (mean)",
@@ -98,9 +93,9 @@ READING = {
 def summary(
     teacher: np.ndarray, student: np.ndarray, table: pd.DataFrame | None = None, *, k: int = 10
 ) -> pd.DataFrame:
-    """Measure the agreement of two models as a whole; `table` is from `per_text`, if it is there.
+    """Return the `value` of each measure of `READING`, NaN where not defined, and its `reading`.
 
-    Index: the measures of `READING`. Columns: `value`, NaN where not defined, and `reading`.
+    `table` is what `per_text` returned, if it is there.
     """
     teacher, student = paired(teacher, student)
     if table is None:
@@ -116,9 +111,7 @@ def summary(
         "effective_rank_student": effective_rank(spectrum(student)),
         "centroid_shift": centroid_shift(teacher, student),
     }
-    result = pd.DataFrame({"value": values, "reading": READING}).rename_axis("measure")
-    result.attrs |= table.attrs
-    return result
+    return pd.DataFrame({"value": values, "reading": READING}).rename_axis("measure")
 
 
 def cka(first: np.ndarray, second: np.ndarray) -> float:
@@ -154,7 +147,7 @@ def _relative_distance(teacher: np.ndarray, student: np.ndarray) -> float:
 
 
 def _procrustes(teacher: np.ndarray, student: np.ndarray) -> float:
-    """Return the distance after an orthogonal map, fitted on a half of the texts, not measured."""
+    """Return the distance of half of the texts after an orthogonal map fitted on the others."""
     from scipy.linalg import orthogonal_procrustes
 
     width = max(teacher.shape[1], student.shape[1])
@@ -168,7 +161,7 @@ def _procrustes(teacher: np.ndarray, student: np.ndarray) -> float:
 
 
 def spectrum(vectors: np.ndarray) -> np.ndarray:
-    """Return the centered vectors' singular values over their sum, largest first, of shape (d,)."""
+    """Return the centered vectors' singular values over their sum, largest first."""
     values = np.linalg.eigvalsh(_centered_product(vectors, vectors))[::-1]
     values = np.sqrt(np.maximum(values, 0))
     return values / values.sum() if values.sum() > 1e-6 else np.zeros_like(values)
@@ -189,17 +182,16 @@ def centroid_shift(teacher: np.ndarray, student: np.ndarray) -> float:
     return float(np.linalg.norm(teacher.mean(axis=0) - student.mean(axis=0)) / scale)
 
 
-def sample(count: int, most: int, seed: int = 0) -> np.ndarray:
-    """Return sorted positions of at most `most` of `count` texts, chosen at random, int64."""
-    if count <= most:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
+def sample(count: int, most: int) -> np.ndarray:
+    """Return sorted positions of at most `most` of `count` texts, chosen at random."""
+    rng = np.random.default_rng(0)
+    return np.sort(rng.choice(count, most, replace=False)) if count > most else np.arange(count)
 
 
 def _ranks(
     vectors: np.ndarray, pool: np.ndarray, targets: np.ndarray, *, exclude_self: bool
 ) -> np.ndarray:
-    """Return the rank, 1 is the best, of one row of the pool, a target, for each vector."""
+    """Return each vector's rank of its target, a row of the pool; 1 is the best."""
     ranks = np.empty(len(vectors), dtype=int)
     size = max(1, ranking.BLOCK_SCORES // len(pool))
     for start in range(0, len(vectors), size):
@@ -216,7 +208,7 @@ def _centered_product(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return the cross-product of the centered arrays, float64 of shape (d, e)."""
     means = first.mean(axis=0, dtype=np.float64), second.mean(axis=0, dtype=np.float64)
     product = np.zeros((first.shape[1], second.shape[1]))
-    for start in range(0, len(first), _BLOCK_ROWS):
-        rows = slice(start, start + _BLOCK_ROWS)
+    for start in range(0, len(first), 8192):  # few rows are copied at once
+        rows = slice(start, start + 8192)
         product += (first[rows] - means[0]).T @ (second[rows] - means[1])
     return product

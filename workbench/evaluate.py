@@ -33,29 +33,24 @@ CAUSES = {
     "together": "no single cause",
 }
 _LEAST_LOSS = 0.05  # of `nDCG@10`, for a query to count as served worse
-_DEPTH = 100
 _AGREEMENT = ["cosine", "squared_distance", "overlap", "rank_correlation", "cka"]
 
 
 def score(data: RetrievalDataset, queries: np.ndarray, documents: np.ndarray) -> pd.DataFrame:
-    """Search by cosine and score every judged query, by `ir_measures`.
+    """Search by cosine and score every judged query (index: its id) by `ir_measures`.
 
-    Vectors are float of shapes (q, d) and (n, d), in the order of `data`. Zeros stand for no vector,
-    which is not found, and finds nothing. Returns one row per query (index: query id) with
-    `ndcg_at_10`, `recall_at_100` and `mrr_at_10`. The last two count grades of 1 and more.
+    Vectors are float of shapes (q, d) and (n, d), in the order of `data`; zeros find nothing, and
+    are not found. Returns `ndcg_at_10`, `recall_at_100` and `mrr_at_10` (grades of 1 and more).
     """
     queries, documents = checked_pair((queries, documents), data)
     rows = np.flatnonzero(documents.any(axis=1))
-    positions = rows[ranking.top_k(queries, documents[rows], _DEPTH)[1]]
+    positions = rows[ranking.top_k(queries, documents[rows], 100)[1]]
     positions[~queries.any(axis=1)] = -1
     return score_ranking(data, positions)
 
 
 def score_ranking(data: RetrievalDataset, positions: np.ndarray) -> pd.DataFrame:
-    """Score any search as `score` does.
-
-    `positions` are each query's documents, best first, int of shape (q, k); -1 stands for none.
-    """
+    """Score each query's documents, positions of shape (q, k), best first; -1 stands for none."""
     import ir_measures
 
     ids = list(data.corpus)
@@ -68,7 +63,7 @@ def score_ranking(data: RetrievalDataset, positions: np.ndarray) -> pd.DataFrame
         if query in data.qrels:  # grades must be Python's own integers
             judgments[query] = {id_: int(grade) for id_, grade in data.qrels[query].items()}
     measures = [ir_measures.parse_measure(name) for name in MEASURES]
-    scores: dict[str, dict[str, float]] = {query: {} for query in judgments}
+    scores = {query: {} for query in judgments}
     for metric in ir_measures.iter_calc(measures, judgments, run):
         scores[metric.query_id][MEASURES[str(metric.measure)]] = metric.value
     return pd.DataFrame.from_dict(scores, orient="index", columns=list(MEASURES.values()))
@@ -77,10 +72,9 @@ def score_ranking(data: RetrievalDataset, positions: np.ndarray) -> pd.DataFrame
 def bootstrap_means(
     columns: Sequence[np.ndarray], resamples: int = 2000, seed: int = 0
 ) -> np.ndarray:
-    """Return the means of m columns on the same bootstrap resamples of their rows, (m, resamples).
+    """Return the means of m columns on the same resamples of their rows, (m, resamples).
 
-    An `interval` of a difference or ratio of the means is the paired percentile bootstrap's (Efron
-    and Tibshirani 1993).
+    The `interval` of their ratio is the paired percentile bootstrap's (Efron and Tibshirani 1993).
     """
     columns = np.stack([np.asarray(column, dtype=np.float64) for column in columns])
     rng, count = np.random.default_rng(seed), columns.shape[1]
@@ -93,18 +87,17 @@ def bootstrap_means(
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """Return the 2.5 % and the 97.5 % quantile of values; NaN if one of them is not finite."""
+    """Return the 2.5 % and 97.5 % quantiles of values; NaN if one is not finite."""
     if not np.isfinite(values).all():
         return np.nan, np.nan
     return tuple(np.quantile(values, (0.025, 0.975)).tolist())
 
 
 def summarize(scores: Mapping[str, pd.DataFrame], *, teacher: str = "teacher") -> pd.DataFrame:
-    """Average scores per query, and compare them with the teacher's.
+    """Average what `score` returned, by mode, and compare it with the teacher's.
 
-    `scores` are the results of `score` by mode, all on the same queries. Returns one row per mode:
-    the mean of each measure, `share_of_teacher` (ratio of mean `nDCG@10`; NaN if the teacher's is
-    0), and its 95 % interval `share_low` to `share_high` by a bootstrap over queries.
+    Returns one row per mode: the mean of each measure, `share_of_teacher` (of mean `nDCG@10`), and
+    its 95 % interval `share_low` to `share_high` by a bootstrap over queries.
     """
     reference, rows = scores[teacher]["ndcg_at_10"], []
     for mode, table in scores.items():
@@ -124,21 +117,16 @@ def compare(models: Mapping[str, Any], data: Any, *, k: int = 10) -> pd.DataFram
 
     Args:
         models: name to model, at least two: a name, a folder or a loaded `SentenceTransformer`; a
-            `Teacher`, whose vectors are kept in a cache; a `TargetCache`; or vectors, an array for
-            texts and a pair (queries, documents) for a data set. The reference is the one named
-            "teacher", or else the first.
+            `Teacher`, a `TargetCache`; or vectors, an array for texts and a pair (queries,
+            documents) for a data set. The reference is named "teacher", or else the first.
         data: texts, a file or folder of them, a `RetrievalDataset`, or a folder in BEIR's layout.
         k: neighbors to compare on texts.
 
     Returns:
-        On texts, one row per model: `model`, `dimension`, `cosine`, `squared_distance`, `overlap`,
-        `rank_correlation` and `cka`, see `agreement.READING`. Texts that a cache skips are left out
-        for all models.
-
-        On a data set, one row per model and mode: `model`, `mode` and the columns of `summarize`.
-        The modes are "teacher" (the reference), "symmetric" (the model embeds queries and
-        documents), "asymmetric" (its queries, the reference's documents, if equally wide) and
-        "base" (symmetric, of a model with this name).
+        On texts, a row per model with measures of `agreement.READING`; texts that a cache skips are
+        left out for all. On a data set, a row per model and mode with the columns of `summarize`:
+        "teacher" (the reference), "symmetric" (the model embeds queries and documents),
+        "asymmetric" (its queries, the reference's documents) and "base" (a model of this name).
 
     Example:
         >>> import workbench as wb
@@ -172,7 +160,7 @@ def compare(models: Mapping[str, Any], data: Any, *, k: int = 10) -> pd.DataFram
     return table
 
 
-def _compare_vectors(embedded: Mapping[str, np.ndarray], reference: str, k: int) -> pd.DataFrame:
+def _compare_vectors(embedded: dict[str, np.ndarray], reference: str, k: int) -> pd.DataFrame:
     first, rows = embedded[reference], []
     for name, second in embedded.items():
         values = dict.fromkeys(_AGREEMENT, 1.0) | {"squared_distance": 0.0}
@@ -199,13 +187,11 @@ def _compare_searches(
     table = summarize(scores, teacher=(reference, "teacher"))
     table["mode"] = [mode for _, mode in scores]
     table.insert(0, "model", [name for name, _ in scores])
-    counts = {"queries": len(scores[reference, "teacher"]), "documents": len(data.corpus)}
-    table.attrs |= {"dataset": data.name, **counts}
     return table
 
 
 def same_models(models: object, data: RetrievalDataset | Sequence[Text]) -> dict[str, Any]:
-    """Return two or more models by name, each as `prepared` does; WorkbenchError for others."""
+    """Return two or more models by name, each `prepared`; WorkbenchError for others."""
     if not isinstance(models, Mapping) or len({str(name) for name in models}) < 2:
         raise WorkbenchError('expected 2 or more models by name, {"teacher": ..., "student": ...}')
     ready = {}
@@ -220,11 +206,9 @@ def same_models(models: object, data: RetrievalDataset | Sequence[Text]) -> dict
 def vectors(
     model: Any, data: Any, *, filled: bool = False
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-    """Embed any data that `compare` takes with any model that it takes.
+    """Embed any data of `compare` with any model of it: float32 (n, d), a pair for a data set.
 
-    Returns float32 of shape (n, d) for texts, and a pair for a data set, of its queries and
-    documents. A text that a cache skips has a row of zeros; `filled` says that it has just been
-    filled with the data, so any number of texts may be missing.
+    A text that a cache skips has a row of zeros. A cache that is `filled` may skip any number.
     """
     data = _read(data)
     model = prepared(model, data)
@@ -249,7 +233,7 @@ def _read(data: Any) -> RetrievalDataset | Sequence[Text]:
         return data
     if is_dataset(data):
         return read_dataset(data)
-    # Sequences are not read: `read_texts` drops duplicates, and arrays have a row for each text.
+    # `read_texts` drops duplicates, and arrays have a row for each text.
     return read_texts(data) if isinstance(data, str | Path | pd.DataFrame) else as_texts(data)
 
 
@@ -272,14 +256,13 @@ def prepared(model: Any, data: RetrievalDataset | Sequence[Text]) -> Any:
 def checked_pair(pair: Any, data: RetrievalDataset) -> tuple[np.ndarray, np.ndarray]:
     """Return vectors of queries and documents as float32; WorkbenchError if of other data."""
     if not isinstance(pair, list | tuple) or len(pair) != 2:
-        raise WorkbenchError("expected a pair for a data set: vectors of queries and of documents")
+        raise WorkbenchError("expected a pair: vectors of queries and of documents")
     queries, documents = checked(pair[0], "queries"), checked(pair[1], "documents")
     counts = len(data.queries), len(data.corpus)
     if (len(queries), len(documents)) != counts or queries.shape[1] != documents.shape[1]:
-        raise WorkbenchError(
-            f"vectors of shapes {queries.shape} and {documents.shape}: expected one width, "
-            f"{counts[0]:,} queries and {counts[1]:,} documents"
-        )
+        expected = f"{counts[0]:,} queries and {counts[1]:,} documents of one width"
+        shapes = f"{queries.shape} and {documents.shape}"
+        raise WorkbenchError(f"vectors of shapes {shapes}: expected {expected}")
     return queries, documents
 
 
@@ -292,13 +275,12 @@ def failures(
 ) -> pd.DataFrame:
     """Say of each judged query that the student serves worse what went wrong.
 
-    One at a time, the student gets the teacher's vector of the query, those of the relevant
-    documents, and those of all others. What restores most of the `nDCG@10` is the cause;
-    "together" if nothing restores a fifth of the loss.
+    One at a time, the student gets the teacher's vectors of the query, of the relevant documents
+    and of all others. What restores most of the `nDCG@10`, and a fifth at least, is the cause.
 
-    Models are vectors of queries and documents, float of shapes (q, d) and (n, d), `scores` their
-    `nDCG@10` by query id. Returns one row a failing query (index: its id), the greatest loss first:
-    `loss`; `query`, `relevant` and `others`, what each restores; `cause`, a key of `CAUSES`; `text`.
+    Models are vectors of queries and documents, equally wide, `scores` their `nDCG@10` by query id.
+    Returns a row a failing query (index: its id), the greatest loss first: `loss`; `query`,
+    `relevant` and `others`, what each restores; `cause`, a key of `CAUSES`; `text`.
     """
     teacher, student = checked_pair(teacher, dataset), checked_pair(student, dataset)
     if scores is None:
@@ -332,13 +314,13 @@ def failures(
 
 
 def report(dataset: RetrievalDataset, rows: pd.DataFrame, **more: object) -> dict:
-    """Return the results of `compare` on a data set, and `more`, as JSON values."""
+    """Return what `compare` says of a data set, and `more`, as JSON values."""
     counts = {"documents": len(dataset.corpus), "queries": len(dataset.queries)}
     return {"collection": dataset.name, **counts, **more, "rows": as_rows(rows)}
 
 
 def format_table(rows: pd.DataFrame) -> str:
-    """Format what `compare` returns on a data set for a terminal."""
+    """Format what `compare` says of a data set for a terminal."""
     labels = (rows["model"] + ", " + rows["mode"]).mask(rows["mode"] == "teacher", rows["model"])
     labels = labels.mask(rows["mode"] == "base", LABELS["base"])
     shown = pd.DataFrame({"": labels})
