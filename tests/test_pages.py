@@ -75,6 +75,7 @@ def test_links_and_fetches_are_checked(make, tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_lost_link_stops_the_build(make, tmp_path, capfd):
     targets = ["01_teacher_caching.ipynb#lost-one", "lost-two.ipynb", "#lost-three"]
     (tmp_path / "executed").mkdir()
@@ -86,6 +87,7 @@ def test_a_lost_link_stops_the_build(make, tmp_path, capfd):
     assert all(target in said for target in ("lost-one", "lost-two", "lost-three"))
 
 
+@pytest.mark.slow
 def test_a_notebook_that_fails_is_named(make, tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(make, "NOTEBOOKS", tmp_path)
@@ -101,6 +103,7 @@ def test_a_notebook_that_fails_is_named(make, tmp_path, monkeypatch):
     ]  # it stays
 
 
+@pytest.mark.slow
 def test_a_notebook_becomes_a_page_of_the_site(make, tmp_path, browser):
     (tmp_path / "executed").mkdir()
     made = make.run(notebook(tmp_path / "00_start_here.ipynb", *TINY))
@@ -170,6 +173,7 @@ def is_kernel(process):
         return False
 
 
+@pytest.mark.slow
 def test_apps(apps, browser):
     apps, server = apps
     page = browser.new_page(viewport={"width": 1300, "height": 1400})

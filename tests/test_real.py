@@ -49,6 +49,7 @@ def test_the_papers_students_have_the_papers_sizes(tmp_path):
         np.testing.assert_array_equal(again.encode(["a sail"]), model.encode(["a sail"]))
 
 
+@pytest.mark.slow
 def test_mteb_gives_the_published_score(tmp_path):
     """MTEB's public results have 82.0 for the student's start on STSBenchmark."""
     pytest.importorskip("mteb")
@@ -66,6 +67,7 @@ def test_mteb_gives_the_published_score(tmp_path):
     assert outcome.score == pytest.approx(known, abs=0.002)
 
 
+@pytest.mark.slow
 def test_fast_teacher_vectors_are_the_float32_vectors(teacher):
     corpus = docstring_corpus(pairs=60, held_out=1)
     texts = [t.text for t in corpus.train]
@@ -102,6 +104,7 @@ def test_a_student_learns_its_teacher(cache, teacher):
     assert rows.loc["symmetric", "share_of_teacher"] > 0.8
 
 
+@pytest.mark.slow
 def test_the_teacher_finds_its_way_through_the_tutorial(cache, teacher):
     collection = data.tutorial()
     cache.fill(collection.query_texts() + collection.document_texts())
@@ -115,6 +118,7 @@ def test_the_teacher_finds_its_way_through_the_tutorial(cache, teacher):
     assert rows.loc["symmetric", "ndcg_at_10"] > 0.3
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_to_faults(tmp_path):
     """A short run of `make faults`."""
     command = [sys.executable, "-m", "bench.faults", "--runs", "2", "--seed", "1", "--no-page"]
@@ -126,6 +130,7 @@ def test_nothing_is_lost_to_faults(tmp_path):
     assert found["caching"]["repeated"] <= found["caching"]["explained"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"real collections are not at {SHARED}")
 def test_a_real_collection_of_paragraphs(cache, teacher):
     collection = data.read_dataset(SHARED / "xquad_en")
@@ -146,6 +151,7 @@ def test_every_real_collection_is_read(name):
     assert collection.corpus and set(collection.queries) == set(collection.qrels)
 
 
+@pytest.mark.slow
 def test_a_damaged_subject_of_newsgroups_comes_first():
     """Noise of half a vector's length on one subject of twenty; the rest of the student has noise of 0.3."""
     path = SHARED.parent / "tasks" / "newsgroups20_subjects" / "test.jsonl"
