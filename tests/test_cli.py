@@ -51,12 +51,12 @@ def test_help_explains_and_wrong_usage_is_exit_code_2(capsys):
     ("line", "words"),
     [
         ("cache --texts nothing.jsonl --teacher all-MiniLM-L6-v2", "no file"),
-        ("cache --teacher nobody/nothing --texts texts.jsonl", "nobody/nothing"),
+        ("cache --teacher nobody/nothing --texts texts.jsonl", "was not found"),
         ("cache --texts x --workers 2 --passages 50", "passages"),
         ("cache --texts texts.jsonl --url http://x", "url"),
         ("distill --output . --texts texts.jsonl --teacher all-MiniLM-L6-v2", "folder"),
         ("distill --output s --recipe tuor --texts texts.jsonl", "tour"),
-        ("evaluate --student nowhere", "nowhere"),
+        ("evaluate --student nowhere", "was not found"),
     ],
 )
 def test_errors_are_one_message_and_exit_code_1(home, line, words, capsys):

@@ -32,7 +32,7 @@ def test_the_fingerprint_follows_the_content_of_a_folder(tiny_model, copied):
 
 
 def test_an_unknown_name_and_a_missing_package_are_named(monkeypatch):
-    with pytest.raises(ModelError, match=r"nobody/no-such-model.* is no folder.*hub"):
+    with pytest.raises(ModelError, match=r"nobody/no-such-model.* was not found.*hub"):
         models.resolve("nobody/no-such-model")
     monkeypatch.setitem(models._PACKAGES, models.MINILM, (["no-such-distribution"], "00"))
     with pytest.raises(ModelError, match="make models"):

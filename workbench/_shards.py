@@ -35,13 +35,10 @@ class Shard:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with path.open("rb") as file:
-                size = int.from_bytes(file.read(8), "little")
-                if size > 1 << 20:
-                    raise ValueError("header too long")
-                header = json.loads(file.read(size))
             # A plain array is quicker to index than a memmap.
             self._buffer = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+            size = int.from_bytes(self._buffer[:8].tobytes(), "little")
+            header = json.loads(self._buffer[8 : 8 + size].tobytes())
             self.keys = self._tensor(header["keys"], 8 + size).reshape(-1).view(KEY)
             self.vectors = self._tensor(header["vectors"], 8 + size)
         except (ValueError, KeyError, TypeError) as error:
@@ -63,29 +60,19 @@ class Shard:
     def find(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return which of some sorted unique keys are here, and their rows, two int (hits,)."""
         # The shorter list is looked up in the longer one.
-        if len(keys) < len(self):
-            return _matches(keys, self.keys)
-        rows, hits = _matches(self.keys, keys)
-        return hits, rows
-
-
-def _matches(short: np.ndarray, long: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return where two sorted lists have the same keys, the longer one not empty."""
-    places = np.minimum(np.searchsorted(long, short), len(long) - 1)
-    hits = np.flatnonzero(long[places] == short)
-    return hits, places[hits]
+        is_shorter = len(keys) < len(self)
+        short, long = (keys, self.keys) if is_shorter else (self.keys, keys)
+        places = np.minimum(np.searchsorted(long, short), len(long) - 1)
+        hits = np.flatnonzero(long[places] == short)
+        return (hits, places[hits]) if is_shorter else (places[hits], hits)
 
 
 class ShardFolder:
-    """Vectors by key, in shards that several threads and processes may read, write and merge.
-
-    Vectors are of shape (dimension,) and float16 or float32. `damaged` names the shards that were
-    set aside.
-    """
+    """Vectors by key, in shards that several threads and processes may read, write and merge."""
 
     def __init__(self, folder: Path, dimension: int, dtype: np.dtype) -> None:
         self.folder, self.dimension, self.dtype = folder, dimension, dtype
-        self.damaged: list[str] = []
+        self.damaged: list[str] = []  # names of the shards that were set aside
         self._ignored: set[str] = set()  # damaged shards that could not be renamed
         self._shards: dict[str, Shard] = {}
         self._lock = threading.RLock()
@@ -98,7 +85,7 @@ class ShardFolder:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes that one vector and its key take on disk."""
+        """Bytes of one vector and its key on disk."""
         return self.dimension * self.dtype.itemsize + KEY.itemsize
 
     def known(self, keys: np.ndarray) -> np.ndarray:
@@ -172,7 +159,7 @@ class ShardFolder:
                     continue
 
     def _is_intact(self, shard: Shard) -> bool:
-        """Say whether a shard is intact, and set it aside if it is not."""
+        """Say whether a shard is intact; set it aside if not."""
         if not shard.is_intact:
             self._set_aside(shard.path, "its content does not match its checksum")
         return shard.is_intact

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import math
 import os
 import re
 import secrets
@@ -44,8 +43,8 @@ class Plan:
     def __str__(self) -> str:
         if not self.missing:
             return f"all {self.unique:,} vectors are cached"
-        megabytes = f"{self.bytes / 1e6:,.1f} MB to store"
-        return f"{self.missing:,} of {self.unique:,} vectors missing, {megabytes}"
+        missing = f"{self.missing:,} of {self.unique:,} vectors missing"
+        return f"{missing}, {self.bytes / 1e6:,.1f} MB to store"
 
 
 @dataclass(frozen=True)
@@ -76,15 +75,15 @@ class Progress:
 class TargetCache(ShardFolder):
     """The target embeddings of one teacher, in a folder of their own below `root`.
 
-    The folder is named after the teacher's identity. A target's key is a hash of role, prompt and
-    exact text. Several processes may read and fill one cache.
+    A target's key is a hash of role, prompt and exact text. Several processes may read and fill
+    one cache.
 
     Args:
         root: folder of all caches.
         teacher: whose targets these are, or what `Teacher` makes one of.
         dtype: "float16" or "float32", how vectors are stored; part of the identity.
         skip: share of the texts of a `fill` that may get no target, such as an empty text that an
-            API refuses. `fill` warns of them; of more, it raises TeacherError in the end.
+            API refuses.
 
     Example:
         >>> import tempfile
@@ -144,12 +143,10 @@ class TargetCache(ShardFolder):
         on_progress: Callable[[Progress], None] | None = None,
         stop: threading.Event | None = None,
         merge: bool = True,
-        skip: float | None = None,
     ) -> Progress:
         """Encode and store every target that is missing; each text is encoded once.
 
-        Texts go to the teacher in groups, and a finished group is durable: a kill loses the group
-        in flight, and the next call goes on from there.
+        A group of texts that the teacher has encoded is durable: a kill loses the group in flight.
 
         Args:
             texts: a list, or a stream of any length; processes that fill one list share the work.
@@ -157,21 +154,20 @@ class TargetCache(ShardFolder):
             on_progress: called after each group.
             stop: when set, the fill ends after the group in flight.
             merge: join small shards now and then; of many processes, let one do it.
-            skip: in the place of the cache's own.
 
         Raises:
             CacheError: another model answers to the teacher's name.
             TeacherError: a wrong shape, or no finite target of more texts than `skip` allows.
-            WorkbenchError: the folder cannot be written to, or the disk is full.
         """
         is_stream = isinstance(texts, Iterable) and not isinstance(texts, Sized)
         texts = iter(texts) if is_stream else _listed(texts)
-        fill = _Fill(self, None if is_stream else len(texts), on_progress, stop, merge, skip)
+        fill = _Fill(self, None if is_stream else len(texts), on_progress, stop, merge)
         if is_stream:
             while (block := list(islice(texts, CHUNK_TEXTS))) and not fill.stop.is_set():
-                fill.add(as_texts(block))
+                block = as_texts(block)
+                fill.add(block, self.keys(block))
         else:
-            fill.add(texts, on_plan=on_plan)
+            fill.add(texts, self.keys(texts), on_plan)
         return fill.report()
 
     def embed(
@@ -183,11 +179,10 @@ class TargetCache(ShardFolder):
         what: str = "teacher",
         skip: float | None = None,
     ) -> Targets:
-        """Fill what is missing of a list of texts, and return their targets.
+        """Fill what is missing of a list of texts, and return the targets that there are.
 
-        Texts that were skipped, or not made before a `stop`, are left out. `texts` may be the
-        targets of another cache, whose keys are used again if its prompts are the same. `progress`
-        shows a bar named `what`, and what an API will cost and has cost.
+        `texts` may be the targets of another cache, whose keys are used again if its prompts are the
+        same. `progress` shows a bar named `what`, and what an API will cost and has cost.
         """
         keys, teacher = None, self.teacher
         if isinstance(texts, Targets):
@@ -198,9 +193,7 @@ class TargetCache(ShardFolder):
         if teacher.usage is not None:
             missing = [texts[row] for row in self.planned(keys)[1]]
             if missing and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-                raise TeacherError(
-                    "each process would pay the API: run workbench cache with these texts first"
-                )
+                raise TeacherError("each process would pay the API: run workbench cache first")
             if progress:
                 print(teacher.estimate(missing), file=sys.stderr)
         try:
@@ -221,10 +214,9 @@ class TargetCache(ShardFolder):
         targets = Targets(self, texts, self.keys(texts))
         missing = np.flatnonzero(targets.shard_of < 0)
         if missing.size:
-            raise CacheError(
-                f"{missing.size:,} of {len(texts):,} targets are not in {self.folder.name}, first "
-                f"{texts[missing[0]].text[:60]!r}: run fill() or embed() on these texts"
-            )
+            count = f"{missing.size:,} of {len(texts):,} targets are not in {self.folder.name}"
+            first = repr(texts[missing[0]].text[:60])
+            raise CacheError(f"{count}, first {first}: run fill() or embed() on these texts")
         return targets
 
     def check_writable(self) -> None:
@@ -246,9 +238,8 @@ class TargetCache(ShardFolder):
         cosine = float(stored @ vector / (np.linalg.norm(stored) * np.linalg.norm(vector)))
         if cosine < SAME_MODEL:
             raise CacheError(
-                f"another model answers to the name {self.identity['teacher']!r} than when "
-                f"{self.folder.name} was begun (cosine {cosine:.3f} of the same text): give the "
-                "teacher another name (--name)"
+                f"another model answers to the name {self.identity['teacher']!r} than when the cache "
+                f"was begun (cosine {cosine:.3f}): give the teacher another name (--name)"
             )
 
 
@@ -275,13 +266,9 @@ class _Fill:
         self._lock = threading.Lock()
 
     def add(
-        self,
-        texts: Sequence[Text],
-        keys: np.ndarray | None = None,
-        on_plan: Callable[[Plan], None] | None = None,
+        self, texts: Sequence[Text], keys: np.ndarray, on_plan: Callable[[Plan], None] | None = None
     ) -> None:
         """Make the targets that are missing of these texts."""
-        keys = self.cache.keys(texts) if keys is None else keys
         plan, missing = self.cache.planned(keys)
         if on_plan:
             on_plan(plan)
@@ -316,14 +303,11 @@ class _Fill:
     def _groups(self, texts: Sequence[Text], rows: np.ndarray) -> Iterator[dict[int, Text]]:
         """Group texts by role: a group is one call of the teacher."""
         size = self.teacher.batch_size or GROUP_TEXTS
-        groups: dict[Role, dict[int, Text]] = {role: {} for role in Role}
-        for row in rows:
-            text = texts[row]
-            groups[text.role][row] = text
-            if len(groups[text.role]) == size:
-                yield groups[text.role]
-                groups[text.role] = {}
-        yield from filter(None, groups.values())
+        chosen = [(row, texts[row]) for row in rows]
+        for role in Role:
+            of_role = [(row, text) for row, text in chosen if text.role == role]
+            for start in range(0, len(of_role), size):
+                yield dict(of_role[start : start + size])
 
     def _fill_group(self, keys: np.ndarray, group: dict[int, Text]) -> None:
         """Make and store the targets of texts of one role; what is good is stored in any case."""
@@ -352,15 +336,14 @@ class _Fill:
             self.cache.write(keys[rows[is_good]], stored[is_good])
         with self._lock:
             self._failed += [(texts[row], reason) for row, reason in failed.items()]
-            if count:
-                self._seconds += (time.perf_counter() - started) / self.teacher.concurrency
+            self._seconds += (time.perf_counter() - started) / self.teacher.concurrency
             encoded = self.progress.encoded + count
             self.progress = replace(
                 self.progress,
                 done=self.progress.done + len(group) - len(texts) + count + len(failed),
                 encoded=encoded,
                 bytes=encoded * self.cache.row_bytes,
-                texts_per_second=encoded / self._seconds if self._seconds else 0.0,
+                texts_per_second=encoded / self._seconds,
                 failed=len(self._failed),
             )
             if self._on_progress:
@@ -375,27 +358,22 @@ class _Fill:
         return len(self._failed) > self.skip * (self.progress.total or self.progress.done)
 
     def report(self) -> Progress:
-        """Return the progress; warn of texts without a target, TeacherError if too many."""
+        """Return the progress; warn of texts without a target, or raise if they are too many."""
         if not self._failed:
             return self.progress
         total, count = self.progress.total or self.progress.done, len(self._failed)
         reasons = "; ".join(f"{text.text[:60]!r}: {reason}" for text, reason in self._failed[:3])
         message = f"{count:,} of {counted(total, 'text')} got no target, first {reasons}"
         if self._are_too_many():
-            share = min(1.0, math.ceil(1000 * count / total) / 1000)
             raise TeacherError(
-                f"{message}. All others are stored, and the same call asks again for these alone; "
-                f"skip={share:g} (--skip {share:g}) goes on without them."
+                f"{message}. All others are stored, and a larger skip (--skip) goes on without these"
             )
         warnings.warn(f"{message}. Nothing is learned from such a text.", stacklevel=4)
         return self.progress
 
 
 class Targets:
-    """Cached targets of n texts, a float32 array of `shape` that is read from disk when indexed.
-
-    `texts` are in the order of the targets and of `keys`, S16 of shape (n,).
-    """
+    """Cached targets of n texts, a float32 array of `shape` that is read from disk when indexed."""
 
     def __init__(self, cache: TargetCache, texts: Sequence[Text], keys: np.ndarray) -> None:
         self.texts, self.keys, self.prompts = texts, keys, cache.prompts
@@ -439,10 +417,7 @@ class Targets:
         return part
 
     def split(self) -> tuple[Targets, Targets]:
-        """Return a training part and a held-out part, a twentieth or 500 different texts.
-
-        The hash of a text decides its part, so the order of the texts does not matter.
-        """
+        """Return a training part and a held-out part, a twentieth or 500 different texts by hash."""
         unique, first = np.unique(self.keys, return_index=True)
         held_out = max(1, min(500, len(unique) // 20))
         training = np.flatnonzero(self.keys > unique[held_out - 1])

