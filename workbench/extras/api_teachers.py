@@ -80,36 +80,28 @@ class Usage:
     failed: int = 0  # texts without a target
 
     def __str__(self) -> str:
-        parts = [counted(self.texts, "text"), counted(self.tokens, "token")]
+        text = f"{counted(self.texts, 'text')}, {counted(self.tokens, 'token')}"
         if self.cost is not None:
-            parts.append(f"{self.cost:,.4g} at the given price")
+            text += f", {self.cost:,.4g} at the given price"
         if self.seconds:
-            parts.append(f"at least {duration(self.seconds)} within the limits")
+            text += f", at least {duration(self.seconds)} within the limits"
         if not self.requests:
-            return f"to ask the API for: {', '.join(parts)}"
-        parts.append(f"in {counted(self.requests, 'request')}, {self.retries:,} of them again")
-        return f"the API: {', '.join(parts)}"
+            return f"to ask the API for: {text}"
+        return f"the API: {text}, in {counted(self.requests, 'request')} ({self.retries:,} again)"
 
 
 class ApiTeacher(Teacher):
     """A model behind an HTTP API as the teacher; one instance serves many threads.
 
     Args:
-        model: the server's name for it, with a provider in front ("cohere:embed-v4.0") unless the
-            server speaks OpenAI's protocol.
+        model: "cohere:embed-v4.0"; no provider in front is OpenAI's protocol.
         url: of another server than the provider's own, such as http://localhost:8000/v1.
         key: environment variable with the secret; by default, the provider's own for its server.
         dimensions: width to ask for; if None, a first request finds the model's own.
-        tokenizer: model whose tokenizer counts tokens; without one, four bytes are a token.
-        max_tokens: texts are cut to so many of the tokenizer's tokens.
-        price: of a million tokens.
-        budget: no request is sent that would make the cost of this run higher.
-        attempts: how often a request is tried. A rate limit (HTTP 429) does not count: it is
-            waited for until the server has answered nothing else for five minutes.
+        tokenizer: of this model, to cut texts to `max_tokens`; without it, 4 bytes are a token.
+        price, budget: of a million tokens, and the most that this run may cost.
+        attempts: how often a request is tried; a rate limit (HTTP 429) does not count.
         name: what the cache calls the teacher; model and server if None.
-
-    Raises:
-        TeacherError: a setting makes no sense, the key is missing, or the server does not answer.
     """
 
     def __init__(
@@ -152,7 +144,7 @@ class ApiTeacher(Teacher):
         self._limits = requests_per_minute or math.inf, tokens_per_minute or math.inf
         self._counts, self._lock = Counter(), Lock()
         self._free = self._last_answer = 0.0  # times: from when the next request may be sent
-        self._client, self._secret = _client(self._provider, url, key, timeout)
+        self._connect(url, key, timeout)
         self._fields = {"model": model}
         if dimensions is not None:
             self._fields[self._provider.dimensions] = dimensions
@@ -167,6 +159,24 @@ class ApiTeacher(Teacher):
             max_length=max_tokens and [max_tokens, tokenizer],
         )
         self.name = model
+
+    def _connect(self, url: str | None, key: str | None, timeout: float) -> None:
+        """Make the client, and set the secret that no message may show."""
+        provider, server = self._provider, (url or self._provider.url).rstrip("/")
+        # The address is stored with the cache and may be logged, so no secret may be in it.
+        if not re.fullmatch(r"https?://[\w.:\[\]-]+(/[^\s?#@]*)?", server, re.ASCII):
+            raise TeacherError("url: expected http(s)://HOST/PATH, without a secret")
+        variable = key or (provider.key if server == provider.url else None)
+        secret = os.environ.get(variable, "").strip() if variable else None
+        if variable and not re.fullmatch("[!-~]+", secret):
+            raise TeacherError(f"the environment variable {variable} has no key")
+        local = r"http://(localhost|127\.0\.0\.1|\[::1\])([:/]|$)"
+        if secret and not re.match(f"https:|{local}", server):
+            raise TeacherError(f"{variable} would travel to {server} unencrypted: use https")
+        headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+        server = server.removesuffix(provider.path)
+        self._client = httpx.Client(base_url=server, headers=headers, timeout=timeout)
+        self._secret = secret
 
     @property
     def usage(self) -> Usage:
@@ -198,23 +208,21 @@ class ApiTeacher(Teacher):
                 rows = batches.pop(0)
                 try:
                     vectors[rows] = self._answered([texts[row] for row in rows], role, stop)
-                    continue
                 except _FailedError as error:
                     if error.remedy == "none":
                         raise
-                    reason = error
-                if len(rows) == 1 or reason.remedy == "retry":
-                    self.probe(stop=stop)  # fails if not this text but the server is at fault
-                if len(rows) == 1:
-                    failed[rows[0]] = str(reason)
-                    self._count(failed=1)
-                else:
                     half = len(rows) // 2
-                    batches = [rows[:half], rows[half:], *batches]
+                    if not half or error.remedy == "retry":
+                        self.probe(stop=stop)  # fails if not this text but the server is at fault
+                    if half:
+                        batches = [rows[:half], rows[half:], *batches]
+                    else:
+                        failed[rows[0]] = str(error)
+                        self._count(failed=1)
         except TeacherError as error:
             raise IncompleteError(str(error), vectors, failed, final=True) from None
         if failed:
-            message = f"{len(failed):,} of {len(texts):,} texts got no target, the last: {reason}"
+            message = f"{len(failed):,} of {len(texts):,} texts failed: {failed[max(failed)]}"
             raise IncompleteError(message, vectors, failed)
         return vectors
 
@@ -223,8 +231,7 @@ class ApiTeacher(Teacher):
         try:
             vector = self._answered([_PROBE], Role.DOCUMENT, stop or Event())[0]
         except _FailedError as error:
-            server = self._client.base_url
-            model = self._fields["model"]
+            model, server = self._fields["model"], self._client.base_url
             raise TeacherError(f"no vector from {model!r} at {server}: {error}") from None
         return Text(_PROBE, Role.DOCUMENT), vector
 
@@ -234,7 +241,7 @@ class ApiTeacher(Teacher):
         body = {**self._fields, **getattr(self._provider, role)}
         body[self._provider.texts] = [text for text, _ in prepared]
         tokens = sum(count for _, count in prepared)
-        failures, first_failure = 0, None
+        failures, first_failure = 0, math.inf
         while True:
             with self._lock:
                 start = max(time.monotonic(), self._free)
@@ -244,38 +251,28 @@ class ApiTeacher(Teacher):
             if stop.is_set():
                 raise _FailedError("stopped", "none")
             with self._lock:  # counted before it is sent: all threads together keep to the budget
-                cost = self._cost(self._counts["tokens"] + tokens)
-                if self._budget is not None and cost > self._budget:
-                    message = f"the next request would exceed the budget of {self._budget:g}"
-                    raise _FailedError(message, "none")
+                if self._budget and self._cost(self._counts["tokens"] + tokens) > self._budget:
+                    raise _FailedError(f"it would exceed the budget of {self._budget:g}", "none")
                 self._counts.update(requests=1, tokens=tokens)
             try:
-                vectors = self._send(body, len(texts), tokens)
-                self._count(texts=len(texts))
-                return vectors
+                return self._send(body, len(texts), tokens)
             except _FailedError as error:
                 failures += error.remedy == "retry"
                 if error.remedy in ("split", "none") or failures == self._attempts:
                     raise
-                if first_failure is None:
-                    first_failure = time.monotonic()
-                self._wait(error, first_failure, stop)
+                first_failure = min(first_failure, time.monotonic())
                 self._count(retries=1)
+                self._wait(error, first_failure, stop)
 
     def _wait(self, error: _FailedError, first_failure: float, stop: Event) -> None:
         """Wait before another attempt; for a rate limit, let all requests wait."""
-        now = time.monotonic()
-        waited = now - first_failure
+        now, waited = time.monotonic(), time.monotonic() - first_failure
         seconds = error.after or _growing(waited)
         if error.remedy == "retry":
             stop.wait(min(seconds, _PATIENCE))
             return
         if now + seconds > max(first_failure, self._last_answer) + _PATIENCE:
-            raise _FailedError(
-                f"rate limited for longer than {duration(_PATIENCE)} ({error}): lower "
-                "requests_per_minute, tokens_per_minute or concurrency, or go on later",
-                "none",
-            )
+            raise _FailedError(f"set a lower requests_per_minute: {error}", "none")
         seconds = max(seconds, waited / 10)  # where waiting as told does not help
         with self._lock:
             self._free = max(self._free, now + seconds)
@@ -292,16 +289,17 @@ class ApiTeacher(Teacher):
             answer = response.json()
             usage = answer.get("usage") or answer.get("meta", {}).get("billed_units") or {}
             used = int(usage.get("total_tokens") or usage.get("input_tokens") or tokens)
-            vectors = scaled(checked_targets(_in_order(answer, count), count, self.dimension))
+            vectors = scaled(checked_targets(_in_order(answer), count, self.dimension))
             if not np.isfinite(vectors).all():
-                raise ValueError("vectors that are NaN, infinite, or zero and without direction")
+                raise ValueError("a vector is NaN, infinite or zero")
         except _FailedError:
             raise
-        except Exception as error:  # no answer, one that is cut or of another shape, a web page
+        except Exception as error:  # no answer, one that is cut or of another shape
             message = self._masked(f"{type(error).__name__}: {error}")
             raise _FailedError(f"no usable answer ({message})", "retry") from None
         finally:
             self._count(tokens=used - tokens)
+        self._count(texts=count)
         return vectors
 
     def _raise_for(self, response: httpx.Response) -> None:
@@ -346,43 +344,20 @@ class ApiTeacher(Teacher):
 
 
 class _FailedError(TeacherError):
-    """A failed request. The remedy: "split" its texts, "retry", "wait" for a limit, or "none"."""
+    """A failed request. Its remedy: "split" the texts, "retry", "wait" for a limit, or "none"."""
 
     def __init__(self, message: str, remedy: str, after: float = 0.0) -> None:
         super().__init__(message)
         self.remedy, self.after = remedy, after  # in seconds, if the server says so
 
 
-def _client(
-    provider: _Provider, url: str | None, key: str | None, timeout: float
-) -> tuple[httpx.Client, str | None]:
-    """Return a client for the server, and the secret that no message may show."""
-    server = (url or provider.url).rstrip("/")
-    # The address is stored with the cache and may be logged, so no secret may be in it.
-    if not re.fullmatch(r"https?://[\w.:\[\]-]+(/[^\s?#@]*)?", server, re.ASCII):
-        raise TeacherError(
-            "url: expected http(s)://HOST/PATH; a secret is in the environment variable of `key`"
-        )
-    variable = key or (provider.key if server == provider.url else None)
-    secret = os.environ.get(variable, "").strip() if variable else None
-    if variable and not re.fullmatch("[!-~]+", secret):
-        raise TeacherError(f"{variable}: expected an environment variable with the server's key")
-    if secret and not re.match(r"https:|http://(localhost|127\.0\.0\.1|\[::1\])([:/]|$)", server):
-        raise TeacherError(f"the key of {variable} would travel to {server} unencrypted: use https")
-    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
-    server = server.removesuffix(provider.path)
-    return httpx.Client(base_url=server, headers=headers, timeout=timeout), secret
-
-
-def _in_order(answer: Mapping, count: int) -> list:
+def _in_order(answer: Mapping) -> list:
     """Return the vectors of an answer in the order of its texts."""
     if "embeddings" in answer:  # Cohere
         return answer["embeddings"]["float"]
-    vectors = {}
-    for row, item in zip(range(count), answer["data"], strict=True):
-        # Some servers leave the index out where it is 0, or everywhere.
-        vectors[item.get("index", row)] = item["embedding"]
-    return [vectors[row] for row in range(count)]
+    # Some servers leave the index out where it is 0, or everywhere.
+    rows = {item.get("index", row): item["embedding"] for row, item in enumerate(answer["data"])}
+    return [rows[row] for row in range(len(answer["data"]))]
 
 
 def _growing(waited: float) -> float:
