@@ -118,22 +118,15 @@ class TrainingMonitor(Job):
         for name, color, column, style in _CURVES.values():
             style = {"mode": "lines", "hovertemplate": "step %{x:,}: %{y:.4g}"} | style
             chart.add_scatter(name=name, line_color=color, row=1, col=column, **style)
-        dashed = {"color": COLORS["base"], "dash": "dash"}
-        style = {"mode": "lines+text", "line": dashed, "showlegend": False, "cliponaxis": False}
-        for number, (name, value) in enumerate(self.lines.items()):
-            label = f"{hover(name, 40)} {value:.4f}"
-            # Labels are at either end in turn, so lines close to each other can be told apart.
-            text, side = ([label, ""], "top right") if number % 2 else (["", label], "top left")
-            style |= {"name": hover(name), "text": text, "textposition": side}
-            chart.add_scatter(y=[value] * 2, **style)
+        style = {"line_color": COLORS["base"], "line_dash": "dash", "row": 1, "col": 1}
+        for name, value in self.lines.items():
+            chart.add_hline(value, annotation_text=f"{hover(name, 40)} {value:.4f}", **style)
         return chart
 
     def _draw(self) -> None:
         self._show()
         with self.chart.edit() as chart:
-            for trace, name in zip(chart.data, _CURVES, strict=False):
+            for trace, name in zip(chart.data, _CURVES, strict=True):
                 curve = self._curve(name)
                 curve = curve.iloc[spread(len(curve), _MOST_POINTS)]
                 trace.x, trace.y = curve.index.tolist(), curve.tolist()
-            for trace in chart.data[len(_CURVES) :]:
-                trace.x = [0, max(self._values["step"], default=1)]

@@ -1,4 +1,4 @@
-// A figure of plotly. plotly.js is large, so a page loads it once, from a model of its own.
+// A figure of plotly. A page loads plotly.js once, from a model of its own.
 async function load(model) {
   // The rest of the view comes first, since compiling plotly.js takes the browser a second.
   await new Promise((go) => setTimeout(go, 300));
@@ -9,7 +9,6 @@ async function load(model) {
   await new Promise((onload, onerror) => {
     document.head.append(element("script", { src, onload, onerror }));
   });
-  URL.revokeObjectURL(src);
   return globalThis.Plotly;
 }
 
@@ -28,14 +27,13 @@ async function render({ model, el }) {
     await Plotly.react(place, data, { ...layout, width }, { displayModeBar: false, doubleClick });
     if (drawn) return;
     drawn = true;
-    const at = ({ curveNumber, pointNumber }) => ({ trace: curveNumber, point: pointNumber });
-    place.on("plotly_click", ({ points }) => {
-      if (points.length) model.send({ kind: "click", ...at(points[0]) });
+    place.on("plotly_click", ({ points: [{ curveNumber, pointNumber }] }) => {
+      model.send({ kind: "click", trace: curveNumber, point: pointNumber });
     });
     place.on("plotly_selected", (event) => {
       if (!event?.points.length) return; // plotly reports an empty selection when its outline goes
-      const bars = event.points.map(at).filter(({ trace }) => trace === 0);
-      model.send({ kind: "brush", points: bars.map(({ point }) => point) });
+      const bars = event.points.filter((bar) => bar.curveNumber === 0);
+      model.send({ kind: "brush", points: bars.map((bar) => bar.pointNumber) });
       setTimeout(() => Plotly.relayout(place, { selections: [] }));
     });
   }

@@ -1,5 +1,4 @@
-// What all parts of the views share. Python puts it in front of each module, since a module that
-// comes over the kernel's connection cannot import another.
+// What all modules share; Python puts it in front of each, since none can import another.
 
 // Texts go onto the page as textContent or as children: they are shown and never run.
 function element(name, properties = {}, ...children) {
@@ -8,9 +7,8 @@ function element(name, properties = {}, ...children) {
   return node;
 }
 
-// anywidget (0.11, runtime.ts) gives a module two seconds to start, and then drops every message
-// for its model. A module that starts late takes the messages itself, as the models of ipywidgets
-// do, and asks for the state that it has missed.
+// anywidget (0.11) gives a module two seconds to start, and then drops every message for its model.
+// A module that starts late takes the messages itself and asks for the state that it has missed.
 async function initialize({ model }) {
   const real = await model.widget_manager.get_model(model.get("_id"));
   const theirs = Object.getPrototypeOf(real), plain = Object.getPrototypeOf(theirs);

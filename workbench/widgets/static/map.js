@@ -1,11 +1,9 @@
-// Points of one or two models in a plane, on a canvas of two dimensions. It needs no WebGL, of
-// which a page has few contexts and a server without a graphics card a slow imitation.
-const MANY = 4000; // with more points, small and fainter ones, which show where many overlap
-const MOST_LINES = 5000;
+// Points of one or two models in a plane, without WebGL, of which a page has few contexts.
+const MANY = 4000; // with more points, they are smaller
 const MARGIN = 14; // pixels around the points
 const ALL = { x: 0, y: 0, scale: 1 }; // the corner and the zoom that show all points
 
-// Return the red, green, blue and alpha of colors, four bytes each.
+// Return the red, green, blue and alpha of colors.
 function rgba(names) {
   const context = new OffscreenCanvas(names.length, 1).getContext("2d");
   names.forEach((name, i) => {
@@ -39,7 +37,7 @@ function render({ model, el }) {
   const frame = element("div", { className: "workbench-frame" }, canvas, over, tip, bar);
   el.append(legend, frame);
 
-  let sets = [], colors = {}, points = [], codes = null, chosen = new Set();
+  let sets = [], colors = {}, points = [], codes = null, count = 0, chosen = new Set();
   let width = 0, height = 0, view = ALL, pointer = null, drag = null, hovered = -1;
 
   // Places are shares of the frame, as Python sends them, from below; pixels are from above.
@@ -48,9 +46,7 @@ function render({ model, el }) {
   const pixel = (xy, i) => [across(xy[2 * i]), down(xy[2 * i + 1])];
   const share = ([x, y]) =>
     [(x - MARGIN) / (width - 2 * MARGIN), 1 - (y - MARGIN) / (height - 2 * MARGIN)];
-  const rowCount = () => points.length ? points[0].length / 2 : 0;
   const isDiamond = (set) => sets.length > 1 && set === 0;
-  const theme = (name) => getComputedStyle(el).getPropertyValue(name);
 
   function cleared(layer) {
     const context = layer.getContext("2d");
@@ -62,7 +58,7 @@ function render({ model, el }) {
   function paint() {
     if (!width || !height) return;
     const context = cleared(canvas);
-    canvas.ariaLabel = `Map of ${rowCount()} texts, ${chosen.size} selected`;
+    canvas.ariaLabel = `Map of ${count} texts, ${chosen.size} selected`;
     drawLines(context);
     if (chosen.size) drawPoints(context, (i) => !chosen.has(i), 0.22);
     drawPoints(context, (i) => !chosen.size || chosen.has(i), chosen.size ? 0.95 : 0.8);
@@ -75,25 +71,23 @@ function render({ model, el }) {
   function drawLines(context) {
     if (points.length < 2) return;
     context.beginPath();
-    for (const i of [...chosen].slice(0, MOST_LINES)) {
+    for (const i of [...chosen].slice(0, 5000)) {
       context.moveTo(...pixel(points[0], i));
       context.lineTo(...pixel(points[1], i));
     }
-    context.strokeStyle = "rgba(128,128,128,.5)";
-    context.lineWidth = 1;
+    Object.assign(context, { strokeStyle: "#8888", lineWidth: 1 });
     context.stroke();
   }
 
-  // A pixel takes the mean color of its points, and is the more opaque the more there are. This is
-  // many times faster than a path for each point.
+  // A pixel takes the mean color of its points: many times faster than a path for each point.
   function drawPoints(context, has, opacity) {
-    const w = canvas.width, h = canvas.height, many = points.length * rowCount() > MANY;
+    const w = canvas.width, h = canvas.height, many = points.length * count > MANY;
     const radius = (many ? 1.3 : 3.4) * devicePixelRatio, reach = Math.ceil(1.3 * radius);
     const sum = new Float32Array(4 * w * h), image = context.createImageData(w, h);
     points.forEach((xy, set) => {
       const palette = rgba(codes ? colors.palette : [sets[set].color]);
       const cells = stamp(isDiamond(set), radius, reach);
-      for (let i = 0; i < rowCount(); i++) {
+      for (let i = 0; i < count; i++) {
         const [x, y] = pixel(xy, i).map((place) => Math.round(place * devicePixelRatio));
         const color = codes ? 4 * codes[i] : 0;
         if (x < reach || y < reach || x >= w - reach || y >= h - reach || !has(i)) continue;
@@ -114,11 +108,12 @@ function render({ model, el }) {
     context.drawImage(layer, 0, 0, width, height);
   }
 
-  // The largest region's name comes first; what would lie on another waits for a closer look.
+  // What would lie on the name of a larger region is left out.
   function drawLabels(context) {
     const taken = [];
+    const theme = getComputedStyle(el), strokeStyle = theme.getPropertyValue("--paper");
     Object.assign(context, { font: "600 11px system-ui, sans-serif", textAlign: "center",
-      lineJoin: "round", lineWidth: 3, strokeStyle: theme("--paper"), fillStyle: theme("--ink") });
+      lineJoin: "round", lineWidth: 3, strokeStyle, fillStyle: theme.color });
     for (const { text, at } of model.get("_labels")) {
       const half = context.measureText(text).width / 2 + 4, [place, level] = pixel(at, 0);
       if (place < 0 || place > width || level < 0 || level > height) continue;
@@ -132,8 +127,8 @@ function render({ model, el }) {
 
   // The lasso, and a ring around what the pointer is on.
   function trace() {
-    const context = cleared(over), shape = drag?.path ? outline(drag.path) : new Path2D();
-    Object.assign(context, { strokeStyle: theme("--accent"), lineWidth: 2, fillStyle: "#8882" });
+    const context = cleared(over), shape = outline(drag?.path ?? []);
+    Object.assign(context, { strokeStyle: "#1976d2", lineWidth: 2, fillStyle: "#8882" });
     if (hovered >= 0)
       for (const [x, y] of points.map((xy) => pixel(xy, hovered))) {
         shape.moveTo(x + 8, y);
@@ -152,9 +147,9 @@ function render({ model, el }) {
 
   function inside(path) {
     const rows = new Set(), lasso = outline(path);
-    const context = new OffscreenCanvas(1, 1).getContext("2d"); // not scaled, as the map's is
+    const context = new OffscreenCanvas(1, 1).getContext("2d");
     for (const xy of points)
-      for (let i = 0; i < rowCount(); i++)
+      for (let i = 0; i < count; i++)
         if (context.isPointInPath(lasso, ...pixel(xy, i), "evenodd")) rows.add(i);
     return rows;
   }
@@ -162,14 +157,14 @@ function render({ model, el }) {
   function nearest([px, py]) {
     let best = 12 * 12, row = -1; // at most 12 pixels away
     for (const xy of points)
-      for (let i = 0; i < rowCount(); i++) {
+      for (let i = 0; i < count; i++) {
         const [x, y] = pixel(xy, i), far = (x - px) ** 2 + (y - py) ** 2;
         if (far < best) [best, row] = [far, i];
       }
     return row;
   }
 
-  // Python decides what is selected; the page shows at once what it has asked for.
+  // The page shows at once what it has asked Python for.
   function choose(rows) {
     chosen = new Set(rows);
     model.send({ kind: "select" }, undefined, [Uint32Array.from(rows).buffer]);
@@ -177,12 +172,6 @@ function render({ model, el }) {
   }
 
   const look = (change) => { view = { ...view, ...change }; draw(); };
-  const pan = (x, y) => look({ x: view.x + x / view.scale, y: view.y + y / view.scale });
-  function zoom(factor, [x, y] = [0.5, 0.5]) {
-    const scale = Math.min(500, Math.max(0.5, view.scale * factor));
-    const moved = 1 / view.scale - 1 / scale; // what is at that place stays there
-    look({ scale, x: view.x + x * moved, y: view.y + y * moved });
-  }
 
   function hover(i) {
     if (i === hovered) return;
@@ -214,7 +203,7 @@ function render({ model, el }) {
       trace();
     } else {
       const [a, b] = share(before), [x, y] = share(pointer);
-      pan(a - x, b - y);
+      look({ x: view.x + (a - x) / view.scale, y: view.y + (b - y) / view.scale });
     }
   };
   over.onpointerup = () => {
@@ -229,23 +218,20 @@ function render({ model, el }) {
   over.onpointerleave = () => { pointer = null; hover(-1); };
   over.onwheel = (event) => {
     event.preventDefault();
-    zoom(Math.exp(-event.deltaY / 400), share([event.offsetX, event.offsetY]));
-  };
-  const keys = {
-    Escape: () => choose([]), 0: () => look(ALL), "+": () => zoom(1.3), "-": () => zoom(1 / 1.3),
-    ArrowLeft: () => pan(-0.1, 0), ArrowRight: () => pan(0.1, 0),
-    ArrowUp: () => pan(0, 0.1), ArrowDown: () => pan(0, -0.1),
+    const scale = Math.min(500, Math.max(0.5, view.scale * Math.exp(-event.deltaY / 400)));
+    const moved = 1 / view.scale - 1 / scale; // what is under the pointer stays there
+    const [x, y] = share([event.offsetX, event.offsetY]);
+    look({ scale, x: view.x + x * moved, y: view.y + y * moved });
   };
   canvas.onkeydown = (event) => {
-    if (!Object.hasOwn(keys, event.key)) return;
-    keys[event.key]();
-    event.preventDefault();
+    if (event.key !== "Escape") return;
+    choose([]);
     event.stopPropagation();
   };
-  for (const [textContent, title, key] of [
-    ["all", "show all points (0); the wheel zooms, Shift and drag moves the map", "0"],
-    ["clear", "select nothing (Esc); drag to select", "Escape"],
-  ]) bar.append(element("button", { textContent, title, onclick: keys[key] }));
+  for (const [textContent, title, onclick] of [
+    ["all", "show all points; the wheel zooms, Shift and drag moves the map", () => look(ALL)],
+    ["clear", "select nothing (Esc); drag to select", () => choose([])],
+  ]) bar.append(element("button", { textContent, title, onclick }));
 
   function explain() {
     const { title, labels = [], ramp } = colors;
@@ -260,9 +246,8 @@ function render({ model, el }) {
         patch(colors.palette[code]), label));
     });
     sets.forEach(({ name, color }, set) => {
-      const style = title ? "" : `color: ${color}`, textContent = isDiamond(set) ? "◆" : "●";
-      const mark = element("span", { style, textContent });
-      legend.append(element("span", { dir: "auto" }, mark, ` ${name}`));
+      const style = title ? "" : `color: ${color}`, mark = isDiamond(set) ? "◆" : "●";
+      legend.append(element("span", { dir: "auto", style }, `${mark} ${name}`));
     });
   }
 
@@ -272,14 +257,13 @@ function render({ model, el }) {
     if (sets !== model.get("_sets") || colors !== model.get("_colors")) {
       [sets, colors] = [model.get("_sets"), model.get("_colors")];
       points = sets.map(({ xy }) => typed(Float32Array, xy));
+      count = points.length ? points[0].length / 2 : 0;
       codes = colors.codes && typed(Uint8Array, colors.codes);
       explain();
     }
     paint();
   });
-  const answered = ({ kind, row, text }) => {
-    if (kind === "tip" && row === hovered) tip.textContent = text;
-  };
+  const answered = ({ row, text }) => { if (row === hovered) tip.textContent = text; };
   model.on("msg:custom", answered);
   const watch = new ResizeObserver(([entry]) => {
     ({ width, height } = entry.contentRect);

@@ -7,7 +7,6 @@ function render({ model, el }) {
   el.append(root);
   let join = () => {};
 
-  // A card, which opens on a click.
   function item(row) {
     const facts = element("div", { className: "facts" },
       element("b", { textContent: row.rank }), ` ${row.cosine} `);
@@ -48,16 +47,13 @@ function render({ model, el }) {
       const path = svgElement("path"), start = height(left, from), end = height(right, to);
       path.setAttribute("d", `M0 ${start} C${GAP / 2} ${start} ${GAP / 2} ${end} ${GAP} ${end}`);
       if (from < to) path.setAttribute("stroke-dasharray", "5 4");
-      if (from === to) path.setAttribute("opacity", "0.4");
       return path;
     }));
-    svg.ariaLabel = `${links.length} in both lists`;
   }
 
   const stop = redraw(model, ["_content"], () => {
     const { columns = [], links = [] } = model.get("_content");
     const parts = columns.map(list), drawings = links.map(() => svgElement("svg"));
-    for (const svg of drawings) svg.setAttribute("role", "img");
     root.style.gridTemplateColumns = parts.map(() => "minmax(0, 1fr)").join(` ${GAP}px `);
     root.replaceChildren(...parts.flatMap((part, i) => i ? [drawings[i - 1], part] : [part]));
     join = () => drawings.forEach((svg, i) => lines(svg, parts[i], parts[i + 1], links[i]));

@@ -1,5 +1,4 @@
 // A page of a table: headings sort, rows are selected by click or keyboard.
-const LONG = ["text", "query"]; // columns that are read
 
 function render({ model, el }) {
   const table = element("table",
@@ -15,9 +14,8 @@ function render({ model, el }) {
     const onclick = () => model.send({ kind: "sort", column: name });
     const button = element("button", { title, onclick });
     button.dataset.column = name;
-    for (const part of name.split(/(?<=_)/)) button.append(part, element("wbr")); // may break here
-    if (name === sorted) button.append(descending ? " ▼" : " ▲");
     const ariaSort = name !== sorted ? "none" : descending ? "descending" : "ascending";
+    button.append(name, { none: "", ascending: " ▲", descending: " ▼" }[ariaSort]);
     return element("th", { scope: "col", className: numeric ? "number" : "", ariaSort }, button);
   }
 
@@ -34,7 +32,8 @@ function render({ model, el }) {
     };
     const node = element("tr", { tabIndex: 0, ariaSelected: selected, onclick: pick, onkeydown });
     cells.forEach((text, i) => {
-      const className = columns[i].numeric ? "number" : LONG.includes(columns[i].name) ? "long" : "";
+      const { name, numeric } = columns[i], isLong = name === "text" || name === "query";
+      const className = numeric ? "number" : isLong ? "long" : "";
       node.append(element("td", { textContent: text, title: text, dir: "auto", className }));
     });
     node.dataset.key = key;
