@@ -113,14 +113,9 @@ def fetch(
             continue
         name, before = (elsewhere or {}).get(source.data, source.data), done
         rows = data.hub_rows(
-            name,
-            source.column,
-            config=source.config,
-            split=source.split,
-            skip=done,
-            limit=source.texts - done,
+            name, source.column, config=source.config, split=source.split, skip=done
         )
-        texts = (row[source.column] for row in rows)
+        texts = (row[source.column] for row in islice(rows, source.texts - done))
         while written := _write(source, _part(folder, source, done), texts, done, on_progress):
             done += written
         if before < done < source.texts:

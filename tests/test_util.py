@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from workbench import _util
-from workbench._util import check_room, checked, need, whole, whole_folder, write_json, write_whole
+from workbench._util import checked, need, whole, whole_folder, write_json, write_whole
 from workbench.errors import WorkbenchError
 
 
@@ -58,10 +58,7 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
     assert os.listdir(folder) == ["new"] and set(os.listdir(tmp_path)) == {".writing-new", "folder"}
 
 
-def test_room_extras_and_whole_numbers_are_checked(tmp_path):
-    check_room(tmp_path, 1, "a byte")
-    with pytest.raises(WorkbenchError, match="MB free"):
-        check_room(tmp_path, 10**18, "the vectors")
+def test_extras_and_whole_numbers_are_checked():
     with pytest.raises(WorkbenchError, match=r"pip install 'teacher-aligned-workbench\[any\]'"):
         need("no_such_package.part", "any")
     assert type(whole(np.int64(3), "k")) is int and whole(0, "k", 0) == 0

@@ -1,19 +1,15 @@
-"""Train a small embedding model into the vector space of a large one, and compare the two::
+"""Train a small embedding model into the vector space of a large one, and compare the two.
 
+Example:
     import workbench as wb
 
-    wb.search("notes/")  # by the packaged teacher, and by the ready student once it has read them
-
     texts = wb.read_texts("notes/")
-    teacher = wb.Teacher("all-mpnet-base-v2", max_length=96)  # or any other
+    teacher = wb.Teacher("all-mpnet-base-v2", max_length=96)
     student = wb.distill(texts, teacher)
     wb.search(texts, documents=teacher, queries=student)
-
-Every name is imported when it is first used, and so are the modules that have the rest.
 """
 
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
@@ -38,11 +34,9 @@ if TYPE_CHECKING:  # for editors, which cannot follow __getattr__
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name, or a module of the package, when it is first used."""
+    """Import a public name when it is first used."""
     if name in _HOME:
         return getattr(import_module(f"workbench.{_HOME[name]}"), name)
-    if find_spec(f"workbench.{name}"):
-        return import_module(f"workbench.{name}")
     raise AttributeError(f"workbench has no {name!r}; it has {', '.join(__all__)}")
 
 

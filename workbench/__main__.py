@@ -1,7 +1,5 @@
 """`python -m workbench`."""
 
-import sys
-
 from workbench.cli.main import main
 
-sys.exit(main())
+raise SystemExit(main())

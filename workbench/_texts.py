@@ -50,7 +50,7 @@ class Text:
             raise DataError(f"expected a string without NUL characters, got {self.text!r:.60}")
         try:
             self.text.encode()
-        except UnicodeEncodeError as error:  # json.loads makes lone surrogates of broken escapes
+        except UnicodeEncodeError as error:  # a lone surrogate, of a broken escape in JSON
             raise DataError(f"not valid Unicode: {error}") from None
 
 
@@ -59,12 +59,9 @@ class RetrievalDataset:
     """A retrieval data set: documents, queries and graded judgments.
 
     Attributes:
-        name: what reports call it.
-        corpus: document id to text (a title, if there is one, in front).
+        corpus: document id to text, after its title if there is one.
         queries: query id to text.
         qrels: query id to document id to grade, a whole number; 0 means judged and not relevant.
-            Judgments of queries that are not there are ignored, those of unknown documents an
-            error.
 
     Example:
         >>> import workbench as wb
@@ -80,10 +77,9 @@ class RetrievalDataset:
     qrels: dict[str, dict[str, int]]
 
     def __post_init__(self) -> None:
-        for query, grades in self.qrels.items():
-            unknown = list(grades.keys() - self.corpus.keys())
-            if unknown:
-                raise DataError(f"the judged document {unknown[0]!r} of {query!r} is not in corpus")
+        for grades in self.qrels.values():
+            for document in grades.keys() - self.corpus.keys():
+                raise DataError(f"the judged document {document!r} is not in corpus")
 
     def document_texts(self) -> list[Text]:
         """Return the documents in their order."""
@@ -104,7 +100,7 @@ class StoredTexts(Sequence[Text]):
 
     @classmethod
     def write(cls, texts: Iterable[Text], path: str | Path) -> StoredTexts:
-        """Store a stream of texts and return them; if it fails, an earlier file stays as it was."""
+        """Store a stream of texts and return them; if it fails, an earlier file stays."""
         stream = iter(texts)
 
         def content(scratch: Path) -> None:

@@ -63,21 +63,16 @@ def need(module: str, extra: str) -> ModuleType:
         raise WorkbenchError(f"{module} cannot be imported ({error}): {command}") from None
 
 
-# --- vectors ------------------------------------------------------------------------------------
-
-
 def as_float32(vectors: object) -> np.ndarray:
-    """Turn an array, torch tensor or lists of real numbers into float32, else ValueError, TypeError."""
+    """Turn an array, torch tensor or lists of real numbers into float32."""
     if hasattr(vectors, "detach"):
         vectors = vectors.detach().float().cpu().numpy()
-    vectors = np.asarray(vectors)
-    if vectors.dtype.kind in "cSU":  # numpy would drop imaginary parts and parse strings
-        raise TypeError(f"expected real numbers, got {vectors.dtype}")
-    return vectors.astype(np.float32, copy=False)
+    # By default numpy would drop imaginary parts and parse strings.
+    return np.asarray(vectors).astype(np.float32, casting="same_kind", copy=False)
 
 
 def checked(vectors: object, name: str) -> np.ndarray:
-    """Return an array, a torch tensor or lists as finite float32 of shape (n, d), n and d > 0."""
+    """Return what `as_float32` takes as finite float32 of shape (n, d), n and d > 0."""
     try:
         vectors = as_float32(vectors)
     except (TypeError, ValueError) as error:
@@ -95,8 +90,8 @@ def paired(teacher: np.ndarray, student: np.ndarray) -> tuple[np.ndarray, np.nda
     """Return both as float32 arrays; WorkbenchError unless they have the same number of rows."""
     teacher, student = checked(teacher, "teacher"), checked(student, "student")
     if len(teacher) != len(student):
-        message = f"{len(teacher):,} vectors of the teacher, {len(student):,} of the student"
-        raise WorkbenchError(f"{message}: rows must be the same texts")
+        sizes = f"{len(teacher):,} and {len(student):,} vectors"
+        raise WorkbenchError(f"{sizes}: rows of teacher and student must be the same texts")
     return teacher, student
 
 
@@ -115,15 +110,12 @@ def scaled(vectors: np.ndarray) -> np.ndarray:
 
 
 def orthogonal(rotation: np.ndarray, width: int) -> np.ndarray:
-    """Return an orthogonal matrix as float32 of shape (width, width), else raise WorkbenchError."""
+    """Return an orthogonal matrix as float32 of shape (width, width)."""
     rotation = checked(rotation, "rotation")
     is_square = rotation.shape == (width, width)
     if not is_square or not np.allclose(rotation.T @ rotation, np.eye(width), atol=1e-4):
         raise WorkbenchError(f"expected an orthogonal rotation of shape ({width}, {width})")
     return rotation
-
-
-# --- files --------------------------------------------------------------------------------------
 
 
 def expanded(source: str | Path) -> Path:
@@ -132,21 +124,13 @@ def expanded(source: str | Path) -> Path:
 
 
 def home() -> Path:
-    """Return the folder for models, caches, students and results.
-
-    It is `WORKBENCH_HOME`, else `build/` of a checkout or the user's `~/.cache/workbench`.
-    """
-    is_checkout = (PROJECT / "pyproject.toml").is_file()
-    default = PROJECT / "build" if is_checkout else "~/.cache/workbench"
+    """Return the folder for models, caches, students and results."""
+    default = PROJECT / "build" if (PROJECT / "pyproject.toml").is_file() else "~/.cache/workbench"
     return expanded(os.environ.get("WORKBENCH_HOME") or default)
 
 
 def write_whole(path: str | Path, content: bytes | Callable[[Path], object]) -> Path:
-    """Write bytes, or what a function writes to the path that it gets, completely or not at all.
-
-    A temporary file in the same folder is synced and then takes the name, so a reader sees the old
-    file or the new one, also after a crash. WorkbenchError if it cannot be written.
-    """
+    """Write bytes, or what a function writes to the path that it gets, completely or not at all."""
     path = Path(path)
     scratch = path.with_name(f"{WRITING}{secrets.token_hex(8)}{path.suffix}")
     try:
@@ -155,7 +139,7 @@ def write_whole(path: str | Path, content: bytes | Callable[[Path], object]) -> 
             scratch.write_bytes(content)
         else:
             content(scratch)
-        _sync(scratch)
+        _sync(scratch)  # before it takes the name, for readers after a crash
         os.replace(scratch, path)
         _sync(path.parent)
     except OSError as error:
@@ -173,10 +157,7 @@ def write_json(path: str | Path, content: dict) -> Path:
 
 @contextlib.contextmanager
 def whole_folder(folder: str | Path) -> Iterator[Path]:
-    """Write a folder completely or not at all: `with whole_folder(folder) as scratch:` fills it.
-
-    The new folder takes the place of an earlier one at the end, which stays if anything fails.
-    """
+    """Yield a scratch folder that takes the place of `folder` at the end, unless anything fails."""
     folder = Path(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -210,18 +191,8 @@ def remove_leftovers(folder: Path) -> None:
     for leftover in folder.glob(f"{WRITING}*"):
         with contextlib.suppress(OSError):  # its process has just finished, or it is someone else's
             if time.time() - leftover.stat().st_mtime > ABANDONED_SECONDS:
-                if leftover.is_dir():
-                    shutil.rmtree(leftover)
-                else:
-                    leftover.unlink()
-
-
-def check_room(folder: Path, size: int, what: str) -> None:
-    """Raise WorkbenchError if a folder's disk has no room for `size` bytes."""
-    free = shutil.disk_usage(folder).free
-    if size > free:
-        needs = f"{what} take {size / 1e6:,.0f} MB"
-        raise WorkbenchError(f"{folder} has {free / 1e6:,.0f} MB free, and {needs}: make room")
+                remove = shutil.rmtree if leftover.is_dir() else os.unlink
+                remove(leftover)
 
 
 def _sync(path: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import sys
 import threading
 import time
@@ -22,7 +23,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from workbench._shards import KEY, ShardFolder
-from workbench._util import check_room, counted, expanded, orthogonal, remove_leftovers, write_json
+from workbench._util import counted, expanded, orthogonal, remove_leftovers, write_json
 from workbench.data import Role, StoredTexts, Text, as_texts
 from workbench.errors import CacheError, IncompleteError, TeacherError
 from workbench.teachers import Teacher, checked_targets, make_teacher
@@ -276,7 +277,10 @@ class _Fill:
             self._has_begun = True
             self.cache.check_writable()
             self.cache.check_same_model(self.stop)
-            check_room(self.cache.folder, plan.bytes, f"the {len(missing):,} missing targets")
+            free = shutil.disk_usage(self.cache.folder).free
+            if plan.bytes > free:
+                needs = f"{plan.bytes:,} bytes are needed, {free:,} are free: make room"
+                raise CacheError(f"{self.cache.folder}: {needs}")
         to_encode = None if self.progress.total is None else len(missing)
         done = self.progress.done + len(texts) - len(missing)
         self.progress = replace(self.progress, done=done, encoded_total=to_encode)

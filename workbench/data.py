@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import hashlib
+import json
 import os
 import random
 import re
 import warnings
+import zlib
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from heapq import nsmallest
 from itertools import islice
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
-from workbench import _files
-from workbench._files import DATA, hub_rows, is_dataset, read_dataset, tutorial
 from workbench._texts import RetrievalDataset, Role, StoredTexts, Text, hold
-from workbench._util import counted, expanded, whole
+from workbench._util import PROJECT, counted, expanded, need, whole
 from workbench.errors import DataError
 
-__all__ = [
-    "DATA", "RetrievalDataset", "Role", "StoredTexts", "Text", "as_texts", "crop_queries", "cut",
-    "hold", "hub_rows", "is_dataset", "read_dataset", "read_texts", "stream_texts", "tutorial",
-]  # fmt: skip
-
+DATA = PROJECT / "data"
+SUFFIXES = (".csv", ".tsv", ".txt", ".md", ".parquet", ".jsonl", ".ndjson", ".json")
 IN_MEMORY = 100_000  # texts; more of them go to a file
+
+csv.field_size_limit(1 << 30)
 
 
 def read_texts(
@@ -40,27 +43,22 @@ def read_texts(
     limit: int | None = None,
     sample: int | None = None,
 ) -> Sequence[Text]:
-    """Read texts from whatever holds them, without blank texts and duplicates of the same role.
+    """Read texts without blank ones and duplicates of the same role, which a warning counts.
 
-    Warnings count what is left out, also the empty files of a folder and those of other formats.
-    100,000 texts and more are held in a temporary file that goes with the process.
+    100,000 texts and more are held in a temporary file that goes with the process. DataError if
+    there are no texts, the source is of another kind, or a text is unusable.
 
     Args:
-        source: strings or `Text` objects (a list, Series, array, generator), a table (a DataFrame,
-            pyarrow table, `datasets.Dataset`, list of dictionaries), a `RetrievalDataset`, or the
-            name of a file (.csv, .tsv, .jsonl, .json, .parquet; .txt and .md are one text each;
-            all but .parquet also as .gz), of a folder of such files or in BEIR layout,
-            "docstrings" (of the installed libraries), "tutorial", or "hub:owner/name".
+        source: strings or `Text` objects (a list, Series, array, generator), a table (DataFrame,
+            pyarrow, `datasets.Dataset`, list of dictionaries), a `RetrievalDataset`, or the name
+            of a file (.csv, .tsv, .jsonl, .json, .parquet; .txt and .md are one text each; also
+            .gz), of a folder of files or in BEIR layout, "docstrings", "tutorial" or
+            "hub:owner/name".
         column: the column with the texts; by default `text`, or the only one.
         role: of all texts; by default what the column `role` says, otherwise document.
         passages: cut longer texts into passages of about so many words, at ends of sentences.
         encoding: of files that are not UTF-8.
-        limit: stop after this many texts.
-        sample: draw this many texts, evenly from the files and roles, and shuffle them. A larger
-            sample holds the smaller one.
-
-    Raises:
-        DataError: there are no texts, the source is of another kind, or a text is unusable.
+        sample: draw so many texts evenly from files and roles; a larger sample holds a smaller.
 
     Example:
         >>> import workbench as wb
@@ -85,25 +83,15 @@ def stream_texts(source: object, *, limit: int | None = None, **options: object)
 
 
 def as_texts(texts: Iterable[str | Text], what: str = "texts") -> Sequence[Text]:
-    """Return texts as a sequence of `Text`, position by position; a plain string is a document.
-
-    Stored texts and a list of `Text` objects are returned as they are. DataError if `texts` are
-    not strings and `Text` objects (a list, array, Series, generator), or none; `what` names them.
-    """
+    """Return strings (as documents) and `Text` objects as a sequence of `Text`, else DataError."""
     if isinstance(texts, StoredTexts):
         return texts
-    is_list = isinstance(texts, Iterable) and not isinstance(texts, str | Mapping)
-    if not is_list or hasattr(texts, "columns"):
-        raise DataError(f"{what}: expected a list of texts, got {type(texts).__name__}")
-    items = texts if isinstance(texts, list) else list(_plain(texts))
+    items = texts if isinstance(texts, list) else list(_items(texts, what))
     if not items:
         raise DataError(f"{what}: at least one text is needed")
     if all(type(item) is Text for item in items):
         return items
     return [_text(item, Role.DOCUMENT, f"{what}, item {i:,}") for i, item in enumerate(items)]
-
-
-# --- how a source becomes texts -----------------------------------------------------------------
 
 
 def _stream(
@@ -114,10 +102,10 @@ def _stream(
     passages: int | None = None,
     encoding: str | None = None,
 ) -> Iterator[tuple[str, Text]]:
-    """Stream texts, each with the part of the source that it is from; count what is left out."""
-    for part, rows in _parts(source, column, encoding):
-        for where, item, row_role in rows:
-            if isinstance(item, Text) and (role is not None or passages is not None):
+    """Stream texts, each with its part of the source; count what is left out."""
+    for part, records in _parts(source, column, encoding):
+        for where, item, row_role in _rows(records, column, part or "the source"):
+            if isinstance(item, Text):
                 item, row_role = item.text, item.role
             pieces = cut(item, passages) if passages and isinstance(item, str) else [item]
             for piece in pieces:
@@ -131,48 +119,37 @@ def _stream(
 
 def _parts(
     source: object, column: str | None, encoding: str | None
-) -> Iterator[tuple[str, Iterable[_files.Row]]]:
+) -> Iterator[tuple[str, Iterable[tuple[str, object]]]]:
     """Yield the files of a folder, each with its name, or all of another source as one part."""
     if isinstance(source, RetrievalDataset):
         source = source.document_texts()
     elif isinstance(source, str | Path):
-        path = expanded(source)
+        path, name = _path(source), str(source)
         if os.path.exists(path):
-            for file in _files.files_in(path) if path.is_dir() else [path]:
-                yield str(file), _files.file_rows(file, column, encoding)
+            for file in _files_in(path) if path.is_dir() else [path]:
+                yield str(file), _file_records(file, encoding)
             return
-        source = _named(str(source), column)
-    items = _plain(source)
-    if isinstance(items, Mapping) or not isinstance(items, Iterable):
-        kind = type(source).__name__
-        raise DataError(f"expected texts in a list, a table, a file or a folder, got {kind}")
-    records = ((f"item {number:,}", item) for number, item in enumerate(items))
-    yield "", _files.record_rows(records, column, "the source")
+        if name == "docstrings":
+            from workbench.docstrings import docstring_corpus
+
+            source = docstring_corpus().train
+        elif name.startswith("hub:"):
+            source = hub_rows(name.removeprefix("hub:"), *([column] if column else []))
+        else:
+            others = "'tutorial', 'docstrings' and 'hub:owner/name'. A single text goes in a list"
+            raise DataError(f"there is no file {name:.80}. Other sources are {others}")
+    items = enumerate(_items(source, "the source"))
+    yield "", ((f"item {number:,}", item) for number, item in items)
 
 
-def _named(name: str, column: str | None) -> Iterable[Text | dict]:
-    """Return the texts of a source that has a name and is no file."""
-    if name == "docstrings":
-        from workbench.docstrings import docstring_corpus
-
-        return docstring_corpus().train
-    if name == "tutorial":
-        return tutorial().document_texts()
-    if name.startswith("hub:"):
-        return hub_rows(name.removeprefix("hub:"), *([column] if column else []))
-    raise DataError(
-        f"there is no file or folder {name:.80}. Other sources are 'tutorial', 'docstrings' and "
-        "'hub:owner/name'. A single text goes in a list"
-    )
-
-
-def _plain(source: Iterable) -> Iterable:
+def _items(source: object, what: str) -> Iterable:
     """Return arrays, columns and tables as Python values, the rows of tables as dictionaries."""
     if hasattr(source, "to_pylist"):  # pyarrow
         return source.to_pylist()
     if hasattr(source, "itertuples"):  # a DataFrame
-        names = list(source.columns)
-        return (dict(zip(names, row, strict=True)) for row in source.itertuples(False, None))
+        return source.to_dict("records")
+    if isinstance(source, str | Mapping) or not isinstance(source, Iterable):
+        raise DataError(f"{what}: expected a list or table of texts, got {type(source).__name__}")
     return source.tolist() if hasattr(source, "tolist") else source
 
 
@@ -186,7 +163,6 @@ def _text(item: object, role: Role | str, where: str) -> Text:
 
 
 def _is_blank(value: object) -> bool:
-    value = value.text if isinstance(value, Text) else value
     if isinstance(value, str):
         return not value.strip()
     is_nan = isinstance(value, float) and value != value
@@ -196,8 +172,8 @@ def _is_blank(value: object) -> bool:
 def _report(counts: Counter) -> None:
     left_out = [f"{counts[kind]:,} {kind}" for kind in ("blank", "duplicate") if counts[kind]]
     if left_out:
-        message = f"left out of {counts['read']:,} texts: {', '.join(left_out)}"
-        warnings.warn(message, stacklevel=3)
+        reasons = ", ".join(left_out)
+        warnings.warn(f"left out of {counts['read']:,} texts: {reasons}", stacklevel=3)
 
 
 def _unique(stream: Iterable[tuple[str, Text]], counts: Counter) -> Sequence[Text]:
@@ -212,16 +188,11 @@ def _unique(stream: Iterable[tuple[str, Text]], counts: Counter) -> Sequence[Tex
     texts = hold(hashed(), IN_MEMORY)
     first = np.sort(np.unique(np.array(hashes, np.int64), return_index=True)[1])
     counts["duplicate"] = len(texts) - len(first)
-    if not counts["duplicate"]:
-        return texts
     return texts.subset(first) if isinstance(texts, StoredTexts) else [texts[i] for i in first]
 
 
 def _sample(stream: Iterable[tuple[str, Text]], size: int) -> list[Text]:
-    """Draw texts evenly from parts and roles, and shuffle them; a small group gives all it has.
-
-    Texts are drawn in the order of their hashes, so a larger sample holds the smaller one.
-    """
+    """Draw texts evenly from parts and roles in the order of their hashes, and shuffle them."""
     groups: dict[tuple[str, Role], dict[bytes, Text]] = defaultdict(dict)
     sizes = Counter()
     for part, text in stream:
@@ -240,7 +211,225 @@ def _sample(stream: Iterable[tuple[str, Text]], size: int) -> list[Text]:
     return [drawn[digest] for digest in sorted(drawn, key=lambda digest: digest[::-1])]
 
 
-# --- texts made of texts ------------------------------------------------------------------------
+def _file_records(path: Path, encoding: str | None) -> Iterator[tuple[str, object]]:
+    """Stream the rows of one file, each with its place; DataError if it cannot be read."""
+    suffix = _suffix(path)
+    if suffix not in SUFFIXES:
+        raise DataError(f"{path}: texts are read from files that end in {', '.join(SUFFIXES)}")
+    with _readable(path):
+        if suffix in (".txt", ".md"):
+            with _open(path, encoding) as file:
+                records = [(str(path), file.read().strip())]
+        elif suffix == ".parquet":
+            records = _parquet_records(path)
+        elif suffix in (".csv", ".tsv"):
+            records = _csv_records(path, encoding)
+        else:
+            records = _json_records(path, encoding)
+        yield from records
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """Return the files of texts below a folder, in BEIR layout only the corpus; warn of others."""
+    paths, left_out = [], []
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files = [Path(root, name) for name in sorted(names) if not name.startswith(".")]
+        if _is_beir(Path(root)):
+            files = [_member(Path(root), "corpus.jsonl")]
+            folders.clear()
+        for path in files:
+            has_texts = _suffix(path) in SUFFIXES and path.is_file() and path.stat().st_size
+            (paths if has_texts else left_out).append(path)
+    if left_out:
+        count = counted(len(left_out), "empty or other file")
+        warnings.warn(f"{folder}: {count} left out, such as {left_out[0]}", stacklevel=6)
+    return paths
+
+
+def _rows(records: Iterable, column: str | None, source: str) -> Iterator[tuple]:
+    """Yield place, text and role; of dictionaries `column`, else `text`, else the only column."""
+    columns = None
+    for where, record in records:
+        if not isinstance(record, Mapping):
+            yield where, record, None
+            continue
+        if columns is None:
+            columns = {str(name).lower(): name for name in record}
+            role = columns.get("role", "role")
+            if column is None:
+                others = [name for name in record if name != role]
+                column = columns.get("text", others[0] if len(others) == 1 else "text")
+            if column not in record:
+                names = ", ".join(map(str, record))
+                raise DataError(f"{source} has no column {column!r}; choose one of {names}")
+        yield where, record.get(column), None if column == role else record.get(role)
+
+
+def hub_rows(
+    name: str, *columns: str, config: str | None = None, split: str = "train", skip: int = 0
+) -> Iterator[dict]:
+    """Stream rows of a data set of the hub, or of a folder that `datasets` can read."""
+    load_dataset = need("datasets", "hub").load_dataset
+    try:
+        rows = load_dataset(name, config, split=split, streaming=True).skip(skip)
+        yield from rows.select_columns(list(columns)) if columns else rows
+    except Exception as error:  # `datasets` raises a dozen kinds
+        hint = "Check its name, the network and, for a gated data set, HF_TOKEN"
+        raise DataError(f"data set {name} cannot be read: {error}. {hint}") from None
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn an error of what reads a file into a DataError with its path."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error, csv.Error, LookupError, ValueError) as error:
+        hint = ". Name its encoding, such as cp1252" if isinstance(error, UnicodeError) else ""
+        raise DataError(f"{path} cannot be read: {error}{hint}") from None
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def _open(path: Path, encoding: str | None, newline: str | None = None) -> TextIO:
+    opener = gzip.open if path.suffix.lower() == ".gz" else open
+    return opener(path, "rt", encoding=encoding or "utf-8-sig", newline=newline)
+
+
+def _csv_records(path: Path, encoding: str | None) -> Iterator[tuple[str, dict]]:
+    with _open(path, encoding, newline="") as file:
+        header = file.readline()
+        file.seek(0)
+        # Strict: without it a quotation mark that is not closed swallows the rest of the file.
+        reader = csv.DictReader(file, delimiter=max(",;\t|", key=header.count), strict=True)
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            if None in row or None in row.values():
+                raise DataError(f"{where}: expected {len(reader.fieldnames)} fields, as the header")
+            yield where, row
+
+
+def _parquet_records(path: Path) -> Iterator[tuple[str, dict]]:
+    import pyarrow.parquet as pq
+
+    kinds = ("string", "large_string", "dictionary")
+    with pq.ParquetFile(path) as file:
+        names = [field.name for field in file.schema_arrow if str(field.type).startswith(kinds)]
+        for batch in file.iter_batches(4096, columns=names):
+            for row in batch.to_pylist():
+                yield str(path), row
+
+
+def _json_records(path: Path, encoding: str | None) -> Iterator[tuple[str, object]]:
+    """Stream the items of a JSON file that is one list, or the objects of JSON lines."""
+    is_corpus = _is_beir(path.parent) and path == _member(path.parent, "corpus.jsonl")
+    with _open(path, encoding) as file:
+        if not file.read(100).lstrip().startswith("["):
+            for where, row in _json_objects(path, encoding):
+                yield where, _titled(row) if is_corpus else row
+            return
+        file.seek(0)
+        for number, item in enumerate(json.load(file), start=1):
+            yield f"{path}, item {number}", item
+
+
+def _json_objects(path: Path, encoding: str | None = None) -> Iterator[tuple[str, dict]]:
+    with _readable(path), _open(path, encoding) as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except json.JSONDecodeError:
+                value = None
+            if not isinstance(value, dict):
+                raise DataError(f"{path}, line {number}: not a JSON object ({line[:60]!r})")
+            yield f"{path}, line {number}", value
+
+
+def read_dataset(source: str | Path | RetrievalDataset, split: str = "test") -> RetrievalDataset:
+    """Read a folder in BEIR layout: corpus.jsonl, queries.jsonl, qrels/<split>.tsv, also as .gz.
+
+    Judgments have the columns of BEIR (query, document, grade) or TREC (one more in between), with
+    or without a header. Queries without a judgment are left out, and so are judgments of unknown
+    ids, which a warning counts. DataError if a file is missing or damaged.
+
+    Example:
+        >>> import workbench as wb
+        >>> len(wb.read_dataset("tutorial").corpus)
+        192
+    """
+    if isinstance(source, RetrievalDataset):
+        return source
+    folder = _path(source)
+    corpus = _texts_by_id(_member(folder, "corpus.jsonl"))
+    queries = _texts_by_id(_member(folder, "queries.jsonl"))
+    qrels = _qrels(_member(folder, f"qrels/{split}.tsv"), queries, corpus)
+    queries = {name: text for name, text in queries.items() if name in qrels}
+    return RetrievalDataset(folder.name, corpus, queries, qrels)
+
+
+def tutorial() -> RetrievalDataset:
+    """Return the packaged data set of everyday passages."""
+    return read_dataset("tutorial")
+
+
+def is_dataset(source: object) -> bool:
+    """Return whether a source names a retrieval data set, and not merely texts."""
+    return isinstance(source, str | Path) and os.path.isdir(_path(source) / "qrels")
+
+
+def _path(source: str | Path) -> Path:
+    return DATA / "tutorial" if source == "tutorial" else expanded(source)
+
+
+def _member(folder: Path, name: str) -> Path:
+    """Return the path of a file, or that of its .gz form where only this exists."""
+    path, packed = folder / name, folder / f"{name}.gz"
+    return packed if packed.is_file() and not path.is_file() else path
+
+
+def _is_beir(folder: Path) -> bool:
+    return all(_member(folder, name).is_file() for name in ("corpus.jsonl", "queries.jsonl"))
+
+
+def _titled(row: dict) -> str:
+    return f"{row.get('title') or ''} {row.get('text') or ''}".strip()
+
+
+def _texts_by_id(path: Path) -> dict[str, str]:
+    texts = {}
+    for where, row in _json_objects(path):
+        name = str(row.get("_id", row.get("id", "")))
+        if not name or name in texts:
+            raise DataError(f"{where}: id {name!r}; expected an id under '_id' that is unique")
+        texts[name] = _titled(row)
+    return texts
+
+
+def _qrels(path: Path, queries: Collection[str], corpus: Collection[str]) -> dict:
+    """Return query id to document id to grade, of the judgments whose ids exist."""
+    import pandas as pd
+
+    with _readable(path):
+        table = pd.read_csv(path, sep=r"\s+", header=None, dtype=str, keep_default_na=False)
+        table = table.iloc[:, [0, -2, -1]].set_axis(["query", "document", "grade"], axis=1)
+        if table["grade"][0].isalpha():  # a header
+            table = table[1:]
+        table = table.astype({"grade": int})
+    exists = table["query"].isin(list(queries)) & table["document"].isin(list(corpus))
+    if not exists.any():
+        raise DataError(f"{path} has no judgments of the queries and documents beside it")
+    if not exists.all():
+        count = f"{(~exists).sum():,} of {len(table):,} judgments"
+        warnings.warn(f"{path}: {count} have unknown ids and are left out", stacklevel=3)
+    qrels: dict[str, dict[str, int]] = {}
+    for query, document, grade in table[exists].itertuples(index=False, name=None):
+        qrels.setdefault(query, {})[document] = grade
+    return qrels
+
 
 # Chinese and Japanese are written without spaces: a character counts as a word.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")
@@ -248,10 +437,7 @@ _SENTENCE = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？])|\n\s*\
 
 
 def cut(text: str, words: int) -> list[str]:
-    """Cut a text at ends of sentences into passages of `words` words or up to 1.25 times as many.
-
-    A text that has no more stays whole. A longer sentence is cut between words.
-    """
+    """Cut a text at ends of sentences into passages of about `words` words, at most 1.25 times."""
     whole(words, "passages", 10, DataError)
     starts = np.array([match.start() for match in _WORD.finditer(text)])
     most = words * 5 // 4
@@ -270,21 +456,15 @@ def cut(text: str, words: int) -> list[str]:
 
 
 def crop_queries(texts: Iterable[Text], count: int = 1) -> list[Text]:
-    """Make queries from documents: sentences, whole or a run of 5 to 25 words. None comes twice.
-
-    A document gives up to `count`, whatever the others are.
-    """
+    """Make up to `count` queries of each document: sentences, whole or a run of 5 to 25 words."""
     queries: dict[str, None] = {}
-    for text in texts:
-        if text.role is not Role.DOCUMENT:
-            continue
-        sentences = [sentence.split() for sentence in re.split(r"(?<=[.!?])\s+", text.text)]
+    for document in (text.text for text in texts if text.role is Role.DOCUMENT):
+        sentences = [sentence.split() for sentence in re.split(r"(?<=[.!?])\s+", document)]
         sentences = [words for words in sentences if len(words) >= 5]
-        rng = random.Random(f"0\0{text.text}")
+        rng = random.Random(f"0\0{document}")
         for _ in range(count if sentences else 0):
             words, most = rng.choice(sentences), rng.randint(5, 25)
-            first = 0
-            if len(words) > most and rng.random() < 0.5:
-                first = rng.randint(0, len(words) - most)
+            is_whole = len(words) <= most or rng.random() >= 0.5
+            first = 0 if is_whole else rng.randint(0, len(words) - most)
             queries[" ".join(words[first : first + most])] = None
     return [Text(query, Role.QUERY) for query in queries]

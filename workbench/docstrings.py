@@ -37,16 +37,11 @@ class DocstringCorpus:
 def docstring_corpus(
     pairs: int | None = None, held_out: int = 500, libraries: Iterable[str] = DOCSTRING_LIBRARIES
 ) -> DocstringCorpus:
-    """Build pairs of texts from the docstrings of libraries, without importing any of them.
+    """Build at most so many pairs of texts from docstrings of libraries, without importing them.
 
     The query is a docstring's first sentence. The document is the rest of its prose without
     signature, code, copies of the summary and sentences that name the object, so that words alone
-    do not find it. A hash decides which pairs are held out, the same on every machine.
-
-    Args:
-        pairs: most training pairs; None for all.
-        held_out: number of pairs to hold out.
-        libraries: top-level names of packages; DataError if one is not installed.
+    do not find it. A hash decides which pairs are held out. DataError if a library is missing.
     """
     pair_of: dict[str, tuple[str, str]] = {}
     for library in sorted(set(libraries)):

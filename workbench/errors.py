@@ -25,11 +25,7 @@ class TeacherError(WorkbenchError):
 
 
 class IncompleteError(TeacherError):
-    """A teacher that made only some of the targets.
-
-    `vectors` is float32 of shape (n, dimension), NaN where there is none, `failed` maps rows to
-    reasons, for texts that the teacher refuses, and `final` says that more requests would fail.
-    """
+    """A teacher without some `vectors` (NaN): `failed` has reasons by row; if `final`, for good."""
 
     def __init__(self, message: str, vectors, failed: dict[int, str], final: bool = False) -> None:
         super().__init__(message)
