@@ -1,7 +1,4 @@
-"""Checkpoints: a run that was stopped or killed continues to the same student, bit for bit.
-
-A checkpoint is a folder of safetensors and JSON, complete or absent. Nothing is pickled.
-"""
+"""Checkpoints, whole or absent: a killed run continues to the same student, bit for bit."""
 
 from __future__ import annotations
 
@@ -48,10 +45,8 @@ def write(
             sums = {file.name: xxh3_128_hexdigest(file.read_bytes()) for file in scratch.iterdir()}
             (scratch / "state.json").write_text(json.dumps({**state, "files": sums}))
     except (WorkbenchError, SafetensorError) as error:
-        raise TrainingError(
-            f"{checkpoint} cannot be written ({error}). The one before is intact: make room and "
-            "run again to go on from it"
-        ) from None
+        advice = "the one before is intact: make room and run again"
+        raise TrainingError(f"{checkpoint} cannot be written ({error}); {advice}") from None
     # A later step is of a run that was started over.
     kept = [path for path in _complete(folder) if path.name <= checkpoint.name][-2:]
     for path in set(_complete(folder)) - set(kept):
@@ -76,10 +71,8 @@ def restore(
         return {}, {}
     changed = [name for name in identity if state["identity"].get(name) != identity[name]]
     if changed:
-        raise TrainingError(
-            f"{checkpoint} is of another run (different {', '.join(changed)}): choose another "
-            "folder, or start over with resume=False (--fresh)"
-        )
+        other = f"{checkpoint} is of another run (different {', '.join(changed)})"
+        raise TrainingError(f"{other}: choose another folder or resume=False (--fresh)")
     model.load_state_dict(load_file(checkpoint / "student.safetensors"))
     tensors = load_file(checkpoint / "optimizer.safetensors")
     # Cloned, because torch reads a view from the start of its storage.

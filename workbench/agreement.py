@@ -39,15 +39,10 @@ def per_text(
 ) -> pd.DataFrame:
     """Measure the agreement on every text.
 
-    Args:
-        k: neighbors to compare, at most all; 0 compares none.
-        among: both models' vectors of other texts to find neighbors in, such as documents where the
-            texts are queries. For asymmetric retrieval pass the teacher's document vectors twice.
-
-    Returns:
-        One row per text: `cosine`; `squared_distance` (L2); `overlap`, the share of neighbors that
-        both models find; `nearest_rank`, the student's rank of the teacher's nearest neighbor (1 is
-        best). `attrs["k"]` is the number compared.
+    `k` neighbors are compared, or all. `among` are both models' vectors of other texts to find them
+    in, such as documents for queries; for asymmetric search the teacher's documents twice. Returns
+    one row per text: `cosine`; `squared_distance` (L2); `overlap`, the share of neighbors that both
+    find; `nearest_rank`, the student's rank of the teacher's nearest neighbor (1 is best).
     """
     teacher, student = paired(teacher, student)
     table = pd.DataFrame(index=pd.RangeIndex(len(teacher)))
@@ -93,10 +88,7 @@ READING = {
 def summary(
     teacher: np.ndarray, student: np.ndarray, table: pd.DataFrame | None = None, *, k: int = 10
 ) -> pd.DataFrame:
-    """Return the `value` of each measure of `READING`, NaN where not defined, and its `reading`.
-
-    `table` is what `per_text` returned, if it is there.
-    """
+    """Return `value`, NaN where not defined, and `reading` by measure; `table` is of `per_text`."""
     teacher, student = paired(teacher, student)
     if table is None:
         table = per_text(teacher, student, k=k)

@@ -120,7 +120,6 @@ def compare(models: Mapping[str, Any], data: Any, *, k: int = 10) -> pd.DataFram
             `Teacher`, a `TargetCache`; or vectors, an array for texts and a pair (queries,
             documents) for a data set. The reference is named "teacher", or else the first.
         data: texts, a file or folder of them, a `RetrievalDataset`, or a folder in BEIR's layout.
-        k: neighbors to compare on texts.
 
     Returns:
         On texts, a row per model with measures of `agreement.READING`; texts that a cache skips are
@@ -206,7 +205,7 @@ def same_models(models: object, data: RetrievalDataset | Sequence[Text]) -> dict
 def vectors(
     model: Any, data: Any, *, filled: bool = False
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-    """Embed any data of `compare` with any model of it: float32 (n, d), a pair for a data set.
+    """Embed data of `compare` with a model of it: float32 (n, d), a pair for a data set.
 
     A text that a cache skips has a row of zeros. A cache that is `filled` may skip any number.
     """
@@ -277,10 +276,8 @@ def failures(
 
     One at a time, the student gets the teacher's vectors of the query, of the relevant documents
     and of all others. What restores most of the `nDCG@10`, and a fifth at least, is the cause.
-
-    Models are vectors of queries and documents, equally wide, `scores` their `nDCG@10` by query id.
-    Returns a row a failing query (index: its id), the greatest loss first: `loss`; `query`,
-    `relevant` and `others`, what each restores; `cause`, a key of `CAUSES`; `text`.
+    Models are vectors of queries and documents, equally wide, `scores` their `nDCG@10`. Returns a
+    row a query (index: its id), greatest `loss` first: what each cause restores, `cause`, `text`.
     """
     teacher, student = checked_pair(teacher, dataset), checked_pair(student, dataset)
     if scores is None:

@@ -35,8 +35,7 @@ class TextMap:
     def landed(self, first: np.ndarray, second: np.ndarray) -> TextMap:
         """Return the map with landings, from both models' neighbors, int of shape (n, k).
 
-        A text lands in the mean direction of its neighbors for the other model, at their mean
-        distance. A shared neighbor counts as the text's own place.
+        A text lands at its neighbors' mean direction and distance; shared ones count as zero.
         """
         shared = np.zeros(second.shape, dtype=bool)
         for column in first.T:  # all at once would take k times the memory

@@ -84,7 +84,7 @@ class CompressedIndex:
         """Find the k best documents for each query, float of shape (q, d) and not truncated.
 
         Returns cosines (float32) and positions (int64) of shape (q, min(k, n)), best first. Binary
-        search orders `rescore_multiplier` candidates for each result by cosine (Yamada et al. 2021).
+        search orders `rescore_multiplier` candidates a result by their cosine (Yamada et al. 2021).
         """
         if space is not None and json.dumps(space, sort_keys=True) != self.space:
             raise WorkbenchError(f"the index is of another space: {self.space}")

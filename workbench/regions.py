@@ -14,7 +14,6 @@ from workbench.data import Text, as_texts, read_texts
 from workbench.errors import WorkbenchError
 
 _SAME = 0.95  # cosine of near-duplicates
-_SMALLEST = 5  # texts of a region that gets an interval
 _NAMED_FROM = 10_000  # texts that are read for names
 MEASURES = "overlap", "cosine", "ndcg_gain"  # all are better when higher
 
@@ -133,7 +132,7 @@ def _against_the_rest(values: pd.Series, names: np.ndarray) -> tuple[pd.Series, 
         squares = (side["square"] - side["texts"] * side["mean"] ** 2).clip(lower=0)
         side["variance"] = squares / (side["texts"] - 1)
     smaller = np.minimum(inside["texts"], outside["texts"])
-    tested = smaller >= _SMALLEST
+    tested = smaller >= 5
     variance = np.maximum(inside["variance"], outside["variance"])
     error = np.sqrt(variance * (1 / inside["texts"] + 1 / outside["texts"]))
     quantile = stdtrit(smaller.clip(lower=2) - 1, 1 - 0.025 / max(1, tested.sum()))
@@ -146,7 +145,7 @@ def more_like(
 ) -> list[Text]:
     """Pick texts from a pool by their highest cosine to others, without near-duplicates.
 
-    `pool` and `model` are what `read_texts` and `wb.compare` take. Nothing too like `avoid` is picked.
+    `pool` and `model` are what `read_texts` and `wb.compare` take. Nothing like `avoid` is picked.
     """
     pool, others = read_texts(pool), as_texts([*texts, *avoid])
     model = evaluate.prepared(model, others)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
@@ -39,15 +38,10 @@ def build(
 
     Args:
         normalize: end in unit norm, for a teacher whose vectors have it.
-        hidden: 0 for a linear head. Otherwise the head has two layers with a GELU between them:
-            `hidden` units, and two for each feature, which can carry it through unchanged, because
-            GELU(u) - GELU(-u) = u.
-        pooling: "mean" as in the paper; a head that is trained alone gains by ("mean", "cls").
-        max_length: texts are cut to this many tokens.
+        hidden: 0 for a linear head. Otherwise it has a layer of GELUs: `hidden` units and two for
+            each feature, which can carry it through unchanged, because GELU(u) - GELU(-u) = u.
+        max_length: in tokens; ModelError if the base reads fewer.
         prompts: role to prompt; the teacher's, so both models read the same input.
-
-    Raises:
-        ModelError: the base is not found, has no transformer, or reads fewer tokens.
     """
     if hidden and not bias:
         raise TrainingError("a head of two layers has a bias: leave out hidden or bias=False")
@@ -91,16 +85,8 @@ def fit_head(
 
     W = (H'H + a n v I)^-1 H'Y on centered features H and targets Y (Hoerl and Kennard, 1970), where
     v is the mean variance of the features; without a bias nothing is centered. A tenth of the texts
-    chooses the strength a, and all of them, or a sample of 20,000, make the final fit.
-
-    Args:
-        texts: n texts; a plain string is a document.
-        targets: anything that indexes like an array of shape (n, dimension).
-        features, tokens: of the texts, where they exist already; features of shape (n, width).
-
-    Returns:
-        `alpha`, the strength a; `held_out_loss`, the mean squared L2 distance to the targets on the
-        tenth; and `texts`, the number of texts in the final fit.
+    chooses `alpha`, the strength a, by its `held_out_loss`; at most 20,000 make the final fit.
+    Targets index like an array of shape (n, dimension), `features` like one of (n, width).
     """
     texts = as_texts(texts)
     check_targets(student, len(texts), targets)
@@ -132,8 +118,8 @@ def set_head(
 ) -> None:
     """Make a student's head compute `weight @ x + bias`, of shapes (d, width) and (d,).
 
-    A head of two layers passes each feature through a pair of units, standardized by `features` of
-    shape (n, width). Its other units start at random, without an effect on the output.
+    A head of two layers passes each feature, standardized by `features` of shape (n, width),
+    through a pair of units. Its other units start at random, without an effect.
     """
     *inner, last = (module.linear for module in head_of(student))
     if inner:
@@ -155,11 +141,10 @@ def set_head(
 
 
 def mean_and_deviation(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what standardizes features of shape (n, width), two tensors of shape (width,)."""
+    """Return what standardizes features of shape (n, width)."""
     mean, deviation = features.mean(dim=0), features.std(dim=0)
     median = deviation.median()
-    # A feature that hardly varies (all-MiniLM-L6-v2 has three) is noise. Divided by its own
-    # deviation it would count as much as the others, so it gets the median deviation.
+    # A feature that hardly varies is noise, and would count as much as the others.
     fallback = median if median > 0 else torch.ones_like(median)
     return mean, torch.where(deviation > median / 20, deviation, fallback)
 
@@ -184,10 +169,7 @@ def pooled(student: SentenceTransformer, texts: Sequence[Text]) -> np.ndarray:
 
 
 class FrozenFeatures(Teacher):
-    """Teacher that returns what a student's base gives its head, whatever the head.
-
-    `weights` is the digest of the base's files; the loaded weights are hashed if None.
-    """
+    """Teacher that returns what a student's base, with its digest `weights`, gives its head."""
 
     def __init__(self, student: SentenceTransformer, weights: str | None = None) -> None:
         self._base = SentenceTransformer(
@@ -215,7 +197,7 @@ class FrozenFeatures(Teacher):
 def through_head(
     student: SentenceTransformer, features: np.ndarray, head: torch.nn.Module | None = None
 ) -> np.ndarray:
-    """Return a head's output (the student's if None) for features (n, width), float32 (n, d)."""
+    """Return a head's output, the student's if None, for features of shape (n, width)."""
     head = (head or torch.nn.Sequential(*list(student.children())[2:])).eval()
     device, vectors = next(head.parameters()).device, []
     for start in range(0, len(features), 8192):
@@ -256,8 +238,7 @@ def save(
     """Save a student as a folder that plain `SentenceTransformer(folder)` loads, or not at all.
 
     An earlier student is replaced. The provenance, from `train.provenance`, is written beside it
-    with checksums of the weights; a model card needs it. ModelError if the folder holds something
-    else, or cannot be written to.
+    for the model card. ModelError if the folder holds something else, or cannot be written to.
     """
     folder = check_folder(folder)
     try:
@@ -285,14 +266,8 @@ def check_folder(folder: str | Path) -> Path:
 
 
 def read_provenance(folder: str | Path) -> dict:
-    """Return the provenance beside a student, {} if there is none; ModelError if it is damaged."""
-    path = expanded(folder) / models.PROVENANCE
-    if not path.is_file():
-        return {}
-    try:
-        provenance = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path} is damaged: {error}") from None
+    """Return the provenance beside a student, {} if there is none that can be read."""
+    provenance = models.read_json(expanded(folder) / models.PROVENANCE)
     provenance.pop("sha256", None)  # of these files: a copy elsewhere has others
     return provenance
 
@@ -310,6 +285,6 @@ def _drop_pooler(transformer: Transformer) -> None:
     backbone = transformer.model
     if "add_pooling_layer" in signature(type(backbone)).parameters:
         backbone.pooler = None
-        # Saved with the module, so that loading makes no pooler either.
+        # Saved, so that loading makes no pooler either.
         transformer.model_args = {"add_pooling_layer": False}
         transformer.config_keys = list(dict.fromkeys([*transformer.config_keys, "model_args"]))

@@ -1,7 +1,4 @@
-"""Train on the squared L2 distance to cached teacher embeddings.
-
-`train` is the loop: of a whole student (`train_student`), and of its head alone (`train_head`).
-"""
+"""Train a student, or its head alone, on the squared L2 distance to teacher embeddings."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,11 +32,7 @@ from workbench.errors import TrainingError
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train. The defaults take minutes on two cores for some thousand texts.
-
-    The rate is higher and the batch smaller than in the paper (arXiv 2509.12539), where there are
-    millions of steps and not hundreds. TrainingError if a value is out of range.
-    """
+    """How to train. The defaults take minutes on two cores for some thousand texts."""
 
     batch_size: int = 16  # texts of a step, over all processes together
     learning_rate: float = 3e-4  # at the start of each cycle; it falls linearly
@@ -60,8 +54,7 @@ class TrainingConfig:
             whole(getattr(self, name), name, error=TrainingError)
         one_of(self.precision, "precision", models.PRECISIONS, TrainingError)
         if not 0 < self.final_learning_rate <= self.learning_rate:
-            rates = f"{self.learning_rate} to {self.final_learning_rate}"
-            raise TrainingError(f"the learning_rate goes from {rates}: expected no rise, above 0")
+            raise TrainingError("final_learning_rate: expected above 0, at most learning_rate")
 
     def with_steps(self, least: int, texts: int) -> TrainingConfig:
         """Return the configuration with enough epochs for `least` steps on so many texts."""
@@ -81,11 +74,11 @@ class TrainingStep:
     step: int  # steps done; 0 is the start, before any
     steps: int  # in all
     epoch: float  # passes done, with fraction
-    loss: float | None  # mean squared L2 distance of the step's batch; None at step 0
+    loss: float | None  # of the step's batch; None at step 0
     learning_rate: float
-    texts_per_second: float  # training speed since the start of this run, evaluations left out
-    held_out_loss: float | None = None  # mean squared L2 distance on the held-out texts
-    cosine_query: float | None = None  # mean cosine to the target over held-out queries
+    texts_per_second: float  # training speed of this run
+    held_out_loss: float | None = None
+    cosine_query: float | None = None  # mean over held-out queries
     cosine_document: float | None = None  # the same over documents
 
 
@@ -94,7 +87,7 @@ class Result:
     """The outcome of training."""
 
     history: pd.DataFrame  # a row for each `TrainingStep`
-    best_step: int  # step of the student that was kept, by held-out loss
+    best_step: int  # step of the student that was kept
     best_loss: float | None  # its held-out loss; None without held-out texts
     stopped: bool  # whether `stop` ended it early
     texts_per_second: float  # training speed of this run
@@ -115,21 +108,10 @@ def train_student(
 ) -> Result:
     """Train `student` in place; it ends as the best student by held-out loss.
 
-    Under `torchrun` every process takes its share of each batch.
-
-    Args:
-        student: best after `student.fit_head`.
-        texts: n training texts; a plain string is a document.
-        targets: anything that indexes like an array of shape (n, dimension), such as `Targets`.
-        held_out: texts and targets to choose the best student by; the last one is kept without.
-        checkpoints: folder for checkpoints; None keeps nothing on disk.
-        resume: continue from a checkpoint in that folder.
-        on_step: called after every step and evaluation.
-        stop: when set, training ends between two steps, with a checkpoint.
-        tokens: of the texts, where they exist already.
-
-    Raises:
-        TrainingError: the targets do not fit, a checkpoint is of another run, or the loss is NaN.
+    Best after `student.fit_head`. Targets index like an array of shape (n, dimension). Without
+    `held_out` texts and targets the last student is kept. Under `torchrun` every process takes its
+    share of each batch. `stop` ends training between two steps, with a checkpoint in the folder
+    `checkpoints`, to go on from. TrainingError if a checkpoint is of another run.
     """
     texts = as_texts(texts)
     students.check_targets(student, len(texts), targets)
@@ -182,21 +164,16 @@ def train_head(
     config: TrainingConfig = HEAD,
     *,
     held_out: tuple[np.ndarray, np.ndarray] | None = None,
-    on_step: Callable[[TrainingStep], None] | None = None,
-    stop: threading.Event | None = None,
+    **callbacks: Any,
 ) -> Result:
     """Train a student's head on stored features; the transformer stays as it is.
 
-    Args:
-        student: best after `student.fit_head`.
-        features: anything that indexes like an array of shape (n, width), such as the targets of a
-            cache of `FrozenFeatures`.
-        config: batches are smaller where there would be under 200 steps.
-        held_out: features and targets to choose the best step by, best of sources that are not
-            trained on: on others the loss falls while subjects not seen get worse.
+    Features index like an array of shape (n, width), such as the targets of a cache of
+    `FrozenFeatures`. Those of `held_out` are best from sources that are not trained on: on others
+    the loss falls while subjects not seen get worse. Callbacks are `on_step` and `stop`.
     """
     students.check_targets(student, len(features), targets)
-    # The first steps disturb a head that starts as the closed form, and a few more do not mend it.
+    # The first steps disturb a head in closed form: smaller batches make 200 steps, to mend it.
     least_steps_per_epoch = math.ceil(200 / (config.epochs * config.restarts))
     largest_batch = max(8, len(features) // least_steps_per_epoch)
     config = replace(config, batch_size=min(config.batch_size, largest_batch))
@@ -207,8 +184,8 @@ def train_head(
     first = trained_layers[0].linear
     sample = np.asarray(features[np.array(spread(len(features), 20_000))], dtype=np.float32)
     mean, deviation = students.mean_and_deviation(torch.from_numpy(sample))
-    # Features are standardized, because Adam's steps are then as large for one feature as for
-    # another. The first layer takes that in here, and is folded back in the end.
+    # Features are standardized, so that Adam's steps are alike for all of them. The first layer
+    # takes that in here, and is folded back in the end.
     with torch.no_grad():
         if first.bias is None:
             mean = torch.zeros_like(mean)
@@ -231,8 +208,7 @@ def train_head(
         targets,
         config,
         evaluate=held_out and evaluate,
-        on_step=on_step,
-        stop=stop,
+        **callbacks,
     )
     if result.best_step > 0:  # else the head stays exactly as it is
         head.cpu()
@@ -261,12 +237,8 @@ def train(
 ) -> Result:
     """Train a model in place, from the first step to the last; it ends as the best one.
 
-    Args, besides those of `train_student`:
-        model: turns inputs into a dictionary with "sentence_embedding", of shape (m, dimension).
-        inputs: returns the model's input for some rows.
-        lengths: of the texts, to group them by; None draws batches at random.
-        evaluate: returns the held-out figures; the model with the least "loss" is kept.
-        identity: of the run, JSON values: a checkpoint of another one is refused.
+    `inputs` returns the model's input for some rows, and `evaluate` the held-out figures. Texts of
+    like `lengths` share a batch. A checkpoint of another `identity` (JSON values) is refused.
     """
     accelerator = Accelerator(cpu=next(model.parameters()).device.type == "cpu")
     device, process = accelerator.device, accelerator.process_index
@@ -299,8 +271,8 @@ def train(
             learning_rate += progress * (config.final_learning_rate - learning_rate)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
-            # Gradients are averaged over the processes, so each one divides by its part of the
-            # batch. A process that gets none of a small last batch computes a text of no weight.
+            # Gradients are averaged over the processes, so each divides by its part of the batch.
+            # A process that gets none of a small last batch computes a text of no weight.
             batch = next(batches)
             rows = batch[process::processes]
             weight = processes / len(batch) if len(rows) else 0.0
@@ -316,10 +288,8 @@ def train(
                 accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
             loss = float(accelerator.reduce(loss.detach(), reduction="mean"))
             if not math.isfinite(loss):
-                raise TrainingError(
-                    f"the loss is {loss} at step {step}: lower the learning rate, or train in "
-                    "float32. Checkpoints written before are intact."
-                )
+                advice = "lower the learning rate, or train in float32"
+                raise TrainingError(f"the loss is {loss} at step {step}: {advice}")
             optimizer.step()
             trained_texts += len(batch)
             seconds += time.perf_counter() - started
@@ -384,15 +354,11 @@ def _batches(
 def _check_in_step(
     student: SentenceTransformer, texts: Sequence[Text], targets: np.ndarray
 ) -> None:
-    """Raise TrainingError if texts say nothing about their targets: rows are shifted or shuffled.
-
-    In a permutation test on a sample, a ridge regression has to predict unseen targets better than
-    it does after the targets were shuffled within each role.
-    """
+    """Raise TrainingError if texts predict targets no better than others do (permutation test)."""
     rows = np.random.default_rng(0).choice(len(texts), size=min(400, len(texts)), replace=False)
     sample, fitted = [texts[row] for row in rows], len(rows) * 3 // 4
     options = {
-        "groups": np.array([text.role for text in sample]),
+        "groups": np.array([text.role for text in sample]),  # targets are shuffled within them
         "cv": [np.split(np.arange(len(rows)), [fitted])],
         "scoring": "neg_mean_squared_error",
     }
@@ -407,15 +373,15 @@ def _check_in_step(
         if score >= by_chance.mean() + 3 * by_chance.std():
             return
     raise TrainingError(
-        "texts and targets look out of step. Check that row i of the targets belongs to text i; if "
-        "it does, check_pairs=False trains all the same"
+        "texts and targets look out of step: row i of the targets has to belong to text i. If it "
+        "does, set check_pairs=False"
     )
 
 
 def figures(
     vectors: np.ndarray, targets: np.ndarray, roles: dict[str, np.ndarray]
 ) -> dict[str, float]:
-    """Return the mean squared L2 distance, `loss`, and the mean cosine, and that of each role."""
+    """Return the mean squared L2 distance, `loss`, the mean cosine, and that of each role."""
     targets = np.asarray(targets, dtype=np.float32)
     norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(targets, axis=1)
     cosines = (vectors * targets).sum(axis=1) / np.maximum(norms, 1e-12)
@@ -442,8 +408,7 @@ def provenance(
 ) -> dict:
     """Describe how a student was made, as JSON values for `student.save` and the model card.
 
-    The texts are those trained on, and `source` says where they are from. `more` are further
-    entries: `base`, `start`, `head_fit`, and `rotated=True` for targets of `Targets.rotated`.
+    `source` says where the texts are from, and `more` are further entries, such as `base`.
     """
     return {
         "teacher": cache.identity,
@@ -454,7 +419,6 @@ def provenance(
         "texts_by_role": {role: len(rows) for role, rows in models.by_role(texts).items()},
         "settings": config and asdict(config),
         "held_out_loss": result and result.best_loss,
-        "best_step": result and result.best_step,
         "texts_per_second": result and round(result.texts_per_second, 1),
         "finished": result is None or not result.stopped,
         "workbench": __version__,
