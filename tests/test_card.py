@@ -66,7 +66,7 @@ def test_it_states_what_was_measured_beside_its_baselines():
     ):
         assert line in text
     # What was not measured is not said.
-    assert "Shorter and coarser" not in text and "Speed" not in text
+    assert "Shorter and coarser" not in text
 
 
 def test_it_says_which_collection_was_learned_from():
@@ -75,16 +75,14 @@ def test_it_says_which_collection_was_learned_from():
     assert "has learned from the documents" not in written().text
 
 
-def test_curves_and_speed_are_stated_where_they_were_measured():
+def test_curves_are_stated_where_they_were_measured():
     point = {"dimensions": 96, "precision": "int8", "bytes_per_document": 1096}
     curves = [
         point | {"mode": mode, "share_of_teacher": share}
         for mode, share in (("teacher", 0.97), ("asymmetric", 0.93))
     ]
-    latency = {"machine": "a machine", "query_speedup_float32": 7.44}
-    text = written(results=[REPORT | {"curves": curves}], latency=latency).text
+    text = written(results=[REPORT | {"curves": curves}]).text
     assert "| 96, int8 | 1,096 | 97.0% | 93.0% |" in text
-    assert "- float32: 7.4 times the teacher's queries" in text and "(a machine)" in text
 
 
 def test_where_things_lay_stays_private(tmp_path):

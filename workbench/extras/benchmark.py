@@ -13,12 +13,15 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
+from sklearn.metrics import average_precision_score
 
 from workbench._util import expanded, need
 from workbench.cache import TargetCache
@@ -30,13 +33,10 @@ from workbench.models import encode, fingerprint, load_model
 if TYPE_CHECKING:
     from mteb import AbsTask
 
-_BLOCK = 2048  # texts between two looks at `stop`
-_RESAMPLES = 1000
-
 
 @dataclass(frozen=True)
 class EvalModel:
-    """A model, or a pair of models, to evaluate."""
+    """A model or a pair to evaluate."""
 
     label: str  # its name in tables
     name: str  # its name in result files
@@ -55,14 +55,14 @@ class TaskResult:
     metric: str  # name of the main score in mteb
     label: str  # the model's
     score: float  # the main score, 0 to 1 (correlations -1 to 1), mean over splits and subsets
-    # {"metric", "values", "keys"}: the "mean" over queries (keys: their ids), or the "spearman" or
+    # {"metric", "values", "keys"}: the "mean" over queries (keys: their ids), "spearman" or
     # "average_precision" of pairs of texts (keys: their gold scores); None for other tasks.
     per_sample: dict | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
 class EvalProgress:
-    """The state of a run, as `on_progress` receives it."""
+    """The state of a run."""
 
     done: int  # finished evaluations, each of one model on one task
     total: int
@@ -78,7 +78,7 @@ class Stopped(BenchmarkError):
 def of_model(
     model: str | Path | SentenceTransformer, label: str, name: str | None = None
 ) -> EvalModel:
-    """Return a sentence-transformers model to evaluate; result files name it `name` or `label`."""
+    """Return a sentence-transformers model to evaluate, called `name` or `label` in files."""
     model = load_model(model)
 
     def embed(texts: Sequence[str], role: Role | None) -> np.ndarray:
@@ -89,10 +89,7 @@ def of_model(
 
 
 def of_teacher(cache: TargetCache, name: str | None = None) -> EvalModel:
-    """Return a teacher, labeled "teacher", to evaluate through its cache.
-
-    Result files name it `name`, or by its own name. A text that a fill skips has a vector of zeros.
-    """
+    """Return a teacher, labeled "teacher", to evaluate through its cache."""
 
     def embed(texts: Sequence[str], role: Role | None) -> np.ndarray:
         documents = [Text(text, role or Role.DOCUMENT) for text in texts]
@@ -105,16 +102,10 @@ def of_teacher(cache: TargetCache, name: str | None = None) -> EvalModel:
 
 
 def of_pair(student: EvalModel, teacher: EvalModel, label: str = "asymmetric") -> EvalModel:
-    """Return the asymmetric pair: the teacher embeds documents, the student everything else.
-
-    In tasks without queries and documents, the pair is the student alone. BenchmarkError if the two
-    are not equally wide.
-    """
+    """Return the asymmetric pair: the teacher embeds documents, the student everything else."""
     if student.dimension != teacher.dimension:
-        raise BenchmarkError(
-            f"a pair needs one width: the student's vectors have {student.dimension} dimensions, "
-            f"the teacher's {teacher.dimension}"
-        )
+        widths = f"{student.dimension} and {teacher.dimension}"
+        raise BenchmarkError(f"student and teacher of a pair differ in width: {widths}")
 
     def embed(texts: Sequence[str], role: Role | None) -> np.ndarray:
         model = teacher if role is Role.DOCUMENT else student
@@ -136,21 +127,15 @@ def run(
 ) -> list[TaskResult]:
     """Evaluate every model on every task, except where `folder` has the result already.
 
-    Each result is a file of mteb's `ResultCache`, `results/NAME/REVISION/TASK.json` below `folder`,
-    with scores per sample. Those of local folders are below `folder/local/DIGEST`, which keeps
-    different data of one name apart.
+    Results are files of mteb's `ResultCache`, those of local folders below `folder/local/DIGEST`.
 
     Args:
-        models: with different labels.
         tasks: from `workbench.extras.tasks.tasks`.
-        on_progress: called before and during each evaluation, and once at the end.
-        on_outcome: called with each result.
         stop: ends the run within a few thousand texts when it is set.
 
     Raises:
-        BenchmarkError: two models share a label, or a task cannot be run, for example because the
-            hub cannot be reached. The same call continues from what is finished.
-        Stopped: `stop` was set.
+        BenchmarkError: a task cannot be run, or `stop` was set (`Stopped`). The same call continues
+            from what is finished.
     """
     mteb, datasets = need("mteb", "benchmark"), need("datasets", "benchmark")
     if len({model.label for model in models}) < len(models):
@@ -177,10 +162,8 @@ def run(
                 except Stopped:
                     raise
                 except Exception as error:  # whatever mteb, datasets and the network raise
-                    raise BenchmarkError(
-                        f"{name} could not be run: {type(error).__name__} {error} ({len(done)} of "
-                        f"{total} evaluations are kept in {folder})"
-                    ) from error
+                    kept = f"{len(done)} of {total} evaluations are kept in {folder}"
+                    raise BenchmarkError(f"{name} could not be run: {error!r} ({kept})") from error
                 result = _stored(cache, model, task)
             done.append(result)
             if on_outcome:
@@ -192,14 +175,12 @@ def run(
 
 def _stored(cache, model: EvalModel, task: AbsTask) -> TaskResult | None:
     """Return the result of an earlier run by this mteb, or None."""
-    import mteb
-
     data = task.metadata
     try:
         result = cache.load_task_result(data.name, _meta(model))
     except ValueError:  # a kill while it was written
         return None
-    if result is None or result.mteb_version != mteb.__version__:
+    if result is None or result.mteb_version != version("mteb"):
         return None
     (first, *_), *_ = result.scores.values()
     score, samples = float(result.get_score()), first.get("samples")
@@ -253,14 +234,13 @@ def _samples(task: AbsTask, rows: dict, predicted: dict) -> dict | None:
         return None
     metric = "spearman" if kind == "STS" else "average_precision"
     gold = rows["score" if kind == "STS" else task.label_column_name]
-    values = predicted["cosine_scores"]
-    return {"metric": metric, "values": values, "keys": [float(score) for score in gold]}
+    keys = [float(score) for score in gold]
+    return {"metric": metric, "values": predicted["cosine_scores"], "keys": keys}
 
 
 def _encoder(model: EvalModel, report: Callable[..., None]):
     """Return a model as mteb expects one."""
     from mteb.models.abs_encoder import AbsEncoder
-    from mteb.types import PromptType
 
     class Encoder(AbsEncoder):
         mteb_model_meta = _meta(model)
@@ -270,15 +250,14 @@ def _encoder(model: EvalModel, report: Callable[..., None]):
             pass
 
         def encode(self, inputs, *, task_metadata, hf_split, hf_subset, prompt_type=None, **_):
-            role = None
-            if prompt_type:
-                role = Role.QUERY if prompt_type == PromptType.query else Role.DOCUMENT
+            role = Role(prompt_type.value) if prompt_type else None
             # A `Text` may have no NUL.
             texts = [text.replace("\0", " ") for batch in inputs for text in batch["text"]]
             vectors = np.empty((len(texts), model.dimension), dtype=np.float32)
-            for start in range(0, len(texts), _BLOCK):
+            size = 2048  # texts between two looks at `stop`
+            for start in range(0, len(texts), size):
                 report(task_metadata.name, model.label, self.done)
-                block = texts[start : start + _BLOCK]
+                block = texts[start : start + size]
                 vectors[start : start + len(block)] = model.embed(block, role)
                 self.done += len(block)
             report(task_metadata.name, model.label, self.done)
@@ -310,13 +289,9 @@ def differences(results: Sequence[TaskResult]) -> pd.DataFrame:
 
     Returns:
         A row for each task and other label: `task`, `kind`, `label`, `score`, `teacher`,
-        `share_of_teacher` (ratio), its 95 % interval `share_low` and `share_high`, `difference`,
-        its interval `low` and `high`, and `samples`. Intervals are by the paired percentile
-        bootstrap (Efron and Tibshirani, 1993) over so many queries or pairs of sentences, and NaN
-        for other kinds of tasks.
-
-    Raises:
-        BenchmarkError: the teacher has no result for a task.
+        `share_of_teacher`, its 95 % interval `share_low` and `share_high`, `difference`, its
+        interval `low` and `high`, and `samples`. Intervals are by the paired percentile bootstrap
+        (Efron and Tibshirani, 1993) over queries or pairs of sentences; NaN for other tasks.
     """
     teachers = {result.task: result for result in results if result.label == "teacher"}
     rows = []
@@ -344,12 +319,11 @@ def differences(results: Sequence[TaskResult]) -> pd.DataFrame:
 
 def _resampled(samples: Sequence[Mapping]) -> np.ndarray:
     """Return the scores of several models on the same resamples, (models, resamples)."""
-    rng, count = np.random.default_rng(0), len(samples[0]["keys"])
-    keys = np.asarray(samples[0]["keys"])
+    rng, keys = np.random.default_rng(0), np.asarray(samples[0]["keys"])
     values = [np.asarray(model["values"]) for model in samples]
-    results = np.empty((len(samples), _RESAMPLES))
-    for number in range(_RESAMPLES):
-        rows = rng.integers(count, size=count)
+    results = np.empty((len(samples), 1000))
+    for number in range(results.shape[1]):
+        rows = rng.integers(len(keys), size=len(keys))
         for model, column in enumerate(values):
             results[model, number] = score_of(samples[0]["metric"], column[rows], keys[rows])
     return results
@@ -358,45 +332,34 @@ def _resampled(samples: Sequence[Mapping]) -> np.ndarray:
 def score_of(metric: str, values: Sequence[float], keys: Sequence) -> float:
     """Return the score that samples come to; see `TaskResult.per_sample`."""
     if metric == "spearman":
-        from scipy.stats import spearmanr
-
         return float(spearmanr(values, keys).statistic)
     if metric == "average_precision":
-        from sklearn.metrics import average_precision_score
-
         return float(average_precision_score(keys, values))
     return float(np.mean(values))
 
 
 def by_kind(results: Iterable[TaskResult]) -> pd.DataFrame:
-    """Return mean scores by kind of task, over the tasks that every label was run on.
+    """Return mean scores over the tasks that every label was run on.
 
-    Returns:
-        A row per kind, then `mean over tasks` and `mean over kinds`. Columns: `tasks`, and for each
-        label its mean score and (except for the teacher) `LABEL share` of the teacher's mean.
+    A row per kind, then `mean over tasks` and `mean over kinds`. Columns: `tasks`, and for each
+    label its mean score and `LABEL share` of the teacher's.
     """
     table = scores(results)
     labels = [column for column in table.columns if column not in ("kind", "metric")]
     table = table.dropna(subset=labels)
     means = table.groupby("kind", sort=False)[labels].mean()
-    over_kinds, over_tasks = means.mean(), table[labels].mean()
-    means.insert(0, "tasks", table["kind"].value_counts())
-    means.loc["mean over tasks"] = over_tasks
+    over_kinds = means.mean()
+    means.loc["mean over tasks"] = table[labels].mean()
     means.loc["mean over kinds"] = over_kinds
-    means["tasks"] = means["tasks"].fillna(len(table)).astype(int)
-    for label in labels:
-        if label != "teacher":
-            means[f"{label} share"] = means[label] / means["teacher"].where(means["teacher"] > 0)
-    return means
+    counts = table["kind"].value_counts().reindex(means.index, fill_value=len(table))
+    means.insert(0, "tasks", counts)
+    teacher = means["teacher"].where(means["teacher"] > 0)
+    shares = means[labels].drop(columns="teacher").div(teacher, axis=0)
+    return means.join(shares.add_suffix(" share"))
 
 
 def published() -> pd.DataFrame:
-    """Return published figures. Averages of different sources are over different tasks.
-
-    Returns:
-        `benchmark`, `task` (None for an average), `average` ("by task", "by kind" or None),
-        `model`, `mode` ("symmetric", "asymmetric" or "teacher"), `score` (0 to 1) and `source`.
-    """
+    """Return published figures: scores of a task, or averages over the tasks of their source."""
     content = json.loads((DATA / "published.json").read_text())
     table = pd.DataFrame(content["figures"])
     table["score"] = table["score"] / 100

@@ -30,7 +30,6 @@ def card(
     max_length: int | None = None,
     pair: bool = False,
     onnx: bool = False,
-    latency: Mapping[str, object] | None = None,
     license: str = "apache-2.0",
     language: str | list[str] = "en",
     truncated: bool = False,
@@ -43,7 +42,6 @@ def card(
         name: the model's name on the hub, such as "me/my-student".
         max_length: tokens that the student reads; as many as the teacher if None.
         pair, onnx: whether the folder has the teacher too, and the whole student as ONNX.
-        latency: report of `bench.latency`.
         license, language: as the hub writes them: "mit"; "pt-BR", ["en", "fr"], "multilingual".
         truncated: whether the vectors were rotated or cut after they were learned and measured.
     """
@@ -89,7 +87,6 @@ def card(
             dimension=dimension,
             results=results,
             curves=[_curves(report) for report in results if report.get("curves")],
-            latency=latency,
             versions=", ".join([f"Python {platform.python_version()}", *versions]),
             worst=min(shares, default=None),
             **names | kind | lengths,

@@ -162,7 +162,7 @@ def _write_onnx(model: SentenceTransformer, folder: Path, int8: bool) -> None:
                     nodes_to_exclude=_sensitive(folder / FLOAT32),
                 )
     except Exception as error:  # the exporters' own kinds, with messages of pages
-        raise ModelError(f"the model cannot be exported to ONNX: {_first_line(error)}") from None
+        raise ModelError(f"the model cannot be exported to ONNX: {str(error)[:200]}") from None
     finally:
         logging.disable(level)
         backbone.set_attn_implementation(attention)
@@ -251,13 +251,9 @@ def push(
             api.create_repo(name, private=private, exist_ok=True)
             api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=files)
         except Exception as error:  # the client raises its own errors and its transport's
-            message = f"{name} was not sent, or only in part: {_first_line(error)}. Try again."
+            message = f"{name} was not sent, or only in part: {str(error)[:200]}. Try again."
             raise ModelError(message) from None
     return pd.DataFrame({"file": files, "bytes": [path.stat().st_size for path in paths]})
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200]
 
 
 class _Whole(torch.nn.Module):

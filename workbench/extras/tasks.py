@@ -31,18 +31,14 @@ def tasks(names: Iterable[str | Path], split: str = "test") -> list[AbsTask]:
     """Turn names and folders into tasks, in their order; nothing is downloaded yet.
 
     Args:
-        names: a task of mteb ("SciFact"), a benchmark ("BEIR", "MTEB(eng, v2)"), or a folder. Its
-            files decide the kind of task:
+        names: a task or benchmark of mteb ("SciFact", "BEIR"), or a folder, with the files of:
 
             - Retrieval: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, as BEIR has them.
             - Classification: train.jsonl and SPLIT.jsonl of `text` and `label`.
             - Clustering: SPLIT.jsonl of `text` and `label`, no train.jsonl.
-            - PairClassification: SPLIT.jsonl of `sentence1`, `sentence2` and a `score` of 0 or 1.
-            - STS: the same with other scores.
+            - STS: SPLIT.jsonl of `sentence1`, `sentence2` and `score`.
+            - PairClassification: the same with scores of 0 and 1.
         split: of the folders.
-
-    Raises:
-        WorkbenchError: a name is unknown or comes twice, or a folder is not usable.
     """
     mteb = need("mteb", "benchmark")
     selected: dict[str, AbsTask] = {}
@@ -56,8 +52,9 @@ def tasks(names: Iterable[str | Path], split: str = "test") -> list[AbsTask]:
                 try:
                     members = mteb.get_benchmark(name).tasks
                 except KeyError:
-                    message = f"no task, benchmark or folder {name!r}: {error}"
-                    raise BenchmarkError(message) from None
+                    raise BenchmarkError(
+                        f"no task, benchmark or folder {name!r}: {error}"
+                    ) from None
         for task in members:
             if task.metadata.name in selected:
                 raise BenchmarkError(f"task {task.metadata.name!r} comes twice")
@@ -77,8 +74,6 @@ def _local(folder: Path, split: str) -> AbsTask:
     revision = digest.hexdigest()[:16]
 
     class Local(getattr(abstasks, f"AbsTask{kind}")):
-        """A folder as a task."""
-
         metadata = TaskMetadata(
             name=folder.name,
             description=f"The folder {folder.name}, read from this machine.",
@@ -94,7 +89,6 @@ def _local(folder: Path, split: str) -> AbsTask:
             max_document_to_embed = 4096  # drawn with mteb's seed
 
         def load_data(self, **_: object) -> None:
-            """Read the folder."""
             self.dataset, self.data_loaded = {"default": _read(folder, split)[1]}, True
 
     return Local()
@@ -131,10 +125,8 @@ def _read(folder: Path, split: str) -> tuple[str, dict]:
             part = part.assign(label=pd.Categorical(part["label"], labels).codes.astype(int))
             new_names = {"text": "sentences", "label": "labels"} if kind == "Clustering" else {}
             tables[name] = part.rename(columns=new_names)
-    datasets = {}
-    for name, part in tables.items():
-        datasets[name] = Dataset.from_pandas(part, preserve_index=False)
-    return kind, datasets
+    parts = tables.items()
+    return kind, {name: Dataset.from_pandas(part, preserve_index=False) for name, part in parts}
 
 
 def _table(path: Path) -> pd.DataFrame:
@@ -146,8 +138,6 @@ def _table(path: Path) -> pd.DataFrame:
         if table.isna().any(axis=None):
             raise ValueError("a value is missing")
     except (OSError, ValueError, KeyError) as error:
-        raise BenchmarkError(
-            f"{path}: expected JSON lines of text and label, or of sentence1, sentence2 and score "
-            f"(or qrels/ and a corpus beside it): {error}"
-        ) from None
+        message = f"{path}: expected text and label, or sentence1, sentence2 and score: {error}"
+        raise BenchmarkError(message) from None
     return table
