@@ -34,7 +34,7 @@ class CacheProgress(Job):
         self._draw()
 
     def run(self, cache: TargetCache, texts: Sequence[Text]) -> None:
-        """Fill `cache`, which is not to be used until the end; `wait` returns the last `Progress`."""
+        """Fill `cache`; `wait` returns the last `Progress`."""
         reports = {"on_plan": self._planned, "on_progress": self._progressed}
         self._start(lambda: cache.fill(texts, stop=self.stop, **reports))
 

@@ -25,7 +25,6 @@ class ModelComparison(Selection, View):
         models: two or more by name: vectors, float of shape (n, d), or anything that `wb.compare`
             takes. The first is the reference. Models of other widths are compared by overlap.
         texts: n texts, `str` or `Text`.
-        k: neighbors for the measures of agreement.
 
     Attributes:
         table: one row a model but the reference (index: its name): the measures of

@@ -24,7 +24,6 @@ class NeighborInspector(Selection, View):
         models: two or more by name: vectors, float of shape (n, d), or anything that `wb.compare`
             takes. Widths may differ. The first is the reference.
         texts: n texts, `str` or `Text`.
-        k: neighbors to show.
 
     Attributes:
         position: position of the text that is shown, the first of those selected.

@@ -35,7 +35,6 @@ class RetrievalExplorer(Selection, View):
         models: two or more by name: pairs of vectors of queries and documents, float of shape
             (q, d) and (n, d), or anything that `wb.compare` takes.
         encode: for models given as vectors, name to what embeds a typed query, float of shape (d,).
-        k: results in each list.
         about: a sentence on the collection, shown with the figures.
         answers_first: show the results above the table of queries.
 

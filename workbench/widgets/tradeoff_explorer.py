@@ -17,12 +17,7 @@ from workbench.widgets._view import MODES, Selection, View, model_colors, note, 
 from workbench.widgets.chart import Chart, figure
 from workbench.widgets.table import Table
 
-_COSTS = {"size": "bytes_per_document", "query time": "total_ms"}
-_LABELS = {
-    "share_of_teacher": "share of the teacher's nDCG@10",
-    "bytes_per_document": "bytes a document",
-    "total_ms": "milliseconds a query",
-}
+_COSTS = {"bytes a document": "bytes_per_document", "milliseconds a query": "total_ms"}
 _SYMBOLS = dict(zip(PRECISIONS, ("circle", "diamond", "square", "triangle-up"), strict=True))
 _LEGEND = "● float32 &nbsp;◆ float16 &nbsp;■ int8 &nbsp;▲ binary. Lines: the Pareto front."
 _CONTROLS = ["dimensions", "precision", "mode", "space"]
@@ -65,11 +60,11 @@ class TradeoffExplorer(Selection, View):
         self.controls = {name: self._control(name) for name in names}
         self.cost = ipywidgets.Dropdown(options=_COSTS, description="Against")
         self.status, self.answer = note(), ipywidgets.HTML()
-        axes = {"y": _LABELS["share_of_teacher"], "yaxis_tickformat": ".0%", "xaxis_type": "log"}
-        ticks = {"xaxis_nticks": 8, "xaxis_tickformat": ",~r"}
-        self.front = Chart(figure(height=380, **axes, **ticks), on_click=self._point_clicked)
-        ticks = {"xaxis_tickvals": table["dimensions"].unique()}
-        self.curves = Chart(figure(height=330, x="dimensions", **axes, **ticks))
+        axes = {"y": "share of the teacher's nDCG@10", "yaxis_tickformat": ".0%"}
+        axes |= {"xaxis_type": "log", "xaxis_nticks": 8, "xaxis_tickformat": ",~r"}
+        self.front = Chart(figure(height=380, **axes), on_click=self._point_clicked)
+        axes["xaxis_tickvals"] = table["dimensions"].unique()
+        self.curves = Chart(figure(height=330, x="dimensions", **axes))
         numbers = ["share_of_teacher", "share_low", "share_high", *_COSTS.values(), "query_ms"]
         points = table[[*self.controls, *numbers]]
         self.rows = Table(points, label="points", page_rows=8, many=False)
@@ -151,7 +146,7 @@ class TradeoffExplorer(Selection, View):
         points = self._alike("space").reset_index(names="row")
         fronts = [rows[quantize.pareto_mask(rows, [cost])] for _, rows in points.groupby("mode")]
         style = {"y": share, "color": "mode", "color_discrete_map": self._colors}
-        style |= {"labels": _LABELS, "template": "none"}  # plotly's own template takes long
+        style["template"] = "none"  # plotly's own template takes long
         best = pd.concat(fronts).sort_values(cost)
         lines = plotly.express.line(best, x=cost, line_shape="hv", **style)
         marks = {"symbol": "precision", "symbol_map": _SYMBOLS, "custom_data": ["row"]}
@@ -164,7 +159,7 @@ class TradeoffExplorer(Selection, View):
             ring = {"size": 17, "color": "rgba(0,0,0,0)", "line": {"color": "#CC79A7", "width": 3}}
             x, y = [self.choice[cost]], [self.choice[share]]
             chart.add_scatter(x=x, y=y, mode="markers", name="shown", hoverinfo="skip", marker=ring)
-            chart.update_xaxes(title_text=_LABELS[cost])
+            chart.update_xaxes(title_text=self.cost.label)
         rows = self._alike("space", "precision").sort_values("dimensions")
         rows["above"] = rows["share_high"] - rows[share]
         rows["below"] = rows[share] - rows["share_low"]
