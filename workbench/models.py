@@ -137,7 +137,7 @@ def _from_hub(name: str) -> Path:
     return path
 
 
-def _read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict:
     """Return what a JSON file holds, {} if it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -153,7 +153,7 @@ def _fingerprint(folder: Path) -> str:
             f"{folder} lacks weights as .safetensors files, and pickles, which can run code, are not "
             "loaded. If you trust them, save_pretrained of SentenceTransformer writes safetensors"
         )
-    for name, sha256 in _read_json(folder / PROVENANCE).get("sha256", {}).items():
+    for name, sha256 in read_json(folder / PROVENANCE).get("sha256", {}).items():
         if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
             raise ModelError(
                 f"{folder / name} is not the file that was written with this student: restore it, "
@@ -217,10 +217,10 @@ def _loaded(files: ModelFiles, device: str | None, trust_remote_code: bool) -> S
     from transformers.utils import logging as transformers_logging
 
     # A model of another kind is refused by its configuration, before its weights are read.
-    stated = _read_json(files.path / "config_sentence_transformers.json")
+    stated = read_json(files.path / "config_sentence_transformers.json")
     kind = stated.get("model_type", "SentenceTransformer")
     has_modules = (files.path / "modules.json").is_file()
-    architectures = _read_json(files.path / "config.json").get("architectures")
+    architectures = read_json(files.path / "config.json").get("architectures")
     if not has_modules and "Classification" in str(architectures):
         kind = "CrossEncoder or classifier"
     if kind != "SentenceTransformer":
