@@ -46,7 +46,7 @@ class Job(View):
         """Start stopped work again; where it was not started here, its cell can be run again."""
         if self._work is not None:
             self._start(self._work)
-        elif self._state != "running":
+        else:
             self.stop.clear()
             self._state, self._error = "ready", None
             self._show()
