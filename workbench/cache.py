@@ -68,9 +68,9 @@ class Progress:
     @property
     def seconds_left(self) -> float | None:
         """Estimated time left; None for a stream, and before the first group."""
-        if self.total is None or (not self.texts_per_second and self.done < self.total):
+        if self.total is None or not self.texts_per_second:
             return None
-        return (self.total - self.done) / (self.texts_per_second or 1)
+        return (self.total - self.done) / self.texts_per_second
 
 
 class TargetCache(ShardFolder):
@@ -261,7 +261,7 @@ class _Fill:
         self.stop = stop or threading.Event()
         self.progress = Progress(0, total, 0, None, 0, 0.0)
         self._on_progress = on_progress
-        self._seconds = 0.0
+        self._seconds = 1e-9  # a speed is divided by them
         self._failed: list[tuple[Text, str]] = []  # texts without a target, and why
         self._has_begun = self._is_over = False
         self._lock = threading.Lock()
@@ -399,11 +399,6 @@ class Targets:
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         return self[:].astype(dtype or np.float32, copy=False)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 (hex) over the keys, in order."""
-        return hashlib.sha256(self.keys.tobytes()).hexdigest()
 
     def rotated(self, rotation: np.ndarray) -> Targets:
         """Return the same targets, rotated as they are read by an orthogonal matrix (d, d)."""

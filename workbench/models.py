@@ -239,8 +239,8 @@ def _loaded(files: ModelFiles, device: str | None, trust_remote_code: bool) -> S
             "or cut, copy or download it again"
         ) from error
     special = getattr(model.tokenizer, "all_special_ids", None)
+    # Without its files, transformers makes an empty tokenizer, to which all texts are alike.
     if special and len(model.tokenizer) <= len(special):
-        # transformers makes an empty tokenizer, to which all texts are alike.
         raise ModelError(f"the tokenizer of {files.name} knows no words: files are missing")
     return model
 
@@ -260,12 +260,10 @@ def best_dtype(device: torch.device | str) -> torch.dtype:
 
 def best_token_budget(device: torch.device | str) -> int:
     """Return the padded tokens of a forward pass, whose activations should fit a CPU's caches."""
-    import torch
-
-    if torch.device(device).type != "cpu":
+    if not str(device).startswith("cpu"):
         return 16384
     # bfloat16 is half as large, and its units want more rows.
-    return 512 if best_dtype(device) is torch.float32 else 2048
+    return 512 if best_dtype(device).itemsize == 4 else 2048
 
 
 def length_buckets(lengths: Sequence[int], token_budget: int) -> list[np.ndarray]:

@@ -356,9 +356,8 @@ def features_of(model: SentenceTransformer, recipe: Recipe, cache: TargetCache) 
 
 def _digest(cache: TargetCache, texts: Sequence[Text] | Targets) -> str:
     """Return the SHA-256 (hex) over the keys of texts."""
-    if isinstance(texts, Targets):
-        return texts.digest
-    return hashlib.sha256(cache.keys(texts).tobytes()).hexdigest()
+    keys = texts.keys if isinstance(texts, Targets) else cache.keys(texts)
+    return hashlib.sha256(keys.tobytes()).hexdigest()
 
 
 def _finished(folder: Path, run_id: str) -> Distilled | None:

@@ -151,7 +151,6 @@ class LocalTeacher(Teacher):
         device: str | None = None,
     ) -> None:
         one_of(precision, "precision", models.PRECISIONS, TeacherError)
-        checked_prompts(prompts)  # before a model is loaded
         if max_length is not None:
             whole(max_length, "max_length", 3, TeacherError)
         if isinstance(model, str | Path):
