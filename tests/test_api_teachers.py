@@ -150,7 +150,8 @@ def test_vectors_are_put_in_order(served, fault):
 
 
 def test_a_timeout_is_a_passing_fault(served):
-    teacher, _ = served(lambda number, *_: "slow" if number == 0 else None, timeout=0.3)
+    teacher, _ = served(lambda number, *_: "slow" if number == 0 else None)
+    teacher._client.timeout = 0.3
     assert teacher.encode(["a"], Role.QUERY).shape == (1, 16) and teacher.usage.retries == 1
 
 

@@ -40,7 +40,6 @@ class _Provider:
 
 
 PROVIDERS = {
-    # Spoken by OpenAI, vLLM, TEI, Ollama, LM Studio, llama.cpp and others.
     "openai": _Provider("https://api.openai.com/v1", "OPENAI_API_KEY"),
     "cohere": _Provider(
         "https://api.cohere.com/v2",
@@ -72,7 +71,7 @@ class Usage:
     """What an API was asked for, or what it will be asked for."""
 
     texts: int = 0  # with a target
-    tokens: int = 0  # as the server counts them, or else by the estimate
+    tokens: int = 0  # as the server counts them, or else an estimate
     cost: float | None = None  # None without a price
     seconds: float = 0.0  # the least that the limits allow
     requests: int = 0  # sent, including those that failed
@@ -120,7 +119,6 @@ class ApiTeacher(Teacher):
         tokens_per_minute: float | None = None,
         price: float | None = None,
         budget: float | None = None,
-        timeout: float = 60.0,
         attempts: int = 6,
         name: str | None = None,
     ) -> None:
@@ -144,7 +142,7 @@ class ApiTeacher(Teacher):
         self._limits = requests_per_minute or math.inf, tokens_per_minute or math.inf
         self._counts, self._lock = Counter(), Lock()
         self._free = self._last_answer = 0.0  # times: from when the next request may be sent
-        self._connect(url, key, timeout)
+        self._connect(url, key)
         self._fields = {"model": model}
         if dimensions is not None:
             self._fields[self._provider.dimensions] = dimensions
@@ -160,7 +158,7 @@ class ApiTeacher(Teacher):
         )
         self.name = model
 
-    def _connect(self, url: str | None, key: str | None, timeout: float) -> None:
+    def _connect(self, url: str | None, key: str | None) -> None:
         """Make the client, and set the secret that no message may show."""
         provider, server = self._provider, (url or self._provider.url).rstrip("/")
         # The address is stored with the cache and may be logged, so no secret may be in it.
@@ -175,7 +173,7 @@ class ApiTeacher(Teacher):
             raise TeacherError(f"{variable} would travel to {server} unencrypted: use https")
         headers = {"Authorization": f"Bearer {secret}"} if secret else {}
         server = server.removesuffix(provider.path)
-        self._client = httpx.Client(base_url=server, headers=headers, timeout=timeout)
+        self._client = httpx.Client(base_url=server, headers=headers, timeout=60)
         self._secret = secret
 
     @property
@@ -237,10 +235,9 @@ class ApiTeacher(Teacher):
 
     def _answered(self, texts: Sequence[str], role: Role, stop: Event) -> np.ndarray:
         """Send a request until it is answered, and return its vectors."""
-        prepared = [self._prepared(text, role) for text in texts]
-        body = {**self._fields, **getattr(self._provider, role)}
-        body[self._provider.texts] = [text for text, _ in prepared]
-        tokens = sum(count for _, count in prepared)
+        prepared, counts = zip(*[self._prepared(text, role) for text in texts], strict=True)
+        body = {**self._fields, **getattr(self._provider, role), self._provider.texts: prepared}
+        tokens = sum(counts)
         failures, first_failure = 0, math.inf
         while True:
             with self._lock:

@@ -321,12 +321,11 @@ def _resampled(samples: Sequence[Mapping]) -> np.ndarray:
     """Return the scores of several models on the same resamples, (models, resamples)."""
     rng, keys = np.random.default_rng(0), np.asarray(samples[0]["keys"])
     values = [np.asarray(model["values"]) for model in samples]
-    results = np.empty((len(samples), 1000))
-    for number in range(results.shape[1]):
+    results = []
+    for _ in range(1000):
         rows = rng.integers(len(keys), size=len(keys))
-        for model, column in enumerate(values):
-            results[model, number] = score_of(samples[0]["metric"], column[rows], keys[rows])
-    return results
+        results.append([score_of(samples[0]["metric"], part[rows], keys[rows]) for part in values])
+    return np.array(results).T
 
 
 def score_of(metric: str, values: Sequence[float], keys: Sequence) -> float:

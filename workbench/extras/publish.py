@@ -45,12 +45,9 @@ def save_student(
     card: ModelCard | None = None,
     onnx: bool = False,
 ) -> Path:
-    """Save a student to be published; plain `SentenceTransformer(folder)` loads it.
+    """Save a student to a new folder, which plain `SentenceTransformer(folder)` loads.
 
-    Args:
-        folder: new or empty.
-        card: from `card.card`; becomes README.md.
-        onnx: also write the whole student as ONNX, in the subfolder `onnx_whole`.
+    The card becomes README.md, and `onnx` also writes the subfolder `onnx_whole`.
     """
     with whole_folder(check_folder(folder)) as scratch:
         student.save_pretrained(str(scratch), create_model_card=False)
@@ -227,9 +224,6 @@ def push(
         folder: written by `save_student` or `save_pair`, with a card of results.
         name: "owner/name" on the hub; created there, `private` or not, if it does not exist.
         dry_run: list the files, without any request to the hub.
-
-    Raises:
-        ModelError: a file is not part of a model, or the hub cannot be reached or refuses.
     """
     folder = expanded(folder).resolve()
     paths = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
