@@ -41,7 +41,7 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         trained = student.load(home() / "demo" / "student", device="cpu")
-        report |= latency.measure(trained, [data.tutorial()], Path(folder))
+        report |= latency.measure(trained, [data.read_dataset("tutorial")], Path(folder))
     path = write_json(home() / "bench.json", report)
     print("\n| measure | value |\n|---|---|")
     for name, value in report.items():

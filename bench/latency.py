@@ -40,7 +40,7 @@ def main() -> int:
     try:
         model = student.load(options.student, device="cpu")
         collections = [data.read_dataset(folder) for folder in options.collections] or [
-            data.tutorial()
+            data.read_dataset("tutorial")
         ]
         with tempfile.TemporaryDirectory() as folder:
             report = {

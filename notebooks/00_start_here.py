@@ -57,7 +57,7 @@ pd.DataFrame(
 # passages that answer a question, but only among *its own* vectors.
 
 # %%
-collection = data.tutorial()
+collection = data.read_dataset("tutorial")
 queries, documents = collection.query_texts(), collection.document_texts()
 print(queries[0].text, documents[0].text, sep="\n\n")
 

@@ -34,7 +34,7 @@ from workbench.widgets import CacheProgress
 # small enough to judge every result by eye.
 
 # %%
-collection = data.tutorial()
+collection = data.read_dataset("tutorial")
 queries, documents = collection.query_texts(), collection.document_texts()
 pd.DataFrame([{"role": t.role.value, "text": t.text} for t in queries[:4] + documents[:4]])
 

@@ -40,7 +40,7 @@ from workbench.widgets import RetrievalExplorer
 # $$ \mathrm{nDCG@10} = \sum_{i=1}^{10} \frac{g_i}{\log_2(i+1)} \Big/ \sum_{i=1}^{10} \frac{g^*_i}{\log_2(i+1)} $$
 
 # %%
-collection = data.tutorial()
+collection = data.read_dataset("tutorial")
 queries, documents = collection.query_texts(), collection.document_texts()
 print(len(queries), "queries,", len(documents), "documents; the first query:", queries[0].text)
 

@@ -54,7 +54,7 @@ train = corpus.train[: profile.train_texts]
 print(f"{len(train):,} texts to learn from")
 
 # %%
-collections = [corpus.held_out, data.tutorial()]
+collections = [corpus.held_out, data.read_dataset("tutorial")]
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
 texts = [text for one in collections for text in one.query_texts() + one.document_texts()]

@@ -95,7 +95,7 @@ pd.DataFrame(
 # sentences with the role of queries. (Where there are more documents, cropped queries did not help: see `docs/measured.md`.)
 
 # %%
-documents = data.tutorial().document_texts()
+documents = data.read_dataset("tutorial").document_texts()
 texts = documents + data.crop_queries(documents, count=2)
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)

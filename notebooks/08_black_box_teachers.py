@@ -71,7 +71,7 @@ teacher.identity
 # nothing.
 
 # %%
-collection = data.tutorial()
+collection = data.read_dataset("tutorial")
 queries, documents = collection.query_texts(), collection.document_texts()
 texts = queries + documents
 print(teacher.estimate(texts))

@@ -40,7 +40,7 @@ from workbench.train import train_student
 # the docstrings with a closed-form start.
 
 # %%
-collection = data.tutorial()
+collection = data.read_dataset("tutorial")
 queries, documents = collection.query_texts(), collection.document_texts()
 corpus = docstring_corpus(pairs=1000, held_out=150)
 pairs, held_out = (

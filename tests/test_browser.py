@@ -228,7 +228,7 @@ from conftest import HashTeacher
 from workbench import data
 from workbench.data import Role
 from workbench.widgets import RetrievalExplorer
-collection, teacher = data.tutorial(), HashTeacher(64)
+collection, teacher = data.read_dataset("tutorial"), HashTeacher(64)
 def embed(texts):
     return np.stack([teacher.vector(t.text, t.role) for t in texts]).astype('float32')
 def moved(v):

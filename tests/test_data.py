@@ -114,7 +114,8 @@ def test_lists_tables_and_data_sets_give_texts(monkeypatch):
     with pytest.warns(UserWarning, match="left out of 5 texts: 1 duplicate"):
         assert data.read_texts(texts) == [Text("a"), Text("a", "query"), Text("b"), Text("a ")]
     assert list(data.stream_texts(texts)) == data.as_texts(texts)
-    assert len(data.read_texts("tutorial")) == len(data.read_texts(data.tutorial())) == 192
+    collection = data.read_dataset("tutorial")
+    assert data.read_texts(collection) == data.read_texts("tutorial") == collection.document_texts()
     corpus = docstring_corpus(held_out=5, libraries=["traitlets"])
     monkeypatch.setattr(docstrings, "docstring_corpus", lambda: corpus)
     assert data.read_texts("docstrings", limit=3) == corpus.train[:3]

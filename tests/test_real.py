@@ -106,7 +106,7 @@ def test_a_student_learns_its_teacher(cache, teacher):
 
 @pytest.mark.slow
 def test_the_teacher_finds_its_way_through_the_tutorial(cache, teacher):
-    collection = data.tutorial()
+    collection = data.read_dataset("tutorial")
     cache.fill(collection.query_texts() + collection.document_texts())
     base = models.load(TOUR.base)
     model = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)

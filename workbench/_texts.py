@@ -56,12 +56,9 @@ class Text:
 
 @dataclass(frozen=True)
 class RetrievalDataset:
-    """A retrieval data set: documents, queries and graded judgments.
+    """A retrieval data set: documents and queries by their ids, and graded judgments.
 
-    Attributes:
-        corpus: document id to text, after its title if there is one.
-        queries: query id to text.
-        qrels: query id to document id to grade, a whole number; 0 means judged and not relevant.
+    `qrels` maps query id to document id to a whole number; 0 means judged and not relevant.
 
     Example:
         >>> import workbench as wb

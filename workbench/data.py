@@ -14,7 +14,7 @@ import zlib
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from heapq import nsmallest
 from itertools import islice
 from pathlib import Path
@@ -340,10 +340,9 @@ def _json_objects(path: Path, encoding: str | None = None) -> Iterator[tuple[str
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            try:
+            value = None
+            with suppress(json.JSONDecodeError):
                 value = json.loads(line)
-            except json.JSONDecodeError:
-                value = None
             if not isinstance(value, dict):
                 raise DataError(f"{path}, line {number}: not a JSON object ({line[:60]!r})")
             yield f"{path}, line {number}", value
@@ -369,11 +368,6 @@ def read_dataset(source: str | Path | RetrievalDataset, split: str = "test") -> 
     qrels = _qrels(_member(folder, f"qrels/{split}.tsv"), queries, corpus)
     queries = {name: text for name, text in queries.items() if name in qrels}
     return RetrievalDataset(folder.name, corpus, queries, qrels)
-
-
-def tutorial() -> RetrievalDataset:
-    """Return the packaged data set of everyday passages."""
-    return read_dataset("tutorial")
 
 
 def is_dataset(source: object) -> bool:

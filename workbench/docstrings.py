@@ -39,9 +39,8 @@ def docstring_corpus(
 ) -> DocstringCorpus:
     """Build at most so many pairs of texts from docstrings of libraries, without importing them.
 
-    The query is a docstring's first sentence. The document is the rest of its prose without
-    signature, code, copies of the summary and sentences that name the object, so that words alone
-    do not find it. A hash decides which pairs are held out. DataError if a library is missing.
+    The query is a docstring's first sentence. The document is the rest of its prose without code
+    and names, so that words alone do not find it. DataError if a library is missing.
     """
     pair_of: dict[str, tuple[str, str]] = {}
     for library in sorted(set(libraries)):
@@ -50,9 +49,9 @@ def docstring_corpus(
             keys = {" ".join(re.findall(r"[a-z]+", t.lower())[:12]) for t in (summary, body)}
             if not keys & pair_of.keys():
                 pair_of |= dict.fromkeys(keys, (summary, body))
-    ordered = sorted(
-        set(pair_of.values()), key=lambda pair: hashlib.sha256("\n".join(pair).encode()).digest()
-    )
+    # In the order of hashes, the same pairs are held out on every machine.
+    hashes = {hashlib.sha256("\n".join(pair).encode()).digest(): pair for pair in pair_of.values()}
+    ordered = [hashes[digest] for digest in sorted(hashes)]
     train = []
     for summary, body in ordered[held_out:][:pairs]:
         train += [Text(summary, Role.QUERY), Text(body, Role.DOCUMENT)]
@@ -76,8 +75,7 @@ def _library_pairs(library: str) -> Iterator[tuple[str, str]]:
         except (SyntaxError, ValueError):  # templates and files for other Python versions
             continue
         for node in _definitions(tree):
-            pair = _split_docstring(ast.get_docstring(node) or "", node.name)
-            if pair:
+            if pair := _split_docstring(ast.get_docstring(node) or "", node.name):
                 yield pair
 
 
@@ -106,8 +104,7 @@ def _split_docstring(docstring: str, name: str) -> tuple[str, str] | None:
     body = re.sub(r"\s+", " ", body).strip()
     if not 4 <= len(summary.split()) <= 40 or not summary[0].isupper() or ", optional" in summary:
         return None
-    letters = sum(c.isalpha() or c.isspace() for c in body)
-    is_prose = letters > 0.75 * len(body)
+    is_prose = sum(c.isalpha() or c.isspace() for c in body) > 0.75 * len(body)
     return (summary, body) if is_prose and len(body.split()) >= 20 and len(body) <= 20_000 else None
 
 
