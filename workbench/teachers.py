@@ -40,12 +40,9 @@ class Teacher:
     `ArrayTeacher` for vectors with `texts=`. A class of your own calls `super().__init__` and
     defines `encode`.
 
-    Args:
-        name: the cache's name for the teacher; change it whenever its vectors change.
-        dimension: width of the vectors.
-        normalize: whether the vectors have length 1.
-        prompts: role to the prompt in front of each text of that role; none by default.
-        settings: everything else that decides the vectors, as JSON values.
+    The cache knows it by its `name`: change that whenever its vectors change. `normalize` says that
+    they have length 1; `prompts`, by role, stand in front of each text; `settings` are all else that
+    decides the vectors, as JSON values.
 
     Example:
         >>> import workbench as wb
@@ -131,13 +128,10 @@ def _class_for(source: object, options: Mapping[str, object]) -> type[Teacher]:
 class LocalTeacher(Teacher):
     """A sentence-transformers model on this machine as the teacher.
 
-    Args:
-        model: a name, a folder or a loaded model, which is copied if anything in it changes.
-        name: what the cache calls a loaded model; by default, where it was loaded from.
-        max_length: texts are cut to this many tokens; the model's own limit if None.
-        prompts: role to prompt; the model's own prompts if None, `{}` for none at all.
-        precision: "float32", "bfloat16", or "auto": bfloat16 where the hardware is faster with it
-            and a few vectors keep a mean cosine of 0.999; a loaded model keeps its own.
+    It is a name, a folder or a loaded model, which is copied if anything in it changes. Texts are
+    cut to `max_length` tokens. `prompts` are by role; None takes the model's own, `{}` none.
+    `precision` is "float32", "bfloat16" or "auto": bfloat16 where the hardware is faster with it
+    and a few vectors keep a mean cosine of 0.999, and for a loaded model its own.
     """
 
     def __init__(
@@ -207,14 +201,11 @@ class LocalTeacher(Teacher):
 
 
 class FunctionTeacher(Teacher):
-    """Any function of texts as the teacher.
+    """Any function from a list of texts, with their prompt in front, to vectors as the teacher.
 
-    Args:
-        function: from a list of texts, with their prompt in front, to vectors of shape
-            (n, dimension). It gets the role too if it takes `role`.
-        name: what the cache calls it, by default its own; change it with the function.
-        dimension: of its vectors; if None, the function is called with one short text.
-        normalize: scale vectors to length 1; one of zeros becomes NaN, which no cache stores.
+    It gets the role too if it takes `role`. The cache knows it by its `name`: change that with the
+    function. If `dimension` is None, it is called with one short text. `normalize` scales vectors
+    to length 1; one of zeros becomes NaN, which no cache stores.
     """
 
     def __init__(
@@ -247,12 +238,9 @@ class FunctionTeacher(Teacher):
 
 
 class ArrayTeacher(Teacher):
-    """Existing vectors as the teacher: it knows their texts and no others.
+    """Existing vectors of n texts, of shape (n, dimension), as the teacher.
 
-    Args:
-        vectors: an array of shape (n, dimension), also memory-mapped, a tensor or lists.
-        texts: n of them; of a text that comes again, the first row counts.
-        normalize: scale vectors to length 1.
+    It knows these texts and no others; of a text that comes again, the first row counts.
     """
 
     def __init__(
