@@ -90,8 +90,8 @@ def paired(teacher: np.ndarray, student: np.ndarray) -> tuple[np.ndarray, np.nda
     """Return both as float32 arrays; WorkbenchError unless they have the same number of rows."""
     teacher, student = checked(teacher, "teacher"), checked(student, "student")
     if len(teacher) != len(student):
-        sizes = f"{len(teacher):,} and {len(student):,} vectors"
-        raise WorkbenchError(f"{sizes}: rows of teacher and student must be the same texts")
+        sizes = f"{len(teacher):,} vectors of the teacher and {len(student):,} of the student"
+        raise WorkbenchError(f"{sizes}: rows must be the same texts")
     return teacher, student
 
 
@@ -169,10 +169,9 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
             new.mkdir()
             yield new
             rights = new.stat().st_mode & 0o666
-            for path in new.rglob("*"):
-                if path.is_file():
-                    path.chmod(rights)  # some libraries write files that only their owner can read
-                    _sync(path)
+            for path in filter(Path.is_file, new.rglob("*")):
+                path.chmod(rights)  # some libraries write files that only their owner can read
+                _sync(path)
             if folder.exists():
                 os.rename(folder, old)
             try:
