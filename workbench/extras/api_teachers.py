@@ -95,12 +95,12 @@ class ApiTeacher(Teacher):
     Args:
         model: "cohere:embed-v4.0"; no provider in front is OpenAI's protocol.
         url: of another server than the provider's own, such as http://localhost:8000/v1.
-        key: environment variable with the secret; by default, the provider's own for its server.
-        dimensions: width to ask for; if None, a first request finds the model's own.
+        key: environment variable with the secret; the provider's own by default, for its server.
+        dimensions: width to ask for; the model's own if None.
         tokenizer: of this model, to cut texts to `max_tokens`; without it, 4 bytes are a token.
         price, budget: of a million tokens, and the most that this run may cost.
         attempts: how often a request is tried; a rate limit (HTTP 429) does not count.
-        name: what the cache calls the teacher; model and server if None.
+        name: for the cache; model and server if None.
     """
 
     def __init__(

@@ -111,6 +111,7 @@ def join_cluster(workers: int, gpus: float):
         ray.init(num_cpus=here, include_dashboard=False, **quiet)
     resources = ray.cluster_resources()
     if resources.get("CPU", 0) < cores or resources.get("GPU", 0) < workers * gpus:
-        sizes = f"{cores} CPUs and {workers * gpus:g} GPUs"
-        raise WorkbenchError(f"{workers} workers need {sizes}; the cluster has {resources}")
+        raise WorkbenchError(
+            f"{workers} workers with {gpus:g} GPUs each need more than {resources}"
+        )
     return ray

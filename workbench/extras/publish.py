@@ -80,12 +80,8 @@ def save_pair(
 
 def _like(model: SentenceTransformer, modules: list[torch.nn.Module]) -> SentenceTransformer:
     """Return a model of these modules, with the prompts and the device of another one."""
-    return SentenceTransformer(
-        modules=modules,
-        device=str(model.device),
-        prompts=dict(model.prompts),
-        similarity_fn_name="cosine",
-    )
+    options = {"prompts": dict(model.prompts), "similarity_fn_name": "cosine"}
+    return SentenceTransformer(modules=modules, device=str(model.device), **options)
 
 
 def truncated(
@@ -115,11 +111,9 @@ def save_onnx(model: SentenceTransformer, folder: str | Path, *, int8: bool = Tr
     """Export a whole model, with pooling, head and normalization, for any ONNX runtime.
 
     The graphs take `input_ids` and `attention_mask`, int64 of shape (batch, tokens), and return
-    `sentence_embedding`, float32 of shape (batch, dimension).
-
-    The new folder gets `model.onnx`, `tokenizer.json` (which truncates and pads), `prompts.json`
-    (put in front of a text) and, if `int8`, `model_int8.onnx`. ModelError if a model cannot be
-    exported, or the graph's vectors differ from the model's.
+    `sentence_embedding`, float32 of shape (batch, dimension). The new folder also gets
+    `tokenizer.json` (which truncates and pads) and `prompts.json` (put in front of a text).
+    ModelError if a model cannot be exported, or the graph's vectors differ from the model's.
     """
     with whole_folder(check_folder(folder)) as scratch:
         _write_onnx(model, scratch, int8)
