@@ -119,8 +119,7 @@ prompted = TargetCache(home() / "cache", asking)
 print("queries:  ", prompted.plan(queries), "\ndocuments:", prompted.plan(documents))
 
 # %% [markdown]
-# **2. Interrupted.** The cache keeps what was stored: the sample of 32 that the time estimate used, and whole groups of
-# 512. Here `stop` does what your Ctrl-C did, and the small model stands in for the teacher, since it is quicker.
+# **2. Interrupted.** The cache keeps what was stored: whole groups of 256. Here `stop` does what your Ctrl-C did, and the small model stands in for the teacher, since it is quicker.
 
 # %%
 many, stop = corpus.train[:1200], threading.Event()
