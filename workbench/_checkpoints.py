@@ -1,7 +1,5 @@
 """Checkpoints, whole or absent: a killed run continues to the same student, bit for bit."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import warnings

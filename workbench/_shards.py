@@ -1,10 +1,8 @@
 """A folder of immutable files of vectors, each vector found by its key.
 
-A shard is a safetensors file with two tensors, `keys` (uint8, n x 16, sorted) and `vectors` (n x d).
+A shard is a safetensors file of two tensors, `keys` (uint8, n x 16, sorted) and `vectors` (n x d).
 Its name is the checksum of its content, which shows whether a file was cut short or altered.
 """
-
-from __future__ import annotations
 
 import json
 import threading

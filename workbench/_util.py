@@ -1,7 +1,5 @@
 """Helpers for every module: array checks, folders, atomic writing, optional extras."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import json

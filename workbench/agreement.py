@@ -4,8 +4,6 @@ Rows are the same texts in the same order. Cosines and distances between two mod
 their widths differ.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import torch

@@ -141,8 +141,8 @@ class TargetCache(ShardFolder):
     ) -> Progress:
         """Encode and store every target that is missing; each text is encoded once.
 
-        `texts` are a list, or a stream of any length. What the teacher has encoded is durable: a kill
-        loses the group in flight, and processes that fill one list share the work. `on_plan` is
+        `texts` are a list, or a stream of any length. What is encoded is durable: a kill loses the
+        group in flight, and processes that fill one list share the work. `on_plan` is
         called once before the long part (not for a stream), `on_progress` after each group, and
         `stop` ends the fill after a group. Of many processes, let one `merge` small shards.
 
@@ -171,8 +171,8 @@ class TargetCache(ShardFolder):
     ) -> Targets:
         """Fill what is missing of a list of texts, and return the targets that there are.
 
-        `texts` may be the targets of another cache, whose keys are used again if its prompts are the
-        same. `progress` shows a bar named `what`, and what an API will cost and has cost.
+        `texts` may be the targets of another cache; its keys are used again if its prompts are
+        the same. `progress` shows a bar named `what`, and what an API will cost and has cost.
         """
         keys, teacher = None, self.teacher
         if isinstance(texts, Targets):
@@ -228,7 +228,7 @@ class TargetCache(ShardFolder):
         cosine = float(stored @ vector / (np.linalg.norm(stored) * np.linalg.norm(vector)))
         if cosine < SAME_MODEL:
             raise CacheError(
-                f"another model answers to the name {self.identity['teacher']!r} than when the cache "
+                f"another model answers to {self.identity['teacher']!r} than when the cache "
                 f"was begun (cosine {cosine:.3f}): give the teacher another name (--name)"
             )
 
@@ -353,7 +353,7 @@ class _Fill:
         message = f"{count:,} of {counted(total, 'text')} got no target, first {reasons}"
         if self._are_too_many():
             raise TeacherError(
-                f"{message}. All others are stored, and a larger skip (--skip) goes on without these"
+                f"{message}. All others are stored; a larger skip (--skip) goes on without these"
             )
         warnings.warn(f"{message}. Nothing is learned from such a text.", stacklevel=4)
         return self.progress
@@ -399,7 +399,7 @@ class Targets:
         return part
 
     def split(self) -> tuple[Targets, Targets]:
-        """Return a training part and a held-out part, a twentieth or 500 different texts by hash."""
+        """Return a training part, and a held-out part of a twentieth or 500 texts, by hash."""
         unique, first = np.unique(self.keys, return_index=True)
         held_out = max(1, min(500, len(unique) // 20))
         training = np.flatnonzero(self.keys > unique[held_out - 1])

@@ -1,7 +1,5 @@
 """Texts and retrieval data sets from lists, tables, files, folders and the Hugging Face hub."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import hashlib

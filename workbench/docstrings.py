@@ -1,7 +1,5 @@
 """A training corpus that every machine has: the docstrings of installed libraries."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import importlib.util

@@ -1,7 +1,5 @@
 """Retrieval scores, and the comparison of any models on any texts."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

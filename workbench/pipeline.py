@@ -1,4 +1,4 @@
-"""The one road from texts to a student: a recipe, and the run that fills, fits, trains and saves."""
+"""The one road from texts to a student: a recipe, and a run that fills, fits, trains, saves."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def distill(
 ) -> SentenceTransformer:
     """Train a small model to embed texts where a large one does, and return it.
 
-    The same call continues where an earlier one was stopped, and returns a finished student at once.
+    The same call goes on where an earlier one was stopped, and returns a finished student at once.
 
     Args:
         texts: what `read_texts` takes, at least 20 different texts. Plain strings are documents.

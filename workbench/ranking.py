@@ -1,7 +1,5 @@
 """Exact search by cosine. Equal scores are in the order of the documents."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

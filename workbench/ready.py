@@ -1,7 +1,5 @@
 """The student that comes with the package: it queries an index of its teacher's vectors at once."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

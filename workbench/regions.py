@@ -1,7 +1,5 @@
 """Kinds of texts: found and named, compared with all other texts, and more texts like them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

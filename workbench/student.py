@@ -1,7 +1,5 @@
 """The student: build it, fit its head in closed form, save and load it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path

@@ -36,13 +36,13 @@ class Teacher:
     """Turns texts of a role into target embeddings.
 
     `Teacher(source, **options)` chooses the class by the source: `LocalTeacher` for a model,
-    `extras.api_teachers.ApiTeacher` for `"openai:MODEL"`, `FunctionTeacher` for a function of texts,
+    `extras.api_teachers.ApiTeacher` for `"openai:MODEL"`, `FunctionTeacher` for a function,
     `ArrayTeacher` for vectors with `texts=`. A class of your own calls `super().__init__` and
     defines `encode`.
 
     The cache knows it by its `name`: change that whenever its vectors change. `normalize` says that
-    they have length 1; `prompts`, by role, stand in front of each text; `settings` are all else that
-    decides the vectors, as JSON values.
+    they have length 1; `prompts`, by role, stand in front of each text; `settings` are all else
+    that decides the vectors, as JSON values.
 
     Example:
         >>> import workbench as wb
@@ -284,7 +284,7 @@ class ArrayTeacher(Teacher):
 
 
 def checked_targets(returned: object, count: int, dimension: int | None = None) -> np.ndarray:
-    """Return what a teacher returned as float32 (count, dimension); TeacherError if it cannot be."""
+    """Return what a teacher returned as float32 (count, dimension), or raise TeacherError."""
     try:
         vectors = as_float32(list(returned) if isinstance(returned, Iterator) else returned)
     except (TypeError, ValueError) as error:

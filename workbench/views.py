@@ -1,7 +1,5 @@
 """A view of your own texts in one call: embed them with two models and open the view."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,7 +24,7 @@ def explore(models: Mapping[str, object], texts: object, **options: object) -> A
 
     Args:
         models: two or more by name: anything that `wb.compare` takes. The first is the reference.
-        texts: a list of texts, a dataframe, or the name of a file or folder that `read_texts` reads.
+        texts: a list of texts, a dataframe, or a file or folder that `read_texts` reads.
         options: of `widgets.AgreementExplorer`: `k`, `umap`, `most`.
 
     Example:
@@ -54,7 +52,7 @@ def search(
 
     Args:
         source: a retrieval data set, or what `read_texts` takes.
-        documents: a `Teacher`, a loaded model, a folder or a model's name; all-mpnet-base-v2 if None.
+        documents: a `Teacher`, a loaded model, a folder or a name; all-mpnet-base-v2 if None.
         queries: the same; the ready student, which learns these documents first, if None.
         options: of `read_texts`, such as `column="body"` for a CSV or `passages=200`.
 

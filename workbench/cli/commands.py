@@ -1,7 +1,5 @@
 """The commands, one function each; only `lab`, which needs no torch, is a module of its own."""
 
-from __future__ import annotations
-
 import json
 import os
 import threading

@@ -1,7 +1,5 @@
 """The `workbench` command: its options, and what it prints when something goes wrong."""
 
-from __future__ import annotations
-
 import argparse
 import signal
 import sys
@@ -61,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
 
     texts = argparse.ArgumentParser(add_help=False)
     add = texts.add_argument_group("texts").add_argument
-    add("--texts", default="docstrings", help="docstrings (the default), tutorial, a file, a folder "
+    add("--texts", default="docstrings", help="docstrings (the default), tutorial, a file, folder "
         "of files or in BEIR layout (its documents), or hub:OWNER/NAME")  # fmt: skip
     add("--column", help="the column with the texts (default: text, or the only one of strings)")
     add("--role", choices=["query", "document"], help="of all texts (default: the column `role`)")
@@ -108,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
 
     add = command("distill", "Train a student on a teacher's vectors", texts, teacher)
     add("--recipe", help="tour, in-domain, broad, adapt, or a TOML file of recipes/; decides what "
-        "no option names (default: in-domain for fewer than 5,000 texts, otherwise tour)")  # fmt: skip
+        "no option names (default: in-domain for fewer than 5,000 texts, else tour)")  # fmt: skip
     add("--base", help="the small model that the student starts from")
     add("--output", required=True, help="folder for the student")
     add("--start", help="of the head: closed-form, random, ready, or a student's folder")

@@ -1,7 +1,5 @@
 """The model card, in the words of card.md: what a student is, how good, and how to load it."""
 
-from __future__ import annotations
-
 import platform
 import re
 from collections.abc import Mapping, Sequence

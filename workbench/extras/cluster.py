@@ -1,7 +1,5 @@
 """Fill a cache with many teachers at once, on a Ray cluster (extra `ray`)."""
 
-from __future__ import annotations
-
 import logging
 import os
 import threading

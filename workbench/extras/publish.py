@@ -1,7 +1,5 @@
 """Publish a student: alone, with its teacher as one model, as ONNX; send it to the hub."""
 
-from __future__ import annotations
-
 import json
 import logging
 import re

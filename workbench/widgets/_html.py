@@ -1,7 +1,5 @@
 """Texts, errors and tables as HTML: cut to a length, and escaped."""
 
-from __future__ import annotations
-
 import html
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """A view of work that takes long: start, stop, resume and wait for it."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 import time

@@ -1,7 +1,5 @@
 """What every view shares: colors, style, selection, closing, and a page that needs no kernel."""
 
-from __future__ import annotations
-
 import base64
 import json
 import uuid
@@ -59,7 +57,7 @@ class Selection(traitlets.HasTraits):
     _index = pd.RangeIndex(0)  # labels of the rows; a view sets its own before any selection
 
     def select(self, rows: int | str | Sequence | np.ndarray | pd.DataFrame = ()) -> None:
-        """Select rows: positions, labels (ids), a boolean mask, or a dataframe's index; () clears."""
+        """Select rows by positions, ids, a boolean mask or a dataframe's index; () clears."""
         self.selected = tuple(np.unique(_positions(rows, self._index)).tolist())
 
     @traitlets.validate("selected")

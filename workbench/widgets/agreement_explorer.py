@@ -1,7 +1,5 @@
 """Map, histogram, neighbors, and tables of texts and regions; what is selected in one is in all."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence

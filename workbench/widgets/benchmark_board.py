@@ -1,7 +1,5 @@
 """Models on benchmark tasks, beside their teacher and beside published scores."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 import ipywidgets

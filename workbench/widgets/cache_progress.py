@@ -1,7 +1,5 @@
 """A fill of the target cache as it goes on, with buttons to stop and resume it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from workbench._util import duration

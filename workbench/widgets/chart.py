@@ -1,7 +1,5 @@
 """Charts by plotly, in the colors of the page."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import gzip

@@ -1,7 +1,5 @@
 """Points of one or two models in a plane: lasso, zoom, colors by a measure or by a category."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -53,7 +51,7 @@ class Map(Selection, Part):
         self.put(_labels=labels)
 
     def paint(self, values: pd.Series | None, tip: Callable[[int], str]) -> None:
-        """Color the points by a measure or a category, or by model if None; `tip` describes a row."""
+        """Color the points by a measure, a category, or by model; `tip` describes a row."""
         self._tip, colors = tip, {}
         if len(self._index) <= _TEXTS_AT_ONCE:
             colors["texts"] = [tip(row) for row in range(len(self._index))]

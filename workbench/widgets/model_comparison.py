@@ -1,7 +1,5 @@
 """Several models in one table, and the texts on which two of them differ most."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import ipywidgets

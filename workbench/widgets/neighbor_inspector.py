@@ -1,7 +1,5 @@
 """One text's neighbors for two or more models, side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import ipywidgets

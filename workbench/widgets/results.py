@@ -1,7 +1,5 @@
 """Ranked lists side by side, with lines between the same documents."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 

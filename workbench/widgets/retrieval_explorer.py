@@ -1,7 +1,5 @@
 """One query's results for two or more models side by side."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Mapping

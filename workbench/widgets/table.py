@@ -1,7 +1,5 @@
 """A sortable, pageable, selectable table of a dataframe, which ipywidgets do not have."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 import numpy as np

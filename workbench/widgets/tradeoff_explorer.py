@@ -1,7 +1,5 @@
 """What shorter and coarser vectors cost in quality, and save in size and time."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import ipywidgets

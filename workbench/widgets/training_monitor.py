@@ -1,7 +1,5 @@
 """A training run as it goes on: losses and cosines, and a Stop button."""
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict
 from collections.abc import Mapping

@@ -172,6 +172,12 @@ function render({ model, el }) {
   }
 
   const look = (change) => { view = { ...view, ...change }; draw(); };
+  const pan = (x, y) => look({ x: view.x + x / view.scale, y: view.y + y / view.scale });
+  function zoom(factor, [x, y] = [0.5, 0.5]) {
+    const scale = Math.min(500, Math.max(0.5, view.scale * factor));
+    const moved = 1 / view.scale - 1 / scale; // what is at that place stays there
+    look({ scale, x: view.x + x * moved, y: view.y + y * moved });
+  }
 
   function hover(i) {
     if (i === hovered) return;
@@ -203,7 +209,7 @@ function render({ model, el }) {
       trace();
     } else {
       const [a, b] = share(before), [x, y] = share(pointer);
-      look({ x: view.x + (a - x) / view.scale, y: view.y + (b - y) / view.scale });
+      pan(a - x, b - y);
     }
   };
   over.onpointerup = () => {
@@ -218,20 +224,23 @@ function render({ model, el }) {
   over.onpointerleave = () => { pointer = null; hover(-1); };
   over.onwheel = (event) => {
     event.preventDefault();
-    const scale = Math.min(500, Math.max(0.5, view.scale * Math.exp(-event.deltaY / 400)));
-    const moved = 1 / view.scale - 1 / scale; // what is under the pointer stays there
-    const [x, y] = share([event.offsetX, event.offsetY]);
-    look({ scale, x: view.x + x * moved, y: view.y + y * moved });
+    zoom(Math.exp(-event.deltaY / 400), share([event.offsetX, event.offsetY]));
+  };
+  const keys = {
+    Escape: () => choose([]), 0: () => look(ALL), "+": () => zoom(1.3), "-": () => zoom(1 / 1.3),
+    ArrowLeft: () => pan(-0.1, 0), ArrowRight: () => pan(0.1, 0),
+    ArrowUp: () => pan(0, 0.1), ArrowDown: () => pan(0, -0.1),
   };
   canvas.onkeydown = (event) => {
-    if (event.key !== "Escape") return;
-    choose([]);
+    if (!Object.hasOwn(keys, event.key)) return;
+    keys[event.key]();
+    event.preventDefault();
     event.stopPropagation();
   };
-  for (const [textContent, title, onclick] of [
-    ["all", "show all points; the wheel zooms, Shift and drag moves the map", () => look(ALL)],
-    ["clear", "select nothing (Esc); drag to select", () => choose([])],
-  ]) bar.append(element("button", { textContent, title, onclick }));
+  for (const [textContent, title, key] of [
+    ["all", "show all points (0); the wheel zooms, Shift and drag moves the map", "0"],
+    ["clear", "select nothing (Esc); drag to select", "Escape"],
+  ]) bar.append(element("button", { textContent, title, onclick: keys[key] }));
 
   function explain() {
     const { title, labels = [], ramp } = colors;
