@@ -146,7 +146,9 @@ def test_links_between_pages_lead_somewhere(page):
 
 
 def test_the_package_is_as_small_as_promised():
-    files = [path for path in (PROJECT / "workbench").rglob("*") if path.suffix in (".py", ".js", ".css")]
+    files = [
+        path for path in (PROJECT / "workbench").rglob("*") if path.suffix in (".py", ".js", ".css")
+    ]
     contents = [path.read_bytes() for path in files]
     assert sum(content.count(b"\n") for content in contents) <= 9_530
     assert sum(map(len, contents)) <= 442_000
