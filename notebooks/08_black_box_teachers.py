@@ -235,6 +235,6 @@ busy.close()
 #
 # ## Exercises
 #
-# 1. Give the teacher `max_tokens=16` and look at `usage.truncated`. Why does the cache request everything again?
+# 1. Give the teacher `max_tokens=16` and fill its cache. Why does the cache request everything again?
 # 2. Set `requests_per_minute=60` and `batch_size=8`. How long will it take, and does `concurrency` change that?
 # 3. Write a server that answers in the wrong order. What happens, and which field of the protocol prevents worse?
