@@ -153,8 +153,8 @@ class ShardFolder:
                     self._shards[name] = shard
                 except DamagedShard as damage:
                     self._set_aside(paths[name], damage)
-                except FileNotFoundError:
-                    continue
+                except FileNotFoundError:  # merged away: its vectors are in a file that is new
+                    return self._refresh()
 
     def _is_intact(self, shard: Shard) -> bool:
         """Say whether a shard is intact; set it aside if not."""
@@ -177,4 +177,5 @@ class ShardFolder:
 
 def listing(folder: Path) -> list[Path]:
     """Return the shards of a folder, sorted by name."""
-    return sorted(path for path in folder.glob(f"*{_SUFFIX}") if not path.name.startswith("."))
+    paths = [path for path in folder.glob(f"*{_SUFFIX}") if not path.name.startswith(".")]
+    return sorted(path for path in paths if path.is_file())

@@ -315,9 +315,9 @@ class _Fill:
         with np.errstate(over="ignore"):
             stored = vectors.astype(self.cache.dtype)
         is_good = np.isfinite(stored).all(axis=1)
-        if not incomplete:
+        if not (incomplete and incomplete.final):  # then the rest was not asked for
             reason = "its vector is NaN or infinite, or too large for float16 (see dtype='float32')"
-            failed = dict.fromkeys(np.flatnonzero(~is_good), reason)
+            failed = dict.fromkeys(np.flatnonzero(~is_good), reason) | failed
         count = int(is_good.sum())
         if count:
             self.cache.write(keys[rows[is_good]], stored[is_good])

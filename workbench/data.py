@@ -397,6 +397,8 @@ def _texts_by_id(path: Path) -> dict[str, str]:
         name = str(row.get("_id", row.get("id", "")))
         if not name or name in texts:
             raise DataError(f"{where}: id {name!r}; expected an id under '_id' that is unique")
+        if "text" not in row:
+            raise DataError(f"{where} has no 'text'; it has {', '.join(row)}")
         texts[name] = _titled(row)
     return texts
 

@@ -320,6 +320,8 @@ def run(
         inputs = {"features": features.embed(targets, what="features", **show)}
         if held_targets:
             validation = features.embed(held_targets, what="features", **show), held_targets
+        if stop is not None and stop.is_set():  # some rows are missing
+            raise TrainingError(STOPPED)
         train_model = partial(training.train_head, model, inputs["features"])
     else:
         inputs = {"tokens": models.Tokens(model, targets.texts)}

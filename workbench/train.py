@@ -53,6 +53,11 @@ class TrainingConfig:
         for name in ("batch_size", "epochs", "restarts", "evaluations", "checkpoint_steps"):
             whole(getattr(self, name), name, error=TrainingError)
         one_of(self.precision, "precision", models.PRECISIONS, TrainingError)
+        whole(self.seed, "seed", 0, TrainingError)
+        for name in ("learning_rate", "final_learning_rate", "weight_decay", "dropout"):
+            value, most = getattr(self, name), 0.99 if name == "dropout" else 1000
+            if not isinstance(value, int | float) or not 0 <= value <= most:
+                raise TrainingError(f"{name} is {value!r}; expected a number from 0 to {most}")
         if not 0 < self.final_learning_rate <= self.learning_rate:
             raise TrainingError("final_learning_rate: expected above 0, at most learning_rate")
 
@@ -147,7 +152,13 @@ def train_student(
         lengths=tokens.lengths if config.group_by_length else None,
         evaluate=evaluate,
         checkpoints=checkpoints and Path(checkpoints),
-        identity={"config": asdict(config), "texts and targets": digest.hexdigest()},
+        identity={
+            "config": asdict(config),
+            "texts and targets": digest.hexdigest(),
+            "student": [
+                [name, list(tensor.shape)] for name, tensor in student.state_dict().items()
+            ],
+        },
         resume=resume,
         on_step=on_step,
         stop=stop,

@@ -127,6 +127,8 @@ def _adapted(dataset: RetrievalDataset, texts: list, teacher: object, progress: 
 def _dataset(source: object, options: dict) -> tuple[RetrievalDataset, list[Text], str]:
     """Return a data set, its documents as texts, and a sentence on queries that were made."""
     if isinstance(source, RetrievalDataset) or data.is_dataset(source):
+        if options:
+            raise DataError(f"{', '.join(options)}: only for texts, and this is a data set")
         dataset = data.read_dataset(source)
         return dataset, dataset.document_texts(), ""
     texts = data.read_texts(source, **options)

@@ -77,8 +77,12 @@ def _fill_on_ray(options: Namespace, recipe: Recipe, stop: threading.Event) -> N
     """Fill the cache with many teachers at once."""
     from workbench.extras import cluster
 
-    if unused := _chosen(options, *_READING):
-        raise WorkbenchError(f"--workers reads a folder's .parquet files: no {', '.join(unused)}")
+    unused = _chosen(options, *_READING, *_API)
+    if unused or options.dry_run or is_api(recipe.teacher):
+        raise WorkbenchError(
+            "--workers reads a folder's .parquet files for a local teacher: leave out --dry-run, "
+            f"APIs and options of texts ({', '.join(unused)})"
+        )
     make = partial(LocalTeacher, recipe.teacher, max_length=recipe.max_length)
     machines = {"workers": options.workers, "gpus": options.gpus_per_worker}
     with FillBar("teachers") as bar:

@@ -16,7 +16,11 @@ async function render({ model, el }) {
   const place = element("div", { className: "workbench-chart" });
   place.style.height = `${JSON.parse(model.get("_figure")).layout.height}px`;
   el.append(place);
-  const Plotly = await (globalThis.workbenchPlotly ??= load(model));
+  globalThis.workbenchPlotly ??= load(model).catch((error) => {
+    delete globalThis.workbenchPlotly; // the next chart tries again
+    throw error;
+  });
+  const Plotly = await globalThis.workbenchPlotly;
   let drawn = false;
 
   async function draw() {

@@ -194,6 +194,7 @@ function render({ model, el }) {
   const hoverSoon = onceAFrame(() => pointer && !drag && hover(nearest(pointer)));
 
   over.onpointerdown = (event) => {
+    if (event.button) return;
     pointer = [event.offsetX, event.offsetY];
     drag = event.shiftKey ? {} : { path: [pointer] };
     over.setPointerCapture(event.pointerId);
@@ -221,6 +222,7 @@ function render({ model, el }) {
     if (path.some(([x, y]) => Math.hypot(x - startX, y - startY) > 4)) choose(inside(path));
     else choose(hit < 0 ? [] : [hit]);
   };
+  over.onpointercancel = () => { drag = null; trace(); };
   over.onpointerleave = () => { pointer = null; hover(-1); };
   over.onwheel = (event) => {
     event.preventDefault();
