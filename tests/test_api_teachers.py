@@ -269,7 +269,7 @@ def test_another_model_behind_the_name_is_noticed(served, tmp_path):
     cache = TargetCache(tmp_path, ApiTeacher("m", url=server.url, dimensions=16))
     requests = len(server.bodies)
     for source in (texts, iter(texts)):
-        with pytest.raises(CacheError, match="another model answers to the name 'm'"):
+        with pytest.raises(CacheError, match="another model answers to 'm'"):
             cache.fill(source)
     assert len(server.bodies) == requests + 2, "nothing but the two probes was sent"
     assert cache.fill(texts[:100]).encoded == 0, "what is cached needs no server"

@@ -63,7 +63,7 @@ def test_pickled_weights_are_refused_and_can_be_converted(with_dense, tmp_path):
         file.write(b"\0\0\0\0")
     assert models.resolve(converted).fingerprint != before  # that Dense alone is another
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match="lacks weights"):
+    with pytest.raises(ModelError, match="lacks .safetensors weights"):
         models.resolve(tmp_path / "empty")
 
 

@@ -255,7 +255,8 @@ def save(
 def check_folder(folder: str | Path) -> Path:
     """Return the absolute path of a folder that `save` may replace; ModelError for any other."""
     folder = expanded(folder).resolve()
-    is_student = (folder / models.PROVENANCE).is_file() and (folder / "modules.json").is_file()
+    modules = folder / "modules.json"
+    is_student = modules.is_file() and ".Dense" in modules.read_text()
     is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     if folder.is_mount() or folder == Path.cwd() or not (is_free or is_student):
         raise ModelError(f"{folder} is in use and holds no student: choose a new folder")

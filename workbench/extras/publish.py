@@ -237,7 +237,8 @@ def push(
             api.create_repo(name, private=private, exist_ok=True)
             api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=files)
         except Exception as error:  # the client raises its own errors and its transport's
-            message = f"{name} was not sent, or only in part: {str(error)[:200]}. Try again."
+            reason = " ".join(str(error).split())[:200]
+            message = f"{name} was not sent, or only in part: {reason}. Try again."
             raise ModelError(message) from None
     return pd.DataFrame({"file": files, "bytes": [path.stat().st_size for path in paths]})
 
