@@ -108,6 +108,7 @@ view"""
     page.locator("tbody tr").first.click()
     worst = notebook.eventually("list(view.selected)", len)
     assert notebook.python("int(view.table['cosine'].to_numpy().argmin())") == worst[0]
+    page.wait_for_selector("tbody tr[aria-selected=true]")
     assert page.locator("tbody tr[aria-selected=true]").count() == 1
     text = notebook.python("view.table['text'].iloc[view.selected[0]]")
     page.wait_for_function(
