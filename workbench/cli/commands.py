@@ -81,7 +81,7 @@ def _fill_on_ray(options: Namespace, recipe: Recipe, stop: threading.Event) -> N
     if unused or options.dry_run or is_api(recipe.teacher):
         raise WorkbenchError(
             "--workers reads a folder's .parquet files for a local teacher: leave out --dry-run, "
-            f"APIs and options of texts ({', '.join(unused)})"
+            f"APIs and {', '.join(unused) or 'options of texts'}"
         )
     make = partial(LocalTeacher, recipe.teacher, max_length=recipe.max_length)
     machines = {"workers": options.workers, "gpus": options.gpus_per_worker}
