@@ -82,7 +82,7 @@ def best_of(rounds: int, *runs) -> list[float]:
 
 def teacher_speed(texts: list[str]) -> dict[str, float]:
     """Our encoding against `SentenceTransformer.encode` at its defaults; same model, texts and length."""
-    baseline = models.load(TOUR.teacher)
+    baseline = models.load_model(TOUR.teacher)
     baseline.max_seq_length = 128
     teacher = LocalTeacher(TOUR.teacher, max_length=128)
     exact, ours = [], []

@@ -60,9 +60,9 @@ def main() -> int:
 
 def measure(model, collections: Sequence[data.RetrievalDataset], folder: Path) -> dict:
     """Return the speeds on the first collection's queries, and int8's shares on every collection."""
-    teacher = models.load(TOUR.teacher, device="cpu")
+    teacher = models.load_model(TOUR.teacher, device="cpu")
     teacher.max_seq_length = model.max_seq_length
-    publish.save_onnx(teacher, folder / "teacher", int8=False)
+    publish.save_onnx(teacher, folder / "teacher")
     publish.save_onnx(model, folder / "student")
     queries = [text.text for text in collections[0].query_texts()][:128]
     # In a separate process: after torch has computed in a process, its threads slow onnxruntime down.

@@ -108,6 +108,8 @@ def point(
     found |= {f"loss_{mode}": 1 - mean[mode] / mean["teacher"] for mode in MODES}
     whole = agreement.summary(target[1], vectors[1])["value"]
     found |= {f"document_{measure}": whole[measure] for measure in whole.index}
+    found["document_centroid_shift"] = centroid_shift(target[1], vectors[1])
+    found["document_effective_rank_student"] = effective_rank(vectors[1])
     each = pd.DataFrame(index=list(collection.queries))
     for mode, among in zip(MODES, ((target[1], vectors[1]), (target[1], target[1])), strict=True):
         near = agreement.per_text(target[0], vectors[0], among=among)
@@ -119,8 +121,21 @@ def point(
         # A median is 1 for every good student, so the mean of logarithms.
         found[f"query_nearest_rank_{mode}"] = np.exp(np.log(near["nearest_rank"]).mean())
     found["query_cosine"] = each["cosine"].mean()
-    found["query_centroid_shift"] = agreement.centroid_shift(target[0], vectors[0])
+    found["query_centroid_shift"] = centroid_shift(target[0], vectors[0])
     return found, each.dropna()
+
+
+def centroid_shift(teacher: np.ndarray, student: np.ndarray) -> float:
+    """Return the distance of both means over the teacher's root mean square norm."""
+    scale = np.sqrt((teacher**2).sum(axis=1).mean())
+    return float(np.linalg.norm(teacher.mean(axis=0) - student.mean(axis=0)) / scale)
+
+
+def effective_rank(vectors: np.ndarray) -> float:
+    """Return the exponential of the entropy of the centered singular values (Roy and Vetterli 2007)."""
+    values = np.linalg.svd(vectors - vectors.mean(axis=0), compute_uv=False)
+    shares = values[values > 0] / values.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def predict(points: pd.DataFrame) -> pd.DataFrame:

@@ -72,7 +72,7 @@ def measure(options: argparse.Namespace) -> None:
     teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
     cache = TargetCache(home() / "cache", teacher)
     fill(cache, [t for c in collections for t in c.query_texts() + c.document_texts()])
-    base = models.load(TOUR.base)
+    base = models.load_model(TOUR.base)
     base.max_seq_length = TOUR.max_length
     rows, training = rows_of("base", collections, cache, base, ["teacher", "base"]), []
     for name in options.recipes:
@@ -158,17 +158,18 @@ def trained(name, recipe, texts, cache, collections):
             curve.append({"seconds": round(seconds, 1), "step": step.step, "asymmetric": share})
             print(f"after {seconds:.0f} s: {share:.1%} asymmetric in the mean", flush=True)
 
+    train_student = pipeline.training.train_student
+
+    def training(model, *arguments, **options):
+        begin(model)
+        return train_student(model, *arguments, **options)
+
+    pipeline.training.train_student = training
     held_out, train = texts[::40], [t for i, t in enumerate(texts) if i % 40]
     made = pipeline.run(
-        train,
-        cache,
-        recipe,
-        folder / "student",
-        source=name,
-        held_out=held_out,
-        on_start=begin,
-        on_step=watch,
+        train, cache, recipe, folder / "student", source=name, held_out=held_out, on_step=watch
     )
+    pipeline.training.train_student = train_student
     record = folder / "training.json"
     if made.result is not None:
         measured |= {"curve": curve, "config": made.provenance["settings"]}

@@ -207,7 +207,7 @@ def packed(weight: torch.Tensor) -> dict[str, torch.Tensor]:
 def measure(folders: list[Path]) -> int:
     """Compare the ready student, and what `adapt` makes of it, on collections."""
     cache = TargetCache(home() / "cache", pipeline.teacher_of(None, ADAPT))
-    base, student_ready, rows = models.load(ADAPT.base), ready.load_ready(), []
+    base, student_ready, rows = models.load_model(ADAPT.base), ready.load_ready(), []
     base.max_seq_length = ADAPT.max_length
     for folder in folders:
         collection = data.read_dataset(folder)

@@ -113,8 +113,8 @@ def lines(reference: np.ndarray, other: np.ndarray) -> dict[str, float]:
     return {
         "joint UMAP": length(both[: len(near)], both[len(near) :]),
         "mean place of its neighbors": length(laid.points[own].mean(axis=1), laid.points),
-        "as drawn": laid.landed(near, own).line_correlation,
-        "as drawn, shuffled map": shuffled.landed(near, own).line_correlation,
+        "as drawn": length(laid.landed(near, own).landings, laid.points),
+        "as drawn, shuffled map": length(shuffled.landed(near, own).landings, shuffled.points),
     }
 
 

@@ -38,7 +38,7 @@ from workbench.widgets import AgreementExplorer, RetrievalExplorer
 
 # %%
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
-base = models.load(TOUR.base)
+base = models.load_model(TOUR.base)
 base.max_seq_length = TOUR.max_length
 pd.DataFrame(
     {

@@ -60,7 +60,7 @@ teacher.identity
 # %% [markdown]
 # ## 1.3 Filling the cache
 #
-# Before it starts, the cache reports how many targets are missing and how much disk they need.
+# `cache.plan(texts)` says how many targets are missing and how much disk they need.
 # Texts are encoded in groups of 256, and each group is written to disk before the next one starts. Stop ends the fill
 # after the current group, and Resume continues from there. The fill runs in the background, so you can read on; `wait`
 # returns when it ends. These 264 texts are two groups, and are there already if you have run notebook 0.
@@ -68,7 +68,7 @@ teacher.identity
 # %%
 cache = TargetCache(home() / "cache", teacher)
 filling = CacheProgress()
-filling.run(cache, queries + documents)
+filling.start(cache, queries + documents)
 filling
 
 # %%

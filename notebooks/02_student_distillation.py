@@ -50,7 +50,7 @@ pd.DataFrame([{"role": t.role.value, "text": t.text[:100]} for t in train[:4]])
 teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
 cache = TargetCache(home() / "cache", teacher)
 filling = CacheProgress()
-filling.run(cache, train + held_out)
+filling.start(cache, train + held_out)
 filling
 
 # %%
@@ -177,16 +177,8 @@ monitor
 
 # %%
 config = profile.config
-with monitor:
-    result = train_student(
-        model,
-        train,
-        targets,
-        config,
-        held_out=(held_out, wanted),
-        on_step=monitor,
-        stop=monitor.stop,
-    )
+options = {"held_out": (held_out, wanted), "on_step": monitor, "stop": monitor.stop}
+result = monitor.run(lambda: train_student(model, train, targets, config, **options))
 result.history.dropna(subset="held_out_loss").set_index("step")[
     ["held_out_loss", "cosine_query", "cosine_document"]
 ]
@@ -203,7 +195,7 @@ result.history.dropna(subset="held_out_loss").set_index("step")[
 # queries.
 
 # %%
-base = models.load(TOUR.base)
+base = models.load_model(TOUR.base)
 base.max_seq_length = TOUR.max_length
 start = student.load(closed_form_folder)
 compared = {"teacher": cache, "base": base, "closed-form start": start, "student": model}

@@ -20,7 +20,6 @@
 import _course
 import numpy as np
 import pandas as pd
-import plotly.express as px
 
 from workbench import agreement, models, regions, student
 from workbench._util import home
@@ -95,29 +94,7 @@ pd.DataFrame({"as it is": whole["value"], "rotated": rotated["value"]})
 # falls to zero, and the distance grows. Asymmetric search would fail too, because the student's queries would land among
 # unrelated documents. For the same reason the untrained base, a good model by itself, cannot search the teacher's documents.
 #
-# ## 3.4 The spectrum
-#
-# How many directions does each model use? A student that uses far fewer than its teacher has collapsed. The figure
-# stops at $n - 1$ components, because $n$ centered texts span no more directions than that. With more than 385
-# texts the student's line would drop there: its head maps 384 dimensions and a bias, and a linear map cannot add directions.
-
-# %%
-spectra = pd.DataFrame({"teacher": agreement.spectrum(t), "student": agreement.spectrum(s)})[
-    : min(t.shape) - 1
-]
-names = {"index": "component", "value": "share of all singular values", "variable": ""}
-lines = px.line(spectra, log_y=True, labels=names, range_y=[1e-5, 0.1], template="none")
-grid = {"gridcolor": "rgba(128,128,128,.3)", "exponentformat": "power"}
-lines.update_layout(
-    paper_bgcolor="rgba(0,0,0,0)",
-    plot_bgcolor="rgba(0,0,0,0)",
-    font_color="#888",
-    xaxis=grid,
-    yaxis=grid,
-)
-
-# %% [markdown]
-# ## 3.5 Which kinds of text
+# ## 3.4 Which kinds of text
 #
 # A program finds what the eye has to look for. `find_regions` divides the texts by the teacher's vectors and names each
 # region by its words. `compare_regions` compares each region with all other texts. The intervals hold for all regions
@@ -135,7 +112,7 @@ inside = region == worst
 [texts[i].text[:100] for i in np.flatnonzero(inside)[:5]]
 
 # %% [markdown]
-# ## 3.6 The map
+# ## 3.5 The map
 #
 # The teacher lays out the texts. A line leads from a text toward its neighbors for the student; a long line is a text whose
 # neighbors for the student lie elsewhere on the teacher's map. The status text has the rank correlation of line length and
@@ -164,8 +141,8 @@ inspector
 # %% [markdown]
 # ## What you learned
 #
-# - Agreement has several aspects: place (cosine), neighborhood (overlap), geometry (CKA), and the space as a whole
-#   (spectrum, centroid shift).
+# - Agreement has several aspects: place (cosine), neighborhood (overlap), geometry (CKA), and what is left after a rotation
+#   (procrustes).
 # - A rotation leaves the geometry unchanged and ruins asymmetric search.
 # - Look at the worst region before you train longer. [Improve it by hand](improve_by_hand.ipynb) goes on from here: more
 #   texts like those of a region, and what they bring.

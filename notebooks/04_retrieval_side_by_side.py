@@ -68,7 +68,7 @@ print(folder)
 # bread and bicycles.
 
 # %%
-base = models.load(TOUR.base)
+base = models.load_model(TOUR.base)
 base.max_seq_length = TOUR.max_length
 rows = evaluate.compare({"teacher": cache, "base": base, "student": model}, collection)
 print(evaluate.format_table(rows))

@@ -109,7 +109,8 @@ print(quantize.format_table(as_it_is))
 
 # %%
 rotation = quantize.principal_rotation(cache.targets(train)[:])
-targets, turned_targets = cache.targets(train), cache.targets(train).rotated(rotation)
+targets = cache.targets(train)
+turned_targets = targets[:] @ rotation
 before, after = targets[:200], turned_targets[:200]
 print(f"largest change of a cosine: {np.abs(before @ before.T - after @ after.T).max():.1e}")
 
@@ -122,7 +123,7 @@ kept["vectors"].map(lambda v: (v[:, :96] ** 2).sum(axis=1).mean()).rename(
 ).to_frame()
 
 # %% [markdown]
-# The targets are rotated as they are read, so the cache stays as it is. A new student learns them with the same loss,
+# The cache stays as it is. A new student learns them with the same loss,
 # which does not depend on the order of the dimensions.
 
 # %%
@@ -182,7 +183,7 @@ print(
 #
 # ## 5.6 A real index
 #
-# int8 needs a minimum and a maximum for each dimension. They are computed from the documents, are stored with the
+# int8 needs a minimum and a maximum for each dimension. They are computed from the documents, are part of the
 # index, and also quantize the queries. With minimum $l$ and maximum $u$, a value $x$ becomes the byte $c$ and is
 # decoded as $\hat x$:
 #
@@ -190,15 +191,9 @@ print(
 
 # %%
 queries, documents = rotated_sides["asymmetric"]
-index = CompressedIndex(documents, IndexSpec(192, "int8"), space=cache.identity)
-path = index.save(profile.folder / "index.safetensors")
-print(
-    f"{path.stat().st_size:,} bytes for {len(index)} documents; {len(index) * index.spec.bytes_per_document:,} are codes"
-)
-
-# %%
-again = CompressedIndex.load(path)
-scores, positions = again.search(queries[:1], 3, space=cache.identity)
+index = CompressedIndex(documents, IndexSpec(192, "int8"))
+scores, positions = index.search(queries[:1], 3)
+print(f"{len(index)} documents, {index.spec.bytes_per_document} bytes each")
 print(next(iter(collection.queries.values())))
 pd.DataFrame(
     {
@@ -211,17 +206,8 @@ pd.DataFrame(
 # > **Caution.** Never compute the ranges from the current batch. With a single query, the minimum and the maximum of
 # > each dimension are the same value, and the codes hold no information.
 #
-# An index records the space that it was built in, and refuses queries from another.
-
-# %%
-from workbench.errors import WorkbenchError
-
-try:
-    again.search(queries[:1], space={**cache.identity, "max_length": 128})
-except WorkbenchError as error:
-    print(error)
-
-# %% [markdown]
+# `index.index` is faiss's own index, which `faiss.write_index` stores.
+#
 # ## 5.7 Choose an index
 #
 # The view shows quality, size and time together. Search times are measured on 20,000 documents. The time to encode a

@@ -75,7 +75,7 @@ model, about = student.load(trained), student.read_provenance(trained)
 # texts, and on texts of another kind. Both belong on the card.
 
 # %%
-base = models.load(TOUR.base)
+base = models.load_model(TOUR.base)
 base.max_seq_length = TOUR.max_length
 reports = []
 for collection in collections:
@@ -141,7 +141,7 @@ print(
 # and widths and prompts always match.
 
 # %%
-large = models.load(TOUR.teacher)
+large = models.load_model(TOUR.teacher)
 large.max_seq_length = TOUR.max_length
 
 # %%

@@ -119,11 +119,11 @@ with TrainingBar() as bar:
 # > base to be useful, and on which is a draw enough?
 
 # %%
-base = models.load(TOUR.base)
+base = models.load_model(TOUR.base)
 base.max_seq_length = TOUR.max_length
 large, small = benchmark.of_teacher(cache), benchmark.of_model(model, "student")
 entries = [large, benchmark.of_model(base, "base"), small, benchmark.of_pair(small, large, "pair")]
-board = BenchmarkBoard(entries, found, home() / "benchmarks", aliases={"scifact": "SciFact"})
+board = BenchmarkBoard(entries, found, home() / "benchmarks")
 board
 
 # %%
@@ -160,7 +160,7 @@ print(
 # %% [markdown]
 # The paper and the published models average over different sets, and in different ways: 53.9 over 14 sets and 53.55
 # over 15 are the same family of students. Each row below has its own set of tasks: compare within a row, never between
-# rows. For single tasks, choose *beside published scores* above.
+# rows. `published[published["task"].notna()]` has scores of single tasks.
 
 # %%
 published = benchmark.published()

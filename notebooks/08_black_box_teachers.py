@@ -148,7 +148,7 @@ cache = TargetCache(folder, tried, skip=0)
 # %%
 awkward = Text("unspeakable", "document")
 filling = CacheProgress()
-filling.run(cache, [*texts, awkward])
+filling.start(cache, [*texts, awkward])
 filling
 
 # %%
@@ -203,7 +203,7 @@ def closed_form(targets):
     return small
 
 
-base = models.load(TOUR.base)
+base = models.load_model(TOUR.base)
 base.max_seq_length = TOUR.max_length
 rows = {
     name: evaluate.compare(

@@ -7,11 +7,14 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from workbench import pipeline, student
-from workbench._util import home
+import numpy as np
+
+from workbench import evaluate, pipeline, ranking, student
+from workbench._util import home, unit
 from workbench.cache import TargetCache
-from workbench.data import Text
+from workbench.data import Text, as_texts, read_texts
 from workbench.errors import WorkbenchError
 from workbench.pipeline import TOUR
 from workbench.train import TrainingConfig
@@ -44,6 +47,7 @@ class Profile:
 # Minutes on two cores. So few steps leave no time to make up for a higher learning rate.
 _QUICK = Profile("quick", 400, 150, 800, replace(TOUR.config, epochs=1, learning_rate=1.5e-4))
 _FULL = Profile("full", None, 500, None, replace(TOUR.config, epochs=4, evaluations=1))
+SAME = 0.95  # cosine of near-duplicates
 PROFILES = {profile.name: profile for profile in (_QUICK, _FULL)}
 
 
@@ -79,3 +83,23 @@ def learned(cache: TargetCache, texts: Sequence[Text]) -> Path:
     return pipeline.run(
         texts, cache, TOUR, output, source="docstrings", train=False, progress=False
     ).folder
+
+
+def more_like(
+    texts: Sequence[str | Text], pool: Any, count: int, model: Any, *, avoid: Sequence = ()
+) -> list[Text]:
+    """Pick texts from a pool by their highest cosine to others, without near-duplicates.
+
+    `pool` and `model` are what `read_texts` and `wb.compare` take. Nothing like `avoid` is picked.
+    """
+    pool, others = read_texts(pool), as_texts([*texts, *avoid])
+    model = evaluate.as_model(model, others)
+    taken = unit(evaluate.vectors(model, others))
+    candidates = unit(evaluate.vectors(model, pool))
+    resemblance = ranking.top_k(candidates, taken[: len(texts)], 1, normalized=True)[0][:, 0]
+    picked = []
+    for row in np.argsort(-resemblance, kind="stable"):
+        if len(picked) < count and (taken @ candidates[row]).max() < SAME:
+            picked.append(pool[row])
+            taken = np.concatenate([taken, candidates[row][None]])
+    return picked

@@ -21,10 +21,10 @@
 # %%
 import numpy as np
 import pandas as pd
+from _course import more_like
 
 import workbench as wb
 from workbench.docstrings import docstring_corpus
-from workbench.regions import more_like
 
 corpus = docstring_corpus(held_out=150)
 texts = (
@@ -104,9 +104,9 @@ again
 
 # %%
 from workbench import agreement
-from workbench.evaluate import prepared, vectors
+from workbench.evaluate import as_model, vectors
 
-target = vectors(prepared(teacher, texts), texts)
+target = vectors(as_model(teacher, texts), texts)
 students = {"before": before, "more like them": after, "at random": control}
 rows = {}
 for name, model in students.items():

@@ -53,7 +53,7 @@ shutil.rmtree(home() / "solutions", ignore_errors=True)  # of an earlier run of 
 cache.fill(queries + documents + pairs + held_out).encoded
 
 # %%
-base = models.load(TOUR.base)
+base = models.load_model(TOUR.base)
 base.max_seq_length = TOUR.max_length
 
 
@@ -226,7 +226,7 @@ print(f"words: {words.mean():.0f} on average, {words[worst].mean():.0f} in the w
 
 # %% [markdown]
 # **2. Two vectors swapped.** The cosine of the two texts falls. Measures of the student as a whole, such
-# as its spectrum and effective rank, describe a set of vectors and cannot notice.
+# as CKA, hardly notice.
 
 # %%
 order = np.arange(len(held_out))
@@ -237,7 +237,6 @@ pd.DataFrame(
             "cosine of the two": (t * v)[[0, 100]].sum(axis=1).mean(),
             "mean cosine": (t * v).sum(axis=1).mean(),
             "cka": agreement.cka(t, v),
-            "effective rank": agreement.effective_rank(agreement.spectrum(v)),
         }
         for name, v in {"as it is": s, "exchanged": s[order]}.items()
     }
@@ -352,7 +351,7 @@ for rescore_multiplier in (1, 10, 50):
 # **3. 96 dimensions, with the rotation and without.** The two pairs differ only in the basis in which they are truncated.
 
 # %%
-large = models.load(TOUR.teacher)
+large = models.load_model(TOUR.teacher)
 large.max_seq_length = TOUR.max_length
 for name, rotation in (("rotated", turn), ("as it is", None)):
     short = [publish.truncated(one, 96, rotation) for one in (large, model)]

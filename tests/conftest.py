@@ -89,7 +89,7 @@ def lesson(other_tiny_model):
     """Training texts and held-out texts with targets of a random 48-wide teacher."""
     from workbench import models
 
-    teacher = models.load(other_tiny_model, device="cpu")
+    teacher = models.load_model(other_tiny_model, device="cpu")
     train, held_out = sentences(240, seed=3), sentences(60, seed=4)
     targets, wanted = (teacher.encode([t.text for t in texts]) for texts in (train, held_out))
     return train, targets, held_out, wanted

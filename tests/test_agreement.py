@@ -42,7 +42,6 @@ def test_a_model_agrees_with_itself():
     assert (table["overlap"] == 1).all() and (table["nearest_rank"] == 1).all()
     whole = agreement.summary(vectors, vectors, table)["value"]
     assert np.allclose(whole[["cka", "rank_correlation"]], 1) and abs(whole["procrustes"]) < 1e-6
-    assert whole["centroid_shift"] == 0
 
 
 def test_rotated_is_told_from_different():
@@ -70,10 +69,6 @@ def test_formulas_against_their_definitions():
     grams = [centered @ centered.T for centered in (xc, yc)]
     by_hand = (grams[0] * grams[1]).sum() / np.prod([np.linalg.norm(gram) for gram in grams])
     assert np.isclose(agreement.cka(x, y), by_hand, atol=1e-5)
-    values = np.linalg.svd(xc, compute_uv=False)
-    assert np.allclose(agreement.spectrum(x), values / values.sum(), atol=1e-4)
-    assert np.isclose(agreement.effective_rank(np.full(4, 0.25)), 4)
-    assert np.isclose(agreement.centroid_shift(x, x + 0.5), 0.5 * np.sqrt(6), atol=1e-5)
 
 
 def test_spaces_of_different_widths():
@@ -93,7 +88,7 @@ def test_queries_among_documents():
 def test_identical_vectors_and_a_single_text():
     same = np.full((30, 8), 0.3, dtype=np.float32)
     values = agreement.summary(same, same)["value"]
-    assert values["cosine"] == pytest.approx(1) and values["effective_rank_teacher"] == 0
+    assert values["cosine"] == pytest.approx(1)
     assert values[["cka", "rank_correlation"]].isna().all()
     one = agreement.per_text(same[:1], same[:1])
     assert one["cosine"].item() == pytest.approx(1) and one["overlap"].isna().all()

@@ -108,13 +108,14 @@ def test_other_data_and_half_written_results_are_run_again(task_folders, models,
 def test_a_stop_keeps_what_is_finished(task_folders, models, tmp_path):
     stop, results = threading.Event(), []
 
-    def on_outcome(result):
-        results.append(result)
-        stop.set()
+    def on_progress(progress):
+        if progress.done:
+            results[:] = progress.results
+            stop.set()
 
     selected = tasks.tasks([task_folders / name for name in ("search", "alike")])
     with pytest.raises(benchmark.Stopped, match="after 1 of 6"):
-        benchmark.run(models[0], selected, tmp_path, on_outcome=on_outcome, stop=stop)
+        benchmark.run(models[0], selected, tmp_path, on_progress=on_progress, stop=stop)
     assert benchmark.run(models[0], selected, tmp_path)[:1] == results
 
 

@@ -7,6 +7,7 @@ from conftest import HashTeacher, sentences
 from workbench import student
 from workbench.cache import TargetCache
 from workbench.errors import WorkbenchError
+from workbench.teachers import FunctionTeacher
 
 
 def test_profiles_go_by_name(monkeypatch, tmp_path):
@@ -50,3 +51,19 @@ def test_notebooks_take_a_student_of_their_own_teacher_only(monkeypatch, tmp_pat
     assert (
         start / "model.safetensors"
     ).stat().st_mtime_ns == made  # what has learned the same is taken again
+
+
+def letters(texts):
+    return [[text.count(letter) + 0.01 for letter in "abcdefgh"] for text in texts]
+
+
+def test_more_like_picks_what_resembles_and_no_copies(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
+    monkeypatch.setattr(_course, "SAME", 0.999)
+    model = FunctionTeacher(letters)
+    pool = ["aaa b", "aaab", "hhh g", "aa bb", "hhhh", "aaaaa bb", "h a", "ab ab ab c"]
+    picked = _course.more_like(["aaa bb"], pool, 3, model, avoid=["aa bb"])
+    # "aaab" is a copy of "aaa b", and "aa bb" is evaluated.
+    assert [text.text for text in picked] == ["aaaaa bb", "aaa b", "ab ab ab c"]
+    monkeypatch.setattr(_course, "SAME", 0.9)
+    assert len(_course.more_like(["aaa bb"], pool, 100, model)) < 6

@@ -24,7 +24,7 @@ TEXTS = [
 @pytest.fixture
 def model(tiny_model, monkeypatch):
     monkeypatch.setattr(models, "best_token_budget", lambda device: 64)  # several batches
-    model = models.load(tiny_model, device="cpu")
+    model = models.load_model(tiny_model, device="cpu")
     model.prompts = {"query": "find: ", "document": ""}
     return model
 
@@ -79,7 +79,7 @@ def test_a_local_teacher_has_prompts_by_role(tiny_model):
     teacher = LocalTeacher(str(tiny_model), prompts=prompts, device="cpu", precision="float32")
     assert teacher.prompts == {"query": "find: ", "document": ""}
     query, document = (teacher.encode(["bread"], role)[0] for role in (Role.QUERY, Role.DOCUMENT))
-    reference = models.load(tiny_model, device="cpu").encode(["find: bread", "bread"])
+    reference = models.load_model(tiny_model, device="cpu").encode(["find: bread", "bread"])
     np.testing.assert_allclose([query, document], reference, atol=1e-5)
 
 
@@ -89,7 +89,7 @@ def test_auto_precision_falls_back_where_it_would_cost_too_much(tiny_model, monk
     monkeypatch.setattr("workbench.teachers.LEAST_COSINE", 1.0001)
     strict = LocalTeacher(str(tiny_model), device="cpu")
     assert strict.dtype == torch.float32
-    reference = models.load(tiny_model, device="cpu").encode(TEXTS)
+    reference = models.load_model(tiny_model, device="cpu").encode(TEXTS)
     np.testing.assert_allclose(strict.encode(TEXTS, Role.DOCUMENT), reference, atol=1e-6)
 
 
@@ -104,7 +104,7 @@ def test_identity_states_what_decides_the_vectors(tiny_model, other_tiny_model):
 @pytest.mark.parametrize("length", [None, 5])
 def test_a_static_model_is_a_teacher_too(tiny_model, tmp_path, length):
     """It has a tokenizer of another library and no limit of its own."""
-    tokenizer = models.load(tiny_model).tokenizer.backend_tokenizer
+    tokenizer = models.load_model(tiny_model).tokenizer.backend_tokenizer
     tokenizer.no_truncation()
     model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)], device="cpu")
     model.save_pretrained(str(tmp_path / "static"))

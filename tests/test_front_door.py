@@ -38,6 +38,6 @@ def test_the_example_runs_by_itself(
         text = text.replace(real, str(stand_in))
     examples = doctest.DocTestParser().get_examples(text)
     assert examples, f"{name} has no example"
-    test = doctest.DocTest(examples, {}, name, None, None, None)
+    test = doctest.DocTest(examples, {"wb": wb}, name, None, None, None)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     assert runner.run(test).failed == 0, capsys.readouterr().out

@@ -116,5 +116,5 @@ def test_two_layers_are_saved_trained_truncated_and_exported(tiny_model, lesson,
     assert publish.is_truncated(short) and short.encode(texts).shape == (2, 24)
     ours = encode(model, [Text(text) for text in texts], precision="float32")
     np.testing.assert_allclose(ours, plain, atol=1e-5)
-    exported = publish.OnnxModel(publish.save_onnx(model, tmp_path / "onnx", int8=False))
+    exported = publish.OnnxModel(publish.save_onnx(model, tmp_path / "onnx"))
     np.testing.assert_allclose(exported.encode(texts), plain, atol=1e-5)

@@ -73,8 +73,8 @@ def test_by_name_and_then_without_a_connection(hub, ask, cls_model, tiny_model):
     assert ask(RESOLVE, "me/cls") == answer
     assert ask(RESOLVE, "me/cls", HF_HUB_OFFLINE="1") == answer
     assert len(hub.requests) == asked  # what is known to be whole needs no hub
-    vectors = models.load(answer["path"], device="cpu").encode(["bread in the oven"])
-    reference = models.load(cls_model, device="cpu").encode(["bread in the oven"])
+    vectors = models.load_model(answer["path"], device="cpu").encode(["bread in the oven"])
+    reference = models.load_model(cls_model, device="cpu").encode(["bread in the oven"])
     np.testing.assert_allclose(vectors, reference, atol=1e-6)
 
 
@@ -137,7 +137,7 @@ def test_the_pooling_of_a_plain_transformers_model_is_a_guess_with_a_warning(
     path = ask(RESOLVE, "me/plain")["path"]
     assert ask(RESOLVE, "me/plain", HF_HUB_OFFLINE="1")["path"] == path
     with pytest.warns(UserWarning, match="no modules.json"):
-        models.load(path, device="cpu")
+        models.load_model(path, device="cpu")
 
 
 ROWS = """

@@ -42,7 +42,7 @@ def test_an_unknown_name_and_a_missing_package_are_named(monkeypatch):
 @pytest.fixture
 def with_dense(tiny_model, tmp_path):
     """A model laid out as LaBSE and sentence-t5 are: safetensors, and a pickle for the Dense."""
-    modules = [*list(models.load(tiny_model, device="cpu").children())[:2], Dense(32, 16)]
+    modules = [*list(models.load_model(tiny_model, device="cpu").children())[:2], Dense(32, 16)]
     folder = tmp_path / "dense"
     SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(folder))
     weights = load_file(folder / "2_Dense" / "model.safetensors")
@@ -53,10 +53,10 @@ def with_dense(tiny_model, tmp_path):
 
 def test_pickled_weights_are_refused_and_can_be_converted(with_dense, tmp_path):
     with pytest.raises(ModelError, match="pickles"):
-        models.load(with_dense)
+        models.load_model(with_dense)
     converted = tmp_path / "converted"
     SentenceTransformer(str(with_dense), device="cpu").save_pretrained(str(converted))
-    assert models.load(converted).get_embedding_dimension() == 16
+    assert models.load_model(converted).get_embedding_dimension() == 16
     before = models.resolve(converted).fingerprint
     with (converted / "2_Dense" / "model.safetensors").open("r+b") as file:
         file.seek(-4, os.SEEK_END)
@@ -74,7 +74,7 @@ def test_what_a_loader_opens_is_in_the_fingerprint(copied):
         "import sys; from workbench import models; folder, opened = sys.argv[1], set()\n"
         "files = models.resolve(folder)\n"
         "sys.addaudithook(lambda event, args: event == 'open' and opened.add(str(args[0])))\n"
-        "models.load(files); print(*(path for path in opened if folder in path), sep='\\n')"
+        "models.load_model(files); print(*(path for path in opened if folder in path), sep='\\n')"
     )
     for name in ("tf_model.h5", "onnx/model.onnx", "training_args.bin", ".hidden"):
         (copied / name).parent.mkdir(exist_ok=True)
@@ -137,7 +137,7 @@ def test_a_damaged_copy_is_a_clear_error(copied, pattern, content, message):
     for path in copied.glob(pattern):
         path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(ModelError, match=message):
-        models.load(copied)
+        models.load_model(copied)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_models_of_another_kind_are_refused_before_they_are_loaded(copied, file,
     (copied / file).write_text(json.dumps(content))
     (copied / "model.safetensors").write_bytes(b"never read")
     with pytest.raises(ModelError, match=f"is a {kind}"):
-        models.load(copied)
+        models.load_model(copied)
 
 
 def test_unpacking_checks_the_hash_and_never_leaves_its_folder(tmp_path):

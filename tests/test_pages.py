@@ -133,9 +133,9 @@ def test_a_notebook_becomes_a_page_of_the_site(make, tmp_path, browser):
     page.goto((tmp_path / "docs" / "docs" / "reference.html").as_uri())
     assert page.locator("[id='workbench.distill']").count() == 1
     assert not errors
-    page.goto((tmp_path / "docs" / "search.html").as_uri() + "?q=more_like")
+    page.goto((tmp_path / "docs" / "search.html").as_uri() + "?q=find_regions")
     page.locator("#search-results").get_by_role(
-        "link", name="workbench.regions.more_like"
+        "link", name="workbench.regions.find_regions"
     ).wait_for()
     assert all(url.startswith("file:") for url in asked)
 

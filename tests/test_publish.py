@@ -15,7 +15,7 @@ from workbench.teachers import LocalTeacher
 
 @pytest.fixture
 def pair(tiny_model, other_tiny_model):
-    teacher = models.load(other_tiny_model, device="cpu")
+    teacher = models.load_model(other_tiny_model, device="cpu")
     prompts = {"query": "find: ", "document": ""}
     return teacher, student.build(tiny_model, 48, max_length=40, prompts=prompts, device="cpu")
 
@@ -93,7 +93,7 @@ def test_an_export_that_breaks_leaves_nothing(pair, tmp_path, monkeypatch):
 
 def test_refuses_what_cannot_be_published(pair, tiny_model, tmp_path):
     teacher, model = pair
-    narrow = models.load(tiny_model, device="cpu")
+    narrow = models.load_model(tiny_model, device="cpu")
     with pytest.raises(ModelError, match="48 wide"):
         publish.save_pair(teacher, narrow, tmp_path / "new")
     (tmp_path / "full").mkdir()

@@ -19,16 +19,14 @@ DATA = RetrievalDataset("d", CORPUS, dict.fromkeys(QRELS, "text"), QRELS)
 
 
 @pytest.mark.parametrize("point", POINTS, ids=lambda p: f"{p.dimensions}-{p.precision}")
-def test_codes_have_their_size_and_survive_the_disk(point, tmp_path):
+def test_codes_have_their_size(point):
+    faiss = pytest.importorskip("faiss")
     index = CompressedIndex(DOCUMENTS, point)
-    path = index.save(tmp_path / "index.safetensors")
     bits = {"float32": 32, "float16": 16, "int8": 8, "binary": 1}[point.precision]
-    assert point.bytes_per_document == point.dimensions * bits / 8
-    assert 0 < path.stat().st_size - len(DOCUMENTS) * point.bytes_per_document < 2000
-    again = CompressedIndex.load(path)
-    assert again.spec == point and len(again) == 600
-    for before, after in zip(index.search(QUERIES, 5), again.search(QUERIES, 5), strict=True):
-        np.testing.assert_array_equal(before, after)
+    assert point.bytes_per_document == point.dimensions * bits / 8 and len(index) == 600
+    is_binary = point.precision == "binary"
+    stored = (faiss.serialize_index_binary if is_binary else faiss.serialize_index)(index.index)
+    assert 0 < len(stored) - len(DOCUMENTS) * point.bytes_per_document < 2000
 
 
 def hits(first, second):
@@ -68,15 +66,6 @@ def test_rotation_keeps_distances_and_makes_truncation_good():
     assert rotated > as_it_is + 1
 
 
-def test_a_search_that_names_another_space_is_refused(tmp_path):
-    space = {"pooling": ("mean", 2), "prompt": None}
-    index = CompressedIndex(DOCUMENTS, IndexSpec(16), space=space)
-    loaded = CompressedIndex.load(index.save(tmp_path / "index"))
-    loaded.search(QUERIES, 1, space=space)
-    with pytest.raises(WorkbenchError, match="space"):
-        loaded.search(QUERIES, 1, space={"pooling": "cls"})
-
-
 def test_sweep_has_a_row_for_each_mode_and_point():
     sides = {"teacher": (DOCUMENTS[:40], DOCUMENTS), "asymmetric": (QUERIES, DOCUMENTS)}
     rows = sweep(DATA, sides, POINTS)
@@ -104,19 +93,6 @@ def test_sweep_has_a_row_for_each_mode_and_point():
 def test_refuses(make, message):
     with pytest.raises(WorkbenchError, match=message):
         make()
-
-
-def test_a_damaged_file_is_refused(tmp_path):
-    path = tmp_path / "index"
-    content = CompressedIndex(DOCUMENTS, IndexSpec(16, "int8")).save(path).read_bytes()
-    flipped = content[:-5] + bytes([content[-5] ^ 1]) + content[-4:]
-    for damaged in (b"nonsense nonsense", content[:-100], flipped):
-        path.write_bytes(damaged)
-        with pytest.raises(WorkbenchError, match="index"):
-            CompressedIndex.load(path)
-    path.unlink()
-    with pytest.raises(WorkbenchError, match="no index"):
-        CompressedIndex.load(path)
 
 
 def test_without_faiss_a_sentence_names_the_extra(monkeypatch):

@@ -70,7 +70,7 @@ def test_a_frozen_recipe_learns_the_head_alone_and_is_found_again(
     made = pipeline.run(texts, cache, recipe, progress=False)
     assert made.provenance["settings"]["epochs"] == 3
     assert made.result.history.held_out_loss.notna().sum() == 4
-    base = models.load(tiny_model, device="cpu")[0].state_dict()
+    base = models.load_model(tiny_model, device="cpu")[0].state_dict()
     for name, tensor in made.student[0].state_dict().items():
         assert np.array_equal(base[name], tensor.cpu())
     assert pipeline.run(texts, cache, recipe, progress=False).result is None  # finished, and loaded

@@ -36,14 +36,17 @@ def test_the_models_are_the_published_ones():
     for name, parameters in ((models.MINILM, 22_713_216), (models.MPNET, 109_486_464)):
         files = models.resolve(name.partition("/")[2])
         assert files.name == name and files == models.resolve(name)
-        assert sum(p.numel() for p in models.load(files, device="cpu").parameters()) == parameters
+        assert (
+            sum(p.numel() for p in models.load_model(files, device="cpu").parameters())
+            == parameters
+        )
 
 
 def test_the_papers_students_have_the_papers_sizes(tmp_path):
     for name, width, parameters in (("ir", 768, 22_861_056), ("mt", 1024, 22_958_592)):
         recipe = find_recipe(PROJECT / "recipes" / f"redact-{name}.toml")
         model = student.build(recipe.base, width, bias=recipe.bias, device="cpu")
-        again = models.load(student.save(model, tmp_path / recipe.name), device="cpu")
+        again = models.load_model(student.save(model, tmp_path / recipe.name), device="cpu")
         for one in (model, again, student.load(tmp_path / recipe.name, device="cpu")):
             assert sum(p.numel() for p in one.parameters()) == parameters
         np.testing.assert_array_equal(again.encode(["a sail"]), model.encode(["a sail"]))
@@ -58,7 +61,7 @@ def test_mteb_gives_the_published_score(tmp_path):
         pytest.skip(f"{folder} is not there")
     from workbench.extras import benchmark, tasks
 
-    model = models.load(models.MINILM, device="cpu")
+    model = models.load_model(models.MINILM, device="cpu")
     (outcome,) = benchmark.run([benchmark.of_model(model, "base")], tasks.tasks([folder]), tmp_path)
     known = benchmark.published()
     known = known[(known["task"] == "STSBenchmark") & (known["model"] == "all-MiniLM-L6-v2")][
@@ -71,7 +74,7 @@ def test_mteb_gives_the_published_score(tmp_path):
 def test_fast_teacher_vectors_are_the_float32_vectors(teacher):
     corpus = docstring_corpus(pairs=60, held_out=1)
     texts = [t.text for t in corpus.train]
-    reference = models.load(models.MPNET, device=str(teacher.model.device))
+    reference = models.load_model(models.MPNET, device=str(teacher.model.device))
     reference.max_seq_length = TOUR.max_length
     exact = reference.encode(texts, show_progress_bar=False)
     cosines = (teacher.encode(texts, Role.DOCUMENT) * exact).sum(axis=1)
@@ -94,7 +97,7 @@ def test_a_student_learns_its_teacher(cache, teacher):
     assert 1.8 < random < 2.2
     assert warm < 0.9
     assert result.best_loss < 0.98 * warm
-    base = models.load(TOUR.base)
+    base = models.load_model(TOUR.base)
     base.max_seq_length = TOUR.max_length
     rows = evaluate.compare(
         {"teacher": cache, "base": base, "student": model}, corpus.held_out
@@ -108,7 +111,7 @@ def test_a_student_learns_its_teacher(cache, teacher):
 def test_the_teacher_finds_its_way_through_the_tutorial(cache, teacher):
     collection = data.read_dataset("tutorial")
     cache.fill(collection.query_texts() + collection.document_texts())
-    base = models.load(TOUR.base)
+    base = models.load_model(TOUR.base)
     model = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
     student.fit_head(model, collection.document_texts(), cache.targets(collection.document_texts()))
     rows = evaluate.compare(
@@ -161,7 +164,9 @@ def test_a_damaged_subject_of_newsgroups_comes_first():
     rng = np.random.default_rng(0)
     rows = [row for row in rng.permutation(rows) if row["text"].strip()][:1500]
     subject = np.array([row["label"] for row in rows], dtype=object)
-    teacher = models.encode(models.load(models.MINILM, device="cpu"), [row["text"] for row in rows])
+    teacher = models.encode(
+        models.load_model(models.MINILM, device="cpu"), [row["text"] for row in rows]
+    )
 
     def noisy(vectors, size):
         return unit(vectors + size * rng.standard_normal(vectors.shape) / vectors.shape[1] ** 0.5)

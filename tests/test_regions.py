@@ -9,7 +9,6 @@ from workbench._util import unit
 from workbench.data import RetrievalDataset
 from workbench.errors import WorkbenchError
 from workbench.evaluate import failures
-from workbench.teachers import Teacher
 
 WORDS = ["river boat", "bread oven", "engine wheel", "tomato seed",
          "coffee cup", "window glass", "guitar song", "tax law"]  # fmt: skip
@@ -78,7 +77,6 @@ def test_a_small_region_does_not_lead_by_chance():
 def test_columns_of_the_reader_make_regions():
     table = pd.DataFrame({"overlap": np.linspace(0, 1, 100), "length": np.arange(100)})
     table["role"] = ["query", None] * 50
-    assert len(regions.compare_regions(table, "length")) == 5
     assert list(regions.compare_regions(table, "role")["texts"]) == [50, 50]
     for frame, column in ((table, "color"), (table[["role"]], "role")):
         with pytest.raises(WorkbenchError, match=column):
@@ -93,22 +91,6 @@ def test_texts_without_english_words_have_names(text):
     for rows, count, message in ((49, 49, "49 texts are too few"), (60, 59, "60 vectors")):
         with pytest.raises(WorkbenchError, match=message):
             regions.find_regions(vectors[:rows], [text] * count)
-
-
-def letters(texts):
-    return [[text.count(letter) + 0.01 for letter in "abcdefgh"] for text in texts]
-
-
-def test_more_like_picks_what_resembles_and_no_copies(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
-    monkeypatch.setattr(regions, "_SAME", 0.999)
-    model = Teacher(letters)
-    pool = ["aaa b", "aaab", "hhh g", "aa bb", "hhhh", "aaaaa bb", "h a", "ab ab ab c"]
-    picked = regions.more_like(["aaa bb"], pool, 3, model, avoid=["aa bb"])
-    # "aaab" is a copy of "aaa b", and "aa bb" is evaluated.
-    assert [text.text for text in picked] == ["aaaaa bb", "aaa b", "ab ab ab c"]
-    monkeypatch.setattr(regions, "_SAME", 0.9)
-    assert len(regions.more_like(["aaa bb"], pool, 100, model)) < 6
 
 
 @pytest.mark.parametrize("what", ["query", "relevant", "others"])

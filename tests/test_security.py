@@ -50,7 +50,7 @@ def test_a_module_of_the_models_own_is_not_imported(saved, trap):
     (saved / "modeling_evil.py").write_text(trap[0])
     edit(saved / "modules.json", lambda modules: modules[1].update(type="modeling_evil.Evil"))
     with pytest.raises(ModelError, match="executes third-party code"):
-        models.load(saved)
+        models.load_model(saved)
 
 
 def test_an_architecture_of_the_models_own_is_not_imported(saved, trap):
@@ -61,7 +61,7 @@ def test_an_architecture_of_the_models_own_is_not_imported(saved, trap):
     mapped = {"AutoTokenizer": [None, "tokenization_evil.Evil"]}
     edit(saved / "tokenizer_config.json", lambda config: config.update(auto_map=mapped))
     with pytest.raises(ModelError):
-        models.load(saved)
+        models.load_model(saved)
 
 
 def test_an_activation_is_no_way_to_call_a_function(saved, trap, monkeypatch):
@@ -69,7 +69,7 @@ def test_an_activation_is_no_way_to_call_a_function(saved, trap, monkeypatch):
     monkeypatch.syspath_prepend(saved)
     evil = {"activation_function": "evil.Evil"}
     edit(saved / "2_Dense" / "config.json", lambda config: config.update(evil))
-    models.load(saved)  # sentence-transformers warns, and takes another
+    models.load_model(saved)  # sentence-transformers warns, and takes another
 
 
 @pytest.mark.parametrize("where", ["", "2_Dense"])
@@ -77,7 +77,7 @@ def test_pickled_weights_are_not_loaded(saved, trap, where):
     (saved / where / "model.safetensors").unlink()
     (saved / where / "pytorch_model.bin").write_bytes(trap[1])
     with pytest.raises(ModelError):
-        models.load(saved)
+        models.load_model(saved)
 
 
 def test_pickles_in_the_place_of_other_files_are_not_loaded(tmp_path, trap, hash_teacher):

@@ -94,7 +94,7 @@ def test_typing(collection):
     encode = {name: lambda text, name=name: SIDES[name][0][4] * 3 for name in SIDES}
     view = RetrievalExplorer(collection, SIDES, encode=encode)
     view.box.value = f"typed {EVIL}"  # as Enter does
-    assert view.query is None and view.text == f"typed {EVIL}" and view.rows.selected == ()
+    assert view.query is None and "typed" in view.heading.value and view.rows.selected == ()
     check_results(view, 4)
     assert view.results["grade"].isna().all()
     assert "encode " in view.lists.columns[0]["times"]

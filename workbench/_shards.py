@@ -95,7 +95,7 @@ class ShardFolder:
         unique, place = np.unique(keys, return_inverse=True)
         with self._lock:
             is_intact = False
-            while not is_intact:  # without a damaged shard, the numbers are others
+            while not is_intact:  # a damaged shard is set aside, and the others are renumbered
                 self._refresh()
                 is_intact = True
                 shard_of, row_of = np.full(len(unique), -1), np.full(len(unique), -1)

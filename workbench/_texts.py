@@ -36,7 +36,6 @@ class Text:
     """One text and its role. DataError if the text is not a string of valid Unicode.
 
     Example:
-        >>> import workbench as wb
         >>> wb.Text("how does a sail work?", "query").role.value
         'query'
     """
@@ -61,7 +60,6 @@ class RetrievalDataset:
     `qrels` maps query id to document id to a whole number; 0 means judged and not relevant.
 
     Example:
-        >>> import workbench as wb
         >>> documents, queries = {"d1": "Bread rises."}, {"q1": "why does bread rise?"}
         >>> data = wb.RetrievalDataset("notes", documents, queries, {"q1": {"d1": 1}})
         >>> len(data.document_texts())
@@ -135,7 +133,7 @@ class StoredTexts(Sequence[Text]):
                     yield Text(row["text"], Role.QUERY if row["query"] else Role.DOCUMENT)
 
 
-def hold(texts: Iterable[Text], in_memory: int) -> Sequence[Text]:
+def list_or_store(texts: Iterable[Text], in_memory: int) -> Sequence[Text]:
     """Return texts as a list, or `in_memory` and more in a file that goes with the process."""
     stream = iter(texts)
     first = list(islice(stream, in_memory))

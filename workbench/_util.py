@@ -22,7 +22,7 @@ ABANDONED_SECONDS = 3600
 PROJECT = Path(__file__).resolve().parent.parent
 
 
-def whole(value: object, name: str, least: int = 1, error: type = WorkbenchError) -> int:
+def whole_number(value: object, name: str, least: int = 1, error: type = WorkbenchError) -> int:
     """Return a whole number of at least `least`, numpy's too, as an int; else raise `error`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise error(f"{name} is {value!r}; expected a whole number of at least {least}")
@@ -105,15 +105,6 @@ def scaled(vectors: np.ndarray) -> np.ndarray:
     """Return rows of norm 1; a row of zeros becomes NaN, which the cache refuses."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def orthogonal(rotation: np.ndarray, width: int) -> np.ndarray:
-    """Return an orthogonal matrix as float32 of shape (width, width)."""
-    rotation = checked(rotation, "rotation")
-    is_square = rotation.shape == (width, width)
-    if not is_square or not np.allclose(rotation.T @ rotation, np.eye(width), atol=1e-4):
-        raise WorkbenchError(f"expected an orthogonal rotation of shape ({width}, {width})")
-    return rotation
 
 
 def expanded(source: str | Path) -> Path:

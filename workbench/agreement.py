@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from workbench import ranking
-from workbench._util import paired, unit, whole
+from workbench._util import paired, unit, whole_number
 from workbench.errors import WorkbenchError
 
 _PAIRS = 200_000  # pairs of texts whose similarities are compared
@@ -22,7 +22,7 @@ def neighbors(vectors: np.ndarray, k: int = 10, *, among: np.ndarray | None = No
     """
     vectors, exclude_self = unit(vectors), among is None
     pool = vectors if among is None else unit(among, "among")
-    if whole(k, "k") > len(pool) - exclude_self:
+    if whole_number(k, "k") > len(pool) - exclude_self:
         raise WorkbenchError(f"k is {k}, too many neighbors among {len(pool)} texts")
     return ranking.top_k(vectors, pool, k, exclude_self=exclude_self, normalized=True)[1]
 
@@ -77,9 +77,6 @@ READING = {
     "rank_correlation": "good: near 1, similarities are ordered alike; bad: below 0.6 (Spearman)",
     "relative_distance": "good: near 0; bad: 1 or more, as if all texts were at the origin",
     "procrustes": "good: near 0; bad: as relative_distance, no rotation helps (Schönemann 1966)",
-    "effective_rank_teacher": "good: many dimensions in use; bad: a handful, collapsed",
-    "effective_rank_student": "good: as the teacher's; bad: far below (Roy and Vetterli 2007)",
-    "centroid_shift": "good: near 0; bad: above 0.2, which hurts asymmetric search first",
 }
 
 
@@ -97,9 +94,6 @@ def summary(
         "rank_correlation": rank_correlation(teacher, student),
         "relative_distance": _relative_distance(teacher, student),
         "procrustes": _procrustes(teacher, student),
-        "effective_rank_teacher": effective_rank(spectrum(teacher)),
-        "effective_rank_student": effective_rank(spectrum(student)),
-        "centroid_shift": centroid_shift(teacher, student),
     }
     return pd.DataFrame({"value": values, "reading": READING}).rename_axis("measure")
 
@@ -148,28 +142,6 @@ def _procrustes(teacher: np.ndarray, student: np.ndarray) -> float:
     fit, judge = np.array_split(np.random.default_rng(0).permutation(len(teacher)), 2)
     rotation, _ = orthogonal_procrustes(student[fit].astype(np.float64), teacher[fit])
     return _relative_distance(teacher[judge], (student[judge] @ rotation).astype(np.float32))
-
-
-def spectrum(vectors: np.ndarray) -> np.ndarray:
-    """Return the centered vectors' singular values over their sum, largest first."""
-    values = np.linalg.eigvalsh(_centered_product(vectors, vectors))[::-1]
-    values = np.sqrt(np.maximum(values, 0))
-    return values / values.sum() if values.sum() > 1e-6 else np.zeros_like(values)
-
-
-def effective_rank(values: np.ndarray) -> float:
-    """Exponential of the entropy of a `spectrum` (Roy and Vetterli 2007): 1 to d; 0 for a point."""
-    values = values[values > 0]
-    return float(np.exp(-(values * np.log(values)).sum())) if len(values) else 0.0
-
-
-def centroid_shift(teacher: np.ndarray, student: np.ndarray) -> float:
-    """Distance of both means over the teacher's root mean square norm; NaN if widths differ."""
-    teacher, student = paired(teacher, student)
-    if teacher.shape[1] != student.shape[1]:
-        return np.nan
-    scale = np.sqrt((teacher**2).sum(axis=1).mean())
-    return float(np.linalg.norm(teacher.mean(axis=0) - student.mean(axis=0)) / scale)
 
 
 def sample(count: int, most: int) -> np.ndarray:

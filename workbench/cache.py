@@ -23,7 +23,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from workbench._shards import KEY, ShardFolder
-from workbench._util import counted, expanded, orthogonal, remove_leftovers, write_json
+from workbench._util import counted, expanded, remove_leftovers, write_json
 from workbench.data import Role, StoredTexts, Text, as_texts
 from workbench.errors import CacheError, IncompleteError, TeacherError
 from workbench.teachers import Teacher, checked_targets, make_teacher
@@ -34,29 +34,13 @@ SAME_MODEL = 0.999  # cosine; servers that batch in half precision repeat themse
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a fill has to do."""
-
-    unique: int  # different targets
-    missing: int  # targets that the teacher has yet to make
-    bytes: int  # what storing them will take
-
-    def __str__(self) -> str:
-        if not self.missing:
-            return f"all {self.unique:,} vectors are cached"
-        missing = f"{self.missing:,} of {self.unique:,} vectors missing"
-        return f"{missing}, {self.bytes / 1e6:,.1f} MB to store"
-
-
-@dataclass(frozen=True)
 class Progress:
-    """The state of a fill, as `on_progress` gets it after each group of texts."""
+    """The state of a fill, as `on_progress` gets it at the start and after each group of texts."""
 
     done: int  # texts accounted for, including those that were cached or repeated
     total: int | None  # number of texts; None for a stream
     encoded: int  # targets that the teacher made in this run
     encoded_total: int | None  # targets that this run has to make; None for a stream
-    bytes: int  # of the targets that were stored in this run
     texts_per_second: float  # speed of the teacher in this run
     failed: int = 0  # texts that the teacher has no target of
 
@@ -82,7 +66,6 @@ class TargetCache(ShardFolder):
 
     Example:
         >>> import tempfile
-        >>> import workbench as wb
         >>> cache = wb.TargetCache(tempfile.mkdtemp(), wb.Teacher("all-mpnet-base-v2"))
         >>> cache.fill(["bread", "stone"]).encoded
         2
@@ -115,26 +98,29 @@ class TargetCache(ShardFolder):
         message = b"".join(len(part).to_bytes(8, "little") + part for part in parts)
         return hashlib.sha256(message).digest()[: KEY.itemsize]
 
-    def plan(self, texts: Iterable[str | Text]) -> Plan:
-        """Say what filling these texts would take; nothing is encoded."""
-        return self.planned(self.keys(texts))[0]
+    def plan(self, texts: Iterable[str | Text]) -> str:
+        """Say in a line what filling these texts would take; nothing is encoded."""
+        keys = self.keys(texts)
+        missing, count = len(self.missing_rows(keys)), len(np.unique(keys))
+        if not missing:
+            return f"all {count:,} vectors are cached"
+        size = f"{missing * self.row_bytes / 1e6:,.1f} MB to store"
+        return f"{missing:,} of {count:,} vectors missing, {size}"
 
     def missing(self, texts: Iterable[str | Text]) -> list[Text]:
         """Return the texts whose targets the teacher has yet to make, each once."""
         texts = _listed(texts)
-        return [texts[row] for row in np.sort(self.planned(self.keys(texts))[1])]
+        return [texts[row] for row in np.sort(self.missing_rows(self.keys(texts)))]
 
-    def planned(self, keys: np.ndarray) -> tuple[Plan, np.ndarray]:
-        """Return the plan, and the row where each missing key first occurs, sorted by key."""
+    def missing_rows(self, keys: np.ndarray) -> np.ndarray:
+        """Return the row where each missing key first occurs, sorted by key."""
         unique, first = np.unique(keys, return_index=True)
-        missing = first[~self.known(unique)]
-        return Plan(len(unique), len(missing), len(missing) * self.row_bytes), missing
+        return first[~self.known(unique)]
 
     def fill(
         self,
         texts: Iterable[str | Text],
         *,
-        on_plan: Callable[[Plan], None] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         stop: threading.Event | None = None,
         merge: bool = True,
@@ -142,9 +128,9 @@ class TargetCache(ShardFolder):
         """Encode and store every target that is missing; each text is encoded once.
 
         `texts` are a list, or a stream of any length. What is encoded is durable: a kill loses the
-        group in flight, and processes that fill one list share the work. `on_plan` is
-        called once before the long part (not for a stream), `on_progress` after each group, and
-        `stop` ends the fill after a group. Of many processes, let one `merge` small shards.
+        group in flight, and processes that fill one list share the work. `on_progress` is called
+        after each group, and `stop` ends the fill after one. Of many processes, let one `merge`
+        small shards.
 
         CacheError if another model answers to the teacher's name; TeacherError if vectors have a
         wrong shape, or more texts than `skip` allows have no finite one.
@@ -157,7 +143,7 @@ class TargetCache(ShardFolder):
                 block = as_texts(block)
                 fill.add(block, self.keys(block))
         else:
-            fill.add(texts, self.keys(texts), on_plan)
+            fill.add(texts, self.keys(texts))
         return fill.report()
 
     def embed(
@@ -181,7 +167,7 @@ class TargetCache(ShardFolder):
         texts = _listed(texts)
         keys = self.keys(texts) if keys is None else keys
         if teacher.usage is not None:
-            missing = [texts[row] for row in self.planned(keys)[1]]
+            missing = [texts[row] for row in self.missing_rows(keys)]
             if missing and int(os.environ.get("WORLD_SIZE", "1")) > 1:
                 raise TeacherError("each process would pay the API: run workbench cache first")
             if progress:
@@ -189,7 +175,7 @@ class TargetCache(ShardFolder):
         try:
             with FillBar(what, disable=not progress) as bar:
                 fill = _Fill(self, len(texts), bar.progress, stop, skip=skip)
-                fill.add(texts, keys, bar.plan)
+                fill.add(texts, keys)
                 fill.report()
         finally:
             if progress and teacher.usage is not None:
@@ -242,31 +228,29 @@ class _Fill:
         self.cache, self.teacher, self.merge = cache, cache.teacher, merge
         self.skip = cache.skip if skip is None else skip
         self.stop = stop or threading.Event()
-        self.progress = Progress(0, total, 0, None, 0, 0.0)
-        self._on_progress = on_progress
+        self.progress = Progress(0, total, 0, None, 0.0)
+        self._on_progress = on_progress or (lambda progress: None)
         self._seconds = 1e-9  # a speed is divided by them
         self._failed: list[tuple[Text, str]] = []  # texts without a target, and why
-        self._has_begun = self._is_over = False
+        self._has_begun = self._gave_up = False
         self._lock = threading.Lock()
 
-    def add(
-        self, texts: Sequence[Text], keys: np.ndarray, on_plan: Callable[[Plan], None] | None = None
-    ) -> None:
+    def add(self, texts: Sequence[Text], keys: np.ndarray) -> None:
         """Make the targets that are missing of these texts."""
-        plan, missing = self.cache.planned(keys)
-        if on_plan:
-            on_plan(plan)
+        missing = self.cache.missing_rows(keys)
         if len(missing) and not self._has_begun and not self.stop.is_set():
             self._has_begun = True
             self.cache.check_writable()
             self.cache.check_same_model(self.stop)
             free = shutil.disk_usage(self.cache.folder).free
-            if plan.bytes > free:
-                needs = f"{plan.bytes:,} bytes are needed, {free:,} are free: make room"
-                raise CacheError(f"{self.cache.folder}: {needs}")
+            needed = len(missing) * self.cache.row_bytes
+            if needed > free:
+                message = f"{needed:,} bytes are needed, {free:,} are free: make room"
+                raise CacheError(f"{self.cache.folder}: {message}")
         to_encode = None if self.progress.total is None else len(missing)
         done = self.progress.done + len(texts) - len(missing)
         self.progress = replace(self.progress, done=done, encoded_total=to_encode)
+        self._on_progress(self.progress)
         # Each process starts at another place, so that two that fill one list share the work.
         missing = np.roll(missing, -secrets.randbelow(len(missing) + 1))
         for start in range(0, len(missing), CHUNK_TEXTS):
@@ -298,7 +282,7 @@ class _Fill:
 
     def _fill_group(self, keys: np.ndarray, group: dict[int, Text]) -> None:
         """Make and store the targets of texts of one role; what is good is stored in any case."""
-        if self.stop.is_set() or self._is_over:
+        if self.stop.is_set() or self._gave_up:
             return
         rows = np.array(list(group))
         rows = rows[~self.cache.known(keys[rows])]  # another process may have made some by now
@@ -329,14 +313,12 @@ class _Fill:
                 self.progress,
                 done=self.progress.done + len(group) - len(texts) + count + len(failed),
                 encoded=encoded,
-                bytes=encoded * self.cache.row_bytes,
                 texts_per_second=encoded / self._seconds,
                 failed=len(self._failed),
             )
-            if self._on_progress:
-                self._on_progress(self.progress)
+            self._on_progress(self.progress)
         if incomplete and incomplete.final and not self.stop.is_set():
-            self._is_over = True  # no other thread asks again
+            self._gave_up = True  # no other thread asks again
             raise TeacherError(f"{incomplete}. What was made is stored, and the same call goes on")
         if failed and not count and self._are_too_many():
             self.report()  # a teacher that makes nothing useful is not asked any longer
@@ -366,7 +348,6 @@ class Targets:
         self.texts, self.keys, self.prompts = texts, keys, cache.prompts
         self.shape = (len(keys), cache.dimension)
         self._shards, self.shard_of, self._row_of = cache.locate(keys)
-        self._rotation: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -378,16 +359,10 @@ class Targets:
         for shard in np.unique(shard_of):
             is_there = shard_of == shard
             vectors[is_there] = self._shards[shard][row_of[is_there]]
-        return vectors if self._rotation is None else vectors @ self._rotation
+        return vectors
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         return self[:].astype(dtype or np.float32, copy=False)
-
-    def rotated(self, rotation: np.ndarray) -> Targets:
-        """Return the same targets, rotated as they are read by an orthogonal matrix (d, d)."""
-        rotated = copy.copy(self)
-        rotated._rotation = orthogonal(rotation, self.shape[1])
-        return rotated
 
     def subset(self, rows: np.ndarray) -> Targets:
         """Return some of the targets with their texts, by row numbers, int of shape (m,)."""
@@ -407,15 +382,10 @@ class Targets:
 
 
 class FillBar(tqdm):
-    """The bar of a fill: `on_plan=bar.plan, on_progress=bar.progress`. It counts encoded texts."""
+    """The bar of a fill: `on_progress=bar.progress`. It counts encoded texts."""
 
     def __init__(self, what: str, *, disable: bool = False) -> None:
         super().__init__(desc=what, unit=" texts", mininterval=0.5, delay=0.5, disable=disable)
-
-    def plan(self, plan: Plan) -> None:
-        """Print what the fill has to do."""
-        if not self.disable:
-            self.write(f"{self.desc}: {plan}")
 
     def progress(self, progress: Progress) -> None:
         """Advance the bar."""

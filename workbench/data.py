@@ -20,8 +20,8 @@ from typing import TextIO
 
 import numpy as np
 
-from workbench._texts import RetrievalDataset, Role, StoredTexts, Text, hold
-from workbench._util import PROJECT, counted, expanded, need, whole
+from workbench._texts import RetrievalDataset, Role, StoredTexts, Text, list_or_store
+from workbench._util import PROJECT, counted, expanded, need, whole_number
 from workbench.errors import DataError
 
 DATA = PROJECT / "data"
@@ -59,7 +59,6 @@ def read_texts(
         sample: draw so many texts evenly from files and roles; a larger sample holds a smaller.
 
     Example:
-        >>> import workbench as wb
         >>> wb.read_texts(["A river.", "A bridge."])[0]
         Text(text='A river.', role=<Role.DOCUMENT: 'document'>)
     """
@@ -183,7 +182,7 @@ def _unique(stream: Iterable[tuple[str, Text]], counts: Counter) -> Sequence[Tex
             hashes.append(hash(text))
             yield text
 
-    texts = hold(hashed(), IN_MEMORY)
+    texts = list_or_store(hashed(), IN_MEMORY)
     first = np.sort(np.unique(np.array(hashes, np.int64), return_index=True)[1])
     counts["duplicate"] = len(texts) - len(first)
     return texts.subset(first) if isinstance(texts, StoredTexts) else [texts[i] for i in first]
@@ -354,7 +353,6 @@ def read_dataset(source: str | Path | RetrievalDataset, split: str = "test") -> 
     ids, which a warning counts. DataError if a file is missing or damaged.
 
     Example:
-        >>> import workbench as wb
         >>> len(wb.read_dataset("tutorial").corpus)
         192
     """
@@ -432,7 +430,7 @@ _SENTENCE = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？])|\n\s*\
 
 def cut(text: str, words: int) -> list[str]:
     """Cut a text at ends of sentences into passages of about `words` words, at most 1.25 times."""
-    whole(words, "passages", 10, DataError)
+    whole_number(words, "passages", 10, DataError)
     starts = np.array([match.start() for match in _WORD.finditer(text)])
     most = words * 5 // 4
     # The number of words before each end of a sentence.

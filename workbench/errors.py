@@ -5,7 +5,6 @@ class WorkbenchError(Exception):
     """Something the user can correct; the message says what was wrong and what to do.
 
     Example:
-        >>> import workbench as wb
         >>> wb.read_texts("no/such/file.csv")
         Traceback (most recent call last):
         workbench.errors.DataError: ...

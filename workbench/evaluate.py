@@ -67,19 +67,17 @@ def score_ranking(data: RetrievalDataset, positions: np.ndarray) -> pd.DataFrame
     return pd.DataFrame.from_dict(scores, orient="index", columns=list(MEASURES.values()))
 
 
-def bootstrap_means(
-    columns: Sequence[np.ndarray], resamples: int = 2000, seed: int = 0
-) -> np.ndarray:
-    """Return the means of m columns on the same resamples of their rows, (m, resamples).
+def bootstrap_means(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the means of m columns on the same resamples of their rows, (m, 2000).
 
     The `interval` of their ratio is the paired percentile bootstrap's (Efron and Tibshirani 1993).
     """
     columns = np.stack([np.asarray(column, dtype=np.float64) for column in columns])
-    rng, count = np.random.default_rng(seed), columns.shape[1]
-    means = np.empty((len(columns), resamples))
+    rng, count = np.random.default_rng(0), columns.shape[1]
+    means = np.empty((len(columns), 2000))
     batch = max(1, 4_000_000 // count)
-    for start in range(0, resamples, batch):
-        draws = rng.integers(0, count, (min(batch, resamples - start), count))
+    for start in range(0, means.shape[1], batch):
+        draws = rng.integers(0, count, (min(batch, means.shape[1] - start), count))
         means[:, start : start + len(draws)] = columns[:, draws].mean(axis=2)
     return means
 
@@ -114,19 +112,18 @@ def compare(models: Mapping[str, Any], data: Any, *, k: int = 10) -> pd.DataFram
     """Compare models with a reference, on texts or on a retrieval data set.
 
     Args:
-        models: name to model, at least two: a name, a folder or a loaded `SentenceTransformer`; a
-            `Teacher`, a `TargetCache`; or vectors, an array for texts and a pair (queries,
-            documents) for a data set. The reference is named "teacher", or else the first.
+        models: two or more by name: a name, a folder or a loaded `SentenceTransformer`, a
+            `Teacher`, a `TargetCache`, or vectors: an array for texts, a pair (queries, documents)
+            for a data set. The reference is named "teacher", or else the first.
         data: texts, a file or folder of them, a `RetrievalDataset`, or a folder in BEIR's layout.
 
     Returns:
         On texts, a row per model with measures of `agreement.READING`; texts that a cache skips are
-        left out for all. On a data set, a row per model and mode with the columns of `summarize`:
-        "teacher" (the reference), "symmetric" (the model embeds queries and documents),
-        "asymmetric" (its queries, the reference's documents) and "base" (a model of this name).
+        left out. On a data set, a row per model and mode with the columns of `summarize`: "teacher"
+        (the reference), "symmetric" (the model embeds queries and documents), "asymmetric" (its
+        queries, the reference's documents) and "base" (a model of this name).
 
     Example:
-        >>> import workbench as wb
         >>> texts = wb.read_texts("tutorial", limit=60)
         >>> table = wb.compare({"large": "all-mpnet-base-v2", "small": "all-MiniLM-L6-v2"}, texts)
         >>> table["dimension"].tolist()
@@ -194,30 +191,32 @@ def same_models(models: object, data: RetrievalDataset | Sequence[Text]) -> dict
     ready = {}
     for name, model in models.items():
         try:
-            ready[str(name)] = prepared(model, data)
+            ready[str(name)] = as_model(model, data)
         except WorkbenchError as error:
             raise WorkbenchError(f"model {name!r}: {error}") from None
     return ready
 
 
 def vectors(
-    model: Any, data: Any, *, filled: bool = False
+    model: Any, data: Any, *, allow_missing: bool = False
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """Embed data of `compare` with a model of it: float32 (n, d), a pair for a data set.
 
-    A text that a cache skips has a row of zeros. A cache that is `filled` may skip any number.
+    A text that a cache skips has a row of zeros; with `allow_missing` it may skip any number.
     """
     data = _read(data)
-    model = prepared(model, data)
+    model = as_model(model, data)
     if isinstance(model, np.ndarray | tuple):
         return model
     if isinstance(data, RetrievalDataset):
-        both = vectors(model, data.query_texts() + data.document_texts(), filled=filled)
+        both = vectors(
+            model, data.query_texts() + data.document_texts(), allow_missing=allow_missing
+        )
         return both[: len(data.queries)], both[len(data.queries) :]
     if not isinstance(model, TargetCache):
         return encode(model, data, progress=True)
-    progress = len(data) > 1 and not filled
-    targets = model.embed(data, progress=progress, skip=1 if filled else None)
+    progress = len(data) > 1 and not allow_missing
+    targets = model.embed(data, progress=progress, skip=1 if allow_missing else None)
     if len(targets) == len(data):
         return targets[:]
     array = np.zeros((len(data), model.dimension), dtype=np.float32)
@@ -234,7 +233,7 @@ def _read(data: Any) -> RetrievalDataset | Sequence[Text]:
     return read_texts(data) if isinstance(data, str | Path | pd.DataFrame) else as_texts(data)
 
 
-def prepared(model: Any, data: RetrievalDataset | Sequence[Text]) -> Any:
+def as_model(model: Any, data: RetrievalDataset | Sequence[Text]) -> Any:
     """Return a loaded model, a cache, or checked vectors of the data; nothing is embedded."""
     if isinstance(model, Teacher):
         return TargetCache(home() / "cache", model)
@@ -316,9 +315,8 @@ def report(dataset: RetrievalDataset, rows: pd.DataFrame, **more: object) -> dic
 
 def format_table(rows: pd.DataFrame) -> str:
     """Format what `compare` says of a data set for a terminal."""
-    labels = (rows["model"] + ", " + rows["mode"]).mask(rows["mode"] == "teacher", rows["model"])
-    labels = labels.mask(rows["mode"] == "base", LABELS["base"])
-    shown = pd.DataFrame({"": labels})
+    by_name = rows["mode"].isin(["teacher", "base"])
+    shown = pd.DataFrame({"": rows["model"].where(by_name, rows["model"] + ", " + rows["mode"])})
     titles = "nDCG@10", "recall@100", "MRR@10"
     for title, column in zip(titles, MEASURES.values(), strict=True):
         shown[title] = rows[column].map("{:.3f}".format)

@@ -191,7 +191,6 @@ def load_model(
     be found or loaded, or is of another kind.
 
     Example:
-        >>> import workbench as wb
         >>> wb.load_model("all-MiniLM-L6-v2").get_embedding_dimension()
         384
     """
@@ -205,9 +204,6 @@ def load_model(
         kind = type(source).__name__
         raise ModelError(f"expected a name, a folder or a SentenceTransformer, got {kind}")
     return source
-
-
-load = load_model  # the short name, for `models.load(name)`
 
 
 def _loaded(files: ModelFiles, device: str | None, trust_remote_code: bool) -> SentenceTransformer:
@@ -379,7 +375,6 @@ def encode(
     bfloat16 autocast where the hardware is faster with it; "float32" is the dtype of the weights.
 
     Example:
-        >>> import workbench as wb
         >>> model = wb.load_model("all-MiniLM-L6-v2")
         >>> wb.encode(model, ["bread", wb.Text("why does bread rise?", "query")]).shape
         (2, 384)

@@ -22,7 +22,7 @@ from workbench import data, models, student
 from workbench import train as training
 from workbench._util import counted, expanded, home
 from workbench.cache import TargetCache, Targets
-from workbench.data import Role, Text, hold
+from workbench.data import Role, Text, list_or_store
 from workbench.errors import TrainingError, WorkbenchError
 from workbench.ready import READY, is_ready, load_ready
 from workbench.teachers import ArrayTeacher, Teacher, is_api, make_teacher
@@ -40,8 +40,7 @@ class Recipe:
 
     Example:
         >>> from workbench.pipeline import TOUR
-        >>> recipe = TOUR.change(base="all-MiniLM-L6-v2", epochs=1, seed=7)
-        >>> recipe.config.epochs
+        >>> TOUR.change(base="all-MiniLM-L6-v2", epochs=1).config.epochs
         1
     """
 
@@ -204,11 +203,7 @@ def distill(
         skip: share of the texts that may get no target, see `TargetCache`; they are left out.
         **changes: values of the recipe to change, such as `base`, `max_length`, `epochs` or `seed`.
 
-    Raises:
-        WorkbenchError: the texts, the teacher, the base or a value cannot be used.
-
     Example:
-        >>> import workbench as wb
         >>> texts = wb.read_texts("tutorial", limit=60)  # some hundreds make a useful student
         >>> quick = {"recipe": "tour", "epochs": 1, "max_length": 40, "progress": False}
         >>> student = wb.distill(texts, "all-mpnet-base-v2", base="all-MiniLM-L6-v2", **quick)
@@ -251,7 +246,7 @@ def prepare(
         per_text = -(-recipe.texts // len(texts)) - 1
         texts = [*texts, *data.crop_queries(texts, per_text)]
     elif not any(text.role is Role.QUERY for text in texts):
-        texts = hold(chain(texts, data.crop_queries(texts[:1000])), data.IN_MEMORY)
+        texts = list_or_store(chain(texts, data.crop_queries(texts[:1000])), data.IN_MEMORY)
     return texts, recipe
 
 
@@ -266,7 +261,6 @@ def run(
     train: bool = True,
     progress: bool = True,
     resume: bool = True,
-    on_start: Callable[[SentenceTransformer], None] | None = None,
     on_step: Callable[[TrainingStep], None] | None = None,
     stop: threading.Event | None = None,
 ) -> Distilled:
@@ -278,8 +272,6 @@ def run(
         held_out: texts to choose the best student by; a twentieth of `texts`, 500 at most, if None.
         train: False leaves the student at the closed-form head.
         resume: False starts over.
-        on_start: called before training with the student, which training changes in place.
-        on_step, stop: as for `train.train_student`.
     """
     if held_out is None and recipe.continues:
         held_out = []  # it is to know these very documents, which a loss on others does not show
@@ -331,12 +323,11 @@ def run(
         train_model = partial(training.train_student, model, targets.texts, **inputs, **resumable)
 
     about = {"base": started.get("base", base.name), "source": source, "start": recipe.start}
-    if recipe.start == "closed-form" or not (train or recipe.continues):
+    fits_head = recipe.start == "closed-form" or not (train or recipe.continues)
+    if fits_head:
         about["head_fit"] = student.fit_head(model, targets.texts, targets, **inputs)
     result = None
     if train:
-        if on_start is not None:
-            on_start(model)
         with TrainingBar(on_step, disable=not progress) as bar:
             result = train_model(targets, config, held_out=validation, on_step=bar, stop=stop)
         about |= {"config": config, "result": result}

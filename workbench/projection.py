@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import xxhash
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -30,7 +29,6 @@ class TextMap:
     points: np.ndarray  # float32 of shape (n, 2)
     method: str  # "PCA" or "UMAP"
     landings: np.ndarray | None = None  # float32 of shape (n, 2)
-    line_correlation: float = np.nan  # Spearman's, of the way to the landing and lost neighbors
 
     def landed(self, first: np.ndarray, second: np.ndarray) -> TextMap:
         """Return the map with landings, from both models' neighbors, int of shape (n, k).
@@ -44,10 +42,7 @@ class TextMap:
         middle, distance = ways.mean(axis=1), np.linalg.norm(ways, axis=2).mean(axis=1)
         scale = distance / np.maximum(np.linalg.norm(middle, axis=1), 1e-9)
         landings = (self.points + middle * scale[:, None]).astype(np.float32)
-        length = np.linalg.norm(landings - self.points, axis=1)
-        table = pd.DataFrame({"length": length, "lost": 1 - shared.mean(axis=1)})
-        correlation = float(table.corr(method="spearman").iloc[0, 1])
-        return replace(self, landings=landings, line_correlation=correlation)
+        return replace(self, landings=landings)
 
 
 def pca(vectors: np.ndarray) -> TextMap:

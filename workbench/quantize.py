@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import timeit
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import xxhash
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from workbench import evaluate, ranking
-from workbench._util import need, one_of, unit, write_whole
+from workbench._util import need, one_of, unit
 from workbench.data import RetrievalDataset
 from workbench.errors import WorkbenchError
 
@@ -48,91 +43,49 @@ class IndexSpec:
 
 
 class CompressedIndex:
-    """Truncated and quantized documents, float of shape (n, d), in a faiss index.
+    """Truncated and quantized documents, float of shape (n, d); `index` is faiss's own."""
 
-    `space`, JSON values such as the teacher's identity, has to be that of a search that names one.
-    """
-
-    def __init__(
-        self, documents: np.ndarray, spec: IndexSpec = IndexSpec(), *, space: Mapping | None = None
-    ) -> None:
+    def __init__(self, documents: np.ndarray, spec: IndexSpec = IndexSpec()) -> None:
         faiss = need("faiss", "quantize")
         self.width = documents.shape[1]
         self.spec = spec.of(self.width)
-        self.space = json.dumps(space, sort_keys=True)
         documents = unit(documents[:, : self.spec.dimensions], "documents")
         if self.spec.precision == "binary":
-            self._index = faiss.IndexBinaryFlat(self.spec.dimensions)
-            self._index.add(np.packbits(documents > 0, axis=1))
+            self.index = faiss.IndexBinaryFlat(self.spec.dimensions)
+            self.index.add(np.packbits(documents > 0, axis=1))
         else:
             name, metric = _FACTORY[self.spec.precision], faiss.METRIC_INNER_PRODUCT
-            self._index = faiss.index_factory(self.spec.dimensions, name, metric)
-            self._index.train(documents)  # finds the ranges of int8
-            self._index.add(documents)
+            self.index = faiss.index_factory(self.spec.dimensions, name, metric)
+            self.index.train(documents)  # finds the ranges of int8
+            self.index.add(documents)
 
     def __len__(self) -> int:
-        return self._index.ntotal
+        return self.index.ntotal
 
     def search(
-        self,
-        queries: np.ndarray,
-        k: int = 100,
-        *,
-        space: Mapping | None = None,
-        rescore_multiplier: int = 10,
+        self, queries: np.ndarray, k: int = 100, *, rescore_multiplier: int = 10
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find the k best documents for each query, float of shape (q, d) and not truncated.
 
         Returns cosines (float32) and positions (int64) of shape (q, min(k, n)), best first. Binary
         search orders `rescore_multiplier` candidates a result by their cosine (Yamada et al. 2021).
         """
-        if space is not None and json.dumps(space, sort_keys=True) != self.space:
-            raise WorkbenchError(f"the index is of another space: {self.space}")
         if queries.shape[1] != self.width:
             raise WorkbenchError(f"queries are {queries.shape[1]} wide, the index is {self.width}")
         queries = unit(queries[:, : self.spec.dimensions], "queries")
         k = min(k, len(self))
         if self.spec.precision != "binary":
-            coded = self._index.sa_decode(self._index.sa_encode(queries))
-            scores, positions = self._index.search(coded, min(k + _TIES, len(self)))
+            coded = self.index.sa_decode(self.index.sa_encode(queries))
+            scores, positions = self.index.search(coded, min(k + _TIES, len(self)))
             return ranking.order(scores, positions, k)
         depth = min(k * rescore_multiplier, len(self))
-        positions = self._index.search(np.packbits(queries > 0, axis=1), depth)[1].astype(np.int64)
-        codes = need("faiss", "quantize").vector_to_array(self._index.xb).reshape(len(self), -1)
+        positions = self.index.search(np.packbits(queries > 0, axis=1), depth)[1].astype(np.int64)
+        codes = need("faiss", "quantize").vector_to_array(self.index.xb).reshape(len(self), -1)
         cosines = np.empty(positions.shape, dtype=np.float32)
         for row, query in enumerate(queries):
             signs = np.unpackbits(codes[positions[row]], axis=1).astype(np.float32) * 2 - 1
             cosines[row] = signs @ query
         return ranking.order(cosines / self.spec.dimensions**0.5, positions, k)
-
-    def save(self, path: str | Path) -> Path:
-        """Write the index into one safetensors file, and return its path."""
-        faiss = need("faiss", "quantize")
-        binary = self.spec.precision == "binary"
-        content = (faiss.serialize_index_binary if binary else faiss.serialize_index)(self._index)
-        about = {"spec": asdict(self.spec), "width": self.width, "space": self.space}
-        metadata = {"about": json.dumps(about), "checksum": xxhash.xxh3_128_hexdigest(content)}
-        return write_whole(path, lambda scratch: save_file({"index": content}, scratch, metadata))
-
-    @classmethod
-    def load(cls, path: str | Path) -> CompressedIndex:
-        """Read an index that `save` wrote; WorkbenchError for any other file."""
-        faiss = need("faiss", "quantize")
-        try:
-            with safe_open(path, "numpy") as file:
-                metadata, content = file.metadata(), file.get_tensor("index")
-            about, checksum = json.loads(metadata["about"]), metadata["checksum"]
-        except (OSError, SafetensorError, KeyError, TypeError) as error:
-            raise WorkbenchError(f"{path} is no index that can be read: {error}") from None
-        if checksum != xxhash.xxh3_128_hexdigest(content):  # faiss trusts what it reads
-            raise WorkbenchError(f"{path} is damaged: build the index again from the vectors")
-        index = cls.__new__(cls)
-        index.spec = IndexSpec(**about["spec"])
-        index.width, index.space = about["width"], about["space"]
-        binary = index.spec.precision == "binary"
-        deserialize = faiss.deserialize_index_binary if binary else faiss.deserialize_index
-        index._index = deserialize(content)
-        return index
 
 
 def principal_rotation(vectors: np.ndarray) -> np.ndarray:

@@ -24,14 +24,9 @@ def load_ready(folder: str | Path = READY, *, device: str | None = None) -> Sent
     `data/ready/README.md` says what it was trained on and how good it is. Nothing is trained here;
     `distill(..., recipe="adapt")` makes it better on your texts in seconds.
 
-    Raises:
-        ModelError: a file is missing or was altered, or the base is missing or has other weights.
-
     Example:
-        >>> import workbench as wb
-        >>> vectors = wb.encode(wb.load_ready(), ["where does the river begin?"], "query")
-        >>> vectors.dtype
-        dtype('float32')
+        >>> wb.encode(wb.load_ready(), ["where does the river begin?"], "query").shape
+        (1, 768)
     """
     about = student.read_provenance(folder)
     if "head_sha256" not in about:

@@ -1,23 +1,20 @@
-"""Kinds of texts: found and named, compared with all other texts, and more texts like them."""
+"""Kinds of texts: found, named and compared with all other texts."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from workbench import evaluate, ranking
 from workbench._util import unit
-from workbench.data import Text, as_texts, read_texts
+from workbench.data import Text, as_texts
 from workbench.errors import WorkbenchError
 
-_SAME = 0.95  # cosine of near-duplicates
 _NAMED_FROM = 10_000  # texts that are read for names
 MEASURES = "overlap", "cosine", "ndcg_gain"  # all are better when higher
 
 
 def find_regions(
-    vectors: np.ndarray, texts: Sequence[str | Text], *, count: int | None = None, seed: int = 0
+    vectors: np.ndarray, texts: Sequence[str | Text], *, count: int | None = None
 ) -> np.ndarray:
     """Divide texts into kinds by k-means on a model's vectors, and return each text's kind.
 
@@ -33,10 +30,10 @@ def find_regions(
     if len(texts) < 50:
         raise WorkbenchError(f"{len(texts)} texts are too few for regions: give 50 or more")
     count = count or min(40, max(4, round((len(texts) / 4) ** 0.5)))
-    points = PCA(min(50, *points.shape), random_state=seed).fit_transform(points)
+    points = PCA(min(50, *points.shape), random_state=0).fit_transform(points)
     algorithm = KMeans if len(points) <= 20_000 else MiniBatchKMeans
-    codes = algorithm(count, n_init=3, random_state=seed).fit_predict(points)
-    order = pd.Series(np.random.default_rng(seed).permutation(len(texts)))
+    codes = algorithm(count, n_init=3, random_state=0).fit_predict(points)
+    order = pd.Series(np.random.default_rng(0).permutation(len(texts)))
     read = order[order.groupby(codes[order]).cumcount() < _NAMED_FROM // count].to_numpy()
     names = _names([texts[row].text for row in read], codes[read], count)
     return np.array(names, dtype=object)[codes]
@@ -88,7 +85,7 @@ def compare_regions(table: pd.DataFrame, column: str | Sequence = "region") -> p
 
     Args:
         table: one row a text with some of `MEASURES`, the first of which decides the order.
-        column: name of the column of regions, or its n values; many numbers are cut into fifths.
+        column: name of the column of regions, or its n values.
 
     Returns:
         One row a region (index: its name): `texts`, their number, and each measure's mean, its
@@ -98,9 +95,6 @@ def compare_regions(table: pd.DataFrame, column: str | Sequence = "region") -> p
     if not measures or (isinstance(column, str) and column not in table):
         raise WorkbenchError(f"the table has {list(table)}: nothing to compare by {column}")
     groups = table[column] if isinstance(column, str) else pd.Series(list(column), name="region")
-    most = 10 if pd.api.types.is_float_dtype(groups) else 50
-    if pd.api.types.is_numeric_dtype(groups) and groups.nunique() > most:
-        groups = pd.qcut(groups, 5, duplicates="drop")
     names = labels(groups)
     result = pd.DataFrame({"texts": pd.Series(names).value_counts().sort_index()})
     for measure in measures:
@@ -136,23 +130,3 @@ def _against_the_rest(values: pd.Series, names: np.ndarray) -> tuple[pd.Series, 
     quantile = stdtrit(smaller.clip(lower=2) - 1, 1 - 0.025 / max(1, tested.sum()))
     difference = inside["mean"] - outside["mean"]
     return inside["mean"], difference, (error * quantile).where(tested)
-
-
-def more_like(
-    texts: Sequence[str | Text], pool: Any, count: int, model: Any, *, avoid: Sequence = ()
-) -> list[Text]:
-    """Pick texts from a pool by their highest cosine to others, without near-duplicates.
-
-    `pool` and `model` are what `read_texts` and `wb.compare` take. Nothing like `avoid` is picked.
-    """
-    pool, others = read_texts(pool), as_texts([*texts, *avoid])
-    model = evaluate.prepared(model, others)
-    taken = unit(evaluate.vectors(model, others))
-    candidates = unit(evaluate.vectors(model, pool))
-    resemblance = ranking.top_k(candidates, taken[: len(texts)], 1, normalized=True)[0][:, 0]
-    picked = []
-    for row in np.argsort(-resemblance, kind="stable"):
-        if len(picked) < count and (taken @ candidates[row]).max() < _SAME:
-            picked.append(pool[row])
-            taken = np.concatenate([taken, candidates[row][None]])
-    return picked

@@ -43,7 +43,7 @@ def build(
     """
     if hidden and not bias:
         raise TrainingError("a head of two layers has a bias: leave out hidden or bias=False")
-    loaded = models.load(base, device=device)
+    loaded = models.load_model(base, device=device)
     transformer = loaded[0]
     if not isinstance(transformer, Transformer):
         raise ModelError(f"{base} does not start with a transformer, which a student is built from")
@@ -272,7 +272,7 @@ def read_provenance(folder: str | Path) -> dict:
 
 def load(folder: str | Path, *, device: str | None = None) -> SentenceTransformer:
     """Load a saved student; ModelError if the folder holds none."""
-    student = models.load(folder, device=device)
+    student = models.load_model(folder, device=device)
     head_of(student)
     _drop_pooler(student[0])
     return student

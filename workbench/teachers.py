@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench import models
-from workbench._util import as_float32, counted, expanded, need, one_of, scaled, whole
+from workbench._util import as_float32, counted, expanded, need, one_of, scaled, whole_number
 from workbench.data import Role, Text, as_texts
 from workbench.errors import IncompleteError, TeacherError
 
@@ -45,7 +45,6 @@ class Teacher:
     that decides the vectors, as JSON values.
 
     Example:
-        >>> import workbench as wb
         >>> wb.Teacher("all-mpnet-base-v2", max_length=40).encode(["bread", "stone"], "query").shape
         (2, 768)
     """
@@ -146,37 +145,38 @@ class LocalTeacher(Teacher):
     ) -> None:
         one_of(precision, "precision", models.PRECISIONS, TeacherError)
         if max_length is not None:
-            whole(max_length, "max_length", 3, TeacherError)
+            whole_number(max_length, "max_length", 3, TeacherError)
         if isinstance(model, str | Path):
             files = models.resolve(model)
-            self.model = models.load(files, device=device)
-            shown, digest = files.name, files.fingerprint
+            self.model = models.load_model(files, device=device)
+            full_name, weights = files.name, files.fingerprint
             # A folder goes by its own name: moved or copied, it is the same teacher.
-            label = name or (files.path.name if Path(files.name).is_absolute() else files.name)
+            short = files.path.name if Path(files.name).is_absolute() else files.name
+            cache_name = name or short
         else:
             self.model = models.load_model(model)
-            digest = models.fingerprint(self.model)
+            weights = models.fingerprint(self.model)
             config = getattr(self.model.transformers_model, "config", None)
-            origin = Path(getattr(config, "name_or_path", "")).name
-            shown = label = name or origin or "SentenceTransformer"
+            short = Path(getattr(config, "name_or_path", "")).name
+            full_name = cache_name = name or short or "SentenceTransformer"
             if max_length is not None or precision != "auto":
                 self.model = copy.deepcopy(self.model)
             if precision == "auto":
                 precision = str(next(self.model.parameters()).dtype).removeprefix("torch.")
         if max_length is not None:
-            models.shorten(self.model, max_length, shown)
+            models.shorten(self.model, max_length, full_name)
         if prompts is None:
             prompts = {role: models.role_prompt(self.model, role) for role in Role}
         super().__init__(
-            label,
+            cache_name,
             self.model.get_embedding_dimension(),
             normalize=models.normalizes(self.model),
             prompts=prompts,
-            fingerprint=digest,
+            fingerprint=weights,
             max_length=models.max_length(self.model),
             precision=precision,
         )
-        self.name, self.dtype = shown, self._choose_dtype(precision)
+        self.name, self.dtype = full_name, self._choose_dtype(precision)
         self.model.to(self.dtype)
 
     def encode(self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop=None) -> np.ndarray:
@@ -195,8 +195,7 @@ class LocalTeacher(Teacher):
         options = _PROBES, Role.DOCUMENT, "", "float32"
         exact = models.encode_strings(self.model, *options)
         rounded = models.encode_strings(copy.deepcopy(self.model).to(fast), *options)
-        norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(rounded, axis=1)
-        cosine = float(((exact * rounded).sum(axis=1) / norms).mean())
+        cosine = (scaled(exact) * scaled(rounded)).sum(axis=1).mean()
         return fast if cosine >= LEAST_COSINE else torch.float32
 
 

@@ -24,7 +24,7 @@ from sklearn.model_selection import permutation_test_score
 
 from workbench import __version__, _checkpoints, models
 from workbench import student as students
-from workbench._util import one_of, spread, whole
+from workbench._util import one_of, spread, whole_number
 from workbench.cache import TargetCache
 from workbench.data import Text, as_texts
 from workbench.errors import TrainingError
@@ -51,9 +51,9 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "restarts", "evaluations", "checkpoint_steps"):
-            whole(getattr(self, name), name, error=TrainingError)
+            whole_number(getattr(self, name), name, error=TrainingError)
         one_of(self.precision, "precision", models.PRECISIONS, TrainingError)
-        whole(self.seed, "seed", 0, TrainingError)
+        whole_number(self.seed, "seed", 0, TrainingError)
         for name in ("learning_rate", "final_learning_rate", "weight_decay", "dropout"):
             value, most = getattr(self, name), 0.99 if name == "dropout" else 1000
             if not isinstance(value, int | float) or not 0 <= value <= most:

@@ -28,7 +28,6 @@ def explore(models: Mapping[str, object], texts: object, **options: object) -> A
         options: of `widgets.AgreementExplorer`: `k`, `umap`, `most`.
 
     Example:
-        >>> import workbench as wb
         >>> texts = wb.read_texts("tutorial", limit=60)
         >>> view = wb.explore({"large": "all-mpnet-base-v2", "small": "all-MiniLM-L6-v2"}, texts)
     """
@@ -56,16 +55,11 @@ def search(
         queries: the same; the ready student, which learns these documents first, if None.
         options: of `read_texts`, such as `column="body"` for a CSV or `passages=200`.
 
-    Raises:
-        WorkbenchError: a model cannot be read, or the texts cannot be used.
-
     Example:
-        >>> import workbench as wb
         >>> texts = wb.read_texts("tutorial", limit=60)
         >>> view = wb.search(texts, documents="all-mpnet-base-v2", queries="all-MiniLM-L6-v2")
     """
     dataset, texts, about = _dataset(source, options)
-    answers_first = bool(about) or not dataset.qrels  # nobody has judged the queries
     names = ["teacher", "student"]
     for place, model in enumerate([documents, queries]):
         if isinstance(model, str | Path) and Path(model).name not in names:
@@ -78,45 +72,35 @@ def search(
         if documents is None:
             documents = pipeline.teacher_of(None, ADAPT)
         models, encoders = {names[0]: documents, names[1]: queries}, {}
-    options = {"about": about, "answers_first": answers_first}
-    return RetrievalExplorer(dataset, models, encode=encoders, **options)
+    return RetrievalExplorer(dataset, models, encode=encoders, about=about)
 
 
 def _adapted(dataset: RetrievalDataset, texts: list, teacher: object, progress: bool) -> tuple:
     """Let the ready student learn documents.
 
     Returns of teacher and student the vectors of queries and documents, and what embeds a typed
-    query; and a sentence on what the student gained.
+    query; and a sentence on what the student finds.
     """
     cache = TargetCache(home() / "cache", pipeline.teacher_of(teacher, ADAPT))
     ADAPT.check_teacher(cache)
     index = cache.embed(texts, progress=progress)
     asked = cache.embed(dataset.query_texts(), progress=progress)
     k = min(10, len(index))
-    nearest = ranking.top_k(asked, index, k)[1]
 
     def embedded(student: SentenceTransformer, targets: Targets) -> np.ndarray:
         return through_head(student, pipeline.features_of(student, ADAPT, cache).embed(targets))
 
-    def share(student: SentenceTransformer) -> float:
-        """Return the share of the teacher's nearest documents that a student's queries find."""
-        hits = ranking.top_k(embedded(student, asked), index, k)[1]
-        return agreement.overlap(nearest, hits).mean()
-
     if len(index) < pipeline.LEAST_TEXTS:
         student = pipeline.load_student(ADAPT.start)
-        learned = "The ready student has not learned so few documents."
+        learned = "The ready student has not learned so few documents"
     else:
-        before = []
-        options = {"progress": progress, "on_start": lambda start: before.append(share(start))}
-        student = pipeline.run(index, cache, ADAPT, source=dataset.name, **options).student
-        if not before:  # an earlier search has made this student
-            before.append(share(pipeline.load_student(ADAPT.start)))
-        learned = (
-            f"The student has learned these documents: for {len(asked):,} queries it finds "
-            f"{share(student):.0%} of the teacher's {k} nearest, and {before[0]:.0%} before."
-        )
+        options = {"source": dataset.name, "progress": progress}
+        student = pipeline.run(index, cache, ADAPT, **options).student
+        learned = "The student has learned these documents"
     vectors = embedded(student, asked), embedded(student, index)
+    nearest = ranking.top_k(asked, index, k)[1]
+    share = agreement.overlap(nearest, ranking.top_k(vectors[0], index, k)[1]).mean()
+    learned += f": its queries find {share:.0%} of the teacher's {k} nearest."
     encoders = (
         lambda text: cache.teacher.encode([text], Role.QUERY)[0],
         lambda text: encode(student, [text], Role.QUERY)[0],

@@ -44,7 +44,7 @@ def demo(options: Namespace, stop: threading.Event) -> None:
     cache.embed(pairs.query_texts(), progress=True, stop=stop)
     if stop.is_set():
         raise TrainingError(STOPPED)
-    base = models.load(models.MINILM)
+    base = models.load_model(models.MINILM)
     base.max_seq_length = ADAPT.max_length
     compared = {"teacher": cache, "base": base, "ready student": load_ready()}
     rows = scoring.compare(compared | {"student": done.student}, pairs)
@@ -55,7 +55,6 @@ def demo(options: Namespace, stop: threading.Event) -> None:
     report = {"rows": scoring.as_rows(rows), "texts": len(documents), "seconds": round(seconds, 1)}
     path = write_json(home() / "demo.json", report)
     print(f"\nDone in {duration(seconds)}. The student is in {folder}, the table in {path}.")
-    print("Open the notebooks with `make lab` (or `workbench lab`).")
 
 
 def cache(options: Namespace, stop: threading.Event) -> None:
@@ -116,7 +115,7 @@ def evaluate(options: Namespace, stop: threading.Event) -> None:
     compared = {"teacher": cache, "base": base, "student": student}
     vectors = {}
     for name, model in compared.items():
-        vectors[name] = scoring.vectors(model, dataset, filled=True)
+        vectors[name] = scoring.vectors(model, dataset, allow_missing=True)
     rows = scoring.compare(vectors, dataset)
     documents, queries = len(dataset.corpus), len(dataset.queries)
     print(f"{dataset.name}: {documents:,} documents, {queries:,} judged queries\n")
@@ -150,7 +149,7 @@ def benchmark(options: Namespace, stop: threading.Event) -> None:
     untrained = running.of_model(base, "base", models.full_name(base_name))
     entries = [teacher, untrained, symmetric, running.of_pair(symmetric, teacher)]
     for name in options.model:
-        model = _cut(models.load(name), name, length)
+        model = _cut(models.load_model(name), name, length)
         entries.append(running.of_model(model, models.full_name(name)))
     folder = home() / "benchmarks"
     with tqdm(total=len(entries) * len(members), unit=" evaluations") as bar:
@@ -181,9 +180,8 @@ def publish(options: Namespace, stop: threading.Event) -> None:
 
     folder = publishing.check_folder(options.output)
     model, provenance = students.load(options.student), students.read_provenance(options.student)
-    # Rotated or truncated vectors do not share the space of the teacher's vectors.
-    moved = bool(provenance.get("rotated")) or publishing.is_truncated(model)
-    if options.pair and moved:
+    truncated = publishing.is_truncated(model)
+    if options.pair and truncated:  # its vectors do not share the space of the teacher's
         raise WorkbenchError("the student was rotated or truncated: leave out --pair")
     fingerprint = models.resolve(options.student).fingerprint
     words = card(
@@ -196,13 +194,13 @@ def publish(options: Namespace, stop: threading.Event) -> None:
         onnx=options.onnx,
         license=options.license,
         language=options.language,
-        truncated=moved,
+        truncated=truncated,
     )
     if options.pair:
         files = models.resolve(provenance["teacher_name"])
         if files.fingerprint != provenance["fingerprint"]:
             raise WorkbenchError(f"the student was not distilled from the weights of {files.name}")
-        teacher = models.load(files)
+        teacher = models.load_model(files)
         if length := provenance["teacher"].get("max_length"):
             models.shorten(teacher, length, files.name)
         publishing.save_pair(teacher, model, folder, card=words, onnx=options.onnx)
@@ -257,8 +255,6 @@ def _models(options: Namespace) -> tuple:
     """
     name, student = options.student, load_student(options.student)
     provenance = provenance_of(name)
-    if provenance.get("rotated"):
-        raise WorkbenchError(f"{name} learned rotated vectors: compare it in Python")
     teacher = options.teacher or provenance.get("teacher_name") or models.MPNET
     length = options.max_length or student.max_seq_length
     # A student has its teacher's prompts, which a recipe may have chosen.
@@ -267,7 +263,7 @@ def _models(options: Namespace) -> tuple:
     if provenance.get("fingerprint") not in (None, cache.identity.get("fingerprint")):
         raise WorkbenchError(f"{name} was distilled from other weights than those of {teacher}")
     base = provenance.get("base") or models.MINILM
-    return cache, _cut(student, name, length), _cut(models.load(base), base, length), base
+    return cache, _cut(student, name, length), _cut(models.load_model(base), base, length), base
 
 
 def _cut(model: SentenceTransformer, name: str, length: int) -> SentenceTransformer:

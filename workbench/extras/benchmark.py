@@ -64,11 +64,16 @@ class TaskResult:
 class EvalProgress:
     """The state of a run."""
 
-    done: int  # finished evaluations, each of one model on one task
+    results: tuple[TaskResult, ...]  # of finished evaluations, each of one model on one task
     total: int
     task: str | None = None  # the current task; None at the end
     label: str | None = None  # the current model's
     texts: int = 0  # that it has embedded for this task
+
+    @property
+    def done(self) -> int:
+        """Number of finished evaluations."""
+        return len(self.results)
 
 
 class Stopped(BenchmarkError):
@@ -94,7 +99,7 @@ def of_teacher(cache: TargetCache, name: str | None = None) -> EvalModel:
     def embed(texts: Sequence[str], role: Role | None) -> np.ndarray:
         documents = [Text(text, role or Role.DOCUMENT) for text in texts]
         cache.fill(documents)
-        return vectors(cache, documents, filled=True)
+        return vectors(cache, documents, allow_missing=True)
 
     name, facts = name or cache.identity["teacher"], [cache.identity, cache.prompts]
     revision = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -122,7 +127,6 @@ def run(
     folder: str | Path,
     *,
     on_progress: Callable[[EvalProgress], None] | None = None,
-    on_outcome: Callable[[TaskResult], None] | None = None,
     stop: threading.Event | None = None,
 ) -> list[TaskResult]:
     """Evaluate every model on every task, except where `folder` has the result already.
@@ -148,7 +152,7 @@ def run(
         if task and stop and stop.is_set():
             raise Stopped(f"stopped after {len(done)} of {total} evaluations, kept in {folder}")
         if on_progress:
-            on_progress(EvalProgress(len(done), total, task, label, texts))
+            on_progress(EvalProgress(tuple(done), total, task, label, texts))
 
     for task in tasks:
         name, local = task.metadata.name, task.metadata.dataset["path"].startswith("local/")
@@ -166,8 +170,6 @@ def run(
                     raise BenchmarkError(f"{name} could not be run: {error!r} ({kept})") from error
                 result = _stored(cache, model, task)
             done.append(result)
-            if on_outcome:
-                on_outcome(result)
         task.unload_data()
     report()
     return done
@@ -343,13 +345,11 @@ def by_kind(results: Iterable[TaskResult]) -> pd.DataFrame:
     A row per kind, then `mean over tasks` and `mean over kinds`. Columns: `tasks`, and for each
     label its mean score and `LABEL share` of the teacher's.
     """
-    table = scores(results)
-    labels = [column for column in table.columns if column not in ("kind", "metric")]
-    table = table.dropna(subset=labels)
+    table = scores(results).dropna()
+    labels = [name for name in table if name not in ("kind", "metric")]
     means = table.groupby("kind", sort=False)[labels].mean()
     over_kinds = means.mean()
-    means.loc["mean over tasks"] = table[labels].mean()
-    means.loc["mean over kinds"] = over_kinds
+    means.loc["mean over tasks"], means.loc["mean over kinds"] = table[labels].mean(), over_kinds
     counts = table["kind"].value_counts().reindex(means.index, fill_value=len(table))
     means.insert(0, "tasks", counts)
     teacher = means["teacher"].where(means["teacher"] > 0)

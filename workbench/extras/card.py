@@ -71,7 +71,7 @@ def card(
         asymmetric = rows[rows["mode"] == "asymmetric"].dropna(subset="share_of_teacher")
         shares = asymmetric[["share_of_teacher", "collection"]].values.tolist()
         names = {"name": name, "teacher": teacher, "base": base, "texts": _public(texts)}
-        kind = {"pair": pair, "onnx": onnx, "moved": truncated or provenance.get("rotated")}
+        kind = {"pair": pair, "onnx": onnx, "truncated": truncated}
         lengths = {"length": max_length or teacher_length, "teacher_length": teacher_length}
         return ModelCard.from_template(
             data,

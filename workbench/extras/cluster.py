@@ -56,14 +56,14 @@ def fill(
         compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
     )
     done = encoded = 0
-    progress = Progress(0, total, 0, None, 0, 0.0)
+    progress = Progress(0, total, 0, None, 0.0)
     try:
         for row in batches.iter_rows():
             if row["error"]:
                 raise WorkbenchError(f"a worker failed: {row['error']}")
             done, encoded = done + row["done"], encoded + row["encoded"]
             # Every text that no worker has looked up yet may have to be encoded.
-            counts = done, total, encoded, total - done + encoded, encoded * cache.row_bytes
+            counts = done, total, encoded, total - done + encoded
             progress = Progress(*counts, encoded / (time.perf_counter() - started))
             if on_progress:
                 on_progress(progress)

@@ -16,7 +16,7 @@ from sentence_transformers.base.modules import Router
 from sentence_transformers.models import Dense, Normalize
 from tokenizers import Tokenizer
 
-from workbench._util import expanded, need, orthogonal, unit, whole_folder
+from workbench._util import checked, expanded, need, unit, whole_folder
 from workbench.errors import ModelError
 from workbench.extras.card import ONNX_FOLDER
 from workbench.student import head_of
@@ -55,7 +55,7 @@ def save_student(
             if isinstance(student[0], Router):  # a pair
                 student = _like(student, list(student[0].sub_modules["query"].children()))
             (scratch / ONNX_FOLDER).mkdir()
-            _write_onnx(student, scratch / ONNX_FOLDER, int8=True)
+            _write_onnx(student, scratch / ONNX_FOLDER)
     return Path(folder)
 
 
@@ -93,7 +93,10 @@ def truncated(
     dimensions = width if dimensions is None else dimensions
     if not 1 <= dimensions <= width:
         raise ModelError(f"{dimensions} dimensions are asked for and the model has {width}")
-    rotation = orthogonal(np.eye(width) if rotation is None else rotation, width)
+    rotation = checked(np.eye(width) if rotation is None else rotation, "rotation")
+    is_square = rotation.shape == (width, width)
+    if not is_square or not np.allclose(rotation.T @ rotation, np.eye(width), atol=1e-4):
+        raise ModelError(f"expected an orthogonal rotation of shape ({width}, {width})")
     last = Dense(width, dimensions, bias=False, activation_function=torch.nn.Identity())
     with torch.no_grad():
         last.linear.weight.copy_(torch.from_numpy(rotation[:, :dimensions].T.copy()))
@@ -105,7 +108,7 @@ def is_truncated(student: SentenceTransformer) -> bool:
     return len(student) > 3 + len(head_of(student))
 
 
-def save_onnx(model: SentenceTransformer, folder: str | Path, *, int8: bool = True) -> Path:
+def save_onnx(model: SentenceTransformer, folder: str | Path) -> Path:
     """Export a whole model, with pooling, head and normalization, for any ONNX runtime.
 
     The graphs take `input_ids` and `attention_mask`, int64 of shape (batch, tokens), and return
@@ -114,11 +117,11 @@ def save_onnx(model: SentenceTransformer, folder: str | Path, *, int8: bool = Tr
     ModelError if a model cannot be exported, or the graph's vectors differ from the model's.
     """
     with whole_folder(check_folder(folder)) as scratch:
-        _write_onnx(model, scratch, int8)
+        _write_onnx(model, scratch)
     return Path(folder)
 
 
-def _write_onnx(model: SentenceTransformer, folder: Path, int8: bool) -> None:
+def _write_onnx(model: SentenceTransformer, folder: Path) -> None:
     quantization = need("onnxruntime.quantization", "onnx")
     need("onnxscript", "onnx")  # torch's exporter needs it
     device, training, backbone = model.device, model.training, model[0].model
@@ -140,16 +143,15 @@ def _write_onnx(model: SentenceTransformer, folder: Path, int8: bool) -> None:
                 dynamic_shapes={"input_ids": sizes, "attention_mask": sizes},
                 verbose=False,
             ).save(folder / FLOAT32)
-            if int8:
-                quantization.quantize_dynamic(
-                    folder / FLOAT32,
-                    folder / INT8,
-                    op_types_to_quantize=["MatMul"],
-                    per_channel=True,
-                    # Where the processor lacks VNNI, sums of signed products would overflow.
-                    weight_type=quantization.QuantType.QUInt8,
-                    nodes_to_exclude=_sensitive(folder / FLOAT32),
-                )
+            quantization.quantize_dynamic(
+                folder / FLOAT32,
+                folder / INT8,
+                op_types_to_quantize=["MatMul"],
+                per_channel=True,
+                # Where the processor lacks VNNI, sums of signed products would overflow.
+                weight_type=quantization.QuantType.QUInt8,
+                nodes_to_exclude=_sensitive(folder / FLOAT32),
+            )
     except Exception as error:  # the exporters' own kinds, with messages of pages
         raise ModelError(f"the model cannot be exported to ONNX: {str(error)[:200]}") from None
     finally:

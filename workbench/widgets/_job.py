@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import Self
 
 import ipywidgets
 
@@ -18,18 +17,18 @@ _BAR_STYLES = {"done": "success", "failed": "danger", "stopped": "warning"}
 
 
 class Job(View):
-    """A view of work on another thread, or in a cell that reports to the view.
+    """A view of work on another thread.
 
     A subclass says in `_headline()` what goes on, in `_share()` how much is done, 0 to 1, and more
     in `_figures()`. When `stop`, a `threading.Event`, is set, the work ends soon.
     """
 
-    _future: Future | None = None  # the result of the latest work that was started here
+    _future: Future | None = None  # the result of the latest work
     _work: Callable[[], object] | None = None
     _stopped_by: tuple[type[Exception], ...] = ()  # errors that mean that the work was stopped
     _error: BaseException | None = None  # of the work
     _state = "ready"  # or running, stopped, done, failed
-    _drawn = 0.0
+    _began = _drawn = 0.0  # times of the start, and of the latest drawing
 
     def __init__(self, tooltip: str) -> None:
         self.stop = threading.Event()
@@ -40,33 +39,29 @@ class Job(View):
         self.status = note()
         super().__init__()
 
+    def run(self, *arguments: object) -> object:
+        """Start with these arguments of `start`, and wait; an interrupt stops the work."""
+        self.start(*arguments)
+        try:
+            return self.wait()
+        except KeyboardInterrupt:
+            self.stop.set()
+            raise
+
     def resume(self) -> None:
-        """Start stopped work again; where it was not started here, its cell can be run again."""
-        if self._work is not None:
-            self._start(self._work)
-        else:
-            self.stop.clear()
-            self._state, self._error = "ready", None
-            self._show()
+        """Start stopped work again."""
+        self._start(self._work)
 
     def wait(self, timeout: float | None = None) -> object:
-        """Wait for work that was started here, and return its result or raise its error."""
+        """Wait for the work, and return its result or raise its error."""
         if self._future is None:
-            raise WorkbenchError("nothing was started here: call run() first")
+            raise WorkbenchError("nothing was started here: call start() first")
         return self._future.result(timeout)
 
     def close(self) -> None:
-        """Stop what was started here, and close the view."""
-        if self._in_background:
-            self.stop.set()
+        """Stop the work, and close the view."""
+        self.stop.set()
         super().close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if not self._in_background:
-            self._end(error)
 
     def summary(self) -> str:
         """Return state and figures of the work as HTML."""
@@ -90,10 +85,10 @@ class Job(View):
 
     def _start(self, work: Callable[[], object]) -> None:
         with self._lock:
-            if self._in_background:
+            if self._future is not None and not self._future.done():
                 raise WorkbenchError("work is running here: stop it, or wait()")
             self.stop.clear()
-            self._work, self._future = work, Future()
+            self._work, self._future, self._began = work, Future(), time.monotonic()
             self._state, self._error = "running", None
             self._draw()
             # A daemon, since a kernel that shuts down must not wait: what is finished is kept.
@@ -121,10 +116,6 @@ class Job(View):
     def _due(self) -> bool:
         """Say whether it is time to draw again."""
         return self._state != "running" or time.monotonic() - self._drawn >= REDRAW_SECONDS
-
-    @property
-    def _in_background(self) -> bool:
-        return self._future is not None and not self._future.done()
 
     @property
     def _now(self) -> str:

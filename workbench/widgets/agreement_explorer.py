@@ -32,7 +32,7 @@ class AgreementExplorer(Selection, View):
     """Show on which texts two models agree; select on the map, in a table or by a search.
 
     The map is the reference's. A line leads from a text to its neighbors for the other model, which
-    may be of another width. Regions, a UMAP and neighbors of many texts come from the background.
+    may be of another width.
 
     Args:
         models: two or more by name: vectors, float of shape (n, d), or anything that `wb.compare`
@@ -47,7 +47,7 @@ class AgreementExplorer(Selection, View):
         map: the `projection.TextMap` that is shown.
         regions: `regions.compare_regions` of the categories that color the points, or else of the
             regions found.
-        selected: positions of the selected rows of `table`, a tuple of int; see `select`.
+        selected: positions of the selected rows of `table`; see `select`.
     """
 
     _stop = threading.Event()  # of the class: a view whose arguments were refused is closed too

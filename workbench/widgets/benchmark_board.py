@@ -1,10 +1,11 @@
-"""Models on benchmark tasks, beside their teacher and beside published scores."""
+"""Models on benchmark tasks, beside their teacher."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import ipywidgets
 import pandas as pd
 import plotly.express
+import plotly.graph_objects as go
 
 from workbench._util import counted
 from workbench.extras import benchmark
@@ -16,21 +17,16 @@ from workbench.widgets.chart import Chart, figure
 from workbench.widgets.table import Table
 
 _SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross", "star"]
-_SHARES, _PUBLISHED = "share of the teacher", "beside published scores"
-_CAPTIONS = {
-    _SHARES: "Intervals: paired bootstrap over queries or pairs of sentences.",
-    _PUBLISHED: "Hollow: published, each with its source. Filled: run here.",
-}
+_SPREAD = 0.12  # between the models of a task
 
 
 class BenchmarkBoard(Job):
-    """Run models on tasks and compare them with their teacher and with published scores.
+    """Run models on tasks and compare them with their teacher.
 
     Args:
         models: from `benchmark.of_model`, `of_teacher` (labeled "teacher") and `of_pair`.
         tasks: from `workbench.extras.tasks.tasks`.
         folder: for results; those that are there already are not computed again.
-        aliases: name of a task here to its name in `benchmark.published`, where they differ.
 
     Attributes:
         outcomes: task and label of the model to a `benchmark.TaskResult`.
@@ -39,46 +35,28 @@ class BenchmarkBoard(Job):
     _stopped_by = (benchmark.Stopped,)
     _progress: EvalProgress | None = None
 
-    def __init__(
-        self,
-        models: Sequence[EvalModel],
-        tasks: Sequence,
-        folder: str,
-        *,
-        aliases: Mapping[str, str] | None = None,
-    ) -> None:
-        self.folder, self._aliases = folder, aliases or {}
+    def __init__(self, models: Sequence[EvalModel], tasks: Sequence, folder: str) -> None:
+        self.folder = folder
         self.outcomes: dict[tuple[str, str], TaskResult] = {}
         self._differences: dict[str, pd.DataFrame] = {}  # by task
-        self._published = benchmark.published().dropna(subset="task")
         super().__init__("End soon; finished evaluations are kept")
         self.models = _choices([(model.label, model) for model in models], "Models")
         self.tasks = _choices([(task.metadata.name, task) for task in tasks], "Tasks")
         self.run_button = self._button("Run", "play", "Evaluate what is selected", self.start)
         self.rows = Table(label="tasks")
-        self.view = ipywidgets.ToggleButtons(options=_CAPTIONS, style={"button_width": "auto"})
-        self.view.observe(lambda _: self._draw(), "value")
-        self.chart = Chart(figure(height=190 + 40 * max(6, len(tasks))))
-        self.caption = note()
+        share = "share of the teacher's score, 95 % interval"
+        self.chart = Chart(figure(height=190 + 40 * max(6, len(tasks)), x=share))
         choices = wrapped(self.models, self.tasks)
         controls = wrapped(self.run_button, self.stop_button, self.bar)
-        results = self.rows, self.view, self.chart, self.caption
+        caption = note("Intervals: paired bootstrap over queries or pairs of sentences.")
+        results = self.rows, self.chart, caption
         self.children = (*self.children, choices, controls, self.status, *results)
         self._draw()
-
-    def run(self) -> list[TaskResult]:
-        """Run what is selected and wait for its outcomes; an interrupt stops the run."""
-        self.start()
-        try:
-            return self.wait()
-        except KeyboardInterrupt:
-            self.stop.set()
-            raise
 
     def start(self) -> None:
         """Run what is selected in the background; `wait` returns the outcomes."""
         selected = self.models.value, self.tasks.value
-        reports = {"on_progress": self._report, "on_outcome": self._put, "stop": self.stop}
+        reports = {"on_progress": self._report, "stop": self.stop}
         self._start(lambda: benchmark.run(*selected, self.folder, **reports))
 
     def summary(self) -> str:
@@ -109,71 +87,45 @@ class BenchmarkBoard(Job):
 
     def _report(self, progress: EvalProgress) -> None:
         with self._reporting():
-            self._progress = progress
-            if self._due():
+            self._progress, before = progress, len(self.outcomes)
+            self.outcomes |= {(result.task, result.label): result for result in progress.results}
+            if len(self.outcomes) > before:
+                # A bootstrap of one task: of all, it would take longer with each outcome.
+                name = progress.results[-1].task
+                results = [result for (task, _), result in self.outcomes.items() if task == name]
+                if len(results) > 1 and (name, "teacher") in self.outcomes:
+                    self._differences[name] = benchmark.differences(results)
+                self._draw()
+            elif self._due():
                 self._show()
-
-    def _put(self, outcome: TaskResult) -> None:
-        with self._reporting():
-            self.outcomes[outcome.task, outcome.label] = outcome
-            # A bootstrap of this task alone: of all tasks, it would take longer with each outcome.
-            results = [r for (task, _), r in self.outcomes.items() if task == outcome.task]
-            if len(results) > 1 and (outcome.task, "teacher") in self.outcomes:
-                self._differences[outcome.task] = benchmark.differences(results)
-            self._draw()
 
     def _draw(self) -> None:
         with self._lock:
             self._show()
             self._table = benchmark.scores(self.outcomes.values()).reset_index()
             self.rows.show(self._table)
-            self.caption.value = self.view.value
             with self.chart.edit() as chart:
                 chart.data, chart.layout.shapes = (), ()
-                if self.view.label == _SHARES and self._differences:
-                    self._draw_shares()
-                if self.view.label == _PUBLISHED and self.outcomes:
-                    self._draw_published()
+                if self._differences:
+                    self._draw_shares(chart)
 
-    def _draw_shares(self) -> None:
+    def _draw_shares(self, chart: go.Figure) -> None:
         rows = pd.concat(self._differences.values(), ignore_index=True)
-        value = rows["value"] = rows["share_of_teacher"]
-        rows["above"] = (rows["share_high"] - value).fillna(0)
-        rows["below"] = (value - rows["share_low"]).fillna(0)
-        tasks = rows["task"].unique().tolist()
-        self._points(rows, tasks, 9, 0.12, error_x="above", error_x_minus="below")
-        self.chart.figure.add_vline(1, line_color="rgba(128,128,128,.7)", line_dash="dot")
-        self.chart.figure.update_xaxes(title_text="share of the teacher's score, 95 % interval")
-
-    def _draw_published(self) -> None:
-        scores = self._table.drop(columns=["kind", "metric"]).replace({"task": self._aliases})
-        here = scores.melt("task", var_name="label", value_name="value").dropna()
-        here = here[here["task"].isin(self._published["task"])]
-        here = here.assign(label=here["label"] + " (here)")
-        tasks = here["task"].unique().tolist()
-        published = self._published[self._published["task"].isin(tasks)]
-        modes = (", " + published["mode"]).where(published["mode"] != "symmetric", "")
-        published = published.assign(label=published["model"] + modes, value=published["score"])
-        hollow = [f"{symbol}-open" for symbol in _SYMBOLS]
-        self._points(published, tasks, 8, symbol_sequence=hollow, hover_name="source")
-        self._points(here, tasks, 13)
-        self.chart.figure.update_xaxes(title_text="score")
-
-    def _points(
-        self, rows: pd.DataFrame, tasks: list, size: int, spread: float = 0, **options: object
-    ) -> None:
-        """Draw rows of `task`, `label` and `value`, with `spread` between labels."""
-        labels = rows["label"].unique().tolist()
+        share = rows["share_of_teacher"]
+        rows["above"] = (rows["share_high"] - share).fillna(0)
+        rows["below"] = (share - rows["share_low"]).fillna(0)
+        tasks, labels = (rows[name].unique().tolist() for name in ("task", "label"))
         shift = rows["label"].map(labels.index) - (len(labels) - 1) / 2
-        place = rows["task"].map(tasks.index) + spread * shift
-        rows = rows.assign(label=rows["label"].map(hover), place=place)
-        axes = {"x": "value", "y": "place", "color": "label", "symbol": "label"}
+        rows["place"] = rows["task"].map(tasks.index) + _SPREAD * shift
+        rows["label"] = rows["label"].map(hover)
+        axes = {"x": "share_of_teacher", "y": "place", "color": "label", "symbol": "label"}
         style = {"symbol_sequence": _SYMBOLS, "color_discrete_sequence": CATEGORIES}
-        drawing = plotly.express.scatter(rows, **axes, **style | options, hover_data=["task"])
-        self.chart.figure.add_traces(drawing.update_traces(marker_size=size).data)
+        errors = {"error_x": "above", "error_x_minus": "below"}
+        drawing = plotly.express.scatter(rows, **axes, **style, **errors, hover_data=["task"])
+        chart.add_traces(drawing.update_traces(marker_size=9).data)
+        chart.add_vline(1, line_color="rgba(128,128,128,.7)", line_dash="dot")
         names, ends = [hover(task, 34) for task in tasks], [len(tasks) - 0.5, -0.5]
-        places = list(range(len(tasks)))
-        self.chart.figure.update_yaxes(tickvals=places, ticktext=names, range=ends)
+        chart.update_yaxes(tickvals=list(range(len(tasks))), ticktext=names, range=ends)
 
 
 def _choices(options: Iterable[tuple[str, object]], title: str) -> ipywidgets.SelectMultiple:

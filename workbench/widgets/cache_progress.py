@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from workbench._util import duration
-from workbench.cache import Plan, Progress, TargetCache
+from workbench.cache import Progress, TargetCache
 from workbench.data import Text
 from workbench.widgets._job import Job
 from workbench.widgets._view import wrapped
@@ -21,7 +21,6 @@ _MESSAGES = {
 class CacheProgress(Job):
     """Fill a `TargetCache` in the background, show how far it is, and stop and resume it."""
 
-    _plan: Plan | None = None
     _progress: Progress | None = None
 
     def __init__(self) -> None:
@@ -31,15 +30,9 @@ class CacheProgress(Job):
         self.children = (*self.children, row, self.status)
         self._draw()
 
-    def run(self, cache: TargetCache, texts: Sequence[Text]) -> None:
-        """Fill `cache`; `wait` returns the last `Progress`."""
-        reports = {"on_plan": self._planned, "on_progress": self._progressed}
-        self._start(lambda: cache.fill(texts, stop=self.stop, **reports))
-
-    def _planned(self, plan: Plan) -> None:
-        with self._reporting():
-            self._plan, self._progress = plan, None
-            self._draw()
+    def start(self, cache: TargetCache, texts: Sequence[Text]) -> None:
+        """Fill `cache` in the background; `wait` returns the last `Progress`."""
+        self._start(lambda: cache.fill(texts, stop=self.stop, on_progress=self._progressed))
 
     def _progressed(self, progress: Progress) -> None:
         with self._reporting():
@@ -58,13 +51,12 @@ class CacheProgress(Job):
     def _figures(self) -> list[str]:
         progress = self._progress
         if progress is None:
-            return [] if self._plan is None else [str(self._plan)]
+            return []
         parts = [
             f"{progress.done:,} of {progress.total:,} texts",
             f"{progress.encoded:,} of {progress.encoded_total:,} encoded in this run",
             f"{progress.hits:,} hits",
             f"{progress.texts_per_second:,.0f} texts/s",
-            f"{progress.bytes / 1e6:,.1f} MB stored in this run",
         ]
         if progress.failed:
             parts.append(f"{progress.failed:,} without a target")

@@ -25,8 +25,7 @@ class NeighborInspector(Selection, View):
 
     Attributes:
         position: position of the text that is shown, the first of those selected.
-        neighbors: one row a neighbor: model, rank (1 is nearest), position, cosine, shared (with
-            the reference), text.
+        neighbors: one row a neighbor: model, rank (1 is nearest), position, cosine, text.
     """
 
     def __init__(
@@ -70,15 +69,10 @@ class NeighborInspector(Selection, View):
     def _show(self, position: int) -> None:
         self.position, texts = position, self._texts["text"]
         lists = neighbor_lists(self._units, texts, position, self._k)
-        shared = {row["key"] for row in lists[0]["rows"]}
-        rows = []
-        for column in lists:
-            for row in column["rows"]:
-                key = row["key"]
-                rows.append([column["title"], row["rank"], key, row["value"], key in shared])
-        names = ["model", "rank", "position", "cosine", "shared"]
-        self.neighbors = pd.DataFrame(rows, columns=names)
-        self.neighbors["text"] = texts.to_numpy()[self.neighbors["position"]]
+        cards = [row | {"model": column["title"]} for column in lists for row in column["rows"]]
+        names = {"key": "position", "value": "cosine", "full": "text"}
+        shown_columns = ["model", "rank", *names]
+        self.neighbors = pd.DataFrame(cards)[shown_columns].rename(columns=names)
         self.query.value = f'<div dir="auto"><b>{shown(texts[position], 600)}</b></div>'
         facts = ", ".join(f"{shown(column['title'])}: {column['facts']}" for column in lists[1:])
         self.status.value = f"Neighbors in common with {shown(lists[0]['title'])}: {facts}."

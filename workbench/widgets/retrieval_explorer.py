@@ -10,7 +10,7 @@ import pandas as pd
 import traitlets
 
 from workbench import evaluate, ranking
-from workbench._util import unit, whole
+from workbench._util import unit, whole_number
 from workbench.cache import TargetCache
 from workbench.data import RetrievalDataset, Role, Text
 from workbench.widgets._html import error_line, hover, shown
@@ -34,21 +34,18 @@ class RetrievalExplorer(Selection, View):
             (q, d) and (n, d), or anything that `wb.compare` takes.
         encode: for models given as vectors, name to what embeds a typed query, float of shape (d,).
         about: a sentence on the collection, shown with the figures.
-        answers_first: show the results above the table of queries.
 
     Attributes:
-        query, text: id (None for a typed one) and text of the query shown; to be observed.
-        modes: the reference's name, "symmetric" and "asymmetric" ("NAME, symmetric" and so on of
-            several other models) to the models that embed the query and the documents.
-        scores: one row a query (index: its id) with `nDCG@10` of each mode, and for each but the
-            first its difference to the reference, such as `symmetric_gain`; NaN if not judged.
-        results: one row a result of the query shown: mode, rank (1 is best), document_id, cosine
-            and grade (missing where it was not judged).
-        failures: `evaluate.failures` of the first two models, where this is quickly found out.
+        query: id of the query shown, None for a typed one; to be observed.
+        modes: the reference's name, "symmetric" and "asymmetric" ("NAME, symmetric" of several
+            models) to the models that embed the query and the documents.
+        scores: one row a query (index: its id) with `nDCG@10` of each mode and, for each but the
+            first, its difference to the reference (`symmetric_gain`); NaN if not judged.
+        results: one row a result shown: mode, rank (1 is best), document_id, cosine, grade.
+        failures: `evaluate.failures` of the first two models, if these are few.
     """
 
     query = traitlets.Unicode(None, allow_none=True)
-    text = traitlets.Unicode()
 
     def __init__(
         self,
@@ -58,9 +55,8 @@ class RetrievalExplorer(Selection, View):
         encode: Mapping[str, Callable[[str], np.ndarray]] | None = None,
         k: int = 10,
         about: str = "",
-        answers_first: bool = False,
     ) -> None:
-        self.k = min(whole(k, "k"), len(collection.corpus))
+        self.k = min(whole_number(k, "k"), len(collection.corpus))
         models = evaluate.same_models(models, collection)
         self._encode = {
             name: _encoder(model) for name, model in models.items() if not isinstance(model, tuple)
@@ -96,10 +92,8 @@ class RetrievalExplorer(Selection, View):
             f"{len(self._documents):,} documents. {shown(about)}"
         )
         self.status, self.heading, self.lists = note(), ipywidgets.HTML(), Results()
-        queries = [self.rows, self.chart]
-        answers = [self.heading, self.lists, note(_LEGEND)]
-        order = [*answers, *queries] if answers_first else [*queries, *answers]
-        super().__init__(self.box, self.status, *order)
+        answers = self.heading, self.lists, note(_LEGEND)
+        super().__init__(self.box, self.status, *answers, self.rows, self.chart)
         self.rows.observe(lambda change: self.select(change["new"]), "selected")
         self.observe(lambda _: self._show_selected(), "selected")
         self.select(0)
@@ -228,7 +222,7 @@ class RetrievalExplorer(Selection, View):
         self.heading.value = f"<code>{name}</code> {words}"
         self.lists.show(columns)
         self.status.value = self._overview
-        self.query, self.text = query_id, text
+        self.query = query_id
 
 
 def _encoder(model: object) -> Callable[[str], np.ndarray]:

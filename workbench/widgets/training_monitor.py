@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -35,15 +35,14 @@ _MESSAGES = {
 
 
 class TrainingMonitor(Job):
-    """Show a training: pass the monitor itself as `on_step` and `monitor.stop` as `stop`.
+    """Show a training: `run` or `start` a function that trains with the monitor as `on_step`.
 
-    Train in a `with monitor:` block, which sees a stop and an error. After a stop, call
-    `monitor.resume()` before the next run. `lines` are held-out losses to beat by name, mean
+    Give the training `monitor.stop` as `stop`. `lines` are held-out losses to beat by name, mean
     squared L2 distance.
     """
 
     _last: TrainingStep | None = None  # a resumed run can be behind the last step drawn
-    _began = 0.0, 0  # seconds and step, for the time left
+    _first = 0.0, 0  # time and step of this run's first report, for the time left
 
     def __init__(self, lines: Mapping[str, float] | None = None) -> None:
         self.lines = lines or {}
@@ -54,18 +53,21 @@ class TrainingMonitor(Job):
         self.children = (*self.children, row, self.status, self.chart)
         self._draw()
 
+    def start(self, work: Callable[[], object]) -> None:
+        """Train in the background; `wait` returns the result."""
+        self._start(work)
+
     def __call__(self, event: TrainingStep) -> None:
         """Take one event."""
         with self._reporting():
             if event.step == 0:
                 self._values.clear()
-            if self._state != "running":
-                self._began = time.monotonic(), event.step
+            if self._first[0] <= self._began:
+                self._first = time.monotonic(), event.step
             for name, value in vars(event).items():
                 if value is not None:
                     self._values[name][event.step] = value
             self._last = event
-            self._state = "done" if event.step >= event.steps else "running"
             if self._due():
                 self._draw()
 
@@ -91,7 +93,7 @@ class TrainingMonitor(Job):
             now.append(f"training loss {self._curve('smoothed')[event.step]:.4f}")
             now.append(f"learning rate {event.learning_rate:.2e}")
             now.append(f"{event.texts_per_second:,.0f} texts/s")
-        began, first = self._began
+        began, first = self._first
         if self._state == "running" and event.step > first:
             step_seconds = (time.monotonic() - began) / (event.step - first)
             now.append(f"{duration(step_seconds * (event.steps - event.step))} left")

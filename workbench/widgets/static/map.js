@@ -25,16 +25,16 @@ function stamp(isDiamond, radius, reach) {
   return cells;
 }
 
-const typed = (Kind, { buffer, byteOffset, byteLength }) =>
+const asArray = (Kind, { buffer, byteOffset, byteLength }) =>
   new Kind(buffer.slice(byteOffset, byteOffset + byteLength));
 
 function render({ model, el }) {
   const canvas = element("canvas", { className: "workbench-map", tabIndex: 0, role: "img" });
-  const over = element("canvas", { className: "workbench-over" });
+  const overlay = element("canvas", { className: "workbench-over" });
   const tip = element("div", { className: "workbench-tip", hidden: true });
   const legend = element("div", { className: "workbench-legend" });
   const bar = element("div", { className: "workbench-tools" });
-  const frame = element("div", { className: "workbench-frame" }, canvas, over, tip, bar);
+  const frame = element("div", { className: "workbench-frame" }, canvas, overlay, tip, bar);
   el.append(legend, frame);
 
   let sets = [], colors = {}, points = [], codes = null, count = 0, chosen = new Set();
@@ -44,7 +44,7 @@ function render({ model, el }) {
   const across = (x) => MARGIN + (width - 2 * MARGIN) * ((x - view.x) * view.scale);
   const down = (y) => MARGIN + (height - 2 * MARGIN) * (1 - (y - view.y) * view.scale);
   const pixel = (xy, i) => [across(xy[2 * i]), down(xy[2 * i + 1])];
-  const share = ([x, y]) =>
+  const toPlace = ([x, y]) =>
     [(x - MARGIN) / (width - 2 * MARGIN), 1 - (y - MARGIN) / (height - 2 * MARGIN)];
   const isDiamond = (set) => sets.length > 1 && set === 0;
 
@@ -63,7 +63,7 @@ function render({ model, el }) {
     if (chosen.size) drawPoints(context, (i) => !chosen.has(i), 0.22);
     drawPoints(context, (i) => !chosen.size || chosen.has(i), chosen.size ? 0.95 : 0.8);
     drawLabels(context);
-    trace();
+    drawOverlay();
   }
   const draw = onceAFrame(paint);
 
@@ -126,8 +126,8 @@ function render({ model, el }) {
   }
 
   // The lasso, and a ring around what the pointer is on.
-  function trace() {
-    const context = cleared(over), shape = outline(drag?.path ?? []);
+  function drawOverlay() {
+    const context = cleared(overlay), shape = outline(drag?.path ?? []);
     Object.assign(context, { strokeStyle: "#1976d2", lineWidth: 2, fillStyle: "#8882" });
     if (hovered >= 0)
       for (const [x, y] of points.map((xy) => pixel(xy, hovered))) {
@@ -171,19 +171,19 @@ function render({ model, el }) {
     draw();
   }
 
-  const look = (change) => { view = { ...view, ...change }; draw(); };
-  const pan = (x, y) => look({ x: view.x + x / view.scale, y: view.y + y / view.scale });
+  const moveView = (change) => { view = { ...view, ...change }; draw(); };
+  const pan = (x, y) => moveView({ x: view.x + x / view.scale, y: view.y + y / view.scale });
   function zoom(factor, [x, y] = [0.5, 0.5]) {
     const scale = Math.min(500, Math.max(0.5, view.scale * factor));
     const moved = 1 / view.scale - 1 / scale; // what is at that place stays there
-    look({ scale, x: view.x + x * moved, y: view.y + y * moved });
+    moveView({ scale, x: view.x + x * moved, y: view.y + y * moved });
   }
 
   function hover(i) {
     if (i === hovered) return;
     hovered = i;
     tip.hidden = i < 0;
-    trace();
+    drawOverlay();
     if (i < 0) return;
     const [x, y] = pointer;
     tip.textContent = colors.texts?.[i] ?? "…";
@@ -193,43 +193,44 @@ function render({ model, el }) {
   }
   const hoverSoon = onceAFrame(() => pointer && !drag && hover(nearest(pointer)));
 
-  over.onpointerdown = (event) => {
+  overlay.onpointerdown = (event) => {
     if (event.button) return;
     pointer = [event.offsetX, event.offsetY];
     drag = event.shiftKey ? {} : { path: [pointer] };
-    over.setPointerCapture(event.pointerId);
+    overlay.setPointerCapture(event.pointerId);
     canvas.focus({ preventScroll: true });
     hover(-1);
   };
-  over.onpointermove = (event) => {
+  overlay.onpointermove = (event) => {
     const before = pointer;
     pointer = [event.offsetX, event.offsetY];
     if (!drag) hoverSoon();
     else if (drag.path) {
       drag.path.push(pointer);
-      trace();
+      drawOverlay();
     } else {
-      const [a, b] = share(before), [x, y] = share(pointer);
+      const [a, b] = toPlace(before), [x, y] = toPlace(pointer);
       pan(a - x, b - y);
     }
   };
-  over.onpointerup = () => {
+  overlay.onpointerup = () => {
     const path = drag?.path;
     drag = null;
-    trace();
+    drawOverlay();
     if (!path) return;
     const [[startX, startY]] = path, hit = nearest(pointer);
     if (path.some(([x, y]) => Math.hypot(x - startX, y - startY) > 4)) choose(inside(path));
     else choose(hit < 0 ? [] : [hit]);
   };
-  over.onpointercancel = () => { drag = null; trace(); };
-  over.onpointerleave = () => { pointer = null; hover(-1); };
-  over.onwheel = (event) => {
+  overlay.onpointercancel = () => { drag = null; drawOverlay(); };
+  overlay.onpointerleave = () => { pointer = null; hover(-1); };
+  overlay.onwheel = (event) => {
     event.preventDefault();
-    zoom(Math.exp(-event.deltaY / 400), share([event.offsetX, event.offsetY]));
+    zoom(Math.exp(-event.deltaY / 400), toPlace([event.offsetX, event.offsetY]));
   };
   const keys = {
-    Escape: () => choose([]), 0: () => look(ALL), "+": () => zoom(1.3), "-": () => zoom(1 / 1.3),
+    Escape: () => choose([]), 0: () => moveView(ALL),
+    "+": () => zoom(1.3), "-": () => zoom(1 / 1.3),
     ArrowLeft: () => pan(-0.1, 0), ArrowRight: () => pan(0.1, 0),
     ArrowUp: () => pan(0, 0.1), ArrowDown: () => pan(0, -0.1),
   };
@@ -244,7 +245,7 @@ function render({ model, el }) {
     ["clear", "select nothing (Esc); drag to select", "Escape"],
   ]) bar.append(element("button", { textContent, title, onclick: keys[key] }));
 
-  function explain() {
+  function drawLegend() {
     const { title, labels = [], ramp } = colors;
     const patch = (background, className = "") =>
       element("i", { className, style: `background: ${background}` });
@@ -263,14 +264,14 @@ function render({ model, el }) {
   }
 
   const stop = redraw(model, ["_sets", "_colors", "_selected", "_labels"], () => {
-    chosen = new Set(typed(Uint32Array, model.get("_selected")));
+    chosen = new Set(asArray(Uint32Array, model.get("_selected")));
     if (sets !== model.get("_sets")) view = ALL;
     if (sets !== model.get("_sets") || colors !== model.get("_colors")) {
       [sets, colors] = [model.get("_sets"), model.get("_colors")];
-      points = sets.map(({ xy }) => typed(Float32Array, xy));
+      points = sets.map(({ xy }) => asArray(Float32Array, xy));
       count = points.length ? points[0].length / 2 : 0;
-      codes = colors.codes && typed(Uint8Array, colors.codes);
-      explain();
+      codes = colors.codes && asArray(Uint8Array, colors.codes);
+      drawLegend();
     }
     paint();
   });
