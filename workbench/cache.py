@@ -61,8 +61,8 @@ class TargetCache(ShardFolder):
     """The target embeddings of one teacher, in a folder of their own below `root`.
 
     A target's key is a hash of role, prompt and exact text. Vectors are stored as `dtype`,
-    "float16" or "float32". `skip` is the share of texts of a `fill` that may get no target, such
-    as an empty text that an API refuses. Several processes may read and fill one cache.
+    "float16" or "float32". `skip` is the share of texts of a `fill` that may get no target. Several
+    processes may read and fill one cache.
 
     Example:
         >>> import tempfile

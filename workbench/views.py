@@ -20,7 +20,7 @@ EXAMPLE_QUERIES = 50
 
 
 def explore(models: Mapping[str, object], texts: object, **options: object) -> AgreementExplorer:
-    """Show where models agree on texts: a map, the text with its neighbors, and a table, linked.
+    """Show where models agree on texts: a map, the text with its neighbors, a table.
 
     Args:
         models: two or more by name: anything that `wb.compare` takes. The first is the reference.
@@ -79,7 +79,7 @@ def _adapted(dataset: RetrievalDataset, texts: list, teacher: object, progress: 
     """Let the ready student learn documents.
 
     Returns of teacher and student the vectors of queries and documents, and what embeds a typed
-    query; and a sentence on what the student finds.
+    query; and a sentence on what it finds.
     """
     cache = TargetCache(home() / "cache", pipeline.teacher_of(teacher, ADAPT))
     ADAPT.check_teacher(cache)
