@@ -80,7 +80,7 @@ def test_cache_distill_evaluate_publish_push(home, tiny_model, other_tiny_model,
     provenance = student.read_provenance("student")
     assert provenance["finished"] and provenance["teacher_name"] == str(other_tiny_model)
     assert not list(home.glob(".student*"))
-    assert main(fill) == 0
+    assert main([*fill, "--dry-run"]) == 0 and main(fill) == 0
     out = capsys.readouterr().out
     assert "all 300 vectors are cached" in out and "300 of 300 texts have a vector" in out
 
@@ -95,7 +95,7 @@ def test_cache_distill_evaluate_publish_push(home, tiny_model, other_tiny_model,
     evaluate = "evaluate --student student --collection moths --json report.json".split()
     assert main([*evaluate, "--curves"]) == 0
     out = capsys.readouterr().out
-    assert "40 documents, 10 judged queries" in out and "untrained base" in out
+    assert "40 documents, 10 judged queries" in out and "base" in out
     report = json.loads((home / "report.json").read_text())
     assert [row["mode"] for row in report["rows"]] == ["teacher", "base", "symmetric", "asymmetric"]
     assert {row["mode"] for row in report["curves"]} == {"teacher", "symmetric", "asymmetric"}
@@ -221,6 +221,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(home, tiny_model, oth
     output += process.communicate(timeout=120)[0]
     assert process.returncode == 130, output.decode()
     assert b"Traceback" not in output and b"the same command goes on" in output
+    plan = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, timeout=300)
+    assert "all 1,200 vectors are cached" in plan.stdout
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "all 1,200 vectors are cached" in done.stdout + done.stderr

@@ -79,14 +79,12 @@ def test_one_search(recipe, documents, counts, tmp_path, monkeypatch):
     monkeypatch.setattr(views, "ADAPT", recipe)
     view = views.search(tmp_path / "notes", progress=False)
     check(counts, documents, recipe.start)
-    gained = re.search(
-        r"learned these documents: .* finds (\d+)% .* and (\d+)% before", view.status.value
-    )
-    assert int(gained[1]) > int(gained[2])
+    share = re.search(r"learned these documents: its queries find (\d+)% of", view.status.value)
+    assert int(share[1]) > 30
     again = views.search(tmp_path / "notes", progress=False)  # which finds the student made
     assert again.status.value == view.status.value
     view.ask("the river and the garden")
-    assert view.text == "the river and the garden"
+    assert "the river and the garden" in view.heading.value
 
 
 @pytest.mark.parametrize("name", ["tour", "broad"])

@@ -30,7 +30,7 @@ def test_a_fill_is_shown_stopped_and_resumed(tmp_path, hash_teacher, monkeypatch
     view, texts = CacheProgress(), sentences(2000)
     cache, waiting, go_on = TargetCache(tmp_path, hash_teacher), Event(), Event()
     at_second_group(monkeypatch, hash_teacher, lambda: waiting.set() or go_on.wait(10))
-    with pytest.raises(WorkbenchError, match="run"):
+    with pytest.raises(WorkbenchError, match="start"):
         view.wait()
     view.start(cache, [*texts, *texts[:50]])
     assert waiting.wait(10)

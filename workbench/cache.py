@@ -99,7 +99,7 @@ class TargetCache(ShardFolder):
         return hashlib.sha256(message).digest()[: KEY.itemsize]
 
     def plan(self, texts: Iterable[str | Text]) -> str:
-        """Say in a line what filling these texts would take; nothing is encoded."""
+        """Say in a line what filling these texts would take."""
         keys = self.keys(texts)
         missing, count = len(self.missing_rows(keys)), len(np.unique(keys))
         if not missing:

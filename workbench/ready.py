@@ -25,8 +25,8 @@ def load_ready(folder: str | Path = READY, *, device: str | None = None) -> Sent
     `distill(..., recipe="adapt")` makes it better on your texts in seconds.
 
     Example:
-        >>> wb.encode(wb.load_ready(), ["where does the river begin?"], "query").shape
-        (1, 768)
+        >>> wb.encode(wb.load_ready(), ["where does the river begin?"], "query").dtype
+        dtype('float32')
     """
     about = student.read_provenance(folder)
     if "head_sha256" not in about:

@@ -1,4 +1,4 @@
-"""A view of your own texts in one call: embed them with two models and open the view."""
+"""Views of your own texts in one call."""
 
 from collections.abc import Mapping
 from pathlib import Path

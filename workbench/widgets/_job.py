@@ -60,7 +60,8 @@ class Job(View):
 
     def close(self) -> None:
         """Stop the work, and close the view."""
-        self.stop.set()
+        if self._future is not None:
+            self.stop.set()
         super().close()
 
     def summary(self) -> str:
