@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from workbench import _util
-from workbench._util import checked, need, whole, whole_folder, write_json, write_whole
+from workbench._util import checked, need, whole_folder, whole_number, write_json, write_whole
 from workbench.errors import WorkbenchError
 
 
@@ -61,10 +61,10 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
 def test_extras_and_whole_numbers_are_checked():
     with pytest.raises(WorkbenchError, match=r"pip install 'teacher-aligned-workbench\[any\]'"):
         need("no_such_package.part", "any")
-    assert type(whole(np.int64(3), "k")) is int and whole(0, "k", 0) == 0
+    assert type(whole_number(np.int64(3), "k")) is int and whole_number(0, "k", 0) == 0
     for wrong in ("3", 2.5, True, None, 0):
         with pytest.raises(WorkbenchError, match="k is"):
-            whole(wrong, "k")
+            whole_number(wrong, "k")
 
 
 @pytest.mark.parametrize(

@@ -279,7 +279,7 @@ function render({ model, el }) {
   model.on("msg:custom", answered);
   const watch = new ResizeObserver(([entry]) => {
     ({ width, height } = entry.contentRect);
-    for (const layer of [canvas, over]) {
+    for (const layer of [canvas, overlay]) {
       layer.width = Math.round(width * devicePixelRatio);
       layer.height = Math.round(height * devicePixelRatio);
     }
