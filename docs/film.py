@@ -21,7 +21,7 @@ teacher = wb.Teacher("all-mpnet-base-v2")  # large: embeds the documents, once
 student = wb.load_ready()  # small, in the teacher's space: embeds the queries
 wb.search("tutorial", documents=teacher, queries=student)"""
 MAP = """texts = wb.read_texts("tutorial")
-wb.explore({"teacher": teacher, "student": student}, texts)"""
+wb.explore(texts, {"teacher": teacher, "student": student})"""
 QUERY = "why is my coffee so bitter?"
 # A dot for the mouse, which pictures of a page leave out, and a line that says what is going on.
 PAGE = """([x, y, width, height]) => {

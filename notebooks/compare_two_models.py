@@ -41,7 +41,7 @@ table.style.format(precision=3, na_rep="")
 # the tenth and the eleventh neighbor is a matter of taste. So look at the texts where they differ.
 
 # %%
-explorer = wb.explore(models, texts)
+explorer = wb.explore(texts, models)
 explorer
 
 # %% [markdown]

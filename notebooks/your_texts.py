@@ -47,7 +47,7 @@ view
 teacher = wb.Teacher("all-mpnet-base-v2", max_length=96)
 student = wb.distill(texts, teacher, recipe="adapt")  # what the search above has made, and kept
 models = {"teacher": teacher, "student": student, "ready": wb.load_ready()}
-explorer = wb.explore(models, texts)
+explorer = wb.explore(texts, models)
 explorer
 
 # %% [markdown]

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def test_help_explains_and_wrong_usage_is_exit_code_2(capsys):
     [
         ("cache --texts nothing.jsonl --teacher all-MiniLM-L6-v2", "no file"),
         ("cache --teacher nobody/nothing --texts texts.jsonl", "was not found"),
-        ("cache --texts x --workers 2 --passages 50", "passages"),
+        ("cache --texts x --workers 2 --limit 50", "limit"),
         ("cache --texts texts.jsonl --url http://x", "url"),
         ("distill --output . --texts texts.jsonl --teacher all-MiniLM-L6-v2", "folder"),
         ("distill --output s --recipe tuor --texts texts.jsonl", "tour"),
@@ -138,9 +139,13 @@ def test_texts_are_drawn_from_a_folder_cut_and_read_from_a_column(home, tiny_mod
     plan = f"cache --teacher {tiny_model} --max-length 40 --dry-run --texts".split()
     assert main([*plan, "texts", "--sample", "100"]) == 0
     assert "100 of 100 vectors missing" in capsys.readouterr().out
-    pd.DataFrame({"title": ["a"], "body": ["Bread rests for an hour. " * 20]}).to_csv("t.csv")
-    assert main([*plan, "t.csv", "--column", "body", "--passages", "30"]) == 0
-    assert "1 of 1 vectors missing" in capsys.readouterr().out  # the same passage four times
+    body = " ".join(f"Bread number {i} rests for an hour." for i in range(20))
+    pd.DataFrame({"title": ["a"], "body": [body]}).to_csv("t.csv")
+    assert main([*plan, "t.csv", "--column", "title", "body", "--no-passages"]) == 0
+    assert "1 of 1 vectors missing" in capsys.readouterr().out
+    assert main([*plan, "t.csv", "--column", "title", "body"]) == 0
+    found = re.search(r"(\d+) of \d+ vectors missing", capsys.readouterr().out)
+    assert int(found[1]) > 1  # passages
 
 
 def test_many_texts_are_kept_in_a_file_and_the_student_is_the_same(

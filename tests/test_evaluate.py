@@ -166,7 +166,7 @@ def test_compare_reads_files_and_folders(tmp_path, task_folders):
         ((NEAR[30:, :5], NEAR[:30]), DATASET, "one width"),
         ("no/such-model", TEXTS, "model 'b'"),
         (NEAR * np.nan, TEXTS, "model 'b': .*NaN"),
-        (NEAR, ["a", None], "item 1"),
+        (NEAR, ["a", None], "texts, 1: expected a string"),
     ],
 )
 def test_compare_refuses_before_anything_is_embedded(other, data, message, tmp_path, monkeypatch):

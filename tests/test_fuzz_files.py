@@ -82,7 +82,6 @@ OPTIONS = st.fixed_dictionaries(
     optional={
         "column": st.sampled_from(["text", "id", "none"]),
         "role": st.sampled_from(["query", "user"]),
-        "passages": st.sampled_from([10, 9]),
         "encoding": st.sampled_from(["cp1252", "utf-16", "klingon"]),
         "sample": st.sampled_from([1, 3]),
     },

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain, islice
 from pathlib import Path
@@ -16,7 +18,8 @@ import pyarrow as pa
 from workbench._util import home, write_whole
 from workbench.errors import DataError
 
-_SCHEMA = pa.schema([("text", pa.large_string()), ("query", pa.bool_())])
+_STRINGS = "text", "id", "title", "fields"  # columns of a file; fields are JSON
+_SCHEMA = pa.schema([("query", pa.bool_()), *((name, pa.large_string()) for name in _STRINGS)])
 _BATCH = 16_384  # rows; only the last batch of a file may have fewer
 
 
@@ -35,6 +38,8 @@ class Role(StrEnum):
 class Text:
     """One text and its role. DataError if the text is not a string of valid Unicode.
 
+    Its name and what else is known of it come along; texts are equal without them.
+
     Example:
         >>> wb.Text("how does a sail work?", "query").role.value
         'query'
@@ -42,6 +47,9 @@ class Text:
 
     text: str
     role: Role = Role.DOCUMENT
+    id: str = field(default="", compare=False)  # such as a file's name; need not be unique
+    title: str = field(default="", compare=False)  # the text begins with it
+    fields: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "role", Role(self.role))
@@ -53,11 +61,28 @@ class Text:
             raise DataError(f"not valid Unicode: {error}") from None
 
 
+def joined(title: str, body: str) -> str:
+    """Return a title and a text as two sentences."""
+    ends = unicodedata.category(title[-1:] or ".").startswith("P")
+    return f"{title}{'' if ends else '.'} {body}"
+
+
+@dataclass(frozen=True)
+class Passages:
+    """Passages of n documents, in the order of these."""
+
+    texts: Sequence[Text]
+    documents: np.ndarray  # the position of each one's document, int of shape (p,)
+    spans: np.ndarray  # where it begins and ends in its document, int of shape (p, 2)
+
+
 @dataclass(frozen=True)
 class RetrievalDataset:
     """A retrieval data set: documents and queries by their ids, and graded judgments.
 
     `qrels` maps query id to document id to a whole number; 0 means judged and not relevant.
+    Documents that were read have titles and fields in `details`. With `passages`, models embed
+    these, and a document is as good as its best one.
 
     Example:
         >>> documents, queries = {"d1": "Bread rises."}, {"q1": "why does bread rise?"}
@@ -70,19 +95,29 @@ class RetrievalDataset:
     corpus: dict[str, str]
     queries: dict[str, str]
     qrels: dict[str, dict[str, int]]
+    details: Mapping[str, Text] = field(default_factory=dict, repr=False)
+    passages: Passages | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for grades in self.qrels.values():
             for document in grades.keys() - self.corpus.keys():
                 raise DataError(f"the judged document {document!r} is not in corpus")
 
-    def document_texts(self) -> list[Text]:
-        """Return the documents in their order."""
-        return [Text(text, Role.DOCUMENT) for text in self.corpus.values()]
+    def document_texts(self) -> Sequence[Text]:
+        """Return the documents, or their passages, in their order."""
+        if self.passages is not None:
+            return self.passages.texts
+        return [self.details.get(name) or Text(t, id=name) for name, t in self.corpus.items()]
 
     def query_texts(self) -> list[Text]:
         """Return the queries in their order."""
-        return [Text(text, Role.QUERY) for text in self.queries.values()]
+        return [Text(text, Role.QUERY, name) for name, text in self.queries.items()]
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The position of the document of each of `document_texts`, int of shape (n,)."""
+        is_cut = self.passages is not None
+        return self.passages.documents if is_cut else np.arange(len(self.corpus))
 
 
 class StoredTexts(Sequence[Text]):
@@ -101,7 +136,9 @@ class StoredTexts(Sequence[Text]):
         def content(scratch: Path) -> None:
             with pa.OSFile(str(scratch), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as file:
                 while batch := list(islice(stream, _BATCH)):
-                    columns = [[t.text for t in batch], [t.role is Role.QUERY for t in batch]]
+                    fields = [json.dumps(dict(text.fields), default=str) for text in batch]
+                    strings = [[getattr(t, name) for t in batch] for name in _STRINGS[:3]]
+                    columns = [[t.role is Role.QUERY for t in batch], *strings, fields]
                     file.write_batch(pa.record_batch(columns, schema=_SCHEMA))
 
         return cls(write_whole(path, content))
@@ -130,7 +167,9 @@ class StoredTexts(Sequence[Text]):
             if len(part):
                 batch = self._batches[part[0] // _BATCH].take(pa.array(part % _BATCH))
                 for row in batch.to_pylist():
-                    yield Text(row["text"], Role.QUERY if row["query"] else Role.DOCUMENT)
+                    is_query, fields = row.pop("query"), json.loads(row.pop("fields"))
+                    role = Role.QUERY if is_query else Role.DOCUMENT
+                    yield Text(role=role, fields=fields, **row)
 
 
 def list_or_store(texts: Iterable[Text], in_memory: int) -> Sequence[Text]:

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import hashlib
+import importlib.util
 import json
 import os
 import random
@@ -13,15 +14,20 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import cache, reduce
 from heapq import nsmallest
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
+import jmespath
 import numpy as np
+from jmespath.exceptions import JMESPathError
+from semantic_text_splitter import TextSplitter
 
-from workbench._texts import RetrievalDataset, Role, StoredTexts, Text, list_or_store
-from workbench._util import PROJECT, counted, expanded, need, whole_number
+from workbench._texts import RetrievalDataset, Role, StoredTexts, Text, joined, list_or_store
+from workbench._util import PROJECT, counted, expanded, need
 from workbench.errors import DataError
 
 DATA = PROJECT / "data"
@@ -30,93 +36,202 @@ IN_MEMORY = 100_000  # texts; more of them go to a file
 
 csv.field_size_limit(1 << 30)
 
+READING = "column", "role", "encoding", "limit", "sample"  # options of `read_texts`
+# Columns that are never taken for the texts unless they are named.
+_NO_TEXT = {"id", "_id", "title", "role", "lang", "language", "label"}
+_CONVERTED = ".pdf", ".docx", ".pptx", ".html", ".htm"
+Record = tuple[str, object]  # the name of a row by its place, and what stands there
+
 
 def read_texts(
     source: object,
     *,
-    column: str | None = None,
+    column: str | Sequence[str] | None = None,
     role: Role | str | None = None,
-    passages: int | None = None,
     encoding: str | None = None,
     limit: int | None = None,
     sample: int | None = None,
 ) -> Sequence[Text]:
-    """Read texts without blank ones and duplicates of the same role, which a warning counts.
+    """Read texts without blank ones and duplicates of the same role, which a warning names.
 
-    100,000 texts and more are held in a temporary file that goes with the process. DataError if
-    there are no texts, the source is of another kind, or a text is unusable.
+    Each keeps its `id` (a column `id` or `_id`, else file and row), its title, and the other
+    columns of its row as `fields`. 100,000 texts and more are held in a temporary file that goes
+    with the process. DataError if there are no texts, or a text cannot be used.
 
     Args:
         source: strings or `Text` objects (a list, Series, array, generator), a table (DataFrame,
             pyarrow, `datasets.Dataset`, list of dictionaries), a `RetrievalDataset`, or the name
             of a file (.csv, .tsv, .jsonl, .json, .parquet; .txt and .md are one text each; also
-            .gz), of a folder of files or in BEIR layout, "docstrings", "tutorial" or
-            "hub:owner/name".
-        column: the column with the texts; by default `text`, or the only one.
+            .gz; with the extra `files` .pdf, .docx, .pptx and .html), of a folder of files or in
+            BEIR layout, "docstrings", "tutorial" or "hub:owner/name".
+        column: the column with the texts, several (title and text), or a path into nested ones,
+            such as "ticket.text" or "messages[].content"; by default `text`, or the only one.
         role: of all texts; by default what the column `role` says, otherwise document.
-        passages: cut longer texts into passages of about so many words, at ends of sentences.
         encoding: of files that are not UTF-8.
         sample: draw so many texts evenly from files and roles; a larger sample holds a smaller.
 
     Example:
         >>> wb.read_texts(["A river.", "A bridge."])[0]
-        Text(text='A river.', role=<Role.DOCUMENT: 'document'>)
+        Text(text='A river.', role=<Role.DOCUMENT: 'document'>, id='0', title='')
     """
-    counts = Counter()
-    stream = islice(_stream(source, counts, column, role, passages, encoding), limit)
-    texts = _unique(stream, counts) if sample is None else _sample(stream, sample)
+    left_out = _LeftOut()
+    stream = islice(_stream(source, left_out, column, role, encoding), limit)
+    texts = _unique(stream, left_out) if sample is None else _sample(stream, sample)
     if not len(texts):
-        raise DataError(f"the source has no texts but {counted(counts['blank'], 'blank one')}")
-    _report(counts)
+        where = f" in {column!r}" if column else ""
+        count = counted(left_out["blank"], "blank one")
+        raise DataError(f"the source has no texts{where} but {count}")
+    left_out.warn()
     return texts
 
 
 def stream_texts(source: object, *, limit: int | None = None, **options: object) -> Iterator[Text]:
     """Stream what `read_texts` reads, with its options; duplicates stay, and nothing is held."""
-    counts = Counter()
-    for _, text in islice(_stream(source, counts, **options), limit):
+    left_out = _LeftOut()
+    for _, text in islice(_stream(source, left_out, **options), limit):
         yield text
-    _report(counts)
+    left_out.warn()
 
 
-def as_texts(texts: Iterable[str | Text], what: str = "texts") -> Sequence[Text]:
-    """Return strings (as documents) and `Text` objects as a sequence of `Text`, else DataError."""
+def as_texts(texts: Iterable, what: str = "texts") -> Sequence[Text]:
+    """Return strings (as documents), `Text` objects or rows as a sequence of `Text`."""
     if isinstance(texts, StoredTexts):
         return texts
     items = texts if isinstance(texts, list) else list(_items(texts, what))
-    if not items:
+    if not len(items):
         raise DataError(f"{what}: at least one text is needed")
     if all(type(item) is Text for item in items):
         return items
-    return [_text(item, Role.DOCUMENT, f"{what}, item {i:,}") for i, item in enumerate(items)]
+    records = ((str(row), item) for row, item in enumerate(items))
+    return list(_texts(records, None, None, what))
+
+
+class _LeftOut(Counter):
+    """How many texts are left out and why, and the names of the first ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.names = 0, defaultdict(list)
+
+    def add(self, kind: str, name: str) -> None:
+        self[kind] += 1
+        if self[kind] <= 3:
+            self.names[kind].append(name)
+
+    def warn(self) -> None:
+        parts = [f"{self[kind]:,} {kind} ({', '.join(self.names[kind])})" for kind in self]
+        if parts:
+            message = f"left out of {self.read:,} texts: {', '.join(parts)}"
+            warnings.warn(message, stacklevel=3)
 
 
 def _stream(
     source: object,
-    counts: Counter,
-    column: str | None = None,
+    left_out: _LeftOut,
+    column: str | Sequence[str] | None = None,
     role: Role | str | None = None,
-    passages: int | None = None,
     encoding: str | None = None,
 ) -> Iterator[tuple[str, Text]]:
-    """Stream texts, each with its part of the source; count what is left out."""
-    for part, records in _parts(source, column, encoding):
-        for where, item, row_role in _rows(records, column, part or "the source"):
+    """Stream texts, each with its part of the source."""
+    for part, records in _parts(source, encoding):
+        for text in _texts(records, column, role, part or "the source", left_out):
+            yield part, text
+
+
+def _texts(
+    records: Iterable[Record],
+    column: str | Sequence[str] | None,
+    role: Role | str | None,
+    source: str,
+    left_out: _LeftOut | None = None,
+) -> Iterator[Text]:
+    """Turn rows into texts; without `left_out`, blank ones stay."""
+    columns = None
+    for name, item in records:
+        values = {"text": item, "id": name}
+        if isinstance(item, Mapping):
+            columns = columns or _columns(item, column, source)
+            values = _from_row(item, columns, name)
+        if left_out is not None:
+            left_out.read += 1
+            if _is_blank(item.text if isinstance(item, Text) else values["text"]):
+                left_out.add("blank", values["id"])
+                continue
+        changes = {} if role is None else {"role": role}
+        try:
             if isinstance(item, Text):
-                item, row_role = item.text, item.role
-            pieces = cut(item, passages) if passages and isinstance(item, str) else [item]
-            for piece in pieces:
-                counts["read"] += 1
-                if _is_blank(piece):
-                    counts["blank"] += 1
-                else:
-                    document = Role.DOCUMENT if _is_blank(row_role) else row_role
-                    yield part, _text(piece, role or document, where)
+                yield replace(item, **changes) if changes else item
+            else:
+                yield Text(**values | changes)
+        except DataError as error:
+            raise DataError(f"{source}, {values['id']}: {error}") from None
 
 
-def _parts(
-    source: object, column: str | None, encoding: str | None
-) -> Iterator[tuple[str, Iterable[tuple[str, object]]]]:
+def _columns(record: Mapping, column: str | Sequence[str] | None, source: str) -> tuple:
+    """Return the paths to titles and text, the text last, and the columns of id and role."""
+    names = {str(name).lower(): name for name in record}
+    if column is None:
+        others = [name for lower, name in names.items() if lower not in _NO_TEXT]
+        body = names.get("text", others[0] if len(others) == 1 else "text")
+        paths = [names["title"], body] if "title" in names else [body]
+    else:
+        paths = [column] if isinstance(column, str) else list(column)
+    for path in paths:
+        value = _value_at(record, path)
+        top = str(path).partition(".")[0].removesuffix("[]")
+        if not {path, top} & record.keys() or not (isinstance(value, str) or _is_blank(value)):
+            choices = ", ".join(dict.fromkeys(_paths(record))) or "none"
+            raise DataError(
+                f"{source} has no column {path!r} of texts; those with texts: {choices}"
+            )
+    own_id = names.get("id", names.get("_id", "id"))
+    return tuple(paths), own_id, names.get("role", "role")
+
+
+def _from_row(row: Mapping, columns: tuple, name: str) -> dict:
+    """Return what a row is as a text; the columns that are not used become its fields."""
+    paths, own_id, role = columns
+    *titles, body = [_value_at(row, path) for path in paths]
+    titles = [str(title).strip() for title in titles if not _is_blank(title)]
+    parts = titles if _is_blank(body) else [*titles, body]
+    used = {*paths, own_id, role}
+    return {
+        "text": reduce(joined, parts) if parts else body,
+        "role": Role.DOCUMENT if _is_blank(row.get(role)) else row[role],
+        "id": name if _is_blank(row.get(own_id)) else str(row[own_id]),
+        "title": titles[0] if titles else "",
+        "fields": {k: v for k, v in row.items() if k not in used and not _is_nested(v)},
+    }
+
+
+def _is_nested(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return any(map(_is_nested, value))
+    return isinstance(value, Mapping | np.ndarray)
+
+
+def _value_at(row: Mapping, path: object) -> object:
+    """Return what stands in a column or at a path, texts of a list joined; None if nothing."""
+    value = row.get(path)
+    if path not in row:
+        with suppress(JMESPathError):
+            value = jmespath.search(str(path), row)
+    is_list = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return "\n".join(value) if is_list else value
+
+
+def _paths(value: object, path: str = "") -> Iterator[str]:
+    """Yield the paths to strings in a record."""
+    if isinstance(value, str):
+        yield path
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _paths(inner, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list | tuple | np.ndarray) and len(value):
+        yield from _paths(value[0], f"{path}[]")
+
+
+def _parts(source: object, encoding: str | None) -> Iterator[tuple[str, Iterable[Record]]]:
     """Yield the files of a folder, each with its name, or all of another source as one part."""
     if isinstance(source, RetrievalDataset):
         source = source.document_texts()
@@ -124,19 +239,20 @@ def _parts(
         path, name = _path(source), str(source)
         if os.path.exists(path):
             for file in _files_in(path) if path.is_dir() else [path]:
-                yield str(file), _file_records(file, encoding)
+                short = file.relative_to(path).as_posix() if path.is_dir() else file.name
+                yield str(file), _file_records(file, short, encoding)
             return
         if name == "docstrings":
             from workbench.docstrings import docstring_corpus
 
             source = docstring_corpus().train
         elif name.startswith("hub:"):
-            source = hub_rows(name.removeprefix("hub:"), *([column] if column else []))
+            source = hub_rows(name.removeprefix("hub:"))
         else:
             others = "'tutorial', 'docstrings' and 'hub:owner/name'. A single text goes in a list"
             raise DataError(f"there is no file {name:.80}. Other sources are {others}")
     items = enumerate(_items(source, "the source"))
-    yield "", ((f"item {number:,}", item) for number, item in items)
+    yield "", ((str(row), item) for row, item in items)
 
 
 def _items(source: object, what: str) -> Iterable:
@@ -150,15 +266,6 @@ def _items(source: object, what: str) -> Iterable:
     return source.tolist() if hasattr(source, "tolist") else source
 
 
-def _text(item: object, role: Role | str, where: str) -> Text:
-    if isinstance(item, Text):
-        return item
-    try:
-        return Text(item, role)
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from None
-
-
 def _is_blank(value: object) -> bool:
     if isinstance(value, str):
         return not value.strip()
@@ -166,14 +273,7 @@ def _is_blank(value: object) -> bool:
     return value is None or is_nan or type(value).__name__ == "NAType"
 
 
-def _report(counts: Counter) -> None:
-    left_out = [f"{counts[kind]:,} {kind}" for kind in ("blank", "duplicate") if counts[kind]]
-    if left_out:
-        reasons = ", ".join(left_out)
-        warnings.warn(f"left out of {counts['read']:,} texts: {reasons}", stacklevel=3)
-
-
-def _unique(stream: Iterable[tuple[str, Text]], counts: Counter) -> Sequence[Text]:
+def _unique(stream: Iterable[tuple[str, Text]], left_out: _LeftOut) -> Sequence[Text]:
     """Return the texts without duplicates, in a file if they are many."""
     hashes = array("q")  # of 64 bits: should two texts ever share one, one of them is left out
 
@@ -184,7 +284,8 @@ def _unique(stream: Iterable[tuple[str, Text]], counts: Counter) -> Sequence[Tex
 
     texts = list_or_store(hashed(), IN_MEMORY)
     first = np.sort(np.unique(np.array(hashes, np.int64), return_index=True)[1])
-    counts["duplicate"] = len(texts) - len(first)
+    for row in np.setdiff1d(np.arange(len(texts)), first):
+        left_out.add("duplicate", texts[row].id if left_out["duplicate"] < 3 else "")
     return texts.subset(first) if isinstance(texts, StoredTexts) else [texts[i] for i in first]
 
 
@@ -208,27 +309,53 @@ def _sample(stream: Iterable[tuple[str, Text]], size: int) -> list[Text]:
     return [drawn[digest] for digest in sorted(drawn, key=lambda digest: digest[::-1])]
 
 
-def _file_records(path: Path, encoding: str | None) -> Iterator[tuple[str, object]]:
-    """Stream the rows of one file, each with its place; DataError if it cannot be read."""
+def _file_records(path: Path, name: str, encoding: str | None) -> Iterator[Record]:
+    """Stream the rows of one file, each with its name; DataError if it cannot be read."""
     suffix = _suffix(path)
-    if suffix not in SUFFIXES:
+    if suffix not in (*SUFFIXES, *_CONVERTED):
         raise DataError(f"{path}: texts are read from files that end in {', '.join(SUFFIXES)}")
     with _readable(path):
-        if suffix in (".txt", ".md"):
-            with _open(path, encoding) as file:
-                records = [(str(path), file.read().strip())]
-        elif suffix == ".parquet":
-            records = _parquet_records(path)
+        if suffix in (".txt", ".md", *_CONVERTED):
+            if suffix in _CONVERTED:
+                content = _converter().convert_local(path).markdown
+            else:
+                with _open(path, encoding) as file:
+                    content = file.read()
+            yield name, _whole_file(path, content.strip(), name)
+            return
+        if suffix == ".parquet":
+            rows = _parquet_rows(path)
         elif suffix in (".csv", ".tsv"):
-            records = _csv_records(path, encoding)
+            rows = _csv_rows(path, encoding)
         else:
-            records = _json_records(path, encoding)
-        yield from records
+            rows = _json_rows(path, encoding)
+        for number, row in enumerate(rows, start=1):
+            yield f"{name}:{number}", row
+
+
+@cache
+def _converter():
+    return need("markitdown", "files").MarkItDown()  # without plugins
+
+
+def _whole_file(path: Path, content: str, name: str) -> Text | str:
+    """Return a file as one text; a heading in front is its title."""
+    lines = content.splitlines()
+    if _suffix(path) == ".txt" and len(lines) >= 50 and all(map(str.strip, lines)):
+        way = "read_texts(open(path)) reads a text each"
+        warnings.warn(f"{path}: {len(lines):,} lines are one text; {way}", stacklevel=2)
+    title = ""
+    if content.startswith("# "):
+        title, content = lines[0].removeprefix("# ").strip(), "\n".join(lines[1:]).strip()
+        content = joined(title, content) if content else title
+    fields = {"file": str(path.resolve())}
+    return Text(content, id=name, title=title, fields=fields) if content else content
 
 
 def _files_in(folder: Path) -> list[Path]:
     """Return the files of texts below a folder, in BEIR layout only the corpus; warn of others."""
-    paths, left_out = [], []
+    paths, left_out, to_convert = [], [], []
+    can_convert = importlib.util.find_spec("markitdown") is not None
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         files = [Path(root, name) for name in sorted(names) if not name.startswith(".")]
@@ -236,31 +363,20 @@ def _files_in(folder: Path) -> list[Path]:
             files = [_member(Path(root), "corpus.jsonl")]
             folders.clear()
         for path in files:
-            has_texts = _suffix(path) in SUFFIXES and path.is_file() and path.stat().st_size
-            (paths if has_texts else left_out).append(path)
-    if left_out:
-        count = counted(len(left_out), "empty or other file")
-        warnings.warn(f"{folder}: {count} left out, such as {left_out[0]}", stacklevel=6)
+            is_full = path.is_file() and path.stat().st_size
+            if is_full and _suffix(path) in SUFFIXES:
+                paths.append(path)
+            elif is_full and _suffix(path) in _CONVERTED:
+                (paths if can_convert else to_convert).append(path)
+            else:
+                left_out.append(path)
+    hint = " (pip install 'teacher-aligned-workbench[files]' reads them)"
+    for others, why in ((left_out, ""), (to_convert, hint)):
+        if others:
+            names = ", ".join(path.relative_to(folder).as_posix() for path in others[:3])
+            count = counted(len(others), "other or empty file")
+            warnings.warn(f"{folder}: {count} left out, such as {names}{why}", stacklevel=6)
     return paths
-
-
-def _rows(records: Iterable, column: str | None, source: str) -> Iterator[tuple]:
-    """Yield place, text and role; of dictionaries `column`, else `text`, else the only column."""
-    columns = None
-    for where, record in records:
-        if not isinstance(record, Mapping):
-            yield where, record, None
-            continue
-        if columns is None:
-            columns = {str(name).lower(): name for name in record}
-            role = columns.get("role", "role")
-            if column is None:
-                others = [name for name in record if name != role]
-                column = columns.get("text", others[0] if len(others) == 1 else "text")
-            if column not in record:
-                names = ", ".join(map(str, record))
-                raise DataError(f"{source} has no column {column!r}; choose one of {names}")
-        yield where, record.get(column), None if column == role else record.get(role)
 
 
 def hub_rows(
@@ -295,41 +411,66 @@ def _open(path: Path, encoding: str | None, newline: str | None = None) -> TextI
     return opener(path, "rt", encoding=encoding or "utf-8-sig", newline=newline)
 
 
-def _csv_records(path: Path, encoding: str | None) -> Iterator[tuple[str, dict]]:
+def _csv_rows(path: Path, encoding: str | None) -> Iterator[dict]:
     with _open(path, encoding, newline="") as file:
         header = file.readline()
         file.seek(0)
+        delimiter = max(",;\t|", key=header.count)
         # Strict: without it a quotation mark that is not closed swallows the rest of the file.
-        reader = csv.DictReader(file, delimiter=max(",;\t|", key=header.count), strict=True)
+        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+        line = 2
         for row in reader:
-            where = f"{path}, line {reader.line_num}"
+            where = f"{path}, line {line}"
             if None in row or None in row.values():
                 raise DataError(f"{where}: expected {len(reader.fieldnames)} fields, as the header")
-            yield where, row
+            if _has_rows_inside(list(row.values()), delimiter):
+                message = (
+                    "a field holds what looks like other rows: a quotation mark without its pair?"
+                )
+                raise DataError(f"{where}: {message} Mend it, or give a DataFrame")
+            line = reader.line_num + 1
+            yield row
 
 
-def _parquet_records(path: Path) -> Iterator[tuple[str, dict]]:
+def _has_rows_inside(values: list[str], delimiter: str) -> bool:
+    """Say whether a field has lines that look like rows: as many fields, an id of the same form."""
+
+    def form(text: str) -> str:
+        return re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "9", text))
+
+    lines = [line.split(delimiter) for value in values for line in value.splitlines()[1:]]
+    form_of_id = form(values[0].partition("\n")[0])
+    is_clear = delimiter == "\t"  # texts have commas, and hardly ever tabs
+    return len(values) > 1 and any(
+        len(line) >= len(values)
+        and (is_clear or ("9" in form_of_id and form(line[0]) == form_of_id))
+        for line in lines
+    )
+
+
+def _parquet_rows(path: Path) -> Iterator[dict]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kinds = ("string", "large_string", "dictionary")
+    def is_read(kind: pa.DataType) -> bool:  # vectors and images are not
+        is_list = pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)
+        is_vector = is_list and pa.types.is_primitive(kind.value_type)
+        return not is_vector and not pa.types.is_binary(kind)
+
     with pq.ParquetFile(path) as file:
-        names = [field.name for field in file.schema_arrow if str(field.type).startswith(kinds)]
+        names = [field.name for field in file.schema_arrow if is_read(field.type)]
         for batch in file.iter_batches(4096, columns=names):
-            for row in batch.to_pylist():
-                yield str(path), row
+            yield from batch.to_pylist()
 
 
-def _json_records(path: Path, encoding: str | None) -> Iterator[tuple[str, object]]:
+def _json_rows(path: Path, encoding: str | None) -> Iterator[object]:
     """Stream the items of a JSON file that is one list, or the objects of JSON lines."""
-    is_corpus = _is_beir(path.parent) and path == _member(path.parent, "corpus.jsonl")
     with _open(path, encoding) as file:
         if not file.read(100).lstrip().startswith("["):
-            for where, row in _json_objects(path, encoding):
-                yield where, _titled(row) if is_corpus else row
+            yield from (row for _, row in _json_objects(path, encoding))
             return
         file.seek(0)
-        for number, item in enumerate(json.load(file), start=1):
-            yield f"{path}, item {number}", item
+        yield from json.load(file)
 
 
 def _json_objects(path: Path, encoding: str | None = None) -> Iterator[tuple[str, dict]]:
@@ -359,11 +500,12 @@ def read_dataset(source: str | Path | RetrievalDataset, split: str = "test") -> 
     if isinstance(source, RetrievalDataset):
         return source
     folder = _path(source)
-    corpus = _texts_by_id(_member(folder, "corpus.jsonl"))
+    documents = _texts_by_id(_member(folder, "corpus.jsonl"))
     queries = _texts_by_id(_member(folder, "queries.jsonl"))
-    qrels = _qrels(_member(folder, f"qrels/{split}.tsv"), queries, corpus)
-    queries = {name: text for name, text in queries.items() if name in qrels}
-    return RetrievalDataset(folder.name, corpus, queries, qrels)
+    qrels = _qrels(_member(folder, f"qrels/{split}.tsv"), queries, documents)
+    corpus = {name: text.text for name, text in documents.items()}
+    queries = {name: text.text for name, text in queries.items() if name in qrels}
+    return RetrievalDataset(folder.name, corpus, queries, qrels, documents)
 
 
 def is_dataset(source: object) -> bool:
@@ -385,11 +527,7 @@ def _is_beir(folder: Path) -> bool:
     return all(_member(folder, name).is_file() for name in ("corpus.jsonl", "queries.jsonl"))
 
 
-def _titled(row: dict) -> str:
-    return f"{row.get('title') or ''} {row.get('text') or ''}".strip()
-
-
-def _texts_by_id(path: Path) -> dict[str, str]:
+def _texts_by_id(path: Path) -> dict[str, Text]:
     texts = {}
     for where, row in _json_objects(path):
         name = str(row.get("_id", row.get("id", "")))
@@ -397,7 +535,10 @@ def _texts_by_id(path: Path) -> dict[str, str]:
             raise DataError(f"{where}: id {name!r}; expected an id under '_id' that is unique")
         if "text" not in row:
             raise DataError(f"{where} has no 'text'; it has {', '.join(row)}")
-        texts[name] = _titled(row)
+        title, body = (str(row.get(key) or "").strip() for key in ("title", "text"))
+        fields = {key: row[key] for key in row.keys() - {"_id", "id", "title", "text"}}
+        text = joined(title, body) if title and body else title or body
+        texts[name] = Text(text, Role.DOCUMENT, name, title, fields)
     return texts
 
 
@@ -423,28 +564,8 @@ def _qrels(path: Path, queries: Collection[str], corpus: Collection[str]) -> dic
     return qrels
 
 
-# Chinese and Japanese are written without spaces: a character counts as a word.
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")
-_SENTENCE = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？])|\n\s*\n")
-
-
-def cut(text: str, words: int) -> list[str]:
-    """Cut a text at ends of sentences into passages of about `words` words, at most 1.25 times."""
-    whole_number(words, "passages", 10, DataError)
-    starts = np.array([match.start() for match in _WORD.finditer(text)])
-    most = words * 5 // 4
-    # The number of words before each end of a sentence.
-    ends = np.searchsorted(starts, [match.end() for match in _SENTENCE.finditer(text)])
-    pieces, first = [], 0
-    while len(starts) - first > most:
-        left = len(starts) - first
-        target = first + left / -(-left // words)  # so that all pieces are about as long
-        low, high = np.searchsorted(ends, [first + 1, first + most + 1])
-        near = ends[low:high]
-        last = int(near[np.abs(near - target).argmin()]) if len(near) else first + words
-        pieces.append(text[starts[first] : starts[last]].strip())
-        first = last
-    return [*pieces, text[starts[first] :].strip()] if pieces else [text]
+# A letter of these scripts has three bytes.
+_UNSPACED = TextSplitter.from_callback(lambda text: len(text.encode()), (60, 150))
 
 
 def crop_queries(texts: Iterable[Text], count: int = 1) -> list[Text]:
@@ -453,6 +574,8 @@ def crop_queries(texts: Iterable[Text], count: int = 1) -> list[Text]:
     for document in (text.text for text in texts if text.role is Role.DOCUMENT):
         sentences = [sentence.split() for sentence in re.split(r"(?<=[.!?])\s+", document)]
         sentences = [words for words in sentences if len(words) >= 5]
+        if not sentences and len(document) >= 40:  # without spaces, as in Chinese or Thai
+            sentences = [[piece] for piece in _UNSPACED.chunks(document)]
         rng = random.Random(f"0\0{document}")
         for _ in range(count if sentences else 0):
             words, most = rng.choice(sentences), rng.randint(5, 25)

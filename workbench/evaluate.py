@@ -14,6 +14,7 @@ from workbench.cache import TargetCache
 from workbench.data import RetrievalDataset, Text, as_texts, is_dataset, read_dataset, read_texts
 from workbench.errors import WorkbenchError
 from workbench.models import encode, load_model
+from workbench.passages import Reader, cut, cut_dataset, reader_of, unread
 from workbench.teachers import Teacher
 
 # Names of ir_measures, and ours.
@@ -41,8 +42,8 @@ def score(data: RetrievalDataset, queries: np.ndarray, documents: np.ndarray) ->
     are not found. Returns `ndcg_at_10`, `recall_at_100` and `mrr_at_10` (grades of 1 and more).
     """
     queries, documents = checked_pair((queries, documents), data)
-    rows = np.flatnonzero(documents.any(axis=1))
-    positions = rows[ranking.top_k(queries, documents[rows], 100)[1]]
+    exists = documents.any(axis=1)
+    positions = ranking.top_k(queries, documents[exists], 100, rows=data.rows[exists])[1]
     positions[~queries.any(axis=1)] = -1
     return score_ranking(data, positions)
 
@@ -55,7 +56,9 @@ def score_ranking(data: RetrievalDataset, positions: np.ndarray) -> pd.DataFrame
     run = {}
     for query, row in zip(data.queries, positions, strict=True):
         # ir_measures orders equal scores by id. A score that falls with the rank keeps our order.
-        run[query] = {ids[p]: float(len(row) - rank) for rank, p in enumerate(row) if p >= 0}
+        # Backwards, because of a document that comes again only the best rank counts.
+        ranks = reversed(list(enumerate(row)))
+        run[query] = {ids[p]: float(len(row) - rank) for rank, p in ranks if p >= 0}
     judgments = {}
     for query in data.queries:
         if query in data.qrels:  # grades must be Python's own integers
@@ -108,7 +111,9 @@ def summarize(scores: Mapping[str, pd.DataFrame], *, teacher: str = "teacher") -
     return pd.DataFrame(rows)
 
 
-def compare(models: Mapping[str, Any], data: Any, *, k: int = 10) -> pd.DataFrame:
+def compare(
+    models: Mapping[str, Any], data: Any, *, k: int = 10, passages: bool = True, **reading: object
+) -> pd.DataFrame:
     """Compare models with a reference, on texts or on a retrieval data set.
 
     Args:
@@ -116,6 +121,8 @@ def compare(models: Mapping[str, Any], data: Any, *, k: int = 10) -> pd.DataFram
             `Teacher`, a `TargetCache`, or vectors: an array for texts, a pair (queries, documents)
             for a data set. The reference is named "teacher", or else the first.
         data: texts, a file or folder of them, a `RetrievalDataset`, or a folder in BEIR's layout.
+        passages: cut documents into passages that all models read whole; with vectors, never.
+        reading: options of `read_texts`.
 
     Returns:
         On texts, a row per model with measures of `agreement.READING`; texts that a cache skips are
@@ -131,8 +138,9 @@ def compare(models: Mapping[str, Any], data: Any, *, k: int = 10) -> pd.DataFram
         >>> table.attrs["notes"]
         ['small has 384 dimensions and large 768: cosine and squared_distance are NaN']
     """
-    data = _read(data)
+    data = _read(data, reading)
     models = same_models(models, data)
+    data, cost = in_passages(data, models, passages)
     reference = "teacher" if "teacher" in models else next(iter(models))
     embedded = {name: vectors(model, data) for name, model in models.items()}
     if isinstance(data, RetrievalDataset):
@@ -150,7 +158,7 @@ def compare(models: Mapping[str, Any], data: Any, *, k: int = 10) -> pd.DataFram
     expected = f"dimensions and {reference} {widths[reference]}"
     others = {name: width for name, width in widths.items() if width != widths[reference]}
     notes = [f"{name} has {width} {expected}: {consequence}" for name, width in others.items()]
-    table.attrs |= {"reference": reference, "notes": notes}
+    table.attrs |= {"reference": reference, "notes": [*notes, *filter(None, [cost])]}
     return table
 
 
@@ -209,9 +217,8 @@ def vectors(
     if isinstance(model, np.ndarray | tuple):
         return model
     if isinstance(data, RetrievalDataset):
-        both = vectors(
-            model, data.query_texts() + data.document_texts(), allow_missing=allow_missing
-        )
+        texts = [*data.query_texts(), *data.document_texts()]
+        both = vectors(model, texts, allow_missing=allow_missing)
         return both[: len(data.queries)], both[len(data.queries) :]
     if not isinstance(model, TargetCache):
         return encode(model, data, progress=True)
@@ -224,13 +231,38 @@ def vectors(
     return array
 
 
-def _read(data: Any) -> RetrievalDataset | Sequence[Text]:
+def _read(data: Any, reading: Mapping = {}) -> RetrievalDataset | Sequence[Text]:
     if isinstance(data, RetrievalDataset):
         return data
     if is_dataset(data):
         return read_dataset(data)
     # `read_texts` drops duplicates, and arrays have a row for each text.
-    return read_texts(data) if isinstance(data, str | Path | pd.DataFrame) else as_texts(data)
+    is_read = reading or isinstance(data, str | Path | pd.DataFrame)
+    return read_texts(data, **reading) if is_read else as_texts(data)
+
+
+def in_passages(data: Any, models: Mapping[str, Any], wanted: bool = True) -> tuple[Any, str]:
+    """Return data of `compare` in passages that all models of `same_models` read whole.
+
+    Where it is not wanted, or a model is given as vectors, a sentence says what is not read.
+    """
+    is_dataset = isinstance(data, RetrievalDataset)
+    if wanted and not any(isinstance(model, np.ndarray | tuple) for model in models.values()):
+        known = readers(models)
+        return (cut_dataset(data, known) if is_dataset else cut(data, known).texts), ""
+    return data, unread(data.document_texts() if is_dataset else data, readers(models))
+
+
+def readers(models: Mapping[str, Any]) -> list[Reader | None]:
+    """Return how models of `same_models` read documents, None for vectors."""
+    return [
+        model.teacher.reader
+        if isinstance(model, TargetCache)
+        else None
+        if isinstance(model, np.ndarray | tuple)
+        else reader_of(model)
+        for model in models.values()
+    ]
 
 
 def as_model(model: Any, data: RetrievalDataset | Sequence[Text]) -> Any:
@@ -254,7 +286,7 @@ def checked_pair(pair: Any, data: RetrievalDataset) -> tuple[np.ndarray, np.ndar
     if not isinstance(pair, list | tuple) or len(pair) != 2:
         raise WorkbenchError("expected a pair: vectors of queries and of documents")
     queries, documents = checked(pair[0], "queries"), checked(pair[1], "documents")
-    counts = len(data.queries), len(data.corpus)
+    counts = len(data.queries), len(data.rows)
     if (len(queries), len(documents)) != counts or queries.shape[1] != documents.shape[1]:
         expected = f"{counts[0]:,} queries and {counts[1]:,} documents of one width"
         shapes = f"{queries.shape} and {documents.shape}"
@@ -282,19 +314,24 @@ def failures(
     loss = scores[0] - scores[1]
     failing = loss[loss >= _LEAST_LOSS].sort_values(ascending=False, kind="stable")
     (tq, td), (sq, sd) = map(unit, teacher), map(unit, student)
+
+    def cosines(documents: np.ndarray, query: np.ndarray) -> np.ndarray:
+        return ranking.best((documents @ query)[None], dataset.rows)[0]
+
     query_rows = {name: row for row, name in enumerate(dataset.queries)}
     restored = {cause: np.full((len(sq), 10), -1) for cause in ("query", "relevant", "others")}
     for name in failing.index:
         row, grades = query_rows[name], dataset.qrels[name]
         relevant = np.array([grades.get(document, 0) > 0 for document in dataset.corpus])
-        by_student, by_teacher = sd @ sq[row], td @ sq[row]
+        by_student, by_teacher = cosines(sd, sq[row]), cosines(td, sq[row])
         variants = {
-            "query": sd @ tq[row],
+            "query": cosines(sd, tq[row]),
             "relevant": np.where(relevant, by_teacher, by_student),
             "others": np.where(relevant, by_student, by_teacher),
         }
-        for cause, cosines in variants.items():
-            best = ranking.order(cosines[None], np.arange(len(sd))[None], 10)[1][0]
+        for cause, scores_of in variants.items():
+            positions = np.arange(len(relevant))[None]
+            best = ranking.order(scores_of[None], positions, 10)[1][0]
             restored[cause][row, : len(best)] = best
     table = pd.DataFrame({"loss": failing})
     for cause, positions in restored.items():

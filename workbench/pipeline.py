@@ -17,6 +17,7 @@ from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
+from transformers import AutoTokenizer
 
 from workbench import data, models, student
 from workbench import train as training
@@ -24,6 +25,7 @@ from workbench._util import counted, expanded, home
 from workbench.cache import TargetCache, Targets
 from workbench.data import Role, Text, list_or_store
 from workbench.errors import TrainingError, WorkbenchError
+from workbench.passages import Reader, cut, unread
 from workbench.ready import READY, is_ready, load_ready
 from workbench.teachers import ArrayTeacher, Teacher, is_api, make_teacher
 from workbench.train import HEAD, Result, TrainingConfig, TrainingStep, provenance
@@ -115,6 +117,15 @@ class Recipe:
             message = f"the teacher of the student to start from is {about.get('teacher_name')}"
             raise TrainingError(f"{message}, not {cache.teacher.name}: name it, not a loaded model")
 
+    def readers(self, teacher: Teacher) -> list[Reader | None]:
+        """Return how teacher and student read documents; the student's weights are not loaded."""
+        tokenizer = AutoTokenizer.from_pretrained(self.base_files().path)
+        length = self.max_length
+        if self.continues:
+            build = provenance_of(self.start).get("build", {})  # of a ready student
+            length = build.get("max_length", tokenizer.model_max_length)
+        return [teacher.reader, Reader(tokenizer, length, teacher.prompts["document"])]
+
     def base_files(self) -> models.ModelFiles:
         """Return the files that have the transformer's weights."""
         if not self.continues:
@@ -185,6 +196,8 @@ def distill(
     *,
     recipe: str | Recipe | None = None,
     output: str | Path | None = None,
+    held_out: object = None,
+    passages: bool = True,
     progress: bool = True,
     skip: float = 0.01,
     **changes: object,
@@ -200,8 +213,11 @@ def distill(
         recipe: one of `RECIPES`, a TOML file, or a `Recipe`. By default in-domain (many passes) for
             fewer than 5,000 texts, and tour (two passes) for more.
         output: folder for the student; by default one below `students/` in the workbench's folder.
+        held_out: texts to choose the best student by; by default a twentieth of the texts.
+        passages: cut documents into passages that teacher and student read whole.
         skip: share of the texts that may get no target, see `TargetCache`; they are left out.
-        **changes: values of the recipe to change, such as `base`, `max_length`, `epochs` or `seed`.
+        **changes: options of `read_texts`, and values of the recipe to change, such as `base`,
+            `max_length`, `epochs` or `seed`.
 
     Example:
         >>> texts = wb.read_texts("tutorial", limit=60)  # some hundreds make a useful student
@@ -211,11 +227,14 @@ def distill(
         (768,)
     """
     source = str(texts) if isinstance(texts, str | Path) else "a list of texts"
-    # A teacher of stored vectors has none of a query that is cropped here.
-    crop = not isinstance(teacher, ArrayTeacher)
-    texts, recipe = prepare(data.read_texts(texts), recipe, crop=crop, **changes)
+    reading = {name: changes.pop(name) for name in data.READING if name in changes}
+    texts = data.read_texts(texts, **reading)
+    recipe = choose(recipe, len(texts), **changes)
     cache = TargetCache(home() / "cache", teacher_of(teacher, recipe), skip=skip)
-    return run(texts, cache, recipe, output, source=source, progress=progress).student
+    texts = prepare(texts, recipe, cache.teacher, passages)
+    held_out = None if held_out is None else data.read_texts(held_out, **reading)
+    options = {"source": source, "held_out": held_out, "progress": progress}
+    return run(texts, cache, recipe, output, **options).student
 
 
 def teacher_of(source: object, recipe: Recipe, **options: object) -> Teacher:
@@ -230,24 +249,34 @@ def teacher_of(source: object, recipe: Recipe, **options: object) -> Teacher:
     return teacher
 
 
-def prepare(
-    texts: Sequence[Text], recipe: str | Recipe | None = None, *, crop: bool = True, **changes
-) -> tuple[Sequence[Text], Recipe]:
-    """Return the recipe with changes, and its texts: with cropped queries if they are few."""
+def choose(recipe: str | Recipe | None, texts: int, **changes: object) -> Recipe:
+    """Return a recipe with changes, by default the one for so many texts or for its start."""
     if recipe is None and changes.get("start") not in (None, *_HEAD_STARTS):
         recipe = ADAPT
-    recipe = find_recipe(recipe, len(texts)).change(**changes)
-    if len(texts) < LEAST_TEXTS:
-        count = counted(len(texts), "different text")
+    if texts < LEAST_TEXTS:
+        count = counted(texts, "different text")
         raise TrainingError(f"{count}: expected {LEAST_TEXTS}, and hundreds for a useful student")
-    if not crop or recipe.continues:  # such a student knows queries
-        return texts, recipe
+    return find_recipe(recipe, texts).change(**changes)
+
+
+def prepare(
+    texts: Sequence[Text], recipe: Recipe, teacher: Teacher, passages: bool = True
+) -> Sequence[Text]:
+    """Return what a recipe learns from: passages of the texts, with cropped queries if few."""
+    if isinstance(teacher, ArrayTeacher):  # it knows these texts and no others
+        return texts
+    if passages:
+        texts = cut(texts, recipe.readers(teacher)).texts
+    elif line := unread(texts, recipe.readers(teacher)):
+        warnings.warn(line, stacklevel=3)
+    if recipe.continues:  # such a student knows queries
+        return texts
     if len(texts) < recipe.texts:
         per_text = -(-recipe.texts // len(texts)) - 1
         texts = [*texts, *data.crop_queries(texts, per_text)]
     elif not any(text.role is Role.QUERY for text in texts):
         texts = list_or_store(chain(texts, data.crop_queries(texts[:1000])), data.IN_MEMORY)
-    return texts, recipe
+    return texts
 
 
 def run(

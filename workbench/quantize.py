@@ -128,10 +128,13 @@ def sweep(
     for mode, spec in product(sides, specs):
         queries, documents = sides[mode]
         spec = spec.of(documents.shape[1])
-        positions = CompressedIndex(documents, spec).search(queries)[1]
+        depth = 100 * int(np.bincount(data.rows).max())  # rows that hold at least 100 documents
+        positions = CompressedIndex(documents, spec).search(queries, depth)[1]
         # Zeros stand for no vector: they find and are found by nothing.
         exists = documents.any(axis=1)[positions] & queries.any(axis=1, keepdims=True)
-        scores[mode, spec] = evaluate.score_ranking(data, np.where(exists, positions, -1))
+        scores[mode, spec] = evaluate.score_ranking(
+            data, np.where(exists, data.rows[positions], -1)
+        )
         size, time = spec.bytes_per_document, query_ms.get(spec, np.nan)
         costs = {"bytes_per_document": size, "documents": timed, "query_ms": time}
         rows.append({"mode": mode, **asdict(spec), **costs})

@@ -16,6 +16,7 @@ from workbench import models
 from workbench._util import as_float32, counted, expanded, need, one_of, scaled, whole_number
 from workbench.data import Role, Text, as_texts
 from workbench.errors import IncompleteError, TeacherError
+from workbench.passages import Reader, reader_of
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +53,7 @@ class Teacher:
     concurrency: int = 1  # how many calls of `encode` may run at the same time
     batch_size: int | None = None  # texts of one call; None leaves it to the cache
     usage: object | None = None  # what was asked of an API; None if the teacher costs nothing
+    reader: Reader | None = None  # how it reads documents, as far as that is known
 
     def __new__(cls, source: object = None, *args, **options):
         """Choose the class where none is named; Python then calls its `__init__`."""
@@ -178,6 +180,11 @@ class LocalTeacher(Teacher):
         )
         self.name, self.dtype = full_name, self._choose_dtype(precision)
         self.model.to(self.dtype)
+
+    @property
+    def reader(self) -> Reader | None:
+        """How it reads documents; None if their length has no limit."""
+        return reader_of(self.model, self.prompts["document"])
 
     def encode(self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop=None) -> np.ndarray:
         """Return the targets of texts of one role."""

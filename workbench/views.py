@@ -6,33 +6,51 @@ from pathlib import Path
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from workbench import agreement, data, pipeline, ranking
+from workbench import agreement, data, evaluate, pipeline, ranking
 from workbench._util import home, spread
 from workbench.cache import TargetCache, Targets
 from workbench.data import RetrievalDataset, Role, Text
 from workbench.errors import DataError
 from workbench.models import encode
+from workbench.passages import Reader, cut_dataset, unread
 from workbench.pipeline import ADAPT
 from workbench.student import through_head
 from workbench.widgets import AgreementExplorer, RetrievalExplorer
 
 EXAMPLE_QUERIES = 50
+LETTERS_PER_TOKEN = 3.0  # English has 4 to 5, other languages that the tokenizer knows less fewer
 
 
-def explore(models: Mapping[str, object], texts: object, **options: object) -> AgreementExplorer:
+def explore(
+    texts: object,
+    models: Mapping[str, object] | None = None,
+    *,
+    passages: bool = True,
+    **options: object,
+) -> AgreementExplorer:
     """Show where models agree on texts: a map, the text with its neighbors, a table.
 
     Args:
-        models: two or more by name: anything that `wb.compare` takes. The first is the reference.
-        texts: a list of texts, a dataframe, or a file or folder that `read_texts` reads.
-        options: of `widgets.AgreementExplorer`: `k`, `umap`, `most`.
+        texts: what `read_texts` takes. The other columns of a table color, sort and group.
+        models: two or more by name: anything that `wb.compare` takes. The first is the reference;
+            the ready student's teacher and the ready student if None.
+        passages: cut documents into passages that all models read whole; with vectors, never.
+        options: of `read_texts`, and of `widgets.AgreementExplorer`: `color`, `k`, `umap`, `most`.
 
     Example:
         >>> texts = wb.read_texts("tutorial", limit=60)
-        >>> view = wb.explore({"large": "all-mpnet-base-v2", "small": "all-MiniLM-L6-v2"}, texts)
+        >>> view = wb.explore(texts, {"large": "all-mpnet-base-v2", "small": "all-MiniLM-L6-v2"})
     """
-    # A list keeps its duplicates: vectors and columns have a row for each text.
-    texts = data.read_texts(texts) if isinstance(texts, str | Path) else texts
+    reading = {name: options.pop(name) for name in data.READING if name in options}
+    if reading or not isinstance(texts, list):  # a list keeps its duplicates, as vectors do
+        has_vectors = models and any(hasattr(model, "__array__") for model in models.values())
+        texts = data.as_texts(texts) if has_vectors else data.read_texts(texts, **reading)
+    texts = data.as_texts(texts)
+    if models is None:
+        teacher = pipeline.teacher_of(None, ADAPT)
+        models = {"teacher": teacher, "student": pipeline.load_student(ADAPT.start)}
+    models = evaluate.same_models(models, texts)
+    texts, _ = evaluate.in_passages(texts, models, passages)
     return AgreementExplorer(models, texts, **options)
 
 
@@ -41,6 +59,7 @@ def search(
     documents: object = None,
     queries: object = None,
     *,
+    passages: bool = True,
     progress: bool = True,
     **options: object,
 ) -> RetrievalExplorer:
@@ -53,39 +72,59 @@ def search(
         source: a retrieval data set, or what `read_texts` takes.
         documents: a `Teacher`, a loaded model, a folder or a name; all-mpnet-base-v2 if None.
         queries: the same; the ready student, which learns these documents first, if None.
-        options: of `read_texts`, such as `column="body"` for a CSV or `passages=200`.
+        passages: cut documents into passages that both models read whole. A document is as near as
+            its nearest passage.
+        options: of `read_texts`, such as `column=["subject", "body"]` for a table.
 
     Example:
         >>> texts = wb.read_texts("tutorial", limit=60)
         >>> view = wb.search(texts, documents="all-mpnet-base-v2", queries="all-MiniLM-L6-v2")
     """
-    dataset, texts, about = _dataset(source, options)
+    dataset, about = _dataset(source, options)
     names = ["teacher", "student"]
     for place, model in enumerate([documents, queries]):
         if isinstance(model, str | Path) and Path(model).name not in names:
             names[place] = Path(model).name
-    if queries is None:
-        vectors, encoders, learned = _adapted(dataset, texts, documents, progress)
-        models = dict(zip(names, vectors, strict=True))
-        encoders, about = dict(zip(names, encoders, strict=True)), f"{about} {learned}".strip()
+    if queries is not None:
+        documents = pipeline.teacher_of(None, ADAPT) if documents is None else documents
+        models = evaluate.same_models({names[0]: documents, names[1]: queries}, dataset)
+        dataset, unread_part = evaluate.in_passages(dataset, models, passages)
+        return RetrievalExplorer(dataset, models, about=about + unread_part)
+    cache = TargetCache(home() / "cache", pipeline.teacher_of(documents, ADAPT))
+    ADAPT.check_teacher(cache)
+    readers = ADAPT.readers(cache.teacher)
+    about += _language(dataset, readers[1])
+    if passages:
+        dataset = cut_dataset(dataset, readers)
     else:
-        if documents is None:
-            documents = pipeline.teacher_of(None, ADAPT)
-        models, encoders = {names[0]: documents, names[1]: queries}, {}
-    return RetrievalExplorer(dataset, models, encode=encoders, about=about)
+        about += unread(dataset.document_texts(), readers)
+    vectors, encoders, learned = _adapted(dataset, cache, progress)
+    models, encoders = (dict(zip(names, pair, strict=True)) for pair in (vectors, encoders))
+    return RetrievalExplorer(dataset, models, encode=encoders, about=f"{about} {learned}".strip())
 
 
-def _adapted(dataset: RetrievalDataset, texts: list, teacher: object, progress: bool) -> tuple:
+def _language(dataset: RetrievalDataset, reader: Reader) -> str:
+    """Say if the ready student hardly knows the language of most documents."""
+    texts = dataset.document_texts()
+    texts = [texts[row].text for row in spread(len(texts), 200)]
+    letters = np.array([len(text) for text in texts]) / reader.sizes(texts)
+    if np.median(letters) >= LETTERS_PER_TOKEN:
+        return ""
+    return (
+        "Most documents look as if they are not English, which is what these models know: name a "
+        "multilingual base (documents=, queries=), such as paraphrase-multilingual-MiniLM-L12-v2. "
+    )
+
+
+def _adapted(dataset: RetrievalDataset, cache: TargetCache, progress: bool) -> tuple:
     """Let the ready student learn documents.
 
     Returns of teacher and student the vectors of queries and documents, and what embeds a typed
     query; and a sentence on what it finds.
     """
-    cache = TargetCache(home() / "cache", pipeline.teacher_of(teacher, ADAPT))
-    ADAPT.check_teacher(cache)
-    index = cache.embed(texts, progress=progress)
+    index = cache.embed(dataset.document_texts(), progress=progress)
     asked = cache.embed(dataset.query_texts(), progress=progress)
-    k = min(10, len(index))
+    k = min(10, len(dataset.corpus))
 
     def embedded(student: SentenceTransformer, targets: Targets) -> np.ndarray:
         return through_head(student, pipeline.features_of(student, ADAPT, cache).embed(targets))
@@ -98,8 +137,10 @@ def _adapted(dataset: RetrievalDataset, texts: list, teacher: object, progress: 
         student = pipeline.run(index, cache, ADAPT, **options).student
         learned = "The student has learned these documents"
     vectors = embedded(student, asked), embedded(student, index)
-    nearest = ranking.top_k(asked, index, k)[1]
-    share = agreement.overlap(nearest, ranking.top_k(vectors[0], index, k)[1]).mean()
+    nearest, hits = (
+        ranking.top_k(queries, index, k, rows=dataset.rows)[1] for queries in (asked, vectors[0])
+    )
+    share = agreement.overlap(nearest, hits).mean()
     learned += f": its queries find {share:.0%} of the teacher's {k} nearest."
     encoders = (
         lambda text: cache.teacher.encode([text], Role.QUERY)[0],
@@ -108,25 +149,29 @@ def _adapted(dataset: RetrievalDataset, texts: list, teacher: object, progress: 
     return ((np.asarray(asked), np.asarray(index)), vectors), encoders, learned
 
 
-def _dataset(source: object, options: dict) -> tuple[RetrievalDataset, list[Text], str]:
-    """Return a data set, its documents as texts, and a sentence on queries that were made."""
+def _dataset(source: object, options: dict) -> tuple[RetrievalDataset, str]:
+    """Return a data set, and a sentence on queries that were made."""
     if isinstance(source, RetrievalDataset) or data.is_dataset(source):
         if options:
             raise DataError(f"{', '.join(options)}: only for texts, and this is a data set")
-        dataset = data.read_dataset(source)
-        return dataset, dataset.document_texts(), ""
-    texts = data.read_texts(source, **options)
-    documents = [text for text in texts if text.role is Role.DOCUMENT]
+        return data.read_dataset(source), ""
+    documents: dict[str, Text] = {}
+    queries: dict[str, str] = {}
+    for text in data.read_texts(source, **options):
+        names, name = (queries if text.role is Role.QUERY else documents), text.id
+        while name in names:  # another text of this id
+            name += "'"
+        names[name] = text.text if names is queries else text
     if not documents:
         raise DataError("there are only queries among the texts: a search needs documents")
-    queries = {f"q{i}": text.text for i, text in enumerate(texts) if text.role is Role.QUERY}
     about, qrels = "", {}
     if not queries:
-        about = "The queries are pieces of documents, judged relevant to their own: easy to find."
+        about = "The queries are pieces of documents, judged relevant to their own: easy to find. "
         for place in spread(len(documents), EXAMPLE_QUERIES):
+            name, document = list(documents.items())[place]
             # A document that is too short to crop stands for itself.
-            query = [*data.crop_queries([documents[place]]), documents[place]][0]
-            queries[f"q{place}"], qrels[f"q{place}"] = query.text, {f"d{place}": 1}
+            query = [*data.crop_queries([document]), document][0]
+            queries[f"piece of {name}"], qrels[f"piece of {name}"] = query.text, {name: 1}
     name = Path(source).stem if isinstance(source, str | Path) else "texts"
-    corpus = {f"d{i}": text.text for i, text in enumerate(documents)}
-    return RetrievalDataset(name, corpus, queries, qrels), documents, about
+    corpus = {name: text.text for name, text in documents.items()}
+    return RetrievalDataset(name, corpus, queries, qrels, documents), about

@@ -19,12 +19,12 @@ from workbench.cache import FillBar, TargetCache
 from workbench.data import Role
 from workbench.docstrings import docstring_corpus
 from workbench.errors import TeacherError, TrainingError, WorkbenchError
+from workbench.passages import cut, cut_dataset
 from workbench.pipeline import ADAPT, STOPPED, TOUR, Recipe, load_student, provenance_of
 from workbench.ready import load_ready
 from workbench.teachers import LocalTeacher, is_api
 
 DEMO_PAIRS = 500  # documents that the demo's student learns, each with a query to measure on
-_READING = "column", "role", "passages", "encoding", "limit", "sample"  # options of `read_texts`
 _RECIPE = "base", "teacher", "max_length", "start", "epochs", "batch_size"  # values of a recipe
 _API = (
     "url", "key", "name", "tokenizer", "price", "budget", "requests_per_minute",
@@ -38,6 +38,7 @@ def demo(options: Namespace, stop: threading.Event) -> None:
     print("Reading docstrings of the installed libraries ...", flush=True)
     pairs = docstring_corpus(held_out=DEMO_PAIRS).held_out
     cache = TargetCache(home() / "cache", pipeline.teacher_of(None, ADAPT))
+    pairs = cut_dataset(pairs, ADAPT.readers(cache.teacher))
     documents = cache.embed(pairs.document_texts(), progress=True, stop=stop)
     folder = home() / "demo" / "student"
     done = pipeline.run(documents, cache, ADAPT, folder, source="docstrings", stop=stop)
@@ -64,7 +65,9 @@ def cache(options: Namespace, stop: threading.Event) -> None:
         _fill_on_ray(options, recipe, stop)
         return
     targets = _cache_of(options, recipe)
-    texts = data.read_texts(options.texts, **_chosen(options, *_READING))
+    texts = data.read_texts(options.texts, **_chosen(options, *data.READING))
+    if options.passages:
+        texts = cut(texts, recipe.readers(targets.teacher)).texts
     if options.dry_run:
         _print_plan(targets, texts)
         return
@@ -76,7 +79,7 @@ def _fill_on_ray(options: Namespace, recipe: Recipe, stop: threading.Event) -> N
     """Fill the cache with many teachers at once."""
     from workbench.extras import cluster
 
-    unused = _chosen(options, *_READING, *_API)
+    unused = _chosen(options, *data.READING, *_API)
     if unused or options.dry_run or is_api(recipe.teacher):
         raise WorkbenchError(
             "--workers reads a folder's .parquet files for a local teacher: leave out --dry-run, "
@@ -92,9 +95,10 @@ def _fill_on_ray(options: Namespace, recipe: Recipe, stop: threading.Event) -> N
 
 def distill(options: Namespace, stop: threading.Event) -> None:
     """Train a student on a teacher's vectors; the recipe decides what options do not name."""
-    texts = data.read_texts(options.texts, **_chosen(options, *_READING))
-    texts, recipe = pipeline.prepare(texts, options.recipe, **_chosen(options, *_RECIPE))
+    texts = data.read_texts(options.texts, **_chosen(options, *data.READING))
+    recipe = pipeline.choose(options.recipe, len(texts), **_chosen(options, *_RECIPE))
     targets = _cache_of(options, recipe)
+    texts = pipeline.prepare(texts, recipe, targets.teacher, options.passages)
     if options.dry_run:
         _print_plan(targets, texts)
         return
@@ -109,17 +113,19 @@ def evaluate(options: Namespace, stop: threading.Event) -> None:
     """Compare a student with its teacher on a retrieval data set."""
     dataset = data.read_dataset(options.collection)
     cache, student, base, _ = _models(options)
-    cache.embed(dataset.query_texts() + dataset.document_texts(), progress=True, stop=stop)
+    compared = {"teacher": cache, "base": base, "student": student}
+    dataset, unread = scoring.in_passages(dataset, compared, options.passages)
+    texts = [*dataset.query_texts(), *dataset.document_texts()]
+    cache.embed(texts, progress=True, stop=stop)
     if stop.is_set():
         return
-    compared = {"teacher": cache, "base": base, "student": student}
     vectors = {}
     for name, model in compared.items():
         vectors[name] = scoring.vectors(model, dataset, allow_missing=True)
     rows = scoring.compare(vectors, dataset)
     documents, queries = len(dataset.corpus), len(dataset.queries)
     print(f"{dataset.name}: {documents:,} documents, {queries:,} judged queries\n")
-    print("\n".join([scoring.format_table(rows), *rows.attrs["notes"]]))
+    print("\n".join([scoring.format_table(rows), *rows.attrs["notes"], unread]))
     # The weights of a ready student are those of its head.
     fingerprint = provenance_of(options.student).get("head_sha256")
     fingerprint = fingerprint or models.resolve(options.student).fingerprint

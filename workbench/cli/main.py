@@ -61,13 +61,17 @@ def parser() -> argparse.ArgumentParser:
     add = texts.add_argument_group("texts").add_argument
     add("--texts", default="docstrings", help="docstrings (the default), tutorial, a file, folder "
         "of files or in BEIR layout (its documents), or hub:OWNER/NAME")  # fmt: skip
-    add("--column", help="the column with the texts (default: text, or the only one of strings)")
+    add("--column", nargs="+", help="the column with the texts, several (titles first), or a path "
+        "such as ticket.text or messages[].content (default: text, or the only one)")  # fmt: skip
     add("--role", choices=["query", "document"], help="of all texts (default: the column `role`)")
     add("--encoding", help="of files that are not UTF-8, such as cp1252")
-    add("--passages", type=_count, metavar="WORDS", help="cut long texts into so many words")
     add("--limit", type=_count, help="use only the first so many texts")
     add("--sample", type=_count, help="draw so many texts, evenly from each file and role")
     add("--dry-run", action="store_true", help="only print how much is to be done")
+
+    whole = argparse.ArgumentParser(add_help=False)
+    whole.add_argument("--passages", action=argparse.BooleanOptionalAction, default=True,
+        help="cut documents into passages that the models read whole (the default)")  # fmt: skip
 
     teacher = argparse.ArgumentParser(add_help=False)
     add = teacher.add_argument_group("teacher").add_argument
@@ -100,11 +104,13 @@ def parser() -> argparse.ArgumentParser:
 
     command("demo", "Distill docstrings in minutes and print the comparison")
 
-    add = command("cache", "Encode texts with the teacher and store the vectors", texts, teacher)
+    add = command(
+        "cache", "Encode texts with the teacher and store the vectors", texts, whole, teacher
+    )
     add("--workers", type=_count, help="parallel teachers for a folder's .parquet files, on Ray")
     add("--gpus-per-worker", type=float, default=0, help="default: 0")
 
-    add = command("distill", "Train a student on a teacher's vectors", texts, teacher)
+    add = command("distill", "Train a student on a teacher's vectors", texts, whole, teacher)
     add("--recipe", help="tour, in-domain, broad, adapt, or a TOML file of recipes/; decides what "
         "no option names (default: in-domain for fewer than 5,000 texts, else tour)")  # fmt: skip
     add("--base", help="the small model that the student starts from")
@@ -114,7 +120,7 @@ def parser() -> argparse.ArgumentParser:
     add("--batch-size", type=_count, help="texts a step, over all processes")
     add("--fresh", action="store_true", help="start over, whatever an earlier run has made")
 
-    add = command("evaluate", "Compare student and teacher on a data set", student, teacher)
+    add = command("evaluate", "Compare student and teacher on a data set", student, whole, teacher)
     add("--collection", default="tutorial", help="a folder in BEIR layout (default: tutorial)")
     add("--curves", action="store_true", help="measure truncated and quantized vectors too")
 

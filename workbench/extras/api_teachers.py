@@ -20,6 +20,7 @@ from workbench import models
 from workbench._util import counted, duration, scaled
 from workbench.data import Role, Text
 from workbench.errors import IncompleteError, TeacherError
+from workbench.passages import Reader
 from workbench.teachers import Teacher, checked_prompts, checked_targets
 
 _PATIENCE = 300  # seconds of nothing but rate limits until the server is left alone
@@ -175,6 +176,12 @@ class ApiTeacher(Teacher):
         server = server.removesuffix(provider.path)
         self._client = httpx.Client(base_url=server, headers=headers, timeout=60)
         self._secret = secret
+
+    @property
+    def reader(self) -> Reader | None:
+        """How it reads documents, if `max_tokens` says so."""
+        limit = self._max_tokens
+        return limit and Reader(self._tokenizer, limit, self.prompts["document"])
 
     @property
     def usage(self) -> Usage:

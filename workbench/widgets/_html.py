@@ -1,6 +1,7 @@
 """Texts, errors and tables as HTML: cut to a length, and escaped."""
 
 import html
+import os
 
 import pandas as pd
 
@@ -13,6 +14,18 @@ def cut(text: object, most: int = 300) -> str:
 def shown(text: object, most: int = 300) -> str:
     """Return text for HTML: cut to `most` characters and escaped."""
     return html.escape(cut(text, most))
+
+
+def from_here(file: str | None) -> str:
+    """Return the path of a file from the notebook's folder, "" if it is not below it."""
+    path = os.path.relpath(file) if file else ""
+    return "" if path.startswith("..") else path
+
+
+def link(name: str, file: str | None) -> str:
+    """Return a name as HTML, which JupyterLab links to its file: see `static/common.js`."""
+    path = from_here(file)
+    return f'<code data-file="{shown(path, 1000)}">{shown(name, 200)}</code>' if name else ""
 
 
 def hover(text: object, most: int = 120) -> str:

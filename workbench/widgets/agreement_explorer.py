@@ -10,11 +10,11 @@ import pandas as pd
 import traitlets
 
 from workbench import agreement, projection, regions
-from workbench._util import unit
+from workbench._util import one_of, unit
 from workbench.data import Text, as_texts
 from workbench.errors import WorkbenchError
 from workbench.evaluate import same_models, vectors
-from workbench.widgets._html import cell, cut, error_line, hover, shown
+from workbench.widgets._html import cell, cut, error_line, hover, link, shown
 from workbench.widgets._view import COLORS, Selection, View, note, search_box, wrapped
 from workbench.widgets.chart import Chart, figure
 from workbench.widgets.map import Map, is_numeric, value_range
@@ -39,6 +39,7 @@ class AgreementExplorer(Selection, View):
             takes. The first is the reference; a list chooses the other one.
         texts: n texts, `str` or `Text`, or a dataframe with a column "text". Its other columns
             color, sort and group; "region" replaces the regions, "ndcg_gain" is compared by region.
+        color: the column that colors the points at first.
         k: neighbors that `overlap` compares.
         most: above so many texts a random sample is shown.
 
@@ -57,6 +58,7 @@ class AgreementExplorer(Selection, View):
         models: Mapping[str, object],
         texts: Sequence[str | Text] | pd.DataFrame,
         *,
+        color: str | None = None,
         k: int = 10,
         umap: bool = True,
         most: int = 50_000,
@@ -64,9 +66,6 @@ class AgreementExplorer(Selection, View):
         self._stop, self._lock = threading.Event(), threading.RLock()
         self._background: list[threading.Thread] = []
         self._k, self._turn, self.regions = k, 0, pd.DataFrame()
-        columns = pd.DataFrame(index=range(len(texts)))
-        if isinstance(texts, pd.DataFrame):
-            columns, texts = texts.drop(columns="text"), texts["text"]
         texts = as_texts(texts)
         models = same_models(models, texts)
         rows = agreement.sample(len(texts), most)
@@ -74,7 +73,8 @@ class AgreementExplorer(Selection, View):
         sampled = f"A random sample of {len(rows):,} of " if len(rows) < len(texts) else ""
         self._about = f"{sampled}{len(texts):,} texts."
         texts = [texts[row] for row in rows]
-        self._known = _describe(texts, columns.iloc[rows].reset_index(drop=True))
+        self._known = _describe(texts)
+        self._files = {text.id: text.fields["file"] for text in texts if "file" in text.fields}
         self._vectors = {
             name: model[rows] if isinstance(model, np.ndarray) else vectors(model, texts)
             for name, model in models.items()
@@ -83,6 +83,9 @@ class AgreementExplorer(Selection, View):
         self._base = projection.pca(self._vectors[self.reference])
         self._build()
         self._compare_models()
+        if color is not None:
+            one_of(color, "color", self.color.options)
+            self.color.value = color
         if "region" not in self._known:
             self._start(self._find_regions)
         if umap:
@@ -159,8 +162,8 @@ class AgreementExplorer(Selection, View):
             self.map, self._near = self._base, None
             table = self._known.join(agreement.per_text(first, second, k=0))
             measures = [*(_SPACE if first.shape[1] == second.shape[1] else []), *_OF_NEIGHBORS]
-            others = [name for name in self._known if name != "text"]
-            self.table = table[[*measures, *others, "text"]].set_axis(self._index)
+            others = [name for name in self._known if name not in ("id", "text")]
+            self.table = table[["id", *measures, *others, "text"]].set_axis(self._index)
             varying = [name for name in others if self.table[name].nunique() > 1]
             colors = list(dict.fromkeys([*measures, *varying, "region", _MODEL]))
             before, self.color.options = self.color.value, colors
@@ -219,7 +222,7 @@ class AgreementExplorer(Selection, View):
     def _measure(self) -> str:
         """The measure of the histogram: the one that colors the points, if it is a number."""
         column = self.table.get(self.color.value)
-        return self.table.columns[0] if column is None or not is_numeric(column) else column.name
+        return self.table.columns[1] if column is None or not is_numeric(column) else column.name
 
     def _redraw(self) -> None:
         """Place and color the points; the caller holds the lock."""
@@ -304,19 +307,24 @@ class AgreementExplorer(Selection, View):
             self.near.show([])
             return
         row = self.table.iloc[rows[0]]
-        values = row.drop("text").map(cell).items()
+        values = row.drop(["id", "text"]).map(cell).items()
         facts = " · ".join(f"{shown(name)} {shown(value, 60)}" for name, value in values)
+        facts = f"{link(row['id'], self._files.get(row['id']))} {facts}"
         text = f'<div dir="auto">{shown(row["text"], 100_000)}</div>'
         self.text.value = f'<div class="workbench-detail">{text}{facts}</div>'
-        self.near.show(neighbor_lists(self._units, self._known["text"], rows[0], self._k))
+        known = self._known["text"], self._known["id"]
+        self.near.show(neighbor_lists(self._units, *known, rows[0], self._k))
 
 
-def _describe(texts: Sequence[Text], columns: pd.DataFrame) -> pd.DataFrame:
-    table = pd.DataFrame({"text": [text.text for text in texts]})
+def _describe(texts: Sequence[Text]) -> pd.DataFrame:
+    columns = pd.DataFrame([dict(text.fields) for text in texts]).drop(
+        columns="file", errors="ignore"
+    )
+    table = pd.DataFrame({"id": [t.id for t in texts], "text": [t.text for t in texts]})
     table["length"] = table["text"].str.len()
     if len({text.role for text in texts}) > 1:
         table["role"] = [text.role.value for text in texts]
-    taken = {_MODEL, *_SPACE, *_OF_NEIGHBORS} & {*columns}
+    taken = {_MODEL, "id", *_SPACE, *_OF_NEIGHBORS} & {*columns}
     if taken:
         raise WorkbenchError(f"rename the column {taken.pop()!r}: the view has one of that name")
     for name, values in columns.items():

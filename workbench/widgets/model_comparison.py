@@ -37,7 +37,7 @@ class ModelComparison(Selection, View):
         texts = as_texts(texts)
         models = same_models(models, texts)
         embedded = {name: vectors(model, texts) for name, model in models.items()}
-        self._texts = [text.text for text in texts]
+        self._texts = {"id": [t.id for t in texts], "text": [t.text for t in texts]}
         self._index = pd.RangeIndex(len(texts))
         self._reference, *others = embedded
         self._per_text: dict[str, pd.DataFrame] = {}
@@ -93,7 +93,7 @@ class ModelComparison(Selection, View):
         measure = "cosine" if has_cosine else "overlap"
         first, second = (self._per_text[name][measure] for name in names)
         columns = {"difference": first - second, "first": first, "second": second}
-        self.differences = pd.DataFrame(columns | {"text": self._texts})
+        self.differences = pd.DataFrame(columns | self._texts)
         # The mean of resampled differences is the paired bootstrap of the difference of means.
         low, high = _interval(self.differences["difference"])
         shown_names = [f'<b dir="auto">{shown(name, 80)}</b>' for name in names]

@@ -25,7 +25,7 @@ class NeighborInspector(Selection, View):
 
     Attributes:
         position: position of the text that is shown, the first of those selected.
-        neighbors: one row a neighbor: model, rank (1 is nearest), position, cosine, text.
+        neighbors: one row a neighbor: model, rank (1 is nearest), position, id, cosine, text.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class NeighborInspector(Selection, View):
         texts = as_texts(texts)
         models = same_models(models, texts)
         self._units = {name: unit(vectors(model, texts)) for name, model in models.items()}
-        self._texts = pd.DataFrame({"text": [text.text for text in texts]})
+        self._texts = pd.DataFrame({"id": [t.id for t in texts], "text": [t.text for t in texts]})
         self._index, self._k = self._texts.index, k
         self.position: int | None = None
         self._trail: list[int] = []
@@ -68,9 +68,9 @@ class NeighborInspector(Selection, View):
 
     def _show(self, position: int) -> None:
         self.position, texts = position, self._texts["text"]
-        lists = neighbor_lists(self._units, texts, position, self._k)
+        lists = neighbor_lists(self._units, texts, self._texts["id"], position, self._k)
         cards = [row | {"model": column["title"]} for column in lists for row in column["rows"]]
-        names = {"key": "position", "value": "cosine", "full": "text"}
+        names = {"key": "position", "id": "id", "value": "cosine", "full": "text"}
         shown_columns = ["model", "rank", *names]
         self.neighbors = pd.DataFrame(cards)[shown_columns].rename(columns=names)
         self.query.value = f'<div dir="auto"><b>{shown(texts[position], 600)}</b></div>'

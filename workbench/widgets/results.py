@@ -7,7 +7,7 @@ import numpy as np
 import traitlets
 
 from workbench import ranking
-from workbench.widgets._html import cut
+from workbench.widgets._html import cut, from_here
 from workbench.widgets._view import Part, model_colors, module
 
 LINES = "Lines join what neighboring lists share: solid it stays or rises, dashed it falls."
@@ -39,10 +39,18 @@ class Results(Part):
 
 
 def card(
-    key: int, rank: int, cosine: float, text: str, marks: Sequence[dict] = (), name: str = ""
+    key: int,
+    rank: int,
+    cosine: float,
+    text: str,
+    marks: Sequence[dict] = (),
+    name: str = "",
+    around: tuple[str, str] = ("", ""),
+    file: str | None = None,
 ) -> dict:
-    """Return a card of a list."""
+    """Return a card of a list; `around` is what stands before and after the text."""
     texts = {"text": cut(text, 200), "full": cut(text, 5000), "id": cut(name, 60)}
+    texts |= {"before": around[0], "after": around[1], "file": from_here(file)}
     number = {"key": key, "rank": rank, "value": float(cosine), "cosine": f"{cosine:.3f}"}
     return number | texts | {"marks": list(marks)}
 
@@ -55,7 +63,9 @@ def mark(before: int | None, rank: int, first: str) -> dict:
     return {"text": arrow, "kind": "span", "title": f"rank {before} for {first}"}
 
 
-def neighbor_lists(units: Mapping[str, np.ndarray], texts: Sequence, row: int, k: int) -> list:
+def neighbor_lists(
+    units: Mapping[str, np.ndarray], texts: Sequence, ids: Sequence, row: int, k: int
+) -> list:
     """Return each model's k nearest texts of one; `units` are vectors of length 1 by name."""
     colors, columns = model_colors([*units]), []
     first: dict[int, int] = {}  # text to its rank for the reference
@@ -68,7 +78,7 @@ def neighbor_lists(units: Mapping[str, np.ndarray], texts: Sequence, row: int, k
             facts = f"{sum(text in first for text, _ in near)} of {len(near)} shared"
         for rank, (text, cosine) in enumerate(near, 1):
             marks = [mark(first.get(text), rank, columns[0]["title"])] if columns else []
-            cards.append(card(text, rank, cosine, texts[text], marks))
+            cards.append(card(text, rank, cosine, texts[text], marks, ids[text]))
         columns.append({"title": name, "color": colors[name], "facts": facts, "rows": cards})
         first = first or {card["key"]: card["rank"] for card in cards}
     return columns

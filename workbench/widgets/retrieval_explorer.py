@@ -20,6 +20,7 @@ from workbench.widgets.results import LINES, Results, card, mark
 from workbench.widgets.table import Table
 
 _LEGEND = f"{LINES} Against the first list: ↑ ↓ moved, = same place, + new. ★ judged relevant."
+AROUND = 600  # letters that are shown before and after a passage
 _MOST_COMPARISONS = 3_000_000  # failing queries times documents; each is searched three times
 
 
@@ -71,6 +72,7 @@ class RetrievalExplorer(Selection, View):
         }
         self._query_texts = list(collection.queries.values())
         self._documents = list(collection.corpus.items())
+        self._collection = collection
         self._index = pd.Index(collection.queries, name="query")
         self._qrels = collection.qrels
         self.scores = self._score(collection, vectors)
@@ -118,6 +120,17 @@ class RetrievalExplorer(Selection, View):
     def summary(self) -> str:
         """Return what is shown, as HTML."""
         return f"<p>{self._overview}</p>{self.heading.value}<p>{_LEGEND}</p>"
+
+    def _passage(self, document: int, cosines: np.ndarray) -> tuple[str, tuple[str, str]]:
+        """Return the best passage of a document, and what stands before and after it."""
+        text, passages = self._documents[document][1], self._collection.passages
+        if passages is None:
+            return text, ("", "")
+        rows = np.flatnonzero(passages.documents == document)
+        start, end = passages.spans[rows[cosines[rows].argmax()]]
+        before = f"… {text[start - AROUND : start]}" if start > AROUND else text[:start]
+        after = f"{text[end : end + AROUND]} …" if len(text) > end + AROUND else text[end:]
+        return text[start:end], (before, after)
 
     def _score(self, collection: RetrievalDataset, vectors: Mapping[str, tuple]) -> pd.DataFrame:
         scores = pd.DataFrame(np.nan, index=self._index, columns=list(self.modes))
@@ -183,7 +196,8 @@ class RetrievalExplorer(Selection, View):
             if asking not in vectors:
                 continue
             start, documents = time.perf_counter(), self._units[answering][1]
-            (cosines,), (near,) = ranking.top_k(vectors[asking], documents, self.k, normalized=True)
+            options = {"normalized": True, "rows": self._collection.rows}
+            (cosines,), (near,) = ranking.top_k(vectors[asking], documents, self.k, **options)
             times = f"search {1000 * (time.perf_counter() - start):.1f} ms"
             if asking in encode_ms:
                 times = f"encode {encode_ms[asking]:.1f} ms, {times}"
@@ -195,7 +209,8 @@ class RetrievalExplorer(Selection, View):
                 facts.append(f"{shared} of {self.k} as in the first list")
             columns[-1] |= {"facts": " · ".join(facts), "times": times}
             for rank, (document, cosine) in enumerate(zip(near, cosines, strict=True), 1):
-                (name, body), marks = self._documents[document], []
+                name, marks = self._documents[document][0], []
+                body, around = self._passage(document, documents @ vectors[asking][0])
                 grade = grades.get(name)
                 results.append((mode, rank, name, cosine, grade))
                 if first_ranks:
@@ -203,7 +218,9 @@ class RetrievalExplorer(Selection, View):
                 if grade is not None:
                     star = "★" if grade > 0 else "☆"
                     marks.append({"text": f"{star} grade {grade}", "kind": "b"})
-                column["rows"].append(card(int(document), rank, cosine, body, marks, name))
+                file = getattr(self._collection.details.get(name), "fields", {}).get("file")
+                facts_of = int(document), rank, cosine, body, marks, name, around, file
+                column["rows"].append(card(*facts_of))
             if mode == self._first:
                 first_ranks = {document: rank for rank, document in enumerate(near, 1)}
         names = ["mode", "rank", "document_id", "cosine", "grade"]

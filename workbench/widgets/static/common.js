@@ -7,6 +7,24 @@ function element(name, properties = {}, ...children) {
   return node;
 }
 
+// A name with `data-file`, a path from the notebook's folder, opens this file in JupyterLab.
+if (!globalThis.workbenchOpens) {
+  globalThis.workbenchOpens = true;
+  document.addEventListener("click", (event) => {
+    const file = event.target.closest("[data-file]")?.dataset.file;
+    if (!file) return;
+    event.stopPropagation();
+    const [, notebook = ""] = decodeURIComponent(location.pathname).split("/tree/");
+    const path = [...notebook.split("/").slice(0, -1), file].join("/");
+    const node = element("a"); // what JupyterLab's command linker looks for
+    node.dataset.commandlinkerCommand = "docmanager:open";
+    node.dataset.commandlinkerArgs = JSON.stringify({ path });
+    document.body.append(node);
+    node.click();
+    node.remove();
+  }, true);
+}
+
 // anywidget (0.11) gives a module two seconds to start, and then drops every message for its model.
 // A module that starts late takes the messages itself and asks for the state that it has missed.
 async function initialize({ model }) {

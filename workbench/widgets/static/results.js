@@ -12,7 +12,11 @@ function render({ model, el }) {
       element("b", { textContent: row.rank }), ` ${row.cosine} `);
     for (const { kind, text, title = "" } of row.marks)
       facts.append(element(kind, { textContent: text, title }), " ");
-    if (row.id) facts.append(element("code", { textContent: row.id }));
+    if (row.id) {
+      const name = element("code", { textContent: row.id });
+      name.dataset.file = row.file;
+      facts.append(name);
+    }
     const follow = element("button", { textContent: "›", title: "go to this text" });
     follow.onclick = (event) => {
       event.stopPropagation();
@@ -22,7 +26,9 @@ function render({ model, el }) {
     const text = element("div", { className: "text", dir: "auto", textContent: row.text });
     const card = element("li", { tabIndex: 0, title: row.id }, facts, text);
     const toggle = () => {
-      text.textContent = card.classList.toggle("open") ? row.full : row.text;
+      const isPart = row.before || row.after, { before, full, after } = row;
+      const whole = isPart ? [before, element("mark", { textContent: full }), after] : [full];
+      text.replaceChildren(...(card.classList.toggle("open") ? whole : [row.text]));
       join();
     };
     card.onclick = () => getSelection().isCollapsed && toggle();
