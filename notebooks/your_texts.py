@@ -16,15 +16,15 @@
 # for a few hundred texts.
 #
 # Put the path of your own file or folder in place of `"tutorial"`, which is a small collection of everyday passages. (For a
-# file that you drag into the list on the left, the name is enough.) A folder of `.txt` and `.md` files, a CSV, parquet, JSON
-# lines, a list and a dataframe column all work.
+# file that you drag into the list on the left, the name is enough.) A folder of files, a CSV, parquet, JSON lines, PDF and
+# Word files, a list and a dataframe all work. Long documents are cut into passages that both models read whole.
 
 # %%
 import workbench as wb
 
 source = "tutorial"  # for instance "notes/" or "tickets.csv"
-texts = wb.read_texts(source)  # column="body" names a CSV's column, passages=200 cuts long texts
-print(f"{len(texts):,} texts, the first: {texts[0].text[:100]}")
+texts = wb.read_texts(source)  # column=["subject", "body"] names columns of a table
+print(f"{len(texts):,} texts, the first: {texts[0].id}: {texts[0].text[:100]}")
 
 # %% [markdown]
 # ## Search them

@@ -341,6 +341,31 @@ board"""
     nothing_ran(notebook)
 
 
+def test_a_hit_is_read_in_its_place_and_its_file_opens(lab, tiny_model, other_tiny_model):
+    cell = f"""{TESTS}
+import pathlib
+from conftest import sentences
+import workbench as wb
+folder = pathlib.Path('notes/2026'); folder.mkdir(parents=True, exist_ok=True)
+for i in range(6):
+    filler = ' '.join(text.text + '.' for text in sentences(30, seed=i))
+    (folder / f'note-{{i}}.md').write_text(f'# Note {{i}}\\n\\n{{filler}}\\n\\nPump {{i}} is {{i}}{{i}}.')
+large, small = (wb.Teacher(name, max_length=30) for name in
+                ({str(other_tiny_model)!r}, {str(tiny_model)!r}))
+view = wb.search('notes', large, small, progress=False)
+view"""
+    notebook, page = shown(lab, "hits", cell, ready=".workbench .retrieval li")
+    notebook.python("view.ask('Pump 3 is 33.')")
+    card = page.locator(".workbench .retrieval li").first
+    card.locator("code", has_text="2026/note-3.md").wait_for()
+    card.locator(".text").click()
+    assert "33" in card.locator("mark").inner_text()
+    assert len(card.locator(".text").inner_text()) > len(card.locator("mark").inner_text())
+    notebook.pictures("hits")
+    card.locator("code").click()
+    page.locator(".lm-TabBar-tabLabel", has_text="note-3.md").wait_for()
+
+
 EXPLORERS = f"""{DATA.replace("COUNT", "300")}
 import time
 from workbench.widgets import AgreementExplorer

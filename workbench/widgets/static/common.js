@@ -11,15 +11,16 @@ function element(name, properties = {}, ...children) {
 if (!globalThis.workbenchOpens) {
   globalThis.workbenchOpens = true;
   document.addEventListener("click", (event) => {
-    const file = event.target.closest("[data-file]")?.dataset.file;
+    const name = event.target.closest("[data-file]"), file = name?.dataset.file;
     if (!file) return;
     event.stopPropagation();
     const [, notebook = ""] = decodeURIComponent(location.pathname).split("/tree/");
     const path = [...notebook.split("/").slice(0, -1), file].join("/");
-    const node = element("a"); // what JupyterLab's command linker looks for
+    // What JupyterLab's command linker looks for, in an output that it trusts.
+    const node = element("a");
     node.dataset.commandlinkerCommand = "docmanager:open";
     node.dataset.commandlinkerArgs = JSON.stringify({ path });
-    document.body.append(node);
+    name.after(node);
     node.click();
     node.remove();
   }, true);
