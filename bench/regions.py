@@ -185,7 +185,7 @@ def more(teacher, base, taught, lesson, pool, collection, names, reference, othe
         }
         for measure in ("overlap", "cosine"):
             change = (after[measure] - before[measure]).to_numpy()[inside]
-            low, high = evaluate.interval(evaluate.bootstrap_means([change])[0])
+            low, high = evaluate.interval(change)
             row |= {
                 measure: after[measure][inside].mean(),
                 f"{measure}, the rest": after[measure][~inside].mean(),

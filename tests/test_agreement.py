@@ -65,10 +65,24 @@ def test_more_noise_means_less_agreement_by_every_measure():
 
 def test_formulas_against_their_definitions():
     x, y = cloud(50, 6), cloud(50, 6, seed=5)
-    xc, yc = x - x.mean(0), y - y.mean(0)
-    grams = [centered @ centered.T for centered in (xc, yc)]
-    by_hand = (grams[0] * grams[1]).sum() / np.prod([np.linalg.norm(gram) for gram in grams])
+    by_hand = hsic(x, y) / np.sqrt(hsic(x, x) * hsic(y, y))
     assert np.isclose(agreement.cka(x, y), by_hand, atol=1e-5)
+
+
+def hsic(x, y):
+    """The unbiased estimator with its n x n kernels, as Song et al. write it."""
+    n, ones = len(x), np.ones(len(x))
+    k, m = (v.astype(float) @ v.astype(float).T for v in (x, y))
+    np.fill_diagonal(k, 0)
+    np.fill_diagonal(m, 0)
+    total = ones @ k @ ones * (ones @ m @ ones) / ((n - 1) * (n - 2))
+    return (np.trace(k @ m) + total - 2 / (n - 2) * (ones @ k @ m @ ones)) / (n * (n - 3))
+
+
+def test_cka_of_unrelated_vectors_is_about_zero_however_few():
+    rng = np.random.default_rng(0)
+    few = [agreement.cka(*rng.standard_normal((2, 50, 384))) for _ in range(20)]
+    assert abs(np.mean(few)) < 0.05
 
 
 def test_spaces_of_different_widths():

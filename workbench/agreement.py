@@ -73,7 +73,7 @@ READING = {
     "squared_distance": "good: near 0; bad: near 2, as far as unrelated texts (mean)",
     "overlap": "good: near 1, the same neighbors; bad: below 0.3, searches differ (mean at k)",
     "nearest_rank": "good: 1; bad: far beyond k, the best hit drops out of sight (median)",
-    "cka": "good: near 1, one geometry up to rotation and scale; bad: below 0.8 (Kornblith 2019)",
+    "cka": "good: near 1, one geometry up to rotation and scale; bad: near 0, none in common",
     "rank_correlation": "good: near 1, similarities are ordered alike; bad: below 0.6 (Spearman)",
     "relative_distance": "good: near 0; bad: 1 or more, as if all texts were at the origin",
     "procrustes": "good: near 0; bad: as relative_distance, no rotation helps (Schönemann 1966)",
@@ -99,11 +99,30 @@ def summary(
 
 
 def cka(first: np.ndarray, second: np.ndarray) -> float:
-    """Linear centered kernel alignment (Kornblith et al. 2019), 0 to 1; NaN for a single point."""
+    """Linear centered kernel alignment (Kornblith et al. 2019), about 0 to 1; NaN below 4 points.
+
+    By the unbiased estimator of HSIC (Song et al. 2012): the biased one is near 1 for any vectors
+    of few texts.
+    """
     first, second = paired(first, second)
+    if len(first) < 4:
+        return np.nan
     pairs = (first, second), (first, first), (second, second)
-    cross, *scales = (np.linalg.norm(_centered_product(*pair)) for pair in pairs)
-    return float(cross**2 / np.prod(scales)) if np.prod(scales) > 1e-20 else np.nan
+    cross, *own = (_hsic(*pair) for pair in pairs)
+    return float(cross / np.sqrt(np.prod(own))) if min(own) > 1e-12 else np.nan
+
+
+def _hsic(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the unbiased HSIC of linear kernels (equation 5 of Song et al.) of centered rows."""
+    n, product = len(first), 0.0
+    first, second = first - first.mean(axis=0), second - second.mean(axis=0)
+    for start in range(0, n, 8192):  # few rows are in float64 at once
+        rows = slice(start, start + 8192)
+        product = product + first[rows].astype(np.float64).T @ second[rows]
+    # Of centered rows the kernel's sums are those of its diagonal, which the estimator leaves out.
+    x, y = ((v**2).sum(axis=1, dtype=np.float64) for v in (first, second))
+    total = x.sum() * y.sum() / ((n - 1) * (n - 2))
+    return float((product**2).sum() - (x @ y) * n / (n - 2) + total) / (n * (n - 3))
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
@@ -164,13 +183,3 @@ def _ranks(
         ranks[rows] = (scores.numpy() > target_scores + 1e-6).sum(axis=1)
     # A text that must not find itself has counted itself, unless its target is a duplicate.
     return np.maximum(1, ranks) if exclude_self else 1 + ranks
-
-
-def _centered_product(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the cross-product of the centered arrays, float64 of shape (d, e)."""
-    means = first.mean(axis=0, dtype=np.float64), second.mean(axis=0, dtype=np.float64)
-    product = np.zeros((first.shape[1], second.shape[1]))
-    for start in range(0, len(first), 8192):  # few rows are copied at once
-        rows = slice(start, start + 8192)
-        product += (first[rows] - means[0]).T @ (second[rows] - means[1])
-    return product

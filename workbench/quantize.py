@@ -75,8 +75,8 @@ class CompressedIndex:
         queries = unit(queries[:, : self.spec.dimensions], "queries")
         k = min(k, len(self))
         if self.spec.precision != "binary":
-            coded = self.index.sa_decode(self.index.sa_encode(queries))
-            scores, positions = self.index.search(coded, min(k + _TIES, len(self)))
+            # Queries stay as they are: only documents are stored, so only these are coded.
+            scores, positions = self.index.search(queries, min(k + _TIES, len(self)))
             return ranking.order(scores, positions, k)
         depth = min(k * rescore_multiplier, len(self))
         positions = self.index.search(np.packbits(queries > 0, axis=1), depth)[1].astype(np.int64)

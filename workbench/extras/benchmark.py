@@ -292,8 +292,8 @@ def differences(results: Sequence[TaskResult]) -> pd.DataFrame:
     Returns:
         A row for each task and other label: `task`, `kind`, `label`, `score`, `teacher`,
         `share_of_teacher`, its 95 % interval `share_low` and `share_high`, `difference`, its
-        interval `low` and `high`, and `samples`. Intervals are by the paired percentile bootstrap
-        (Efron and Tibshirani, 1993) over queries or pairs of sentences; NaN for other tasks.
+        interval `low` and `high`, and `samples`. Intervals are over queries (`evaluate.interval`)
+        or pairs of sentences (the paired percentile bootstrap); NaN for other tasks.
     """
     teachers = {result.task: result for result in results if result.label == "teacher"}
     rows = []
@@ -311,12 +311,25 @@ def differences(results: Sequence[TaskResult]) -> pd.DataFrame:
         samples = [result.per_sample, teacher.per_sample]
         if all(samples) and samples[0]["keys"] == samples[1]["keys"]:
             row["samples"] = len(samples[0]["keys"])
-            model, reference = _resampled(samples)
-            row["low"], row["high"] = interval(model - reference)
-            if reference.min() > 0:
-                row["share_low"], row["share_high"] = interval(model / reference)
+            row |= _intervals(samples)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _intervals(samples: Sequence[Mapping]) -> dict[str, float]:
+    """Return the 95 % intervals of difference and share of a model and the teacher."""
+    if samples[0]["metric"] == "mean":
+        model, reference = (np.asarray(side["values"]) for side in samples)
+        difference = interval(model - reference)
+        share = interval(model, reference) if reference.any() else (np.nan, np.nan)
+    else:
+        model, reference = _resampled(samples)
+        difference = np.quantile(model - reference, (0.025, 0.975))
+        share = (np.nan, np.nan)
+        if reference.min() > 0:
+            share = np.quantile(model / reference, (0.025, 0.975))
+    names = "low", "high", "share_low", "share_high"
+    return dict(zip(names, map(float, [*difference, *share]), strict=True))
 
 
 def _resampled(samples: Sequence[Mapping]) -> np.ndarray:

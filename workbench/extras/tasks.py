@@ -84,6 +84,7 @@ def _local(folder: Path, split: str) -> AbsTask:
             eval_langs=["eng-Latn"],
             main_score=_KINDS[kind],
         )
+        ignore_identical_ids = True  # BEIR's rule: a query does not find itself
         if kind == "Clustering":
             max_fraction_of_documents_to_embed = None
             max_document_to_embed = 4096  # drawn with mteb's seed

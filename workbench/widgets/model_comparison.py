@@ -9,7 +9,7 @@ import traitlets
 
 from workbench import agreement
 from workbench.data import Text, as_texts
-from workbench.evaluate import bootstrap_means, interval, same_models, vectors
+from workbench.evaluate import interval, same_models, vectors
 from workbench.widgets._html import cut, hover, html_table, shown
 from workbench.widgets._view import COLORS, Selection, View, note, wrapped
 from workbench.widgets.chart import Chart, figure
@@ -47,7 +47,7 @@ class ModelComparison(Selection, View):
             summary = agreement.summary(reference, embedded[name], measures, k=k)
             rows[name] = summary["value"].to_dict()
             for measure in ("cosine", "overlap"):
-                low, high = _interval(measures[measure])
+                low, high = interval(measures[measure])
                 rows[name] |= {f"{measure}_low": low, f"{measure}_high": high}
             self._per_text[name] = measures
         self.table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
@@ -94,8 +94,7 @@ class ModelComparison(Selection, View):
         first, second = (self._per_text[name][measure] for name in names)
         columns = {"difference": first - second, "first": first, "second": second}
         self.differences = pd.DataFrame(columns | self._texts)
-        # The mean of resampled differences is the paired bootstrap of the difference of means.
-        low, high = _interval(self.differences["difference"])
+        low, high = interval(self.differences["difference"])
         shown_names = [f'<b dir="auto">{shown(name, 80)}</b>' for name in names]
         mean = self.differences["difference"].mean()
         self.status.value = (
@@ -106,8 +105,3 @@ class ModelComparison(Selection, View):
         selected = self.selected  # showing another table clears it
         self.texts.show(self.differences.rename(columns=titles).reset_index(names="position"))
         self.select(selected)
-
-
-def _interval(values: pd.Series) -> tuple[float, float]:
-    """Return the 95 % interval of a mean by the percentile bootstrap; NaN where a value is."""
-    return interval(bootstrap_means([values])[0])
