@@ -184,7 +184,7 @@ print(
 # ## 5.6 A real index
 #
 # int8 needs a minimum and a maximum for each dimension. They are computed from the documents, are part of the
-# index, and also quantize the queries. With minimum $l$ and maximum $u$, a value $x$ becomes the byte $c$ and is
+# index; queries stay as they are. With minimum $l$ and maximum $u$, a value $x$ becomes the byte $c$ and is
 # decoded as $\hat x$:
 #
 # $$ c = \left\lfloor 255\, \frac{x - l}{u - l} \right\rfloor, \qquad \hat x = l + \frac{c + 1/2}{255}\,(u - l) $$

@@ -135,7 +135,7 @@ outcomes = board.run()
 #
 # ## 7.4 Differences with their intervals
 #
-# The interval is a paired bootstrap: both models are scored on the same resampled queries or pairs, so the difficulty
+# The interval is paired: both models are scored on the same queries or pairs, so the difficulty
 # of a query that is hard for both cancels out. Classification and clustering have no scores of single texts, so they
 # have no interval.
 

@@ -207,3 +207,28 @@ def test_compare_refuses_before_anything_is_embedded(other, data, message, tmp_p
         evaluate.compare({"t": Refusing(), "b": other}, data)
     with pytest.raises(WorkbenchError, match="2 or more models"):
         evaluate.compare({"t": Refusing()}, TEXTS)
+
+
+def test_two_students_are_compared_in_one_space_with_a_paired_interval():
+    models = {"student": NEAR, "teacher": TARGETS, "worse": NEAR + RNG.normal(0, 0.5, NEAR.shape)}
+    table = evaluate.compare(models, TEXTS, k=5, baseline="worse").set_index("model")
+    assert table.loc["worse", "gain"] == 0 and table.loc["student", "gain"] > 0
+    overlaps = [
+        agreement.per_text(TARGETS, models[name], k=5)["overlap"] for name in ("student", "worse")
+    ]
+    from scipy.stats import ttest_rel
+
+    low, high = ttest_rel(*overlaps).confidence_interval()
+    assert table.loc["student", ["gain_low", "gain_high"]].tolist() == pytest.approx([low, high])
+    pairs = {name: pair(array) for name, array in models.items()}
+    rows = evaluate.compare(pairs, DATASET, baseline="worse").set_index(["model", "mode"])
+    by_hand = [evaluate.score(DATASET, pairs[name][0], TARGETS[:30])["ndcg_at_10"].mean()
+               for name in ("student", "worse")]  # fmt: skip
+    gain = rows.loc[("student", "asymmetric"), "gain"]
+    assert gain == pytest.approx(by_hand[0] - by_hand[1])
+    assert rows.loc[("teacher", "teacher"), "overlap"] == 1
+    other = evaluate.compare(models, TEXTS, reference="student")
+    assert other.attrs["reference"] == "student"
+    for option in ("reference", "baseline"):
+        with pytest.raises(WorkbenchError, match=f"{option} 'x': expected one of"):
+            evaluate.compare(models, TEXTS, **{option: "x"})

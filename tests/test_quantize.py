@@ -100,3 +100,17 @@ def test_without_faiss_a_sentence_names_the_extra(monkeypatch):
     with pytest.raises(WorkbenchError, match="quantize"):
         CompressedIndex(DOCUMENTS)
     assert IndexSpec(16).of(64).bytes_per_document == 64
+
+
+def test_int8_codes_the_documents_alone_and_stored_vectors_mend_the_order():
+    documents = RNG.standard_normal((4000, 96)).astype(np.float32)
+    queries = RNG.standard_normal((300, 96)).astype(np.float32)
+    many = CompressedIndex(documents, IndexSpec(precision="int8"))
+    coded = many.index.sa_decode(many.index.sa_encode(ranking.unit(queries)))
+    best, both = ranking.top_k(queries, documents, 10)[1], many.index.search(coded, 10)[1]
+    assert hits(best, many.search(queries, 10)[1]) > hits(best, both)
+    exact = ranking.top_k(QUERIES, DOCUMENTS, 10)[1]
+    for spec in (IndexSpec(precision="int8"), IndexSpec(32), IndexSpec(precision="binary")):
+        index = CompressedIndex(DOCUMENTS, spec)
+        rescored = index.search(QUERIES, 10, vectors=DOCUMENTS, rescore_multiplier=20)
+        assert hits(exact, rescored[1]) > max(9.5, hits(exact, index.search(QUERIES, 10)[1]) - 1e-9)

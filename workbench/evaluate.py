@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from workbench import agreement, ranking
-from workbench._util import checked, home, unit
+from workbench._util import checked, home, one_of, unit
 from workbench.cache import TargetCache
 from workbench.data import RetrievalDataset, Text, as_texts, is_dataset, read_dataset, read_texts
 from workbench.errors import WorkbenchError
@@ -33,7 +33,7 @@ CAUSES = {
     "together": "no single cause",
 }
 _LEAST_LOSS = 0.05  # of `nDCG@10`, for a query to count as served worse
-_AGREEMENT = ["cosine", "squared_distance", "overlap", "rank_correlation", "cka"]
+_AGREEMENT = ["cosine", "squared_distance", "overlap", "nearest_rank", "rank_correlation", "cka"]
 
 
 def score(data: RetrievalDataset, queries: np.ndarray, documents: np.ndarray) -> pd.DataFrame:
@@ -115,14 +115,24 @@ def summarize(scores: Mapping[str, pd.DataFrame], *, teacher: str = "teacher") -
 
 
 def compare(
-    models: Mapping[str, Any], data: Any, *, k: int = 10, passages: bool = True, **reading: object
+    models: Mapping[str, Any],
+    data: Any,
+    *,
+    reference: str | None = None,
+    baseline: str | None = None,
+    k: int = 10,
+    passages: bool = True,
+    **reading: object,
 ) -> pd.DataFrame:
     """Compare models with a reference, on texts or on a retrieval data set.
 
     Args:
         models: two or more by name: a name, a folder or a loaded `SentenceTransformer`, a
             `Teacher`, a `TargetCache`, or vectors: an array for texts, a pair (queries, documents)
-            for a data set. The reference is named "teacher", or else the first.
+            for a data set.
+        reference: the model with whose space the others are compared; by default the one named
+            "teacher", or else the first.
+        baseline: a model to compare the others with, text by text.
         data: texts, a file or folder of them, a `RetrievalDataset`, or a folder in BEIR's layout.
         passages: cut documents into passages that all models read whole; with vectors, never.
         reading: options of `read_texts`.
@@ -131,7 +141,10 @@ def compare(
         On texts, a row per model with measures of `agreement.READING`; texts that a cache skips are
         left out. On a data set, a row per model and mode with the columns of `summarize`: "teacher"
         (the reference), "symmetric" (the model embeds queries and documents), "asymmetric" (its
-        queries, the reference's documents) and "base" (a model of this name).
+        queries, the reference's documents) and "base" (a model of this name). `overlap` is the
+        share of the reference's k nearest that is found; `nearest_rank` a median. With a baseline,
+        `gain` is the mean difference to it of `overlap` or `ndcg_at_10`, `gain_low` and `gain_high`
+        its 95 % `interval`.
 
     Example:
         >>> texts = wb.read_texts("tutorial", limit=60)
@@ -144,10 +157,12 @@ def compare(
     data = _read(data, reading)
     models = same_models(models, data)
     data, cost = in_passages(data, models, passages)
-    reference = "teacher" if "teacher" in models else next(iter(models))
+    reference = reference or ("teacher" if "teacher" in models else next(iter(models)))
+    one_of(reference, "reference", list(models))
+    one_of(baseline or reference, "baseline", list(models))
     embedded = {name: vectors(model, data) for name, model in models.items()}
     if isinstance(data, RetrievalDataset):
-        table = _compare_searches(embedded, data, reference)
+        table = _compare_searches(embedded, data, reference, baseline, k)
         consequence = "no asymmetric row"
     else:
         kept = np.ones(len(data), dtype=bool)
@@ -155,7 +170,7 @@ def compare(
             if isinstance(model, TargetCache):
                 kept &= embedded[name].any(axis=1)
         embedded = {name: array[kept] for name, array in embedded.items()}
-        table = _compare_vectors(embedded, reference, k)
+        table = _compare_vectors(embedded, reference, baseline, k)
         consequence = "cosine and squared_distance are NaN"
     widths = {name: rows[0].shape[-1] for name, rows in embedded.items()}  # rows, or a pair
     expected = f"dimensions and {reference} {widths[reference]}"
@@ -165,34 +180,63 @@ def compare(
     return table
 
 
-def _compare_vectors(embedded: dict[str, np.ndarray], reference: str, k: int) -> pd.DataFrame:
-    first, rows = embedded[reference], []
+def _compare_vectors(
+    embedded: dict[str, np.ndarray], reference: str, baseline: str | None, k: int
+) -> pd.DataFrame:
+    first, rows, overlaps = embedded[reference], [], {}
     for name, second in embedded.items():
         values = dict.fromkeys(_AGREEMENT, 1.0) | {"squared_distance": 0.0}
+        overlaps[name] = pd.Series(np.ones(len(first)))
         if name != reference:
             table = agreement.per_text(first, second, k=k)
+            overlaps[name] = table["overlap"]
             values = table[_AGREEMENT[:3]].mean().to_dict()
+            values["nearest_rank"] = table["nearest_rank"].median()
             values["rank_correlation"] = agreement.rank_correlation(first, second)
             values["cka"] = agreement.cka(first, second)
         rows.append({"model": name, "dimension": second.shape[1], **values})
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).join(_gains(overlaps, overlaps.get(baseline)))
     table.attrs |= {"texts": len(first), "k": min(k, len(first) - 1)}
     return table
 
 
+def _gains(values: Mapping[Any, pd.Series], baseline: pd.Series | None) -> pd.DataFrame:
+    """Return the mean difference of paired values to a baseline's, with its interval."""
+    if baseline is None:
+        return pd.DataFrame(index=range(len(values)))
+    gains = [column - baseline for column in values.values()]
+    rows = [[gain.mean(), *interval(gain)] for gain in gains]
+    return pd.DataFrame(rows, columns=["gain", "gain_low", "gain_high"])
+
+
 def _compare_searches(
-    embedded: Mapping[str, tuple[np.ndarray, np.ndarray]], data: RetrievalDataset, reference: str
+    embedded: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    data: RetrievalDataset,
+    reference: str,
+    baseline: str | None,
+    k: int,
 ) -> pd.DataFrame:
-    reference_documents, scores = embedded[reference][1], {}
+    reference_documents, searches = embedded[reference][1], {}
     for name, (queries, documents) in embedded.items():
         mode = "teacher" if name == reference else "base" if name == "base" else "symmetric"
-        scores[name, mode] = score(data, queries, documents)
+        searches[name, mode] = queries, documents
         if mode == "symmetric" and queries.shape[1] == reference_documents.shape[1]:
-            scores[name, "asymmetric"] = score(data, queries, reference_documents)
+            searches[name, "asymmetric"] = queries, reference_documents
+    scores = {row: score(data, *pair) for row, pair in searches.items()}
+    hits = {row: ranking.top_k(*pair, k, rows=data.rows)[1] for row, pair in searches.items()}
     table = summarize(scores, teacher=(reference, "teacher"))
     table["mode"] = [mode for _, mode in scores]
     table.insert(0, "model", [name for name, _ in scores])
-    return table
+    nearest = hits[reference, "teacher"]
+    table["overlap"] = [agreement.overlap(nearest, rows).mean() for rows in hits.values()]
+    ndcg = {row: scored["ndcg_at_10"] for row, scored in scores.items()}
+    own = [row for row in ndcg if row[0] == baseline]
+    gains = (
+        [_gains({row: ndcg[row]}, ndcg.get((baseline, row[1]), ndcg[own[0]])) for row in ndcg]
+        if own
+        else []
+    )
+    return table.join(pd.concat(gains, ignore_index=True)) if gains else table
 
 
 def same_models(models: object, data: RetrievalDataset | Sequence[Text]) -> dict[str, Any]:

@@ -63,19 +63,30 @@ class CompressedIndex:
         return self.index.ntotal
 
     def search(
-        self, queries: np.ndarray, k: int = 100, *, rescore_multiplier: int = 10
+        self,
+        queries: np.ndarray,
+        k: int = 100,
+        *,
+        rescore_multiplier: int = 10,
+        vectors: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find the k best documents for each query, float of shape (q, d) and not truncated.
 
-        Returns cosines (float32) and positions (int64) of shape (q, min(k, n)), best first. Binary
-        search orders `rescore_multiplier` candidates a result by their cosine (Yamada et al. 2021).
+        Returns cosines (float32) and positions (int64) of shape (q, min(k, n)), best first. With
+        the documents' `vectors`, `rescore_multiplier` candidates a result are ordered by these.
+        Binary search, which codes queries too, orders them by the cosine of query and code
+        (Yamada et al. 2021). Other precisions code the documents alone.
         """
         if queries.shape[1] != self.width:
             raise WorkbenchError(f"queries are {queries.shape[1]} wide, the index is {self.width}")
+        if vectors is not None:
+            depth = min(k * rescore_multiplier, len(self))
+            positions = self.search(queries, depth)[1]
+            queries, rows = unit(queries, "queries"), unit(vectors)[positions]
+            return ranking.order(np.einsum("qd,qkd->qk", queries, rows), positions, k)
         queries = unit(queries[:, : self.spec.dimensions], "queries")
         k = min(k, len(self))
         if self.spec.precision != "binary":
-            # Queries stay as they are: only documents are stored, so only these are coded.
             scores, positions = self.index.search(queries, min(k + _TIES, len(self)))
             return ranking.order(scores, positions, k)
         depth = min(k * rescore_multiplier, len(self))

@@ -48,7 +48,7 @@ class BenchmarkBoard(Job):
         self.chart = Chart(figure(height=190 + 40 * max(6, len(tasks)), x=share))
         choices = wrapped(self.models, self.tasks)
         controls = wrapped(self.run_button, self.stop_button, self.bar)
-        caption = note("Intervals: paired bootstrap over queries or pairs of sentences.")
+        caption = note("Intervals: over queries or pairs of sentences, 95 %.")
         results = self.rows, self.chart, caption
         self.children = (*self.children, choices, controls, self.status, *results)
         self._draw()
@@ -90,7 +90,7 @@ class BenchmarkBoard(Job):
             self._progress, before = progress, len(self.outcomes)
             self.outcomes |= {(result.task, result.label): result for result in progress.results}
             if len(self.outcomes) > before:
-                # A bootstrap of one task: of all, it would take longer with each outcome.
+                # Of one task: of all, it would take longer with each outcome.
                 name = progress.results[-1].task
                 results = [result for (task, _), result in self.outcomes.items() if task == name]
                 if len(results) > 1 and (name, "teacher") in self.outcomes:
