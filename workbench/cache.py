@@ -238,9 +238,11 @@ class _Fill:
     def add(self, texts: Sequence[Text], keys: np.ndarray) -> None:
         """Make the targets that are missing of these texts."""
         missing = self.cache.missing_rows(keys)
-        if len(missing) and not self._has_begun and not self.stop.is_set():
+        is_free = self.teacher.usage is None  # then even a full cache is compared with its teacher
+        if (len(missing) or is_free) and not self._has_begun and not self.stop.is_set():
             self._has_begun = True
-            self.cache.check_writable()
+            if len(missing):
+                self.cache.check_writable()
             self.cache.check_same_model(self.stop)
             free = shutil.disk_usage(self.cache.folder).free
             needed = len(missing) * self.cache.row_bytes

@@ -14,7 +14,7 @@ from workbench._util import checked, home, one_of, unit
 from workbench.cache import TargetCache
 from workbench.data import RetrievalDataset, Text, as_texts, is_dataset, read_dataset, read_texts
 from workbench.errors import WorkbenchError
-from workbench.models import encode, load_model
+from workbench.models import check_cosine, encode, load_model
 from workbench.passages import Reader, cut, cut_dataset, reader_of, unread
 from workbench.teachers import Teacher
 
@@ -315,11 +315,14 @@ def readers(models: Mapping[str, Any]) -> list[Reader | None]:
 def as_model(model: Any, data: RetrievalDataset | Sequence[Text]) -> Any:
     """Return a loaded model, a cache, or checked vectors of the data; nothing is embedded."""
     if isinstance(model, Teacher):
+        check_cosine(getattr(model, "model", None))
         return TargetCache(home() / "cache", model)
     if isinstance(model, TargetCache):
         return model
     if not (isinstance(model, list | tuple) or hasattr(model, "__array__")):
-        return load_model(model)
+        model = load_model(model)
+        check_cosine(model)
+        return model
     if isinstance(data, RetrievalDataset):
         return checked_pair(model, data)
     array = checked(model, "vectors")

@@ -158,7 +158,9 @@ def _fingerprint(folder: Path) -> str:
                 f"{folder / name} is not the file that was written with this student: restore it, "
                 f'or delete "sha256" from {folder / PROVENANCE} if you changed it on purpose'
             )
-    listing = ""
+    listing, adapter = "", read_json(folder / "adapter_config.json")
+    if adapter:  # the weights of its base count, wherever these are
+        listing = resolve(adapter["base_model_name_or_path"]).fingerprint
     for path in sorted(folder.rglob("*")):
         if path.suffix in _READ and path.name != PROVENANCE:
             listing += f"{path.relative_to(folder).as_posix()} {file_sha256(path)}\n"
@@ -233,11 +235,38 @@ def _loaded(files: ModelFiles, device: str | None, trust_remote_code: bool) -> S
             f"model {files.name} at {files.path} cannot be loaded ({error}). If files are missing "
             "or cut, copy or download it again"
         ) from error
+    _check(model, files.name)
+    return model
+
+
+def _check(model: SentenceTransformer, name: str) -> None:
+    """Raise ModelError for a model that fails later, with an error that does not say why."""
     special = getattr(model.tokenizer, "all_special_ids", None)
     # Without its files, transformers makes an empty tokenizer, to which all texts are alike.
     if special and len(model.tokenizer) <= len(special):
-        raise ModelError(f"the tokenizer of {files.name} knows no words: files are missing")
-    return model
+        raise ModelError(f"the tokenizer of {name} knows no words: files are missing")
+    if getattr(model.tokenizer, "pad_token", "") is None:
+        raise ModelError(f"the tokenizer of {name} has no padding token: set pad_token and save it")
+    backbone = model.transformers_model
+    embeddings = backbone and backbone.get_input_embeddings()
+    if special and embeddings is not None and len(model.tokenizer) > embeddings.num_embeddings:
+        sizes = f"{len(model.tokenizer):,} tokens and the model {embeddings.num_embeddings:,}"
+        raise ModelError(f"the tokenizer of {name} has {sizes}: they do not belong together")
+    limit = positions(model)
+    if limit and (model.max_seq_length or 0) > limit:
+        warnings.warn(
+            f"{name} says it reads {model.max_seq_length} tokens; it can read {limit}", stacklevel=4
+        )
+        model.max_seq_length = limit
+
+
+def positions(model: SentenceTransformer) -> int | None:
+    """Return the most tokens that a model has positions for, None if any number."""
+    backbone = model.transformers_model
+    count = getattr(getattr(backbone, "config", None), "max_position_embeddings", None)
+    # RoBERTa and its kin number positions from the one after the padding's.
+    offset = getattr(getattr(backbone, "embeddings", None), "padding_idx", None)
+    return count if count is None or offset is None else count - offset - 1
 
 
 def best_dtype(device: torch.device | str) -> torch.dtype:
@@ -352,6 +381,7 @@ def forward_batches(
     with torch.inference_mode(), autocast(model.device, precision):
         for places, batch in batches:
             output = run(batch_to_device(batch, model.device), **options)["sentence_embedding"]
+            output = output if modules else output[:, : model.truncate_dim]
             if vectors is None:
                 vectors = np.empty((count, output.shape[1]), dtype=np.float32)
             vectors[places] = as_float32(output)
@@ -444,6 +474,15 @@ def normalizes(model: SentenceTransformer) -> bool:
     return all(isinstance(list(route)[-1], Normalize) for route in routes)
 
 
+def check_cosine(model: SentenceTransformer | None) -> None:
+    """Raise ModelError for a model whose own similarity ranks otherwise than the cosine."""
+    if model is not None and model.similarity_fn_name != "cosine" and not normalizes(model):
+        raise ModelError(
+            f"its vectors are compared by {model.similarity_fn_name}, and everything here by the "
+            'cosine: choose a model of this kind, or set model.similarity_fn_name = "cosine"'
+        )
+
+
 def max_length(model: SentenceTransformer) -> int | None:
     """Return how many tokens a model reads of a text; None if there is no limit."""
     if hasattr(model.tokenizer, "enable_truncation"):  # a static model's own tokenizer
@@ -468,7 +507,7 @@ def fingerprint(model: SentenceTransformer) -> str:
     for module in model.children():
         modules.append([type(module).__name__, getattr(module, "get_config_dict", dict)()])
     vocabulary = sorted(model.tokenizer.get_vocab().items())
-    settings = [model.max_seq_length, dict(model.prompts), modules, vocabulary]
+    settings = [model.max_seq_length, model.truncate_dim, dict(model.prompts), modules, vocabulary]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(key.encode() + as_float32(tensor).tobytes())

@@ -47,7 +47,9 @@ def build(
     transformer = loaded[0]
     if not isinstance(transformer, Transformer):
         raise ModelError(f"{base} does not start with a transformer, which a student is built from")
-    limit = getattr(transformer.model.config, "max_position_embeddings", max_length)
+    if hasattr(transformer.model, "peft_config"):
+        raise ModelError(f"{base} is an adapter, which would train alone: merge it into its base")
+    limit = models.positions(loaded) or max_length
     if not 3 <= max_length <= limit:
         raise ModelError(f"max_length {max_length}: {base} takes from 3 to {limit} tokens")
     transformer.max_seq_length = max_length

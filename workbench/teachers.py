@@ -209,9 +209,9 @@ class LocalTeacher(Teacher):
 class FunctionTeacher(Teacher):
     """Any function from a list of texts, with their prompt in front, to vectors as the teacher.
 
-    It gets the role too if it takes `role`. The cache knows it by its `name`: change that with the
-    function. If `dimension` is None, it is called with one short text. `normalize` scales vectors
-    to length 1; one of zeros becomes NaN, which no cache stores.
+    It gets the role too if it takes `role`. The cache knows it by its `name`, and refuses another
+    function of this name by the vector of a short text. `normalize` scales vectors to length 1; one
+    of zeros becomes NaN, which no cache stores.
     """
 
     def __init__(
@@ -229,13 +229,26 @@ class FunctionTeacher(Teacher):
                 raise TeacherError("this function has no name: give name=, for its cache")
         self._function, self._normalize = function, normalize
         self._takes_role = "role" in inspect.signature(function).parameters
-        if dimension is None:
-            dimension = self._call(["What is the width of a vector?"], Role.DOCUMENT).shape[1]
-        super().__init__(name, dimension, normalize=normalize, prompts=prompts, kind="function")
+        try:
+            width = self._call([_PROBES[0]], Role.DOCUMENT).shape[1]
+        except TeacherError:
+            raise
+        except Exception as error:  # whatever the function raises
+            raise TeacherError(
+                f"the function cannot embed {_PROBES[0]!r} ({error!r}), and a teacher embeds any "
+                "text: give stored vectors as wb.Teacher(vectors, texts=texts)"
+            ) from error
+        if dimension not in (None, width):
+            raise TeacherError(f"the function returns {width} dimensions, not {dimension}")
+        super().__init__(name, width, normalize=normalize, prompts=prompts, kind="function")
 
     def _call(self, texts: list[str], role: Role) -> np.ndarray:
         options = {"role": role} if self._takes_role else {}
         return checked_targets(self._function(texts, **options), len(texts))
+
+    def probe(self, *, stop: Event | None = None) -> tuple[Text, np.ndarray]:
+        """Return a text and its vector as of now: the function may be another of its name."""
+        return Text(_PROBES[0]), self.encode([_PROBES[0]])[0]
 
     def encode(self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop=None) -> np.ndarray:
         """Return the targets of texts of one role."""

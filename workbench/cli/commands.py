@@ -274,9 +274,7 @@ def _models(options: Namespace) -> tuple:
 
 def _cut(model: SentenceTransformer, name: str, length: int) -> SentenceTransformer:
     """Let a model read so many tokens of a text, and return it."""
-    config = getattr(model.transformers_model, "config", None)
-    most = getattr(config, "max_position_embeddings", length)
-    models.shorten(model, length, name, most=most)
+    models.shorten(model, length, name, most=models.positions(model) or length)
     return model
 
 

@@ -1,5 +1,6 @@
 """Publish a student: alone, with its teacher as one model, as ONNX; send it to the hub."""
 
+import copy
 import json
 import logging
 import re
@@ -47,6 +48,7 @@ def save_student(
 
     The card becomes README.md, and `onnx` also writes the subfolder `onnx_whole`.
     """
+    student = _as_read(student)
     with whole_folder(check_folder(folder)) as scratch:
         student.save_pretrained(str(scratch), create_model_card=False)
         if card is not None:
@@ -67,6 +69,7 @@ def save_pair(
     `encode_query` is the student; `encode_document` and plain `encode` are the teacher. `folder`
     and the options are as for `save_student`.
     """
+    teacher, student = _as_read(teacher), _as_read(student)
     teacher_width, width = teacher.get_embedding_dimension(), student.get_embedding_dimension()
     if teacher_width != width:
         raise ModelError(f"the teacher's vectors are {teacher_width} wide, the student's {width}")
@@ -74,6 +77,11 @@ def save_pair(
         list(student.children()), list(teacher.children()), default_route="document"
     )
     return save_student(_like(student, [router]), folder, **options)
+
+
+def _as_read(model: SentenceTransformer) -> SentenceTransformer:
+    """Return a model with its `truncate_dim` built in, which loaders of modules do not know."""
+    return truncated(model, model.truncate_dim) if model.truncate_dim else model
 
 
 def _like(model: SentenceTransformer, modules: list[torch.nn.Module]) -> SentenceTransformer:
@@ -89,6 +97,8 @@ def truncated(
 
     Teacher and student need the same orthogonal rotation, as from `quantize.principal_rotation`.
     """
+    model = copy.copy(model)
+    model.truncate_dim = None  # the width of its modules, and not of what `encode` returns
     width = model.get_embedding_dimension()
     dimensions = width if dimensions is None else dimensions
     if not 1 <= dimensions <= width:
@@ -117,7 +127,7 @@ def save_onnx(model: SentenceTransformer, folder: str | Path) -> Path:
     ModelError if a model cannot be exported, or the graph's vectors differ from the model's.
     """
     with whole_folder(check_folder(folder)) as scratch:
-        _write_onnx(model, scratch)
+        _write_onnx(_as_read(model), scratch)
     return Path(folder)
 
 
@@ -125,6 +135,10 @@ def _write_onnx(model: SentenceTransformer, folder: Path) -> None:
     quantization = need("onnxruntime.quantization", "onnx")
     need("onnxscript", "onnx")  # torch's exporter needs it
     device, training, backbone = model.device, model.training, model[0].model
+    if backbone.dtype != torch.float32:
+        raise ModelError(f"the model is in {backbone.dtype}: export model.float()")
+    if not getattr(model[1], "include_prompt", True):
+        raise ModelError("its prompts are left out of the pooling, which a graph cannot know")
     attention = backbone.config._attn_implementation
     ids = torch.ones((2, 8), dtype=torch.int64)
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
