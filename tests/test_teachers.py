@@ -125,7 +125,7 @@ def test_a_function_has_its_own_name_and_width_and_gets_a_role_if_it_names_one()
 
     teacher = FunctionTeacher(named, dimension=16, prompts={"query": "q: "})
     np.testing.assert_allclose(teacher.encode(["a"], "query"), embed(["q: a"]), atol=1e-6)
-    assert roles == [Role.QUERY]
+    assert roles == [Role.DOCUMENT, Role.QUERY]  # the first asked for the width
 
 
 @pytest.mark.parametrize(
