@@ -222,6 +222,7 @@ def full_disk(root: Path, rng: random.Random) -> None:
                 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, 8_000))
             teacher = LoggingTeacher(Path(os.devnull))
+            caching.CHUNK_TEXTS = 4 * GROUP  # a stream's first block fits, or it would be refused
             with contextlib.suppress(
                 WorkbenchError
             ):  # the room runs out, with an error that says so

@@ -1,6 +1,7 @@
 """What reading whole documents is worth: each collection searched by its documents' first tokens, and by passages.
 
-`python -m bench.whole COLLECTION...` writes build/whole.json.
+`python -m bench.whole COLLECTION...` writes build/whole.json: the teacher, and the ready student's queries on its index.
+`--model NAME` measures another model in its own space.
 """
 
 from __future__ import annotations
@@ -9,9 +10,8 @@ import argparse
 import json
 from pathlib import Path
 
-from workbench import data, evaluate, passages, pipeline, ready
+from workbench import data, evaluate, models, passages, pipeline, ready
 from workbench._util import home, write_json
-from workbench.cache import TargetCache
 from workbench.models import encode
 from workbench.pipeline import ADAPT
 
@@ -21,13 +21,19 @@ def main() -> int:
         prog="python -m bench.whole", description=__doc__.splitlines()[0]
     )
     parser.add_argument("collections", nargs="+", type=Path, metavar="COLLECTION")
+    parser.add_argument("--model", help="instead of the teacher and the ready student")
     options = parser.parse_args()
-    cache = TargetCache(home() / "cache", pipeline.teacher_of(None, ADAPT))
-    student, path = ready.load_ready(), home() / "whole.json"
-    reports = json.loads(path.read_text())["collections"] if path.is_file() else {}
+    if options.model:
+        model, student = models.load_model(options.model), None
+        models.shorten(model, ADAPT.max_length, options.model)
+        readers = [passages.reader_of(model)]
+    else:
+        model, student = pipeline.teacher_of(None, ADAPT), ready.load_ready()
+        readers = ADAPT.readers(model)
+    path = home() / "whole.json"
+    reports = json.loads(path.read_text()) if path.is_file() else {}
     for folder in options.collections:
         collection = data.read_dataset(folder)
-        readers = ADAPT.readers(cache.teacher)
         sizes = readers[0].sizes(list(collection.corpus.values()))
         cut = passages.cut_dataset(collection, readers)
         report = {
@@ -35,19 +41,17 @@ def main() -> int:
             "passages": len(cut.rows),
             "queries": len(collection.queries),
             "tokens_read": float(sizes.clip(max=ADAPT.max_length).sum() / sizes.sum()),
+            "searches": {},
         }
         for name, version in {"first tokens": collection, "passages": cut}.items():
-            texts = [*version.query_texts(), *version.document_texts()]
-            cache.embed(texts, progress=True)
-            queries, documents = evaluate.vectors(cache, version, allow_missing=True)
-            asked = encode(student, version.query_texts())
-            scores = {
-                "teacher": evaluate.score(version, queries, documents),
-                "asymmetric": evaluate.score(version, asked, documents),
-            }
-            report[name] = evaluate.as_rows(evaluate.summarize(scores))
-        reports[collection.name] = report
-        write_json(path, {"teacher": cache.teacher.name, "collections": reports})
+            queries, documents = evaluate.vectors(model, version, allow_missing=True)
+            scores = {"teacher": evaluate.score(version, queries, documents)}
+            if student is not None:
+                asked = encode(student, version.query_texts())
+                scores["asymmetric"] = evaluate.score(version, asked, documents)
+            report["searches"][name] = evaluate.as_rows(evaluate.summarize(scores))
+        reports.setdefault(options.model or "teacher", {})[collection.name] = report
+        write_json(path, reports)
         print(json.dumps({collection.name: report}, indent=1), flush=True)
     return 0
 

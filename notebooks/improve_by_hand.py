@@ -46,7 +46,7 @@ print(
 # %%
 teacher = wb.Teacher("all-mpnet-base-v2", max_length=96)
 before = wb.distill(train, teacher, recipe="adapt", progress=False)
-explorer = wb.explore(texts, {"teacher": teacher, "before": before})
+explorer = wb.explore(texts, {"teacher": teacher, "before": before}, passages=False)  # a row a text
 explorer
 
 # %% [markdown]
@@ -92,7 +92,7 @@ control = wb.distill(train + at_random, teacher, recipe="adapt", progress=False)
 # from a text toward its neighbors for the student, so shorter is better.
 
 # %%
-again = wb.explore(texts, {"teacher": teacher, "after": after, "before": before})
+again = wb.explore(texts, {"teacher": teacher, "after": after, "before": before}, passages=False)
 again.select(chosen)
 again
 

@@ -34,7 +34,8 @@ def explore(
         texts: what `read_texts` takes. The other columns of a table color, sort and group.
         models: two or more by name: anything that `wb.compare` takes. The first is the reference;
             the ready student's teacher and the ready student if None.
-        passages: cut documents into passages that all models read whole; with vectors, never.
+        passages: cut documents into passages that all models read whole, a row each; with vectors,
+            never.
         options: of `read_texts`, and of `widgets.AgreementExplorer`: `color`, `k`, `umap`, `most`.
 
     Example:
