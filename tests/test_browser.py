@@ -121,8 +121,11 @@ view"""
     page.locator(".retrieval li button").first.click()  # follow a neighbor
     notebook.eventually("len(view.selected)", lambda n: n == 1)
     page.locator(".workbench-map").focus()
-    page.keyboard.press("Escape")
+    cells = page.locator(".jp-Cell").count()
+    for key in ("x", "b", "m", "Escape"):  # no commands of the notebook
+        page.keyboard.press(key)
     notebook.eventually("len(view.selected)", lambda n: n == 0)
+    assert page.locator(".jp-Cell").count() == cells
 
     box = page.locator(".workbench input[placeholder^=search]")
     box.fill("number 39")

@@ -10,6 +10,11 @@ function element(name, properties = {}, ...children) {
 // A name with `data-file`, a path from the notebook's folder, opens this file in JupyterLab.
 if (!globalThis.workbenchOpens) {
   globalThis.workbenchOpens = true;
+  // A letter that is typed in a view is no command of the notebook, where x cuts the cell.
+  document.body.addEventListener("keydown", (event) => {
+    const isCommand = event.ctrlKey || event.metaKey || event.altKey;
+    if (!isCommand && event.target.closest(".workbench")) event.stopPropagation();
+  });
   document.addEventListener("click", (event) => {
     const name = event.target.closest("[data-file]"), file = name?.dataset.file;
     if (!file) return;
