@@ -129,6 +129,9 @@ def test_a_data_set_in_passages_is_scored_by_document(tiny_model, other_tiny_mod
     scores = evaluate.score(dataset, *vectors)["ndcg_at_10"].mean()
     assert scores == pytest.approx(read["ndcg_at_10"][0])
     assert evaluate.failures(dataset, vectors, vectors).empty
+    assert passages.cut_dataset(dataset, [teacher.reader]) is dataset  # cut once, not twice
+    again = evaluate.compare(compared, dataset)
+    assert again["ndcg_at_10"].tolist() == read["ndcg_at_10"].tolist()
 
 
 def test_a_search_shows_the_passage_its_surroundings_and_its_name(
@@ -238,7 +241,6 @@ def test_documents_of_offices_are_converted_or_counted(tmp_path, monkeypatch):
     assert "The pump leaks." in talk.text
     monkeypatch.setattr(data.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "markitdown", None)
-    data._converter.cache_clear()
     with (
         pytest.warns(UserWarning, match=r"2 other or empty files left out.*\[files\]"),
         pytest.raises(DataError),

@@ -69,7 +69,7 @@ def joined(title: str, body: str) -> str:
 
 @dataclass(frozen=True)
 class Passages:
-    """Passages of n documents, in the order of these."""
+    """Passages of n documents, in document order."""
 
     texts: Sequence[Text]
     documents: np.ndarray  # the position of each one's document, int of shape (p,)
@@ -107,7 +107,11 @@ class RetrievalDataset:
         """Return the documents, or their passages, in their order."""
         if self.passages is not None:
             return self.passages.texts
-        return [self.details.get(name) or Text(t, id=name) for name, t in self.corpus.items()]
+        texts = []
+        for name, text in self.corpus.items():
+            read = self.details.get(name)
+            texts.append(read if read is not None and read.text == text else Text(text, id=name))
+        return texts
 
     def query_texts(self) -> list[Text]:
         """Return the queries in their order."""

@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import cache, reduce
+from functools import reduce
 from heapq import nsmallest
 from itertools import islice
 from pathlib import Path
@@ -40,7 +40,7 @@ READING = "column", "role", "encoding", "limit", "sample"  # options of `read_te
 # Columns that are never taken for the texts unless they are named.
 _NO_TEXT = {"id", "_id", "title", "role", "lang", "language", "label"}
 _CONVERTED = ".pdf", ".docx", ".pptx", ".html", ".htm"
-Record = tuple[str, object]  # the name of a row by its place, and what stands there
+Record = tuple[str, object]  # a row's name and its value
 
 
 def read_texts(
@@ -215,9 +215,16 @@ def _value_at(row: Mapping, path: object) -> object:
     value = row.get(path)
     if path not in row:
         with suppress(JMESPathError):
-            value = jmespath.search(str(path), row)
+            value = jmespath.search(str(path), _lists(row))
     is_list = isinstance(value, list) and all(isinstance(item, str) for item in value)
     return "\n".join(value) if is_list else value
+
+
+def _lists(value: object) -> object:
+    """Return a value of a table with lists where parquet files left arrays."""
+    if isinstance(value, Mapping):
+        return {key: _lists(inner) for key, inner in value.items()}
+    return [_lists(inner) for inner in value] if isinstance(value, list | np.ndarray) else value
 
 
 def _paths(value: object, path: str = "") -> Iterator[str]:
@@ -317,7 +324,7 @@ def _file_records(path: Path, name: str, encoding: str | None) -> Iterator[Recor
     with _readable(path):
         if suffix in (".txt", ".md", *_CONVERTED):
             if suffix in _CONVERTED:
-                content = _converter().convert_local(path).markdown
+                content = _converted(path)
             else:
                 with _open(path, encoding) as file:
                     content = file.read()
@@ -333,9 +340,14 @@ def _file_records(path: Path, name: str, encoding: str | None) -> Iterator[Recor
             yield f"{name}:{number}", row
 
 
-@cache
-def _converter():
-    return need("markitdown", "files").MarkItDown()  # without plugins
+def _converted(path: Path) -> str:
+    """Return a document of an office as Markdown."""
+    converter = need("markitdown", "files").MarkItDown()  # without plugins
+    try:
+        return converter.convert_local(path).markdown
+    except Exception as error:  # one kind for each kind of file
+        reason = str(error).strip().partition("\n")[0]
+        raise DataError(f"{path} cannot be converted, leave it out: {reason}") from None
 
 
 def _whole_file(path: Path, content: str, name: str) -> Text | str:
@@ -358,7 +370,7 @@ def _files_in(folder: Path) -> list[Path]:
     can_convert = importlib.util.find_spec("markitdown") is not None
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files = [Path(root, name) for name in sorted(names) if not name.startswith(".")]
+        files = [Path(root, name) for name in sorted(names) if not name.startswith((".", "~$"))]
         if _is_beir(Path(root)):
             files = [_member(Path(root), "corpus.jsonl")]
             folders.clear()
@@ -453,9 +465,8 @@ def _parquet_rows(path: Path) -> Iterator[dict]:
     import pyarrow.parquet as pq
 
     def is_read(kind: pa.DataType) -> bool:  # vectors and images are not
-        is_list = pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)
-        is_vector = is_list and pa.types.is_primitive(kind.value_type)
-        return not is_vector and not pa.types.is_binary(kind)
+        is_vector = hasattr(kind, "value_type") and pa.types.is_primitive(kind.value_type)
+        return not is_vector and "binary" not in str(kind)
 
     with pq.ParquetFile(path) as file:
         names = [field.name for field in file.schema_arrow if is_read(field.type)]

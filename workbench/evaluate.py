@@ -12,7 +12,15 @@ from scipy.special import stdtrit
 from workbench import agreement, ranking
 from workbench._util import checked, home, one_of, unit
 from workbench.cache import TargetCache
-from workbench.data import RetrievalDataset, Text, as_texts, is_dataset, read_dataset, read_texts
+from workbench.data import (
+    RetrievalDataset,
+    Text,
+    as_texts,
+    is_dataset,
+    read_dataset,
+    read_texts,
+    stream_texts,
+)
 from workbench.errors import WorkbenchError
 from workbench.models import check_cosine, encode, load_model
 from workbench.passages import Reader, cut, cut_dataset, reader_of, unread
@@ -81,7 +89,7 @@ def interval(values: np.ndarray, reference: np.ndarray | None = None) -> tuple[f
     """Return the 95 % interval of a mean, or of the ratio of the means of paired values.
 
     Student's t, for a ratio by the delta method. With 20 to 50 queries it covers 93 to 97 %, where
-    the bootstrap's percentiles cover 70 to 93 (docs/measured.md). NaN for fewer than two values.
+    the bootstrap's percentiles cover 70 to 94 (docs/measured.md). NaN for fewer than two values.
     """
     values = np.asarray(values, dtype=np.float64)
     scale, center = 1.0, values.mean()
@@ -132,7 +140,7 @@ def compare(
             for a data set.
         reference: the model with whose space the others are compared; by default the one named
             "teacher", or else the first.
-        baseline: a model to compare the others with, text by text.
+        baseline: a model to compare the others with, text by text, in the same mode.
         data: texts, a file or folder of them, a `RetrievalDataset`, or a folder in BEIR's layout.
         passages: cut documents into passages that all models read whole; with vectors, never.
         reading: options of `read_texts`.
@@ -154,7 +162,9 @@ def compare(
         >>> table.attrs["notes"]
         ['small has 384 dimensions and large 768: cosine and squared_distance are NaN']
     """
-    data = _read(data, reading)
+    values = models.values() if isinstance(models, Mapping) else ()
+    has_vectors = any(hasattr(model, "__array__") for model in values)
+    data = _read(data, reading, has_vectors)
     models = same_models(models, data)
     data, cost = in_passages(data, models, passages)
     reference = reference or ("teacher" if "teacher" in models else next(iter(models)))
@@ -230,13 +240,14 @@ def _compare_searches(
     nearest = hits[reference, "teacher"]
     table["overlap"] = [agreement.overlap(nearest, rows).mean() for rows in hits.values()]
     ndcg = {row: scored["ndcg_at_10"] for row, scored in scores.items()}
-    own = [row for row in ndcg if row[0] == baseline]
-    gains = (
-        [_gains({row: ndcg[row]}, ndcg.get((baseline, row[1]), ndcg[own[0]])) for row in ndcg]
-        if own
-        else []
-    )
-    return table.join(pd.concat(gains, ignore_index=True)) if gains else table
+    if baseline is None:
+        return table
+    only = [row for row in ndcg if row[0] == baseline and row[1] in ("teacher", "base")]
+    gains = []
+    for (name, mode), values in ndcg.items():
+        other = ndcg[only[0]] if only else ndcg.get((baseline, mode), values * np.nan)
+        gains.append(_gains({name: values}, other))
+    return table.join(pd.concat(gains, ignore_index=True))
 
 
 def same_models(models: object, data: RetrievalDataset | Sequence[Text]) -> dict[str, Any]:
@@ -278,14 +289,17 @@ def vectors(
     return array
 
 
-def _read(data: Any, reading: Mapping = {}) -> RetrievalDataset | Sequence[Text]:
+def _read(
+    data: Any, reading: Mapping = {}, has_vectors: bool = False
+) -> RetrievalDataset | Sequence[Text]:
     if isinstance(data, RetrievalDataset):
         return data
     if is_dataset(data):
         return read_dataset(data)
     # `read_texts` drops duplicates, and arrays have a row for each text.
-    is_read = reading or isinstance(data, str | Path | pd.DataFrame)
-    return read_texts(data, **reading) if is_read else as_texts(data)
+    if reading or isinstance(data, str | Path | pd.DataFrame):
+        return list(stream_texts(data, **reading)) if has_vectors else read_texts(data, **reading)
+    return as_texts(data)
 
 
 def in_passages(data: Any, models: Mapping[str, Any], wanted: bool = True) -> tuple[Any, str]:

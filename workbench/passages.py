@@ -14,6 +14,7 @@ from workbench import models
 from workbench._texts import Passages, RetrievalDataset, Role, Text, joined, list_or_store
 from workbench._util import counted
 from workbench.data import IN_MEMORY
+from workbench.errors import DataError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -33,21 +34,23 @@ class Reader:
         self._tokenizer.no_padding()
 
     def sizes(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the tokens of n texts, int of shape (n,); an unknown word is as long as it is."""
+        """Return the tokens of n texts, int of shape (n,); an unknown one counts its letters."""
         sizes = np.empty(len(texts), dtype=int)
-        for row, encoded in enumerate(
-            self._tokenizer.encode_batch([self._prompt + t for t in texts])
-        ):
-            sizes[row] = len(encoded.ids)
-            if self._unknown in encoded.ids:
-                # A run of letters without spaces would be one token, which says nothing about it.
-                spans = zip(encoded.ids, encoded.offsets, strict=True)
-                sizes[row] += sum(b - a - 1 for token, (a, b) in spans if token == self._unknown)
+        for start in range(0, len(texts), 1024):  # encodings are large
+            prompted = [self._prompt + text for text in texts[start : start + 1024]]
+            for row, encoded in enumerate(self._tokenizer.encode_batch(prompted), start):
+                sizes[row] = len(encoded.ids)
+                if self._unknown in encoded.ids:
+                    # A run of letters without spaces would be one token, which says nothing of it.
+                    spans = zip(encoded.ids, encoded.offsets, strict=True)
+                    sizes[row] += sum(
+                        b - a - 1 for token, (a, b) in spans if token == self._unknown
+                    )
         return sizes
 
 
 def reader_of(model: SentenceTransformer, prompt: str | None = None) -> Reader | None:
-    """Return how a loaded model reads documents; None if its input has no limit."""
+    """Return how a loaded model reads documents; None without a limit or a fast tokenizer."""
     length = models.max_length(model)
     has_tokenizer = hasattr(
         getattr(model.tokenizer, "backend_tokenizer", model.tokenizer), "to_str"
@@ -93,6 +96,8 @@ def cut(texts: Sequence[Text], readers: Sequence[Reader | None]) -> Passages:
 
 def cut_dataset(dataset: RetrievalDataset, readers: Sequence[Reader | None]) -> RetrievalDataset:
     """Return a data set whose documents are cut, itself if all are read whole."""
+    if dataset.passages is not None:  # cut before
+        return dataset
     passages = cut(dataset.document_texts(), readers)
     is_cut = len(passages.texts) > len(dataset.corpus)
     return replace(dataset, passages=passages) if is_cut else dataset
@@ -113,7 +118,7 @@ def unread(texts: Sequence[Text], readers: Sequence[Reader | None]) -> str:
 
 
 def _head(text: Text, readers: Sequence[Reader]) -> str:
-    """Return the title as each passage has it in front, "" if there is none or it is long."""
+    """Return the title as each passage has it in front, "" if it takes over a third of an input."""
     head = joined(text.title, "")
     is_long = any(reader.sizes([head])[0] > reader.length / 3 for reader in readers)
     return head if text.title and text.text.startswith(head) and not is_long else ""
@@ -122,11 +127,13 @@ def _head(text: Text, readers: Sequence[Reader]) -> str:
 def _pieces(text: str, head: str, readers: Sequence[Reader]) -> Iterator[tuple[int, str]]:
     """Return the pieces of a text, each with its place, that no reader has to cut."""
     heads = [reader.sizes([head])[0] for reader in readers]
-    rooms = [max(1, reader.length - size) for reader, size in zip(readers, heads, strict=True)]
+    rooms = [reader.length - size for reader, size in zip(readers, heads, strict=True)]
     least = min(rooms)
+    if least < 1:
+        raise DataError("a model's prompt leaves no room for a document: shorten it")
 
-    def tokens(piece: str) -> int:  # in the smallest room, as if all readers had this one
+    def tokens(piece: str) -> int:  # scaled to the smallest room
         counts = [reader.sizes([head + piece])[0] for reader in readers]
         return int(max(c - h - r + least for c, h, r in zip(counts, heads, rooms, strict=True)))
 
-    return MarkdownSplitter.from_callback(tokens, least).chunk_indices(text)
+    return MarkdownSplitter.from_callback(tokens, least).chunk_indices(text) or [(0, text)]

@@ -1,5 +1,7 @@
 """Views of your own texts in one call."""
 
+import warnings
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -45,13 +47,16 @@ def explore(
     reading = {name: options.pop(name) for name in data.READING if name in options}
     if reading or not isinstance(texts, list):  # a list keeps its duplicates, as vectors do
         has_vectors = models and any(hasattr(model, "__array__") for model in models.values())
-        texts = data.as_texts(texts) if has_vectors else data.read_texts(texts, **reading)
+        read = data.stream_texts if has_vectors else data.read_texts  # vectors have every row
+        texts = read(texts, **reading)
     texts = data.as_texts(texts)
     if models is None:
         teacher = pipeline.teacher_of(None, ADAPT)
         models = {"teacher": teacher, "student": pipeline.load_student(ADAPT.start)}
     models = evaluate.same_models(models, texts)
-    texts, _ = evaluate.in_passages(texts, models, passages)
+    texts, unread_part = evaluate.in_passages(texts, models, passages)
+    if unread_part:
+        warnings.warn(unread_part, stacklevel=2)
     return AgreementExplorer(models, texts, **options)
 
 
@@ -108,7 +113,8 @@ def _language(dataset: RetrievalDataset, reader: Reader) -> str:
     """Say if the ready student hardly knows the language of most documents."""
     texts = dataset.document_texts()
     texts = [texts[row].text for row in spread(len(texts), 200)]
-    letters = np.array([len(text) for text in texts]) / reader.sizes(texts)
+    tokens = np.maximum(1, reader.sizes(texts) - reader.sizes([""]))
+    letters = np.array([len(text) for text in texts]) / tokens
     if np.median(letters) >= LETTERS_PER_TOKEN:
         return ""
     return (
@@ -120,8 +126,8 @@ def _language(dataset: RetrievalDataset, reader: Reader) -> str:
 def _adapted(dataset: RetrievalDataset, cache: TargetCache, progress: bool) -> tuple:
     """Let the ready student learn documents.
 
-    Returns of teacher and student the vectors of queries and documents, and what embeds a typed
-    query; and a sentence on what it finds.
+    Returns (queries, documents) of teacher and student, their encoders of a query, and a sentence
+    on what the student finds.
     """
     index = cache.embed(dataset.document_texts(), progress=progress)
     asked = cache.embed(dataset.query_texts(), progress=progress)
@@ -158,18 +164,20 @@ def _dataset(source: object, options: dict) -> tuple[RetrievalDataset, str]:
         return data.read_dataset(source), ""
     documents: dict[str, Text] = {}
     queries: dict[str, str] = {}
-    for text in data.read_texts(source, **options):
-        names, name = (queries if text.role is Role.QUERY else documents), text.id
-        while name in names:  # another text of this id
-            name += "'"
+    times = Counter()
+    for row, text in enumerate(data.read_texts(source, **options)):
+        names, name = (queries if text.role is Role.QUERY else documents), text.id or str(row)
+        times[text.role, name] += 1
+        if times[text.role, name] > 1:
+            name += f" ({times[text.role, name]})"
         names[name] = text.text if names is queries else text
     if not documents:
         raise DataError("there are only queries among the texts: a search needs documents")
     about, qrels = "", {}
     if not queries:
         about = "The queries are pieces of documents, judged relevant to their own: easy to find. "
-        for place in spread(len(documents), EXAMPLE_QUERIES):
-            name, document = list(documents.items())[place]
+        items = list(documents.items())
+        for name, document in [items[place] for place in spread(len(items), EXAMPLE_QUERIES)]:
             # A document that is too short to crop stands for itself.
             query = [*data.crop_queries([document]), document][0]
             queries[f"piece of {name}"], qrels[f"piece of {name}"] = query.text, {name: 1}
