@@ -121,6 +121,33 @@ def test_lists_tables_and_data_sets_give_texts(monkeypatch):
     assert data.read_texts("docstrings", limit=3) == corpus.train[:3]
 
 
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ([{"text": "a", "id": 1}], {"column": 2024}, "no column 2024"),
+        ([{"text": "a"}], {"column": []}, "no column"),
+        (["a"], {"limit": -1}, "limit is -1"),
+        (["a"], {"sample": "x"}, "sample is 'x'"),
+        ("", {}, "no file"),
+        (
+            [{"text": "a", "m": "b"}, {"text": "a", "m": {"x": 1}}],
+            {"column": "m"},
+            "1: 'm' is no text",
+        ),
+    ],
+)
+def test_a_wrong_option_says_so(source, options, message):
+    with pytest.raises(DataError, match=message):
+        data.read_texts(source, **options)
+
+
+def test_ids_of_a_table_with_missing_ones_are_whole_numbers():
+    table = pd.DataFrame({"id": [101, 102, None], "text": list("abc"), "title": [1, 2, 3]})
+    assert [text.id for text in data.read_texts(table)] == ["101", "102", "2"]
+    with pytest.raises(DataError, match="unknown option colum: expected one of"):
+        views.search(table, colum="text")
+
+
 def test_a_folder_is_read_file_by_file(tmp_path):
     write(tmp_path / "b.md", "# Rivers\n\nThey flow.\n")
     write(tmp_path / "below" / "a.txt", "caf\xe9 \u6f22")
@@ -172,7 +199,7 @@ def test_cells_keep_line_breaks_and_numbers_and_other_encodings_have_to_be_named
     [
         ("t.csv", "", "no texts"),
         ("t.csv", "text\n", "no texts"),
-        ("t.csv", "subject,body\nx,y\n", "with texts: subject, body"),
+        ("t.csv", "subject,body\nx,y\n", "with column=, of subject, body"),
         ("t.csv", "text,id\nHello, world,1\n", "line 2: expected 2 fields"),
         ("t.csv", 'id,text\n1,"open\n2,b\n', "t.csv"),
         ("t.png", b"\x89PNG\r\n\0\0", "end in .csv"),
@@ -194,7 +221,9 @@ def test_parquet_columns(tmp_path):
     assert data.read_texts(path) == [Text("x")]  # the only column of strings
     pq.write_table(pa.table({"body": ["x"], "title": ["y"]}), path)
     assert data.read_texts(path, column="title") == [Text("y")]
-    with pytest.raises(DataError, match="no column 'txt' of texts; those with texts: body, title"):
+    with pytest.raises(
+        DataError, match="no column 'txt' of texts: name one with column=, of body, title"
+    ):
         data.read_texts(path, column="txt")
 
 

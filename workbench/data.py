@@ -27,7 +27,7 @@ from jmespath.exceptions import JMESPathError
 from semantic_text_splitter import TextSplitter
 
 from workbench._texts import RetrievalDataset, Role, StoredTexts, Text, joined, list_or_store
-from workbench._util import PROJECT, counted, expanded, need
+from workbench._util import PROJECT, counted, expanded, need, whole_number
 from workbench.errors import DataError
 
 DATA = PROJECT / "data"
@@ -74,6 +74,9 @@ def read_texts(
         >>> wb.read_texts(["A river.", "A bridge."])[0]
         Text(text='A river.', role=<Role.DOCUMENT: 'document'>, id='0', title='')
     """
+    for name, count in (("limit", limit), ("sample", sample)):
+        if count is not None:
+            whole_number(count, name, error=DataError)
     left_out = _LeftOut()
     stream = islice(_stream(source, left_out, column, role, encoding), limit)
     texts = _unique(stream, left_out) if sample is None else _sample(stream, sample)
@@ -83,6 +86,14 @@ def read_texts(
         raise DataError(f"the source has no texts{where} but {count}")
     left_out.warn()
     return texts
+
+
+def checked_options(options: Mapping, others: Collection[str] = ()) -> None:
+    """Raise DataError for an option that is neither of `read_texts` nor one of `others`."""
+    unknown = options.keys() - {*READING, *others}
+    if unknown:
+        known = ", ".join([*others, *READING])
+        raise DataError(f"unknown option {', '.join(sorted(unknown))}: expected one of {known}")
 
 
 def stream_texts(source: object, *, limit: int | None = None, **options: object) -> Iterator[Text]:
@@ -173,16 +184,17 @@ def _columns(record: Mapping, column: str | Sequence[str] | None, source: str) -
     if column is None:
         others = [name for lower, name in names.items() if lower not in _NO_TEXT]
         body = names.get("text", others[0] if len(others) == 1 else "text")
-        paths = [names["title"], body] if "title" in names else [body]
+        has_title = isinstance(record.get(names.get("title")), str)
+        paths = [names["title"], body] if has_title else [body]
     else:
-        paths = [column] if isinstance(column, str) else list(column)
+        paths = list(column) or ["[]"] if isinstance(column, list | tuple) else [column]
     for path in paths:
         value = _value_at(record, path)
         top = str(path).partition(".")[0].removesuffix("[]")
         if not {path, top} & record.keys() or not (isinstance(value, str) or _is_blank(value)):
             choices = ", ".join(dict.fromkeys(_paths(record))) or "none"
             raise DataError(
-                f"{source} has no column {path!r} of texts; those with texts: {choices}"
+                f"{source} has no column {path!r} of texts: name one with column=, of {choices}"
             )
     own_id = names.get("id", names.get("_id", "id"))
     return tuple(paths), own_id, names.get("role", "role")
@@ -192,13 +204,18 @@ def _from_row(row: Mapping, columns: tuple, name: str) -> dict:
     """Return what a row is as a text; the columns that are not used become its fields."""
     paths, own_id, role = columns
     *titles, body = [_value_at(row, path) for path in paths]
+    for path, value in zip(paths, [*titles, body], strict=True):
+        if _is_nested(value) or isinstance(value, list):
+            raise DataError(
+                f"{name}: {path!r} is no text but {str(value)[:60]}: name a path into it"
+            )
     titles = [str(title).strip() for title in titles if not _is_blank(title)]
     parts = titles if _is_blank(body) else [*titles, body]
     used = {*paths, own_id, role}
     return {
         "text": reduce(joined, parts) if parts else body,
         "role": Role.DOCUMENT if _is_blank(row.get(role)) else row[role],
-        "id": name if _is_blank(row.get(own_id)) else str(row[own_id]),
+        "id": name if _is_blank(row.get(own_id)) else f"{row[own_id]}".removesuffix(".0"),
         "title": titles[0] if titles else "",
         "fields": {k: v for k, v in row.items() if k not in used and not _is_nested(v)},
     }
@@ -244,7 +261,7 @@ def _parts(source: object, encoding: str | None) -> Iterator[tuple[str, Iterable
         source = source.document_texts()
     elif isinstance(source, str | Path):
         path, name = _path(source), str(source)
-        if os.path.exists(path):
+        if name.strip() and os.path.exists(path):
             for file in _files_in(path) if path.is_dir() else [path]:
                 short = file.relative_to(path).as_posix() if path.is_dir() else file.name
                 yield str(file), _file_records(file, short, encoding)

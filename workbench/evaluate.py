@@ -16,6 +16,7 @@ from workbench.data import (
     RetrievalDataset,
     Text,
     as_texts,
+    checked_options,
     is_dataset,
     read_dataset,
     read_texts,
@@ -162,6 +163,7 @@ def compare(
         >>> table.attrs["notes"]
         ['small has 384 dimensions and large 768: cosine and squared_distance are NaN']
     """
+    checked_options(reading)
     values = models.values() if isinstance(models, Mapping) else ()
     has_vectors = any(hasattr(model, "__array__") for model in values)
     data = _read(data, reading, has_vectors)

@@ -44,6 +44,7 @@ def explore(
         >>> texts = wb.read_texts("tutorial", limit=60)
         >>> view = wb.explore(texts, {"large": "all-mpnet-base-v2", "small": "all-MiniLM-L6-v2"})
     """
+    data.checked_options(options, ("color", "k", "umap", "most"))
     reading = {name: options.pop(name) for name in data.READING if name in options}
     if reading or not isinstance(texts, list):  # a list keeps its duplicates, as vectors do
         has_vectors = models and any(hasattr(model, "__array__") for model in models.values())
@@ -86,6 +87,7 @@ def search(
         >>> texts = wb.read_texts("tutorial", limit=60)
         >>> view = wb.search(texts, documents="all-mpnet-base-v2", queries="all-MiniLM-L6-v2")
     """
+    data.checked_options(options)
     dataset, about = _dataset(source, options)
     names = ["teacher", "student"]
     for place, model in enumerate([documents, queries]):

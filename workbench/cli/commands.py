@@ -19,7 +19,7 @@ from workbench.cache import FillBar, TargetCache
 from workbench.data import Role
 from workbench.docstrings import docstring_corpus
 from workbench.errors import TeacherError, TrainingError, WorkbenchError
-from workbench.passages import cut, cut_dataset
+from workbench.passages import cut, cut_dataset, unread
 from workbench.pipeline import ADAPT, STOPPED, TOUR, Recipe, load_student, provenance_of
 from workbench.ready import load_ready
 from workbench.teachers import LocalTeacher, is_api
@@ -66,8 +66,11 @@ def cache(options: Namespace, stop: threading.Event) -> None:
         return
     targets = _cache_of(options, recipe)
     texts = data.read_texts(options.texts, **_chosen(options, *data.READING))
+    readers = recipe.readers(targets.teacher)
     if options.passages:
-        texts = cut(texts, recipe.readers(targets.teacher)).texts
+        texts = cut(texts, readers).texts
+    elif line := unread(texts, readers):
+        print(line)
     if options.dry_run:
         _print_plan(targets, texts)
         return
@@ -114,7 +117,7 @@ def evaluate(options: Namespace, stop: threading.Event) -> None:
     dataset = data.read_dataset(options.collection)
     cache, student, base, _ = _models(options)
     compared = {"teacher": cache, "base": base, "student": student}
-    dataset, unread = scoring.in_passages(dataset, compared, options.passages)
+    dataset, cost = scoring.in_passages(dataset, compared, options.passages)
     texts = [*dataset.query_texts(), *dataset.document_texts()]
     cache.embed(texts, progress=True, stop=stop)
     if stop.is_set():
@@ -125,7 +128,7 @@ def evaluate(options: Namespace, stop: threading.Event) -> None:
     rows = scoring.compare(vectors, dataset)
     documents, queries = len(dataset.corpus), len(dataset.queries)
     print(f"{dataset.name}: {documents:,} documents, {queries:,} judged queries\n")
-    print("\n".join([scoring.format_table(rows), *rows.attrs["notes"], unread]))
+    print("\n".join([scoring.format_table(rows), *rows.attrs["notes"], cost]))
     # The weights of a ready student are those of its head.
     fingerprint = provenance_of(options.student).get("head_sha256")
     fingerprint = fingerprint or models.resolve(options.student).fingerprint
