@@ -123,7 +123,7 @@ def test_a_data_set_in_passages_is_scored_by_document(tiny_model, other_tiny_mod
     unread = evaluate.compare(compared, whole, passages=False)
     assert read["ndcg_at_10"][0] > unread["ndcg_at_10"][0]
     assert "12 of 12 documents are longer than 20 tokens" in unread.attrs["notes"][-1]
-    dataset, _ = evaluate.in_passages(whole, evaluate.same_models(compared, whole))
+    dataset, _ = evaluate.cut_for(evaluate.same_models(compared, whole), whole)
     vectors = evaluate.vectors(teacher, dataset)
     assert len(vectors[1]) == len(dataset.rows) > 24
     scores = evaluate.score(dataset, *vectors)["ndcg_at_10"].mean()
@@ -201,9 +201,9 @@ def test_rows_that_are_left_out_are_named_and_columns_come_along():
     with pytest.warns(UserWarning, match=r"2 blank \(T-3, T-7\), 1 duplicate \(T-9\)"):
         texts = data.read_texts(table, column="body")
     assert texts[3].id == "T-4" and texts[3].fields == {"product": "a", "subject": "Subject 4?"}
-    (first, *_), rows = data.read_texts(table, column=["subject", "body"]), table.to_dict("records")
+    first = data.read_texts(table, column=["subject", "body"])[0]
     assert first.text == "Subject 0? The pump 0 leaks." and first.title == "Subject 0?"
-    assert data.as_texts(rows[:2][::-1] and [{"id": 7, "text": "x"}])[0].id == "7"
+    assert data.as_texts([{"id": 7, "text": "x"}])[0].id == "7"
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_a_fact_at_the_end_of_a_long_document_is_the_first_hit(language):
         parts = [join.join(rng.permutation(words)) + ". " for _ in range(3000 // len(words) + 1)]
         documents[f"{language}-{i}.txt"] = "".join(parts) + end
     dataset = RetrievalDataset("long", documents, {"q": query}, {"q": {f"{language}-4.txt": 1}})
-    dataset, _ = evaluate.in_passages(dataset, {"model": model})
+    dataset, _ = evaluate.cut_for({"model": model}, dataset)
     queries, rows = evaluate.vectors(model, dataset)
     hits = ranking.top_k(queries, rows, 3, rows=dataset.rows)[1][0]
     assert hits[0] == 4

@@ -243,12 +243,12 @@ class _Fill:
             self._has_begun = True
             if len(missing):
                 self.cache.check_writable()
+                free = shutil.disk_usage(self.cache.folder).free
+                needed = len(missing) * self.cache.row_bytes
+                if needed > free:
+                    message = f"{needed:,} bytes are needed, {free:,} are free: make room"
+                    raise CacheError(f"{self.cache.folder}: {message}")
             self.cache.check_same_model(self.stop)
-            free = shutil.disk_usage(self.cache.folder).free
-            needed = len(missing) * self.cache.row_bytes
-            if needed > free:
-                message = f"{needed:,} bytes are needed, {free:,} are free: make room"
-                raise CacheError(f"{self.cache.folder}: {message}")
         to_encode = None if self.progress.total is None else len(missing)
         done = self.progress.done + len(texts) - len(missing)
         self.progress = replace(self.progress, done=done, encoded_total=to_encode)

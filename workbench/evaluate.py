@@ -24,7 +24,7 @@ from workbench.data import (
 )
 from workbench.errors import WorkbenchError
 from workbench.models import check_cosine, encode, load_model
-from workbench.passages import Reader, cut, cut_dataset, reader_of, unread
+from workbench.passages import in_passages, reader_of
 from workbench.teachers import Teacher
 
 # Names of ir_measures, and ours.
@@ -51,12 +51,18 @@ def score(data: RetrievalDataset, queries: np.ndarray, documents: np.ndarray) ->
     Vectors are float of shapes (q, d) and (n, d), in the order of `data`; zeros find nothing, and
     are not found. Returns `ndcg_at_10`, `recall_at_100` and `mrr_at_10` (grades of 1 and more).
     """
-    queries, documents = checked_pair((queries, documents), data)
+    return score_ranking(data, _search(data, checked_pair((queries, documents), data)))
+
+
+def _search(data: RetrievalDataset, pair: tuple[np.ndarray, np.ndarray], k: int = 0) -> np.ndarray:
+    """Return each query's documents, best first, at least as many as are scored; -1 for none."""
+    queries, documents = pair
     exists = documents.any(axis=1)
     # One more than is scored, since a query's own document is no hit.
-    positions = ranking.top_k(queries, documents[exists], 101, rows=data.rows[exists])[1]
+    depth = max(101, k)
+    positions = ranking.top_k(queries, documents[exists], depth, rows=data.rows[exists])[1]
     positions[~queries.any(axis=1)] = -1
-    return score_ranking(data, positions)
+    return positions
 
 
 def score_ranking(data: RetrievalDataset, positions: np.ndarray) -> pd.DataFrame:
@@ -168,7 +174,7 @@ def compare(
     has_vectors = any(hasattr(model, "__array__") for model in values)
     data = _read(data, reading, has_vectors)
     models = same_models(models, data)
-    data, cost = in_passages(data, models, passages)
+    data, cost = cut_for(models, data, passages)
     reference = reference or ("teacher" if "teacher" in models else next(iter(models)))
     one_of(reference, "reference", list(models))
     one_of(baseline or reference, "baseline", list(models))
@@ -234,13 +240,17 @@ def _compare_searches(
         searches[name, mode] = queries, documents
         if mode == "symmetric" and queries.shape[1] == reference_documents.shape[1]:
             searches[name, "asymmetric"] = queries, reference_documents
-    scores = {row: score(data, *pair) for row, pair in searches.items()}
-    hits = {row: ranking.top_k(*pair, k, rows=data.rows)[1] for row, pair in searches.items()}
+    hits = {row: _search(data, pair, k) for row, pair in searches.items()}
+    scores = {row: score_ranking(data, positions) for row, positions in hits.items()}
     table = summarize(scores, teacher=(reference, "teacher"))
     table["mode"] = [mode for _, mode in scores]
     table.insert(0, "model", [name for name, _ in scores])
-    nearest = hits[reference, "teacher"]
-    table["overlap"] = [agreement.overlap(nearest, rows).mean() for rows in hits.values()]
+    nearest = hits[reference, "teacher"][:, :k]
+    overlaps = []
+    for positions in hits.values():
+        found = (nearest[:, 0] >= 0) & (positions[:, 0] >= 0)  # queries that both have a vector of
+        overlaps.append(agreement.overlap(nearest[found], positions[found, :k]).mean())
+    table["overlap"] = overlaps
     ndcg = {row: scored["ndcg_at_10"] for row, scored in scores.items()}
     if baseline is None:
         return table
@@ -304,28 +314,17 @@ def _read(
     return as_texts(data)
 
 
-def in_passages(data: Any, models: Mapping[str, Any], wanted: bool = True) -> tuple[Any, str]:
-    """Return data of `compare` in passages that all models of `same_models` read whole.
-
-    Where it is not wanted, or a model is given as vectors, a sentence says what is not read.
-    """
-    is_dataset = isinstance(data, RetrievalDataset)
-    if wanted and not any(isinstance(model, np.ndarray | tuple) for model in models.values()):
-        known = readers(models)
-        return (cut_dataset(data, known) if is_dataset else cut(data, known).texts), ""
-    return data, unread(data.document_texts() if is_dataset else data, readers(models))
-
-
-def readers(models: Mapping[str, Any]) -> list[Reader | None]:
-    """Return how models of `same_models` read documents, None for vectors."""
-    return [
-        model.teacher.reader
-        if isinstance(model, TargetCache)
-        else None
-        if isinstance(model, np.ndarray | tuple)
-        else reader_of(model)
-        for model in models.values()
-    ]
+def cut_for(models: Mapping[str, Any], data: Any, wanted: bool = True) -> tuple[Any, str]:
+    """Return `passages.in_passages` of data for models of `same_models`; with vectors uncut."""
+    readers, has_vectors = [], False
+    for model in models.values():
+        if isinstance(model, np.ndarray | tuple):
+            has_vectors = True
+        elif isinstance(model, TargetCache):
+            readers.append(model.teacher.reader)
+        else:
+            readers.append(reader_of(model))
+    return in_passages(data, readers, wanted and not has_vectors)
 
 
 def as_model(model: Any, data: RetrievalDataset | Sequence[Text]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from semantic_text_splitter import MarkdownSplitter
@@ -101,6 +101,16 @@ def cut_dataset(dataset: RetrievalDataset, readers: Sequence[Reader | None]) -> 
     passages = cut(dataset.document_texts(), readers)
     is_cut = len(passages.texts) > len(dataset.corpus)
     return replace(dataset, passages=passages) if is_cut else dataset
+
+
+def in_passages(
+    data: Any, readers: Sequence[Reader | None], wanted: bool = True
+) -> tuple[Any, str]:
+    """Return texts or a data set in passages; if not wanted, as it is, and what is not read."""
+    is_dataset = isinstance(data, RetrievalDataset)
+    if wanted:
+        return (cut_dataset(data, readers) if is_dataset else cut(data, readers).texts), ""
+    return data, unread(data.document_texts() if is_dataset else data, readers)
 
 
 def unread(texts: Sequence[Text], readers: Sequence[Reader | None]) -> str:

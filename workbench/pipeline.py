@@ -25,7 +25,7 @@ from workbench._util import counted, expanded, home
 from workbench.cache import TargetCache, Targets
 from workbench.data import Role, Text, list_or_store
 from workbench.errors import TrainingError, WorkbenchError
-from workbench.passages import Reader, cut, unread
+from workbench.passages import Reader, in_passages
 from workbench.ready import READY, is_ready, load_ready
 from workbench.teachers import ArrayTeacher, Teacher, is_api, make_teacher
 from workbench.train import HEAD, Result, TrainingConfig, TrainingStep, provenance
@@ -265,10 +265,9 @@ def prepare(
     """Return what a recipe learns from: passages of the texts, with cropped queries if few."""
     if isinstance(teacher, ArrayTeacher):  # it knows these texts and no others
         return texts
-    if passages:
-        texts = cut(texts, recipe.readers(teacher)).texts
-    elif line := unread(texts, recipe.readers(teacher)):
-        warnings.warn(line, stacklevel=3)
+    texts, cost = in_passages(texts, recipe.readers(teacher), passages)
+    if cost:
+        warnings.warn(cost, stacklevel=3)
     if recipe.continues:  # such a student knows queries
         return texts
     if len(texts) < recipe.texts:

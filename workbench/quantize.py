@@ -82,8 +82,10 @@ class CompressedIndex:
         if vectors is not None:
             depth = min(k * rescore_multiplier, len(self))
             positions = self.search(queries, depth)[1]
-            queries, rows = unit(queries, "queries"), unit(vectors)[positions]
-            return ranking.order(np.einsum("qd,qkd->qk", queries, rows), positions, k)
+            rows = vectors[positions]  # of the candidates alone
+            norms = np.maximum(np.linalg.norm(rows, axis=2), np.finfo(np.float32).tiny)
+            cosines = np.einsum("qd,qkd->qk", unit(queries, "queries"), rows) / norms
+            return ranking.order(cosines, positions, k)
         queries = unit(queries[:, : self.spec.dimensions], "queries")
         k = min(k, len(self))
         if self.spec.precision != "binary":

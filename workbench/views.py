@@ -14,7 +14,7 @@ from workbench.cache import TargetCache, Targets
 from workbench.data import RetrievalDataset, Role, Text
 from workbench.errors import DataError
 from workbench.models import encode
-from workbench.passages import Reader, cut_dataset, unread
+from workbench.passages import Reader, in_passages
 from workbench.pipeline import ADAPT
 from workbench.student import through_head
 from workbench.widgets import AgreementExplorer, RetrievalExplorer
@@ -55,7 +55,7 @@ def explore(
         teacher = pipeline.teacher_of(None, ADAPT)
         models = {"teacher": teacher, "student": pipeline.load_student(ADAPT.start)}
     models = evaluate.same_models(models, texts)
-    texts, unread_part = evaluate.in_passages(texts, models, passages)
+    texts, unread_part = evaluate.cut_for(models, texts, passages)
     if unread_part:
         warnings.warn(unread_part, stacklevel=2)
     return AgreementExplorer(models, texts, **options)
@@ -96,16 +96,14 @@ def search(
     if queries is not None:
         documents = pipeline.teacher_of(None, ADAPT) if documents is None else documents
         models = evaluate.same_models({names[0]: documents, names[1]: queries}, dataset)
-        dataset, unread_part = evaluate.in_passages(dataset, models, passages)
+        dataset, unread_part = evaluate.cut_for(models, dataset, passages)
         return RetrievalExplorer(dataset, models, about=about + unread_part)
     cache = TargetCache(home() / "cache", pipeline.teacher_of(documents, ADAPT))
     ADAPT.check_teacher(cache)
     readers = ADAPT.readers(cache.teacher)
     about += _language(dataset, readers[1])
-    if passages:
-        dataset = cut_dataset(dataset, readers)
-    else:
-        about += unread(dataset.document_texts(), readers)
+    dataset, unread_part = in_passages(dataset, readers, passages)
+    about += unread_part
     vectors, encoders, learned = _adapted(dataset, cache, progress)
     models, encoders = (dict(zip(names, pair, strict=True)) for pair in (vectors, encoders))
     return RetrievalExplorer(dataset, models, encode=encoders, about=f"{about} {learned}".strip())

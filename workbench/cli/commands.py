@@ -19,7 +19,7 @@ from workbench.cache import FillBar, TargetCache
 from workbench.data import Role
 from workbench.docstrings import docstring_corpus
 from workbench.errors import TeacherError, TrainingError, WorkbenchError
-from workbench.passages import cut, cut_dataset, unread
+from workbench.passages import cut_dataset, in_passages
 from workbench.pipeline import ADAPT, STOPPED, TOUR, Recipe, load_student, provenance_of
 from workbench.ready import load_ready
 from workbench.teachers import LocalTeacher, is_api
@@ -66,11 +66,9 @@ def cache(options: Namespace, stop: threading.Event) -> None:
         return
     targets = _cache_of(options, recipe)
     texts = data.read_texts(options.texts, **_chosen(options, *data.READING))
-    readers = recipe.readers(targets.teacher)
-    if options.passages:
-        texts = cut(texts, readers).texts
-    elif line := unread(texts, readers):
-        print(line)
+    texts, cost = in_passages(texts, recipe.readers(targets.teacher), options.passages)
+    if cost:
+        print(cost)
     if options.dry_run:
         _print_plan(targets, texts)
         return
@@ -117,7 +115,7 @@ def evaluate(options: Namespace, stop: threading.Event) -> None:
     dataset = data.read_dataset(options.collection)
     cache, student, base, _ = _models(options)
     compared = {"teacher": cache, "base": base, "student": student}
-    dataset, cost = scoring.in_passages(dataset, compared, options.passages)
+    dataset, cost = scoring.cut_for(compared, dataset, options.passages)
     texts = [*dataset.query_texts(), *dataset.document_texts()]
     cache.embed(texts, progress=True, stop=stop)
     if stop.is_set():

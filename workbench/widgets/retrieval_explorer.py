@@ -121,13 +121,15 @@ class RetrievalExplorer(Selection, View):
         """Return what is shown, as HTML."""
         return f"<p>{self._overview}</p>{self.heading.value}<p>{_LEGEND}</p>"
 
-    def _passage(self, document: int, cosines: np.ndarray) -> tuple[str, tuple[str, str]]:
+    def _passage(
+        self, document: int, vectors: np.ndarray, query: np.ndarray
+    ) -> tuple[str, tuple[str, str]]:
         """Return the best passage of a document, and what stands before and after it."""
         text, passages = self._documents[document][1], self._collection.passages
         if passages is None:
             return text, ("", "")
         rows = np.flatnonzero(passages.documents == document)
-        start, end = passages.spans[rows[cosines[rows].argmax()]]
+        start, end = passages.spans[rows[(vectors[rows] @ query).argmax()]]
         before = f"… {text[start - AROUND : start]}" if start > AROUND else text[:start]
         after = f"{text[end : end + AROUND]} …" if len(text) > end + AROUND else text[end:]
         return text[start:end], (before, after)
@@ -210,7 +212,7 @@ class RetrievalExplorer(Selection, View):
             columns[-1] |= {"facts": " · ".join(facts), "times": times}
             for rank, (document, cosine) in enumerate(zip(near, cosines, strict=True), 1):
                 name, marks = self._documents[document][0], []
-                body, around = self._passage(document, documents @ vectors[asking][0])
+                body, around = self._passage(document, documents, vectors[asking][0])
                 grade = grades.get(name)
                 results.append((mode, rank, name, cosine, grade))
                 if first_ranks:
@@ -219,8 +221,8 @@ class RetrievalExplorer(Selection, View):
                     star = "★" if grade > 0 else "☆"
                     marks.append({"text": f"{star} grade {grade}", "kind": "b"})
                 file = getattr(self._collection.details.get(name), "fields", {}).get("file")
-                facts_of = int(document), rank, cosine, body, marks, name, around, file
-                column["rows"].append(card(*facts_of))
+                row_card = card(int(document), rank, cosine, body, marks, name, around, file)
+                column["rows"].append(row_card)
             if mode == self._first:
                 first_ranks = {document: rank for rank, document in enumerate(near, 1)}
         names = ["mode", "rank", "document_id", "cosine", "grade"]
