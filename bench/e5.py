@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import struct
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,8 @@ PROBES = [
     "how long should bread dough rest before it is baked?",
     "La bibliothèque ferme à dix-huit heures.",
     "図書館は午後六時に閉まります。",
-    "The ﬁrst edition of 1859 sold out\ton the day of its publication; later ones were revised. " * 9,
+    "The ﬁrst edition of 1859 sold out\ton the day of its publication; later ones were revised. "
+    * 9,
 ]
 _BLOCK = np.dtype([("scale", "<f2"), ("codes", "u1", 16)])  # of 32 weights
 _EMBEDDINGS = {
@@ -83,7 +85,7 @@ def _write(content: bytes, path: Path) -> None:
     starts = np.frombuffer(content, "<u4", pieces + 1, place)
     scores = np.frombuffer(content, "<f4", pieces, place + starts.nbytes)
     place += starts.nbytes + scores.nbytes
-    texts = [content[place + a : place + b].decode() for a, b in zip(starts, starts[1:])]
+    texts = [content[place + a : place + b].decode() for a, b in pairwise(starts)]
     # A table of Unicode's normal forms follows, which the tokenizer has.
     place += text_bytes + 8 + struct.unpack_from("<iI", content, place + text_bytes)[1]
     config = BertConfig(
@@ -116,7 +118,7 @@ def _write(content: bytes, path: Path) -> None:
     state |= {name: torch.zeros_like(empty[name]) for name in empty if name.startswith("pooler.")}
     model.load_state_dict(state)
 
-    tokenizer = Tokenizer(Unigram([*zip(texts, scores.tolist())], unk_id=3))
+    tokenizer = Tokenizer(Unigram([*zip(texts, scores.tolist(), strict=True)], unk_id=3))
     tokenizer.normalizer = normalizers.Sequence(
         [
             normalizers.Replace(Regex(r"[\t\n\f\r\u1680\u200b-\u200f\u2028\u2029\u2581\ufeff\ufffd]"), " "),
@@ -128,7 +130,9 @@ def _write(content: bytes, path: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", 0), ("</s>", 2)],
     )
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, model_max_length=positions, bos_token="<s>", eos_token="</s>",

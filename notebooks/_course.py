@@ -81,7 +81,7 @@ def learned(cache: TargetCache, texts: Sequence[Text]) -> Path:
         )
     output = profile().folder / "closed-form"
     return pipeline.run(
-        texts, cache, TOUR, output, source="docstrings", train=False, progress=False
+        texts, cache, TOUR.change(train=False), output, source="docstrings", progress=False
     ).folder
 
 

@@ -9,7 +9,7 @@ from conftest import sentences
 from sentence_transformers import SentenceTransformer
 from test_train import build
 
-from workbench import student
+from workbench import closed_form, student
 from workbench.cache import TargetCache
 from workbench.data import Text
 from workbench.errors import TrainingError
@@ -22,10 +22,11 @@ EIGHT = replace(HEAD, epochs=8, batch_size=32)
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_two_layers_start_as_the_closed_form(tiny_model, lesson, normalize):
+def test_two_layers_carry_a_linear_map(tiny_model, lesson, normalize):
     train, targets, held_out, _ = lesson
     one, two = (build(tiny_model, normalize=normalize, hidden=hidden) for hidden in (0, 64))
-    assert student.fit_head(one, train, targets) == student.fit_head(two, train, targets)
+    options = {"kind": "rotation"}
+    assert student.fit_head(one, train, targets, **options) == student.fit_head(two, train, targets, **options)
     first, second = (encode(model, held_out, precision="float32") for model in (one, two))
     np.testing.assert_allclose(second, first, atol=2e-5)
     assert [layer.out_features for layer in student.head_of(two)] == [64 + 2 * 32, 48]
@@ -65,12 +66,12 @@ def test_features_are_kept_and_a_text_goes_through_the_base_once(
 def test_the_head_learns_on_features_and_the_transformer_stays(
     tiny_model, lesson, hidden, monkeypatch
 ):
-    monkeypatch.setattr(student, "RIDGE_ALPHAS", (10.0,))  # far from the best
+    monkeypatch.setattr(closed_form, "ALPHAS", (10.0,))  # far from the best
     train, targets, held_out, wanted = lesson
     students, seen = [build(tiny_model, hidden=hidden) for _ in range(2)], []
     for model in students:
         before = {name: tensor.clone() for name, tensor in model[0].state_dict().items()}
-        student.fit_head(model, train, targets)
+        student.fit_head(model, train, targets, kind="ridge")
         start = validate(model, held_out, wanted)["loss"]
         features, unseen = student.pooled(model, train), student.pooled(model, held_out)
         result = train_head(

@@ -49,21 +49,20 @@ def test_closed_form_start_beats_the_random_start_by_far(tiny_model, lesson, nor
     fit = student.fit_head(model, train, targets)
     after = validate(model, held_out, wanted)
     assert after["loss"] < 0.5 * random["loss"]
-    assert after["loss"] == pytest.approx(fit["held_out_loss"], rel=0.4)
+    assert fit["found"] >= fit["found_by_rotation"] > 0.3
     assert set(after) == {"loss", "cosine", "cosine_query", "cosine_document"}
 
 
-def test_closed_form_start_solves_the_ridge_equation_on_the_backbones_features(tiny_model, lesson):
+def test_the_head_is_the_ridge_regression_of_the_backbones_features(tiny_model, lesson):
     train, targets, *_ = lesson
-    model = build(tiny_model, normalize=False, prompts={"query": "q: ", "document": ""})
-    fit = student.fit_head(model, train, targets)
+    model = build(tiny_model, normalize=False, prompts={"query": "q: ", "document": "q: "})
+    fit = student.fit_head(model, train, targets, kind="ridge")
     features = student.pooled(model, train).astype(np.float64)
-    centered = features - features.mean(0)
-    gram = centered.T @ centered
-    strength = fit["alpha"] * np.trace(gram) / len(gram)
-    weight = np.linalg.solve(
-        gram + strength * np.eye(len(gram)), centered.T @ (targets - targets.mean(0))
-    )
+    scaled = (features - features.mean(0)) / features.std(0, ddof=1)
+    penalty = np.sqrt(fit["alpha"] * (scaled**2).sum() / scaled.shape[1])
+    padded = np.vstack([scaled, penalty * np.eye(scaled.shape[1])])  # as least squares
+    outputs = np.vstack([targets - targets.mean(0), np.zeros((scaled.shape[1], targets.shape[1]))])
+    weight = np.linalg.lstsq(padded, outputs, rcond=None)[0] / features.std(0, ddof=1)[:, None]
     np.testing.assert_allclose(model[2].linear.weight.detach().numpy(), weight.T, atol=1e-3)
     backbone = SentenceTransformer(modules=list(model.children())[:2], device="cpu")
     atol = 2e-2 if models.best_dtype("cpu") == torch.bfloat16 else 1e-5

@@ -598,8 +598,9 @@ _UNSPACED = TextSplitter.from_callback(lambda text: len(text.encode()), (60, 150
 
 def crop_queries(texts: Iterable[Text], count: int = 1) -> list[Text]:
     """Make up to `count` queries of each document: sentences, whole or a run of 5 to 25 words."""
-    queries: dict[str, None] = {}
-    for document in (text.text for text in texts if text.role is Role.DOCUMENT):
+    queries: dict[str, str] = {}
+    for text in (text for text in texts if text.role is Role.DOCUMENT):
+        document = text.text
         sentences = [sentence.split() for sentence in re.split(r"(?<=[.!?])\s+", document)]
         sentences = [words for words in sentences if len(words) >= 5]
         if not sentences and len(document) >= 40:  # without spaces, as in Chinese or Thai
@@ -609,5 +610,10 @@ def crop_queries(texts: Iterable[Text], count: int = 1) -> list[Text]:
             words, most = rng.choice(sentences), rng.randint(5, 25)
             is_whole = len(words) <= most or rng.random() >= 0.5
             first = 0 if is_whole else rng.randint(0, len(words) - most)
-            queries[" ".join(words[first : first + most])] = None
-    return [Text(query, Role.QUERY) for query in queries]
+            queries[" ".join(words[first : first + most])] = group(text)
+    return [Text(query, Role.QUERY, name) for query, name in queries.items()]
+
+
+def group(text: Text) -> str:
+    """Return what a document shares with its passages and the queries that are cropped from it."""
+    return text.id or hashlib.sha256(text.text.encode()).hexdigest()[:16]

@@ -9,7 +9,7 @@ import json
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -461,8 +461,16 @@ def autocast(device: torch.device | str, precision: str) -> torch.autocast:
 
 def role_prompt(model: SentenceTransformer, role: str) -> str:
     """Return the prompt that the model's own configuration gives to a role, "" if none."""
-    names = ("query",) if role == "query" else ("document", "passage", "corpus")
-    return next((model.prompts[name] for name in names if model.prompts.get(name)), "")
+    return role_prompts(model.prompts)[role]
+
+
+def role_prompts(prompts: Mapping[str, str]) -> dict[str, str]:
+    """Return the prompt of each role, "" if none, of the prompts in a model's configuration."""
+    names = {Role.QUERY: ("query",), Role.DOCUMENT: ("document", "passage", "corpus")}
+    return {
+        role.value: next((prompts[name] for name in names[role] if prompts.get(name)), "")
+        for role in Role
+    }
 
 
 def normalizes(model: SentenceTransformer) -> bool:

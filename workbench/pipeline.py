@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -9,30 +10,35 @@ import shutil
 import threading
 import tomllib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer
 
-from workbench import data, models, student
+from workbench import agreement, closed_form, data, models, student
 from workbench import train as training
-from workbench._util import counted, expanded, home
+from workbench._util import counted, expanded, home, spread
 from workbench.cache import TargetCache, Targets
 from workbench.data import Role, Text, list_or_store
+from workbench.docstrings import docstring_corpus
 from workbench.errors import TrainingError, WorkbenchError
 from workbench.passages import Reader, in_passages
 from workbench.ready import READY, is_ready, load_ready
-from workbench.teachers import ArrayTeacher, Teacher, is_api, make_teacher
+from workbench.teachers import ArrayTeacher, LocalTeacher, Teacher, is_api, make_teacher
 from workbench.train import HEAD, Result, TrainingConfig, TrainingStep, provenance
 
 LEAST_TEXTS = 20  # different texts that a student can be made of
 STOPPED = "stopped; what is finished is kept, and the same command goes on from here"
-_HEAD_STARTS = "closed-form", "random"
+_HEAD_STARTS = *student.CLOSED_FORMS, "random"
+_OF_STUDENT = {"base", "bias", "hidden", "max_length", "pooling", "prompts"}
+_FEW_PASSAGES = 2000  # fewer leave directions of the space that no text points in
 _FEW_TEXTS = 5000  # fewer are passed over more often by default
 
 
@@ -52,12 +58,16 @@ class Recipe:
     max_length: int = 128  # tokens that teacher and student read of a text
     bias: bool = True  # whether the head has a bias
     hidden: int = 0  # units of the head's hidden layer, see `student.build`; 0 for a linear head
-    pooling: str | tuple[str, ...] = "mean"  # of token vectors into the head's features
-    frozen: bool = False  # whether the head alone is trained, on stored features of the base
+    others: int = 0  # texts of other subjects that a local teacher embeds too, where texts are few
+    pooling: str | tuple[str, ...] | None = None  # of token vectors; None for the base's own
+    # Whether the head alone learns, on stored features of the base, which keeps its own prompts.
+    frozen: bool = False
     prompts: dict[str, str] | None = None  # role to the teacher's prompt; None for its own ones
-    # Of the head, "closed-form" or "random"; or the student to go on from, "ready" or a folder. It
-    # has the same teacher, and its base, head and length count.
+    # Of the head, a closed form ("rotation", "ridge", or "closed-form" for what searches best of
+    # them and their sums) or "random"; or the student to go on from, "ready" or a folder. It has
+    # the same teacher, and its base, head and length count.
     start: str = "closed-form"
+    train: bool = True  # False leaves the student at its start
     config: TrainingConfig = field(default_factory=TrainingConfig)  # how to train
     steps: int = 0  # least number of training steps: few texts are passed over more often
     texts: int = 0  # least number of texts: cropped queries make up for missing ones
@@ -75,6 +85,8 @@ class Recipe:
         changes = {name: value for name, value in changes.items() if value is not None}
         if "epochs" in changes:
             changes.setdefault("steps", 0)  # or they would be raised
+        if changes.get("start", "random") not in _HEAD_STARTS:
+            changes.setdefault("train", True)
         if "learning_rate" in changes:
             final = min(self.config.final_learning_rate, changes["learning_rate"])
             changes.setdefault("final_learning_rate", final)
@@ -84,7 +96,7 @@ class Recipe:
             changed = replace(self, **{"config": config} | changes)
         except TypeError as error:
             raise TrainingError(f"recipe {self.name} cannot be changed: {error}") from None
-        fixed = {"base", "bias", "hidden", "max_length", "pooling", "prompts"} & changes.keys()
+        fixed = changes.keys() & _OF_STUDENT
         if fixed and changed.continues:
             names = ", ".join(sorted(fixed))
             raise TrainingError(f"{names}: decided by the student to start from; leave it out")
@@ -103,28 +115,28 @@ class Recipe:
             hidden=self.hidden,
             pooling=self.pooling,
             max_length=self.max_length,
-            prompts=cache.prompts,
+            prompts=None if self.frozen else cache.prompts,
             seed=self.config.seed,
         )
 
     def check_teacher(self, cache: TargetCache) -> None:
         """Raise TrainingError if the student to go on from has another teacher than the cache."""
         about = provenance_of(self.start)
-        teacher = about.get("teacher") or {"teacher": None}
-        # A local model is known by its weights, any other teacher by its name.
-        key = "fingerprint" if "fingerprint" in teacher else "teacher"
-        if teacher[key] != cache.identity.get(key):
+        if not has_teacher(about, cache):
             message = f"the teacher of the student to start from is {about.get('teacher_name')}"
             raise TrainingError(f"{message}, not {cache.teacher.name}: name it, not a loaded model")
 
     def readers(self, teacher: Teacher) -> list[Reader | None]:
         """Return how teacher and student read documents; the student's weights are not loaded."""
-        tokenizer = AutoTokenizer.from_pretrained(self.base_files().path)
-        length = self.max_length
+        path, length = self.base_files().path, self.max_length
+        tokenizer, prompt = AutoTokenizer.from_pretrained(path), teacher.prompts["document"]
+        if self.frozen:
+            own = models.read_json(path / "config_sentence_transformers.json").get("prompts", {})
+            prompt = models.role_prompts(own)["document"]
         if self.continues:
             build = provenance_of(self.start).get("build", {})  # of a ready student
             length = build.get("max_length", tokenizer.model_max_length)
-        return [teacher.reader, Reader(tokenizer, length, teacher.prompts["document"])]
+        return [teacher.reader, Reader(tokenizer, length, prompt)]
 
     def base_files(self) -> models.ModelFiles:
         """Return the files that have the transformer's weights."""
@@ -132,6 +144,14 @@ class Recipe:
             return models.resolve(self.base)
         folder = _folder(self.start)
         return models.resolve(provenance_of(folder)["base"] if is_ready(folder) else folder)
+
+
+def has_teacher(about: Mapping[str, Any], cache: TargetCache) -> bool:
+    """Say whether a student, of which a provenance tells, has the teacher of a cache."""
+    teacher = about.get("teacher") or {"teacher": None}
+    # A local model is known by its weights, any other teacher by its name.
+    key = "fingerprint" if "fingerprint" in teacher else "teacher"
+    return teacher[key] == cache.identity.get(key)
 
 
 def provenance_of(name: str | Path) -> dict:
@@ -149,15 +169,21 @@ def _folder(name: str | Path) -> Path:
     return READY if name == "ready" else expanded(name)
 
 
+# In the order of their cost. Those without training take seconds once the teacher's vectors are
+# there, and search an index of these, but know no more of its texts than the base does.
+ROTATION = Recipe("rotation", max_length=96, frozen=True, start="rotation", train=False)
+RIDGE = replace(ROTATION, name="ridge", start="ridge")
+# From many texts of many sources, for any subject.
+BROAD = Recipe(
+    "broad", max_length=96, hidden=1536, pooling=("mean", "cls"), frozen=True, config=HEAD
+)
+# For the documents of an index: the best closed form, with a hidden layer that has learned.
+ADAPT = replace(BROAD.change(batch_size=256, epochs=20), name="adapt", others=1500, train=False)
 # Minutes on two cores.
 TOUR = Recipe("tour", max_length=96)
 # For the documents of one subject, within half an hour on two cores.
 IN_DOMAIN = TOUR.change(name="in-domain", epochs=4, evaluations=1, steps=1200, texts=1000)
-# For any subject, from many texts of many sources: seconds once the teacher's vectors are there.
-BROAD = replace(TOUR, name="broad", hidden=1536, pooling=("mean", "cls"), frozen=True, config=HEAD)
-# For the documents of an index, from the student that knows a little of everything: seconds.
-ADAPT = BROAD.change(name="adapt", start="ready", batch_size=256, epochs=20)
-RECIPES = {recipe.name: recipe for recipe in (TOUR, IN_DOMAIN, BROAD, ADAPT)}
+RECIPES = {each.name: each for each in (ROTATION, RIDGE, ADAPT, IN_DOMAIN, TOUR, BROAD)}
 
 
 def find_recipe(name: str | Path | Recipe | None, texts: int = 0) -> Recipe:
@@ -209,9 +235,10 @@ def distill(
     Args:
         texts: what `read_texts` takes, at least 20 different texts. Plain strings are documents.
             Without any query, queries are cropped from them.
-        teacher: what `Teacher` takes; the recipe's if None.
-        recipe: one of `RECIPES`, a TOML file, or a `Recipe`. By default in-domain (many passes) for
-            fewer than 5,000 texts, and tour (two passes) for more.
+        teacher: what `Teacher` takes; the recipe's if None. Or stored vectors of the texts, float
+            of shape (n, dimension), such as those of an index that is to be moved.
+        recipe: one of `RECIPES`, a TOML file, or a `Recipe`. In seconds: rotation, ridge, adapt.
+            By default in-domain (many passes) for fewer than 5,000 texts, else tour (two passes).
         output: folder for the student; by default one below `students/` in the workbench's folder.
         held_out: texts to choose the best student by; by default a twentieth of the texts.
         passages: cut documents into passages that teacher and student read whole.
@@ -228,6 +255,8 @@ def distill(
     """
     source = str(texts) if isinstance(texts, str | Path) else "a list of texts"
     reading = {name: changes.pop(name) for name in data.READING if name in changes}
+    if hasattr(teacher, "__array__"):
+        teacher = Teacher(teacher, texts=list(data.stream_texts(texts, **reading)))
     texts = data.read_texts(texts, **reading)
     recipe = choose(recipe, len(texts), **changes)
     cache = TargetCache(home() / "cache", teacher_of(teacher, recipe), skip=skip)
@@ -268,7 +297,7 @@ def prepare(
     texts, cost = in_passages(texts, recipe.readers(teacher), passages)
     if cost:
         warnings.warn(cost, stacklevel=3)
-    if recipe.continues:  # such a student knows queries
+    if recipe.continues or not recipe.train:  # such a student needs no queries
         return texts
     if len(texts) < recipe.texts:
         per_text = -(-recipe.texts // len(texts)) - 1
@@ -286,7 +315,6 @@ def run(
     *,
     source: str = "",
     held_out: Sequence[Text] | None = None,
-    train: bool = True,
     progress: bool = True,
     resume: bool = True,
     on_step: Callable[[TrainingStep], None] | None = None,
@@ -298,10 +326,10 @@ def run(
         texts: to learn from, see `prepare`; or their targets, from `cache.embed`.
         source: where the texts are from, for the provenance.
         held_out: texts to choose the best student by; a twentieth of `texts`, 500 at most, if None.
-        train: False leaves the student at the closed-form head.
         resume: False starts over.
     """
-    if held_out is None and recipe.continues:
+    train = recipe.train
+    if held_out is None and (recipe.continues or not train):
         held_out = []  # it is to know these very documents, which a loss on others does not show
     config = recipe.config.with_steps(recipe.steps, len(texts))
     names = {"teacher": cache.teacher.name, "base": str(recipe.base), "start": str(recipe.start)}
@@ -315,7 +343,6 @@ def run(
         "head": started.get("head_sha256"),
         "texts": _digest(cache, texts),
         "held_out": None if held_out is None else _digest(cache, held_out),
-        "train": train,
     }
     run_id = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     output = student.check_folder(output or home() / "students" / f"{recipe.name}-{run_id[:12]}")
@@ -329,7 +356,7 @@ def run(
     held_targets = cache.embed(held_out, **show) if held_out else None
     if stop is not None and stop.is_set():
         raise TrainingError(STOPPED)
-    if held_out is None and train:
+    if held_out is None:
         targets, held_targets = targets.split()
 
     # Hidden, and named after the output, so that it is found again and never taken for the student.
@@ -351,22 +378,84 @@ def run(
         train_model = partial(training.train_student, model, targets.texts, **inputs, **resumable)
 
     about = {"base": started.get("base", base.name), "source": source, "start": recipe.start}
-    fits_head = recipe.start == "closed-form" or not (train or recipe.continues)
-    if fits_head:
-        about["head_fit"] = student.fit_head(model, targets.texts, targets, **inputs)
+    if recipe.start in student.CLOSED_FORMS:
+        model, about["head_fit"] = _fitted(model, targets, recipe, cache, inputs, show)
     result = None
     if train:
+        start, before, pool = copy.deepcopy(model.state_dict()), 0.0, None
+        if held_targets:
+            pool = np.concatenate([_some(targets, 20_000), held_targets])
+            before = found(model, held_targets, pool)
         with TrainingBar(on_step, disable=not progress) as bar:
             result = train_model(targets, config, held_out=validation, on_step=bar, stop=stop)
         about |= {"config": config, "result": result}
+        after = found(model, held_targets, pool) if held_targets else 0.0
+        about["found"] = {"before": before, "after": after}
+        if after < before:  # the loss is no guide to what searches better
+            model.load_state_dict(start)
     statement = provenance(cache, targets.texts, **about) | {"run": run_id}
     if int(os.environ.get("RANK", "0")) == 0:
         student.save(model.eval(), output, statement)
         if result is not None and not result.stopped:
             shutil.rmtree(checkpoints.parent, ignore_errors=True)
-            if progress and result.best_step == 0:
+            if progress and (after < before or result.best_step == 0):
                 tqdm.write("Training did not improve on its start: the student of step 0 is kept")
     return Distilled(model.eval(), output, statement, result)
+
+
+def _fitted(
+    model: SentenceTransformer,
+    targets: Targets,
+    recipe: Recipe,
+    cache: TargetCache,
+    inputs: dict,
+    show: dict,
+) -> tuple[SentenceTransformer, dict]:
+    """Return a student with a head in closed form, or the ready one if that finds more."""
+    options = {"kind": recipe.start}
+    is_few = len(targets) < _FEW_PASSAGES and isinstance(cache.teacher, LocalTeacher)
+    if recipe.others and is_few:
+        others = cache.embed(other_texts(recipe.others), what="other texts", **show)
+        features = features_of(model, recipe, cache).embed(others, what="features", **show)
+        options["others"] = np.asarray(features), np.asarray(others)
+    fitted = student.fit_head(model, targets.texts, targets, **inputs, **options)
+    finds = f"{fitted['found']:.0%} of the teacher's 10 nearest for held-out documents"
+    rotation = f"a rotation {fitted['found_by_rotation']:.0%}"
+    if recipe.others and has_teacher(provenance_of("ready"), cache):
+        ready, some = load_ready(), _some(targets, 20_000)
+        fitted["found_by_ready"] = found(ready, _some(some, 500), np.asarray(some))
+        rotation += f", the ready student {fitted['found_by_ready']:.0%}"
+        model = ready if fitted["found_by_ready"] > fitted["found"] else model
+    if show["progress"]:
+        tqdm.write(f"Closed forms find {finds} ({rotation}). The head is {form_of(fitted)}")
+    return model, fitted
+
+
+def _some(targets: Targets, most: int) -> Targets:
+    return targets.subset(np.array(spread(len(targets), most)))
+
+
+def form_of(fitted: Mapping[str, float]) -> str:
+    """Say which closed form was chosen, of what `student.fit_head` returns."""
+    if fitted.get("found_by_ready", 0) > fitted["found"]:
+        return "the ready student's"
+    mix, others = fitted["mix"], fitted["others"]
+    kinds = {0: "a rotation", 1: "a ridge regression"}
+    form = kinds.get(mix, f"a rotation ({1 - mix:.0%}) and a ridge regression ({mix:.0%})")
+    return form + (f", of these and {others:,} other texts" if others else "")
+
+
+def found(model: SentenceTransformer, texts: Targets, pool: np.ndarray) -> float:
+    """Return the share of the teacher's 10 nearest vectors of a pool that a student finds."""
+    vectors, k = models.encode(model, texts.texts), min(closed_form.NEAREST, len(pool))
+    nearest, hits = (agreement.neighbors(each, k, among=pool) for each in (texts, vectors))
+    return float(agreement.overlap(nearest, hits).mean())
+
+
+def other_texts(count: int) -> list[Text]:
+    """Return texts of other subjects: the tutorial's documents, and docstrings of libraries."""
+    texts = chain(data.read_dataset("tutorial").document_texts(), docstring_corpus(count).train)
+    return list(islice((text for text in texts if text.role is Role.DOCUMENT), count))
 
 
 def features_of(model: SentenceTransformer, recipe: Recipe, cache: TargetCache) -> TargetCache:

@@ -10,13 +10,15 @@ from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
 
-from workbench import models
+from workbench import closed_form, models
 from workbench._util import expanded, whole_folder, write_json
-from workbench.data import Role, Text, as_texts
+from workbench.data import Role, Text, as_texts, crop_queries, group
 from workbench.errors import ModelError, TrainingError, WorkbenchError
 from workbench.teachers import Teacher
 
-RIDGE_ALPHAS = tuple(10.0**power for power in range(-6, 2))
+# Kinds of a head in closed form, by the shares of the ridge regression that are tried.
+_MIXES = {"rotation": (0.0,), "ridge": (1.0,), "closed-form": closed_form.MIXES}
+CLOSED_FORMS = tuple(_MIXES)
 
 
 def build(
@@ -26,7 +28,7 @@ def build(
     normalize: bool = True,
     bias: bool = True,
     hidden: int = 0,
-    pooling: str | Sequence[str] = "mean",
+    pooling: str | Sequence[str] | None = None,
     max_length: int = 128,
     prompts: Mapping[str, str] | None = None,
     seed: int = 0,
@@ -38,8 +40,10 @@ def build(
         normalize: end in unit norm, for a teacher whose vectors have it.
         hidden: 0 for a linear head. Otherwise it has a layer of GELUs: `hidden` units and two for
             each feature, which can carry it through unchanged, because GELU(u) - GELU(-u) = u.
+        pooling: how the vectors of tokens are pooled, one way or several; the base's own, or the
+            mean, if None.
         max_length: in tokens; ModelError if the base reads fewer.
-        prompts: role to prompt; the teacher's, so both models read the same input.
+        prompts: role to prompt; the base's own if None.
     """
     if hidden and not bias:
         raise TrainingError("a head of two layers has a bias: leave out hidden or bias=False")
@@ -54,6 +58,10 @@ def build(
         raise ModelError(f"max_length {max_length}: {base} takes from 3 to {limit} tokens")
     transformer.max_seq_length = max_length
     _drop_pooler(transformer)
+    own = loaded[1].pooling_mode if isinstance(loaded[1], Pooling) else "mean"
+    pooling = own if pooling is None else pooling
+    if not isinstance(pooling, str) and own in pooling:  # first is what a rotation turns
+        pooling = own, *(mode for mode in pooling if mode != own)
     pool = Pooling(transformer.get_embedding_dimension(), pooling_mode=pooling)
     width, modules = pool.pooling_output_dimension, [transformer, pool]
     with torch.random.fork_rng(devices=[]):
@@ -68,7 +76,7 @@ def build(
     return SentenceTransformer(
         modules=modules,
         device=str(loaded.device),
-        prompts=dict(prompts or {}),
+        prompts=models.role_prompts(loaded.prompts) if prompts is None else dict(prompts),
         similarity_fn_name="cosine",
     )
 
@@ -78,19 +86,26 @@ def fit_head(
     texts: Sequence[Text],
     targets: np.ndarray,
     *,
+    kind: str = "closed-form",
     features: np.ndarray | None = None,
     tokens: models.Tokens | None = None,
+    others: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, float]:
-    """Set a student's head in place to the ridge regression of targets on its pooled features.
+    """Set a student's head in place to a closed form, of seconds: see `closed_form.fit`.
 
-    W = (H'H + a n v I)^-1 H'Y on centered features H and targets Y (Hoerl and Kennard, 1970), where
-    v is the mean variance of the features; without a bias nothing is centered. A tenth of the texts
-    chooses `alpha`, the strength a, by its `held_out_loss`; at most 20,000 make the final fit.
-    Targets index like an array of shape (n, dimension), `features` like one of (n, width).
+    At most 20,000 texts make it. Returns how many, the fields of `closed_form.Choice`, and the
+    shares of the teacher's 10 nearest documents that the head and a rotation find for documents
+    held out, `found` and `found_by_rotation`.
+
+    Args:
+        targets: index like an array of shape (n, dimension).
+        kind: "rotation", "ridge", or "closed-form" for what searches best of them and their sums.
+        features: index like an array of shape (n, width), the head's input.
+        others: features and targets of other documents, learned where that helps these texts.
     """
     texts = as_texts(texts)
     check_targets(student, len(texts), targets)
-    has_bias = head_of(student)[-1].bias
+    layers = head_of(student)
     rows = np.random.default_rng(0).permutation(len(texts))[:20_000]
     if features is None:
         batches = (tokens or models.Tokens(student, texts)).batches(rows)
@@ -99,42 +114,108 @@ def fit_head(
         inputs = features[rows]
     inputs = torch.from_numpy(np.asarray(inputs, dtype=np.float32)).double()
     outputs = torch.from_numpy(np.asarray(targets[rows], dtype=np.float32)).double()
-    kept_out = max(1, len(rows) // 10)
-    losses = {}
-    for alpha in RIDGE_ALPHAS:
-        weight, bias = ridge(inputs[kept_out:], outputs[kept_out:], alpha, has_bias)
-        predicted = inputs[:kept_out] @ weight.T + bias
-        if models.normalizes(student):
-            predicted = torch.nn.functional.normalize(predicted, dim=1)
-        losses[alpha] = float((predicted - outputs[:kept_out]).pow(2).sum(dim=1).mean())
-    best = min(losses, key=losses.get)
-    set_head(student, *ridge(inputs, outputs, best, has_bias), inputs)
-    return {"alpha": best, "held_out_loss": losses[best], "texts": len(rows)}
+    texts = [texts[row] for row in rows]
+    is_query = np.array([text.role is Role.QUERY for text in texts])
+    kept = _without_role(student, texts, inputs, is_query)
+    if others is not None:
+        more_inputs, more_outputs = (torch.from_numpy(np.asarray(part)).double() for part in others)
+        inputs, outputs = torch.cat([inputs, more_inputs]), torch.cat([outputs, more_outputs])
+        is_query = np.append(is_query, np.zeros(len(more_inputs), dtype=bool))
+    inputs = inputs @ kept
+    has_bias = layers[-1].bias
+    mean, deviation = mean_and_deviation(inputs)
+    mean = mean * has_bias
+    regressed, units = (inputs - mean) / deviation, None
+    if len(layers) == 2:
+        units = _random_units(student, mean, deviation)
+        raised = torch.nn.functional.gelu(inputs @ units[0].T + units[1])
+        scale = raised.std(dim=0).clamp(min=1e-3)
+        regressed = torch.cat([regressed, raised / scale], dim=1)
+    fit = closed_form.fit(
+        regressed,
+        inputs[:, : student[0].get_embedding_dimension()],
+        outputs,
+        [group(text) for text in texts],
+        is_query,
+        mixes=_MIXES[kind],
+        bias=has_bias,
+    )
+    width, (weight, bias), share = inputs.shape[1], fit.regression, fit.choice.mix
+    bias = share * (bias - weight[:, :width] @ (mean / deviation))
+    bias = bias + (1 - share) * fit.rotation.bias
+    linear = share * weight[:, :width] / deviation
+    linear[:, : fit.rotation.weight.shape[1]] += (1 - share) * fit.rotation.weight
+    units = (units[0] @ kept, units[1], share * weight[:, width:] / scale) if units else None
+    set_head(student, linear @ kept, bias, inputs, units)
+    shares = {"found": fit.found, "found_by_rotation": fit.found_by_rotation}
+    return fit.choice._asdict() | shares | {"texts": len(rows)}
+
+
+def _without_role(
+    student: SentenceTransformer, texts: Sequence[Text], inputs: torch.Tensor, is_query: np.ndarray
+) -> torch.Tensor:
+    """Return what takes from features, (width, width), the direction that tells role from role.
+
+    Where a model's prompts keep queries and documents apart, a map fitted to documents takes
+    queries to a wrong place. For want of queries, some are cropped.
+    """
+    width, size = inputs.shape[1], student[0].get_embedding_dimension()
+    kept = torch.eye(width, dtype=inputs.dtype)
+    if len(set(models.role_prompts(student.prompts).values())) == 1 or is_query.all():
+        return kept
+    queries, documents = inputs[is_query], inputs[~is_query]
+    if not len(queries):
+        crops = crop_queries(texts[:500])
+        if not crops:
+            return kept
+        queries = torch.from_numpy(pooled(student, crops)).double()
+    for start in range(0, width, size):
+        part = slice(start, start + size)
+        step = queries[:, part].mean(dim=0) - documents[:, part].mean(dim=0)
+        if step @ step > 3 * (documents[:, part] @ step).std():  # three deviations apart
+            kept[part, part] -= torch.outer(step, step) / (step @ step)
+    return kept
+
+
+def _random_units(
+    student: SentenceTransformer, mean: torch.Tensor, deviation: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return weight and bias of random hidden units of standardized features."""
+    first = head_of(student)[0].linear
+    units, width = first.out_features - 2 * first.in_features, first.in_features
+    generator = torch.Generator().manual_seed(0)
+    random = torch.randn((units, width), generator=generator, dtype=mean.dtype)
+    weight = random / width**0.5 / deviation
+    return weight, -weight @ mean
 
 
 @torch.no_grad()
 def set_head(
-    student: SentenceTransformer, weight: torch.Tensor, bias: torch.Tensor, features: torch.Tensor
+    student: SentenceTransformer,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    features: torch.Tensor,
+    units: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
 ) -> None:
     """Make a student's head compute `weight @ x + bias`, of shapes (d, width) and (d,).
 
     A head of two layers passes each feature, standardized by `features` of shape (n, width),
-    through a pair of units. Its other units start at random, without an effect.
+    through a pair of units. Its other units have weight (u, width) and bias (u,) and what they add,
+    (d, u); if None, they start at random, without an effect.
     """
     *inner, last = (module.linear for module in head_of(student))
     if inner:
-        first, width = inner[0], inner[0].in_features
-        units = first.out_features - 2 * width
         mean, deviation = mean_and_deviation(features)
-        generator = torch.Generator().manual_seed(0)
-        random = torch.randn((units, width), generator=generator, dtype=weight.dtype)
-        identity = torch.eye(width, dtype=weight.dtype)
-        rows = torch.cat([random / width**0.5, identity, -identity]) / deviation
-        first.weight.copy_(rows)
-        first.bias.copy_(-rows @ mean)
+        if units is None:
+            random = _random_units(student, mean, deviation)
+            units = *random, torch.zeros((len(weight), len(random[1])), dtype=weight.dtype)
+        into, into_bias, out = units
+        pairs = torch.diag(1 / deviation)
+        inner[0].weight.copy_(torch.cat([into, pairs, -pairs]))
+        inner[0].bias.copy_(torch.cat([into_bias, -mean / deviation, mean / deviation]))
         bias = bias + weight @ mean
         weight = weight * deviation
-        weight = torch.cat([torch.zeros((len(weight), units)), weight, -weight], dim=1)
+        weight = torch.cat([out, weight, -weight], dim=1)
     last.weight.copy_(weight)
     if last.bias is not None:
         last.bias.copy_(bias)
@@ -147,19 +228,6 @@ def mean_and_deviation(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     # A feature that hardly varies is noise, and would count as much as the others.
     fallback = median if median > 0 else torch.ones_like(median)
     return mean, torch.where(deviation > median / 20, deviation, fallback)
-
-
-def ridge(
-    features: torch.Tensor, outputs: torch.Tensor, alpha: float, bias: bool = True
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Solve the regression of `fit_head`, in float64: weight (d, width) and bias (d,)."""
-    mean_in = features.mean(dim=0) if bias else torch.zeros_like(features[0])
-    mean_out = outputs.mean(dim=0) if bias else torch.zeros_like(outputs[0])
-    centered = features - mean_in
-    gram = centered.T @ centered
-    gram.diagonal().add_(alpha * gram.diagonal().mean())
-    weight = torch.linalg.solve(gram, centered.T @ (outputs - mean_out)).T
-    return weight, mean_out - weight @ mean_in
 
 
 def pooled(student: SentenceTransformer, texts: Sequence[Text]) -> np.ndarray:

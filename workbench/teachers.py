@@ -168,7 +168,7 @@ class LocalTeacher(Teacher):
         if max_length is not None:
             models.shorten(self.model, max_length, full_name)
         if prompts is None:
-            prompts = {role: models.role_prompt(self.model, role) for role in Role}
+            prompts = models.role_prompts(self.model.prompts)
         super().__init__(
             cache_name,
             self.model.get_embedding_dimension(),

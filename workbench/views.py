@@ -16,6 +16,7 @@ from workbench.errors import DataError
 from workbench.models import encode
 from workbench.passages import Reader, in_passages
 from workbench.pipeline import ADAPT
+from workbench.ready import load_ready
 from workbench.student import through_head
 from workbench.widgets import AgreementExplorer, RetrievalExplorer
 
@@ -53,7 +54,7 @@ def explore(
     texts = data.as_texts(texts)
     if models is None:
         teacher = pipeline.teacher_of(None, ADAPT)
-        models = {"teacher": teacher, "student": pipeline.load_student(ADAPT.start)}
+        models = {"teacher": teacher, "student": load_ready()}
     models = evaluate.same_models(models, texts)
     texts, unread_part = evaluate.cut_for(models, texts, passages)
     if unread_part:
@@ -99,7 +100,6 @@ def search(
         dataset, unread_part = evaluate.cut_for(models, dataset, passages)
         return RetrievalExplorer(dataset, models, about=about + unread_part)
     cache = TargetCache(home() / "cache", pipeline.teacher_of(documents, ADAPT))
-    ADAPT.check_teacher(cache)
     readers = ADAPT.readers(cache.teacher)
     about += _language(dataset, readers[1])
     dataset, unread_part = in_passages(dataset, readers, passages)
@@ -137,12 +137,14 @@ def _adapted(dataset: RetrievalDataset, cache: TargetCache, progress: bool) -> t
         return through_head(student, pipeline.features_of(student, ADAPT, cache).embed(targets))
 
     if len(index) < pipeline.LEAST_TEXTS:
-        student = pipeline.load_student(ADAPT.start)
+        ADAPT.change(start="ready").check_teacher(cache)
+        student = load_ready()
         learned = "The ready student has not learned so few documents"
     else:
         options = {"source": dataset.name, "progress": progress}
-        student = pipeline.run(index, cache, ADAPT, **options).student
-        learned = "The student has learned these documents"
+        done = pipeline.run(index, cache, ADAPT, **options)
+        student, form = done.student, pipeline.form_of(done.provenance["head_fit"])
+        learned = f"The student has learned these documents ({form})"
     vectors = embedded(student, asked), embedded(student, index)
     nearest, hits = (
         ranking.top_k(queries, index, k, rows=dataset.rows)[1] for queries in (asked, vectors[0])

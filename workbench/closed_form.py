@@ -1,0 +1,168 @@
+"""Linear maps between spaces in closed form: a rotation, a ridge regression, what lies between."""
+
+from collections.abc import Sequence
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from workbench import agreement
+
+MIXES = 0.0, 0.25, 0.5, 0.75, 1.0  # shares of the ridge regression; the rest is the rotation
+ALPHAS = 0.003, 0.01, 0.03, 0.1, 0.3  # strengths of the ridge, in units of the mean variance
+NEAREST = 10  # documents that teacher and student are to have in common
+_PROBES = 500  # held-out documents are enough
+_FOLDS = 5
+
+
+class Linear(NamedTuple):
+    """A map of features x to `weight @ x + bias`, of shapes (d, width) and (d,), float64."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        """Map features of shape (n, width)."""
+        return features @ self.weight.T + self.bias
+
+
+def rotation(features: torch.Tensor, targets: torch.Tensor, *, center: bool = False) -> Linear:
+    """Return the rotation and scale, and with `center` shift, that bring features to targets.
+
+    It solves the orthogonal Procrustes problem (Schönemann, 1966): U V' of the SVD of Y'H. The
+    scale keeps the mean square; the one of least squares would draw all vectors to their mean.
+    """
+    mean_in, mean_out, inputs, outputs = _centered(features, targets, center)
+    left, values, right = torch.linalg.svd(outputs.T @ inputs, full_matrices=False)
+    seen = (values > 1e-6 * values[0]).double()  # where no text points, a rotation is arbitrary
+    weight = (left * seen) @ right * (outputs.norm() / inputs.norm())
+    return Linear(weight, mean_out - weight @ mean_in)
+
+
+def ridge(
+    features: torch.Tensor, targets: torch.Tensor, alphas: Sequence[float], *, center: bool = True
+) -> list[Linear]:
+    """Return the ridge regressions of targets on features (Hoerl and Kennard, 1970).
+
+    W = (H'H + a n v I)^-1 H'Y on centered features H and targets Y, for each strength a, where v is
+    the mean variance of the features; without `center` there is no bias.
+    """
+    mean_in, mean_out, inputs, outputs = _centered(features, targets, center)
+    strength = inputs.pow(2).sum() / inputs.shape[1]
+    is_wide = inputs.shape[1] > len(inputs)  # the dual form, with the same solution, is smaller
+    gram = inputs @ inputs.T if is_wide else inputs.T @ inputs
+    right = outputs if is_wide else inputs.T @ outputs
+    maps = []
+    for alpha in alphas:
+        system = gram.clone()
+        system.diagonal().add_(alpha * strength)
+        solved = torch.linalg.solve(system, right)
+        weight = solved.T @ inputs if is_wide else solved.T
+        maps.append(Linear(weight, mean_out - weight @ mean_in))
+    return maps
+
+
+def _centered(features: torch.Tensor, targets: torch.Tensor, center: bool) -> tuple:
+    mean_in, mean_out = features.mean(dim=0) * center, targets.mean(dim=0) * center
+    return mean_in, mean_out, features - mean_in, targets - mean_out
+
+
+class Choice(NamedTuple):
+    """What decides a sum of a rotation and a ridge regression."""
+
+    mix: float  # share of the regression
+    alpha: float  # its strength
+    center: bool  # whether the rotation has a shift
+    others: int  # how many other texts are learned too
+
+
+class Fit(NamedTuple):
+    """What `fit` returns: the sum is `mix` times the regression, the rest times the rotation."""
+
+    rotation: Linear
+    regression: Linear
+    choice: Choice
+    found: float  # share of the teacher's nearest that the sum finds for held-out documents
+    found_by_rotation: float  # and that a rotation finds which learned no other texts
+
+
+def fit(
+    features: torch.Tensor,
+    rotated: torch.Tensor,
+    targets: torch.Tensor,
+    groups: Sequence[str],
+    is_query: np.ndarray,
+    *,
+    mixes: Sequence[float] = MIXES,
+    bias: bool = True,
+) -> Fit:
+    """Choose, without judgments, the sum of a rotation and a ridge regression that searches best.
+
+    Documents are held out, with all texts of their group. What counts is how many of the teacher's
+    10 nearest documents are found for them. The squared error is no guide: that of a ridge is
+    smaller than that of a rotation, which searches better.
+
+    Args:
+        features: of n texts, float64 (n, width), for the regression.
+        rotated: of the same texts, for the rotation, which is fitted to the documents alone.
+        targets: (n, d).
+        groups: names of the first texts; the passages of a document, and queries made of it, have
+            the same. The rest, without a name, are other texts, learned where that helps these.
+        is_query: which of the texts are queries, bool (n,).
+        bias: whether the result may have a bias.
+    """
+    own, rows = len(groups), np.arange(len(targets))
+    documents = np.flatnonzero(~is_query[:own]) if not is_query[:own].all() else rows[:own]
+    is_turned = np.isin(rows, documents) | (rows >= own)
+    pool, k = targets[documents].float().numpy(), min(NEAREST, len(documents))
+    names, name_of = np.unique(np.asarray(groups), return_inverse=True)
+    if len(names) < _FOLDS:  # one long document: its passages are held out one by one
+        names = name_of = rows[:own]
+    fold_of = np.full(len(targets), -1)
+    fold_of[:own] = np.random.default_rng(0).permutation(len(names))[name_of] % _FOLDS
+    centers, counts = (False, True) if bias else (False,), sorted({0, len(targets) - own})
+    # The simplest first, which is kept among equals.
+    rotations = [Choice(0, ALPHAS[0], *rest) for rest in product(centers, counts)]
+    sums = [Choice(*parts) for parts in product(mixes, ALPHAS, centers, counts)]
+    sums = [choice for choice in sums if 0 < choice.mix < 1 or (choice.mix and not choice.center)]
+    shares: dict[Choice, list[np.ndarray]] = {choice: [] for choice in [*rotations, *sums]}
+
+    def maps(fold: int, others: int, alphas: Sequence[float]) -> tuple[dict, dict]:
+        """Return rotations by whether they are centered, regressions by their strength."""
+        part = torch.from_numpy((fold_of != fold) & (rows < own + others))
+        turned = part & torch.from_numpy(is_turned)
+        turns = {
+            center: rotation(rotated[turned], targets[turned], center=center) for center in centers
+        }
+        regressions = ridge(features[part], targets[part], alphas, center=bias) if alphas else []
+        return turns, dict(zip(alphas, regressions, strict=True))
+
+    for fold in range(_FOLDS):
+        held = documents[fold_of[documents] == fold][:_PROBES]
+        if not 0 < len(held) < len(documents):
+            continue
+        wanted = agreement.neighbors(targets[held].float().numpy(), k, among=pool)
+        for others in counts:
+            turns, regressions = maps(fold, others, ALPHAS if sums else ())
+            turned = {center: turn(rotated[held]) for center, turn in turns.items()}
+            regressed = {alpha: each(features[held]) for alpha, each in regressions.items()}
+            for choice in (choice for choice in shares if choice.others == others):
+                vectors = (1 - choice.mix) * turned[choice.center]
+                if choice.mix:
+                    vectors = vectors + choice.mix * regressed[choice.alpha]
+                hits = agreement.neighbors(vectors.float().numpy(), k, among=pool)
+                shares[choice].append(agreement.overlap(wanted, hits))
+        if sum(map(len, shares[rotations[0]])) >= _PROBES:
+            break
+
+    score = {choice: float(np.concatenate(found).mean()) for choice, found in shares.items()}
+    best = max((choice for choice in shares if choice.mix in mixes), key=score.get)
+    turns, regressions = maps(-2, best.others, [best.alpha])
+    return Fit(
+        turns[best.center],
+        regressions[best.alpha],
+        best,
+        score[best],
+        max(score[choice] for choice in rotations if not choice.others),
+    )
