@@ -23,7 +23,7 @@ import numpy as np
 
 from bench.__main__ import machine
 from workbench import agreement, data, evaluate, models, passages, pipeline, ranking, ready, student
-from workbench._util import home, write_json
+from workbench._util import home, unit, write_json
 from workbench.cache import TargetCache
 from workbench.data import RetrievalDataset
 from workbench.pipeline import ADAPT, IN_DOMAIN, RIDGE, ROTATION
@@ -173,10 +173,10 @@ class Bench:
         is_learned = np.isin(self.data.rows, self.learned[share])
         targets = self.index.subset(np.flatnonzero(is_learned))
         recipe = recipe.change(teacher=self.cache.teacher.name)
-        seconds, texts = 0.0, targets
+        seconds, texts = 0.0, pipeline.with_queries(targets.texts)
         if recipe.frozen:  # the features of all documents, which symmetric search needs
             inputs, seconds = self.features(recipe)
-        if recipe.train and not recipe.continues:
+        elif recipe.train:
             texts = pipeline.prepare(targets.texts, recipe, self.cache.teacher, False)
         folder = home() / "ladder" / f"student-{self.name}-{self.data.name}-{recipe.name}-{share}"
         started = time.perf_counter()
@@ -184,7 +184,9 @@ class Bench:
         seconds += time.perf_counter() - started
         asked = models.encode(made.student, self.data.query_texts())
         more = {"head": made.provenance.get("head_fit"), "learned": share}
-        name = "trained on from ready" if recipe.continues else recipe.name
+        name = recipe.name
+        if name == "rotation":
+            self.plain_rotation(inputs[is_learned], self.documents[is_learned], share)
         self.add(name, "asymmetric", asked, self.documents, seconds=seconds, **more)
         if share < 1:
             self.add(name, "asymmetric", asked, self.documents, among="later", **more)
@@ -213,7 +215,13 @@ class Bench:
         asked = models.encode(model, self.data.query_texts())
         self.add("ready", "asymmetric", asked, self.documents, learned=0.0)
         self.add("ready", "symmetric", asked, models.encode(model, self.texts), learned=0.0)
-        self.rung(ADAPT.change(start="ready"), 1.0)
+
+    def plain_rotation(self, features: np.ndarray, targets: np.ndarray, share: float) -> None:
+        """Measure the baseline of a sceptic: one SVD of documents' vectors as they are, nothing chosen or moved."""
+        left, _, right = np.linalg.svd(targets.T @ unit(features), full_matrices=False)
+        base = models.load_model(ADAPT.base)
+        asked = models.encode(base, self.data.query_texts()) @ (left @ right).T
+        self.add("rotation, plain", "asymmetric", asked, self.documents, learned=share)
 
 
 def load_e5() -> Path:

@@ -58,12 +58,18 @@ def test_the_head_is_the_ridge_regression_of_the_backbones_features(tiny_model, 
     model = build(tiny_model, normalize=False, prompts={"query": "q: ", "document": "q: "})
     fit = student.fit_head(model, train, targets, kind="ridge")
     features = student.pooled(model, train).astype(np.float64)
-    scaled = (features - features.mean(0)) / features.std(0, ddof=1)
+    is_document = np.array([text.role == "document" for text in train])  # they alone give directions
+    scaled = (features / features.std(0, ddof=1))[is_document]
+    scaled -= scaled.mean(0)
     penalty = np.sqrt(fit["alpha"] * (scaled**2).sum() / scaled.shape[1])
     padded = np.vstack([scaled, penalty * np.eye(scaled.shape[1])])  # as least squares
-    outputs = np.vstack([targets - targets.mean(0), np.zeros((scaled.shape[1], targets.shape[1]))])
+    outputs = targets[is_document] - targets[is_document].mean(0)
+    outputs = np.vstack([outputs, np.zeros((scaled.shape[1], targets.shape[1]))])
     weight = np.linalg.lstsq(padded, outputs, rcond=None)[0] / features.std(0, ddof=1)[:, None]
     np.testing.assert_allclose(model[2].linear.weight.detach().numpy(), weight.T, atol=1e-3)
+    queries = [text for text in train if text.role == "query"]  # they say where their mean belongs
+    mean = encode(model, queries, precision="float32").mean(0)
+    np.testing.assert_allclose(mean, targets[~is_document].mean(0), atol=1e-2)
     backbone = SentenceTransformer(modules=list(model.children())[:2], device="cpu")
     atol = 2e-2 if models.best_dtype("cpu") == torch.bfloat16 else 1e-5
     plain = backbone.encode([model.prompts[text.role.value] + text.text for text in train])

@@ -1,6 +1,6 @@
 """Linear maps between spaces in closed form: a rotation, a ridge regression, what lies between."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from workbench import agreement
 MIXES = 0.0, 0.25, 0.5, 0.75, 1.0  # shares of the ridge regression; the rest is the rotation
 ALPHAS = 0.003, 0.01, 0.03, 0.1, 0.3  # strengths of the ridge, in units of the mean variance
 NEAREST = 10  # documents that teacher and student are to have in common
-_PROBES = 500  # held-out documents are enough
+_PROBES = 500  # held-out texts are enough
 _FOLDS = 5
 
 
@@ -78,12 +78,13 @@ class Choice(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """What `fit` returns: the sum is `mix` times the regression, the rest times the rotation."""
+    """What `fit` returns: `mix` times the regression, the rest times the rotation, and a shift."""
 
     rotation: Linear
     regression: Linear
+    shift: torch.Tensor  # (d,)
     choice: Choice
-    found: float  # share of the teacher's nearest that the sum finds for held-out documents
+    found: float  # share of the teacher's nearest that it finds for texts that are held out
     found_by_rotation: float  # and that a rotation finds which learned no other texts
 
 
@@ -99,22 +100,25 @@ def fit(
 ) -> Fit:
     """Choose, without judgments, the sum of a rotation and a ridge regression that searches best.
 
-    Documents are held out, with all texts of their group. What counts is how many of the teacher's
-    10 nearest documents are found for them. The squared error is no guide: that of a ridge is
-    smaller than that of a rotation, which searches better.
+    Both learn the documents. Queries, which a prompt may keep apart from them, say where the mean
+    of queries belongs. What counts is how many of the teacher's 10 nearest documents are found for
+    queries that are held out with their document, or for documents if there are no queries. The
+    squared error is no guide: that of a ridge is smaller than that of a rotation, which searches
+    better.
 
     Args:
         features: of n texts, float64 (n, width), for the regression.
-        rotated: of the same texts, for the rotation, which is fitted to the documents alone.
+        rotated: of the same texts, for the rotation.
         targets: (n, d).
         groups: names of the first texts; the passages of a document, and queries made of it, have
-            the same. The rest, without a name, are other texts, learned where that helps these.
+            the same. The rest, without a name, are other documents, learned where that helps.
         is_query: which of the texts are queries, bool (n,).
         bias: whether the result may have a bias.
     """
     own, rows = len(groups), np.arange(len(targets))
-    documents = np.flatnonzero(~is_query[:own]) if not is_query[:own].all() else rows[:own]
-    is_turned = np.isin(rows, documents) | (rows >= own)
+    is_query = is_query & ~is_query[:own].all()
+    documents, queries = np.flatnonzero(~is_query[:own]), np.flatnonzero(is_query)
+    probes = queries if len(queries) else documents
     pool, k = targets[documents].float().numpy(), min(NEAREST, len(documents))
     names, name_of = np.unique(np.asarray(groups), return_inverse=True)
     if len(names) < _FOLDS:  # one long document: its passages are held out one by one
@@ -128,27 +132,35 @@ def fit(
     sums = [choice for choice in sums if 0 < choice.mix < 1 or (choice.mix and not choice.center)]
     shares: dict[Choice, list[np.ndarray]] = {choice: [] for choice in [*rotations, *sums]}
 
-    def maps(fold: int, others: int, alphas: Sequence[float]) -> tuple[dict, dict]:
-        """Return rotations by whether they are centered, regressions by their strength."""
-        part = torch.from_numpy((fold_of != fold) & (rows < own + others))
-        turned = part & torch.from_numpy(is_turned)
-        turns = {
-            center: rotation(rotated[turned], targets[turned], center=center) for center in centers
-        }
+    def maps(fold: int, others: int, alphas: Sequence[float]) -> tuple[dict, dict, Callable]:
+        """Return rotations by whether they are centered, regressions by strength, and a shift."""
+        part = torch.from_numpy((fold_of != fold) & ~is_query & (rows < own + others))
+        asked = torch.from_numpy((fold_of != fold) & is_query)
+        turns = {c: rotation(rotated[part], targets[part], center=c) for c in centers}
         regressions = ridge(features[part], targets[part], alphas, center=bias) if alphas else []
-        return turns, dict(zip(alphas, regressions, strict=True))
+        regressions = dict(zip(alphas, regressions, strict=True))
+
+        def shift(choice: Choice) -> torch.Tensor:
+            if not bias or not asked.any():
+                return torch.zeros_like(targets[0])
+            mean = (1 - choice.mix) * turns[choice.center](rotated[asked].mean(dim=0))
+            if choice.mix:
+                mean = mean + choice.mix * regressions[choice.alpha](features[asked].mean(dim=0))
+            return targets[asked].mean(dim=0) - mean
+
+        return turns, regressions, shift
 
     for fold in range(_FOLDS):
-        held = documents[fold_of[documents] == fold][:_PROBES]
-        if not 0 < len(held) < len(documents):
+        held = probes[fold_of[probes] == fold][:_PROBES]
+        if not len(held) or (fold_of[documents] == fold).all():
             continue
         wanted = agreement.neighbors(targets[held].float().numpy(), k, among=pool)
         for others in counts:
-            turns, regressions = maps(fold, others, ALPHAS if sums else ())
+            turns, regressions, shift = maps(fold, others, ALPHAS if sums else ())
             turned = {center: turn(rotated[held]) for center, turn in turns.items()}
             regressed = {alpha: each(features[held]) for alpha, each in regressions.items()}
             for choice in (choice for choice in shares if choice.others == others):
-                vectors = (1 - choice.mix) * turned[choice.center]
+                vectors = (1 - choice.mix) * turned[choice.center] + shift(choice)
                 if choice.mix:
                     vectors = vectors + choice.mix * regressed[choice.alpha]
                 hits = agreement.neighbors(vectors.float().numpy(), k, among=pool)
@@ -158,11 +170,8 @@ def fit(
 
     score = {choice: float(np.concatenate(found).mean()) for choice, found in shares.items()}
     best = max((choice for choice in shares if choice.mix in mixes), key=score.get)
-    turns, regressions = maps(-2, best.others, [best.alpha])
+    turns, regressions, shift = maps(-2, best.others, [best.alpha])
+    by_rotation = max(score[choice] for choice in rotations if not choice.others)
     return Fit(
-        turns[best.center],
-        regressions[best.alpha],
-        best,
-        score[best],
-        max(score[choice] for choice in rotations if not choice.others),
+        turns[best.center], regressions[best.alpha], shift(best), best, score[best], by_rotation
     )

@@ -297,14 +297,20 @@ def prepare(
     texts, cost = in_passages(texts, recipe.readers(teacher), passages)
     if cost:
         warnings.warn(cost, stacklevel=3)
-    if recipe.continues or not recipe.train:  # such a student needs no queries
+    if recipe.continues:  # such a student knows queries
         return texts
     if len(texts) < recipe.texts:
         per_text = -(-recipe.texts // len(texts)) - 1
         texts = [*texts, *data.crop_queries(texts, per_text)]
-    elif not any(text.role is Role.QUERY for text in texts):
-        texts = list_or_store(chain(texts, data.crop_queries(texts[:1000])), data.IN_MEMORY)
-    return texts
+    return with_queries(texts)
+
+
+def with_queries(texts: Sequence[Text]) -> Sequence[Text]:
+    """Return texts, with queries cropped from 1,000 of the documents if there are none."""
+    if any(text.role is Role.QUERY for text in texts):
+        return texts
+    some = (texts[row] for row in spread(len(texts), 1000))
+    return list_or_store(chain(texts, data.crop_queries(some)), data.IN_MEMORY)
 
 
 def run(
@@ -382,14 +388,12 @@ def run(
         model, about["head_fit"] = _fitted(model, targets, recipe, cache, inputs, show)
     result = None
     if train:
-        start, before, pool = copy.deepcopy(model.state_dict()), 0.0, None
-        if held_targets:
-            pool = np.concatenate([_some(targets, 20_000), held_targets])
-            before = found(model, held_targets, pool)
+        start = copy.deepcopy(model.state_dict())
+        before = found(model, held_targets, targets) if held_targets else 0.0
         with TrainingBar(on_step, disable=not progress) as bar:
             result = train_model(targets, config, held_out=validation, on_step=bar, stop=stop)
         about |= {"config": config, "result": result}
-        after = found(model, held_targets, pool) if held_targets else 0.0
+        after = found(model, held_targets, targets) if held_targets else 0.0
         about["found"] = {"before": before, "after": after}
         if after < before:  # the loss is no guide to what searches better
             model.load_state_dict(start)
@@ -419,11 +423,13 @@ def _fitted(
         features = features_of(model, recipe, cache).embed(others, what="features", **show)
         options["others"] = np.asarray(features), np.asarray(others)
     fitted = student.fit_head(model, targets.texts, targets, **inputs, **options)
-    finds = f"{fitted['found']:.0%} of the teacher's 10 nearest for held-out documents"
+    finds = f"{fitted['found']:.0%} of the teacher's 10 nearest for held-out texts"
     rotation = f"a rotation {fitted['found_by_rotation']:.0%}"
-    if recipe.others and has_teacher(provenance_of("ready"), cache):
-        ready, some = load_ready(), _some(targets, 20_000)
-        fitted["found_by_ready"] = found(ready, _some(some, 500), np.asarray(some))
+    of_ready = provenance_of("ready")
+    has_base = of_ready["base_fingerprint"] == recipe.base_files().fingerprint
+    if recipe.others and has_base and has_teacher(of_ready, cache):
+        ready = load_ready()
+        fitted["found_by_ready"] = found(ready, targets, targets)
         rotation += f", the ready student {fitted['found_by_ready']:.0%}"
         model = ready if fitted["found_by_ready"] > fitted["found"] else model
     if show["progress"]:
@@ -445,10 +451,20 @@ def form_of(fitted: Mapping[str, float]) -> str:
     return form + (f", of these and {others:,} other texts" if others else "")
 
 
-def found(model: SentenceTransformer, texts: Targets, pool: np.ndarray) -> float:
-    """Return the share of the teacher's 10 nearest vectors of a pool that a student finds."""
-    vectors, k = models.encode(model, texts.texts), min(closed_form.NEAREST, len(pool))
-    nearest, hits = (agreement.neighbors(each, k, among=pool) for each in (texts, vectors))
+def found(model: SentenceTransformer, held_out: Targets, learned: Targets) -> float:
+    """Return the share of the teacher's 10 nearest documents that a student finds.
+
+    It is asked 500 of the queries that are held out, or of the documents if there are none.
+    """
+    rows = models.by_role(held_out.texts)
+    asked = _some(held_out.subset(rows.get("query", rows.get("document"))), 500)
+    pool = []
+    for each in [learned] if held_out is learned else [learned, held_out]:
+        rows = models.by_role(each.texts)
+        pool.append(_some(each.subset(rows.get("document", rows.get("query"))), 20_000))
+    documents, vectors = np.concatenate(pool), models.encode(model, asked.texts)
+    k = min(closed_form.NEAREST, len(documents))
+    nearest, hits = (agreement.neighbors(each, k, among=documents) for each in (asked, vectors))
     return float(agreement.overlap(nearest, hits).mean())
 
 

@@ -94,8 +94,8 @@ def fit_head(
     """Set a student's head in place to a closed form, of seconds: see `closed_form.fit`.
 
     At most 20,000 texts make it. Returns how many, the fields of `closed_form.Choice`, and the
-    shares of the teacher's 10 nearest documents that the head and a rotation find for documents
-    held out, `found` and `found_by_rotation`.
+    shares of the teacher's 10 nearest documents that the head and a rotation find for held-out
+    queries, or documents if there are none, `found` and `found_by_rotation`.
 
     Args:
         targets: index like an array of shape (n, dimension).
@@ -116,65 +116,49 @@ def fit_head(
     outputs = torch.from_numpy(np.asarray(targets[rows], dtype=np.float32)).double()
     texts = [texts[row] for row in rows]
     is_query = np.array([text.role is Role.QUERY for text in texts])
-    kept = _without_role(student, texts, inputs, is_query)
     if others is not None:
         more_inputs, more_outputs = (torch.from_numpy(np.asarray(part)).double() for part in others)
         inputs, outputs = torch.cat([inputs, more_inputs]), torch.cat([outputs, more_outputs])
         is_query = np.append(is_query, np.zeros(len(more_inputs), dtype=bool))
-    inputs = inputs @ kept
-    has_bias = layers[-1].bias
+    has_bias, size = layers[-1].bias, student[0].get_embedding_dimension()
     mean, deviation = mean_and_deviation(inputs)
     mean = mean * has_bias
-    regressed, units = (inputs - mean) / deviation, None
+    units, scale = None, torch.ones(())
     if len(layers) == 2:
         units = _random_units(student, mean, deviation)
-        raised = torch.nn.functional.gelu(inputs @ units[0].T + units[1])
-        scale = raised.std(dim=0).clamp(min=1e-3)
-        regressed = torch.cat([regressed, raised / scale], dim=1)
-    fit = closed_form.fit(
-        regressed,
-        inputs[:, : student[0].get_embedding_dimension()],
-        outputs,
-        [group(text) for text in texts],
-        is_query,
-        mixes=_MIXES[kind],
-        bias=has_bias,
-    )
+        scale = torch.nn.functional.gelu(inputs @ units[0].T + units[1]).std(dim=0).clamp(min=1e-3)
+
+    def regressed(values: torch.Tensor) -> torch.Tensor:
+        parts = [(values - mean) / deviation]
+        if units:
+            parts.append(torch.nn.functional.gelu(values @ units[0].T + units[1]) / scale)
+        return torch.cat(parts, dim=1)
+
+    names, mixes = [group(text) for text in texts], _MIXES[kind]
+    options = {"mixes": mixes, "bias": has_bias}
+    fit = closed_form.fit(regressed(inputs), inputs[:, :size], outputs, names, is_query, **options)
     width, (weight, bias), share = inputs.shape[1], fit.regression, fit.choice.mix
     bias = share * (bias - weight[:, :width] @ (mean / deviation))
-    bias = bias + (1 - share) * fit.rotation.bias
+    bias = bias + (1 - share) * fit.rotation.bias + fit.shift
     linear = share * weight[:, :width] / deviation
-    linear[:, : fit.rotation.weight.shape[1]] += (1 - share) * fit.rotation.weight
-    units = (units[0] @ kept, units[1], share * weight[:, width:] / scale) if units else None
-    set_head(student, linear @ kept, bias, inputs, units)
+    linear[:, :size] += (1 - share) * fit.rotation.weight
+    if units:
+        units = *units, share * weight[:, width:] / scale
+    set_head(student, linear, bias, inputs, units)
+    prompts = set(models.role_prompts(student.prompts).values())
+    crops = (
+        crop_queries(texts[:500]) if has_bias and len(prompts) > 1 and not is_query.any() else []
+    )
+    if crops:  # a prompt moves queries, without targets here: their mean belongs to the documents'
+        head = torch.nn.Sequential(*list(student.children())[2 : 2 + len(layers)])
+        means = [
+            through_head(student, values, head).mean(axis=0)
+            for values in (inputs.numpy(), pooled(student, crops))
+        ]
+        with torch.no_grad():
+            layers[-1].linear.bias += torch.from_numpy(means[0] - means[1]).to(student.device)
     shares = {"found": fit.found, "found_by_rotation": fit.found_by_rotation}
     return fit.choice._asdict() | shares | {"texts": len(rows)}
-
-
-def _without_role(
-    student: SentenceTransformer, texts: Sequence[Text], inputs: torch.Tensor, is_query: np.ndarray
-) -> torch.Tensor:
-    """Return what takes from features, (width, width), the direction that tells role from role.
-
-    Where a model's prompts keep queries and documents apart, a map fitted to documents takes
-    queries to a wrong place. For want of queries, some are cropped.
-    """
-    width, size = inputs.shape[1], student[0].get_embedding_dimension()
-    kept = torch.eye(width, dtype=inputs.dtype)
-    if len(set(models.role_prompts(student.prompts).values())) == 1 or is_query.all():
-        return kept
-    queries, documents = inputs[is_query], inputs[~is_query]
-    if not len(queries):
-        crops = crop_queries(texts[:500])
-        if not crops:
-            return kept
-        queries = torch.from_numpy(pooled(student, crops)).double()
-    for start in range(0, width, size):
-        part = slice(start, start + size)
-        step = queries[:, part].mean(dim=0) - documents[:, part].mean(dim=0)
-        if step @ step > 3 * (documents[:, part] @ step).std():  # three deviations apart
-            kept[part, part] -= torch.outer(step, step) / (step @ step)
-    return kept
 
 
 def _random_units(

@@ -129,7 +129,9 @@ def _adapted(dataset: RetrievalDataset, cache: TargetCache, progress: bool) -> t
     Returns (queries, documents) of teacher and student, their encoders of a query, and a sentence
     on what the student finds.
     """
-    index = cache.embed(dataset.document_texts(), progress=progress)
+    documents = dataset.document_texts()
+    lesson = cache.embed(pipeline.with_queries(documents), progress=progress)
+    index = lesson.subset(np.arange(len(documents)))
     asked = cache.embed(dataset.query_texts(), progress=progress)
     k = min(10, len(dataset.corpus))
 
@@ -142,7 +144,7 @@ def _adapted(dataset: RetrievalDataset, cache: TargetCache, progress: bool) -> t
         learned = "The ready student has not learned so few documents"
     else:
         options = {"source": dataset.name, "progress": progress}
-        done = pipeline.run(index, cache, ADAPT, **options)
+        done = pipeline.run(lesson, cache, ADAPT, **options)
         student, form = done.student, pipeline.form_of(done.provenance["head_fit"])
         learned = f"The student has learned these documents ({form})"
     vectors = embedded(student, asked), embedded(student, index)

@@ -41,7 +41,8 @@ def demo(options: Namespace, stop: threading.Event) -> None:
     pairs = cut_dataset(pairs, ADAPT.readers(cache.teacher))
     documents = cache.embed(pairs.document_texts(), progress=True, stop=stop)
     folder = home() / "demo" / "student"
-    done = pipeline.run(documents, cache, ADAPT, folder, source="docstrings", stop=stop)
+    texts = pipeline.with_queries(documents.texts)
+    done = pipeline.run(texts, cache, ADAPT, folder, source="docstrings", stop=stop)
     cache.embed(pairs.query_texts(), progress=True, stop=stop)
     if stop.is_set():
         raise TrainingError(STOPPED)
