@@ -390,10 +390,12 @@ def test_the_student_of_an_api_is_the_models_own(
     tiny_model, other_tiny_model, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
-    local = LocalTeacher(str(tiny_model), max_length=32, precision="float32")
+    local = LocalTeacher(str(tiny_model), max_length=32)
     lines(tmp_path / "texts.jsonl", [{"text": t.text, "role": t.role.value} for t in sentences(80)])
     command = f"distill --texts {tmp_path}/texts.jsonl --base {other_tiny_model} --epochs 1"
     command += f" --max-length 32 --recipe {PROJECT}/recipes/redact-ir-fast.toml --batch-size 8"
+    # Rounding decides between closed forms that find as much.
+    command += " --start rotation"
     requests = []
 
     class Counting(Server):
