@@ -1,6 +1,6 @@
 """Linear maps between spaces in closed form: a rotation, a ridge regression, what lies between."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -84,8 +84,10 @@ class Fit(NamedTuple):
     regression: Linear
     shift: torch.Tensor  # (d,)
     choice: Choice
-    found: float  # share of the teacher's nearest that it finds for texts that are held out
-    found_by_rotation: float  # and that a rotation finds which learned no other texts
+    # Shares of the teacher's nearest that are found for held-out queries, or documents without any:
+    found: float
+    found_by_rotation: float  # of a rotation that learned no other texts
+    found_for_documents: float
 
 
 def fit(
@@ -102,9 +104,9 @@ def fit(
 
     Both learn the documents. Queries, which a prompt may keep apart from them, say where the mean
     of queries belongs. What counts is how many of the teacher's 10 nearest documents are found for
-    queries that are held out with their document, or for documents if there are no queries. The
-    squared error is no guide: that of a ridge is smaller than that of a rotation, which searches
-    better.
+    texts that are held out, each with its group: documents decide whether other texts are learned,
+    and queries the rest. The squared error is no guide: that of a ridge is smaller than that of a
+    rotation, which searches better.
 
     Args:
         features: of n texts, float64 (n, width), for the regression.
@@ -118,7 +120,6 @@ def fit(
     own, rows = len(groups), np.arange(len(targets))
     is_query = is_query & ~is_query[:own].all()
     documents, queries = np.flatnonzero(~is_query[:own]), np.flatnonzero(is_query)
-    probes = queries if len(queries) else documents
     pool, k = targets[documents].float().numpy(), min(NEAREST, len(documents))
     names, name_of = np.unique(np.asarray(groups), return_inverse=True)
     if len(names) < _FOLDS:  # one long document: its passages are held out one by one
@@ -130,7 +131,7 @@ def fit(
     rotations = [Choice(0, ALPHAS[0], *rest) for rest in product(centers, counts)]
     sums = [Choice(*parts) for parts in product(mixes, ALPHAS, centers, counts)]
     sums = [choice for choice in sums if 0 < choice.mix < 1 or (choice.mix and not choice.center)]
-    shares: dict[Choice, list[np.ndarray]] = {choice: [] for choice in [*rotations, *sums]}
+    shares = {role: {choice: [] for choice in [*rotations, *sums]} for role in (False, True)}
 
     def maps(fold: int, others: int, alphas: Sequence[float]) -> tuple[dict, dict, Callable]:
         """Return rotations by whether they are centered, regressions by strength, and a shift."""
@@ -150,28 +151,36 @@ def fit(
 
         return turns, regressions, shift
 
-    for fold in range(_FOLDS):
-        held = probes[fold_of[probes] == fold][:_PROBES]
-        if not len(held) or (fold_of[documents] == fold).all():
+    for fold, others in product(range(_FOLDS), counts):
+        if not (fold_of[documents] == fold).any() or (fold_of[documents] == fold).all():
             continue
-        wanted = agreement.neighbors(targets[held].float().numpy(), k, among=pool)
-        for others in counts:
-            turns, regressions, shift = maps(fold, others, ALPHAS if sums else ())
+        turns, regressions, shift = maps(fold, others, ALPHAS if sums else ())
+        for asked, probes in enumerate([documents, queries]):
+            held = probes[fold_of[probes] == fold][: _PROBES // _FOLDS]
+            if not len(held):
+                continue
+            wanted = agreement.neighbors(targets[held].float().numpy(), k, among=pool)
             turned = {center: turn(rotated[held]) for center, turn in turns.items()}
             regressed = {alpha: each(features[held]) for alpha, each in regressions.items()}
-            for choice in (choice for choice in shares if choice.others == others):
-                vectors = (1 - choice.mix) * turned[choice.center] + shift(choice)
+            for choice, found in shares[bool(asked)].items():
+                if choice.others != others:
+                    continue
+                vectors = (1 - choice.mix) * turned[choice.center] + asked * shift(choice)
                 if choice.mix:
                     vectors = vectors + choice.mix * regressed[choice.alpha]
                 hits = agreement.neighbors(vectors.float().numpy(), k, among=pool)
-                shares[choice].append(agreement.overlap(wanted, hits))
-        if sum(map(len, shares[rotations[0]])) >= _PROBES:
-            break
+                found.append(agreement.overlap(wanted, hits))
 
-    score = {choice: float(np.concatenate(found).mean()) for choice, found in shares.items()}
-    best = max((choice for choice in shares if choice.mix in mixes), key=score.get)
-    turns, regressions, shift = maps(-2, best.others, [best.alpha])
-    by_rotation = max(score[choice] for choice in rotations if not choice.others)
-    return Fit(
-        turns[best.center], regressions[best.alpha], shift(best), best, score[best], by_rotation
-    )
+    def best(asked: bool, choices: Iterable[Choice]) -> tuple[Choice, float]:
+        found = {choice: np.concatenate(shares[asked][choice]).mean() for choice in choices}
+        return max(found.items(), key=lambda item: item[1])
+
+    is_asked = bool(shares[True][rotations[0]])
+    tried = [choice for choice in [*rotations, *sums] if choice.mix in mixes]
+    by_documents, for_documents = best(False, tried)
+    tried = [choice for choice in tried if choice.others == by_documents.others]
+    choice, found = best(is_asked, tried)
+    by_rotation = best(is_asked, [choice for choice in rotations if not choice.others])[1]
+    turns, regressions, shift = maps(-2, choice.others, [choice.alpha])
+    chosen = turns[choice.center], regressions[choice.alpha], shift(choice), choice
+    return Fit(*chosen, float(found), float(by_rotation), float(for_documents))

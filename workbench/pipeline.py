@@ -429,9 +429,10 @@ def _fitted(
     has_base = of_ready["base_fingerprint"] == recipe.base_files().fingerprint
     if recipe.others and has_base and has_teacher(of_ready, cache):
         ready = load_ready()
-        fitted["found_by_ready"] = found(ready, targets, targets)
-        rotation += f", the ready student {fitted['found_by_ready']:.0%}"
-        model = ready if fitted["found_by_ready"] > fitted["found"] else model
+        rows = models.by_role(targets.texts)
+        documents = targets.subset(rows.get("document", rows.get("query")))
+        fitted["found_by_ready"] = found(ready, documents, documents)
+        model = ready if is_readys(fitted) else model
     if show["progress"]:
         tqdm.write(f"Closed forms find {finds} ({rotation}). The head is {form_of(fitted)}")
     return model, fitted
@@ -441,9 +442,14 @@ def _some(targets: Targets, most: int) -> Targets:
     return targets.subset(np.array(spread(len(targets), most)))
 
 
+def is_readys(fitted: Mapping[str, float]) -> bool:
+    """Say whether the ready student, which has not learned the documents, finds more for them."""
+    return fitted.get("found_by_ready", 0) > fitted["found_for_documents"]
+
+
 def form_of(fitted: Mapping[str, float]) -> str:
     """Say which closed form was chosen, of what `student.fit_head` returns."""
-    if fitted.get("found_by_ready", 0) > fitted["found"]:
+    if is_readys(fitted):
         return "the ready student's"
     mix, others = fitted["mix"], fitted["others"]
     kinds = {0: "a rotation", 1: "a ridge regression"}

@@ -93,9 +93,9 @@ def fit_head(
 ) -> dict[str, float]:
     """Set a student's head in place to a closed form, of seconds: see `closed_form.fit`.
 
-    At most 20,000 texts make it. Returns how many, the fields of `closed_form.Choice`, and the
+    At most 10,000 texts make it. Returns how many, the fields of `closed_form.Choice`, and the
     shares of the teacher's 10 nearest documents that the head and a rotation find for held-out
-    queries, or documents if there are none, `found` and `found_by_rotation`.
+    queries, or documents if there are none: `found`, `found_by_rotation`, `found_for_documents`.
 
     Args:
         targets: index like an array of shape (n, dimension).
@@ -106,7 +106,7 @@ def fit_head(
     texts = as_texts(texts)
     check_targets(student, len(texts), targets)
     layers = head_of(student)
-    rows = np.random.default_rng(0).permutation(len(texts))[:20_000]
+    rows = np.random.default_rng(0).permutation(len(texts))[:10_000]
     if features is None:
         batches = (tokens or models.Tokens(student, texts)).batches(rows)
         inputs = models.forward_batches(student, batches, len(rows), modules=2)
@@ -157,8 +157,8 @@ def fit_head(
         ]
         with torch.no_grad():
             layers[-1].linear.bias += torch.from_numpy(means[0] - means[1]).to(student.device)
-    shares = {"found": fit.found, "found_by_rotation": fit.found_by_rotation}
-    return fit.choice._asdict() | shares | {"texts": len(rows)}
+    found = {name: value for name, value in fit._asdict().items() if name.startswith("found")}
+    return fit.choice._asdict() | found | {"texts": len(rows)}
 
 
 def _random_units(
