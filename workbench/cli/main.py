@@ -111,11 +111,11 @@ def parser() -> argparse.ArgumentParser:
     add("--gpus-per-worker", type=float, default=0, help="default: 0")
 
     add = command("distill", "Train a student on a teacher's vectors", texts, whole, teacher)
-    add("--recipe", help="tour, in-domain, broad, adapt, or a TOML file of recipes/; decides what "
-        "no option names (default: in-domain for fewer than 5,000 texts, else tour)")  # fmt: skip
+    add("--recipe", help="rotation, ridge, adapt, in-domain, tour, broad, a TOML file; decides what"
+        " no option names (default: in-domain below 5,000 texts, else tour)")  # fmt: skip
     add("--base", help="the small model that the student starts from")
     add("--output", required=True, help="folder for the student")
-    add("--start", help="of the head: closed-form, random, ready, or a student's folder")
+    add("--start", help="closed-form, rotation, ridge, random, ready, or a student's folder")
     add("--epochs", type=_count, help="passes over the texts in one learning-rate cycle")
     add("--batch-size", type=_count, help="texts a step, over all processes")
     add("--fresh", action="store_true", help="start over, whatever an earlier run has made")
