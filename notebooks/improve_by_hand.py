@@ -41,7 +41,7 @@ print(
 # %% [markdown]
 # ## Before
 #
-# The student that comes with the package, after it has learned the six hundred texts.
+# A small model whose vectors are mapped into the teacher's space, by what the six hundred texts say.
 
 # %%
 teacher = wb.Teacher("all-mpnet-base-v2", max_length=96)
@@ -80,7 +80,7 @@ at_random = [pool[i] for i in np.random.default_rng(0).permutation(len(pool))[: 
 # %% [markdown]
 # ## After
 #
-# The student learns again, from the start that it had before: once with the new texts, once with those drawn at random.
+# The student is fitted again: once with the new texts too, once with as many drawn at random.
 # The teacher embeds the new texts only.
 
 # %%

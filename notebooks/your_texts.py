@@ -41,7 +41,7 @@ view
 # ## Where do the two models differ?
 #
 # Each point is a text. Below the map, *regions* lists the kinds of text, with the kind on which the two agree least first:
-# click it, and the table shows its texts. `ready` is the student before it learned yours.
+# click it, and the table shows its texts. `ready` is the student that comes with the package, which has not learned yours.
 
 # %%
 teacher = wb.Teacher("all-mpnet-base-v2", max_length=96)

@@ -1,8 +1,10 @@
 """The views without a browser: selection, parts, texts shown as text, and work in the background."""
 
+import gc
 import subprocess
 import sys
 import threading
+import weakref
 from datetime import date
 from decimal import Decimal
 
@@ -315,3 +317,34 @@ def test_texts_are_escaped_everywhere(explorer, tmp_path):
         page = (tmp_path / "page.html").read_text(encoding="utf-8")
         for text in (view.summary(), page, view._repr_mimebundle_()["text/html"]):
             assert "<script>bad" not in text
+
+
+def test_a_page_that_is_written_is_named_and_not_printed(tmp_path):
+    view = explore()
+    path = tmp_path / "page.html"
+    assert view.to_html(path) == path and path.read_text().startswith("<!doctype html>")
+
+
+def test_a_closed_view_is_let_go():
+    """A control that is not shown, such as the list of two models' second, held it for ever."""
+    for make in (explore, lambda: ModelComparison(MODELS, TEXTS)):
+        view = make()
+        for thread in getattr(view, "_background", []):
+            thread.join()
+        gone = weakref.ref(view)
+        view.close()
+        del view
+        gc.collect()
+        assert gone() is None
+
+
+def test_a_script_that_ends_while_the_map_is_fitted_ends_well(tmp_path):
+    code = f"""
+import numpy as np
+from workbench.widgets import AgreementExplorer
+rng = np.random.default_rng(0)
+models = {{name: rng.standard_normal((6000, 16)).astype("float32") for name in "ab"}}
+AgreementExplorer(models, [f"text {{i}}" for i in range(6000)]).to_html({str(tmp_path / "x.html")!r})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -139,8 +139,8 @@ class View(ipywidgets.VBox):
         pieces = [part.to_html() for part in _parts(self) if isinstance(part, Part)]
         return "".join([self.summary(), *pieces])
 
-    def to_html(self, path: str | Path | None = None) -> str:
-        """Return a page that needs neither kernel nor network; with a path, write it there too."""
+    def to_html(self, path: str | Path | None = None) -> str | Path:
+        """Return a page that needs neither kernel nor network; or write it, and return the path."""
         body = self.body()
         library = f"<script>{get_plotlyjs()}</script>" if "Plotly.newPlot" in body else ""
         page = (
@@ -149,13 +149,13 @@ class View(ipywidgets.VBox):
             f"<title>{type(self).__name__}</title><style>{STYLE}</style>{library}"
             f'<body class="workbench">{body}</body></html>'
         )
-        if path is not None:
-            write_whole(path, page.encode())
-        return page
+        return page if path is None else write_whole(path, page.encode())
 
     def close(self) -> None:
         """Close the view and all its parts."""
-        for part in _parts(self):
+        own = [value for value in vars(self).values() if isinstance(value, ipywidgets.Widget)]
+        inner = (part for widget in [self, *own] for part in _parts(widget))
+        for part in {*own, *inner}:  # a control that is not shown holds the view too
             part.close()
         super().close()
 

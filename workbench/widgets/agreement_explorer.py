@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 
 import ipywidgets
@@ -65,6 +66,8 @@ class AgreementExplorer(Selection, View):
     ) -> None:
         self._stop, self._lock = threading.Event(), threading.RLock()
         self._background: list[threading.Thread] = []
+        # A thread that computes while the interpreter ends would abort it.
+        weakref.finalize(self, _end, self._stop, self._background)
         self._k, self._turn, self.regions = k, 0, pd.DataFrame()
         texts = as_texts(texts)
         models = same_models(models, texts)
@@ -314,6 +317,13 @@ class AgreementExplorer(Selection, View):
         self.text.value = f'<div class="workbench-detail">{text}{facts}</div>'
         known = self._known["text"], self._known["id"]
         self.near.show(neighbor_lists(self._units, *known, rows[0], self._k))
+
+
+def _end(stop: threading.Event, threads: Sequence[threading.Thread]) -> None:
+    stop.set()
+    for thread in threads:
+        if thread is not threading.current_thread():
+            thread.join()
 
 
 def _describe(texts: Sequence[Text]) -> pd.DataFrame:

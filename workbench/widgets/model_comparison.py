@@ -59,7 +59,8 @@ class ModelComparison(Selection, View):
         self.first = ipywidgets.Dropdown(options=names, value=others[0], description="Model")
         self.second = ipywidgets.Dropdown(options=names, value=others[-1], description="against")
         self.status, self.texts = note(), Table(label="texts")
-        pair = [wrapped(self.first, self.second), self.status, self.texts]
+        self._pair = wrapped(self.first, self.second)
+        pair = [self._pair, self.status, self.texts]
         super().__init__(self.rows, self.chart, *(pair if len(others) > 1 else []))
         for choice in (self.first, self.second):
             choice.observe(lambda _: self._show_difference(), "value")
