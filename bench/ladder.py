@@ -312,9 +312,8 @@ def table(report: dict) -> str:
                 if [row["teacher"], row["rung"], row["mode"], row["learned_share"], row["among"]]
                 == [teacher, *key, "all"]
             )
-            cells.append(
-                f"{row['share']:.1%} ({row['low']:.1%} to {row['high']:.1%})".replace("%", " %")
-            )
+            share, low, high = (f"{100 * row[name]:.1f}" for name in ("share", "low", "high"))
+            cells.append(f"{share} % ({low} to {high})")
         lines.append(f"| {words} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
