@@ -33,7 +33,7 @@ _API = (
 
 
 def demo(options: Namespace, stop: threading.Event) -> None:
-    """Let the ready student learn documents, and compare it; what an earlier run made is used."""
+    """Fit a student to documents, and compare it; what an earlier run made is used."""
     started = time.perf_counter()
     print("Reading docstrings of the installed libraries ...", flush=True)
     pairs = docstring_corpus(held_out=DEMO_PAIRS).held_out
