@@ -26,7 +26,9 @@ def test_two_layers_carry_a_linear_map(tiny_model, lesson, normalize):
     train, targets, held_out, _ = lesson
     one, two = (build(tiny_model, normalize=normalize, hidden=hidden) for hidden in (0, 64))
     options = {"kind": "rotation"}
-    assert student.fit_head(one, train, targets, **options) == student.fit_head(two, train, targets, **options)
+    assert student.fit_head(one, train, targets, **options) == student.fit_head(
+        two, train, targets, **options
+    )
     first, second = (encode(model, held_out, precision="float32") for model in (one, two))
     np.testing.assert_allclose(second, first, atol=2e-5)
     assert [layer.out_features for layer in student.head_of(two)] == [64 + 2 * 32, 48]

@@ -162,5 +162,15 @@ def test_the_table_of_the_readme_is_what_was_measured():
 
     report = json.loads((PROJECT / "docs" / "ladder.json").read_text())
     assert ladder.table(report) in (PROJECT / "README.md").read_text()
-    fields = {"teacher", "collection", "rung", "mode", "share", "low", "high", "seconds", "learned_share"}
+    fields = {
+        "teacher",
+        "collection",
+        "rung",
+        "mode",
+        "share",
+        "low",
+        "high",
+        "seconds",
+        "learned_share",
+    }
     assert all(fields <= row.keys() for row in report["rows"])

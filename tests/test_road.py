@@ -74,7 +74,9 @@ def test_one_search(recipe, documents, counts, tmp_path, monkeypatch):
     monkeypatch.setattr(views, "ADAPT", recipe)
     view = views.search(tmp_path / "notes", progress=False)
     check(counts, documents, recipe.base)
-    share = re.search(r"learned these documents \(.*\): its queries find (\d+)% of", view.status.value)
+    share = re.search(
+        r"learned these documents \(.*\): its queries find (\d+)% of", view.status.value
+    )
     assert int(share[1]) > 30
     again = views.search(tmp_path / "notes", progress=False)  # which finds the student made
     assert again.status.value == view.status.value

@@ -58,7 +58,9 @@ def test_the_head_is_the_ridge_regression_of_the_backbones_features(tiny_model, 
     model = build(tiny_model, normalize=False, prompts={"query": "q: ", "document": "q: "})
     fit = student.fit_head(model, train, targets, kind="ridge")
     features = student.pooled(model, train).astype(np.float64)
-    is_document = np.array([text.role == "document" for text in train])  # they alone give directions
+    is_document = np.array(
+        [text.role == "document" for text in train]
+    )  # they alone give directions
     scaled = (features / features.std(0, ddof=1))[is_document]
     scaled -= scaled.mean(0)
     penalty = np.sqrt(fit["alpha"] * (scaled**2).sum() / scaled.shape[1])
