@@ -28,13 +28,10 @@ from workbench.data import RetrievalDataset
 from workbench.pipeline import ADAPT, IN_DOMAIN, RIDGE, ROTATION
 
 COLLECTIONS = "xquad_en", "med", "cisi", "cranfield", "npl_vaswani", "scifact"
-CHOSEN_ON = "xquad_en", "med", "cisi"  # what was decided was decided on these alone
 TEACHERS = "all-mpnet-base-v2", "e5"
 SHARES = 1.0, 0.5, 0.25
-DEPTH, RRF = (
-    1000,
-    60,
-)  # of the rankings that are fused, and the constant of their sum (Cormack et al., 2009)
+DEPTH = 1000  # of the rankings that are fused
+RRF = 60  # the constant of their sum (Cormack et al., 2009)
 
 
 class Bench:
@@ -85,19 +82,13 @@ class Bench:
         **more,
     ) -> None:
         """Measure a pair of vectors beside the teacher's, for a search among all documents or the later ones."""
-        kept = np.arange(len(self.data.rows)) if self.data.passages else np.arange(len(documents))
-        names, rows = np.arange(len(self.data.corpus)), self.data.rows
+        names, rows, part = np.arange(len(self.data.corpus)), self.data.rows, self.data
         if among == "later":
             names = np.setdiff1d(names, self.learned[learned])
-            kept = np.flatnonzero(np.isin(rows, names))
+            part = self.part(names)
+        kept = np.flatnonzero(np.isin(rows, names))
         place = np.searchsorted(names, rows[kept])
-        part = self.data if among == "all" else self.part(names)
-        ids = list(self.data.queries)
-        asked = (
-            [ids.index(query) for query in part.queries]
-            if among == "later"
-            else np.arange(len(ids))
-        )
+        asked = np.flatnonzero([query in part.queries for query in self.data.queries])
         k = min(DEPTH, len(names))
 
         def search(q, d):

@@ -308,10 +308,11 @@ class Tokens:
         dtype = np.dtype(np.uint16 if len(model.tokenizer) <= 1 << 16 else np.uint32)
         self._device, self._padding = model.device, model.tokenizer.pad_token_id or 0
         self.lengths = np.empty(len(texts), dtype=np.int32)  # tokens of each text
+        prompts = role_prompts(model.prompts)
         with tempfile.TemporaryFile() as file:
             for start in range(0, len(texts), 8192):
                 chunk = texts[start : start + 8192]
-                prompted = [role_prompt(model, text.role) + text.text for text in chunk]
+                prompted = [prompts[text.role] + text.text for text in chunk]
                 limits = {"truncation": True, "max_length": model.max_seq_length}
                 ids = model.tokenizer(prompted, **limits)["input_ids"]
                 self.lengths[start : start + 8192] = [len(row) for row in ids]

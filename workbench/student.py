@@ -123,20 +123,14 @@ def fit_head(
     has_bias, size = layers[-1].bias, student[0].get_embedding_dimension()
     mean, deviation = mean_and_deviation(inputs)
     mean = mean * has_bias
-    units, scale = None, torch.ones(())
+    regressed, units = (inputs - mean) / deviation, None
     if len(layers) == 2:
         units = _random_units(student, mean, deviation)
-        scale = torch.nn.functional.gelu(inputs @ units[0].T + units[1]).std(dim=0).clamp(min=1e-3)
-
-    def regressed(values: torch.Tensor) -> torch.Tensor:
-        parts = [(values - mean) / deviation]
-        if units:
-            parts.append(torch.nn.functional.gelu(values @ units[0].T + units[1]) / scale)
-        return torch.cat(parts, dim=1)
-
-    names, mixes = [group(text) for text in texts], _MIXES[kind]
-    options = {"mixes": mixes, "bias": has_bias}
-    fit = closed_form.fit(regressed(inputs), inputs[:, :size], outputs, names, is_query, **options)
+        raised = torch.nn.functional.gelu(inputs @ units[0].T + units[1])
+        scale = raised.std(dim=0).clamp(min=1e-3)
+        regressed = torch.cat([regressed, raised / scale], dim=1)
+    names, options = [group(text) for text in texts], {"mixes": _MIXES[kind], "bias": has_bias}
+    fit = closed_form.fit(regressed, inputs[:, :size], outputs, names, is_query, **options)
     width, (weight, bias), share = inputs.shape[1], fit.regression, fit.choice.mix
     bias = share * (bias - weight[:, :width] @ (mean / deviation))
     bias = bias + (1 - share) * fit.rotation.bias + fit.shift

@@ -39,10 +39,10 @@ def demo(options: Namespace, stop: threading.Event) -> None:
     pairs = docstring_corpus(held_out=DEMO_PAIRS).held_out
     cache = TargetCache(home() / "cache", pipeline.teacher_of(None, ADAPT))
     pairs = cut_dataset(pairs, ADAPT.readers(cache.teacher))
-    documents = cache.embed(pairs.document_texts(), progress=True, stop=stop)
+    texts = pipeline.with_queries(pairs.document_texts())
+    lesson = cache.embed(texts, progress=True, stop=stop)
     folder = home() / "demo" / "student"
-    texts = pipeline.with_queries(documents.texts)
-    done = pipeline.run(texts, cache, ADAPT, folder, source="docstrings", stop=stop)
+    done = pipeline.run(lesson, cache, ADAPT, folder, source="docstrings", stop=stop)
     cache.embed(pairs.query_texts(), progress=True, stop=stop)
     if stop.is_set():
         raise TrainingError(STOPPED)
@@ -54,7 +54,7 @@ def demo(options: Namespace, stop: threading.Event) -> None:
     print("\nDocstrings: find the text that a summary was taken from. The student has learned the")
     print("texts, and has seen no summary.\n")
     print(scoring.format_table(rows))
-    report = {"rows": scoring.as_rows(rows), "texts": len(documents), "seconds": round(seconds, 1)}
+    report = {"rows": scoring.as_rows(rows), "texts": len(pairs.rows), "seconds": round(seconds, 1)}
     path = write_json(home() / "demo.json", report)
     print(f"\nDone in {duration(seconds)}. The student is in {folder}, the table in {path}.")
 
