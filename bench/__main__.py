@@ -20,9 +20,9 @@ from workbench.cache import TargetCache
 from workbench.cli.main import main as workbench
 from workbench.data import Role, Text
 from workbench.docstrings import DocstringCorpus, docstring_corpus
-from workbench.pipeline import BROAD, TOUR
+from workbench.pipeline import TOUR
 from workbench.teachers import LocalTeacher, Teacher
-from workbench.train import TrainingConfig, train_head, train_student, validate
+from workbench.train import TrainingConfig, train_student, validate
 
 
 def main() -> int:
@@ -103,9 +103,11 @@ def teacher_speed(texts: list[str]) -> dict[str, float]:
 def training_speed(corpus: DocstringCorpus, count: int) -> dict[str, float]:
     """Ours against `SentenceTransformerTrainer` with its MSE loss, all from the closed form, batch 32, 96 tokens, one epoch.
 
-    The trainer runs as it is by default, and tuned: bfloat16, and batches of texts of similar length. *head* is what the
-    recipe "broad" does instead: the transformer's features once, and a head of two layers on them; seconds include both.
+    The trainer runs as it is by default, and tuned: bfloat16, and batches of texts of similar length. *head* is what
+    makes the ready student: the transformer's features once, and a head of two layers on them; seconds include both.
     """
+    from bench.ready import HEAD, RECIPE, train_head  # which imports this module
+
     train = corpus.train[:count]
     held_out = corpus.held_out.query_texts()[:100] + corpus.held_out.document_texts()[:100]
     teacher = LocalTeacher(TOUR.teacher, max_length=96)
@@ -114,7 +116,7 @@ def training_speed(corpus: DocstringCorpus, count: int) -> dict[str, float]:
     targets, wanted = cache.targets(train), cache.targets(held_out)
 
     config = TrainingConfig(batch_size=32, learning_rate=1e-4, epochs=1, evaluations=1)
-    closed, head = TOUR.student(cache), BROAD.student(cache)
+    closed, head = TOUR.student(cache), RECIPE.student(cache)
     student.fit_head(closed, train, targets)
     mine, theirs, tuned = (copy.deepcopy(closed) for _ in range(3))
     speeds = {"train": train_student(mine, train, targets, config).texts_per_second}
@@ -125,7 +127,7 @@ def training_speed(corpus: DocstringCorpus, count: int) -> dict[str, float]:
     started = time.perf_counter()
     features = student.FrozenFeatures(head).encode([text.text for text in train])
     student.fit_head(head, train, targets, features=features)
-    train_head(head, features, targets, BROAD.config)
+    train_head(head, features, targets, HEAD)
     speeds["head"] = len(train) / (time.perf_counter() - started)
     made = {
         "train": mine,

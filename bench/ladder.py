@@ -166,9 +166,9 @@ class Bench:
         targets = self.index.subset(np.flatnonzero(is_learned))
         recipe = recipe.change(teacher=self.cache.teacher.name)
         seconds, texts = 0.0, pipeline.with_queries(targets.texts)
-        if recipe.frozen:  # the features of all documents, which symmetric search needs
+        if not recipe.train:  # the features of all documents, which symmetric search needs
             inputs, seconds = self.features(recipe)
-        elif recipe.train:
+        else:
             texts = pipeline.prepare(targets.texts, recipe, self.cache.teacher, False)
         folder = home() / "ladder" / f"student-{self.name}-{self.data.name}-{recipe.name}-{share}"
         started = time.perf_counter()
@@ -182,7 +182,7 @@ class Bench:
         self.add(name, "asymmetric", asked, self.documents, seconds=seconds, **more)
         if share < 1:
             self.add(name, "asymmetric", asked, self.documents, among="later", **more)
-        elif recipe.frozen:
+        elif not recipe.train:
             self.add(name, "symmetric", asked, student.through_head(made.student, inputs), **more)
         else:
             self.add(name, "symmetric", asked, models.encode(made.student, self.texts), **more)

@@ -3,7 +3,7 @@
     python -m bench.ready make TEXTS [--output data/ready] [--more 270000]
     python -m bench.ready measure COLLECTION...
 
-TEXTS is a folder of parquet files (`text`, `role`), one a source. The head alone learns (recipe "broad"). The best pass is
+TEXTS is a folder of parquet files (`text`, `role`), one a source. The head alone learns, on stored features of the base. The best pass is
 chosen by a source that is held out whole, Reuters, which may be used for research alone: no text of it is trained on. Then
 the base's own space is added to what the head has learned, see `with_base_space`.
 Measured beside it are the untrained base, a closed form of the collection's documents, and the ready student adapted to
@@ -13,24 +13,30 @@ them. Writes build/ready.json.
 from __future__ import annotations
 
 import argparse
+import copy
+import math
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.models import Dropout
 
 from bench.__main__ import machine
-from workbench import data, evaluate, models, pipeline, ready, student
+from workbench import data, evaluate, models, pipeline, ready, student, train
 from workbench._util import home, spread, whole_folder, write_json
 from workbench.cache import TargetCache
 from workbench.data import Role, Text
 from workbench.errors import WorkbenchError
-from workbench.pipeline import ADAPT, BROAD
+from workbench.pipeline import ADAPT
 
 # Source to documents, queries, and queries cropped from other documents. In asymmetric search a student reads queries alone,
 # and a short text costs the teacher a tenth of a long one.
@@ -51,8 +57,11 @@ SHARE = 0.6  # of the base's space in the student's vectors
 ALIGNED_ON = 4000  # texts that say how the base's space is turned
 
 
-# So many texts fill a wider head than the recipe's.
-RECIPE = BROAD.change(hidden=3072)
+# So many texts fill a wider head than that of `ADAPT`.
+RECIPE = replace(ADAPT, name="broad", hidden=3072)
+HEAD = train.TrainingConfig(
+    batch_size=512, learning_rate=1e-3, epochs=10, dropout=0.1, evaluations=1, max_grad_norm=None
+)
 
 
 def main() -> int:
@@ -89,16 +98,85 @@ def make(source: Path, output: Path, count: int) -> int:
         )
     )
     cache = TargetCache(home() / "cache", pipeline.teacher_of(None, RECIPE))
-    made = pipeline.run(
-        lesson, cache, RECIPE, home() / "ready", source=", ".join(sorted(LESSON)), held_out=held_out
-    )
+    model = RECIPE.student(cache)
+    features = pipeline.features_of(model, RECIPE, cache)
+    targets, unseen = (cache.embed(texts) for texts in (lesson, held_out))
+    inputs, unseen_inputs = (features.embed(part, what="features") for part in (targets, unseen))
+    about = {"head_fit": student.fit_head(model, lesson, targets, features=inputs)}
+    about["result"] = train_head(model, inputs, targets, HEAD, held_out=(unseen_inputs, unseen))
+    about |= {"base": RECIPE.base, "start": RECIPE.start, "config": HEAD}
     aligned_on = [lesson[i] for i in spread(len(lesson), ALIGNED_ON)]
-    whole = with_base_space(made.student, student.pooled(made.student, aligned_on), RECIPE.base)
-    provenance = made.provenance | {"held_out": ", ".join(HELD_OUT), "machine": machine()}
+    whole = with_base_space(model.eval(), student.pooled(model, aligned_on), RECIPE.base)
+    provenance = train.provenance(cache, lesson, source=", ".join(sorted(LESSON)), **about)
+    provenance |= {"held_out": ", ".join(HELD_OUT), "machine": machine()}
     provenance |= {"base_space": {"share": SHARE, "texts": len(aligned_on)}}
     save_ready(whole, output, provenance, mirrored=whole[0].get_embedding_dimension())
     print(f"written to {output} after {time.perf_counter() - started:.0f} s")
     return 0
+
+
+def train_head(
+    model: SentenceTransformer,
+    features: np.ndarray,
+    targets: np.ndarray,
+    config: train.TrainingConfig = HEAD,
+    *,
+    held_out: tuple[np.ndarray, np.ndarray] | None = None,
+    **callbacks: Any,
+) -> train.Result:
+    """Train a student's head on stored features; the transformer stays as it is.
+
+    Features index like an array of shape (n, width), such as the targets of a cache of
+    `FrozenFeatures`. Those of `held_out` are best from sources that are not trained on: on others
+    the loss falls while subjects not seen get worse. Callbacks are `on_step` and `stop`.
+    """
+    student.check_targets(model, len(features), targets)
+    # The first steps disturb a head in closed form: smaller batches make 200 steps, to mend it.
+    least_steps_per_epoch = math.ceil(200 / (config.epochs * config.restarts))
+    largest_batch = max(8, len(features) // least_steps_per_epoch)
+    config = replace(config, batch_size=min(config.batch_size, largest_batch))
+
+    layers = student.head_of(model)
+    head = torch.nn.Sequential(*copy.deepcopy(list(model.children())[2:])).cpu()
+    trained_layers = list(head)[: len(layers)]
+    first = trained_layers[0].linear
+    sample = np.asarray(features[np.array(spread(len(features), 20_000))], dtype=np.float32)
+    mean, deviation = student.mean_and_deviation(torch.from_numpy(sample))
+    # Features are standardized, so that Adam's steps are alike for all of them. The first layer
+    # takes that in here, and is folded back in the end.
+    with torch.no_grad():
+        if first.bias is None:
+            mean = torch.zeros_like(mean)
+        else:
+            first.bias.add_(first.weight @ mean)
+        first.weight.mul_(deviation)
+    if len(layers) == 2:
+        head.insert(1, Dropout(config.dropout))
+
+    def standardized(values: np.ndarray) -> np.ndarray:
+        return (np.asarray(values, dtype=np.float32) - mean.numpy()) / deviation.numpy()
+
+    def evaluate() -> dict[str, float]:
+        vectors = student.through_head(model, standardized(held_out[0]), head)
+        return train.figures(vectors, held_out[1], {})
+
+    result = train.train(
+        head.to(model.device),
+        lambda rows: {"sentence_embedding": torch.from_numpy(standardized(features[rows]))},
+        targets,
+        config,
+        evaluate=held_out and evaluate,
+        **callbacks,
+    )
+    if result.best_step > 0:  # else the head stays exactly as it is
+        head.cpu()
+        with torch.no_grad():
+            first.weight.div_(deviation)
+            if first.bias is not None:
+                first.bias.sub_(first.weight @ mean)
+        for layer, trained in zip(layers, trained_layers, strict=True):
+            layer.load_state_dict(trained.state_dict())
+    return result
 
 
 def with_base_space(model, features: np.ndarray, base: str):

@@ -69,7 +69,7 @@ def _first_layers(layers: int, width: int | None) -> SentenceTransformer:
 def _save_small_ready(folder: Path, cache: Path) -> None:
     collection = data.read_dataset("tutorial")
     texts = collection.document_texts() + collection.query_texts()
-    recipe = replace(pipeline.BROAD.change(epochs=2), hidden=800, max_length=96)
+    recipe = replace(pipeline.ADAPT, hidden=800, others=0)
     targets = TargetCache(cache, pipeline.teacher_of(None, recipe))
     distilled = pipeline.run(texts, targets, recipe, cache / "student", progress=False)
     save_ready(distilled.student, folder, distilled.provenance)

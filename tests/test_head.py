@@ -9,6 +9,7 @@ from conftest import sentences
 from sentence_transformers import SentenceTransformer
 from test_train import build
 
+from bench.ready import HEAD, train_head
 from workbench import closed_form, student
 from workbench.cache import TargetCache
 from workbench.data import Text
@@ -16,7 +17,7 @@ from workbench.errors import TrainingError
 from workbench.extras import publish
 from workbench.models import encode
 from workbench.student import FrozenFeatures, through_head
-from workbench.train import HEAD, TrainingConfig, train_head, train_student, validate
+from workbench.train import TrainingConfig, train_student, validate
 
 EIGHT = replace(HEAD, epochs=8, batch_size=32)
 

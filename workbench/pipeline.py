@@ -12,7 +12,6 @@ import tomllib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from workbench.errors import TrainingError, WorkbenchError
 from workbench.passages import Reader, in_passages
 from workbench.ready import READY, is_ready, load_ready
 from workbench.teachers import ArrayTeacher, LocalTeacher, Teacher, is_api, make_teacher
-from workbench.train import HEAD, Result, TrainingConfig, TrainingStep, provenance
+from workbench.train import Result, TrainingConfig, TrainingStep, provenance
 
 LEAST_TEXTS = 20  # different texts that a student can be made of
 STOPPED = "stopped; what is finished is kept, and the same command goes on from here"
@@ -60,14 +59,13 @@ class Recipe:
     hidden: int = 0  # units of the head's hidden layer, see `student.build`; 0 for a linear head
     others: int = 0  # texts of other subjects that a local teacher embeds too, where texts are few
     pooling: str | tuple[str, ...] | None = None  # of token vectors; None for the base's own
-    # Whether the head alone learns, on stored features of the base, which keeps its own prompts.
-    frozen: bool = False
     prompts: dict[str, str] | None = None  # role to the teacher's prompt; None for its own ones
     # Of the head, a closed form ("rotation", "ridge", or "closed-form" for what searches best of
     # them and their sums) or "random"; or the student to go on from, "ready" or a folder. It has
     # the same teacher, and its base, head and length count.
     start: str = "closed-form"
-    train: bool = True  # False leaves the student at its start
+    # False leaves the student at its start: the base as it is, with its own prompts, and a head.
+    train: bool = True
     config: TrainingConfig = field(default_factory=TrainingConfig)  # how to train
     steps: int = 0  # least number of training steps: few texts are passed over more often
     texts: int = 0  # least number of texts: cropped queries make up for missing ones
@@ -91,6 +89,9 @@ class Recipe:
             final = min(self.config.final_learning_rate, changes["learning_rate"])
             changes.setdefault("final_learning_rate", final)
         of_training = {item.name for item in fields(TrainingConfig)} & changes.keys()
+        if of_training - {"seed"} and not changes.get("train", self.train):
+            names, trained = ", ".join(sorted(of_training)), "choose in-domain or tour"
+            raise TrainingError(f"{names}: recipe {self.name} does not train; {trained}")
         config = replace(self.config, **{name: changes.pop(name) for name in of_training})
         try:
             changed = replace(self, **{"config": config} | changes)
@@ -115,7 +116,7 @@ class Recipe:
             hidden=self.hidden,
             pooling=self.pooling,
             max_length=self.max_length,
-            prompts=None if self.frozen else cache.prompts,
+            prompts=cache.prompts if self.train else None,
             seed=self.config.seed,
         )
 
@@ -130,7 +131,7 @@ class Recipe:
         """Return how teacher and student read documents; the student's weights are not loaded."""
         path, length = self.base_files().path, self.max_length
         tokenizer, prompt = AutoTokenizer.from_pretrained(path), teacher.prompts["document"]
-        if self.frozen:
+        if not self.train:
             own = models.read_json(path / "config_sentence_transformers.json").get("prompts", {})
             prompt = models.role_prompts(own)["document"]
         if self.continues:
@@ -171,19 +172,17 @@ def _folder(name: str | Path) -> Path:
 
 # In the order of their cost. Those without training take seconds once the teacher's vectors are
 # there, and search an index of these, but know no more of its texts than the base does.
-ROTATION = Recipe("rotation", max_length=96, frozen=True, start="rotation", train=False)
+ROTATION = Recipe("rotation", max_length=96, start="rotation", train=False)
 RIDGE = replace(ROTATION, name="ridge", start="ridge")
-# From many texts of many sources, for any subject.
-BROAD = Recipe(
-    "broad", max_length=96, hidden=1536, pooling=("mean", "cls"), frozen=True, config=HEAD
+# The best closed form, with a hidden layer of random units.
+ADAPT = Recipe(
+    "adapt", max_length=96, hidden=1536, others=1500, pooling=("mean", "cls"), train=False
 )
-# For the documents of an index: the best closed form, with a hidden layer of random units.
-ADAPT = replace(BROAD.change(batch_size=256, epochs=20), name="adapt", others=1500, train=False)
 # Minutes on two cores.
 TOUR = Recipe("tour", max_length=96)
 # For the documents of one subject, within half an hour on two cores.
 IN_DOMAIN = TOUR.change(name="in-domain", epochs=4, evaluations=1, steps=1200, texts=1000)
-RECIPES = {each.name: each for each in (ROTATION, RIDGE, ADAPT, IN_DOMAIN, TOUR, BROAD)}
+RECIPES = {each.name: each for each in (ROTATION, RIDGE, ADAPT, IN_DOMAIN, TOUR)}
 
 
 def find_recipe(name: str | Path | Recipe | None, texts: int = 0) -> Recipe:
@@ -279,9 +278,7 @@ def teacher_of(source: object, recipe: Recipe, **options: object) -> Teacher:
 
 
 def choose(recipe: str | Recipe | None, texts: int, **changes: object) -> Recipe:
-    """Return a recipe with changes, by default the one for so many texts or for its start."""
-    if recipe is None and changes.get("start") not in (None, *_HEAD_STARTS):
-        recipe = ADAPT
+    """Return a recipe with changes, by default the one for so many texts."""
     if texts < LEAST_TEXTS:
         count = counted(texts, "different text")
         raise TrainingError(f"{count}: expected {LEAST_TEXTS}, and hundreds for a useful student")
@@ -331,11 +328,12 @@ def run(
     Args:
         texts: to learn from, see `prepare`; or their targets, from `cache.embed`.
         source: where the texts are from, for the provenance.
-        held_out: texts to choose the best student by; a twentieth of `texts`, 500 at most, if None.
+        held_out: texts that choose among steps of training; a twentieth of `texts`, 500 at most, if
+            None.
         resume: False starts over.
     """
     train = recipe.train
-    if held_out is None and (recipe.continues or not train):
+    if not train or (held_out is None and recipe.continues):
         held_out = []  # it is to know these very documents, which a loss on others does not show
     config = recipe.config.with_steps(recipe.steps, len(texts))
     names = {"teacher": cache.teacher.name, "base": str(recipe.base), "start": str(recipe.start)}
@@ -365,33 +363,35 @@ def run(
     if held_out is None:
         targets, held_targets = targets.split()
 
-    # Hidden, and named after the output, so that it is found again and never taken for the student.
-    checkpoints = output.with_name(f".{output.name}-checkpoints") / run_id[:12]
-    inputs, validation = {}, None
-    if recipe.frozen:  # the base's output is stored, so that no text goes through it twice
-        features = features_of(model, recipe, cache)
-        inputs = {"features": features.embed(targets, what="features", **show)}
-        if held_targets:
-            validation = features.embed(held_targets, what="features", **show), held_targets
+    if train:
+        inputs = {"tokens": models.Tokens(model, targets.texts)}
+    else:  # the base's output is stored, so that no text goes through it twice
+        features = features_of(model, recipe, cache).embed(targets, what="features", **show)
+        inputs = {"features": features}
         if stop is not None and stop.is_set():  # some rows are missing
             raise TrainingError(STOPPED)
-        train_model = partial(training.train_head, model, inputs["features"])
-    else:
-        inputs = {"tokens": models.Tokens(model, targets.texts)}
-        if held_targets:
-            validation = held_targets.texts, held_targets
-        resumable = {"checkpoints": checkpoints, "resume": resume}
-        train_model = partial(training.train_student, model, targets.texts, **inputs, **resumable)
-
     about = {"base": started.get("base", base.name), "source": source, "start": recipe.start}
     if recipe.start in student.CLOSED_FORMS:
         model, about["head_fit"] = _fitted(model, targets, recipe, cache, inputs, show)
     result = None
     if train:
+        # Hidden, and named after the output: found again, and never taken for the student.
+        checkpoints = output.with_name(f".{output.name}-checkpoints") / run_id[:12]
         start = copy.deepcopy(model.state_dict())
         before = found(model, held_targets, targets) if held_targets else 0.0
         with TrainingBar(on_step, disable=not progress) as bar:
-            result = train_model(targets, config, held_out=validation, on_step=bar, stop=stop)
+            result = training.train_student(
+                model,
+                targets.texts,
+                targets,
+                config,
+                held_out=(held_targets.texts, held_targets) if held_targets else None,
+                checkpoints=checkpoints,
+                resume=resume,
+                on_step=bar,
+                stop=stop,
+                **inputs,
+            )
         about |= {"config": config, "result": result}
         is_same = result.best_step == 0 or not held_targets
         after = before if is_same else found(model, held_targets, targets)

@@ -1,8 +1,7 @@
-"""Train a student, or its head alone, on the squared L2 distance to teacher embeddings."""
+"""Train a student on the squared L2 distance to teacher embeddings."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 import threading
@@ -10,21 +9,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.models import Dropout
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import permutation_test_score
 
 from workbench import __version__, _checkpoints, models
 from workbench import student as students
-from workbench._util import one_of, spread, whole_number
+from workbench._util import one_of, whole_number
 from workbench.cache import TargetCache
 from workbench.data import Text, as_texts
 from workbench.errors import TrainingError
@@ -41,7 +38,7 @@ class TrainingConfig:
     restarts: int = 1  # number of learning-rate cycles
     weight_decay: float = 0.01  # of AdamW
     max_grad_norm: float | None = 1.0  # gradients are clipped to this norm
-    dropout: float = 0.0  # in the backbone; of a head trained alone, in its hidden units
+    dropout: float = 0.0  # in the backbone
     precision: str = "auto"  # bfloat16 autocast where it is faster; or "bfloat16", "float32"
     group_by_length: bool = True  # batches of similar length, which need little padding
     evaluations: int = 2  # held-out evaluations an epoch, each with a checkpoint
@@ -65,11 +62,6 @@ class TrainingConfig:
         """Return the configuration with enough epochs for `least` steps on so many texts."""
         steps = math.ceil(texts / self.batch_size) * self.restarts
         return replace(self, epochs=max(self.epochs, math.ceil(least / max(1, steps))))
-
-
-HEAD = TrainingConfig(
-    batch_size=512, learning_rate=1e-3, epochs=10, dropout=0.1, evaluations=1, max_grad_norm=None
-)
 
 
 @dataclass(frozen=True)
@@ -165,70 +157,6 @@ def train_student(
     )
     if attention == "sdpa":
         backbone.set_attn_implementation(attention)
-    return result
-
-
-def train_head(
-    student: SentenceTransformer,
-    features: np.ndarray,
-    targets: np.ndarray,
-    config: TrainingConfig = HEAD,
-    *,
-    held_out: tuple[np.ndarray, np.ndarray] | None = None,
-    **callbacks: Any,
-) -> Result:
-    """Train a student's head on stored features; the transformer stays as it is.
-
-    Features index like an array of shape (n, width), such as the targets of a cache of
-    `FrozenFeatures`. Those of `held_out` are best from sources that are not trained on: on others
-    the loss falls while subjects not seen get worse. Callbacks are `on_step` and `stop`.
-    """
-    students.check_targets(student, len(features), targets)
-    # The first steps disturb a head in closed form: smaller batches make 200 steps, to mend it.
-    least_steps_per_epoch = math.ceil(200 / (config.epochs * config.restarts))
-    largest_batch = max(8, len(features) // least_steps_per_epoch)
-    config = replace(config, batch_size=min(config.batch_size, largest_batch))
-
-    layers = students.head_of(student)
-    head = torch.nn.Sequential(*copy.deepcopy(list(student.children())[2:])).cpu()
-    trained_layers = list(head)[: len(layers)]
-    first = trained_layers[0].linear
-    sample = np.asarray(features[np.array(spread(len(features), 20_000))], dtype=np.float32)
-    mean, deviation = students.mean_and_deviation(torch.from_numpy(sample))
-    # Features are standardized, so that Adam's steps are alike for all of them. The first layer
-    # takes that in here, and is folded back in the end.
-    with torch.no_grad():
-        if first.bias is None:
-            mean = torch.zeros_like(mean)
-        else:
-            first.bias.add_(first.weight @ mean)
-        first.weight.mul_(deviation)
-    if len(layers) == 2:
-        head.insert(1, Dropout(config.dropout))
-
-    def standardized(values: np.ndarray) -> np.ndarray:
-        return (np.asarray(values, dtype=np.float32) - mean.numpy()) / deviation.numpy()
-
-    def evaluate() -> dict[str, float]:
-        vectors = students.through_head(student, standardized(held_out[0]), head)
-        return figures(vectors, held_out[1], {})
-
-    result = train(
-        head.to(student.device),
-        lambda rows: {"sentence_embedding": torch.from_numpy(standardized(features[rows]))},
-        targets,
-        config,
-        evaluate=held_out and evaluate,
-        **callbacks,
-    )
-    if result.best_step > 0:  # else the head stays exactly as it is
-        head.cpu()
-        with torch.no_grad():
-            first.weight.div_(deviation)
-            if first.bias is not None:
-                first.bias.sub_(first.weight @ mean)
-        for layer, trained in zip(layers, trained_layers, strict=True):
-            layer.load_state_dict(trained.state_dict())
     return result
 
 

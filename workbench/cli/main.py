@@ -111,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
     add("--gpus-per-worker", type=float, default=0, help="default: 0")
 
     add = command("distill", "Train a student on a teacher's vectors", texts, whole, teacher)
-    add("--recipe", help="rotation, ridge, adapt, in-domain, tour, broad, a TOML file; decides what"
+    add("--recipe", help="rotation, ridge, adapt, in-domain, tour, a TOML file; decides what"
         " no option names (default: in-domain below 5,000 texts, else tour)")  # fmt: skip
     add("--base", help="the small model that the student starts from")
     add("--output", required=True, help="folder for the student")
