@@ -107,6 +107,8 @@ def point(
     found = {"collection": where, "student": name, "queries": len(scores["teacher"])}
     found |= {f"loss_{mode}": 1 - mean[mode] / mean["teacher"] for mode in MODES}
     whole = agreement.summary(target[1], vectors[1])["value"]
+    whole["relative_distance"] = relative_distance(target[1], vectors[1])
+    whole["procrustes"] = procrustes(target[1], vectors[1])
     found |= {f"document_{measure}": whole[measure] for measure in whole.index}
     found["document_centroid_shift"] = centroid_shift(target[1], vectors[1])
     found["document_effective_rank_student"] = effective_rank(vectors[1])
@@ -123,6 +125,27 @@ def point(
     found["query_cosine"] = each["cosine"].mean()
     found["query_centroid_shift"] = centroid_shift(target[0], vectors[0])
     return found, each.dropna()
+
+
+def relative_distance(teacher: np.ndarray, student: np.ndarray) -> float:
+    """Sum of squared distances over that of the teacher's squared norms; NaN if widths differ."""
+    if teacher.shape[1] != student.shape[1]:
+        return np.nan
+    return float(((teacher - student) ** 2).sum() / (teacher**2).sum())
+
+
+def procrustes(teacher: np.ndarray, student: np.ndarray) -> float:
+    """Return the distance of half of the texts after an orthogonal map fitted on the others."""
+    from scipy.linalg import orthogonal_procrustes
+
+    width = max(teacher.shape[1], student.shape[1])
+    if len(teacher) < 4 * width:  # some rotation always fits as many texts as dimensions
+        return np.nan
+    teacher = np.pad(teacher, ((0, 0), (0, width - teacher.shape[1])))
+    student = np.pad(student, ((0, 0), (0, width - student.shape[1])))
+    fit, judge = np.array_split(np.random.default_rng(0).permutation(len(teacher)), 2)
+    rotation, _ = orthogonal_procrustes(student[fit].astype(np.float64), teacher[fit])
+    return relative_distance(teacher[judge], (student[judge] @ rotation).astype(np.float32))
 
 
 def centroid_shift(teacher: np.ndarray, student: np.ndarray) -> float:

@@ -75,8 +75,6 @@ READING = {
     "nearest_rank": "good: 1; bad: far beyond k, the best hit drops out of sight (median)",
     "cka": "good: near 1, one geometry up to rotation and scale; bad: near 0, none in common",
     "rank_correlation": "good: near 1, similarities are ordered alike; bad: below 0.6 (Spearman)",
-    "relative_distance": "good: near 0; bad: 1 or more, as if all texts were at the origin",
-    "procrustes": "good: near 0; bad: as relative_distance, no rotation helps (Schönemann 1966)",
 }
 
 
@@ -92,8 +90,6 @@ def summary(
         "nearest_rank": table["nearest_rank"].median(),
         "cka": cka(teacher, student),
         "rank_correlation": rank_correlation(teacher, student),
-        "relative_distance": _relative_distance(teacher, student),
-        "procrustes": _procrustes(teacher, student),
     }
     return pd.DataFrame({"value": values, "reading": READING}).rename_axis("measure")
 
@@ -140,27 +136,6 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
     if np.ptp(cosines, axis=0).min() < 1e-6:
         return np.nan
     return float(pd.DataFrame(cosines).corr(method="spearman").iloc[0, 1])
-
-
-def _relative_distance(teacher: np.ndarray, student: np.ndarray) -> float:
-    """Sum of squared distances over that of the teacher's squared norms; NaN if widths differ."""
-    if teacher.shape[1] != student.shape[1]:
-        return np.nan
-    return float(((teacher - student) ** 2).sum() / (teacher**2).sum())
-
-
-def _procrustes(teacher: np.ndarray, student: np.ndarray) -> float:
-    """Return the distance of half of the texts after an orthogonal map fitted on the others."""
-    from scipy.linalg import orthogonal_procrustes
-
-    width = max(teacher.shape[1], student.shape[1])
-    if len(teacher) < 4 * width:  # some rotation always fits as many texts as dimensions
-        return np.nan
-    teacher = np.pad(teacher, ((0, 0), (0, width - teacher.shape[1])))
-    student = np.pad(student, ((0, 0), (0, width - student.shape[1])))
-    fit, judge = np.array_split(np.random.default_rng(0).permutation(len(teacher)), 2)
-    rotation, _ = orthogonal_procrustes(student[fit].astype(np.float64), teacher[fit])
-    return _relative_distance(teacher[judge], (student[judge] @ rotation).astype(np.float32))
 
 
 def sample(count: int, most: int) -> np.ndarray:

@@ -42,7 +42,6 @@ CAUSES = {
     "together": "no single cause",
 }
 _LEAST_LOSS = 0.05  # of `nDCG@10`, for a query to count as served worse
-_AGREEMENT = ["cosine", "squared_distance", "overlap", "nearest_rank", "rank_correlation", "cka"]
 
 
 def score(data: RetrievalDataset, queries: np.ndarray, documents: np.ndarray) -> pd.DataFrame:
@@ -203,15 +202,12 @@ def _compare_vectors(
 ) -> pd.DataFrame:
     first, rows, overlaps = embedded[reference], [], {}
     for name, second in embedded.items():
-        values = dict.fromkeys(_AGREEMENT, 1.0) | {"squared_distance": 0.0}
+        values = dict.fromkeys(agreement.READING, 1.0) | {"squared_distance": 0.0}
         overlaps[name] = pd.Series(np.ones(len(first)))
         if name != reference:
             table = agreement.per_text(first, second, k=k)
             overlaps[name] = table["overlap"]
-            values = table[_AGREEMENT[:3]].mean().to_dict()
-            values["nearest_rank"] = table["nearest_rank"].median()
-            values["rank_correlation"] = agreement.rank_correlation(first, second)
-            values["cka"] = agreement.cka(first, second)
+            values = agreement.summary(first, second, table)["value"]
         rows.append({"model": name, "dimension": second.shape[1], **values})
     table = pd.DataFrame(rows).join(_gains(overlaps, overlaps.get(baseline)))
     table.attrs |= {"texts": len(first), "k": min(k, len(first) - 1)}
