@@ -26,6 +26,7 @@ from workbench._util import home, unit, write_json
 from workbench.cache import TargetCache
 from workbench.data import RetrievalDataset
 from workbench.pipeline import ADAPT, IN_DOMAIN, RIDGE, ROTATION
+from workbench.quantize import CompressedIndex, IndexSpec
 
 COLLECTIONS = "xquad_en", "med", "cisi", "cranfield", "npl_vaswani", "scifact"
 TEACHERS = "all-mpnet-base-v2", "e5"
@@ -180,12 +181,25 @@ class Bench:
         if name == "rotation":
             self.plain_rotation(inputs[is_learned], self.documents[is_learned], share)
         self.add(name, "asymmetric", asked, self.documents, seconds=seconds, **more)
+        if share == 1 and recipe.start == "closed-form":
+            self.compressed(name, asked)
         if share < 1:
             self.add(name, "asymmetric", asked, self.documents, among="later", **more)
         elif not recipe.train:
             self.add(name, "symmetric", asked, student.through_head(made.student, inputs), **more)
         else:
             self.add(name, "symmetric", asked, models.encode(made.student, self.texts), **more)
+
+    def compressed(self, name: str, queries: np.ndarray) -> None:
+        """Search smaller indexes of the teacher's vectors, with its queries and with a student's."""
+        wanted = ranking.top_k(self.queries, self.documents, 100, rows=self.data.rows)[1]
+        for precision in ("int8", "binary"):
+            index = CompressedIndex(self.documents, IndexSpec(precision=precision))
+            for rung, asked in {"teacher": self.queries, name: queries}.items():
+                hits = self.data.rows[index.search(asked, 1000)[1]]
+                best = [list(dict.fromkeys(row))[:100] for row in hits.tolist()]
+                found = np.array([row + [-1] * (100 - len(row)) for row in best])
+                self.add_ranking(f"{rung}, {precision}", "asymmetric", found, wanted, self.data)
 
     def features(self, recipe) -> tuple[np.ndarray, float]:
         """Return what the base makes of the documents, and the seconds that it took at first."""
