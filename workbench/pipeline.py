@@ -445,7 +445,7 @@ def _some(targets: Targets, most: int) -> Targets:
 
 def is_readys(fitted: Mapping[str, float]) -> bool:
     """Say whether the ready student, which has not learned the documents, finds more for them."""
-    return fitted.get("found_by_ready", 0) > fitted["found_for_documents"]
+    return fitted.get("found_by_ready", 0) > fitted["found"]
 
 
 def form_of(fitted: Mapping[str, float]) -> str:

@@ -95,7 +95,7 @@ def fit_head(
 
     At most 10,000 texts make it. Returns how many, the fields of `closed_form.Choice`, and the
     shares of the teacher's 10 nearest documents that the head and a rotation find for held-out
-    queries, or documents if there are none: `found`, `found_by_rotation`, `found_for_documents`.
+    documents: `found`, `found_by_rotation`.
 
     Args:
         targets: index like an array of shape (n, dimension).
