@@ -542,7 +542,7 @@ def is_dataset(source: object) -> bool:
 
 
 def _path(source: str | Path) -> Path:
-    return DATA / "tutorial" if source == "tutorial" else expanded(source)
+    return DATA / source if source in ("tutorial", "factbook") else expanded(source)
 
 
 def _member(folder: Path, name: str) -> Path:
