@@ -65,7 +65,7 @@ def main() -> None:
                     "title": name,
                     "text": text,
                     "field": field,
-                    "region": path.parts[-2],
+                    "continent": path.parts[-2],
                 }
                 question = questions[(len(documents) + turn) % len(questions)]
                 queries[id_ + "?"] = {"text": question.format(name)}

@@ -27,6 +27,7 @@ from embedding_server import Server
 import workbench as wb
 from workbench.errors import TeacherError
 from workbench.extras.api_teachers import ApiTeacher
+from workbench.widgets import CacheProgress
 
 # %% [markdown]
 # ## 6.1 What a vector belongs to
@@ -44,12 +45,17 @@ teacher.identity
 # > **Think first.** You have cached a million vectors and now set `max_length=128`. Which of them can you keep?
 #
 # The identity names everything that a vector depends on; each key has role, prompt and exact text. Here is what a cache for the
-# new length has:
+# new length has. A fill runs in the background and can be stopped; `wait` returns when it has ended.
 
 # %%
 folder = tempfile.mkdtemp()
 cache = wb.TargetCache(folder, teacher)
-filled = cache.fill(texts)
+filling = CacheProgress()
+filling.start(cache, texts)
+filling
+
+# %%
+filled = filling.wait()
 longer = wb.TargetCache(folder, wb.Teacher("all-mpnet-base-v2", max_length=128))
 print(f"{filled.encoded} encoded. At 128 tokens: {longer.plan(texts)}")
 

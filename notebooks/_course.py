@@ -102,3 +102,10 @@ def gained(table: pd.DataFrame, name: str, other: str) -> str:
     else:
         verdict = "gained nothing that shows"
     return f"{name} beside {other}: {gain.mean():+.2f} ({low:+.2f} to {high:+.2f}): {verdict}"
+
+
+def cheapest(table: pd.DataFrame) -> str:
+    """Return the first student of `finds`, in the order of their cost, that the best one does not beat beyond chance."""
+    best = table.mean().idxmax()
+    lows = {name: evaluate.interval(table[best] - table[name])[0] for name in table}
+    return next(name for name, low in lows.items() if name == best or low <= 0)

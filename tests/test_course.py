@@ -43,6 +43,8 @@ def test_a_gain_that_chance_may_have_made_is_called_none(gains, words):
     low, high = interval(table["new"] - table["old"])
     said = _course.gained(table, "new", "old")
     assert words in said and f"({low:+.2f} to {high:+.2f})" in said
+    # The dearer one, which stands last, is taken where it finds more.
+    assert _course.cheapest(table[["old", "new"]]) == ("new" if low > 0 else "old")
 
 
 def letters(texts):

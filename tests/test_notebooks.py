@@ -156,6 +156,7 @@ def benchmarks(notebook):
 
 
 def caching(notebook):
+    status_says(notebook, "Done.")
     assert notebook.python("[again.encoded, again.hits, rest.encoded + rest.hits]") == [0, 64, 64]
     assert notebook.python("[tried.usage.failed, 0 < rest.hits < 64]") == [1, True]
 
