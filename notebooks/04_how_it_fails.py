@@ -201,7 +201,7 @@ print(
     f"The blurred student has a cosine of {made.loc['cosine', 'blur']:.2f} and an nDCG@10 of {made.loc['nDCG@10', 'blur']:.2f};"
 )
 print(
-    f"the noisy one {made.loc['cosine', 'noise']:.2f} and {made.loc['nDCG@10', 'noise']:.2f}. None of the six raises an error by itself."
+    f"the noisy one {made.loc['cosine', 'noise']:.2f} and {made.loc['nDCG@10', 'noise']:.2f}. No search has raised an error."
 )
 
 # %% [markdown]

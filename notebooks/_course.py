@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -62,7 +63,11 @@ def more_like(
 
 def asked(texts: Sequence[Text], held_out: Sequence[Text]) -> RetrievalDataset:
     """Return all texts as documents, and as queries a piece of each of those held out, which is judged to find its own."""
-    names = {text: f"{row}: {text.id}" if text.id else str(row) for row, text in enumerate(texts)}
+    times = Counter(text.id for text in texts)
+    names = {
+        text: text.id if text.id and times[text.id] == 1 else f"{row}: {text.id}"
+        for row, text in enumerate(texts)
+    }
     queries, qrels = {}, {}
     for text in held_out:
         name = names[text]

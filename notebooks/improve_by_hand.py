@@ -25,7 +25,7 @@ from _course import factbook, more_like
 
 import workbench as wb
 
-others, collection = factbook(train=1500, held_out=150)
+others, collection = factbook(train=1000, held_out=150)
 texts = collection.query_texts() + collection.document_texts()  # looked at, never trained on
 train = others[::5]  # of the passages and of their questions
 pool = [text for i, text in enumerate(others) if i % 5]
