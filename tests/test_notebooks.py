@@ -175,6 +175,8 @@ ACTS = {
     "benchmarks": benchmarks,
 }
 
+WITHOUT_VIEWS = {"01_the_method_from_scratch", "04_how_it_fails"}
+
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory):
@@ -231,7 +233,8 @@ def in_browser(path, folder):
         notebook = lab.open(path.stem)
         notebook.run_all(1800)
         ACTS[path.stem](notebook)
-        notebook.picture(path.stem)
+        if path.stem not in WITHOUT_VIEWS:
+            notebook.picture(path.stem)
         notebook.save()
         assert notebook.page.locator("text=Error displaying widget").count() == 0
         assert notebook.close() == []
