@@ -22,7 +22,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup models demo test test-all fast lab app docs film bench quality faults audit notebooks fix clean
 
 # What the notebooks share, and the server that one of them starts.
-lab app bench quality faults: export PYTHONPATH := $(CURDIR)/notebooks:$(CURDIR)/examples:$(PYTHONPATH)
+lab app docs bench quality faults: export PYTHONPATH := $(CURDIR)/notebooks:$(CURDIR)/examples:$(PYTHONPATH)
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -63,8 +63,9 @@ app: setup  ## serve two of the widgets as apps, with Voilà
 	JUPYTER_PATH=notebooks/apps $(PY) -m voila notebooks/apps --template=apps \
 		--MappingKernelManager.cull_idle_timeout=60 --MappingKernelManager.cull_interval=15 $(APP_ARGS)
 
-docs: setup  ## run all notebooks and make the site: build/docs/index.html
+docs: setup  ## run all notebooks and make the site, build/docs/index.html, and the pictures in docs/views
 	$(PY) docs/make.py
+	$(PY) -m docs.pictures
 
 film: setup  ## film the views for the README: docs/film.webp
 	$(PY) -m docs.film

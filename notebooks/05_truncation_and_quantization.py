@@ -9,28 +9,22 @@
 # %% [markdown]
 # # 5. Truncation and quantization
 #
-# **The question:** how small can an index be, and does the student stand it as well as its teacher?
+# **The question:** how small can an index be, and does the student tolerate compression as well as its teacher?
 #
 # You will see what shorter and coarser vectors cost, and how a rotation prepares a space for truncation without training.
 #
-# **What you need:** the environment of `make setup`. It takes two minutes on two cores.
+# **What you need:** the environment of `make setup`. It takes about a minute on two cores.
 
 # %%
 import time
-from dataclasses import replace
 
 import _course
 import numpy as np
 import pandas as pd
 
-from workbench import evaluate, models, quantize, student
-from workbench._util import home
-from workbench.cache import TargetCache
-from workbench.docstrings import docstring_corpus
-from workbench.pipeline import TOUR, TrainingBar
+import workbench as wb
+from workbench import evaluate, quantize
 from workbench.quantize import CompressedIndex, IndexSpec
-from workbench.teachers import LocalTeacher
-from workbench.train import train_student
 from workbench.widgets import TradeoffExplorer
 
 # %% [markdown]
@@ -50,33 +44,17 @@ sizes.assign(terabytes_for_ten_billion=sizes["bytes a document"] / 100)
 # %% [markdown]
 # ## 5.2 A data set, its teacher and its student
 #
-# We use docstrings again, some to train on, others to measure on. The student gets a closed-form start and one pass of
-# training.
+# Passages on countries and their questions, some to learn from, others to measure on. The student is a closed form, made in
+# seconds.
 
 # %%
-profile = _course.profile()
-corpus = docstring_corpus(pairs=profile.pairs, held_out=profile.held_out)
-train, collection = corpus.train[: profile.train_texts], corpus.held_out
-teacher = LocalTeacher(TOUR.teacher, max_length=TOUR.max_length)
-cache = TargetCache(home() / "cache", teacher)
-texts = train + collection.query_texts() + collection.document_texts()
-_ = cache.embed(texts, progress=True)
-
-
-# %%
-def taught(targets):
-    model = student.build(TOUR.base, cache.dimension, max_length=TOUR.max_length)
-    student.fit_head(model, train, targets)
-    with TrainingBar() as bar:
-        train_student(model, train, targets, replace(profile.config, epochs=1), on_step=bar)
-    return model
-
-
-# %%
-plain = taught(cache.targets(train))
+train, collection = _course.factbook(train=400, held_out=200)
+teacher = wb.Teacher("all-mpnet-base-v2", max_length=96)
+student = wb.distill(train, teacher, recipe="adapt", others=0)
+targets = evaluate.vectors(teacher, train)
 sides = {
-    "teacher": evaluate.vectors(cache, collection),
-    "symmetric": evaluate.vectors(plain, collection),
+    "teacher": evaluate.vectors(teacher, collection),
+    "symmetric": evaluate.vectors(student, collection),
 }
 sides["asymmetric"] = sides["symmetric"][0], sides["teacher"][1]
 {mode: (queries.shape, documents.shape) for mode, (queries, documents) in sides.items()}
@@ -89,7 +67,7 @@ sides["asymmetric"] = sides["symmetric"][0], sides["teacher"][1]
 # size.
 
 # %%
-grid = quantize.grid(cache.dimension)
+grid = quantize.grid(768)
 as_it_is = quantize.sweep(collection, sides, grid, timed=20_000)
 print(quantize.format_table(as_it_is))
 
@@ -108,34 +86,19 @@ print(quantize.format_table(as_it_is))
 # largest eigenvalue first. We fit it on the training texts, never on the texts that we measure with.
 
 # %%
-rotation = quantize.principal_rotation(cache.targets(train)[:])
-targets = cache.targets(train)
-turned_targets = targets[:] @ rotation
-before, after = targets[:200], turned_targets[:200]
+rotation = quantize.principal_rotation(targets)
+before, after = targets[:200], targets[:200] @ rotation
 print(f"largest change of a cosine: {np.abs(before @ before.T - after @ after.T).max():.1e}")
-
-# %%
-kept = pd.DataFrame(
-    {"as it is": before, "rotated": after}.items(), columns=["space", "vectors"]
-).set_index("space")
-kept["vectors"].map(lambda v: (v[:, :96] ** 2).sum(axis=1).mean()).rename(
-    "share of the norm in 96 dimensions"
-).to_frame()
+print(f"share of the norm in the first 96 dimensions: {(before[:, :96] ** 2).sum(axis=1).mean():.0%} before, "
+      f"{(after[:, :96] ** 2).sum(axis=1).mean():.0%} after")  # fmt: skip
 
 # %% [markdown]
-# The cache stays as it is. A new student learns them with the same loss,
-# which does not depend on the order of the dimensions.
+# The student's last layer is linear, so its vectors turn with the teacher's, and nothing has to be trained again.
 
 # %%
-rotated = taught(turned_targets)
 rotated_sides = {
-    "teacher": tuple(vectors @ rotation for vectors in sides["teacher"]),
-    "symmetric": (
-        models.encode(rotated, collection.query_texts()),
-        models.encode(rotated, collection.document_texts()),
-    ),
+    mode: tuple(vectors @ rotation for vectors in pair) for mode, pair in sides.items()
 }
-rotated_sides["asymmetric"] = rotated_sides["symmetric"][0], rotated_sides["teacher"][1]
 
 # %%
 rotated = quantize.sweep(collection, rotated_sides, grid, timed=20_000)
@@ -153,7 +116,7 @@ def own_share(rows):
     floats = rows[rows["precision"] == "float32"].pivot(
         index="dimensions", columns="mode", values="ndcg_at_10"
     )
-    return (floats / floats.loc[cache.dimension]).loc[::-1, ["teacher", "symmetric", "asymmetric"]]
+    return (floats / floats.loc[768]).loc[::-1, ["teacher", "symmetric", "asymmetric"]]
 
 
 pd.concat({"as it is": own_share(as_it_is), "rotated": own_share(rotated)}, axis=1).style.format(
@@ -161,30 +124,18 @@ pd.concat({"as it is": own_share(as_it_is), "rotated": own_share(rotated)}, axis
 )
 
 # %% [markdown]
-# Compare the asymmetric columns of the two spaces. When fewer dimensions are left, differences between two models weigh
-# more. After the rotation the first dimensions matter most, also to the loss. How much the student falls depends on how
-# close it is to its teacher, and on the data (`docs/measured.md` has two data sets).
+# Where fewer dimensions are left, differences between two models weigh more. How much the student falls depends on how close
+# it is to its teacher, and on the data ([docs/experiments.md](../docs/experiments.md) has two data sets).
 #
-# Did the student have to be trained in the rotated space? Its head is linear, so you can also rotate the plain student
-# after training. The next cell measures how far apart the two students are.
-
-# %%
-late = models.encode(plain, collection.query_texts()) @ rotation
-early = rotated_sides["symmetric"][0]
-print(
-    f"mean cosine of the rotated student to the plain one, rotated: {(late * early).sum(axis=1).mean():.4f}"
-)
-
-# %% [markdown]
 # > **Caution.** Binary codes of all 768 dimensions can be worse after the rotation, as on Cranfield in
-# > `docs/measured.md`, because a component that holds almost nothing still gets a full bit. They can also be better,
+# > [docs/experiments.md](../docs/experiments.md), because a component that holds almost nothing still gets a full bit. They can also be better,
 # > even better than the float vectors that they come from. The intervals in 5.7 show which of these differences so few
 # > queries can confirm. Compare the binary rows of the two tables before you combine rotation and binary codes.
 #
 # ## 5.6 A real index
 #
-# int8 needs a minimum and a maximum for each dimension. They are computed from the documents, are part of the
-# index; queries stay as they are. With minimum $l$ and maximum $u$, a value $x$ becomes the byte $c$ and is
+# int8 needs a minimum and a maximum for each dimension. They are computed from the documents and are part of the
+# index. Queries stay as they are. With minimum $l$ and maximum $u$, a value $x$ becomes the byte $c$ and is
 # decoded as $\hat x$:
 #
 # $$ c = \left\lfloor 255\, \frac{x - l}{u - l} \right\rfloor, \qquad \hat x = l + \frac{c + 1/2}{255}\,(u - l) $$
@@ -223,7 +174,7 @@ def milliseconds(encode):
     return 1000 * (time.perf_counter() - started) / 20
 
 
-own = milliseconds(lambda texts: plain.encode_query(texts, show_progress_bar=False))
+own = milliseconds(lambda texts: student.encode_query(texts, show_progress_bar=False))
 encode_ms = {
     "teacher": milliseconds(lambda texts: teacher.encode(texts, "query")),
     "symmetric": own,
@@ -240,12 +191,20 @@ explorer
 print(explorer.code)
 
 # %% [markdown]
+# ## 5.8 The answer
+
+# %%
+kept = rotated.set_index(["mode", "precision", "dimensions"])["share_of_teacher"]
+for mode in ("teacher", "asymmetric"):
+    print(f"{mode}: {kept[mode, 'float32', 768]:.0%} of the teacher's nDCG@10 at 3,072 bytes a document, "
+          f"{kept[mode, 'int8', 192]:.0%} at 192 bytes (rotated, 192 dimensions, int8).")  # fmt: skip
+
+# %% [markdown]
 # ## What you learned
 #
 # - Size is dimensions times bits. Along both, quality falls slowly at first and fast at the end.
-# - A rotation by principal components prepares a teacher for truncation at no cost, even if it was not trained for
-#   that.
-# - The student follows its teacher's curve, most closely in symmetric search.
+# - A rotation by principal components prepares a teacher for truncation without training, even if it was not made for that.
+# - Compare the student's curve with its teacher's at each size before you choose one.
 #
 # ## Exercises
 #

@@ -1,88 +1,44 @@
-"""What the notebooks share: how much they do, and the student that they look at."""
+"""What the notebooks share: parts of a collection, and picking more texts like some."""
 
 from __future__ import annotations
 
-import os
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from workbench import evaluate, pipeline, ranking, student
-from workbench._util import home, unit
-from workbench.cache import TargetCache
-from workbench.data import Text, as_texts, read_texts
-from workbench.errors import WorkbenchError
-from workbench.pipeline import TOUR
-from workbench.train import TrainingConfig
+from workbench import agreement, evaluate, ranking
+from workbench._util import unit
+from workbench.data import RetrievalDataset, Text, as_texts, crop_queries, read_dataset, read_texts
 
-
-@dataclass(frozen=True)
-class Profile:
-    """How much a notebook does.
-
-    Attributes:
-        name: "quick" or "full".
-        pairs: docstring pairs to learn from; all of them if None.
-        held_out: docstring pairs to measure on.
-        train_texts: texts for a closed-form head without training; all of them if None.
-        config: of training.
-    """
-
-    name: str
-    pairs: int | None
-    held_out: int
-    train_texts: int | None
-    config: TrainingConfig
-
-    @property
-    def folder(self) -> Path:
-        """Where the notebooks keep what they make, besides the cache of targets."""
-        return home() / ("notebook" if self.name == "quick" else f"notebook-{self.name}")
-
-
-# Minutes on two cores. So few steps leave no time to make up for a higher learning rate.
-_QUICK = Profile("quick", 400, 150, 800, replace(TOUR.config, epochs=1, learning_rate=1.5e-4))
-_FULL = Profile("full", None, 500, None, replace(TOUR.config, epochs=4, evaluations=1))
 SAME = 0.95  # cosine of near-duplicates
-PROFILES = {profile.name: profile for profile in (_QUICK, _FULL)}
 
 
-def profile() -> Profile:
-    """Return the profile that `WORKBENCH_PROFILE` names, "quick" if it is not set.
+def part(dataset: RetrievalDataset, rows: Sequence[int]) -> RetrievalDataset:
+    """Return some documents of a data set, by position, with the queries that are judged on one of them."""
+    ids = list(dataset.corpus)
+    corpus = {ids[row]: dataset.corpus[ids[row]] for row in sorted(rows)}
+    judged = {
+        query: {id_: grade for id_, grade in grades.items() if id_ in corpus}
+        for query, grades in dataset.qrels.items()
+    }
+    qrels = {query: grades for query, grades in judged.items() if any(grades.values())}
+    queries = {query: dataset.queries[query] for query in qrels}
+    return replace(dataset, corpus=corpus, queries=queries, qrels=qrels)
 
-    Raises:
-        WorkbenchError: an unknown name.
+
+def factbook(train: int = 400, held_out: int = 150) -> tuple[list[Text], RetrievalDataset]:
+    """Return passages on countries with their questions to train on, and others as a data set to measure on.
+
+    Both are drawn at random, always alike. The training texts are `train` passages and as many questions.
     """
-    name = os.environ.get("WORKBENCH_PROFILE") or "quick"
-    if name not in PROFILES:
-        raise WorkbenchError(f"WORKBENCH_PROFILE is {name!r}: choose from {', '.join(PROFILES)}")
-    return PROFILES[name]
-
-
-def learned(cache: TargetCache, texts: Sequence[Text]) -> Path:
-    """Return the folder of notebook 2's student, or else of a student with a closed-form head and no training.
-
-    Args:
-        cache: of the teacher. A student of another teacher, or a damaged one, is not used.
-        texts: for the closed form; a student of the same texts is used again.
-    """
-    trained = profile().folder / "student"
-    try:
-        if student.read_provenance(trained).get("teacher") == cache.identity:
-            student.load(trained)
-            return trained
-    except WorkbenchError as error:
-        warnings.warn(
-            f"{trained} is not used ({error}): delete it, or run notebook 2 again", stacklevel=2
-        )
-    output = profile().folder / "closed-form"
-    return pipeline.run(
-        texts, cache, TOUR.change(train=False), output, source="docstrings", progress=False
-    ).folder
+    whole = read_dataset("factbook")
+    order = np.random.default_rng(0).permutation(len(whole.corpus))
+    lesson = part(whole, order[held_out : held_out + train])
+    return [*lesson.document_texts(), *lesson.query_texts()], part(whole, order[:held_out])
 
 
 def more_like(
@@ -103,3 +59,58 @@ def more_like(
             picked.append(pool[row])
             taken = np.concatenate([taken, candidates[row][None]])
     return picked
+
+
+def asked(texts: Sequence[Text], held_out: Sequence[Text]) -> RetrievalDataset:
+    """Return all texts as documents, and as queries a piece of each of those held out, which is judged to find its own."""
+    times = Counter(text.id for text in texts)
+    names = {
+        text: text.id if text.id and times[text.id] == 1 else f"{row}: {text.id}"
+        for row, text in enumerate(texts)
+    }
+    queries, qrels = {}, {}
+    for text in held_out:
+        name = names[text]
+        queries[f"piece of {name}"] = [*crop_queries([text]), text][0].text
+        qrels[f"piece of {name}"] = {name: 1}
+    corpus = {name: text.text for text, name in names.items()}
+    details = {name: text for text, name in names.items()}
+    return RetrievalDataset("texts", corpus, queries, qrels, details)
+
+
+def finds(models: Mapping[str, Any], collection: RetrievalDataset, k: int = 10) -> pd.DataFrame:
+    """Say how many of the first model's k nearest documents the others find with their queries on its index.
+
+    Returns a row a query, and a column for each model but the first.
+    """
+    models = evaluate.same_models(models, collection)
+    collection, _ = evaluate.cut_for(models, collection)
+    embedded = [evaluate.vectors(model, collection) for model in models.values()]
+    k, index = min(k, len(collection.corpus)), embedded[0][1]
+    nearest, *hits = (
+        ranking.top_k(queries, index, k, rows=collection.rows)[1] for queries, _ in embedded
+    )
+    shares = [agreement.overlap(nearest, found) for found in hits]
+    return (
+        pd.DataFrame(dict(zip([*models][1:], shares, strict=True)), index=[*collection.queries]) * k
+    )
+
+
+def gained(table: pd.DataFrame, name: str, other: str) -> str:
+    """Say in a sentence whether one student of `finds` finds more than another."""
+    gain = table[name] - table[other]
+    low, high = evaluate.interval(gain)
+    if low > 0:
+        verdict = "more, and chance does not explain it"
+    elif high < 0:
+        verdict = "fewer, and chance does not explain it"
+    else:
+        verdict = "gained nothing that shows"
+    return f"{name} beside {other}: {gain.mean():+.2f} ({low:+.2f} to {high:+.2f}): {verdict}"
+
+
+def cheapest(table: pd.DataFrame) -> str:
+    """Return the first student of `finds`, in the order of their cost, that the best one does not beat beyond chance."""
+    best = table.mean().idxmax()
+    lows = {name: evaluate.interval(table[best] - table[name])[0] for name in table}
+    return next(name for name, low in lows.items() if name == best or low <= 0)

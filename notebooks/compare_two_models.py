@@ -35,7 +35,7 @@ print(*table.attrs["notes"], sep="\n")
 table.style.format(precision=3, na_rep="")
 
 # %% [markdown]
-# > **Think first.** About two thirds of the neighbors in common: is that few?
+# > **Think first.** Look at `overlap`: is that share of common neighbors small?
 #
 # It depends on where. Among near-duplicates the models agree on everything, and among texts of one subject the order of
 # the tenth and the eleventh neighbor is a matter of taste. So look at the texts where they differ.
@@ -97,10 +97,21 @@ answer["width"] = [models[name].dimension for name in answer.index]
 answer["texts_per_second"] = [speed[name] for name in answer.index]
 answer.style.format(precision=3, na_rep="")
 
+# %%
+name = answer.index[1]
+low, high = answer.loc[name, ["share_low", "share_high"]]
+verdict = "which may be chance" if low <= 1 <= high else "which chance does not explain"
+print(
+    f"The small model finds {answer['ndcg_at_10'].iloc[1] / answer['ndcg_at_10'].iloc[0]:.0%} of what the large one finds ({low:.0%} to {high:.0%}), {verdict},"
+)
+print(
+    f"with vectors of {answer['width'].iloc[1] / answer['width'].iloc[0]:.0%} of the width, and embeds {speed['small'] / speed['large']:.1f} texts while the large one embeds one."
+)
+
 # %% [markdown]
 # ## What you learned
 #
 # - Two spaces are compared by neighbors, not by cosines.
 # - Agreement needs no judgments and says where to look. Judgments say who is right.
 # - To change the model of an index, everything has to be embedded again, unless the new model lives in the old one's
-#   space. Making such a model is what [the other notebooks](00_start_here.ipynb) are about.
+#   space. Making such a model is what [the course](01_the_method_from_scratch.ipynb) is about.

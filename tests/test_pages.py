@@ -20,7 +20,7 @@ pytestmark = pytest.mark.notebooks
 # What a page must show and never run.
 HOSTILE = '</script><img src=x onerror="document.title=1">'
 TINY = [
-    "# Tiny\n\nFor $x$ it is\n\n$$ y = \\frac{1}{2} $$\n\nand costs 5: [the next one](01_teacher_caching.ipynb).",
+    "# Tiny\n\nFor $x$ it is\n\n$$ y = \\frac{1}{2} $$\n\nand costs 5: [the next one](02_student_distillation.ipynb).",
     f"import numpy as np, pandas as pd\nfrom tqdm.auto import tqdm\nhostile = {HOSTILE!r}\nprint(hostile)",
     "pd.DataFrame({hostile: [hostile]})",
     "list(tqdm(range(3), leave=True))",
@@ -77,10 +77,10 @@ def test_links_and_fetches_are_checked(make, tmp_path):
 
 @pytest.mark.slow
 def test_a_lost_link_stops_the_build(make, tmp_path, capfd):
-    targets = ["01_teacher_caching.ipynb#lost-one", "lost-two.ipynb", "#lost-three"]
+    targets = ["02_student_distillation.ipynb#lost-one", "lost-two.ipynb", "#lost-three"]
     (tmp_path / "executed").mkdir()
     links = " ".join(f"[lost]({target})" for target in targets)
-    notebook(tmp_path / "executed" / "00_start_here.ipynb", f"# Tiny\n\n{links}")
+    notebook(tmp_path / "executed" / "01_the_method_from_scratch.ipynb", f"# Tiny\n\n{links}")
     with pytest.raises(WorkbenchError, match="the site has errors"):
         make.build(tmp_path / "executed", tmp_path / "site", tmp_path / "docs")
     said = capfd.readouterr().err
@@ -106,8 +106,8 @@ def test_a_notebook_that_fails_is_named(make, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_notebook_becomes_a_page_of_the_site(make, tmp_path, browser):
     (tmp_path / "executed").mkdir()
-    made = make.run(notebook(tmp_path / "00_start_here.ipynb", *TINY))
-    nbformat.write(made, tmp_path / "executed" / "00_start_here.ipynb")
+    made = make.run(notebook(tmp_path / "01_the_method_from_scratch.ipynb", *TINY))
+    nbformat.write(made, tmp_path / "executed" / "01_the_method_from_scratch.ipynb")
     make.build(
         tmp_path / "executed", tmp_path / "site", tmp_path / "docs"
     )  # strict, and checks links

@@ -131,6 +131,7 @@ def _anchor(heading):
         "CONTRIBUTING.md",
         "docs/guide.md",
         "docs/measured.md",
+        "docs/experiments.md",
         "docs/scale.md",
         "docs/teaching.md",
     ],

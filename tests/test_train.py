@@ -261,8 +261,8 @@ def test_two_processes_train_the_student_of_one_and_can_be_stopped(tiny_model, l
         (lambda t, v: (t, v[:-1]), "do not fit"),
         (lambda t, v: (t, np.where(np.arange(len(v))[:, None] == 9, np.nan, v)), "target 9 .*NaN"),
         (lambda t, v: (t, v * 3), "normalize=False"),
-        (lambda t, v: (t, v[np.random.default_rng(0).permutation(len(v))]), "out of step"),
-        (lambda t, v: (t, np.roll(v, 2, axis=0)), "out of step"),
+        (lambda t, v: (t, v[np.random.default_rng(0).permutation(len(v))]), "seem misaligned"),
+        (lambda t, v: (t, np.roll(v, 2, axis=0)), "seem misaligned"),
     ],
 )
 def test_what_would_spoil_a_run_is_found_before_it(tiny_model, lesson, change, message):

@@ -69,12 +69,12 @@ def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 # How to read the measures.
 READING = {
-    "cosine": "good: near 1, the same directions; bad: below 0.7 (mean)",
+    "cosine": "good: near 1, the same directions; bad: near 0, as unrelated texts (mean)",
     "squared_distance": "good: near 0; bad: near 2, as far as unrelated texts (mean)",
-    "overlap": "good: near 1, the same neighbors; bad: below 0.3, searches differ (mean at k)",
+    "overlap": "good: near 1, the same neighbors; bad: near 0, searches differ (mean at k)",
     "nearest_rank": "good: 1; bad: far beyond k, the best hit drops out of sight (median)",
     "cka": "good: near 1, one geometry up to rotation and scale; bad: near 0, none in common",
-    "rank_correlation": "good: near 1, similarities are ordered alike; bad: below 0.6 (Spearman)",
+    "rank_correlation": "good: near 1, similarities are ordered alike; bad: near 0 (Spearman)",
 }
 
 

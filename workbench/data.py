@@ -63,7 +63,7 @@ def read_texts(
             pyarrow, `datasets.Dataset`, list of dictionaries), a `RetrievalDataset`, or the name
             of a file (.csv, .tsv, .jsonl, .json, .parquet; .txt and .md are one text each; also
             .gz; with the extra `files` .pdf, .docx, .pptx and .html), of a folder of files or in
-            BEIR layout, "docstrings", "tutorial" or "hub:owner/name".
+            BEIR layout, "docstrings", "tutorial", "factbook" or "hub:owner/name".
         column: the column with the texts, several (title and text), or a path into nested ones,
             such as "ticket.text" or "messages[].content"; by default `text`, or the only one.
         role: of all texts; by default what the column `role` says, otherwise document.
@@ -273,7 +273,9 @@ def _parts(source: object, encoding: str | None) -> Iterator[tuple[str, Iterable
         elif name.startswith("hub:"):
             source = hub_rows(name.removeprefix("hub:"))
         else:
-            others = "'tutorial', 'docstrings' and 'hub:owner/name'. A single text goes in a list"
+            others = (
+                "tutorial, factbook, docstrings and hub:owner/name. A single text goes in a list"
+            )
             raise DataError(f"there is no file {name:.80}. Other sources are {others}")
     items = enumerate(_items(source, "the source"))
     yield "", ((str(row), item) for row, item in items)
@@ -542,7 +544,7 @@ def is_dataset(source: object) -> bool:
 
 
 def _path(source: str | Path) -> Path:
-    return DATA / "tutorial" if source == "tutorial" else expanded(source)
+    return DATA / source if source in ("tutorial", "factbook") else expanded(source)
 
 
 def _member(folder: Path, name: str) -> Path:

@@ -312,8 +312,8 @@ def _check_in_step(
         if score >= by_chance.mean() + 3 * by_chance.std():
             return
     raise TrainingError(
-        "texts and targets look out of step: row i of the targets has to belong to text i. If it "
-        "does, set check_pairs=False"
+        "texts and targets seem misaligned: prediction is no better than after shuffling. Row i of "
+        "the targets has to belong to text i; if it does, set check_pairs=False"
     )
 
 

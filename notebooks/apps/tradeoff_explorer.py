@@ -18,30 +18,25 @@ import _course
 
 import workbench as wb
 from workbench import evaluate, quantize
-from workbench._util import home
-from workbench.cache import TargetCache
-from workbench.docstrings import docstring_corpus
 from workbench.widgets import TradeoffExplorer
 
 # %%
-profile = _course.profile()
-corpus = docstring_corpus(pairs=profile.pairs, held_out=profile.held_out)
-collection, train = corpus.held_out, corpus.train[: profile.train_texts]
-cache = TargetCache(home() / "cache", wb.Teacher("all-mpnet-base-v2", max_length=96))
-targets = cache.embed(train)
+train, collection = _course.factbook(train=400, held_out=150)
+teacher = wb.Teacher("all-mpnet-base-v2", max_length=96)
+targets = evaluate.vectors(teacher, train)
 
 # %%
 vectors = {
-    "teacher": evaluate.vectors(cache, collection),
+    "teacher": evaluate.vectors(teacher, collection),
     "student": evaluate.vectors(wb.load_ready(), collection),
 }
 sides = {"teacher": vectors["teacher"], "symmetric": vectors["student"]}
 sides["asymmetric"] = vectors["student"][0], vectors["teacher"][1]
-rotation = quantize.principal_rotation(targets[:])
+rotation = quantize.principal_rotation(targets)
 rotated = {mode: (queries @ rotation, texts @ rotation) for mode, (queries, texts) in sides.items()}
 
 # %%
-points = quantize.grid(cache.dimension)
+points = quantize.grid(768)
 curves = {
     "as it is": quantize.sweep(collection, sides, points, timed=20_000),
     "rotated": quantize.sweep(collection, rotated, points, timed=20_000),
