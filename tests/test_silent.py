@@ -2,20 +2,154 @@
 
 import json
 import shutil
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sentence_transformers import SentenceTransformer
+from tokenizers import normalizers
 from transformers import AutoTokenizer, BertConfig, BertModel, RobertaConfig, RobertaModel
 
 import workbench as wb
-from tests.conftest import sentences
+from tests.conftest import make_tiny_model, sentences
 from workbench import evaluate, models, student
+from workbench._util import unit
 from workbench.cache import TargetCache
+from workbench.data import Role, Text
 from workbench.errors import CacheError, ModelError, TeacherError
-from workbench.extras import publish
+from workbench.extras import benchmark, publish
 from workbench.teachers import FunctionTeacher
+
+
+def _more_heads(model):
+    model[0].model.config.num_attention_heads = 2
+    for layer in model[0].model.encoder.layer:
+        attention = layer.attention.self
+        attention.num_attention_heads, attention.attention_head_size = 2, 16
+
+
+def _set(path, value):
+    """Return what sets an attribute of a model, such as `1.pooling_mode`."""
+
+    def change(model):
+        *names, last = path.split(".")
+        for name in names:
+            model = model[int(name)] if name.isdigit() else getattr(model, name)
+        setattr(model, last, value)
+
+    return change
+
+
+# What people change of a model, and what tools have left out of their keys or of their exports.
+CHANGES = {
+    "e5's prompts": _set("prompts", {"query": "find: ", "document": "", "passage": "coffee: "}),
+    "prompt": _set("prompts", {"query": "the river "}),
+    "pooling": _set("1.pooling_mode", "cls"),
+    "max": _set("1.pooling_mode", "max"),
+    "prompt not pooled": _set("1.include_prompt", False),
+    "width": _set("truncate_dim", 8),
+    "length": _set("max_seq_length", 8),
+    "length of queries": _set("0.query_length", 6),
+    "cut in front": _set("tokenizer.truncation_side", "left"),
+    "padded in front": _set("tokenizer.padding_side", "left"),
+    "no accents": _set("tokenizer.backend_tokenizer.normalizer", normalizers.StripAccents()),
+    "not normalized": lambda model: model.pop(2),
+    "heads": _more_heads,
+    "bfloat16": lambda model: model.bfloat16(),
+}
+some_changes = st.sets(st.sampled_from(sorted(CHANGES)), max_size=3)
+# Of all scripts, lengths and roles; "\0" is refused.
+letters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+words = st.sampled_from("River stone été 图书馆 🙂 bread, 12".split())
+strings = st.text(letters, min_size=1, max_size=30) | st.lists(words, min_size=1, max_size=90).map(
+    " ".join
+)
+some_texts = st.lists(st.builds(Text, strings, st.sampled_from(Role)), min_size=1, max_size=6)
+quiet = settings(
+    deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def changed(folder, changes):
+    model = models.load_model(folder, device="cpu")
+    for name in sorted(changes):
+        CHANGES[name](model)
+    return models.load_model(model)
+
+
+@settings(quiet, max_examples=60)
+@given(some_changes, some_changes, st.sampled_from(["model", "function"]), some_texts)
+@pytest.mark.filterwarnings("ignore:.*pads on the left")
+def test_what_a_cache_serves_is_what_its_teacher_embeds(tiny_model, one, other, kind, texts):
+    """Two teachers that embed differently never share an entry."""
+
+    def teacher(changes):
+        model = changed(tiny_model, changes)
+        if kind == "model":
+            return wb.Teacher(model)
+        return wb.Teacher(
+            lambda texts, role: models.encode(model, texts, role), name="f", normalize=False
+        )
+
+    with tempfile.TemporaryDirectory() as root:
+        TargetCache(root, teacher(one), dtype="float32").fill(texts)
+        second = teacher(other)
+        cache = TargetCache(root, second, dtype="float32")
+        try:
+            served = np.asarray(cache.embed(texts))
+        except CacheError:
+            assert kind == "function" and one != other
+            return
+        for text, vector in zip(texts, served, strict=True):
+            alone = second.encode([text.text], text.role)[0]
+            most = 2e-3 if kind == "model" else 0.1  # functions are told apart by their probes
+            assert np.linalg.norm(vector - alone) <= most * np.linalg.norm(alone)
+
+
+@settings(quiet, max_examples=30)
+@given(some_changes, some_changes, some_texts, st.integers(0, 9))
+@pytest.mark.filterwarnings("ignore:.*pads on the left")
+def test_what_is_published_embeds_as_what_was_measured(
+    tiny_model, wide_as_tiny, one, other, texts, draw
+):
+    """A student alone, truncated, in a pair, as ONNX and int8."""
+    small, large = changed(tiny_model, one), changed(wide_as_tiny, other | (one & {"width"}))
+    if draw % 3 == 0:
+        small = publish.truncated(small, 5)
+    strings = [text.text for text in texts]
+
+    def check(published, role, measured, least=0.999):
+        """Embed as people do who have sentence-transformers, or the graph, alone."""
+        if isinstance(published, publish.OnnxModel):
+            vectors = published.encode(strings, role)
+        else:
+            vectors = getattr(published, f"encode_{role}")(strings)
+        expected = models.encode(measured, strings, role, precision="float32")
+        assert (unit(vectors) * unit(expected)).sum(axis=1).min() > least, role
+
+    with tempfile.TemporaryDirectory() as scratch:
+        alone = publish.save_student(small, Path(scratch, "alone"))
+        for role in Role:
+            check(SentenceTransformer(str(alone), device="cpu"), role, small)
+        if small.get_embedding_dimension() == large.get_embedding_dimension():
+            folder = publish.save_pair(large, small, Path(scratch, "pair"))
+            pair = SentenceTransformer(str(folder), device="cpu")
+            check(pair, "query", small)
+            check(pair, "document", large)
+        if draw > 6:
+            try:
+                folder = publish.save_onnx(small, Path(scratch, "onnx"))
+            except ModelError:  # what a graph cannot do
+                assert one & {"prompt not pooled", "bfloat16", "length of queries"}
+                return
+            for role in Role:
+                check(publish.OnnxModel(folder), role, small)
+                check(publish.OnnxModel(folder, int8=True), role, small, 0.99)
 
 
 class Embedder:
@@ -28,6 +162,11 @@ class Embedder:
         return np.stack(
             [np.random.default_rng([self.seed, *text.encode()]).normal(size=16) for text in texts]
         )
+
+
+@pytest.fixture(scope="session")
+def wide_as_tiny(tmp_path_factory):
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "large", seed=2)
 
 
 def test_another_function_of_the_same_name(tmp_path, monkeypatch):
@@ -94,7 +233,7 @@ def test_width_is_part_of_the_identity_and_of_what_is_published(
     np.testing.assert_allclose(alone.encode(texts), cut, atol=1e-5)
 
 
-def test_another_similarity_is_refused(tiny_model):
+def test_another_similarity_is_refused(tiny_model, tmp_path):
     model = models.load_model(tiny_model, device="cpu")
     model.similarity_fn_name = "dot"
     if models.normalizes(model):
@@ -102,9 +241,21 @@ def test_another_similarity_is_refused(tiny_model):
             modules=list(model.children())[:2], similarity_fn_name="dot", device="cpu"
         )
     data = wb.RetrievalDataset("d", {"a": "x"}, {"q": "x"}, {"q": {"a": 1}})
-    for other in (model, wb.Teacher(model)):
+    for door in (
+        lambda: evaluate.same_models({"one": model, "two": model}, data),
+        lambda: wb.Teacher(model),
+        lambda: benchmark.of_model(model, "dot"),
+        lambda: publish.save_pair(model, model, tmp_path / "pair"),
+    ):
         with pytest.raises(wb.WorkbenchError, match="compared by dot"):
-            evaluate.same_models({"one": other, "two": model}, data)
+            door()
+    normalized = models.load_model(tiny_model, device="cpu")
+    for name in ("dot", "euclidean", "cosine"):
+        normalized.similarity_fn_name = name
+        models.check_cosine(normalized)
+    normalized.similarity_fn_name = "manhattan"
+    with pytest.raises(ModelError, match="compared by manhattan"):
+        models.check_cosine(normalized)
 
 
 def test_positions_of_bert_and_of_roberta():
