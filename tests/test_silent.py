@@ -1,8 +1,11 @@
 """What was wrong without a word in neighboring tools, and was here: each test is named after its kind."""
 
 import json
+import os
 import shutil
+import sys
 import tempfile
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -188,6 +191,31 @@ def test_another_function_of_the_same_name(tmp_path, monkeypatch):
         wb.compare({"one": wb.Teacher(one.encode), "other": wb.Teacher(other.encode)}, texts)
 
 
+def test_a_teacher_of_ones_own_and_a_model_that_learns_on_are_told_from_what_they_were(
+    tmp_path, tiny_model
+):
+    class Mine(wb.Teacher):
+        def __init__(self, seed, length=9999):
+            super().__init__("mine", 16, normalize=False)
+            self.embed, self.length = Embedder(seed).encode, length
+
+        def encode(self, texts, role=Role.DOCUMENT, *, stop=None):
+            return self.embed([text[: self.length] for text in texts])
+
+    cache = TargetCache(tmp_path, Mine(1))
+    cache.fill(["bread"])
+    for other in (Mine(2), Mine(1, length=500)):  # which differs for long texts alone
+        with pytest.raises(CacheError, match="another name"):
+            TargetCache(tmp_path, other).fill(["bread"])
+    model = models.load_model(tiny_model, device="cpu")
+    cache = TargetCache(tmp_path, wb.Teacher(model))
+    cache.fill(["bread"])
+    with torch.no_grad():
+        model[0].model.embeddings.word_embeddings.weight.mul_(-1)
+    with pytest.raises(CacheError, match="another name"):
+        cache.fill(["stone"])
+
+
 def test_a_function_that_only_knows_its_own_texts():
     known = {"bread": [1.0, 2.0]}
     with pytest.raises(TeacherError, match=r"cannot embed .*wb.Teacher\(vectors, texts=texts\)"):
@@ -202,6 +230,49 @@ def test_weights_outside_the_folder(tmp_path, tiny_model):
     before = models.resolve(adapter).fingerprint
     (base / "note.txt").write_text("retrained")
     assert models.resolve(adapter).fingerprint != before
+    (adapter / "query").mkdir()  # as in a Router
+    (adapter / "adapter_config.json").rename(adapter / "query" / "adapter_config.json")
+    before = models.resolve(adapter).fingerprint
+    (base / "note.txt").write_text("retrained again")
+    assert models.resolve(adapter).fingerprint != before
+
+
+def test_every_file_that_is_opened_counts(tmp_path, tiny_model, other_tiny_model):
+    small = student.build(tiny_model, 48, max_length=40, device="cpu")
+    large = models.load_model(other_tiny_model, device="cpu")
+    folder = publish.save_pair(large, small, tmp_path / "pair")
+    opened = set()
+
+    def record(event, arguments):
+        if event == "open" and str(arguments[0]).startswith(str(folder)):
+            opened.add(Path(str(arguments[0])))
+
+    sys.addaudithook(record)  # safetensors are mapped by Rust, which is not seen here
+    SentenceTransformer(str(folder), device="cpu")
+    opened |= set(folder.rglob("*.safetensors"))
+    assert len(opened) > 8
+    before = models.resolve(folder).fingerprint
+    for path in filter(Path.is_file, opened - {folder / "README.md"}):
+        content = path.read_bytes()
+        path.write_bytes(content + b" ")
+        assert models.resolve(folder).fingerprint != before, path
+        path.write_bytes(content)
+
+
+def test_stale_weights_beside_newer_pickles_are_refused(tmp_path, tiny_model):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    weights, pickle = folder / "model.safetensors", folder / "pytorch_model.bin"
+    pickle.write_bytes(b"x")
+    models.resolve(folder)  # copied together
+    os.utime(weights, (time.time() - 3600,) * 2)
+    with pytest.raises(ModelError, match=r"pytorch_model.bin is newer"):
+        models.resolve(folder)
+    pickle.unlink()
+    (folder / "query").mkdir()
+    (folder / "query" / "pytorch_model-00001-of-00002.bin").write_bytes(b"x")
+    with pytest.raises(ModelError, match=r"lacks .safetensors"):
+        models.resolve(folder)
 
 
 def test_a_student_on_an_adapter_is_refused(tiny_model):
@@ -278,6 +349,15 @@ def test_a_model_that_cannot_do_what_it_says(tiny_model, tmp_path):
         tokenizer.save_pretrained(folder)
         return folder
 
+    half = models.load_model(tiny_model, device="cpu").half()
+    exact = models.load_model(tiny_model, device="cpu")
+    texts = [text.text for text in sentences(20)]
+    expected = models.encode(exact, texts, precision="float32")
+    assert (models.encode(half, texts) * expected).sum(axis=1).min() > 0.999
+    exact.tokenizer.padding_side = "left"  # its positions would depend on the batch
+    with pytest.warns(UserWarning, match="pads on the left"):
+        padded = models.encode(exact, texts, precision="float32")
+    np.testing.assert_allclose(padded, expected, atol=1e-5)
     words = [f"neologism{i}" for i in range(5000)]
     with pytest.raises(ModelError, match="do not belong together"):
         models.load_model(changed("large", lambda tokenizer: tokenizer.add_tokens(words)))
@@ -288,7 +368,7 @@ def test_a_model_that_cannot_do_what_it_says(tiny_model, tmp_path):
     assert model.max_seq_length == models.positions(model)
     model.tokenizer.pad_token = None
     with pytest.raises(ModelError, match="no padding token"):
-        models._check(model, "unpadded")
+        models.encode(model, texts)  # one that was loaded before is checked too
 
 
 def test_what_a_graph_cannot_hold_is_refused(tiny_model, tmp_path):
@@ -298,3 +378,15 @@ def test_what_a_graph_cannot_hold_is_refused(tiny_model, tmp_path):
         publish.save_onnx(model, tmp_path / "prompts")
     with pytest.raises(ModelError, match=r"bfloat16: export model.float"):
         publish.save_onnx(models.load_model(tiny_model, device="cpu").bfloat16(), tmp_path / "half")
+
+
+def test_a_pair_has_the_prompts_of_both(tiny_model, wide_as_tiny, tmp_path):
+    """As e5 names them: `encode_document` of the library does not know "passage" otherwise."""
+    teacher = models.load_model(wide_as_tiny, device="cpu")
+    teacher.prompts = {"query": "ask: ", "document": "", "passage": "the river "}
+    small = models.load_model(tiny_model, device="cpu")
+    texts = [text.text for text in sentences(20)]
+    measured = wb.Teacher(teacher, precision="float32").encode(texts)
+    pair = SentenceTransformer(str(publish.save_pair(teacher, small, tmp_path / "pair")))
+    np.testing.assert_allclose(pair.encode_document(texts), measured, atol=1e-5)
+    np.testing.assert_allclose(pair.encode_query(texts), small.encode(texts), atol=1e-5)
