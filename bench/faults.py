@@ -56,6 +56,8 @@ GROUP = 64  # texts that the cache encodes at once
 class LoggingTeacher(Teacher):
     """Vectors are a function of the text; every text that is encoded leaves a line in a file."""
 
+    probes = ()
+
     def __init__(self, log: Path, pause: float = 0.0) -> None:
         super().__init__("faults", DIMENSION, normalize=False)
         self.log, self.pause = log, pause

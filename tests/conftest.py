@@ -98,6 +98,8 @@ def lesson(other_tiny_model):
 class HashTeacher(Teacher):
     """A teacher whose vectors are a function of prompt, role and text; it counts what it encodes."""
 
+    probes = ()
+
     def __init__(
         self, dimension: int = 16, name: str = "hash", prompts: dict | None = None, **identity
     ) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 import subprocess
 import sys
 
@@ -395,3 +396,46 @@ def test_docstrings_are_read_without_importing_the_library():
         "sys.exit('networkx' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "id,text\n1,bread oven\n2,river stone\n".encode("utf-16"),
+        b"sep=;\r\nid;text\r\n1;bread oven\r\n2;river stone\r\n",
+        b'"a, b, c";text\n1;bread oven\n2;river stone\n',
+    ],
+)
+def test_tables_of_excel_are_read(tmp_path, content):
+    path = tmp_path / "table.csv"
+    path.write_bytes(content)
+    texts = data.read_texts(path, column="text")
+    assert [text.text for text in texts] == ["bread oven", "river stone"]
+
+
+def test_what_is_no_text_says_so(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_bytes("bread oven".encode("utf-16-le"))
+    with pytest.raises(DataError, match=r"is not UTF-8.*utf-16-le"):
+        data.read_texts(path)
+    assert data.read_texts(path, encoding="utf-16-le")[0].text == "bread oven"
+    for names in ([str(path)], [path, path]):
+        for door in (data.read_texts, data.as_texts):
+            with pytest.raises(DataError, match="a list of file names"):
+                door(names)
+    assert data.read_texts(["notes.txt is a file"])  # a text that ends in no name
+
+
+def test_a_sample_is_as_large_as_it_can_be(tmp_path):
+    """Also where a part has many rows and few texts, or the texts of another part."""
+    (tmp_path / "a.csv").write_text("text\n" + "same\n" * 100 + "other\nb1\n")
+    (tmp_path / "b.csv").write_text("text\n" + "".join(f"b{i}\n" for i in range(50)))
+    sizes = [len(data.read_texts(tmp_path, sample=size)) for size in (1, 3, 40, 52, 90)]
+    assert sizes == [1, 3, 40, 52, 52]
+
+
+def test_a_missing_split_names_what_there_is(task_folders, tmp_path):
+    shutil.copytree(task_folders / "search", tmp_path / "search")
+    (tmp_path / "search" / "qrels" / "train.qrels.gz").write_bytes(b"")
+    with pytest.raises(DataError, match=r"train.tsv is missing: .tsv and .*train.qrels.gz"):
+        data.read_dataset(tmp_path / "search", "train")

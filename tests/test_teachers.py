@@ -39,7 +39,7 @@ def test_an_identity_is_complete_and_nothing_is_written_to_a_teacher(tmp_path, t
     assert teacher.identity == {"teacher": "minimal", "normalize": True, "dimension": 16}
     assert teacher.prompts == {"query": "", "document": ""}
     assert (teacher.concurrency, teacher.batch_size, teacher.usage) == (1, None, None)
-    assert teacher.probe() is None and teacher.estimate(sentences(3)) is None
+    assert teacher.probes and teacher.estimate(sentences(3)) is None
     before = dict(vars(teacher))
     cache = TargetCache(tmp_path, teacher)
     cache.fill(sentences(3))

@@ -1,5 +1,6 @@
 """Texts and retrieval data sets from lists, tables, files, folders and the Hugging Face hub."""
 
+import codecs
 import csv
 import gzip
 import hashlib
@@ -11,13 +12,13 @@ import re
 import warnings
 import zlib
 from array import array
-from collections import Counter, defaultdict
+from collections import ChainMap, Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import reduce
 from heapq import nsmallest
-from itertools import islice
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import TextIO
 
@@ -108,7 +109,8 @@ def as_texts(texts: Iterable, what: str = "texts") -> Sequence[Text]:
     """Return strings (as documents), `Text` objects or rows as a sequence of `Text`."""
     if isinstance(texts, StoredTexts):
         return texts
-    items = texts if isinstance(texts, list) else list(_items(texts, what))
+    items = _items(texts, what)
+    items = items if isinstance(items, list) else list(items)
     if not len(items):
         raise DataError(f"{what}: at least one text is needed")
     if all(type(item) is Text for item in items):
@@ -289,6 +291,9 @@ def _items(source: object, what: str) -> Iterable:
         return source.to_dict("records")
     if isinstance(source, str | Mapping) or not isinstance(source, Iterable):
         raise DataError(f"{what}: expected a list or table of texts, got {type(source).__name__}")
+    first = source[0] if isinstance(source, list | tuple) and source else None
+    if isinstance(first, str | Path) and _suffix(Path(first)) in SUFFIXES and os.path.isfile(first):
+        raise DataError(f"{what}: a list of file names, such as {first}; give a file or a folder")
     return source.tolist() if hasattr(source, "tolist") else source
 
 
@@ -326,11 +331,10 @@ def _sample(stream: Iterable[tuple[str, Text]], size: int) -> list[Text]:
         groups[key][digest] = text
         if len(groups[key]) > 2 * size + 1000:  # more than can be drawn from it
             groups[key] = dict(nsmallest(size, groups[key].items()))
-    drawn: dict[bytes, Text] = {}
-    for index, key in enumerate(sorted(groups, key=sizes.get)):  # the smallest first
-        group = groups[key]
-        share = -(-(size - len(drawn)) // (len(groups) - index))
-        drawn |= {digest: group[digest] for digest in sorted(group.keys() - drawn)[:share]}
+    turns = zip_longest(*(sorted(groups[key]) for key in sorted(groups, key=sizes.get)))
+    digests = dict.fromkeys(chain.from_iterable(turns))  # a text of two groups comes once
+    texts = ChainMap(*groups.values())
+    drawn = {digest: texts[digest] for digest in islice(filter(None, digests), size)}
     # Shuffled, always in the same way: backwards, the digests are in another order.
     return [drawn[digest] for digest in sorted(drawn, key=lambda digest: digest[::-1])]
 
@@ -439,17 +443,26 @@ def _suffix(path: Path) -> str:
 
 def _open(path: Path, encoding: str | None, newline: str | None = None) -> TextIO:
     opener = gzip.open if path.suffix.lower() == ".gz" else open
+    if encoding is None:
+        with opener(path, "rb") as file:
+            start = file.read(1000)
+        if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            encoding = "utf-16"
+        elif b"\0" in start:
+            raise DataError(f"{path} is not UTF-8: name its encoding, such as utf-16-le")
     return opener(path, "rt", encoding=encoding or "utf-8-sig", newline=newline)
 
 
 def _csv_rows(path: Path, encoding: str | None) -> Iterator[dict]:
     with _open(path, encoding, newline="") as file:
         header = file.readline()
-        file.seek(0)
-        delimiter = max(",;\t|", key=header.count)
+        excel = re.fullmatch(r'"?sep=(.)"?\r?\n', header)  # its first line names the delimiter
+        if not excel:
+            file.seek(0)
+        delimiter = excel[1] if excel else max(",;\t|", key=re.sub('"[^"]*"', "", header).count)
         # Strict: without it a quotation mark that is not closed swallows the rest of the file.
         reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-        line = 2
+        line = first = 3 if excel else 2
         for row in reader:
             where = f"{path}, line {line}"
             if None in row or None in row.values():
@@ -459,7 +472,7 @@ def _csv_rows(path: Path, encoding: str | None) -> Iterator[dict]:
                     "a field holds what looks like other rows: a quotation mark without its pair?"
                 )
                 raise DataError(f"{where}: {message} Mend it, or give a DataFrame")
-            line = reader.line_num + 1
+            line = reader.line_num + first - 1
             yield row
 
 
@@ -532,7 +545,11 @@ def read_dataset(source: str | Path | RetrievalDataset, split: str = "test") -> 
     folder = _path(source)
     documents = _texts_by_id(_member(folder, "corpus.jsonl"))
     queries = _texts_by_id(_member(folder, "queries.jsonl"))
-    qrels = _qrels(_member(folder, f"qrels/{split}.tsv"), queries, documents)
+    path = _member(folder, f"qrels/{split}.tsv")
+    if not path.is_file():
+        names = ", ".join(sorted(other.name for other in path.parent.glob("*"))) or "nothing"
+        raise DataError(f"{path} is missing: .tsv and .tsv.gz are read, and there is {names}")
+    qrels = _qrels(path, queries, documents)
     corpus = {name: text.text for name, text in documents.items()}
     queries = {name: text.text for name, text in queries.items() if name in qrels}
     return RetrievalDataset(folder.name, corpus, queries, qrels, documents)

@@ -326,7 +326,6 @@ def cut_for(models: Mapping[str, Any], data: Any, wanted: bool = True) -> tuple[
 def as_model(model: Any, data: RetrievalDataset | Sequence[Text]) -> Any:
     """Return a loaded model, a cache, or checked vectors of the data; nothing is embedded."""
     if isinstance(model, Teacher):
-        check_cosine(getattr(model, "model", None))
         return TargetCache(home() / "cache", model)
     if isinstance(model, TargetCache):
         return model

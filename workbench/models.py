@@ -146,8 +146,17 @@ def read_json(path: Path) -> dict:
 
 def _fingerprint(folder: Path) -> str:
     """Check that a folder is a whole model without pickles, and hash what loading reads."""
-    weights = {path.parent for path in folder.rglob("*.safetensors")}
-    if not weights or any(path.parent not in weights for path in folder.rglob("*_model.bin")):
+    weights = {path.parent: path.stat().st_mtime for path in folder.rglob("*.safetensors")}
+    for path in folder.rglob("*_model*.bin"):
+        # What was saved later as a pickle would not be read. A copy writes both within a minute,
+        # and in the hub's cache files are links.
+        is_newer = path.stat().st_mtime > weights.get(path.parent, 0) + 60
+        if path.parent in weights and is_newer and not path.is_symlink():
+            raise ModelError(
+                f"{path} is newer than the .safetensors beside it, which would be read: delete "
+                "the one that does not count"
+            )
+    if not weights or any(path.parent not in weights for path in folder.rglob("*_model*.bin")):
         raise ModelError(
             f"{folder} lacks .safetensors weights, and pickles, which can run code, are not "
             "loaded. If you trust them, save_pretrained of SentenceTransformer writes safetensors"
@@ -158,9 +167,9 @@ def _fingerprint(folder: Path) -> str:
                 f"{folder / name} is not the file that was written with this student: restore it, "
                 f'or delete "sha256" from {folder / PROVENANCE} if you changed it on purpose'
             )
-    listing, adapter = "", read_json(folder / "adapter_config.json")
-    if adapter:  # the weights of its base count, wherever these are
-        listing = resolve(adapter["base_model_name_or_path"]).fingerprint
+    listing = ""
+    for path in sorted(folder.rglob("adapter_config.json")):  # its base counts, wherever it is
+        listing += resolve(read_json(path)["base_model_name_or_path"]).fingerprint
     for path in sorted(folder.rglob("*")):
         if path.suffix in _READ and path.name != PROVENANCE:
             listing += f"{path.relative_to(folder).as_posix()} {file_sha256(path)}\n"
@@ -198,13 +207,15 @@ def load_model(
     """
     from sentence_transformers import SentenceTransformer
 
+    name = "the model"
     if isinstance(source, str | Path):
         source = resolve(source)
     if isinstance(source, ModelFiles):
-        source = _loaded(source, device, trust_remote_code)
+        name, source = source.name, _loaded(source, device, trust_remote_code)
     if not isinstance(source, SentenceTransformer):
         kind = type(source).__name__
         raise ModelError(f"expected a name, a folder or a SentenceTransformer, got {kind}")
+    _check(source, name)
     return source
 
 
@@ -229,14 +240,12 @@ def _loaded(files: ModelFiles, device: str | None, trust_remote_code: bool) -> S
     options = {"device": device, "trust_remote_code": trust_remote_code, "local_files_only": True}
     kwargs = {"dtype": torch.float32, "use_safetensors": True}
     try:
-        model = SentenceTransformer(str(files.path), model_kwargs=kwargs, **options)
+        return SentenceTransformer(str(files.path), model_kwargs=kwargs, **options)
     except Exception as error:  # loaders raise every kind, from KeyError to bare OSError
         raise ModelError(
             f"model {files.name} at {files.path} cannot be loaded ({error}). If files are missing "
             "or cut, copy or download it again"
         ) from error
-    _check(model, files.name)
-    return model
 
 
 def _check(model: SentenceTransformer, name: str) -> None:
@@ -255,9 +264,15 @@ def _check(model: SentenceTransformer, name: str) -> None:
     limit = positions(model)
     if limit and (model.max_seq_length or 0) > limit:
         warnings.warn(
-            f"{name} says it reads {model.max_seq_length} tokens; it can read {limit}", stacklevel=4
+            f"{name} says it reads {model.max_seq_length} tokens; it can read {limit}", stacklevel=3
         )
         model.max_seq_length = limit
+    names = [name for name, _ in backbone.named_parameters()] if backbone else []
+    is_learned = any(name.endswith(("position_embeddings.weight", "wpe.weight")) for name in names)
+    if is_learned and model.tokenizer.padding_side == "left":
+        # Its positions would be counted from the padding on, and depend on the batch.
+        warnings.warn(f"{name} pads on the left: changed to the right", stacklevel=3)
+        model.tokenizer.padding_side = "right"
 
 
 def positions(model: SentenceTransformer) -> int | None:
@@ -377,6 +392,8 @@ def forward_batches(
     from sentence_transformers.util import batch_to_device
 
     run = torch.nn.Sequential(*list(model.children())[:modules]) if modules else model
+    if model.dtype == torch.float16:  # its layers take no bfloat16
+        precision = "float32"
     was_training, vectors = model.training, None
     model.eval()
     with torch.inference_mode(), autocast(model.device, precision):
@@ -483,9 +500,10 @@ def normalizes(model: SentenceTransformer) -> bool:
     return all(isinstance(list(route)[-1], Normalize) for route in routes)
 
 
-def check_cosine(model: SentenceTransformer | None) -> None:
+def check_cosine(model: SentenceTransformer) -> None:
     """Raise ModelError for a model whose own similarity ranks otherwise than the cosine."""
-    if model is not None and model.similarity_fn_name != "cosine" and not normalizes(model):
+    same = ("cosine", "dot", "euclidean") if normalizes(model) else ("cosine",)
+    if model.similarity_fn_name not in same:
         raise ModelError(
             f"its vectors are compared by {model.similarity_fn_name}, and everything here by the "
             'cosine: choose a model of this kind, or set model.similarity_fn_name = "cosine"'
@@ -511,13 +529,23 @@ def shorten(model: SentenceTransformer, length: int, name: str, *, most: int | N
 
 
 def fingerprint(model: SentenceTransformer) -> str:
-    """Return the SHA-256 (hex) over a loaded model's weights, vocabulary and settings."""
-    modules = []
-    for module in model.children():
-        modules.append([type(module).__name__, getattr(module, "get_config_dict", dict)()])
-    vocabulary = sorted(model.tokenizer.get_vocab().items())
-    settings = [model.max_seq_length, model.truncate_dim, dict(model.prompts), modules, vocabulary]
+    """Return the SHA-256 (hex) over a loaded model's weights and all that it is configured by."""
+    settings: list[object] = [model.truncate_dim, dict(model.prompts), max_length(model)]
+    fixed = {"transformers_version": "", "_name_or_path": "", "truncation": "", "padding": ""}
+    for module in model.modules():
+        if hasattr(module, "get_config_dict"):
+            settings += type(module).__name__, module.get_config_dict()
+            config = getattr(getattr(module, "model", None), "config", None)
+            settings.append(config and config.to_dict() | fixed)
+            tokenizer = getattr(module, "tokenizer", None)
+            sides = "model_max_length", "truncation_side", "padding_side"
+            settings += [getattr(tokenizer, name, None) for name in sides]
+            backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+            if hasattr(backend, "to_str"):
+                settings.append(json.loads(backend.to_str()) | fixed)
+            elif tokenizer:
+                settings.append(sorted(tokenizer.get_vocab().items()))
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for key, tensor in sorted(model.state_dict().items()):
-        digest.update(key.encode() + as_float32(tensor).tobytes())
+        digest.update(f"{key} {tensor.dtype}".encode() + as_float32(tensor).tobytes())
     return digest.hexdigest()

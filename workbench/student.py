@@ -217,6 +217,8 @@ def pooled(student: SentenceTransformer, texts: Sequence[Text]) -> np.ndarray:
 class FrozenFeatures(Teacher):
     """Teacher that returns what a student's base, with its digest `weights`, gives its head."""
 
+    probes = ()
+
     def __init__(self, student: SentenceTransformer, weights: str | None = None) -> None:
         self._base = SentenceTransformer(
             modules=list(student.children())[:2],
@@ -227,7 +229,7 @@ class FrozenFeatures(Teacher):
             "base-features",
             self._base[1].pooling_output_dimension,
             normalize=False,
-            prompts={role.value: student.prompts.get(role.value) or "" for role in Role},
+            prompts=models.role_prompts(student.prompts),
             kind="features",
             weights=weights or models.fingerprint(self._base),
             pooling=self._base[1].pooling_mode,

@@ -41,9 +41,9 @@ class Teacher:
     `ArrayTeacher` for vectors with `texts=`. A class of your own calls `super().__init__` and
     defines `encode`.
 
-    The cache knows it by its `name`: change that whenever its vectors change. `normalize` says that
-    they have length 1; `prompts`, by role, stand in front of each text; `settings` are all else
-    that decides the vectors, as JSON values.
+    The cache knows it by its `name`, and refuses another one of this name by the vectors of its
+    `probes`. `normalize` says that vectors have length 1; `prompts`, by role, stand in front of
+    each text; `settings` are all else that decides the vectors, as JSON values.
 
     Example:
         >>> wb.Teacher("all-mpnet-base-v2", max_length=40).encode(["bread", "stone"], "query").shape
@@ -54,6 +54,11 @@ class Teacher:
     batch_size: int | None = None  # texts of one call; None leaves it to the cache
     usage: object | None = None  # what was asked of an API; None if the teacher costs nothing
     reader: Reader | None = None  # how it reads documents, as far as that is known
+    # Empty for a teacher whose identity tells all. The last is longer than most models read.
+    probes: Sequence[Text] = (
+        Text(_PROBES[0], Role.QUERY),
+        *map(Text, (*_PROBES, " ".join(_PROBES) * 6)),
+    )
 
     def __new__(cls, source: object = None, *args, **options):
         """Choose the class where none is named; Python then calls its `__init__`."""
@@ -88,9 +93,14 @@ class Teacher:
         """
         raise NotImplementedError
 
-    def probe(self, *, stop: Event | None = None) -> tuple[Text, np.ndarray] | None:
-        """Return a text and its vector as of now, where another model may answer to the name."""
-        return None
+    def probe(self, *, stop: Event | None = None) -> np.ndarray:
+        """Return the vectors of `probes` as of now, float32 of shape (n, dimension)."""
+        vectors = np.empty((len(self.probes), self.dimension), dtype=np.float32)
+        for role, rows in models.by_role(self.probes).items():
+            texts = [self.probes[row].text for row in rows]
+            returned = self.encode(texts, Role(role), stop=stop)
+            vectors[rows] = checked_targets(returned, len(texts), self.dimension)
+        return vectors
 
     def estimate(self, texts: Sequence[Text]) -> object | None:
         """Return what encoding texts will cost, to be printed; None if it costs nothing."""
@@ -154,7 +164,7 @@ class LocalTeacher(Teacher):
             full_name, weights = files.name, files.fingerprint
             # A folder goes by its own name: moved or copied, it is the same teacher.
             short = files.path.name if Path(files.name).is_absolute() else files.name
-            cache_name = name or short
+            cache_name, self.probes = name or short, ()
         else:
             self.model = models.load_model(model)
             weights = models.fingerprint(self.model)
@@ -165,6 +175,7 @@ class LocalTeacher(Teacher):
                 self.model = copy.deepcopy(self.model)
             if precision == "auto":
                 precision = str(next(self.model.parameters()).dtype).removeprefix("torch.")
+        models.check_cosine(self.model)
         if max_length is not None:
             models.shorten(self.model, max_length, full_name)
         if prompts is None:
@@ -209,9 +220,8 @@ class LocalTeacher(Teacher):
 class FunctionTeacher(Teacher):
     """Any function from a list of texts, with their prompt in front, to vectors as the teacher.
 
-    It gets the role too if it takes `role`. The cache knows it by its `name`, and refuses another
-    function of this name by the vector of a short text. `normalize` scales vectors to length 1; one
-    of zeros becomes NaN, which no cache stores.
+    It gets the role too if it takes `role`. `normalize` scales vectors to length 1; one of zeros
+    becomes NaN, which no cache stores.
     """
 
     def __init__(
@@ -246,10 +256,6 @@ class FunctionTeacher(Teacher):
         options = {"role": role} if self._takes_role else {}
         return checked_targets(self._function(texts, **options), len(texts))
 
-    def probe(self, *, stop: Event | None = None) -> tuple[Text, np.ndarray]:
-        """Return a text and its vector as of now: the function may be another of its name."""
-        return Text(_PROBES[0]), self.encode([_PROBES[0]])[0]
-
     def encode(self, texts: Sequence[str], role: Role = Role.DOCUMENT, *, stop=None) -> np.ndarray:
         """Return the targets of texts of one role."""
         vectors = self._call([self.prompts[Role(role)] + text for text in texts], Role(role))
@@ -261,6 +267,8 @@ class ArrayTeacher(Teacher):
 
     It knows these texts and no others; of a text that comes again, the first row counts.
     """
+
+    probes = ()
 
     def __init__(
         self,
@@ -284,7 +292,7 @@ class ArrayTeacher(Teacher):
         for row, text in enumerate(texts):
             self._rows.setdefault((text.role, text.text), row)
             digest.update(f"{text.role} {len(text.text)} {text.text}".encode())
-        digest.update(np.ascontiguousarray(vectors))
+        digest.update(vectors.dtype.str.encode() + np.ascontiguousarray(vectors).tobytes())
         identity = {"kind": "array", "digest": digest.hexdigest()}
         super().__init__(name, vectors.shape[1], normalize=normalize, **identity)
 

@@ -16,7 +16,6 @@ from workbench import evaluate as scoring
 from workbench import student as students
 from workbench._util import counted, duration, expanded, home, write_json
 from workbench.cache import FillBar, TargetCache
-from workbench.data import Role
 from workbench.docstrings import docstring_corpus
 from workbench.errors import TeacherError, TrainingError, WorkbenchError
 from workbench.passages import cut_dataset, in_passages
@@ -211,6 +210,7 @@ def publish(options: Namespace, stop: threading.Event) -> None:
         teacher = models.load_model(files)
         if length := provenance["teacher"].get("max_length"):
             models.shorten(teacher, length, files.name)
+        teacher.prompts = provenance["prompts"]
         publishing.save_pair(teacher, model, folder, card=words, onnx=options.onnx)
     else:
         publishing.save_student(model, folder, card=words, onnx=options.onnx)
@@ -265,9 +265,8 @@ def _models(options: Namespace) -> tuple:
     provenance = provenance_of(name)
     teacher = options.teacher or provenance.get("teacher_name") or models.MPNET
     length = options.max_length or student.max_seq_length
-    # A student has its teacher's prompts, which a recipe may have chosen.
-    prompts = {role.value: student.prompts.get(role) or "" for role in Role} if provenance else None
-    cache = _cache_of(options, TOUR.change(teacher=teacher, max_length=length, prompts=prompts))
+    changes = {"teacher": teacher, "max_length": length, "prompts": provenance.get("prompts")}
+    cache = _cache_of(options, TOUR.change(**changes))
     if provenance.get("fingerprint") not in (None, cache.identity.get("fingerprint")):
         raise WorkbenchError(f"{name} was distilled from other weights than those of {teacher}")
     base = provenance.get("base") or models.MINILM

@@ -104,6 +104,8 @@ class ApiTeacher(Teacher):
         name: for the cache; model and server if None.
     """
 
+    probes = (Text(_PROBE),)
+
     def __init__(
         self,
         model: str,
@@ -150,7 +152,7 @@ class ApiTeacher(Teacher):
         self.dimension = dimensions
         super().__init__(
             name or model,
-            dimensions or len(self.probe()[1]),
+            dimensions or self.probe().shape[1],
             normalize=True,
             prompts=prompts,
             server=None if name else str(self._client.base_url),
@@ -231,14 +233,13 @@ class ApiTeacher(Teacher):
             raise IncompleteError(message, vectors, failed)
         return vectors
 
-    def probe(self, *, stop: Event | None = None) -> tuple[Text, np.ndarray]:
-        """Return a text and the vector that the server gives it now; TeacherError without one."""
+    def probe(self, *, stop: Event | None = None) -> np.ndarray:
+        """Return the vector that the server gives a text now; TeacherError without one."""
         try:
-            vector = self._answered([_PROBE], Role.DOCUMENT, stop or Event())[0]
+            return self._answered([_PROBE], Role.DOCUMENT, stop or Event())
         except _FailedError as error:
             model, server = self._fields["model"], self._client.base_url
             raise TeacherError(f"no vector from {model!r} at {server}: {error}") from None
-        return Text(_PROBE, Role.DOCUMENT), vector
 
     def _answered(self, texts: Sequence[str], role: Role, stop: Event) -> np.ndarray:
         """Send a request until it is answered, and return its vectors."""

@@ -28,7 +28,7 @@ from workbench.cache import TargetCache
 from workbench.data import DATA, Role, Text
 from workbench.errors import BenchmarkError
 from workbench.evaluate import interval, vectors
-from workbench.models import encode, fingerprint, load_model
+from workbench.models import check_cosine, encode, fingerprint, load_model
 
 if TYPE_CHECKING:
     from mteb import AbsTask
@@ -85,6 +85,7 @@ def of_model(
 ) -> EvalModel:
     """Return a sentence-transformers model to evaluate, called `name` or `label` in files."""
     model = load_model(model)
+    check_cosine(model)
 
     def embed(texts: Sequence[str], role: Role | None) -> np.ndarray:
         return encode(model, [Text(text, role or Role.DOCUMENT) for text in texts])

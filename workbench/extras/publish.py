@@ -18,8 +18,10 @@ from sentence_transformers.models import Dense, Normalize
 from tokenizers import Tokenizer
 
 from workbench._util import checked, expanded, need, unit, whole_folder
+from workbench.data import Role
 from workbench.errors import ModelError
 from workbench.extras.card import ONNX_FOLDER
+from workbench.models import check_cosine, encode_strings, role_prompts
 from workbench.student import head_of
 
 FLOAT32, INT8 = "model.onnx", "model_int8.onnx"
@@ -34,7 +36,12 @@ _SENT = re.compile(
     r"vocab\.(txt|bpe)|merges\.txt|[\w.-]+\.(model|tiktoken|spm|jinja)"
 )
 _BATCH = 8  # texts a run of onnxruntime; with more, its activations leave the CPU's caches
-_PROBES = ["wing", "How long should bread dough rest?", "Interest is paid each month. " * 40]
+_PROBES = [
+    "wing",
+    " Où est LA Rivière ?\n",
+    "图书馆六点关门 🙂",
+    "Interest is paid each month. " * 40,
+]
 
 
 def save_student(
@@ -73,19 +80,25 @@ def save_pair(
     teacher_width, width = teacher.get_embedding_dimension(), student.get_embedding_dimension()
     if teacher_width != width:
         raise ModelError(f"the teacher's vectors are {teacher_width} wide, the student's {width}")
+    check_cosine(teacher)
     router = Router.for_query_document(
         list(student.children()), list(teacher.children()), default_route="document"
     )
-    return save_student(_like(student, [router]), folder, **options)
+    pair = _like(student, [router])
+    pair.prompts["document"] = teacher.prompts["document"]
+    return save_student(pair, folder, **options)
 
 
 def _as_read(model: SentenceTransformer) -> SentenceTransformer:
-    """Return a model with its `truncate_dim` built in, which loaders of modules do not know."""
-    return truncated(model, model.truncate_dim) if model.truncate_dim else model
+    """Return a model with what other loaders do not know: its width, and a prompt a role."""
+    model = truncated(model, model.truncate_dim) if model.truncate_dim else copy.copy(model)
+    model.prompts = {**model.prompts, **role_prompts(model.prompts)}
+    return model
 
 
 def _like(model: SentenceTransformer, modules: list[torch.nn.Module]) -> SentenceTransformer:
     """Return a model of these modules, with the prompts and the device of another one."""
+    check_cosine(model)
     options = {"prompts": dict(model.prompts), "similarity_fn_name": "cosine"}
     return SentenceTransformer(modules=modules, device=str(model.device), **options)
 
@@ -142,7 +155,6 @@ def _write_onnx(model: SentenceTransformer, folder: Path) -> None:
     attention = backbone.config._attn_implementation
     ids = torch.ones((2, 8), dtype=torch.int64)
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
-    expected = model.encode(_PROBES, prompt="", normalize_embeddings=True, show_progress_bar=False)
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -173,15 +185,22 @@ def _write_onnx(model: SentenceTransformer, folder: Path) -> None:
         backbone.set_attn_implementation(attention)
         model.to(device).train(training)
     tokenizer = Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str())
-    tokenizer.enable_truncation(model.max_seq_length)
-    pad_id, pad_token = model.tokenizer.pad_token_id, model.tokenizer.pad_token
-    tokenizer.enable_padding(pad_id=pad_id, pad_token=pad_token)
+    tokenizer.enable_truncation(model.max_seq_length, direction=model.tokenizer.truncation_side)
+    tokenizer.enable_padding(
+        direction=model.tokenizer.padding_side,
+        pad_id=model.tokenizer.pad_token_id,
+        pad_token=model.tokenizer.pad_token,
+    )
     tokenizer.save(str(folder / TOKENIZER))
     (folder / PROMPTS).write_text(json.dumps(dict(model.prompts)))
-    exported = unit(OnnxModel(folder).encode(_PROBES, role=""))
-    cosine = float((expected * exported).sum(axis=1).min())
-    if cosine < 0.999:
-        raise ModelError(f"the exported graph differs from the model: cosine {cosine:.4f}")
+    for role in Role:
+        expected = unit(encode_strings(model, _PROBES, role, precision="float32"))
+        for int8, least in ((False, 0.9999), (True, 0.95)):
+            exported = unit(OnnxModel(folder, int8=int8).encode(_PROBES, role))
+            cosine = float((expected * exported).sum(axis=1).min())
+            if cosine < least:
+                kind = f"{'int8' if int8 else 'float32'}, {role}"
+                raise ModelError(f"the graph differs from the model: cosine {cosine:.4f} ({kind})")
 
 
 def _sensitive(path: Path) -> list[str]:
