@@ -69,9 +69,44 @@ def test_what_a_fill_raises_is_shown_escaped_and_raised_by_wait(
 
 def test_an_error_in_the_view_does_not_reach_the_work(monkeypatch):
     monitor = TrainingMonitor()
-    monkeypatch.setattr(monitor, "_due", lambda: 1 / 0)
+    monkeypatch.setattr(monitor, "_draw", lambda: 1 / 0)
     monitor(event(0))
+    drawn_soon(monitor)
     assert "division" in monitor.status.value
+
+
+REPORTS = {
+    TrainingMonitor: lambda view, step: view(event(step, 1000)),
+    CacheProgress: lambda view, step: view._progressed(Progress(step, 1000, 0, 1000, 10.0)),
+}
+
+
+@pytest.mark.parametrize("kind", REPORTS)
+def test_the_last_of_many_reports_is_shown_while_the_work_goes_on(kind):
+    view, shown = kind(), []
+
+    def work():
+        for step in range(801):
+            REPORTS[kind](view, step)
+        drawn_soon(view)
+        shown.append(view.status.value)
+
+    view._start(work)
+    view.wait(60)
+    assert "800 of 1,000" in shown[0]
+
+
+def test_a_training_that_was_not_started_by_the_monitor_is_shown_too():
+    monitor = TrainingMonitor()
+    for step in range(101):
+        monitor(event(step))
+    drawn_soon(monitor)
+    assert monitor.status.value.startswith("Finished") and "step 100 of" in monitor.status.value
+
+
+def drawn_soon(view):
+    if waits := view._waits:
+        waits.join(30)
 
 
 def test_clicks_go_to_the_shell_that_the_browser_asks_for_and_not_to_the_one_that_is_busy():

@@ -29,6 +29,7 @@ class Job(View):
     _error: BaseException | None = None  # of the work
     _state = "ready"  # or running, stopped, done, failed
     _began = _drawn = 0.0  # times of the start, and of the latest drawing
+    _waits: threading.Timer | None = None  # for the next drawing
 
     def __init__(self, tooltip: str) -> None:
         self.stop = threading.Event()
@@ -114,15 +115,28 @@ class Job(View):
                 self._state = "done" if error is None else "failed"
             self._draw()
 
-    def _due(self) -> bool:
-        """Say whether it is time to draw again."""
-        return self._state != "running" or time.monotonic() - self._drawn >= REDRAW_SECONDS
+    def _draw_soon(self, draw: Callable[[], None]) -> None:
+        """Draw now, or in a moment if that was done just before; then once for all reports."""
+        wait = self._drawn + REDRAW_SECONDS - time.monotonic()
+        if wait <= 0:
+            draw()
+        elif not self._waits:
+            self._waits = threading.Timer(wait, self._draw_late, [draw])
+            self._waits.daemon = True
+            self._waits.start()
+
+    def _draw_late(self, draw: Callable[[], None]) -> None:
+        with self._reporting():
+            self._waits = None
+            draw()
 
     @property
     def _now(self) -> str:
-        """The state, or "stopping" where the work has not answered a stop yet."""
-        stopping = self._state in ("ready", "running") and self.stop.is_set()
-        return "stopping" if stopping else self._state
+        """The state; "stopping" where the work has not answered a stop yet."""
+        state = self._state
+        if state == "ready" and self._share():  # work that was not started here reports to it
+            state = "running" if self._share() < 1 else "done"
+        return "stopping" if state in ("ready", "running") and self.stop.is_set() else state
 
     def _show(self) -> None:
         """Show state and figures: bar, buttons and the status line."""

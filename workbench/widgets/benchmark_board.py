@@ -96,8 +96,8 @@ class BenchmarkBoard(Job):
                 if len(results) > 1 and (name, "teacher") in self.outcomes:
                     self._differences[name] = benchmark.differences(results)
                 self._draw()
-            elif self._due():
-                self._show()
+            else:
+                self._draw_soon(self._show)
 
     def _draw(self) -> None:
         with self._lock:

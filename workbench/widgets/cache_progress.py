@@ -37,8 +37,7 @@ class CacheProgress(Job):
     def _progressed(self, progress: Progress) -> None:
         with self._reporting():
             self._progress = progress
-            if self._due():
-                self._draw()
+            self._draw_soon(self._draw)
 
     def _share(self) -> float:
         if self._progress is None:

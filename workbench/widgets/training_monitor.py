@@ -68,8 +68,7 @@ class TrainingMonitor(Job):
                 if value is not None:
                     self._values[name][event.step] = value
             self._last = event
-            if self._due():
-                self._draw()
+            self._draw_soon(self._draw)
 
     def _share(self) -> float:
         return self._last.step / self._last.steps if self._last else 0.0
@@ -94,7 +93,7 @@ class TrainingMonitor(Job):
             now.append(f"learning rate {event.learning_rate:.2e}")
             now.append(f"{event.texts_per_second:,.0f} texts/s")
         began, first = self._first
-        if self._state == "running" and event.step > first:
+        if self._now == "running" and event.step > first:
             step_seconds = (time.monotonic() - began) / (event.step - first)
             now.append(f"{duration(step_seconds * (event.steps - event.step))} left")
         held_out = []
@@ -126,6 +125,8 @@ class TrainingMonitor(Job):
     def _draw(self) -> None:
         self._show()
         with self.chart.edit() as chart:
+            chart.update_xaxes(showticklabels=bool(self._last))
+            chart.update_yaxes(showticklabels=bool(self._last))
             for trace, name in zip(chart.data, _CURVES, strict=True):
                 curve = self._curve(name)
                 curve = curve.iloc[spread(len(curve), _MOST_POINTS)]
