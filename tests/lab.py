@@ -75,7 +75,7 @@ def launched(playwright):
 def lit(page, count):
     """Wait until the map and the table of a page both have so many selected."""
     page.wait_for_function(
-        "s => document.querySelector('.workbench .pager .label')?.innerText.includes(s)",
+        "s => [...document.querySelectorAll('.workbench .pager .label')].some(e => e.innerText.includes(s))",
         arg=f"{count:,} selected",
     )
     page.wait_for_function(

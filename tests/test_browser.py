@@ -1,5 +1,6 @@
 """The widgets in a real JupyterLab in a real browser: what the page shows and what Python then holds."""
 
+import re
 import time
 from pathlib import Path
 
@@ -89,7 +90,9 @@ view"""
 
     before = page.locator(".workbench-map").evaluate("e => e.toDataURL().length")
     area.hover()
+    page.keyboard.down("Control")  # without it, the wheel scrolls the page
     page.mouse.wheel(0, -300)
+    page.keyboard.up("Control")
     page.wait_for_timeout(300)
     assert page.locator(".workbench-map").evaluate("e => e.toDataURL().length") != before
     page.get_by_role("button", name="all", exact=True).click()
@@ -103,9 +106,24 @@ view"""
     page.get_by_role("button", name="clear", exact=True).click()
     notebook.eventually("len(view.selected)", lambda n: n == 0)
 
-    page.locator("th button[data-column=cosine]").first.click()  # of the texts
+    drag(page, area, [(0.001, 0.001), (0.03, 0.001), (0.03, 0.01), (0.001, 0.01)])
+    page.locator(".workbench-tip", has_text="No point is inside").wait_for()
+    canvas = page.locator(".workbench-map")
+    canvas.focus()
+    for key in ("ArrowRight", "ArrowUp", "Enter"):
+        page.keyboard.press(key)
+    notebook.eventually("len(view.selected)", lambda n: n == 1)
+    canvas.press("Escape")
+    notebook.eventually("len(view.selected)", lambda n: n == 0)
+
+    texts = page.get_by_role("grid", name="texts")
+    assert texts.locator("[tabindex='0']").count() == 1  # one tab stop
+    for role in ("combobox", "textbox"):
+        name = page.locator(".workbench").first.get_by_role(role, name=re.compile("."))
+        assert name.count() == 1
+    texts.locator("th button[data-column=cosine]").click()
     page.wait_for_selector("th[aria-sort=ascending]")
-    page.locator("tbody tr").first.click()
+    texts.locator("tbody tr").first.click()
     worst = notebook.eventually("list(view.selected)", len)
     assert notebook.python("int(view.table['cosine'].to_numpy().argmin())") == worst[0]
     page.wait_for_selector("tbody tr[aria-selected=true]")
@@ -114,7 +132,7 @@ view"""
     page.wait_for_function(
         "s => document.querySelector('.workbench-detail > div')?.innerText === s", arg=text
     )
-    page.locator("tbody tr").nth(0).focus()
+    texts.locator("tbody tr").nth(0).focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Shift+Enter")
     notebook.eventually("len(view.selected)", lambda n: n == 2)
@@ -131,9 +149,7 @@ view"""
     box.fill("number 39")
     box.press("Enter")
     notebook.eventually("len(view.selected)", lambda n: n == 11)
-    page.get_by_role("button", name="regions", exact=True).click()
-    regions = page.locator(".pager .label", has_text="regions")
-    page.locator(".workbench .workbench", has=regions).locator("tbody tr").first.click()
+    page.get_by_role("grid", name="regions").locator("tbody tr").first.click()
     region = "view.table['region'] == view.regions.index[0]"
     notebook.eventually(f"list(view.selected) == np.flatnonzero({region}).tolist()", bool)
     nothing_ran(notebook)
@@ -385,7 +401,7 @@ def a_lasso_is_lit(notebook, number, right=0.8):
     page.wait_for_function(
         """([number, words]) => {
           const map = document.querySelectorAll('.workbench-map')[number];
-          const label = map.closest('.jp-OutputArea-output').querySelector('.pager .label');
+          const label = map.closest('.jp-OutputArea-output').querySelector('[aria-label=texts]').closest('.workbench').querySelector('.label');
           return map.ariaLabel.includes(words) && label.innerText.includes(words); }""",
         arg=[number, f"{count} selected"],
         timeout=120_000,
@@ -402,6 +418,61 @@ def test_a_view_is_there_again_after_a_reload(lab):
     a_lasso_is_lit(notebook, 0)
     assert painted(page) == [""]
     nothing_ran(notebook)
+
+
+def test_a_notebook_opened_again_without_its_kernel_shows_its_views(lab):
+    work = "from workbench._util import Bar\nfor _ in Bar(iterable=range(3), desc='work'): pass"
+    cells = [EXPLORERS.replace("300", "1000"), VIEW, VIEW, VIEW, work]
+    notebook, page = shown(lab, "night", *cells, ready=".workbench .bars")
+    every_view_is_painted(page, 3)
+    for _ in range(2):  # saved again, though nothing runs, it is still there
+        notebook.save()
+        notebook.close()
+        assert (lab.folder / "night.ipynb").stat().st_size < 3_000_000
+        notebook = lab.open("night")
+        page = notebook.page
+        page.wait_for_selector(".workbench .bars", timeout=90_000)
+        every_view_is_painted(page, 3)
+    assert "not found" not in page.inner_text(".jp-Notebook")
+    page.locator(".jp-OutputArea", has_text="work: 100%").last.wait_for()
+    assert "As it was saved" in page.locator(".workbench").first.evaluate(
+        "e => getComputedStyle(e, '::before').content"
+    )
+    drag(page, page.locator(".workbench-over").first, lasso(0.1, 0.9), steps=2)
+    page.wait_for_function(
+        "() => !document.querySelector('.workbench-map').ariaLabel.includes(' 0 selected')"
+    )
+    notebook.picture("saved")
+    nothing_ran(notebook)
+
+
+def test_a_page_without_a_kernel_sorts_selects_and_links(lab, tmp_path):
+    code = {}
+    exec(f"{EXPLORERS}view = AgreementExplorer(models, texts, umap=False)", code)
+    code["view"].wait()
+    page = lab.browser.new_page(viewport={"width": 900, "height": 1400}, color_scheme="light")
+    page.goto(code["view"].to_html(tmp_path / "view.html").as_uri())
+    drag(page, page.locator(".workbench-over"), lasso(0.1, 0.5), steps=2)
+    texts = page.get_by_role("grid", name="texts")
+    chosen = texts.locator("tr[aria-selected=true]")
+    page.wait_for_function("() => document.querySelectorAll('tr[aria-selected=true]').length > 1")
+    count = chosen.count()
+    assert f", {count} selected" in page.locator(".workbench-map").get_attribute("aria-label")
+    texts.locator("th button[data-column=cosine]").click()
+    cosines = [float(text) for text in chosen.locator("td:nth-child(2)").all_inner_texts()]
+    assert count < 300 and cosines == sorted(cosines)
+    chosen.nth(1).click()
+    page.wait_for_function(
+        "() => document.querySelector('.workbench-map').ariaLabel.includes(', 1 ')"
+    )
+    key = int(chosen.get_attribute("data-key"))
+    assert code["texts"][key].text in page.inner_text(".workbench-detail >> nth=-1")
+    pixels = "document.querySelector('.workbench-map').toDataURL()"
+    before = page.evaluate(pixels)
+    page.emulate_media(color_scheme="dark")  # labels are drawn in the new ink
+    page.wait_for_function(f"before => {pixels} !== before", arg=before)
+    assert page.evaluate("() => window.broken") is None
+    page.close()
 
 
 def test_a_starved_browser_paints_every_view_and_lights_every_lasso(lab):

@@ -7,16 +7,19 @@ import threading
 import weakref
 from datetime import date
 from decimal import Decimal
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 import pytest
 import traitlets
+from plotly.colors import hex_to_rgb, unlabel_rgb
 
 from workbench import widgets
 from workbench.data import Role, Text
 from workbench.errors import WorkbenchError
 from workbench.widgets import AgreementExplorer, ModelComparison, NeighborInspector, Table, _view
+from workbench.widgets.map import _SCALE
 
 RNG = np.random.default_rng(0)
 TEACHER = RNG.standard_normal((60, 12)).astype(np.float32)
@@ -160,8 +163,8 @@ def test_brush_and_search(explorer):
     explorer.histogram._received({"kind": "brush", "points": list(range(20))}, [])
     brushed = np.flatnonzero(explorer.table["cosine"] < (bars[19] + bars[20]) / 2)
     assert list(explorer.selected) == list(brushed)
-    explorer.search.value = "TEXT 5 <script>"
-    assert explorer.selected == (5,)
+    explorer.search.value = "<script> 5 TEXT"  # words, in any order
+    assert explorer.selected == tuple(i for i, text in enumerate(TEXTS) if "5" in text.text)
     explorer.search.value = "<b>"
     assert explorer.selected == () and "“&lt;b&gt;”" in explorer.status.value
 
@@ -204,9 +207,27 @@ def test_colors(explorer, column):
     measure = column if column in ("cosine", "length") else "cosine"
     assert explorer.histogram.figure.layout.xaxis.title.text == measure
     if column == "topic":
-        explorer.points._received({"kind": "category", "code": 1}, [])
-        label = content["labels"][1]
-        assert len(explorer.selected) == 20 and set(explorer.selection["topic"]) == {label[0]}
+        codes = np.frombuffer(content["codes"], np.uint8)
+        topics = explorer.table["topic"][codes == 1]
+        assert len(topics) == 20 and set(topics) == {content["labels"][1][0]}
+
+
+def test_colors_hold_for_the_color_blind():
+    def lab(color, kind):
+        linear = kind @ ((np.array(color) / 255 + 0.055) / 1.055) ** 2.4
+        linear = np.clip(linear, 0, 1)
+        to_xyz = [[0.434, 0.376, 0.190], [0.2126, 0.7152, 0.0722], [0.018, 0.109, 0.873]]
+        x, y, z = np.cbrt(to_xyz @ linear)
+        return np.array([116 * y - 16, 350 * (x - y), 140 * (y - z)])  # hue counts for less
+
+    deuteranope = [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]]
+    protanope = [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]]
+    scale = [unlabel_rgb(color) for color in _SCALE]
+    for kind in map(np.array, (np.eye(3), deuteranope, protanope)):
+        light = [lab(color, kind)[0] for color in scale]
+        assert (np.diff(light) > 0).all() and light[0] > 33 and light[-1] < 78
+        places = [lab(hex_to_rgb(color), kind) for color in _view.CATEGORIES]
+        assert min(np.linalg.norm(a - b) for a, b in combinations(places, 2)) > 17
 
 
 def test_any_models_of_any_widths():

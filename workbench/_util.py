@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,12 +15,21 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+from tqdm import tqdm
 
 from workbench.errors import WorkbenchError
 
 WRITING = ".writing-"  # how the names of unfinished files and folders begin
 ABANDONED_SECONDS = 3600
 PROJECT = Path(__file__).resolve().parent.parent
+
+
+class Bar(tqdm):
+    """A bar as text: in a notebook that is opened again, a bar that is a widget is an error."""
+
+    def __init__(self, **options: object) -> None:
+        in_notebook = type(sys.stdout).__module__.startswith("ipykernel")  # stderr is red there
+        super().__init__(file=sys.stdout if in_notebook else sys.stderr, **options)
 
 
 def whole_number(value: object, name: str, least: int = 1, error: type = WorkbenchError) -> int:

@@ -20,10 +20,9 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from workbench._shards import KEY, ShardFolder
-from workbench._util import counted, expanded, remove_leftovers, write_json
+from workbench._util import Bar, counted, expanded, remove_leftovers, write_json
 from workbench.data import Role, StoredTexts, Text, as_texts
 from workbench.errors import CacheError, IncompleteError, TeacherError
 from workbench.teachers import Teacher, checked_targets, make_teacher
@@ -383,7 +382,7 @@ class Targets:
         return self.subset(training), self.subset(first[:held_out])
 
 
-class FillBar(tqdm):
+class FillBar(Bar):
     """The bar of a fill: `on_progress=bar.progress`. It counts encoded texts."""
 
     def __init__(self, what: str, *, disable: bool = False) -> None:

@@ -14,9 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from tqdm.auto import tqdm
 
-from workbench._util import as_float32, expanded, home, one_of, whole_folder
+from workbench._util import Bar, as_float32, expanded, home, one_of, whole_folder
 from workbench.data import Role, Text, as_texts
 from workbench.errors import ModelError
 
@@ -384,7 +383,7 @@ def forward_batches(
     *,
     modules: int | None = None,
     precision: str = "auto",
-    bar: tqdm | None = None,
+    bar: Bar | None = None,
     **options,
 ) -> np.ndarray:
     """Run a model, or its first `modules`, on batches of texts, to float32 (count, width)."""
@@ -434,7 +433,7 @@ def encode(
     vectors = np.empty((len(texts), model.get_embedding_dimension()), dtype=np.float32)
     rows_of = by_role(texts) if role is None else {role: np.arange(len(texts))}
     show = {"unit": " texts", "delay": 3, "leave": False, "disable": not progress}
-    with tqdm(total=len(texts), desc="embedding", **show) as bar:
+    with Bar(total=len(texts), desc="embedding", **show) as bar:
         for side, rows in rows_of.items():
             strings = [texts[row].text for row in rows]
             vectors[rows] = encode_strings(model, strings, side, None, precision, bar)
@@ -447,7 +446,7 @@ def encode_strings(
     role: str,
     prompt: str | None = None,
     precision: str = "auto",
-    bar: tqdm | None = None,
+    bar: Bar | None = None,
 ) -> np.ndarray:
     """Embed strings of one role with a loaded model; nothing is checked. See `encode`."""
     if not texts:

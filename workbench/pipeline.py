@@ -18,12 +18,11 @@ from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
-from tqdm.auto import tqdm
 from transformers import AutoTokenizer
 
 from workbench import agreement, closed_form, data, models, student
 from workbench import train as training
-from workbench._util import counted, expanded, home, spread
+from workbench._util import Bar, counted, expanded, home, spread
 from workbench.cache import TargetCache, Targets
 from workbench.data import Role, Text, list_or_store
 from workbench.docstrings import docstring_corpus
@@ -404,7 +403,7 @@ def run(
         if result is not None and not result.stopped:
             shutil.rmtree(checkpoints.parent, ignore_errors=True)
             if progress and (after < before or result.best_step == 0):
-                tqdm.write("Training did not improve on its start: the student of step 0 is kept")
+                Bar.write("Training did not improve on its start: the student of step 0 is kept")
     return Distilled(model.eval(), output, statement, result)
 
 
@@ -435,7 +434,7 @@ def _fitted(
         fitted["found_by_ready"] = found(ready, documents, documents)
         model = ready if is_readys(fitted) else model
     if show["progress"]:
-        tqdm.write(f"Closed forms find {finds} ({rotation}). The head is {form_of(fitted)}")
+        Bar.write(f"Closed forms find {finds} ({rotation}). The head is {form_of(fitted)}")
     return model, fitted
 
 
@@ -504,7 +503,7 @@ def _finished(folder: Path, run_id: str) -> Distilled | None:
     return None
 
 
-class TrainingBar(tqdm):
+class TrainingBar(Bar):
     """A bar for training: give it as `on_step`. It prints a line for each held-out evaluation."""
 
     def __init__(self, on_step: Callable[[TrainingStep], None] | None = None, **options) -> None:

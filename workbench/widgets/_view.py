@@ -16,9 +16,10 @@ from plotly.offline import get_plotlyjs
 from workbench._util import write_whole
 from workbench.errors import WorkbenchError
 
-# From Okabe and Ito's palette: the color-blind can tell them apart, on white and on black.
-CATEGORIES = "#3A8FD0 #E69F00 #009E73 #CC79A7 #D55E00 #56B4E9 #B5A642 #8C6BB1".split()
-COLORS = {"teacher": "#D55E00", "student": "#3A8FD0", "asymmetric": "#009E73", "base": "#999999"}
+# Petroff's sequence of eight (arXiv 2107.02270), ordered for dark pages: the color-blind can tell
+# them apart.
+CATEGORIES = "#578DFF #FF5E02 #656364 #C849A9 #ADAD7D #C91F16 #1845FB #86C8DD".split()
+COLORS = {"teacher": "#FF5E02", "student": "#578DFF", "asymmetric": "#C849A9", "base": "#ADAD7D"}
 COLORS["symmetric"] = COLORS["student"]
 OTHER = "#8A8A8A"  # of what has no color of its own
 # After the categories, hues at golden steps.
@@ -39,7 +40,7 @@ const decode = (key, value) => value?.base64 === undefined ? value
   : new DataView(Uint8Array.from(atob(value.base64), (letter) => letter.charCodeAt(0)).buffer);
 const state = JSON.parse(JSON.stringify(STATE), decode);
 front.render({ el: document.currentScript.previousElementSibling,
-  model: { get: (name) => state[name], on() {}, off() {}, send() {} } });
+  model: { get: (name) => state[name], on() {}, off() {}, send() {}, alone: true } });
 """
 
 
@@ -105,10 +106,15 @@ class Part(anywidget.AnyWidget):
         """Return the part as HTML that needs no kernel."""
         hidden = {*Part.class_traits(sync=True), "_esm", "_css", "_anywidget_id"}
         state = {name: getattr(self, name) for name in self.keys if name not in hidden}
+        state |= self._alone()
         packed = json.dumps(state, default=lambda data: {"base64": base64.b64encode(data).decode()})
         packed = packed.replace("<", "\\u003c")  # a text must not end the script
         code = str(self._esm).replace("export default", "const front =")
         return f"<div></div><script>(() => {{{code}{_ALONE.replace('STATE', packed)}}})()</script>"
+
+    def _alone(self) -> dict:
+        """Return traits that are others where no kernel answers."""
+        return {}
 
     def _heard(self, _: object, message: dict, buffers: list) -> None:
         # A module that starts late asks for what it has missed: see `static/common.js`.
@@ -146,6 +152,7 @@ class View(ipywidgets.VBox):
         page = (
             '<!doctype html><html lang="en"><meta charset="utf-8">'
             '<meta name="color-scheme" content="light dark">'
+            '<meta name="viewport" content="width=device-width">'
             f"<title>{type(self).__name__}</title><style>{STYLE}</style>{library}"
             f'<body class="workbench">{body}</body></html>'
         )
@@ -178,7 +185,8 @@ def search_box(
     placeholder: str, search: Callable[[str], None], description: str = "Search"
 ) -> ipywidgets.Text:
     """Return a field that calls `search` on Enter, also with the same words again."""
-    box = ipywidgets.Text(placeholder=placeholder, description=description, continuous_update=False)
+    names = {"placeholder": placeholder, "tooltip": placeholder, "description": description}
+    box = ipywidgets.Text(continuous_update=False, **names)
     box.observe(lambda change: search(change["new"]), "value")
     box.on_msg(lambda _, message, __: message.get("event") == "submit" and search(box.value))
     return box

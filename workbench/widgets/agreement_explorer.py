@@ -1,4 +1,4 @@
-"""Map, histogram, neighbors, and tables of texts and regions; what is selected in one is in all."""
+"""Map, histogram, regions, neighbors and texts; what is selected in one is selected in all."""
 
 import contextlib
 import threading
@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 import ipywidgets
 import numpy as np
 import pandas as pd
-import traitlets
 
 from workbench import agreement, projection, regions
 from workbench._util import one_of, unit
@@ -27,13 +26,18 @@ _BINS = 40
 _MODEL = "(model)"
 _SPACE = ["cosine", "squared_distance"]  # measures that need one space
 _OF_NEIGHBORS = ["overlap", "nearest_rank"]
+_REST = "less the rest"
+_TITLES = {
+    _REST: "difference from the mean of all other texts; gray where it could be chance: the 95 % "
+    "interval, over all regions together, has zero in it"
+}
 
 
 class AgreementExplorer(Selection, View):
     """Show on which texts two models agree; select on the map, in a table or by a search.
 
-    The map is the reference's. A line leads from a text to its neighbors for the other model, which
-    may be of another width.
+    The map is the reference's. From a selected text a line leads to where it is for the other
+    model, the middle of its neighbors there. The models may differ in width.
 
     Args:
         models: two or more by name: vectors, float of shape (n, d), or anything that `wb.compare`
@@ -118,18 +122,19 @@ class AgreementExplorer(Selection, View):
         if self.selected:
             mean = self.selection[measure].mean()
             selected = f"{len(self.selected):,} selected, mean {name} {mean:.3f}. "
-        return (
-            f"{self._about} {selected}Of all, mean {name} {values.mean():.3f}, "
-            f"{values.min():.3f} to {values.max():.3f}. Map: {self.map.method} of "
-            f"{shown(self.reference)}, with lines to neighbors for {shown(self.against.value)}."
-        )
+        title = f"{values.min():.3f} to {values.max():.3f}"
+        about = f'{self._about} {selected}<span title="{title}">Of all, mean {name} '
+        about += f"{values.mean():.3f}.</span> Map: {self.map.method} of {shown(self.reference)}."
+        return about
 
     def _build(self) -> None:
         names = list(self._vectors)[1:]
         narrow = {"style": {"description_width": "initial"}, "layout": {"width": "auto"}}
         pair = f"{self.reference} and"
-        self.against = ipywidgets.Dropdown(options=names, description=pair, **narrow)
-        self.color = ipywidgets.Dropdown(description="Color", **narrow)
+        self.against = ipywidgets.Dropdown(options=names, description=pair, tooltip=pair, **narrow)
+        self.color = ipywidgets.Dropdown(
+            description="Color", tooltip="color of the points", **narrow
+        )
         self.search = search_box("search the texts, then Enter", self._search, "")
         self.search.layout = {"flex": "1 1 160px", "min_width": "120px"}
         self.status, self.points = note(), Map(len(self._known))
@@ -138,18 +143,16 @@ class AgreementExplorer(Selection, View):
         chart.update_layout(margin=margin, dragmode="select", selectdirection="h")
         self.histogram = Chart(chart, on_brush=lambda bins: self.select(self._bin.isin(bins)))
         self.text, self.near = ipywidgets.HTML(), Results(lambda row: self.select([row]))
-        side = ipywidgets.VBox([self.histogram, self.text, self.near])
+        self.region_rows = Table(page_rows=10, label="regions", many=False, titles=_TITLES)
+        side = ipywidgets.VBox([self.histogram, self.region_rows])
         side.layout = {"flex": "2 1 340px", "min_width": "300px", "overflow": "hidden auto"}
         side.add_class("workbench-side")
         main = ipywidgets.VBox([self.points], layout={"flex": "3 1 420px", "min_width": "300px"})
         self.rows = Table(page_rows=8, titles=agreement.READING)
-        self.region_rows = Table(page_rows=8, label="regions", many=False)
-        self.listing = ipywidgets.ToggleButtons(options=["texts", "regions"])
-        tables = ipywidgets.Stack([self.rows, self.region_rows], layout={"flex_flow": "column"})
-        traitlets.link((self.listing, "index"), (tables, "selected_index"))
         choices = [self.against, self.color] if len(names) > 1 else [self.color]
         middle = wrapped(main, side, align_items="stretch")
-        super().__init__(wrapped(*choices, self.search), self.status, middle, self.listing, tables)
+        controls = wrapped(*choices, self.search)
+        super().__init__(controls, self.status, middle, self.rows, self.text, self.near)
         self.against.observe(lambda _: self._compare_models(), "value")
         self.color.observe(lambda _: self._paint(), "value")
         for part in (self.points, self.rows):
@@ -275,17 +278,24 @@ class AgreementExplorer(Selection, View):
         with contextlib.suppress(WorkbenchError):  # no regions yet, or nothing measured
             self.regions = regions.compare_regions(self.table, column)
             self._groups = regions.labels(self.table[column])
-            self.region_rows.show(self.regions.reset_index())
+            measure = self.regions.columns[1]
+            shown_columns = ["texts", measure, f"{measure}_difference"]
+            frame = self.regions[shown_columns].set_axis(["texts", measure, _REST], axis=1)
+            low, high = (self.regions[f"{measure}_{end}"] for end in ("low", "high"))
+            self.region_rows.faint = np.flatnonzero(~((high < 0) | (low > 0)))
+            self.region_rows.show(frame.reset_index())
+        self.region_rows.layout.display = "" if len(self.regions) else "none"
 
     def _select_region(self) -> None:
         for row in self.region_rows.selected:
             self.select(self._groups == self.regions.index[row])
 
     def _search(self, words: str) -> None:
-        words = words.strip()
-        contains = self._known["text"].str.contains(words, case=False, regex=False)
-        self.select(contains if words else ())
-        if not contains.any():
+        texts = self._known["text"].str
+        contains = [texts.contains(word, case=False, regex=False) for word in words.split()]
+        found = np.logical_and.reduce(contains) if contains else ()
+        self.select(found)
+        if contains and not found.any():
             self.status.value = f"No text contains “{shown(words, 80)}”."
 
     def _selection_changed(self) -> None:
@@ -306,7 +316,7 @@ class AgreementExplorer(Selection, View):
     def _show_text(self, rows: Sequence[int]) -> None:
         """Show the first of these texts in full, and its neighbors."""
         if not rows:
-            self.text.value = "Click on a point or a row to read a text here."
+            self.text.value = "Click on a point or a row to read its text and its neighbors here."
             self.near.show([])
             return
         row = self.table.iloc[rows[0]]

@@ -1,5 +1,6 @@
 """Charts by plotly, in the colors of the page."""
 
+import base64
 import contextlib
 import functools
 import gzip
@@ -14,16 +15,16 @@ from workbench.widgets._view import Part, module
 
 
 class _Library(ipywidgets.Widget):
-    """plotly.js, sent to a page once."""
+    """plotly.js, sent to a page once, in base64: a saved notebook loses a widget's bytes."""
 
     _model_module = traitlets.Unicode("@jupyter-widgets/base").tag(sync=True)
     _model_name = traitlets.Unicode("WidgetModel").tag(sync=True)
-    code = traitlets.Bytes().tag(sync=True)
+    code = traitlets.Unicode().tag(sync=True)
 
 
 @functools.cache
 def _library() -> _Library:
-    return _Library(code=gzip.compress(get_plotlyjs().encode(), 3))
+    return _Library(code=base64.b64encode(gzip.compress(get_plotlyjs().encode())).decode())
 
 
 class Chart(Part):

@@ -10,9 +10,9 @@ from plotly.colors import sample_colorscale
 from workbench.widgets._html import cut
 from workbench.widgets._view import OTHER, PALETTE, Part, Selection, model_colors, module
 
-# Low to high: magenta, which is where models agree least, to light blue.
-_SCALE = ["#C2185B", "#E07B39", "#E6B84A", "#9CC3A5", "#56B4E9"]
 _SHADES = 64
+# Low to high, ever lighter, for the color-blind too, and without the ends that a page would hide.
+_SCALE = sample_colorscale("Plasma", np.linspace(0.3, 0.78, _SHADES))
 _TEXTS_AT_ONCE = 3_000  # with more, the text under the pointer is asked for
 _MOST_CATEGORIES = 30
 _MOST_LABELS = 40
@@ -43,11 +43,11 @@ class Map(Selection, Part):
         self.put(_sets=sets)
 
     def label(self, names: np.ndarray) -> None:
-        """Write the name of each group, str of shape (n,), into its middle, the largest first."""
+        """Write the name of each group, str of shape (n,), above its points, the largest first."""
         labels = []
         for name in pd.Series(names).value_counts().index[:_MOST_LABELS]:
-            middle = np.median(self._places[names == name], axis=0)
-            labels.append({"text": cut(name, 40), "at": middle.tolist()})
+            x, y = self._places[names == name].T.astype(float)
+            labels.append({"text": cut(name, 40), "at": [np.median(x), np.quantile(y, 0.9)]})
         self.put(_labels=labels)
 
     def paint(self, values: pd.Series | None, tip: Callable[[int], str]) -> None:
@@ -65,9 +65,8 @@ class Map(Selection, Part):
         low, high = value_range(numbers)
         shade = (numbers - low) / max(high - low, 1e-12) * (_SHADES - 1)
         self._codes = np.nan_to_num(np.clip(shade, 0, _SHADES - 1), nan=_SHADES)
-        shades = sample_colorscale(_SCALE, _SHADES)
-        ramp = {"low": f"{low:.3g}", "high": f"{high:.3g}", "colors": shades[::7]}
-        return {"palette": [*shades, OTHER], "ramp": ramp}
+        ramp = {"low": f"{low:.3g}", "high": f"{high:.3g}", "colors": _SCALE[::7]}
+        return {"palette": [*_SCALE, OTHER], "ramp": ramp}
 
     def _categories(self, values: pd.Series) -> dict:
         names = values.astype(str).astype(object)
@@ -84,8 +83,6 @@ class Map(Selection, Part):
         match message:
             case {"kind": "select"}:
                 self.select(np.frombuffer(buffers[0], np.uint32).astype(int))
-            case {"kind": "category", "code": code}:
-                self.select(np.flatnonzero(self._codes == code))
             case {"kind": "tip", "row": row}:
                 self.send({"kind": "tip", "row": row, "text": self._tip(row)})
 

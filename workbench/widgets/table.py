@@ -1,13 +1,15 @@
 """A sortable, pageable, selectable table of a dataframe, which ipywidgets do not have."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import pandas as pd
 import traitlets
 
-from workbench.widgets._html import cell
+from workbench.widgets._html import cell, cut
 from workbench.widgets._view import Part, Selection, module
+
+_MOST_ALONE = 5_000  # rows of a page without a kernel
 
 
 class Table(Selection, Part):
@@ -34,6 +36,7 @@ class Table(Selection, Part):
         self._label, self._page_rows, self._many = label, page_rows, many
         self._titles = titles or {}
         self._anchor, self.order = -1, (None, False)
+        self.faint: Collection[int] = ()  # rows that are shown in gray
         self.show(pd.DataFrame() if frame is None else frame)
         self.observe(lambda _: self._fill(self._page), "selected")
 
@@ -84,20 +87,36 @@ class Table(Selection, Part):
         pages = max(1, -(-len(self.positions) // self._page_rows))
         self._page = int(np.clip(page, 0, pages - 1))
         here = self.positions[self._page * self._page_rows :][: self._page_rows]
-        values = self._frame.iloc[here].itertuples(index=False, name=None)
-        self._rows = [
-            {"key": key, "selected": key in self.selected, "cells": [cell(value) for value in row]}
-            for key, row in zip(here.tolist(), values, strict=True)
-        ]
+        self._rows = self._cells(here)
         is_number = pd.api.types.is_numeric_dtype
         columns = [
             {"name": name, "numeric": is_number(kind), "title": self._titles.get(name, "")}
             for name, kind in self._frame.dtypes.items()
         ]
-        chosen = f", {len(self.selected):,} selected" if self.selected else ""
-        label = f"{len(self.positions):,} {self._label}{chosen}"
+        label = f"{len(self.positions):,} {self._label}"
         content = {"columns": columns, "rows": self._rows, "order": self.order, "label": label}
-        self.put(_content=content | {"page": self._page, "pages": pages})
+        content |= {"noun": self._label, "count": len(self._frame), "chosen": len(self.selected)}
+        self.put(_content=content | {"page": self._page, "pages": pages, "many": self._many})
+
+    def _cells(self, rows: np.ndarray) -> list[dict]:
+        values = self._frame.iloc[rows].itertuples(index=False, name=None)
+        return [
+            {
+                "key": key,
+                "selected": key in self.selected,
+                "faint": key in self.faint,
+                "cells": [cell(value) for value in row],
+            }
+            for key, row in zip(rows.tolist(), values, strict=True)
+        ]
+
+    def _alone(self) -> dict:
+        """Return the rows in one page, with whole texts: nobody sends another one."""
+        rows = self._cells(self.positions[:_MOST_ALONE])
+        if "text" in self._frame:
+            for row in rows:
+                row["full"] = cut(self._frame["text"].iloc[row["key"]], 5000)
+        return {"_content": self._content | {"rows": rows, "page": 0, "pages": 1}}
 
     def _received(self, message: dict, buffers: list) -> None:
         match message:

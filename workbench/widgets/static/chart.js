@@ -3,7 +3,8 @@ async function load(model) {
   // The rest of the view comes first, since compiling plotly.js takes the browser a second.
   await new Promise((go) => setTimeout(go, 300));
   const library = await model.widget_manager.get_model(model.get("_library"));
-  const packed = new Blob([library.get("code")]).stream();
+  const bytes = Uint8Array.from(atob(library.get("code")), (letter) => letter.charCodeAt(0));
+  const packed = new Blob([bytes]).stream();
   const code = await new Response(packed.pipeThrough(new DecompressionStream("gzip"))).text();
   const src = URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
   await new Promise((onload, onerror) => {

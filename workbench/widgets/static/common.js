@@ -39,7 +39,46 @@ async function initialize({ model }) {
   // The comm keeps the handler that was bound when the model was made, so it needs another.
   if (Object.hasOwn(theirs, "_handle_comm_msg"))
     real.comm?.on_msg(plain._handle_comm_msg.bind(real));
+  keep(real.widget_manager);
   model.send({ kind: "started", revision: model.get("_revision") });
+}
+
+// JupyterLab keeps no widgets in a notebook unless a setting says so: keep those that it shows.
+function keep(manager) {
+  const { context } = manager, notebook = context?.model;
+  if (!notebook?.setMetadata || manager.workbenchKeeps) return;
+  manager.workbenchKeeps = true;
+  const mime = "application/vnd.jupyter.widget-", stored = `${mime}state+json`;
+  let known = notebook.getMetadata("widgets")?.[stored]?.state;
+  context.saveState.connect((_, stage) => {
+    if (stage !== "started") return;
+    const live = manager.get_state_sync({ drop_defaults: true }), kept = {};
+    known = { ...known, ...live.state }; // those without a kernel are not live
+    const add = (id) => {
+      if (!known[id] || kept[id]) return;
+      kept[id] = known[id];
+      const parts = JSON.stringify(known[id].state).matchAll(/"(?:IPY_MODEL_)?([0-9a-f]{32})"/g);
+      for (const [, part] of parts) add(part);
+    };
+    for (const { outputs } of notebook.cells)
+      for (let i = 0; i < (outputs?.length ?? 0); i++)
+        add(outputs.get(i).data[`${mime}view+json`]?.model_id);
+    known = kept;
+    notebook.setMetadata("widgets", { [stored]: { ...live, state: kept } });
+  });
+}
+
+// Without a kernel, on a page or in a notebook opened again, parts tell each other what is selected.
+const isAlone = (model, el) =>
+  model.alone || el.classList.contains("jupyter-widgets-disconnected");
+const tell = (el, detail) =>
+  el.dispatchEvent(new CustomEvent("workbench-select", { bubbles: true, detail }));
+function heed(model, el, take) {
+  const view = (part) => part.parentElement?.closest(".workbench");
+  const told = ({ target, detail }) =>
+    target !== el && view(target) === view(el) && isAlone(model, el) && take(detail);
+  document.addEventListener("workbench-select", told);
+  return () => document.removeEventListener("workbench-select", told);
 }
 
 // Return a function that calls `draw` soon, at most once a frame.

@@ -1,5 +1,6 @@
 // Points of one or two models in a plane, without WebGL, of which a page has few contexts.
 const MANY = 4000; // with more points, they are smaller
+const MOST_RINGS = 100; // of selected points; with more, the others are only paler
 const MARGIN = 14; // pixels around the points
 const ALL = { x: 0, y: 0, scale: 1 }; // the corner and the zoom that show all points
 
@@ -13,13 +14,12 @@ function rgba(names) {
   return context.getImageData(0, 0, names.length, 1).data;
 }
 
-// Return the pixels of a disc or a diamond, each with the share that is covered.
-function stamp(isDiamond, radius, reach) {
+// Return the pixels of a disc, each with the share that is covered.
+function disc(radius, reach) {
   const cells = [];
   for (let y = -reach; y <= reach; y++)
     for (let x = -reach; x <= reach; x++) {
-      const distance = isDiamond ? 0.8 * (Math.abs(x) + Math.abs(y)) : Math.hypot(x, y);
-      const share = Math.min(1, radius + 0.5 - distance);
+      const share = Math.min(1, radius + 0.5 - Math.hypot(x, y));
       if (share > 0) cells.push({ x, y, share });
     }
   return cells;
@@ -29,9 +29,10 @@ const asArray = (Kind, { buffer, byteOffset, byteLength }) =>
   new Kind(buffer.slice(byteOffset, byteOffset + byteLength));
 
 function render({ model, el }) {
-  const canvas = element("canvas", { className: "workbench-map", tabIndex: 0, role: "img" });
+  const canvas = element("canvas",
+    { className: "workbench-map", tabIndex: 0, role: "application", ariaRoleDescription: "map" });
   const overlay = element("canvas", { className: "workbench-over" });
-  const tip = element("div", { className: "workbench-tip", hidden: true });
+  const tip = element("div", { className: "workbench-tip", hidden: true, role: "status" });
   const legend = element("div", { className: "workbench-legend" });
   const bar = element("div", { className: "workbench-tools" });
   const frame = element("div", { className: "workbench-frame" }, canvas, overlay, tip, bar);
@@ -46,7 +47,6 @@ function render({ model, el }) {
   const pixel = (xy, i) => [across(xy[2 * i]), down(xy[2 * i + 1])];
   const toPlace = ([x, y]) =>
     [(x - MARGIN) / (width - 2 * MARGIN), 1 - (y - MARGIN) / (height - 2 * MARGIN)];
-  const isDiamond = (set) => sets.length > 1 && set === 0;
 
   function cleared(layer) {
     const context = layer.getContext("2d");
@@ -58,8 +58,8 @@ function render({ model, el }) {
   function paint() {
     if (!width || !height) return;
     const context = cleared(canvas);
-    canvas.ariaLabel = `Map of ${count} texts, ${chosen.size} selected`;
-    drawLines(context);
+    canvas.ariaLabel = `Map of ${count} texts, ${chosen.size} selected. Arrow keys go from point `
+      + "to point, Enter selects.";
     if (chosen.size) drawPoints(context, (i) => !chosen.has(i), 0.22);
     drawPoints(context, (i) => !chosen.size || chosen.has(i), chosen.size ? 0.95 : 0.8);
     drawLabels(context);
@@ -67,37 +67,23 @@ function render({ model, el }) {
   }
   const draw = onceAFrame(paint);
 
-  // A line from each selected text's point to where it is for the other model.
-  function drawLines(context) {
-    if (points.length < 2) return;
-    context.beginPath();
-    for (const i of [...chosen].slice(0, 5000)) {
-      context.moveTo(...pixel(points[0], i));
-      context.lineTo(...pixel(points[1], i));
-    }
-    Object.assign(context, { strokeStyle: "#8888", lineWidth: 1 });
-    context.stroke();
-  }
-
   // A pixel takes the mean color of its points: many times faster than a path for each point.
   function drawPoints(context, has, opacity) {
-    const w = canvas.width, h = canvas.height, many = points.length * count > MANY;
-    const radius = (many ? 1.3 : 3.4) * devicePixelRatio, reach = Math.ceil(1.3 * radius);
+    const w = canvas.width, h = canvas.height;
+    const radius = (count > MANY ? 1.3 : 3.4) * devicePixelRatio, reach = Math.ceil(1.3 * radius);
     const sum = new Float32Array(4 * w * h), image = context.createImageData(w, h);
-    points.forEach((xy, set) => {
-      const palette = rgba(codes ? colors.palette : [sets[set].color]);
-      const cells = stamp(isDiamond(set), radius, reach);
-      for (let i = 0; i < count; i++) {
-        const [x, y] = pixel(xy, i).map((place) => Math.round(place * devicePixelRatio));
-        const color = codes ? 4 * codes[i] : 0;
-        if (x < reach || y < reach || x >= w - reach || y >= h - reach || !has(i)) continue;
-        for (const cell of cells) {
-          const at = 4 * ((y + cell.y) * w + x + cell.x);
-          for (let c = 0; c < 3; c++) sum[at + c] += cell.share * palette[color + c];
-          sum[at + 3] += cell.share;
-        }
+    const palette = rgba(codes ? colors.palette : sets.map((set) => set.color));
+    const cells = disc(radius, reach);
+    for (let i = 0; i < count; i++) {
+      const [x, y] = pixel(points[0], i).map((place) => Math.round(place * devicePixelRatio));
+      const color = codes ? 4 * codes[i] : 0;
+      if (x < reach || y < reach || x >= w - reach || y >= h - reach || !has(i)) continue;
+      for (const cell of cells) {
+        const at = 4 * ((y + cell.y) * w + x + cell.x);
+        for (let c = 0; c < 3; c++) sum[at + c] += cell.share * palette[color + c];
+        sum[at + 3] += cell.share;
       }
-    });
+    }
     for (let at = 0; at < sum.length; at += 4) {
       if (!sum[at + 3]) continue;
       for (let c = 0; c < 3; c++) image.data[at + c] = sum[at + c] / sum[at + 3];
@@ -108,16 +94,16 @@ function render({ model, el }) {
     context.drawImage(layer, 0, 0, width, height);
   }
 
-  // What would lie on the name of a larger region is left out.
+  // The nearer one looks, the more names; what would lie on that of a larger region is left out.
   function drawLabels(context) {
-    const taken = [];
+    const taken = [], most = 10 * view.scale ** 2;
     const theme = getComputedStyle(el), strokeStyle = theme.getPropertyValue("--paper");
-    Object.assign(context, { font: "600 11px system-ui, sans-serif", textAlign: "center",
+    Object.assign(context, { font: "11px system-ui, sans-serif", textAlign: "center",
       lineJoin: "round", lineWidth: 3, strokeStyle, fillStyle: theme.color });
-    for (const { text, at } of model.get("_labels")) {
-      const half = context.measureText(text).width / 2 + 4, [place, level] = pixel(at, 0);
-      if (place < 0 || place > width || level < 0 || level > height) continue;
-      const x = Math.min(Math.max(place, half), width - half), y = Math.max(level, 40);
+    for (const { text, at } of model.get("_labels").slice(0, most)) {
+      const half = context.measureText(text).width / 2 + 4, [place, top] = pixel(at, 0);
+      if (place < 0 || place > width || top < 0 || top > height) continue;
+      const x = Math.min(Math.max(place, half), width - half), y = Math.max(top - 9, 40);
       if (taken.some(([u, v, w]) => Math.abs(u - x) < w + half && Math.abs(v - y) < 15)) continue;
       taken.push([x, y, half]);
       context.strokeText(text, x, y);
@@ -125,17 +111,28 @@ function render({ model, el }) {
     }
   }
 
-  // The lasso, and a ring around what the pointer is on.
+  // The lasso, a ring around the selected and around what the pointer is on, and a line from there
+  // to where the text is for the other model.
   function drawOverlay() {
-    const context = cleared(overlay), shape = outline(drag?.path ?? []);
-    Object.assign(context, { strokeStyle: "#1976d2", lineWidth: 2, fillStyle: "#8882" });
-    if (hovered >= 0)
-      for (const [x, y] of points.map((xy) => pixel(xy, hovered))) {
-        shape.moveTo(x + 8, y);
-        shape.arc(x, y, 8, 0, 7);
+    const context = cleared(overlay), { color } = getComputedStyle(el);
+    Object.assign(context, { strokeStyle: color, lineWidth: 1.5, fillStyle: "#8882" });
+    const rows = chosen.size > MOST_RINGS ? [] : [...chosen];
+    for (const i of hovered < 0 ? rows : [...rows, hovered]) {
+      const ring = new Path2D(), [x, y] = pixel(points[0], i);
+      ring.arc(x, y, i === hovered ? 8 : 6, 0, 7);
+      if (points[1]) {
+        const [u, v] = pixel(points[1], i), far = Math.hypot(u - x, v - y) || 1;
+        ring.moveTo(x + 7 * (u - x) / far, y + 7 * (v - y) / far);
+        ring.lineTo(u, v);
+        context.fillStyle = sets[1].color;
+        context.fillRect(u - 4, v - 4, 8, 8);
       }
-    context.stroke(shape);
-    context.fill(shape);
+      context.stroke(ring);
+    }
+    const lasso = outline(drag?.path ?? []);
+    context.fillStyle = "#8882";
+    context.fill(lasso);
+    context.stroke(lasso);
   }
 
   function outline(path) {
@@ -146,21 +143,20 @@ function render({ model, el }) {
   }
 
   function inside(path) {
-    const rows = new Set(), lasso = outline(path);
+    const rows = [], lasso = outline(path);
     const context = new OffscreenCanvas(1, 1).getContext("2d");
-    for (const xy of points)
-      for (let i = 0; i < count; i++)
-        if (context.isPointInPath(lasso, ...pixel(xy, i), "evenodd")) rows.add(i);
+    for (let i = 0; i < count; i++)
+      if (context.isPointInPath(lasso, ...pixel(points[0], i), "evenodd")) rows.push(i);
     return rows;
   }
 
-  function nearest([px, py]) {
-    let best = 12 * 12, row = -1; // at most 12 pixels away
-    for (const xy of points)
-      for (let i = 0; i < count; i++) {
-        const [x, y] = pixel(xy, i), far = (x - px) ** 2 + (y - py) ** 2;
-        if (far < best) [best, row] = [far, i];
-      }
+  // Return the row of the point with the least distance below `best`, -1 if there is none.
+  function nearest([px, py], best = 144, distance = (x, y) => x * x + y * y) {
+    let row = -1;
+    for (let i = 0; i < count; i++) {
+      const [x, y] = pixel(points[0], i), far = distance(x - px, y - py);
+      if (far < best) [best, row] = [far, i];
+    }
     return row;
   }
 
@@ -168,6 +164,7 @@ function render({ model, el }) {
   function choose(rows) {
     chosen = new Set(rows);
     model.send({ kind: "select" }, undefined, [Uint32Array.from(rows).buffer]);
+    tell(el, { rows: [...rows], count });
     draw();
   }
 
@@ -179,19 +176,33 @@ function render({ model, el }) {
     moveView({ scale, x: view.x + x * moved, y: view.y + y * moved });
   }
 
+  function say(text, [x, y]) {
+    tip.textContent = text;
+    tip.style.cssText = x < width / 2 ? `left:${x + 14}px` : `right:${width - x + 14}px`;
+    tip.style[y < height / 2 ? "top" : "bottom"] = `${Math.min(y, height - y) + 14}px`;
+    tip.hidden = false;
+  }
+
   function hover(i) {
     if (i === hovered) return;
     hovered = i;
-    tip.hidden = i < 0;
+    tip.hidden = true;
     drawOverlay();
     if (i < 0) return;
-    const [x, y] = pointer;
-    tip.textContent = colors.texts?.[i] ?? "…";
     if (!colors.texts) model.send({ kind: "tip", row: i });
-    tip.style.cssText = x < width / 2 ? `left:${x + 14}px` : `right:${width - x + 14}px`;
-    tip.style[y < height / 2 ? "top" : "bottom"] = `${Math.min(y, height - y) + 14}px`;
+    if (colors.texts || !isAlone(model, el)) say(colors.texts?.[i] ?? "…", pixel(points[0], i));
   }
   const hoverSoon = onceAFrame(() => pointer && !drag && hover(nearest(pointer)));
+
+  // Go to the next point to one side: the nearest, and what lies straight ahead before the rest.
+  function step(dx, dy) {
+    const from = hovered < 0 ? [width / 2, height / 2] : pixel(points[0], hovered);
+    const next = nearest(from, Infinity, (x, y) => {
+      const ahead = x * dx + y * dy;
+      return ahead > 0 ? ahead + 3 * Math.abs(x * dy - y * dx) : Infinity;
+    });
+    if (next >= 0) hover(next);
+  }
 
   overlay.onpointerdown = (event) => {
     if (event.button) return;
@@ -199,6 +210,7 @@ function render({ model, el }) {
     drag = event.shiftKey ? {} : { path: [pointer] };
     overlay.setPointerCapture(event.pointerId);
     canvas.focus({ preventScroll: true });
+    tip.hidden = true;
     hover(-1);
   };
   overlay.onpointermove = (event) => {
@@ -213,35 +225,59 @@ function render({ model, el }) {
       pan(a - x, b - y);
     }
   };
-  overlay.onpointerup = () => {
+  overlay.onpointerup = ({ pointerType }) => {
     const path = drag?.path;
     drag = null;
     drawOverlay();
     if (!path) return;
-    const [[startX, startY]] = path, hit = nearest(pointer);
-    if (path.some(([x, y]) => Math.hypot(x - startX, y - startY) > 4)) choose(inside(path));
-    else choose(hit < 0 ? [] : [hit]);
+    const [[startX, startY]] = path, hit = nearest(pointer, pointerType === "touch" ? 576 : 144);
+    const isLasso = path.some(([x, y]) => Math.hypot(x - startX, y - startY) > 4);
+    const rows = isLasso ? inside(path) : hit < 0 ? [] : [hit];
+    choose(rows);
+    if (isLasso && !rows.length) say("No point is inside this lasso.", pointer);
   };
   overlay.onpointercancel = () => { drag = null; drawOverlay(); };
   overlay.onpointerleave = () => { pointer = null; hover(-1); };
   overlay.onwheel = (event) => {
+    if (!event.ctrlKey && !event.metaKey) return; // the page scrolls
     event.preventDefault();
     zoom(Math.exp(-event.deltaY / 400), toPlace([event.offsetX, event.offsetY]));
   };
+  let pinch = null; // how far two fingers are apart, and their middle
+  overlay.addEventListener("touchmove", (event) => {
+    if (event.touches.length !== 2) return;
+    event.preventDefault();
+    const box = overlay.getBoundingClientRect(), [a, b] = event.touches;
+    const middle = [(a.clientX + b.clientX) / 2 - box.left, (a.clientY + b.clientY) / 2 - box.top];
+    const far = Math.hypot(a.clientX - b.clientX, a.clientY - b.clientY), place = toPlace(middle);
+    drag = null;
+    if (pinch) {
+      zoom(far / pinch.far, place);
+      pan(pinch.place[0] - place[0], pinch.place[1] - place[1]);
+    }
+    pinch = { far, place };
+  }, { passive: false });
+  overlay.ontouchend = () => { pinch = null; };
+
+  const arrow = (x, y) => ({ shiftKey }) => shiftKey ? pan(0.1 * x, -0.1 * y) : step(x, y);
+  const enter = ({ shiftKey }) => hovered >= 0
+    && choose(new Set([...shiftKey ? chosen : [], hovered]));
   const keys = {
-    Escape: () => choose([]), 0: () => moveView(ALL),
-    "+": () => zoom(1.3), "-": () => zoom(1 / 1.3),
-    ArrowLeft: () => pan(-0.1, 0), ArrowRight: () => pan(0.1, 0),
-    ArrowUp: () => pan(0, 0.1), ArrowDown: () => pan(0, -0.1),
+    Escape: () => { hover(-1); choose([]); }, 0: () => moveView(ALL),
+    "+": () => zoom(1.3), "-": () => zoom(1 / 1.3), Enter: enter, " ": enter,
+    ArrowLeft: arrow(-1, 0), ArrowRight: arrow(1, 0), ArrowUp: arrow(0, -1), ArrowDown: arrow(0, 1),
   };
+  canvas.onblur = () => hover(-1);
   canvas.onkeydown = (event) => {
     if (!Object.hasOwn(keys, event.key)) return;
-    keys[event.key]();
+    keys[event.key](event);
     event.preventDefault();
     event.stopPropagation();
   };
   for (const [textContent, title, key] of [
-    ["all", "show all points (0); the wheel zooms, Shift and drag moves the map", "0"],
+    ["+", "zoom in (+); Ctrl and the wheel zoom, Shift and drag moves the map", "+"],
+    ["−", "zoom out (-)", "-"],
+    ["all", "show all points (0)", "0"],
     ["clear", "select nothing (Esc); drag to select", "Escape"],
   ]) bar.append(element("button", { textContent, title, onclick: keys[key] }));
 
@@ -253,13 +289,14 @@ function render({ model, el }) {
     if (ramp) legend.append(ramp.low,
       patch(`linear-gradient(90deg, ${ramp.colors.join()})`, "ramp"), ramp.high);
     labels.forEach((label, code) => {
-      const onclick = () => model.send({ kind: "category", code });
+      const onclick = () => choose([...codes.keys()].filter((i) => codes[i] === code));
       legend.append(element("button", { dir: "auto", title: "select these", onclick },
         patch(colors.palette[code]), label));
     });
     sets.forEach(({ name, color }, set) => {
-      const style = title ? "" : `color: ${color}`, mark = isDiamond(set) ? "◆" : "●";
-      legend.append(element("span", { dir: "auto", style }, `${mark} ${name}`));
+      const style = set || !title ? `color: ${color}` : "", mark = set ? "■" : "●";
+      legend.append(element("span", { dir: "auto" }, element("span", { style }, mark), ` ${name}`,
+        set ? ", at a click" : ""));
     });
   }
 
@@ -277,6 +314,11 @@ function render({ model, el }) {
   });
   const answered = ({ row, text }) => { if (row === hovered) tip.textContent = text; };
   model.on("msg:custom", answered);
+  frame.ontransitionend = draw; // the ink has changed with the theme
+  const stopHeeding = heed(model, el, (told) => {
+    if (told.count === count) chosen = new Set(told.rows);
+    draw();
+  });
   const watch = new ResizeObserver(([entry]) => {
     ({ width, height } = entry.contentRect);
     for (const layer of [canvas, overlay]) {
@@ -286,7 +328,7 @@ function render({ model, el }) {
     paint();
   });
   watch.observe(frame);
-  return () => { stop(); watch.disconnect(); model.off("msg:custom", answered); };
+  return () => { stop(); stopHeeding(); watch.disconnect(); model.off("msg:custom", answered); };
 }
 
 export default { initialize, render };

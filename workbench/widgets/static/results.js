@@ -41,7 +41,7 @@ function render({ model, el }) {
     name.style.borderColor = color;
     const header = element("header", {}, name);
     for (const words of [facts, times]) if (words) header.append(element("br"), words);
-    const cards = element("ol", {}, ...rows.map(item));
+    const cards = element("ol", { ariaLabel: title }, ...rows.map(item));
     return element("section", { ariaLabel: title }, header, cards);
   }
 
