@@ -17,7 +17,7 @@ _HOME = {
     "Text": "data", "RetrievalDataset": "data", "read_texts": "data", "read_dataset": "data",
     "load_model": "models", "encode": "models", "load_ready": "ready", "Teacher": "teachers",
     "TargetCache": "cache", "Recipe": "pipeline", "distill": "pipeline", "compare": "evaluate",
-    "explore": "views", "search": "views", "WorkbenchError": "errors",
+    "explore": "views", "search": "views", "export": "extras.export", "WorkbenchError": "errors",
 }  # fmt: skip
 __all__ = [*_HOME]
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # for editors, which cannot follow __getattr__
     from workbench.data import RetrievalDataset, Text, read_dataset, read_texts
     from workbench.errors import WorkbenchError
     from workbench.evaluate import compare
+    from workbench.extras.export import export
     from workbench.models import encode, load_model
     from workbench.pipeline import Recipe, distill
     from workbench.ready import load_ready

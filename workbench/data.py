@@ -28,12 +28,13 @@ from jmespath.exceptions import JMESPathError
 from semantic_text_splitter import TextSplitter
 
 from workbench._texts import RetrievalDataset, Role, StoredTexts, Text, joined, list_or_store
-from workbench._util import PROJECT, counted, expanded, need, whole_number
+from workbench._util import PROJECT, counted, expanded, need, spread, whole_number
 from workbench.errors import DataError
 
 DATA = PROJECT / "data"
 SUFFIXES = (".csv", ".tsv", ".txt", ".md", ".parquet", ".jsonl", ".ndjson", ".json")
 IN_MEMORY = 100_000  # texts; more of them go to a file
+EXAMPLE_QUERIES = 50
 
 csv.field_size_limit(1 << 30)
 
@@ -167,7 +168,7 @@ def _texts(
             values = _from_row(item, columns, name)
         if left_out is not None:
             left_out.read += 1
-            if _is_blank(item.text if isinstance(item, Text) else values["text"]):
+            if is_blank(item.text if isinstance(item, Text) else values["text"]):
                 left_out.add("blank", values["id"])
                 continue
         changes = {} if role is None else {"role": role}
@@ -193,7 +194,7 @@ def _columns(record: Mapping, column: str | Sequence[str] | None, source: str) -
     for path in paths:
         value = _value_at(record, path)
         top = str(path).partition(".")[0].removesuffix("[]")
-        if not {path, top} & record.keys() or not (isinstance(value, str) or _is_blank(value)):
+        if not {path, top} & record.keys() or not (isinstance(value, str) or is_blank(value)):
             choices = ", ".join(dict.fromkeys(_paths(record))) or "none"
             raise DataError(
                 f"{source} has no column {path!r} of texts: name one with column=, of {choices}"
@@ -211,13 +212,13 @@ def _from_row(row: Mapping, columns: tuple, name: str) -> dict:
             raise DataError(
                 f"{name}: {path!r} is no text but {str(value)[:60]}: name a path into it"
             )
-    titles = [str(title).strip() for title in titles if not _is_blank(title)]
-    parts = titles if _is_blank(body) else [*titles, body]
+    titles = [str(title).strip() for title in titles if not is_blank(title)]
+    parts = titles if is_blank(body) else [*titles, body]
     used = {*paths, own_id, role}
     return {
         "text": reduce(joined, parts) if parts else body,
-        "role": Role.DOCUMENT if _is_blank(row.get(role)) else row[role],
-        "id": name if _is_blank(row.get(own_id)) else f"{row[own_id]}".removesuffix(".0"),
+        "role": Role.DOCUMENT if is_blank(row.get(role)) else row[role],
+        "id": name if is_blank(row.get(own_id)) else f"{row[own_id]}".removesuffix(".0"),
         "title": titles[0] if titles else "",
         "fields": {k: v for k, v in row.items() if k not in used and not _is_nested(v)},
     }
@@ -297,7 +298,8 @@ def _items(source: object, what: str) -> Iterable:
     return source.tolist() if hasattr(source, "tolist") else source
 
 
-def _is_blank(value: object) -> bool:
+def is_blank(value: object) -> bool:
+    """Say whether a value of a table is missing, or a text without content."""
     if isinstance(value, str):
         return not value.strip()
     is_nan = isinstance(value, float) and value != value
@@ -433,7 +435,11 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, zlib.error, csv.Error, LookupError, ValueError) as error:
-        hint = ". Name its encoding, such as cp1252" if isinstance(error, UnicodeError) else ""
+        hint = (
+            ". Name its encoding (--encoding), such as cp1252"
+            if isinstance(error, UnicodeError)
+            else ""
+        )
         raise DataError(f"{path} cannot be read: {error}{hint}") from None
 
 
@@ -609,6 +615,39 @@ def _qrels(path: Path, queries: Collection[str], corpus: Collection[str]) -> dic
     for query, document, grade in table[exists].itertuples(index=False, name=None):
         qrels.setdefault(query, {})[document] = grade
     return qrels
+
+
+def as_dataset(source: object, options: Mapping = {}) -> tuple[RetrievalDataset, bool]:
+    """Return a data set, and whether its queries are cropped from documents since there are none.
+
+    `source` is one, or what `read_texts` takes with these options. Cropped queries are judged
+    relevant to their own document.
+    """
+    if isinstance(source, RetrievalDataset) or is_dataset(source):
+        if options:
+            raise DataError(f"{', '.join(options)}: only for texts, and this is a data set")
+        return read_dataset(source), False
+    documents: dict[str, Text] = {}
+    queries: dict[str, str] = {}
+    times = Counter()
+    for row, text in enumerate(read_texts(source, **options)):
+        names, name = (queries if text.role is Role.QUERY else documents), text.id or str(row)
+        times[text.role, name] += 1
+        if times[text.role, name] > 1:
+            name += f" ({times[text.role, name]})"
+        names[name] = text.text if names is queries else text
+    if not documents:
+        raise DataError("there are only queries among the texts: a search needs documents")
+    qrels, is_cropped = {}, not queries
+    if is_cropped:
+        items = list(documents.items())
+        for name, document in [items[place] for place in spread(len(items), EXAMPLE_QUERIES)]:
+            # A document that is too short to crop stands for itself.
+            query = [*crop_queries([document]), document][0]
+            queries[f"piece of {name}"], qrels[f"piece of {name}"] = query.text, {name: 1}
+    name = Path(source).stem if isinstance(source, str | Path) else "texts"
+    corpus = {name: text.text for name, text in documents.items()}
+    return RetrievalDataset(name, corpus, queries, qrels, documents), is_cropped
 
 
 # A letter of these scripts has three bytes.

@@ -24,7 +24,7 @@ from workbench import agreement, closed_form, data, models, student
 from workbench import train as training
 from workbench._util import Bar, counted, expanded, home, spread
 from workbench.cache import TargetCache, Targets
-from workbench.data import Role, Text, list_or_store
+from workbench.data import RetrievalDataset, Role, Text, list_or_store
 from workbench.docstrings import docstring_corpus
 from workbench.errors import TrainingError, WorkbenchError
 from workbench.passages import Reader, in_passages
@@ -305,8 +305,25 @@ def with_queries(texts: Sequence[Text]) -> Sequence[Text]:
     """Return texts, with queries cropped from 1,000 of the documents if there are none."""
     if any(text.role is Role.QUERY for text in texts):
         return texts
-    some = (texts[row] for row in spread(len(texts), 1000))
-    return list_or_store(chain(texts, data.crop_queries(some)), data.IN_MEMORY)
+    return list_or_store(chain(texts, _crops(texts)), data.IN_MEMORY)
+
+
+def _crops(documents: Sequence[Text]) -> list[Text]:
+    return data.crop_queries(documents[row] for row in spread(len(documents), 1000))
+
+
+def with_new_queries(dataset: RetrievalDataset) -> RetrievalDataset:
+    """Return documents with 200 other queries than those that `with_queries` crops, unjudged.
+
+    A document that is too short for one stands for itself.
+    """
+    documents, queries = dataset.document_texts(), {}
+    learned = {query.text for query in _crops(documents)}
+    for row in spread(len(documents), 200):
+        crops = [text.text for text in data.crop_queries([documents[row]], 5)]
+        new = [text for text in crops if text not in learned] or [documents[row].text]
+        queries[f"piece {len(queries) + 1} of {documents[row].id}"] = new[-1]
+    return replace(dataset, queries=queries, qrels={})
 
 
 def run(

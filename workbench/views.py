@@ -1,7 +1,6 @@
 """Views of your own texts in one call."""
 
 import warnings
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,8 +10,7 @@ from sentence_transformers import SentenceTransformer
 from workbench import agreement, data, evaluate, pipeline, ranking
 from workbench._util import home, spread
 from workbench.cache import TargetCache, Targets
-from workbench.data import RetrievalDataset, Role, Text
-from workbench.errors import DataError
+from workbench.data import RetrievalDataset, Role
 from workbench.models import encode
 from workbench.passages import Reader, in_passages
 from workbench.pipeline import ADAPT
@@ -20,7 +18,6 @@ from workbench.ready import load_ready
 from workbench.student import through_head
 from workbench.widgets import AgreementExplorer, RetrievalExplorer
 
-EXAMPLE_QUERIES = 50
 LETTERS_PER_TOKEN = 3.0  # English has 4 to 5, other languages that the tokenizer knows less fewer
 
 
@@ -89,7 +86,9 @@ def search(
         >>> view = wb.search(texts, documents="all-mpnet-base-v2", queries="all-MiniLM-L6-v2")
     """
     data.checked_options(options)
-    dataset, about = _dataset(source, options)
+    dataset, is_cropped = data.as_dataset(source, options)
+    easy = "The queries are pieces of documents, judged relevant to their own: easy to find. "
+    about = easy if is_cropped else ""
     names = ["teacher", "student"]
     for place, model in enumerate([documents, queries]):
         if isinstance(model, str | Path) and Path(model).name not in names:
@@ -158,33 +157,3 @@ def _adapted(dataset: RetrievalDataset, cache: TargetCache, progress: bool) -> t
         lambda text: encode(student, [text], Role.QUERY)[0],
     )
     return ((np.asarray(asked), np.asarray(index)), vectors), encoders, learned
-
-
-def _dataset(source: object, options: dict) -> tuple[RetrievalDataset, str]:
-    """Return a data set, and a sentence on queries that were made."""
-    if isinstance(source, RetrievalDataset) or data.is_dataset(source):
-        if options:
-            raise DataError(f"{', '.join(options)}: only for texts, and this is a data set")
-        return data.read_dataset(source), ""
-    documents: dict[str, Text] = {}
-    queries: dict[str, str] = {}
-    times = Counter()
-    for row, text in enumerate(data.read_texts(source, **options)):
-        names, name = (queries if text.role is Role.QUERY else documents), text.id or str(row)
-        times[text.role, name] += 1
-        if times[text.role, name] > 1:
-            name += f" ({times[text.role, name]})"
-        names[name] = text.text if names is queries else text
-    if not documents:
-        raise DataError("there are only queries among the texts: a search needs documents")
-    about, qrels = "", {}
-    if not queries:
-        about = "The queries are pieces of documents, judged relevant to their own: easy to find. "
-        items = list(documents.items())
-        for name, document in [items[place] for place in spread(len(items), EXAMPLE_QUERIES)]:
-            # A document that is too short to crop stands for itself.
-            query = [*data.crop_queries([document]), document][0]
-            queries[f"piece of {name}"], qrels[f"piece of {name}"] = query.text, {name: 1}
-    name = Path(source).stem if isinstance(source, str | Path) else "texts"
-    corpus = {name: text.text for name, text in documents.items()}
-    return RetrievalDataset(name, corpus, queries, qrels, documents), about

@@ -48,7 +48,7 @@ def card(
     try:
         validate_repo_id(name)
         rows = pd.json_normalize(list(results), "rows", ["collection"])
-        teacher, base = _public(provenance["teacher_name"]), _public(provenance["base"])
+        teacher, base = public(provenance["teacher_name"]), public(provenance["base"])
         texts = str(provenance.get("texts") or "not stated")
         teacher_length = provenance["teacher"].get("max_length")
         if isinstance(teacher_length, list):  # a teacher behind an API has its tokenizer too
@@ -61,7 +61,7 @@ def card(
             pipeline_tag="sentence-similarity",
             tags=[*_TAGS, "onnx"] if onnx else _TAGS,
             base_model=[model for model in bases if _on_hub(model)] or None,
-            datasets=[_public(texts)] if texts.startswith("hub:") else None,
+            datasets=[public(texts)] if texts.startswith("hub:") else None,
             model_name=name.rpartition("/")[2],
             eval_results=[_eval_result(row) for row in rows[rows["mode"] == mode].itertuples()],
             metrics=["ndcg"],
@@ -70,13 +70,13 @@ def card(
         versions = [f"{package} {version(package)}" for package in packages]
         asymmetric = rows[rows["mode"] == "asymmetric"].dropna(subset="share_of_teacher")
         shares = asymmetric[["share_of_teacher", "collection"]].values.tolist()
-        names = {"name": name, "teacher": teacher, "base": base, "texts": _public(texts)}
+        names = {"name": name, "teacher": teacher, "base": base, "texts": public(texts)}
         kind = {"pair": pair, "onnx": onnx, "truncated": truncated}
         lengths = {"length": max_length or teacher_length, "teacher_length": teacher_length}
         return ModelCard.from_template(
             data,
             template_path=str(Path(__file__).with_name("card.md")),
-            md=_cell,
+            md=cell,
             on_hub=_on_hub,
             labels=LABELS,
             onnx_folder=ONNX_FOLDER,
@@ -94,7 +94,7 @@ def card(
         raise ModelError(message) from None
 
 
-def _public(name: str) -> str:
+def public(name: str) -> str:
     """Return a model's or data set's name; of a path only the last part: the rest is private."""
     name = models.full_name(name).removeprefix("hub:")  # of a data set, for `read_texts`
     return name if _on_hub(name) else re.split(r"[\\/]", name.rstrip("/\\"))[-1]
@@ -125,6 +125,6 @@ def _curves(report: Mapping) -> dict[str, object]:
     return {"collection": report["collection"], "modes": list(shares.columns), "rows": rows}
 
 
-def _cell(text: object) -> str:
+def cell(text: object) -> str:
     """Return text for a cell of a Markdown table, with every mark of Markdown escaped."""
     return " ".join(re.sub(r"([\\|<>`*_\[\]&~$#])", r"\\\1", str(text)).split())

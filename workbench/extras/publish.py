@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import HfApi, ModelCard
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
-from sentence_transformers.models import Dense, Normalize
+from sentence_transformers.models import Dense, Normalize, Transformer
 from tokenizers import Tokenizer
 
 from workbench._util import checked, expanded, need, unit, whole_folder
@@ -55,17 +55,20 @@ def save_student(
 
     The card becomes README.md, and `onnx` also writes the subfolder `onnx_whole`.
     """
-    student = _as_read(student)
-    with whole_folder(check_folder(folder)) as scratch:
+    student, folder = _as_read(student), check_folder(folder)
+    alone = student
+    if isinstance(student[0], Router):  # a pair
+        alone = _like(student, list(student[0].sub_modules["query"].children()))
+    if onnx:
+        check_onnx(alone)
+    with whole_folder(folder) as scratch:
         student.save_pretrained(str(scratch), create_model_card=False)
         if card is not None:
             (scratch / CARD).write_text(card.content, encoding="utf-8")
         if onnx:
-            if isinstance(student[0], Router):  # a pair
-                student = _like(student, list(student[0].sub_modules["query"].children()))
             (scratch / ONNX_FOLDER).mkdir()
-            _write_onnx(student, scratch / ONNX_FOLDER)
-    return Path(folder)
+            _write_onnx(alone, scratch / ONNX_FOLDER)
+    return folder
 
 
 def save_pair(
@@ -139,19 +142,28 @@ def save_onnx(model: SentenceTransformer, folder: str | Path) -> Path:
     `tokenizer.json` (which truncates and pads) and `prompts.json` (put in front of a text).
     ModelError if a model cannot be exported, or the graph's vectors differ from the model's.
     """
-    with whole_folder(check_folder(folder)) as scratch:
-        _write_onnx(_as_read(model), scratch)
-    return Path(folder)
+    model, folder = _as_read(model), check_folder(folder)
+    check_onnx(model)
+    with whole_folder(folder) as scratch:
+        _write_onnx(model, scratch)
+    return folder
+
+
+def check_onnx(model: SentenceTransformer) -> None:
+    """Raise WorkbenchError unless what `save_onnx` needs is there, and the model may fit it."""
+    need("onnxruntime.quantization", "onnx")
+    need("onnxscript", "onnx")  # torch's exporter needs it
+    if not isinstance(model[0], Transformer):
+        raise ModelError(f"only transformers are exported to ONNX, not {type(model[0]).__name__}")
+    if model[0].model.dtype != torch.float32:
+        raise ModelError(f"the model is in {model[0].model.dtype}: export model.float()")
+    if not getattr(model[1], "include_prompt", True):
+        raise ModelError("its prompts are left out of the pooling, which a graph cannot know")
 
 
 def _write_onnx(model: SentenceTransformer, folder: Path) -> None:
     quantization = need("onnxruntime.quantization", "onnx")
-    need("onnxscript", "onnx")  # torch's exporter needs it
     device, training, backbone = model.device, model.training, model[0].model
-    if backbone.dtype != torch.float32:
-        raise ModelError(f"the model is in {backbone.dtype}: export model.float()")
-    if not getattr(model[1], "include_prompt", True):
-        raise ModelError("its prompts are left out of the pooling, which a graph cannot know")
     attention = backbone.config._attn_implementation
     ids = torch.ones((2, 8), dtype=torch.int64)
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
