@@ -167,6 +167,7 @@ def test_its_code_gives_the_vectors_that_were_measured(
         "documents": cache.teacher.encode(["Wind flows faster over the curved side of a sail."]),
     }
     publish.save_student(model, tmp_path / "student")
+    cache.teacher.model.prompts = dict(cache.prompts)  # as `workbench publish` does
     publish.save_pair(cache.teacher.model, model, tmp_path / "pair")
     for text, saved in ((alone, "student"), (written(provenance=made, pair=True).text, "pair")):
         code = code_of(text).replace("me/small", str(tmp_path / saved))

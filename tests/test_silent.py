@@ -264,6 +264,7 @@ def test_stale_weights_beside_newer_pickles_are_refused(tmp_path, tiny_model):
     shutil.copytree(tiny_model, folder)
     weights, pickle = folder / "model.safetensors", folder / "pytorch_model.bin"
     pickle.write_bytes(b"x")
+    os.utime(weights)
     models.resolve(folder)  # copied together
     os.utime(weights, (time.time() - 3600,) * 2)
     with pytest.raises(ModelError, match=r"pytorch_model.bin is newer"):

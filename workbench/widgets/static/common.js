@@ -68,7 +68,7 @@ function keep(manager) {
   });
 }
 
-// Without a kernel, on a page or in a notebook opened again, parts tell each other what is selected.
+// Without a kernel, parts tell each other what is selected.
 const isAlone = (model, el) =>
   model.alone || el.classList.contains("jupyter-widgets-disconnected");
 const tell = (el, detail) =>
