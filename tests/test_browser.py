@@ -65,7 +65,6 @@ def nothing_ran(notebook):
     assert notebook.close() == []
 
 
-@pytest.mark.slow  # its selection by key is not steady yet on a busy machine
 def test_agreement_explorer(lab):
     cell = """
 from workbench.widgets import AgreementExplorer
@@ -119,7 +118,9 @@ view"""
 
     texts = page.get_by_role("grid", name="texts")
     assert texts.locator("[tabindex='0']").count() == 1  # one tab stop
-    assert page.locator(".workbench").first.get_by_role("combobox", name=re.compile(".")).count()
+    for role in ("combobox", "textbox"):
+        name = page.locator(".workbench").first.get_by_role(role, name=re.compile("."))
+        assert name.count() == 1
     texts.locator("th button[data-column=cosine]").click()
     page.wait_for_selector("th[aria-sort=ascending]")
     texts.locator("tbody tr").first.click()
@@ -147,7 +148,8 @@ view"""
     box = page.locator(".workbench input[placeholder^=search]")
     box.fill("number 39")
     box.press("Enter")
-    notebook.eventually("len(view.selected)", lambda n: n == 11)
+    # Words in any order: 39, 139, 239, 339 and 390 to 399.
+    notebook.eventually("len(view.selected)", lambda n: n == 14)
     page.get_by_role("grid", name="regions").locator("tbody tr").first.click()
     region = "view.table['region'] == view.regions.index[0]"
     notebook.eventually(f"list(view.selected) == np.flatnonzero({region}).tolist()", bool)

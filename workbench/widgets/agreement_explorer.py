@@ -135,8 +135,10 @@ class AgreementExplorer(Selection, View):
         self.color = ipywidgets.Dropdown(
             description="Color", tooltip="color of the points", **narrow
         )
-        self.search = search_box("search the texts, then Enter", self._search, "")
-        self.search.layout = {"flex": "1 1 160px", "min_width": "120px"}
+        # Its label is its name for a screen reader too, as a placeholder is not.
+        self.search = search_box("search the texts, then Enter", self._search)
+        self.search.style.description_width = "initial"
+        self.search.layout = {"flex": "1 1 200px", "min_width": "160px"}
         self.status, self.points = note(), Map(len(self._known))
         margin = {"l": 40, "r": 6, "t": 6, "b": 34}
         chart = figure(height=128, y="texts", showlegend=False, bargap=0.05, barmode="overlay")
