@@ -129,7 +129,9 @@ def fit(
     centers, counts = (False, True) if bias else (False,), sorted({0, len(targets) - own})
     # The simplest first, which is kept among equals.
     rotations = [Choice(0, ALPHAS[0], *rest) for rest in product(centers, counts)]
-    sums = [Choice(*parts) for parts in product(mixes, ALPHAS, centers, counts) if parts[0]]
+    sums = [Choice(*parts) for parts in product(mixes, ALPHAS, centers, counts)]
+    # Centering is of the rotation alone.
+    sums = [choice for choice in sums if 0 < choice.mix < 1 or (choice.mix and not choice.center)]
     shares = {choice: [] for choice in [*rotations, *sums]}
 
     def maps(fold: int, others: int, alphas: Sequence[float]) -> tuple[dict, dict]:
@@ -161,7 +163,8 @@ def fit(
     by_rotation = {choice.center: found[choice] for choice in rotations if not choice.others}
     # A shift of the mean is less certain for queries than for documents.
     center = bias and by_rotation[True] > _CENTERED_FROM * by_rotation[False]
-    tried = [choice for choice in found if choice.mix in mixes and choice.center == center]
+    tried = [each for each in found if each.mix in mixes]
+    tried = [each for each in tried if each.mix == 1 or each.center == center]
     choice = max(tried, key=found.get)
     turns, regressions = maps(-2, choice.others, [choice.alpha])
     turn, regression, shift = turns[center], regressions[choice.alpha], torch.zeros_like(targets[0])

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,18 +89,6 @@ def score_ranking(data: RetrievalDataset, positions: np.ndarray) -> pd.DataFrame
     for metric in ir_measures.iter_calc(measures, judgments, run):
         scores[metric.query_id][MEASURES[str(metric.measure)]] = metric.value
     return pd.DataFrame.from_dict(scores, orient="index", columns=list(MEASURES.values()))
-
-
-def judged_by(
-    teacher: tuple[np.ndarray, np.ndarray], dataset: RetrievalDataset, k: int = 10
-) -> RetrievalDataset:
-    """Return a data set in which a teacher's k nearest documents of a query are the relevant ones.
-
-    The teacher is its vectors of queries and documents.
-    """
-    ids, hits = list(dataset.corpus), _search(dataset, checked_pair(teacher, dataset))[:, :k]
-    relevant = [{ids[row]: 1 for row in rows if row >= 0} for rows in hits]
-    return replace(dataset, qrels=dict(zip(dataset.queries, relevant, strict=True)))
 
 
 def interval(values: np.ndarray, reference: np.ndarray | None = None) -> tuple[float, float]:

@@ -210,7 +210,6 @@ def publish(options: Namespace, stop: threading.Event) -> None:
         teacher = models.load_model(files)
         if length := provenance["teacher"].get("max_length"):
             models.shorten(teacher, length, files.name)
-        teacher.prompts = provenance["prompts"]
         teacher.prompts = dict(provenance["prompts"])  # those that the student learned from
         publishing.save_pair(teacher, model, folder, card=words, onnx=options.onnx)
     else:
