@@ -44,7 +44,7 @@ published = Path(tempfile.mkdtemp())
 # %%
 train, countries = _course.factbook(train=400, held_out=150)
 teacher = wb.Teacher("all-mpnet-base-v2", max_length=96)
-model = wb.distill(train, teacher, recipe="adapt", others=0, output=published / "made")
+model = wb.distill(train, teacher, recipe="rotation", output=published / "made")
 about = read_provenance(published / "made")
 {name: about[name] for name in ("teacher_name", "base", "texts_by_role", "start")}
 
